@@ -1,0 +1,94 @@
+"""Numbers that papers print, recomputed to the printed digits.
+
+A claim is reproduced when our value, rounded (or cut off) at the last printed digit, is the printed number. There is
+no other tolerance.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any
+
+from ._schema import Claim
+
+if TYPE_CHECKING:
+    from ._costs import Cost
+    from ._kb import Method
+
+__all__ = ["QUANTITIES", "Verdict", "judge"]
+
+QUANTITIES = ("trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "percent", "base_bytes")
+"""What the quantity of a claim may name."""
+PRINTED = re.compile(r"(?P<digits>\d{1,3}(,\d{3})+|\d+(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What recomputing a claim gave: our `value` (in the quantity's own unit), the printed text, and how they agree.
+
+    agreement: `rounded`, `truncated` (the printed digits are ours cut off) or `differs`.
+    """
+
+    claim: Claim
+    value: Decimal
+    agreement: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the printed digits are reproduced."""
+        return self.agreement != "differs"
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the entry's stated verdict is what recomputing gives."""
+        stated = self.claim.verdict
+        return stated == "unverifiable" or self.agrees == (stated in ("reproduced", "convention"))
+
+    @property
+    def shown(self) -> str:
+        """Our value as a person reads it: whole numbers with separators, others to four digits."""
+        return f"{int(self.value):,}" if self.value == int(self.value) else f"{float(self.value):.4g}"
+
+
+def printed(text: str) -> tuple[Decimal, Decimal] | None:
+    """A printed number and the size of its last digit, or None if it is no such number.
+
+    >>> printed("37.7M")
+    (Decimal('37700000.0'), Decimal('100000.0'))
+    """
+    match = PRINTED.match(text.strip())
+    if match is None:
+        return None
+    digits = match["digits"].replace(",", "")
+    decimals = len(digits.partition(".")[2])
+    unit = UNITS[match["unit"]]
+    return Decimal(digits) * unit, Decimal(1).scaleb(-decimals) * unit
+
+
+def judge(method: Method, claim: Claim) -> Verdict:
+    """Recompute one claim. Raises UsageError if its setting makes no sense."""
+    plan = method.plan(
+        claim.model,
+        targets=claim.targets,
+        target_modules=claim.target_modules,
+        task=claim.task,
+        num_labels=claim.num_labels,
+    )
+    cost = plan.cost(claim.set)
+    value = Decimal(str(claim.quantity(quantities(cost))))
+    found = printed(claim.reported)
+    assert found is not None, claim.reported
+    target, digit = found
+    scaled = value / digit
+    if any(scaled.quantize(Decimal(1), mode) * digit == target for mode in (ROUND_HALF_UP, ROUND_HALF_EVEN)):
+        return Verdict(claim, value, "rounded")
+    truncated = scaled.quantize(Decimal(1), ROUND_DOWN) * digit == target
+    return Verdict(claim, value, "truncated" if truncated else "differs")
+
+
+def quantities(cost: Cost) -> dict[str, Any]:
+    """The values that a claim's quantity may name."""
+    return {name: getattr(cost, name) for name in QUANTITIES}

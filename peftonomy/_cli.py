@@ -1,0 +1,576 @@
+"""The command line: every question that Python answers, as text for people or `--json` for programs.
+
+Commands only ask and show; what they ask is in the library. Heavy imports (rich, networkx, the site, pytest)
+wait until a command needs them, so that a cost query starts in a fraction of the time that importing torch
+takes. A mistake of the user is one line on stderr: exit code 1 for bad data, 2 for bad usage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from . import _output as out
+from ._errors import DataError, PeftonomyError, UnknownName, UsageError, shown
+
+if TYPE_CHECKING:
+    from ._costs import Cost
+    from ._kb import KnowledgeBase, Method
+    from ._schema import Tensor
+
+__all__ = ["cli", "main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+"""What shells report of a process ended by Ctrl-C."""
+
+
+# How a command ends
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Raises nothing that a user can cause."""
+    try:
+        code = cli.main(arguments, prog_name="peftonomy", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        return complain(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except PeftonomyError as error:
+        return complain(one_line(error), error.exit_code)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 1
+    except OSError as error:
+        return complain(": ".join(map(str, filter(None, (error.filename, error.strerror or str(error))))), 1)
+    return code if isinstance(code, int) else 0
+
+
+def complain(message: str, code: int) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def one_line(error: PeftonomyError) -> str:
+    """The error as one line: of many problems in data the first, and how to see them all."""
+    if isinstance(error, DataError) and len(error.problems) > 1:
+        return f"{error.problems[0]} (and {len(error.problems) - 1} more: peftonomy check)"
+    return str(error)
+
+
+def silence(stream: Any) -> None:
+    """Point a stream whose reader has gone at nothing, so that Python's exit does not complain about it."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# What commands share
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Words separated by commas."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        words = tuple(w.strip() for w in value.split(",")) if isinstance(value, str) else tuple(value)
+        if not all(words):
+            self.fail(f"{shown(value)!r} has an empty word.", param, ctx)
+        return words
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """`name=value`, or `method.name=value` for one of several methods."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, text = (part.strip() for part in str(value).partition("="))
+        if not (name and equals and text):
+            self.fail(f"{shown(value)!r} is not of the form name=value.", param, ctx)
+        return name, text
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What a cost is asked of, apart from the method."""
+
+    model: str
+    settings: tuple[tuple[str, str], ...]
+    targets: tuple[str, ...] | None
+    target_modules: tuple[str, ...] | None
+    task: str | None
+    num_labels: int
+    dtype: str
+
+    def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
+        """The cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
+        modules: Any = self.target_modules
+        plan = method.plan(
+            self.model,
+            targets=self.targets if targeted else None,
+            target_modules=(modules[0] if modules == ("all-linear",) else modules) if targeted else None,
+            task=self.task,
+            num_labels=self.num_labels,
+        )
+        return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
+
+    def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
+        """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
+        settings = once(self.settings)
+        for name in settings:
+            if not any(knows(m, name) for m in methods):
+                known = {n for m in methods for n in hyperparameter_names(m)}
+                raise UnknownName("hyperparameter", name, known, "of these methods")
+        return [
+            self.ask(
+                m,
+                {n.rpartition(".")[2]: text for n, text in settings.items() if knows(m, n)},
+                targeted=m.entry.targets is not None,
+            )
+            for m in methods
+        ]
+
+
+def knows(method: Method, name: str) -> bool:
+    """Whether a setting, `name` or `method.name`, is meant for the method."""
+    prefix, _, bare = name.rpartition(".")
+    return prefix in ("", method.id) and bare in hyperparameter_names(method)
+
+
+def hyperparameter_names(method: Method) -> set[str]:
+    return {*method.entry.hyperparameters, *method.entry.alternative_names}
+
+
+def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The settings by name. Raises UsageError for a name given twice."""
+    found: dict[str, str] = {}
+    for name, text in settings:
+        if name in found:
+            raise UsageError(f"--set {name} is given twice")
+        found[name] = text
+    return found
+
+
+def knowledge() -> KnowledgeBase:
+    """The knowledge base that `--root`, the environment or the installation names."""
+    import peftonomy
+
+    return peftonomy.load(click.get_current_context().find_root().params["root"])
+
+
+def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Shell completion with the ids of one of the knowledge base's mappings."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        import peftonomy
+
+        try:
+            kb = peftonomy.load(ctx.find_root().params.get("root"))
+            known = kb.taxonomy.categories if kind == "categories" else getattr(kb, kind)
+        except PeftonomyError:
+            return []
+        return [CompletionItem(key) for key in sorted(known) if key.startswith(incomplete)]
+
+    return complete
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def question_options(command: F) -> F:
+    """The options that make up a `Question`."""
+    options = [
+        click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
+                     help="A catalogued model, or the path of a Hugging Face config.json."),
+        click.option("--set", "settings", metavar="NAME=VALUE", type=Setting(), multiple=True,
+                     help="A hyperparameter; repeatable."),
+        click.option("--targets", metavar="ROLES", type=Words(),
+                     help="Modules to act on by role, as papers name them: attn.q,attn.v"),
+        click.option("--target-modules", metavar="NAMES", type=Words(),
+                     help="Modules to act on by name, as peft does: q_proj,v_proj, or all-linear."),
+        click.option("--task", metavar="TASK",
+                     help="none, causal_lm or seq_cls; default: what the model was trained for."),
+        click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
+                     help="Labels of a seq_cls head."),
+        click.option("--dtype", metavar="DTYPE", default="float32", show_default=True,
+                     help="The type that checkpoints are counted in."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def question(given: dict[str, Any]) -> Question:
+    if given["targets"] and given["target_modules"]:
+        raise UsageError("--targets and --target-modules are two ways to say one thing; give one of them")
+    return Question(**given)
+
+
+method_argument = click.argument("method", metavar="METHOD", shell_complete=completes("methods"))
+methods_argument = click.argument(
+    "methods", metavar="METHOD...", nargs=-1, required=True, shell_complete=completes("methods")
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
+@click.option(
+    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
+    help="Another tree of data (or PEFTONOMY_ROOT).",
+)  # fmt: skip
+def cli(root: str | None) -> None:
+    """A knowledge base of parameter-efficient fine-tuning methods that is checked by running it."""
+
+
+# Looking things up
+
+
+@cli.command()
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Only below this category.")
+@click.option("--where", metavar="PREDICATE", default="", help="Only where this holds: merge == exact and year >= 2023")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    shell_complete=completes("models"),
+    help="Let the predicate name trained, stored, stored_bytes, served and percent on this model.",
+)
+@json_option
+def methods(category: str | None, where: str, model: str | None, as_json: bool) -> None:
+    """List the methods."""
+    from ._query import select
+
+    found = select(knowledge(), where, category, model)
+    if as_json:
+        return out.print_json(list(found))
+    rows = [(m.id, m.name, str(m.year), m.category, m.entry.summary) for m in found.methods]
+    return out.print_table(("id", "name", "year", "category", "summary"), rows)
+
+
+@cli.command()
+@method_argument
+@json_option
+def show(method: str, as_json: bool) -> None:
+    """Show one method's entry."""
+    entry = knowledge()[method].entry
+    if as_json:
+        return out.print_json(entry.model_dump(mode="json", by_alias=True, exclude_none=True))
+    click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
+    click.echo(f"{entry.update}\n{entry.where}\n")
+    settings = [
+        (n, h.type, str(h.default), h.domain.source if h.domain else "", h.source, h.meaning)
+        for n, h in entry.hyperparameters.items()
+    ]
+    section(("hyperparameter", "type", "default", "domain", "source", "meaning"), settings)
+    tensors = [
+        (n, t.per, declared(t), t.init, word(t.trained), ", ".join(s.as_ for s in t.stored), t.served)
+        for n, t in entry.tensors.items()
+    ]  # fmt: skip
+    section(("tensor", "per", "shape", "init", "trained", "stored", "served"), tensors)
+    section(("includes", "as"), [(i.method, i.as_) for i in entry.includes])
+    relations = [(r.type, r.target, " ".join(r.note.split())) for r in entry.relations]
+    section(("relation", "to", "why"), relations)
+    return click.echo(f"source: {entry.source}")
+
+
+def section(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table with an empty line after it, or nothing at all."""
+    if rows:
+        out.print_table(columns, rows)
+        click.echo()
+
+
+def declared(tensor: Tensor) -> str:
+    """The shape or count of a tensor as its entry writes it."""
+    if tensor.shape is not None:
+        return " x ".join(size.source for size in tensor.shape)
+    return tensor.count.source if tensor.count is not None else "its own"
+
+
+def word(value: Any) -> str:
+    """What the optimiser moves of a tensor, in a word or a formula."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(getattr(getattr(value, "across", value), "source", value))
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the models of the catalogue."""
+    known = knowledge().models.values()
+    if as_json:
+        return out.print_json([
+            {"id": m.id, "name": m.name, "family": m.family.model_type, "parameters": m.parameters,
+             "tasks": list(m.tasks), "default_task": m.default_task, "source": m.source}
+            for m in known
+        ])  # fmt: skip
+    rows = [(m.id, m.name, m.family.model_type, out.number(m.parameters), ", ".join(m.tasks)) for m in known]
+    return out.print_table(("id", "name", "family", "parameters", "tasks"), rows, right=["parameters"])
+
+
+@cli.command()
+@json_option
+def categories(as_json: bool) -> None:
+    """List the category tree, with the number of methods below each node."""
+    kb = knowledge()
+    placed = [m.category for m in kb.values()]
+    nodes = [
+        (node, sum(f"{category}.".startswith(f"{node.id}.") for category in placed))
+        for node in kb.taxonomy.categories.values()
+    ]
+    if as_json:
+        return out.print_json([n.model_dump(exclude={"children"}) | {"methods": k} for n, k in nodes])
+    rows = [("  " * n.id.count(".") + n.id, n.name, str(k), n.definition) for n, k in nodes]
+    return out.print_table(("id", "name", "methods", "definition"), rows, right=["methods"])
+
+
+@cli.command()
+@methods_argument
+@click.option(
+    "--all", "everything", is_flag=True, help="Everything that the entries cite, not only the methods' papers."
+)
+@json_option
+def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Print the BibTeX records to cite for methods."""
+    kb = knowledge()
+    keys = dict.fromkeys(key for method in methods for key in cited(kb[method], everything))
+    found = [kb.references[key] for key in keys]
+    if as_json:
+        shown = ("key", "citation", "url", "bibtex")
+        return out.print_json([{name: getattr(r, name) for name in shown} for r in found])
+    return click.echo("\n\n".join(r.bibtex for r in found))
+
+
+def cited(method: Method, everything: bool) -> Iterator[str]:
+    """BibTeX keys that an entry cites: its paper first, then, if asked, all others."""
+    yield method.entry.source.partition("#")[0]
+    if everything:
+        keys = (source.partition("#")[0] for _, source in method.entry.citations())
+        yield from sorted({key for key in keys if key in method.kb.references})
+
+
+# Counting
+
+
+@cli.command()
+@method_argument
+@question_options
+@json_option
+def cost(method: str, as_json: bool, **asked: Any) -> None:
+    """Count what a method costs on a model."""
+    found = question(asked).ask(knowledge()[method])
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{found.method} on {found.model or asked['model']}, task {found.task}")
+    click.echo(with_values(found) or "no hyperparameters")
+    targets = found.target_modules or found.targets
+    named = targets if isinstance(targets, str) else ", ".join(targets)
+    click.echo(f"targets {named}\n" if named else "")
+    ledgers = [
+        ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone's {found.backbone:,}"),
+        ("stored", out.number(found.stored), stored_note(found)),
+        ("served", out.number(found.served), "beyond the backbone, at inference"),
+        ("head", out.number(found.head), "a new task head, counted apart"),
+    ]
+    section(("ledger", "numbers", ""), [row for row in ledgers if row[0] != "head" or found.head])
+    rows = [
+        (t.name, t.per, " x ".join(map(str, t.shape)) if t.shape else out.number(t.count),
+         *map(out.number, (t.sites, t.total, t.trained, t.stored, t.served)), ", ".join(t.roles))
+        for t in found.tensors
+    ]  # fmt: skip
+    columns = ("tensor", "per", "shape", "sites", "total", "trained", "stored", "served", "roles")
+    return out.print_table(columns, rows, right=columns[2:8])
+
+
+def with_values(cost: Cost) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in cost.hyperparameters.items())
+
+
+def stored_note(cost: Cost) -> str:
+    bits = f", with {cost.stored_bits:,} bits of masks" if cost.stored_bits else ""
+    return f"{out.bytes_text(cost.stored_bytes)} in {cost.dtype}{bits}"
+
+
+@cli.command()
+@methods_argument
+@question_options
+@json_option
+def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+    """Count several methods on one model; each takes the settings and targets that it knows."""
+    kb = knowledge()
+    costs = question(asked).ask_all([kb[m] for m in dict.fromkeys(methods)])
+    if as_json:
+        return out.print_json([c.to_dict() for c in costs])
+    rows = [
+        (c.method, out.number(c.trained), f"{c.percent:.4g}", out.number(c.stored),
+         out.bytes_text(c.stored_bytes), out.number(c.served), with_values(c))
+        for c in costs
+    ]  # fmt: skip
+    columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
+    return out.print_table(columns, rows, right=columns[1:6])
+
+
+# Looking after the data
+
+
+@cli.command()
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@json_option
+def check(files: tuple[str, ...], as_json: bool) -> int:
+    """Check the whole tree, or only what the files named hold; exit code 1 if there is a problem."""
+    from . import check as problems_of
+
+    kb = knowledge()
+    with out.progress("checking"):
+        problems = problems_of(kb, files)
+    if as_json:
+        out.print_json([dataclasses.asdict(p) for p in problems])
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        where = f" in {count(len({p.file for p in problems}), 'file')}" if problems else ""
+        everything = f"{count(len(kb), 'method')}, {count(len(kb.models), 'model')}"
+        looked_at = count(len(files), "file") if files else everything
+        click.echo(f"{looked_at}: {count(len(problems), 'problem')}{where}")
+    return int(bool(problems))
+
+
+def count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+@cli.command()
+@click.argument("id", metavar="ID")
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Where it stands in the tree.")
+@click.option("--year", metavar="YEAR", type=click.IntRange(1990, 2100), help="Year of its first paper.")
+@click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added unless it exists.")
+def new(id: str, category: str | None, year: int | None, source: str | None) -> None:  # noqa: A002
+    """Write the skeleton of an entry, of its module and of its BibTeX record."""
+    from ._scaffold import scaffold
+
+    kb = knowledge()
+    files = scaffold(kb, id, category=category, year=year, source=source)
+    out.write_atomically(files)
+    click.echo("\n".join(f"wrote {kb.shown(path)}" for path in files))
+    click.echo(f"next: until they pass, peftonomy check methods/{id}.yaml and peftonomy verify {id}")
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+def verify(methods: tuple[str, ...]) -> int:
+    """Run the behaviour suite for all methods, or for those named (needs a checkout and the dev extra)."""
+    import subprocess
+    from importlib.util import find_spec
+
+    kb = knowledge()
+    wanted = [f"--method={kb[method].id}" for method in methods]
+    if missing := [name for name in ("torch", "transformers", "pytest") if find_spec(name) is None]:
+        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[dev]'")
+    if not (kb.root / "tests" / "behaviour").is_dir():
+        raise UsageError(f"verify needs a checkout; {kb.root} has no tests/behaviour")
+    suite = [sys.executable, "-m", "pytest", "tests/behaviour", "--quiet", "-p", "no:cacheprovider", *wanted]
+    return subprocess.run(suite, cwd=kb.root, check=False).returncode
+
+
+@cli.command()
+@click.option(
+    "--format", "form", required=True, help="How to write it.", type=click.Choice(["json", "graphml", "dot", "mermaid"])
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    help="Write there, not to stdout.",
+    type=click.Path(dir_okay=False, path_type=Path),
+)
+def graph(form: str, output: Path | None) -> None:
+    """Write the graph of categories, methods and papers."""
+    text = knowledge().graph.export(form)
+    if output is None:
+        return click.echo(text)
+    return out.write_atomically({output: text + "\n"})
+
+
+# The site, and the shell
+
+
+@cli.group()
+def site() -> None:
+    """Build the site, or browse a built one."""
+
+
+SITE = Path("build/site")
+
+
+@site.command()
+@click.option(
+    "--out",
+    "folder",
+    metavar="DIR",
+    default=SITE,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the pages go.",
+)
+def build(folder: Path) -> None:
+    """Build the static site."""
+    from . import site
+
+    with out.progress("building the site"):
+        site.build(knowledge(), folder)
+    click.echo(f"{sum(1 for path in folder.rglob('*') if path.is_file()):,} files in {folder}")
+
+
+@site.command()
+@click.option(
+    "--dir",
+    "folder",
+    metavar="DIR",
+    default=SITE,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="What `site build` wrote.",
+)
+@click.option(
+    "--port", metavar="PORT", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+)
+def serve(folder: Path, port: int) -> None:
+    """Serve the site on 127.0.0.1 until Ctrl-C, building it first if it is not there."""
+    from . import site
+
+    site.serve(knowledge(), folder, port=port, ready=lambda url: click.echo(f"{folder} is on {url} until Ctrl-C"))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a shell's completion script.
+
+    \b
+    bash: peftonomy completion bash > ~/.local/share/bash-completion/completions/peftonomy
+    zsh:  peftonomy completion zsh > somewhere/in/$fpath/_peftonomy
+    fish: peftonomy completion fish > ~/.config/fish/completions/peftonomy.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    assert script is not None
+    click.echo(script(cli, {}, "peftonomy", "_PEFTONOMY_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The errors of peftonomy: few, named by meaning, each readable as one line.
+
+PeftonomyError
+├── DataError        what a file holds is wrong; carries every problem found     exit code 1
+│   ├── FormulaError     a formula that the little language does not accept
+│   └── ConfigError      a config.json that describes no model we can count
+└── UsageError       what the caller asked for is wrong                          exit code 2
+    └── UnknownName      a name that does not exist, with its near matches
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
+
+SHOWN = 80
+"""Characters of a user's value that a message repeats."""
+
+
+def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """The known names closest to `name`, best first."""
+    lower = {k.lower(): k for k in known}
+    return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
+
+
+def shown(value: object) -> str:
+    """A value on one line, cut to `SHOWN` characters, control and direction marks escaped."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Problem:
+    """One thing wrong in one file; problems sort by file, then line."""
+
+    file: str
+    line: int
+    field: str
+    found: str
+    expected: str
+    hint: str = ""
+    rule: str = ""
+
+    def __str__(self) -> str:
+        where = ":".join(str(p) for p in (self.file, self.line or "") if p)
+        head = ": ".join(p for p in (where, shown(self.field)) if p)
+        body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
+        return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
+
+
+class PeftonomyError(Exception):
+    """Base of all errors that peftonomy raises on purpose."""
+
+    exit_code = 2
+
+
+class DataError(PeftonomyError):
+    """What a file holds is wrong. `problems` has every one of them, sorted."""
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class FormulaError(DataError):
+    """A formula that the language refuses: `text`, the 1-based `column` and the `message`."""
+
+    def __init__(self, text: str, column: int, message: str):
+        self.text, self.column, self.message = text, column, message
+        super().__init__([Problem("formula", 0, f"column {column}", text, "a formula", message)])
+
+    def __str__(self) -> str:
+        return f"formula {shown(self.text)!r}, column {self.column}: {self.message}"
+
+
+class ConfigError(DataError):
+    """A config.json (or a catalogued model) that describes no model we can count."""
+
+    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = ""):
+        super().__init__([Problem(source, 0, field, shown(found), expected, hint)])
+
+
+class UsageError(PeftonomyError):
+    """The caller asked for something that makes no sense, in one line."""
+
+
+class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happened)
+    """A name that is not among the known ones; a KeyError too, so that our mappings behave as mappings do."""
+
+    LISTED = 40
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = ""):
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        matches = near(name, self.known)
+        parts = [f"unknown {kind} {shown(name)!r}" + (f" {where}" if where else "")]
+        if matches:
+            parts.append("did you mean " + " or ".join(matches) + "?")
+        if len(self.known) <= self.LISTED:
+            parts.append("known: " + (", ".join(self.known) or "none"))
+        super().__init__("; ".join(parts))
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would show the text's repr

@@ -1,0 +1,366 @@
+"""What a file under `backbones/` may say: the pydantic models below are its only schema.
+
+A *family* (`families/<model_type>.yaml`) says once, for all models that `transformers` calls by one
+`model_type`, which parameters they have: module names, roles and shapes, as formulas over the keys of
+config.json. A *model* (`models/<id>.yaml`) gives the config of one public checkpoint and says how it is known.
+Nothing here is a count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ._errors import DataError, FormulaError, Problem, UnknownName
+from ._formula import Formula
+from ._schema import Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
+from ._yaml import Document, dotted, load_yaml
+
+__all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
+
+DIMS = ("d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions")
+"""The sizes that every family must give a formula for, so that methods may use them on every model.
+
+`d_attn` and `d_kv` are the widths of queries and of keys (or values) over all heads; `vocab` is 0 without a
+vocabulary, `max_positions` is 0 where positions have no limit."""
+
+MAX_DIMENSION = 10**9
+Keys = tuple[str | int, ...]
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"a regular expression was expected: {error}") from None
+    return text
+
+
+ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
+Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
+StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)$")]
+AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
+ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
+LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}$", max_length=120)]
+Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
+PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
+Shape = tuple[int, ...]
+Sizes = Mapping[str, Any]
+"""What formulas see: the config's values, and `num_labels`."""
+Tensors = tuple[tuple[str, Shape], ...]
+
+
+def formula(value: str | int) -> Any:
+    """A default for a formula field (pydantic parses it)."""
+    return Field(default=value, validate_default=True)
+
+
+class ConfigKey(Entry):
+    """One thing that the family reads from config.json. Without a default it is required."""
+
+    type: Literal["int", "bool", "flag"]
+    """`flag`: a text, or a list of texts, that is asked whether one of its words matches `pattern`."""
+    key: Name | None = None
+    """The key in config.json, where it is not called as the formulas call it."""
+    item: int | None = None
+    """Which item is meant where the key may hold a list; a plain number stands for every item."""
+    pattern: Annotated[str, AfterValidator(_pattern), Field(max_length=120)] | None = None
+    default: FormulaField | None = None
+    """Its value where the key is absent: the default of `transformers`, over the keys declared above it."""
+    if_null: FormulaField | None = None
+    """Its value where the key is null, if that is not the default."""
+    min: int = 1
+    max: int = MAX_DIMENSION
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.type == "flag") != (self.pattern is not None):
+            raise ValueError("`pattern` belongs to a flag, and a flag needs it")
+        return self
+
+
+class TaskClass(Entry):
+    """What `transformers` builds for a task."""
+
+    class_: Stem = Field(alias="class")
+    prefix: Prefix = ""
+    """Where the base model sits inside that class."""
+
+
+class ModuleSpec(Entry):
+    """A module that holds parameters (or would, were they not tied)."""
+
+    kind: str
+    path: ModulePath
+    """Its name inside the base model, or inside the layer when it belongs to a stack."""
+    role: PlainRole
+    tasks: list[Task] | None = None
+    """The tasks in which it exists; all when absent."""
+    outside: bool = False
+    """Whether it stands beside the base model (a head), so that the task's prefix is not part of its name."""
+    new: bool = False
+    """Whether it is made for the task and starts untrained: counted as `head`, not as `backbone`."""
+    pretrained: bool = True
+    """False for what `transformers` builds but the published checkpoints do not hold."""
+    when: FormulaField = formula(1)
+    where: FormulaField | None = None
+    """The layers that have it, over `layer` too; all when absent."""
+    tied_to: ModulePath | None = None
+    """The module that owns its parameters, as long as `tied_when` holds."""
+    tied_when: FormulaField = formula(1)
+
+    @property
+    def module_path(self) -> str:
+        """The module that holds its parameters."""
+        return self.path
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        """Features that go in and come out."""
+        raise NotImplementedError
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        """Its parameters, each with its name after the module's path and its shape."""
+        raise NotImplementedError
+
+    def formulas(self) -> Iterator[tuple[Keys, Formula]]:
+        """Every formula with its place."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            label = type(self).model_fields[name].alias or name
+            if isinstance(value, Formula):
+                yield (label,), value
+            elif isinstance(value, list | dict):
+                parts = enumerate(value) if isinstance(value, list) else value.items()
+                yield from (((label, key), part) for key, part in parts if isinstance(part, Formula))
+
+
+class Linear(ModuleSpec):
+    """torch's Linear, weight `[out, in]`; or, as `conv1d`, transformers' Conv1D, weight `[in, out]`."""
+
+    kind: Literal["linear", "conv1d"]
+    in_: FormulaField = Field(alias="in")
+    out: FormulaField
+    bias: FormulaField = formula(0)
+    slices: dict[PlainRole, FormulaField] = Field(default_factory=dict)
+    """The roles that a fused module holds, and how many output features each has, in order."""
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        return self.in_(sizes), self.out(sizes)
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        d_in, d_out = self.width(sizes)
+        weight = (d_out, d_in) if self.kind == "linear" else (d_in, d_out)
+        return (("weight", weight), ("bias", (d_out,))) if self.bias(sizes) else (("weight", weight),)
+
+
+class Conv(ModuleSpec):
+    """A convolution over one or two axes, weight `[out, in / groups, *kernel]`."""
+
+    kind: Literal["conv"]
+    in_: FormulaField = Field(alias="in")
+    out: FormulaField
+    kernel: list[FormulaField] = Field(min_length=1, max_length=2)
+    groups: FormulaField = formula(1)
+    bias: FormulaField = formula(0)
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        return self.in_(sizes), self.out(sizes)
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        d_in, d_out = self.width(sizes)
+        weight = (d_out, d_in // self.groups(sizes), *(size(sizes) for size in self.kernel))
+        return (("weight", weight), ("bias", (d_out,))) if self.bias(sizes) else (("weight", weight),)
+
+
+class Embedding(ModuleSpec):
+    """A table with `shape` rows and columns."""
+
+    kind: Literal["embedding"]
+    shape: list[FormulaField] = Field(min_length=2, max_length=2)
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        return self.shape[0](sizes), self.shape[1](sizes)
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        return (("weight", self.width(sizes)),)
+
+
+class Norm(ModuleSpec):
+    """A normalisation with a gain, and with a bias where it centres too."""
+
+    kind: Literal["norm"]
+    size: FormulaField
+    bias: FormulaField = formula(0)
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        return self.size(sizes), self.size(sizes)
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        shape = (self.size(sizes),)
+        return (("weight", shape), ("bias", shape)) if self.bias(sizes) else (("weight", shape),)
+
+
+class Parameter(ModuleSpec):
+    """A tensor that no module of a known kind holds; `path` is its own name."""
+
+    kind: Literal["parameter"]
+    shape: list[FormulaField] = Field(min_length=1, max_length=4)
+
+    @property
+    def module_path(self) -> str:
+        return self.path.rpartition(".")[0]
+
+    def width(self, sizes: Sizes) -> tuple[int, int]:
+        return 1, self.shape[-1](sizes)
+
+    def tensors(self, sizes: Sizes) -> Tensors:
+        return ((self.path.rpartition(".")[2], tuple(size(sizes) for size in self.shape)),)
+
+
+AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discriminator="kind")]
+
+
+class FeedForward(Entry):
+    """The roles with which the feed-forward block begins and ends."""
+
+    in_: PlainRole = Field(alias="in")
+    out: PlainRole
+
+
+class Stack(Entry):
+    """Equal layers, one after the other."""
+
+    layers: FormulaField
+    path: LayerPath
+    attention: dict[AttentionName, ModulePath]
+    """The module inside the layer that holds each attention; one without modules does not exist."""
+    mlp: FeedForward
+    modules: list[AnyModule]
+
+
+class Family(Entry):
+    """All models of one `model_type`."""
+
+    model_type: ModelType
+    name: Stem
+    kind: Literal["encoder", "decoder", "encoder_decoder"]
+    source: Citation
+    note: Prose | None = None
+    config: dict[Name, ConfigKey]
+    requires: list[FormulaField] = Field(default_factory=list)
+    """What must hold of the config, as `transformers` demands."""
+    dims: dict[Name, FormulaField]
+    """The sizes that methods may use (see `DIMS`), over the keys of `config`."""
+    default_task: Task
+    tasks: dict[Task, TaskClass]
+    modules: list[AnyModule]
+    """What exists once."""
+    stacks: dict[StackName, Stack]
+
+    def task_of(self, class_name: str) -> Task:
+        """The task for which `transformers` builds the class of that name. Raises UnknownName."""
+        classes = {t.class_: task for task, t in self.tasks.items()}
+        if class_name not in classes:
+            raise UnknownName("model class", class_name, classes, f"of family {self.model_type}")
+        return classes[class_name]
+
+    def specs(self) -> Iterator[tuple[Keys, ModuleSpec]]:
+        """Every module with its place in the file."""
+        for i, spec in enumerate(self.modules):
+            yield ("modules", i), spec
+        for name, stack in self.stacks.items():
+            for i, spec in enumerate(stack.modules):
+                yield ("stacks", name, "modules", i), spec
+
+    def formulas(self) -> Iterator[tuple[Keys, Formula, set[str]]]:
+        """Every formula with its place and the names that it may use there."""
+        above: set[str] = set()
+        for name, key in self.config.items():
+            for label in ("default", "if_null"):
+                if (found := getattr(key, label)) is not None:
+                    yield ("config", name, label), found, set(above)
+            above.add(name)
+        yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
+        yield from ((("dims", name), f, above) for name, f in self.dims.items())
+        yield from ((("stacks", name, "layers"), s.layers, above) for name, s in self.stacks.items())
+        for keys, spec in self.specs():
+            for inner, found in spec.formulas():
+                extra = {"layer"} if inner == ("where",) else {"num_labels"}
+                yield (*keys, *inner), found, above | extra
+
+
+class ModelFile(Entry):
+    """One public checkpoint."""
+
+    id: Id
+    name: Stem
+    family: ModelType
+    checkpoint: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """Its name on the Hugging Face Hub."""
+    source: Citation
+    checked: Literal["config", "dimensions", "total", "recalled"]
+    """What the numbers were held against: a copy of the checkpoint's config.json, dimensions that others
+    state, only the parameter count that others state, or nothing."""
+    note: Line | None = None
+    config: dict[Name, bool | int | float | str | list[int] | list[str] | None]
+    """As in config.json; `model_type` follows from the family."""
+
+
+def load_family(path: Path, name: str | None = None) -> Family:
+    """The family in a file that messages call `name`. Raises DataError with every problem and its line."""
+    document = load_yaml(path, name)
+    family = validated(Family, document)
+    if problems := list(_contradictions(family, document, Path(path).stem)):
+        raise DataError(problems)
+    return family
+
+
+def load_model_file(path: Path, name: str | None = None) -> tuple[ModelFile, Document]:
+    """The model in a file, its config still unread. Raises DataError with every problem and its line."""
+    document = load_yaml(path, name)
+    model = validated(ModelFile, document)
+    if model.id != Path(path).stem:
+        raise DataError([_problem(document, ("id",), model.id, f"the file's stem, {Path(path).stem}")])
+    return model, document
+
+
+def load_roles(path: Path, name: str | None = None) -> dict[str, str]:
+    """`taxonomy/roles.yaml`: what each role means, in a sentence. Raises DataError."""
+    document = load_yaml(path, name)
+    if not isinstance(document.data, dict):
+        found = type(document.data).__name__
+        raise DataError([_problem(document, (), found, "a mapping from role to meaning")])
+    odd = [k for k, v in document.data.items() if not (isinstance(v, str) and re.fullmatch(r"[A-Z].*\.", v))]
+    if odd:
+        raise DataError([_problem(document, (k,), repr(document.data[k]), "a sentence") for k in odd])
+    return document.data
+
+
+def _problem(document: Document, keys: Keys, found: str, expected: str) -> Problem:
+    return Problem(document.path, document.line(keys), dotted(keys), found, expected, "", "schema")
+
+
+def _contradictions(family: Family, document: Document, stem: str) -> Iterator[Problem]:
+    """What is wrong between the parts of a family, each of which is well formed."""
+    if family.model_type != stem:
+        yield _problem(document, ("model_type",), family.model_type, f"the file's stem, {stem}")
+    if family.default_task not in family.tasks:
+        yield _problem(document, ("default_task",), family.default_task, f"one of {', '.join(family.tasks)}")
+    if missing := [name for name in DIMS if name not in family.dims]:
+        yield _problem(document, ("dims",), f"no {', '.join(missing)}", f"all of {', '.join(DIMS)}")
+    for keys, found, known in family.formulas():
+        try:
+            found.check(known)
+        except FormulaError as error:
+            yield _problem(document, keys, found.source, f"column {error.column}: {error.message}")
+    paths = {spec.path for spec in family.modules}
+    for keys, spec in family.specs():
+        if spec.tied_to is not None and spec.tied_to not in paths:
+            yield _problem(document, (*keys, "tied_to"), spec.tied_to, "the path of a module outside stacks")
+        for task in spec.tasks or []:
+            if task not in family.tasks:
+                yield _problem(document, (*keys, "tasks"), task, f"one of {', '.join(family.tasks)}")

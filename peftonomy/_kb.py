@@ -1,0 +1,239 @@
+"""The knowledge base: methods, models and families, each read from its file when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ._backbone import Backbone, Family, load_family, load_model
+from ._costs import Cost
+from ._errors import DataError, Problem, UnknownName, UsageError
+from ._plan import Place, Plan
+from ._schema import MethodEntry, method_from
+from ._yaml import Document, load_yaml
+
+if TYPE_CHECKING:
+    from ._bib import Bibliography
+    from ._graph import Graph
+    from ._query import Selection
+    from ._taxonomy import Taxonomy
+
+__all__ = ["KnowledgeBase", "Method", "data_root", "load"]
+
+T = TypeVar("T")
+FOLDERS = ("taxonomy", "methods", "backbones")
+
+
+def data_root() -> Path:
+    """The folder with `methods/`, `taxonomy/` and the rest: inside the installed package, else the checkout's root."""
+    inside = Path(__file__).parent / "_data"
+    return inside if inside.is_dir() else Path(__file__).parent.parent
+
+
+def load(root: str | Path | None = None) -> KnowledgeBase:
+    """The knowledge base under `root`, or the one that comes with the package.
+
+    Files are read when first asked for, so this returns at once. Raises DataError if `root` is no such folder.
+    """
+    return KnowledgeBase(Path(root) if root is not None else data_root())
+
+
+class Shelf(Mapping[str, T], Generic[T]):
+    """One folder of YAML files as a mapping from id to record, read on demand."""
+
+    def __init__(self, kind: str, folder: Path, read: Callable[[Path], T]):
+        self.kind, self.folder, self._read = kind, folder, read
+        self._held: dict[str, T] = {}
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The ids, sorted."""
+        return tuple(sorted(path.stem for path in self.folder.glob("*.yaml")))
+
+    def path(self, key: str) -> Path:
+        """The file of one record."""
+        return self.folder / f"{key}.yaml"
+
+    def __getitem__(self, key: str) -> T:
+        found = self._held.get(key)
+        if found is None:
+            if key not in self.ids:
+                raise UnknownName(self.kind, key, self.ids)
+            found = self._held[key] = self._read(self.path(key))
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Method:
+    """One method: its entry, and the questions that can be asked of it."""
+
+    def __init__(self, kb: KnowledgeBase, entry: MethodEntry, document: Document):
+        self.kb, self.entry, self.document = kb, entry, document
+        self.id, self.name, self.year, self.category = entry.id, entry.name, entry.year, entry.category
+        self._plans: dict[Any, Plan] = {}
+
+    def plan(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+    ) -> Plan:
+        """The method laid out on a model; equal questions share one plan. Raises UsageError or ConfigError."""
+        key = (
+            model if isinstance(model, str | Backbone) else None,
+            targets if isinstance(targets, str | None) else tuple(targets),
+            target_modules if isinstance(target_modules, str | None) else tuple(target_modules),
+            task,
+            num_labels,
+        )
+        plan = self._plans.get(key) if key[0] is not None else None
+        if plan is None:
+            if targets is not None and target_modules is not None:
+                raise UsageError("give targets (roles) or target modules (suffixes), not both")
+            inventory = self.kb.backbone(model).inventory(task, num_labels)
+            suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
+            plan = Plan(self, inventory, _words(key[1]), suffixes)
+            if key[0] is not None:
+                self._plans[key] = plan
+        return plan
+
+    def cost(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        **hyperparameters: Any,
+    ) -> Cost:
+        """What the method costs on a model.
+
+        model: an id of the catalogue, a path to a `config.json`, its content, or a Backbone. targets: roles such as
+        `attn.q`. target_modules: module-name suffixes with peft's meaning, or "all-linear". task: none, causal_lm or
+        seq_cls (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry.
+        Raises UsageError for what makes no sense, ConfigError for a config.json that cannot be counted.
+        """
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return plan.cost(hyperparameters, dtype)
+
+    def places(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        **hyperparameters: Any,
+    ) -> list[Place]:
+        """Every declared tensor at every place of the model, named as in the live model. Arguments as for `cost`."""
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return plan.places(hyperparameters)
+
+    def __repr__(self) -> str:
+        return f"<Method {self.id}: {self.name} ({self.year})>"
+
+
+class KnowledgeBase(Mapping[str, Method]):
+    """All methods by id, with the models they are counted on and the taxonomy they stand in."""
+
+    def __init__(self, root: Path):
+        missing = [name for name in FOLDERS if not (root / name).is_dir()]
+        if missing:
+            raise DataError(
+                [Problem(str(root), 0, "", f"no folder {missing[0]}/", "a folder with " + ", ".join(FOLDERS))]
+            )
+        self.root = root
+        self.methods: Shelf[Method] = Shelf("method", root / "methods", self._method)
+        self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", load_family)
+        self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
+
+    def _method(self, path: Path) -> Method:
+        document = load_yaml(path, self.shown(path))
+        return Method(self, method_from(document, path), document)
+
+    def _model(self, path: Path) -> Backbone:
+        return load_model(path, families=self.families)
+
+    def shown(self, path: Path) -> str:
+        """How messages call a file: relative to the root where it lies below it."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def backbone(self, model: str | Path | Mapping[str, Any] | Backbone) -> Backbone:
+        """A model by catalogue id, path to a `config.json`, content of one, or itself."""
+        if isinstance(model, Backbone):
+            return model
+        if isinstance(model, str) and model in self.models:
+            return self.models[model]
+        if isinstance(model, str) and not ("/" in model or model.endswith(".json") or Path(model).exists()):
+            raise UnknownName("model", model, self.models, "(an id of the catalogue, or a path to a config.json)")
+        return Backbone.from_config(model, families=self.families)
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """Categories, facets, relation types, roles and planned methods."""
+        from ._taxonomy import Taxonomy
+
+        return Taxonomy.read(self.root / "taxonomy", self.shown)
+
+    @cached_property
+    def references(self) -> Bibliography:
+        """The bibliography."""
+        from ._bib import Bibliography
+
+        return Bibliography.read(
+            self.root / "taxonomy" / "references.bib", self.shown(self.root / "taxonomy" / "references.bib")
+        )
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Categories, methods and papers with their relations."""
+        from ._graph import Graph
+
+        return Graph(self)
+
+    def query(self, where: str = "", *, category: str | None = None) -> Selection:
+        """The methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
+        from ._query import select
+
+        return select(self, where, category)
+
+    def __getitem__(self, key: str) -> Method:
+        return self.methods[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.methods
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.methods)
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def __repr__(self) -> str:
+        return f"<KnowledgeBase: {len(self.methods)} methods, {len(self.models)} models, {len(self.families)} families>"
+
+
+def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """`"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError if nothing is named."""
+    if text is None:
+        return None
+    words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text
+    if not words or not all(isinstance(w, str) and w for w in words):
+        raise UsageError("targets: found an empty name; expected roles or suffixes separated by commas")
+    return words

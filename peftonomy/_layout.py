@@ -1,0 +1,166 @@
+"""Where a method's tensors go in a model: the places of each tensor, and the dimensions its formulas may name there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._errors import UsageError, shown
+from ._inventory import Block, Inventory, Module, SiteGroup, role_matches
+from ._schema import MethodEntry, Tensor, Value
+
+if TYPE_CHECKING:
+    from ._kb import Method
+
+__all__ = ["Part", "Spot", "flattened", "sites", "spots"]
+
+MOST_PARTS = 50
+
+Suffixes = tuple[str, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An entry in the flattened tree of includes: its prefix, its parent part, how its hyperparameters are given."""
+
+    prefix: str
+    entry: MethodEntry
+    parent: int
+    rename: Mapping[str, str]
+    fixed: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a tensor goes: `n` equal places, and the dimensions that its formulas may name there.
+
+    source: the module, site or block it belongs to (None: the model as a whole). shape, suffix: those of the
+    backbone's own parameter, for a tensor that selects it.
+    """
+
+    role: str
+    n: int
+    dims: dict[str, Any]
+    source: Module | SiteGroup | Block | None = None
+    layers: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
+    suffix: str = ""
+
+    @property
+    def path(self) -> str:
+        """Name of the module or parameter, with `{layer}` where a layer's number goes."""
+        if self.source is None:
+            return ""
+        holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
+        return f"{holder.path}.{self.suffix}" if self.suffix else holder.path
+
+
+def flattened(method: Method) -> tuple[Part, ...]:
+    """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
+    parts = [Part("", method.entry, -1, {}, {})]
+    for index, part in enumerate(parts):
+        for include in part.entry.includes:
+            inner = method.kb[include.method].entry
+            parts.append(Part(f"{part.prefix}{include.as_}.", inner, index, include.rename, include.set))
+            if len(parts) > MOST_PARTS:
+                raise UsageError(f"{method.id}: its includes never end, or are more than {MOST_PARTS}")
+    return tuple(parts)
+
+
+def sites(
+    parts: Sequence[Part], part: Part, inventory: Inventory, targets: Sequence[str] | None, suffixes: Suffixes | None
+) -> list[SiteGroup]:
+    """The linear modules that a part acts on; none if it declares no targets.
+
+    Roles and suffixes are the caller's. Without them the default roles count, those that the model lacks left out;
+    where the whole method declares targets of its own, they stand in for its parts'. Raises UsageError.
+    """
+    declared = parts[0].entry.targets or part.entry.targets
+    if declared is None or part.entry.targets is None:
+        return []
+    if suffixes is not None:
+        return inventory.resolve_suffixes(suffixes)
+    if targets is None:
+        return _default_sites(part.entry, declared.default, inventory)
+    found = inventory.resolve_roles(targets)
+    for site in found:
+        if not any(role_matches(pattern, site.role, site.stack) for pattern in declared.allowed):
+            allowed = ", ".join(declared.allowed)
+            raise UsageError(f"{parts[0].entry.id} cannot target role {shown(site.role)!r}; allowed: {allowed}")
+    return found
+
+
+def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inventory) -> list[SiteGroup]:
+    present = []
+    for role in defaults:
+        try:
+            inventory.resolve_roles([role])
+        except UsageError:  # a default names roles that only some families have
+            continue
+        present.append(role)
+    if not present:
+        raise UsageError(f"{entry.id} finds none of its default targets in {inventory.backbone.id}; name others")
+    return inventory.resolve_roles(present)
+
+
+def spots(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    """Every spot of a tensor, in the network's order; split by layer only where a formula asks for the layer."""
+    by_layer = any("layer" in formula.names for _, formula in tensor.formulas())
+    for spot in _SCOPES[tensor.per](tensor, inventory, targeted, common):
+        if not by_layer or not spot.layers:
+            yield spot
+            continue
+        for layer in spot.layers:
+            yield Spot(spot.role, 1, spot.dims | {"layer": layer}, spot.source, (layer,), spot.shape, spot.suffix)
+
+
+def _wanted(tensor: Tensor, role: str, stack: str) -> bool:
+    return tensor.roles is None or any(role_matches(pattern, role, stack) for pattern in tensor.roles)
+
+
+def _model(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    yield Spot("", 1, common)
+
+
+def _sites(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    for site in targeted:
+        if _wanted(tensor, site.role, site.stack):
+            dims = common | {"d_in": site.d_in, "d_out": site.d_out, "bias": int(site.bias)}
+            yield Spot(site.role, site.count, dims, site, site.layers)
+
+
+def _blocks(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    for block in inventory.blocks:
+        if block.kind == tensor.per and _wanted(tensor, block.name, block.stack):
+            dims = common | block.dims | {"cross": int(block.name == "xattn")}
+            yield Spot(block.name, len(block.layers), dims, block, block.layers)
+
+
+def _parameters(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    for module in inventory.modules:
+        if not module.pretrained or not _wanted(tensor, module.role, module.stack):
+            continue
+        if tensor.per == "norm" and module.kind != "norm":
+            continue
+        for suffix, shape in module.parameters:
+            if tensor.per != "bias" or suffix == "bias":
+                dims = common | {"numel": math.prod(shape)}
+                yield Spot(module.role, module.count, dims, module, module.layers, shape, suffix)
+
+
+_SCOPES = {
+    "model": _model, "site": _sites, "attention": _blocks, "mlp": _blocks, "layer": _blocks,
+    "weight": _parameters, "bias": _parameters, "norm": _parameters,
+}  # fmt: skip

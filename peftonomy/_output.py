@@ -1,0 +1,114 @@
+"""How the command line writes: JSON, tables, progress and files.
+
+A table is for eyes on a terminal (rich draws it) and plain aligned columns in a pipe, where each line counts.
+Progress goes to stderr, so that it never mixes with an answer. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["bytes_text", "number", "print_json", "print_table", "progress", "write_atomically"]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; integers are exact, text stays UTF-8."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def number(value: float | None) -> str:
+    """A count for people: `4,194,304`; nothing for no number."""
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def bytes_text(value: int) -> str:
+    """A size in decimal units, as disks and model hubs count: `16.8 MB`.
+
+    >>> bytes_text(16_777_216), bytes_text(999), bytes_text(0)
+    ('16.8 MB', '999 B', '0 B')
+    """
+    size, units = float(value), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
+    """Rows under their `columns`; those named in `right` are set flush right, as numbers are."""
+    rows, right = list(rows), set(right)
+    if sys.stdout.isatty():
+        _rich_table(columns, rows, right)
+    else:
+        for line in _plain_table(columns, rows, right):
+            click.echo(line)
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: set[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if column in right else "left", style=None if i else "cyan")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: set[str]) -> Iterator[str]:
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = zip(columns, row, widths, strict=True)
+        yield "  ".join(v.rjust(w) if c in right else v.ljust(w) for c, v, w in cells).rstrip()
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """Show on a terminal's stderr that something long goes on."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing):
+        yield
+
+
+def write_atomically(files: Mapping[Path, str]) -> None:
+    """Write all `files` (UTF-8): each appears whole, and none if one of them cannot be written."""
+    made: dict[Path, Path] = {}
+    try:
+        for path, text in files.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            made[path] = Path(name)
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            made[path].chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        for path, temporary in made.items():
+            temporary.replace(path)
+    finally:
+        for temporary in made.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,188 @@
+"""Which methods have a property? One predicate language for Python, the command line and stored lists.
+
+It is the formula language over the facts of an entry. A bare word that is no field stands for itself, so
+`merge == exact` and `merge == 'exact'` mean the same; `==` on a field with several values asks whether it has one;
+a word may be a pattern (`category == 'additive.*'`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from ._errors import FormulaError, UnknownName, UsageError
+from ._formula import PYTHON, Formula, Node
+from ._table import Table
+
+if TYPE_CHECKING:
+    from ._kb import KnowledgeBase, Method
+
+__all__ = ["LEDGERS", "Selection", "facts", "select"]
+
+LEDGERS = ("trained", "stored", "stored_bytes", "served", "percent")
+"""Facts that a query knows when it names a model to count on."""
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
+    "%": operator.mod, "**": operator.pow,
+}  # fmt: skip
+
+
+class Selection(Table):
+    """The methods that a query found; a table of their facts that also knows the methods."""
+
+    def __init__(self, methods: list[Method], caption: str = ""):
+        self.methods = methods
+        super().__init__([_row(m) for m in methods], caption)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the methods found, in order of year and id."""
+        return [m.id for m in self.methods]
+
+
+def _row(method: Method) -> dict[str, Any]:
+    entry = method.entry
+    return {
+        "id": entry.id, "name": entry.name, "year": entry.year, "category": entry.category,
+        "merge": entry.properties.merge, "identity_at_init": entry.properties.identity_at_init,
+        "summary": entry.summary,
+    }  # fmt: skip
+
+
+def facts(method: Method) -> dict[str, Any]:
+    """The fields that a predicate may name, with this method's values; several values are a tuple."""
+    entry = method.entry
+    tensors = list(entry.tensors.values())
+    for include in entry.includes:
+        tensors += method.kb[include.method].entry.tensors.values()
+    known: dict[str, Any] = {
+        "id": entry.id, "name": entry.name, "year": entry.year, "category": entry.category,
+        "merge": entry.properties.merge, "identity_at_init": entry.properties.identity_at_init,
+        "stores": tuple(sorted({part.as_ for t in tensors for part in t.stored})),
+        "scope": tuple(sorted({t.per for t in tensors})),
+        "inference": tuple(sorted({t.served for t in tensors})),
+        "library": tuple(sorted(entry.implementations)),
+        "hyperparameter": tuple(entry.hyperparameters),
+        "quantised": int(bool(entry.base_storage)),
+    }  # fmt: skip
+    for facet in method.kb.taxonomy.facets:
+        value = entry.facets.get(facet, "unknown")
+        known[facet] = tuple(value) if isinstance(value, list) else value
+    return known
+
+
+def select(kb: KnowledgeBase, where: str, category: str | None = None, model: str | None = None) -> Selection:
+    """The methods for which `where` holds (all, if it is empty), below a category, by year.
+
+    With a `model`, the ledgers at default hyperparameters are facts too (`stored_bytes < 1000000`).
+    Raises UsageError or FormulaError.
+    """
+    methods = [kb[key] for key in kb]
+    if category is not None:
+        if category not in kb.taxonomy.categories:
+            raise UnknownName("category", category, kb.taxonomy.categories)
+        methods = [m for m in methods if f"{m.category}.".startswith(f"{category}.")]
+    if where.strip():
+        predicate = Predicate(kb, where, with_ledgers=model is not None)
+        methods = [m for m in methods if predicate(_with_ledgers(m, model))]
+    return Selection(sorted(methods, key=lambda m: (m.year, m.id)), where)
+
+
+def _with_ledgers(method: Method, model: str | None) -> Mapping[str, Any]:
+    known = facts(method)
+    if model is None:
+        return known
+    try:
+        cost = method.cost(model)
+    except UsageError:  # the method finds nothing to act on there: no number compares with it
+        return known | dict.fromkeys(LEDGERS, float("nan"))
+    return known | {name: getattr(cost, name) for name in LEDGERS}
+
+
+class Predicate:
+    """A condition over the facts of a method."""
+
+    def __init__(self, kb: KnowledgeBase, text: str, with_ledgers: bool = False):
+        try:
+            self.formula = Formula.parse(text)
+        except FormulaError as error:
+            raise UsageError(f"condition {text!r}, column {error.column}: {error.message}") from None
+        examples = [facts(kb[key]) for key in kb]
+        self.fields = set().union(*examples) | (set(LEDGERS) if with_ledgers else set())
+        self.words: dict[str, set[str]] = {}
+        for example in examples:
+            for name, value in example.items():
+                values = value if isinstance(value, tuple) else (value,)
+                self.words.setdefault(name, set()).update(v for v in values if isinstance(v, str))
+        self.words["category"] = set(kb.taxonomy.categories)
+        for facet, spec in kb.taxonomy.facets.items():
+            self.words[facet] = {*spec.values, "unknown"}
+        self.words["merge"] = {"exact", "none"}
+        self.words["identity_at_init"] = {"exact", "approximate", "none"}
+        self._check(self.formula.tree)
+
+    def __call__(self, known: Mapping[str, Any]) -> bool:
+        try:
+            return bool(self._value(self.formula.tree, known))
+        except (TypeError, ArithmeticError, ValueError):
+            raise UsageError(f"condition {self.formula.source!r} compares words with numbers") from None
+
+    def _check(self, node: Node) -> None:
+        """Every comparison names a field, and a word that this field can have."""
+        kind = node[0]
+        if kind == "cmp":
+            fields = [n[1] for n in node[2] if n[0] == "name" and n[1] in self.fields]
+            names = [n[1] for n in node[2] if n[0] in ("name", "word") and n[1] not in self.fields]
+            if names and not fields:
+                raise UnknownName("field", names[0], self.fields)
+            for word in names:
+                known = self.words.get(fields[0], set())
+                if "*" not in word and word not in known:
+                    raise UnknownName(f"value of {fields[0]}", word, known)
+            return
+        if kind == "name" and node[1] not in self.fields:
+            raise UnknownName("field", node[1], self.fields)
+        for child in node[1:]:
+            for inner in child if isinstance(child, tuple) and child and isinstance(child[0], tuple) else (child,):
+                if isinstance(inner, tuple):
+                    self._check(inner)
+
+    def _value(self, node: Node, known: Mapping[str, Any]) -> Any:
+        kind = node[0]
+        if kind in ("num", "word"):
+            return node[1]
+        if kind == "name":
+            return known.get(node[1], node[1])
+        if kind == "cmp":
+            items = [self._value(n, known) for n in node[2]]
+            return all(_compare(op, a, b) for a, op, b in zip(items, node[1], items[1:], strict=False))
+        if kind == "and":
+            return all(self._value(n, known) for n in node[1])
+        if kind == "or":
+            return any(self._value(n, known) for n in node[1])
+        if kind == "not":
+            return not self._value(node[1], known)
+        if kind == "neg":
+            return -self._value(node[1], known)
+        if kind == "if":
+            return self._value(node[2] if self._value(node[1], known) else node[3], known)
+        if kind == "call":
+            return PYTHON[node[1]](*(self._value(n, known) for n in node[2]))
+        return ARITHMETIC[node[1]](self._value(node[2], known), self._value(node[3], known))
+
+
+def _compare(op: str, a: Any, b: Any) -> bool:
+    if isinstance(b, tuple):
+        a, b = b, a
+    if isinstance(a, tuple):
+        found = any(_compare("==", one, b) for one in a)
+        return found if op == "==" else not found
+    if op in ("==", "!=") and isinstance(a, str) and isinstance(b, str):
+        pattern, word = (a, b) if "*" in a else (b, a)
+        return fnmatchcase(word, pattern) == (op == "==")
+    return bool(COMPARE[op](a, b))

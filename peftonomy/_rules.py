@@ -1,0 +1,444 @@
+"""The rules of the knowledge base: what the schema cannot say about one file alone.
+
+A rule is a small object: a name, a sentence, and a check that yields what it finds. `taxonomy/rules.yaml` holds fields
+of an entry that pass it and fields that fail it; the tests run both, the site prints both. `check` applies all rules
+and reports every problem of every file at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._claims import QUANTITIES, judge, printed
+from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
+from ._formula import Formula
+from ._schema import SELECTING, MethodEntry, Tensor
+
+if TYPE_CHECKING:
+    from ._kb import KnowledgeBase, Method
+
+__all__ = ["RULES", "Finding", "Rule", "check"]
+
+Keys = tuple[str | int, ...]
+MODEL_NAMES = frozenset({
+    "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers", "n_encoder_layers",
+    "n_decoder_layers", "n_attention", "n_sites", "backbone",
+})  # fmt: skip
+"""Dimensions that every formula of an entry may name."""
+SCOPE_NAMES: dict[str, frozenset[str]] = {
+    "site": frozenset({"d_in", "d_out", "bias", "layer"}),
+    "model": frozenset(),
+    **dict.fromkeys(("attention", "mlp", "layer"), frozenset({"layer", "cross"})),
+    **dict.fromkeys(SELECTING, frozenset({"numel", "layer"})),
+}
+"""Dimensions that a formula may name besides, by the scope of its tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a rule found at `keys` of the entry's file."""
+
+    keys: Keys
+    found: str
+    expected: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule over one entry, with the knowledge base around it."""
+
+    name: str
+    sentence: str
+    check: Callable[[Method], Iterable[Finding]]
+
+
+RULES: list[Rule] = []
+
+
+def rule(name: str, sentence: str) -> Callable[[Any], Any]:
+    """Make the decorated function a rule."""
+
+    def made(function: Callable[[Method], Iterable[Finding]]) -> Callable[[Method], Iterable[Finding]]:
+        RULES.append(Rule(name, sentence, function))
+        return function
+
+    return made
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    matches = near(name, known)
+    return f"did you mean {' or '.join(matches)}?" if matches else ""
+
+
+@rule(
+    "formula-names",
+    "A formula names only hyperparameters and the dimensions of its scope.",
+)
+def _formula_names(method: Method) -> Iterator[Finding]:
+    for keys, formula, known in _formulas(method.entry):
+        try:
+            formula.check(known)
+        except FormulaError as error:
+            name = next(n for n in sorted(formula.names) if n not in known)
+            expected = f"names known here: {', '.join(sorted(known))}"
+            yield Finding(
+                keys, f"{name} in {formula.source!r} (column {error.column})", expected, _closest(name, known)
+            )
+
+
+def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str]]]:
+    own = frozenset(entry.hyperparameters)
+    everywhere = own | MODEL_NAMES
+    for name, spec in entry.hyperparameters.items():
+        if spec.domain is not None:
+            yield ("hyperparameters", name, "domain"), spec.domain, everywhere
+        if isinstance(spec.default, str) and spec.type != "choice":
+            yield ("hyperparameters", name, "default"), Formula.parse(spec.default), MODEL_NAMES
+    for name, tensor in entry.tensors.items():
+        for keys, formula in tensor.formulas():
+            yield ("tensors", name, *keys), formula, _known(tensor, keys, own)
+    for name, storage in entry.base_storage.items():
+        yield ("base_storage", name, "count"), storage.count, everywhere | {"numel"}
+    yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
+    for i, closed in enumerate(entry.closed_forms):
+        yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
+        yield ("closed_forms", i, "formula"), closed.formula, everywhere
+        for j, assumed in enumerate(closed.assumes):
+            yield ("closed_forms", i, "assumes", j), assumed, everywhere
+    for i, claim in enumerate(entry.claims):
+        yield ("claims", i, "quantity"), claim.quantity, frozenset(QUANTITIES)
+
+
+def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
+    if keys == ("when",):
+        return own
+    if keys[-1] == "across":
+        return own | MODEL_NAMES | {"numel"}
+    return own | MODEL_NAMES | SCOPE_NAMES[tensor.per]
+
+
+@rule(
+    "cited",
+    "Every source is a key of the bibliography (with a locator where a page, table or file is meant), or `editors`.",
+)
+def _cited(method: Method) -> Iterator[Finding]:
+    known = method.kb.references
+    for keys, source in method.entry.citations():
+        key = source.partition("#")[0]
+        if key != "editors" and key not in known:
+            yield Finding(keys, source, "a key of taxonomy/references.bib", _closest(key, known.lines))
+
+
+@rule(
+    "category",
+    "The category is a leaf of the tree.",
+)
+def _category(method: Method) -> Iterator[Finding]:
+    known = method.kb.taxonomy.categories
+    category = method.entry.category
+    if category not in known:
+        yield Finding(("category",), category, "a category of taxonomy/categories.yaml", _closest(category, known))
+    elif known[category].children:
+        yield Finding(("category",), category, "a leaf: " + ", ".join(c.id for c in known[category].children))
+
+
+@rule(
+    "facets",
+    "Every facet is answered, with a value that the facet has.",
+)
+def _facets(method: Method) -> Iterator[Finding]:
+    facets, given = method.kb.taxonomy.facets, method.entry.facets
+    for name, value in given.items():
+        if name not in facets:
+            yield Finding(("facets", name), "an unknown facet", f"one of {', '.join(facets)}", _closest(name, facets))
+            continue
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not facets[name].multiple:
+            yield Finding(("facets", name), f"{len(value)} values", "one value")
+        for word in values:
+            if word not in facets[name].values:
+                known = facets[name].values
+                yield Finding(("facets", name), word, f"one of {', '.join(known)}", _closest(word, known))
+    for name in facets:
+        if given and name not in given:
+            yield Finding(("facets",), f"no {name}", "an answer to every facet")
+
+
+@rule(
+    "roles",
+    "Every role is one that some backbone has.",
+)
+def _roles(method: Method) -> Iterator[Finding]:
+    known = {*method.kb.taxonomy.roles, "attn", "xattn", "mlp", "layer"}
+    entry = method.entry
+    named: list[tuple[Keys, str]] = []
+    if entry.targets is not None:
+        named += [(("targets", "default", i), role) for i, role in enumerate(entry.targets.default)]
+        named += [(("targets", "allowed", i), role) for i, role in enumerate(entry.targets.allowed)]
+    for name, tensor in entry.tensors.items():
+        named += [(("tensors", name, "roles", i), role) for i, role in enumerate(tensor.roles or [])]
+    for name, storage in entry.base_storage.items():
+        named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
+    for keys, role in named:
+        plain = role.rpartition(":")[2]
+        if not any(fnmatchcase(one, plain) for one in known):
+            yield Finding(
+                keys, role, "a role of taxonomy/roles.yaml, or a pattern that one matches", _closest(plain, known)
+            )
+
+
+@rule(
+    "relations",
+    "A relation has a known type and target, points to another method that is not younger, and there is one per pair.",
+)
+def _relations(method: Method) -> Iterator[Finding]:
+    kb, entry = method.kb, method.entry
+    known, types = {*kb, *kb.taxonomy.planned}, kb.taxonomy.relations
+    seen: set[str] = set()
+    for i, relation in enumerate(entry.relations):
+        if relation.type not in types:
+            hint = _closest(relation.type, types)
+            yield Finding(("relations", i, "type"), relation.type, f"one of {', '.join(types)}", hint)
+        target = relation.target
+        if target not in known:
+            yield Finding(("relations", i, "target"), target, "a method, or a planned one", _closest(target, known))
+            continue
+        if target == entry.id or target in seen:
+            yield Finding(("relations", i, "target"), target, "another method, once")
+        seen.add(target)
+        year = kb.methods[target].year if target in kb else kb.taxonomy.planned[target].year
+        if year > entry.year:
+            yield Finding(("relations", i, "target"), f"{target} ({year})", f"a method of {entry.year} or before")
+
+
+@rule(
+    "acyclic",
+    "Methods do not descend from, or include, themselves; a cycle is printed whole.",
+)
+def _acyclic(method: Method) -> Iterator[Finding]:
+    kb = method.kb
+    chains = [[method.id]]
+    while chains:
+        chain = chains.pop()
+        for i, include in enumerate(kb[chain[-1]].entry.includes if chain[-1] in kb else []):
+            if include.method == method.id:
+                yield Finding(
+                    ("includes", i), " -> ".join([*chain, method.id]), "entries that do not include themselves"
+                )
+            elif include.method not in chain:
+                chains.append([*chain, include.method])
+    lineage = {name for name, spec in kb.taxonomy.relations.items() if spec.acyclic}
+    for cycle in kb.graph.cycles():
+        if method.id == min(cycle):
+            position = next(
+                (i for i, r in enumerate(method.entry.relations) if r.target in cycle and r.type in lineage), 0
+            )
+            yield Finding(("relations", position), " -> ".join([*cycle, cycle[0]]), "no method among its own ancestors")
+
+
+@rule(
+    "includes",
+    "An included entry exists, and what is renamed or set there are its hyperparameters and ours.",
+)
+def _includes(method: Method) -> Iterator[Finding]:
+    kb, entry = method.kb, method.entry
+    for i, include in enumerate(entry.includes):
+        if include.method not in kb:
+            yield Finding(
+                ("includes", i, "method"), include.method, "a method with an entry", _closest(include.method, kb)
+            )
+            continue
+        theirs = kb[include.method].entry.hyperparameters
+        for name in [*include.rename, *include.set]:
+            if name not in theirs:
+                expected = f"a hyperparameter of {include.method}: {', '.join(theirs)}"
+                yield Finding(("includes", i), name, expected, _closest(name, theirs))
+        for name in include.rename.values():
+            if name not in entry.hyperparameters:
+                yield Finding(
+                    ("includes", i, "rename"), name, "one of our hyperparameters", _closest(name, entry.hyperparameters)
+                )
+
+
+@rule(
+    "claims",
+    "A claim names a catalogued model and our hyperparameters, and its verdict is what recomputing the number gives.",
+)
+def _claims(method: Method) -> Iterator[Finding]:
+    for i, claim in enumerate(method.entry.claims):
+        if printed(claim.reported) is None:
+            yield Finding(("claims", i, "reported"), claim.reported, "a number such as 37.7M, 0.08% or 20,480")
+            continue
+        try:
+            verdict = judge(method, claim)
+        except PeftonomyError as error:
+            yield Finding(("claims", i), str(error).splitlines()[0], "a setting that can be counted")
+            continue
+        if not verdict.consistent:
+            agrees = "reproduced or convention" if verdict.agrees else "contradicted"
+            yield Finding(
+                ("claims", i, "verdict"), claim.verdict, f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
+            )
+
+
+@rule(
+    "balanced",
+    "LaTeX has balanced braces and no command that reaches outside a formula.",
+)
+def _balanced(method: Method) -> Iterator[Finding]:
+    update = method.entry.update.replace("\\{", "").replace("\\}", "")
+    depth = 0
+    for character in update:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            break
+    if depth:
+        yield Finding(("update",), "unbalanced braces", "as many { as }")
+    for command in ("\\href", "\\url", "\\html", "\\includegraphics", "\\input", "\\def", "\\newcommand"):
+        if command in update:
+            yield Finding(("update",), command, "mathematics only")
+
+
+@rule(
+    "renames",
+    "A library's rename table maps our hyperparameters.",
+)
+def _renames(method: Method) -> Iterator[Finding]:
+    entry = method.entry
+    for library, implementation in entry.implementations.items():
+        for name in implementation.rename:
+            if name not in entry.hyperparameters:
+                known = entry.hyperparameters
+                yield Finding(
+                    ("implementations", library, "rename", name),
+                    name,
+                    "one of our hyperparameters",
+                    _closest(name, known),
+                )
+
+
+@rule(
+    "counted",
+    "With its default hyperparameters and targets the method can be counted on at least one model.",
+)
+def _counted(method: Method) -> Iterator[Finding]:
+    reason = "there is no model"
+    for model in method.kb.models:
+        try:
+            method.cost(model)
+            return
+        except PeftonomyError as error:
+            reason = str(error).splitlines()[0]
+    yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+
+
+def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
+    """Every problem of the knowledge base, sorted; of some files only, if `files` names them.
+
+    Raises DataError when a file is none of the knowledge base's.
+    """
+    problems: list[Problem] = []
+    chosen = {Path(f).resolve() for f in files}
+
+    def wanted(path: Path) -> bool:
+        return not chosen or path.resolve() in chosen
+
+    paths = [shelf.path(key) for shelf in (kb.methods, kb.families, kb.models) for key in shelf]
+    taxonomy = sorted((kb.root / "taxonomy").iterdir())
+    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy]}
+    if strangers:
+        stranger = min(strangers)
+        raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
+    problems += _taxonomy_problems(kb)
+    if problems:
+        return sorted(problems)
+    broken = set()
+    for shelf in (kb.families, kb.models, kb.methods):
+        for key in shelf:
+            try:
+                shelf[key]
+            except PeftonomyError as error:
+                broken.add(key)
+                if wanted(shelf.path(key)):
+                    problems += getattr(error, "problems", None) or [
+                        Problem(kb.shown(shelf.path(key)), 1, "", str(error), "sound data")
+                    ]
+    for key in kb.methods:
+        if key not in broken and wanted(kb.methods.path(key)):
+            problems += _entry_problems(kb[key], broken)
+    return sorted(set(problems))
+
+
+def _taxonomy_problems(kb: KnowledgeBase) -> list[Problem]:
+    problems: list[Problem] = []
+    try:
+        kb.taxonomy  # noqa: B018 (reading it is the check)
+        problems += _planned_problems(kb)
+    except DataError as error:
+        problems += error.problems
+    try:
+        for reference in kb.references.values():
+            problems += _reference_problems(kb, reference)
+    except DataError as error:
+        problems += error.problems
+    return problems
+
+
+def _planned_problems(kb: KnowledgeBase) -> Iterator[Problem]:
+    file, categories = "taxonomy/planned.yaml", kb.taxonomy.categories
+    for planned in kb.taxonomy.planned.values():
+        if planned.id in kb.methods:
+            yield Problem(
+                file, 0, planned.id, "a method that has an entry", "planned methods only", "delete it here", "planned"
+            )
+        if planned.category not in categories:
+            hint = _closest(planned.category, categories)
+            yield Problem(file, 0, planned.id, planned.category, "a category of the tree", hint, "planned")
+
+
+def _reference_problems(kb: KnowledgeBase, reference: Any) -> Iterator[Problem]:
+    from ._bib import READ
+
+    name = kb.references.name
+    for needed in ("title", "author", "year"):
+        if not reference.fields.get(needed):
+            yield Problem(name, reference.line, reference.key, f"no {needed}", "title, author and year", "", "bibtex")
+    if not reference.url:
+        yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
+    if reference.read not in READ:
+        yield Problem(
+            name, reference.line, reference.key, f"read = {reference.read}", f"one of {', '.join(READ)}", "", "bibtex"
+        )
+
+
+def _entry_problems(method: Method, broken: set[str]) -> Iterator[Problem]:
+    document = method.document
+    needs = {include.method for include in method.entry.includes}
+    if needs & broken:
+        missing = ", ".join(sorted(needs & broken))
+        yield Problem(
+            document.path, document.line(("includes",)), "includes", f"{missing}, which has problems", "sound entries"
+        )
+        return
+    for one in RULES:
+        try:
+            findings = list(one.check(method))
+        except PeftonomyError as error:
+            findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
+        for finding in findings:
+            yield _problem(method, one.name, finding)
+        if findings and one.name == "formula-names":
+            return  # what cannot be named cannot be counted: the other rules would only repeat it
+
+
+def _problem(method: Method, name: str, finding: Finding) -> Problem:
+    from ._yaml import dotted
+
+    document = method.document
+    line = document.line(finding.keys)
+    return Problem(document.path, line, dotted(finding.keys), finding.found, finding.expected, finding.hint, name)

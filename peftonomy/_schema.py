@@ -1,0 +1,476 @@
+"""What a method entry may say: the pydantic models below are the only schema.
+
+JSON Schema for editors, the field table of the site and the template of `peftonomy new` are generated from them.
+An entry declares tensors; every number is derived from those (`_costs`). Field docstrings are the documentation.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from ._errors import DataError, FormulaError, Problem, near
+from ._formula import FUNCTIONS, Formula
+from ._yaml import Document, dotted
+
+__all__ = [
+    "BaseStorage", "Claim", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include", "MethodEntry",
+    "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
+]  # fmt: skip
+
+
+def _formula(value: Any) -> Formula:
+    if isinstance(value, Formula):
+        return value
+    if not isinstance(value, str | int | float):
+        raise ValueError("a formula in quotes, or a number, was expected")
+    try:
+        return Formula.parse(value)
+    except FormulaError as error:
+        raise ValueError(f"column {error.column}: {error.message}") from None
+
+
+def _text_list(value: Any) -> Any:
+    return value
+
+
+FormulaField = Annotated[
+    Formula,
+    BeforeValidator(_formula),
+    PlainSerializer(lambda f: f.source if f.literal is None else f.literal, when_used="json-unless-none"),
+    WithJsonSchema({"type": ["string", "number"], "description": "a formula in quotes, or a number"}),
+]
+Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
+Citation = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(#\S.*)?$", max_length=200)]
+"""`bibkey`, `bibkey#locator`, or `editors` (our own judgement, shown as such)."""
+Role = Annotated[str, Field(pattern=r"^([a-z_]+:)?[a-z_]+(\.[a-z_*]+)*$|^([a-z_]+:)?\*$", max_length=60)]
+"""A role such as `attn.q`, a pattern such as `mlp.*`, with its stack in front where it matters (`decoder:xattn.v`)."""
+Prose = Annotated[str, Field(min_length=1, max_length=6000)]
+Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\n]+$")]
+Stem = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\n]+$")]
+Category = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=120)]
+
+Value = bool | int | float | str
+Scope = Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+SELECTING = ("weight", "bias", "norm")
+"""Scopes whose places are parameters that the backbone already has."""
+
+JS_RESERVED = frozenset(
+    """abstract arguments boolean byte case catch char const debugger default delete do double enum eval export extends
+    false final float function goto implements instanceof int interface let long native new null package private
+    protected public short static super switch synchronized this throw throws transient true typeof var void volatile
+    fdiv mod pow""".split()  # noqa: SIM905 (a list of words is read as words)
+)
+"""Names that a formula compiled to JavaScript cannot use."""
+
+
+class Entry(BaseModel):
+    """Base of all records: closed (an unknown field is an error), strict (no silent conversion), frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
+
+
+class Hyperparameter(Entry):
+    """A number or choice that the user sets and that formulas may name."""
+
+    type: Literal["int", "float", "bool", "choice"]
+    default: Value
+    """The value used when none is given; for numbers it may be a formula in quotes over the model's dimensions."""
+    meaning: Line
+    source: Citation
+    domain: FormulaField | None = None
+    """What must hold, over this and the other hyperparameters and the model's dimensions."""
+    values: list[Name] | None = None
+    """The words of a choice."""
+    symbol: Stem | None = None
+    """Its LaTeX symbol in the update rule, where that differs from the name."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.type == "choice") != (self.values is not None):
+            raise ValueError("`values` belongs to a choice, and a choice needs it")
+        if self.values is not None and self.default not in self.values:
+            raise ValueError(f"default {self.default!r} is not among the values {', '.join(self.values)}")
+        kinds: dict[str, tuple[type, ...]] = {
+            "int": (int, str),
+            "float": (int, float, str),
+            "bool": (bool,),
+            "choice": (str,),
+        }
+        if not isinstance(self.default, kinds[self.type]) or (self.type != "bool" and isinstance(self.default, bool)):
+            raise ValueError(f"default {self.default!r} is not of type {self.type}")
+        if self.type in ("int", "float") and isinstance(self.default, str):
+            _formula(self.default)
+        return self
+
+
+class Targets(Entry):
+    """Which linear modules the method acts on, by role."""
+
+    kind: Literal["linear"] = "linear"
+    default: list[Role]
+    """Roles targeted when the caller names none; roles that a model lacks are skipped."""
+    allowed: list[Role]
+    """Roles (patterns) that the method's mathematics admits."""
+    source: Citation
+
+
+class Stored(Entry):
+    """What of a tensor one task's checkpoint must hold."""
+
+    as_: Literal["values", "indices", "bits", "seed", "none"] = Field(alias="as")
+    count: FormulaField | None = None
+    """How many, at each place, if not all entries."""
+    across: FormulaField | None = None
+    """How many over all places together, where `numel` is their summed size."""
+
+
+class Moved(Entry):
+    """How many entries the optimiser moves, over all places together."""
+
+    across: FormulaField
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"as": value}]
+    return [value] if isinstance(value, dict) else value
+
+
+class Tensor(Entry):
+    """A tensor that the method adds, or selects among the backbone's own, at every place of its scope."""
+
+    per: Scope
+    """site: each targeted linear. attention, mlp, layer: each such block. model: once.
+    weight, bias, norm: each parameter that the backbone already has (all, the biases, those of norms)."""
+    roles: list[Role] | None = None
+    """Only places with these roles (for blocks: `attn`, `xattn`, `mlp`, `layer`)."""
+    where: FormulaField | None = None
+    """Only places where this holds, for example `layer >= n_drop`."""
+    when: FormulaField | None = None
+    """The tensor exists only when this holds of the hyperparameters."""
+    shape: list[FormulaField] | None = None
+    count: FormulaField | None = None
+    """Number of entries, in place of a shape, where the tensor is not dense."""
+    copies: FormulaField = Field(default=1, validate_default=True)
+    """How many such tensors there are at each place."""
+    requires: FormulaField | None = None
+    """What must hold at each place, for example `d_in % n == 0`."""
+    init: Line
+    trained: bool | FormulaField | Moved
+    """Whether the optimiser updates it; or how many entries it moves, at each place or `{across: ...}` all."""
+    stored: Annotated[list[Stored], BeforeValidator(_stored)]
+    served: Literal["merged", "kept", "absent"]
+    """At inference: folded into the backbone's own weights, kept beside them, or gone."""
+    note: Line | None = None
+
+    @property
+    def selecting(self) -> bool:
+        """Whether its places are the backbone's own parameters."""
+        return self.per in SELECTING
+
+    @model_validator(mode="after")
+    def _sized(self) -> Self:
+        given = (self.shape is not None) + (self.count is not None)
+        if self.selecting and given:
+            raise ValueError(f"a tensor per {self.per} has the shape of the parameter it selects; drop shape and count")
+        if not self.selecting and given != 1:
+            raise ValueError("give either a shape or a count")
+        return self
+
+    def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula]]:
+        """Every formula with its place in the entry."""
+        for i, size in enumerate(self.shape or []):
+            yield ("shape", i), size
+        for name in ("count", "copies", "where", "when", "requires"):
+            if isinstance(formula := getattr(self, name), Formula):
+                yield (name,), formula
+        if isinstance(self.trained, Formula):
+            yield ("trained",), self.trained
+        if isinstance(self.trained, Moved):
+            yield ("trained", "across"), self.trained.across
+        for i, part in enumerate(self.stored):
+            for name in ("count", "across"):
+                if isinstance(formula := getattr(part, name), Formula):
+                    yield ("stored", i, name), formula
+
+
+class Include(Entry):
+    """Another entry's tensors, taken over under a prefix with its hyperparameters renamed or set."""
+
+    method: Id
+    as_: Name = Field(alias="as")
+    rename: dict[Name, Name] = {}
+    """Its hyperparameter -> ours."""
+    set: dict[Name, Value] = {}
+    """Its hyperparameter -> a value, or a formula in quotes over ours."""
+
+
+class BaseStorage(Entry):
+    """How the frozen weights themselves are held, where a method changes that (quantisation)."""
+
+    roles: list[Role]
+    count: FormulaField
+    """Numbers held per weight matrix, over `numel`."""
+    bits: int = Field(ge=1, le=64)
+    note: Line | None = None
+
+
+class Properties(Entry):
+    """What holds of the adapted model."""
+
+    identity_at_init: Literal["exact", "approximate", "none"]
+    merge: Literal["exact", "none"]
+    inference_positions: FormulaField = Field(default=0, validate_default=True)
+    """Sequence positions that every input carries more at inference."""
+    note: Line | None = None
+
+
+class ClosedForm(Entry):
+    """A formula as printed in a paper; a test proves it equal to our count where the assumptions hold."""
+
+    quantity: FormulaField
+    formula: FormulaField
+    assumes: list[FormulaField] = []
+    families: list[str] | None = None
+    """Model types that it speaks of, if not all."""
+    targets: list[Role] | None = None
+    task: str | None = None
+    set: dict[Name, Value] = {}
+    source: Citation
+
+
+class Claim(Entry):
+    """A number that somebody printed; a test recomputes it to the printed digits."""
+
+    id: Id
+    quantity: FormulaField
+    """Over trained, stored, stored_bits, stored_bytes, served, head, backbone, percent, base_bytes."""
+    model: Id
+    set: dict[Name, Value] = {}
+    targets: list[Role] | None = None
+    target_modules: list[str] | Literal["all-linear"] | None = None
+    task: str | None = None
+    num_labels: int = 2
+    reported: Stem
+    """As printed: `37.7M`, `0.08%`, `20,480`."""
+    source: Citation
+    evidence: Literal["read", "second_hand", "recalled"]
+    """Whether somebody here opened the source itself, a page that quotes it, or neither."""
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] = "reproduced"
+    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs."""
+    note: Line | None = None
+
+    @model_validator(mode="after")
+    def _explained(self) -> Self:
+        if self.verdict != "reproduced" and not self.note:
+            raise ValueError(f"a verdict of {self.verdict} needs a note that says why")
+        return self
+
+
+class Relation(Entry):
+    """A link to an older method; its inverse is generated."""
+
+    type: Id
+    target: Id
+    note: Prose
+    source: Citation
+    at: dict[Name, Value] = {}
+    """For `generalizes`: the setting of this method under which the two coincide."""
+
+
+class Pitfall(Entry):
+    """Where papers, official code and libraries differ, or where a count is easily got wrong."""
+
+    note: Prose
+    source: Citation
+
+
+class Deviation(Entry):
+    """A difference between a library and this entry."""
+
+    note: Prose
+    effect: Literal["counts", "outputs", "none"]
+    source: Citation | None = None
+
+
+class Implementation(Entry):
+    """The method in a library, or in its authors' code."""
+
+    symbol: Stem | None = None
+    url: Annotated[str, Field(pattern=r"^https://[^\s\"'<>]+$", max_length=300)] | None = None
+    rename: dict[Name, Name] = {}
+    """Our hyperparameter -> the library's name, which the command line accepts as well."""
+    source: Citation | None = None
+    deviations: list[Deviation] = []
+
+
+class MethodEntry(Entry):
+    """One PEFT method, as `methods/<id>.yaml` has it."""
+
+    id: Id
+    name: Stem
+    full_name: Line
+    aliases: list[Stem] = []
+    """Other names and abbreviations under which people look for it."""
+    year: int = Field(ge=1990, le=2100)
+    category: Category
+    facets: dict[Id, Id | list[Id]]
+    summary: Annotated[str, Field(min_length=20, max_length=160, pattern=r"^[A-Z][^\n\\$*^_{}<>=]*\.$")]
+    """One plain sentence, no symbols."""
+    description: Prose
+    """What it does, why, when to use it and when not, for a graduate student. No mathematics in the first paragraph."""
+    source: Citation
+    update: Annotated[str, Field(min_length=1, max_length=1000)]
+    """The update rule in LaTeX."""
+    where: Line
+    """Where in the network it acts, in a sentence."""
+    hyperparameters: dict[Name, Hyperparameter] = {}
+    targets: Targets | None = None
+    tensors: dict[Name, Tensor] = {}
+    includes: list[Include] = []
+    base_storage: dict[Name, BaseStorage] = {}
+    properties: Properties
+    closed_forms: list[ClosedForm] = []
+    claims: list[Claim] = []
+    relations: list[Relation] = []
+    pitfalls: list[Pitfall] = []
+    implementations: dict[Id, Implementation] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.tensors and not self.includes:
+            raise ValueError("an entry declares at least one tensor, or includes another entry")
+        for name in self.hyperparameters:
+            if keyword.iskeyword(name) or name in JS_RESERVED or name in FUNCTIONS:
+                raise ValueError(f"hyperparameter {name!r} is a reserved word; choose another name")
+        if self.targets is None and any(t.per == "site" for t in self.tensors.values()):
+            raise ValueError("a tensor per site needs `targets`")
+        return self
+
+    @cached_property
+    def alternative_names(self) -> Mapping[str, str]:
+        """A library's word for a hyperparameter -> ours."""
+        found: dict[str, str] = {}
+        for implementation in self.implementations.values():
+            for ours, theirs in implementation.rename.items():
+                if theirs not in self.hyperparameters:
+                    found.setdefault(theirs, ours)
+        return found
+
+    def citations(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every source named in the entry, with its place."""
+        yield from _citations(self.model_dump(by_alias=True), ())
+
+
+def _citations(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "source" and isinstance(inner, str):
+                yield (*keys, key), inner
+            else:
+                yield from _citations(inner, (*keys, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _citations(inner, (*keys, i))
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def validated(model: type[T], document: Document) -> T:
+    """The document as a record of type `model`. Raises DataError with every problem, each at its line."""
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        problems = {_problem(model, document, dict(e)) for e in error.errors()}
+        raise DataError(sorted(problems)) from None
+
+
+def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) -> Problem:
+    kind, keys = error["type"], tuple(error["loc"])
+    keys = _real(document.data, keys)
+    line, where = document.line(keys), dotted(keys)
+    if kind == "extra_forbidden":
+        known = _fields(model, keys[:-1])
+        matches = near(str(keys[-1]), known)
+        hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+        expected = "one of " + ", ".join(sorted(known)) if known else "no such field"
+        return Problem(document.path, line, where, "an unknown field", expected, hint, "schema")
+    if kind == "missing":
+        return Problem(document.path, line, where, "nothing", "this field", "", "schema")
+    found = error["input"]
+    found = type(found).__name__ if isinstance(found, dict | list) else repr(found)
+    message = re.sub(r"^Value error, ", "", error["msg"])
+    message = re.sub(r"^(Input|String|List|Dictionary) should ", "", message)
+    return Problem(document.path, line, where, found, message, "", "schema")
+
+
+def _real(data: Any, keys: tuple[Any, ...]) -> tuple[str | int, ...]:
+    """The part of a pydantic location that exists in the document (it also names union branches and types)."""
+    kept: list[str | int] = []
+    for i, key in enumerate(keys):
+        if isinstance(data, dict) and (key in data or i == len(keys) - 1):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            continue
+        kept.append(key)
+    return tuple(kept)
+
+
+def _fields(model: type[BaseModel], keys: tuple[str | int, ...]) -> list[str]:
+    """The field names that a record at `keys` below `model` may have."""
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        fields = {f.alias or n: f for n, f in model.model_fields.items()}
+        if key in fields:
+            inner = list(_models(fields[str(key)].annotation))
+            if inner:
+                model = inner[0]
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)
+
+
+def method_from(document: Document, path: Path | None = None) -> MethodEntry:
+    """A method entry from its parsed file; the id must be the file's stem."""
+    if not isinstance(document.data, dict):
+        raise DataError(
+            [Problem(document.path, 1, "", type(document.data).__name__, "a mapping of fields", "", "schema")]
+        )
+    entry = validated(MethodEntry, document)
+    if path is not None and entry.id != path.stem:
+        raise DataError(
+            [
+                Problem(
+                    document.path, document.line(("id",)), "id", entry.id, f"the file's stem, {path.stem}", "", "schema"
+                )
+            ]
+        )
+    return entry

@@ -1,0 +1,144 @@
+"""The words that entries use: categories, facets, relation types, module roles, and methods still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, RootModel
+
+from ._family import load_roles
+from ._schema import Category, Citation, Entry, Id, Line, Prose, Stem, validated
+from ._yaml import load_yaml
+
+__all__ = ["CategoryNode", "Facet", "Planned", "RelationType", "Taxonomy"]
+
+
+class CategoryNode(Entry):
+    """A node of the category tree; its id is the path from the root."""
+
+    id: Category
+    name: Stem
+    definition: Line
+    source: Citation
+    children: list[CategoryNode] = Field(default=[])
+
+    def walk(self) -> Iterator[CategoryNode]:
+        """The node and everything below it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+class FacetValue(Entry):
+    """One value of a facet."""
+
+    meaning: Line
+
+
+class Facet(Entry):
+    """A question that every method answers with one of a few words."""
+
+    name: Stem
+    meaning: Line
+    values: dict[Id, FacetValue | Line]
+    multiple: bool = False
+    """Whether a method may have several of the values."""
+
+    def meanings(self) -> dict[str, str]:
+        """Each value with its one-sentence meaning."""
+        return {n: v if isinstance(v, str) else v.meaning for n, v in self.values.items()}
+
+
+class RelationType(Entry):
+    """A kind of link between methods."""
+
+    name: Stem
+    inverse: Stem
+    meaning: Line
+    lineage: bool
+    """Whether the target counts as an ancestor."""
+    acyclic: bool
+
+
+class Planned(Entry):
+    """A method that the taxonomy names but that has no entry yet."""
+
+    id: Id
+    name: Stem
+    year: Annotated[int, Field(ge=1990, le=2100)]
+    category: Category
+    arxiv: Stem | None = None
+    source: Citation | None = None
+    evidence: Stem | None = None
+    note: Line | None = None
+
+
+class RuleExample(Entry):
+    """Fields of an entry, as YAML text, that pass a rule and that fail it."""
+
+    good: Prose
+    bad: Prose
+
+
+class RuleFile(RootModel[dict[str, RuleExample]]):
+    """taxonomy/rules.yaml"""
+
+
+class CategoryFile(Entry):
+    """taxonomy/categories.yaml"""
+
+    categories: list[CategoryNode]
+
+
+class FacetFile(Entry):
+    """taxonomy/facets.yaml"""
+
+    facets: dict[Id, Facet]
+
+
+class RelationFile(Entry):
+    """taxonomy/relations.yaml"""
+
+    relations: dict[Id, RelationType]
+
+
+class PlannedFile(Entry):
+    """taxonomy/planned.yaml"""
+
+    planned: list[Planned]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Everything in `taxonomy/` but the bibliography."""
+
+    tree: list[CategoryNode]
+    facets: dict[str, Facet]
+    relations: dict[str, RelationType]
+    planned: dict[str, Planned]
+    roles: dict[str, str]
+    rule_examples: dict[str, RuleExample]
+
+    @classmethod
+    def read(cls, folder: Path, shown: Callable[[Path], str]) -> Taxonomy:
+        """The taxonomy in a folder. Raises DataError with the problems of the first file that has any."""
+
+        def file(name: str) -> tuple[Path, str]:
+            return folder / name, shown(folder / name)
+
+        return cls(
+            validated(CategoryFile, load_yaml(*file("categories.yaml"))).categories,
+            validated(FacetFile, load_yaml(*file("facets.yaml"))).facets,
+            validated(RelationFile, load_yaml(*file("relations.yaml"))).relations,
+            {p.id: p for p in validated(PlannedFile, load_yaml(*file("planned.yaml"))).planned},
+            load_roles(*file("roles.yaml")),
+            validated(RuleFile, load_yaml(*file("rules.yaml"))).root,
+        )
+
+    @property
+    def categories(self) -> dict[str, CategoryNode]:
+        """Every node of the tree by its id, parents first."""
+        return {node.id: node for root in self.tree for node in root.walk()}

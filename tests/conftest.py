@@ -1,0 +1,63 @@
+"""What tests share: the knowledge base of this checkout, a browser, and a way to run some methods only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftonomy
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "only tests of this method; repeatable"
+    parser.addoption("--method", action="append", default=[], metavar="ID", help=about)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--method`, keep the tests that have one of these methods among their parameters."""
+    wanted = set(config.getoption("--method"))
+    if wanted:
+        dropped = [item for item in items if not wanted & set(methods_of(item))]
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def methods_of(item: pytest.Item) -> Iterator[str]:
+    call = getattr(item, "callspec", None)
+    for value in call.params.values() if call else ():
+        yield value if isinstance(value, str) else getattr(value, "method", getattr(value, "id", ""))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def kb() -> peftonomy.KnowledgeBase:
+    """The knowledge base of the checkout. Its records are frozen, so all tests share it."""
+    return peftonomy.load(ROOT)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; the test is skipped without one (`make test` sees to it that there is)."""
+    found = next(filter(None, map(shutil.which, (os.environ.get("CHROMIUM", ""), *BROWSERS))), None)
+    if found is None:
+        pytest.skip("no Chromium; install it or name one with CHROMIUM=/path")
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any], chromium: str) -> dict[str, Any]:
+    """pytest-playwright: the system's Chromium rather than a downloaded one."""
+    return browser_type_launch_args | {"executable_path": chromium}

@@ -1,0 +1,578 @@
+"""The command line, seen from outside: what it prints, whole, and what it says to a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import peftonomy
+from peftonomy import _cli
+from peftonomy._output import write_atomically
+from tests.answers import ANSWERS
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[str], Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: one string of arguments, split at blanks (`~` stands for one)."""
+
+    def called(line: str) -> Result:
+        code = _cli.main([word.replace("~", " ") for word in line.split()])
+        return Result(code, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture
+def tree(root: Path, tmp_path: Path) -> Path:
+    """A copy of the data that a test may spoil."""
+    for name in ("taxonomy", "methods", "backbones", "reference_impls"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def process(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "peftonomy", *arguments]
+
+
+# Answers
+
+
+@pytest.mark.parametrize(("line", "expected"), ANSWERS)
+def test_answers(run: Run, line: str, expected: dict[str, int]) -> None:
+    result = run(f"{line} --json")
+    printed = json.loads(result.out)
+    assert (result.code, result.err) == (0, "")
+    assert {name: printed[name] for name in expected} == expected
+
+
+def test_cost_json_is_one_object_with_the_fields_of_the_contract(run: Run) -> None:
+    printed = json.loads(run("cost lora --model llama_2_7b --set r=8 --targets attn.q,attn.v --json").out)
+    assert printed["method"] == "lora"
+    assert printed["model"] == "llama_2_7b"
+    assert printed["hyperparameters"]["r"] == 8
+    assert printed["targets"] == ["attn.q", "attn.v"]
+    assert printed["backbone"] == 6_738_415_616
+    assert printed["head"] == 0
+    assert printed["percent"] == 100 * 4_194_304 / 6_738_415_616
+    assert printed["stored_bytes"] == 4 * printed["stored"]
+    for tensor in printed["tensors"]:
+        assert tensor["count"] * tensor["sites"] == tensor["total"]
+    assert sum(t["total"] for t in printed["tensors"]) == printed["trained"]
+
+
+def test_cost_as_text_is_printed_whole(run: Run) -> None:
+    result = run("cost lora --model llama_2_7b --set r=8 --set alpha=16 --targets attn.q,attn.v")
+    assert result.out.splitlines() == [
+        "lora on llama_2_7b, task causal_lm",
+        "r = 8, alpha = 16.0, dropout = 0.0",
+        "targets attn.q, attn.v",
+        "",
+        "ledger   numbers",
+        "trained  4,194,304  0.06224 % of the backbone's 6,738,415,616",
+        "stored   4,194,304  16.8 MB in float32",
+        "served   0          beyond the backbone, at inference",
+        "",
+        "tensor  per      shape  sites      total    trained     stored  served  roles",
+        "A       site  8 x 4096     64  2,097,152  2,097,152  2,097,152       0  attn.q, attn.v",
+        "B       site  4096 x 8     64  2,097,152  2,097,152  2,097,152       0  attn.q, attn.v",
+    ]
+
+
+def test_target_modules_mean_what_peft_means(run: Run) -> None:
+    def trained(targets: str) -> int:
+        found: int = json.loads(run(f"cost lora --model llama_2_7b --set r=8 {targets} --json").out)["trained"]
+        return found
+
+    assert trained("--targets attn.q,attn.v") == trained("--target-modules q_proj,v_proj") == 4_194_304
+    assert trained("--target-modules all-linear") == 19_988_480
+
+
+def test_a_library_s_word_for_a_hyperparameter_is_understood(run: Run) -> None:
+    printed = json.loads(run("cost lora --model bert_base --set lora_alpha=4 --json").out)
+    assert printed["hyperparameters"]["alpha"] == 4
+
+
+def test_a_new_task_head_is_counted_apart(run: Run) -> None:
+    printed = json.loads(run("cost bitfit --model roberta_base --task seq_cls --num-labels 3 --json").out)
+    assert printed["trained"] == 102_144
+    assert printed["head"] == 768 * 768 + 768 + 3 * 768 + 3
+
+
+def test_a_config_json_answers_as_the_catalogue_does(run: Run, kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    model = kb.models["llama_3_2_3b"]
+    assert model.file is not None
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": model.family.model_type, **model.file.config}))
+    for method in ("lora", "ia3", "prompt_tuning"):
+        from_file = json.loads(run(f"cost {method} --model {path} --json").out)
+        catalogued = json.loads(run(f"cost {method} --model llama_3_2_3b --json").out)
+        assert from_file | {"model": ""} == catalogued | {"model": ""}
+
+
+def test_compare_gives_each_method_what_it_knows(run: Run) -> None:
+    line = "compare lora bitfit ia3 --model roberta_base --set r=2 --set lora.alpha=4 --json"
+    lora, bitfit, ia3 = json.loads(run(line).out)
+    assert lora["hyperparameters"]["r"] == 2
+    assert lora["hyperparameters"]["alpha"] == 4
+    assert (bitfit["method"], bitfit["trained"]) == ("bitfit", 102_144)
+    assert ia3["method"] == "ia3"
+
+
+def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
+    lines = run("compare lora bitfit --model roberta_base --set r=8").out.splitlines()
+    assert [line.split()[:4] for line in lines] == [
+        ["method", "trained", "percent", "stored"],
+        ["lora", "294,912", "0.2366", "294,912"],
+        ["bitfit", "102,144", "0.08195", "102,144"],
+    ]
+
+
+LISTING = [
+    "methods", "models", "categories", "show lora", "show mam_adapter", "cost lora --model gpt2",
+    "compare lora --model gpt2", "cite lora", "cite lora --all", "check",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LISTING)
+def test_every_command_has_json_and_text(run: Run, line: str) -> None:
+    text, data = run(line), run(f"{line} --json")
+    assert (text.code, data.code, text.err, data.err) == (0, 0, "", "")
+    assert text.out.strip()
+    assert bool(json.loads(data.out)) == (line != "check")
+
+
+def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -> None:
+    found = {m["id"] for m in json.loads(run("methods --where merge~==~exact~and~year~<=~2021 --json").out)}
+    assert found == {m.id for m in kb.values() if m.entry.properties.merge == "exact" and m.year <= 2021}
+    assert "lora" in found
+    below = {m["id"] for m in json.loads(run("methods --category reparameterized --json").out)}
+    assert below == {m.id for m in kb.values() if m.category.startswith("reparameterized")}
+    assert "lora" in below
+
+
+def test_cite_prints_each_record_once(run: Run) -> None:
+    out = run("cite lora lora qlora").out
+    assert out.count("@") == 2
+    assert out.count("hu2022lora") == 1
+    assert "read" not in out
+
+
+FORMATS = [("json", "{"), ("graphml", "<"), ("dot", "digraph"), ("mermaid", "graph")]
+
+
+@pytest.mark.parametrize(("form", "start"), FORMATS)
+def test_the_graph_in_four_formats(run: Run, tmp_path: Path, form: str, start: str) -> None:
+    assert run(f"graph --format {form}").out.startswith(start)
+    assert run(f"graph --format {form} --output {tmp_path}/graph").out == ""
+    assert (tmp_path / "graph").read_text().startswith(start)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(run: Run, shell: str) -> None:
+    assert "_PEFTONOMY_COMPLETE" in run(f"completion {shell}").out
+
+
+COMPLETED = [
+    ("verif", {"verify"}),
+    ("cost lor", {"lora", "lora_fa"}),
+    ("cost lora --model llama_3_2", {"llama_3_2_1b", "llama_3_2_3b"}),
+    ("methods --category hyb", {"hybrid", "hybrid.manual_combination", "hybrid.automatic_combination"}),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), COMPLETED)
+def test_completion_knows_commands_methods_and_models(words: str, expected: set[str]) -> None:
+    asked = {
+        "_PEFTONOMY_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"peftonomy {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    done = subprocess.run(process(), env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
+
+
+# Mistakes: one line on stderr, nothing on stdout
+
+
+MISTAKES = {
+    "cost lroa --model llama_2_7b": (2, "unknown method 'lroa'", "lora"),
+    "cost lora --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "cost lora --model llama_2_7b --set alfa=1": (2, "unknown hyperparameter 'alfa'", "alpha"),
+    "cost lora --model llama_2_7b --targets attn.query": (2, "attn.query", "attn.q"),
+    "cost lora --model llama_2_7b --targets xattn.q": (2, "xattn.q", "llama_2_7b"),
+    "cost lora --model llama_2_7b --targets attn.q,,attn.v": (2, "--targets", "empty word"),
+    "cost lora --model llama_2_7b --target-modules q_porj": (2, "q_porj", "q_proj"),
+    "cost lora --model llama_2_7b --targets attn.q --target-modules q_proj": (2, "--targets", "--target-modules"),
+    "cost bitfit --model llama_2_7b --targets attn.q": (2, "bitfit", "no targets"),
+    "cost lora --model llama_2_7b --set r=0": (2, "r = 0", "r >= 1"),
+    "cost lora --model llama_2_7b --set r=-3": (2, "r = -3", "r >= 1"),
+    "cost lora --model llama_2_7b --set r=8.5": (2, "'8.5'", "a whole number"),
+    "cost lora --model llama_2_7b --set r=1e3": (2, "'1e3'", "a whole number"),
+    "cost lora --model llama_2_7b --set r=99999999999999999999": (2, "r", "99999999999999999999"),
+    "cost lora --model llama_2_7b --set alpha=nan": (2, "'nan'", "a number"),
+    "cost lora --model llama_2_7b --set r": (2, "'r'", "name=value"),
+    "cost lora --model llama_2_7b --set r=8 --set r=9": (2, "r", "given twice"),
+    "cost lora --model llama_2_7b --set model=x": (2, "unknown hyperparameter 'model'", ""),
+    "cost lora --model llama_2_7b --task seq_cl": (2, "unknown task 'seq_cl'", "seq_cls"),
+    "cost lora --model llama_2_7b --task seq_cls --num-labels 0": (2, "0", "1"),
+    "cost lora --model llama_2_7b --num-labels two": (2, "--num-labels", "'two'"),
+    "cost lora --model llama_2_7b --dtype float31": (2, "unknown dtype 'float31'", "float32"),
+    "cost lora --modle llama_2_7b": (2, "--modle", "--model"),
+    "cost lora": (2, "Missing option", "--model"),
+    "cost": (2, "Missing argument", "METHOD"),
+    "csot lora --model llama_2_7b": (2, "csot", "cost"),
+    "compare lora bitfit --model roberta_base --set rr=2": (2, "unknown hyperparameter 'rr'", "r"),
+    "compare lora lroa --model roberta_base": (2, "unknown method 'lroa'", "lora"),
+    "show lroa": (2, "unknown method 'lroa'", "lora"),
+    "cite lroa": (2, "unknown method 'lroa'", "lora"),
+    "verify lroa": (2, "unknown method 'lroa'", "lora"),
+    "methods --where yaer>=2023": (2, "unknown field 'yaer'", "year"),
+    "methods --where merge~==~exakt": (2, "exakt", "exact"),
+    "methods --where year~>=": (2, "year >=", "column"),
+    "methods --category additiv": (2, "unknown category 'additiv'", "additive"),
+    "graph --format dott": (2, "'dott'", "dot"),
+    "graph --format dot --output /no/such/folder/graph.dot": (1, "/no/such/folder", "No such file"),
+    "new Not-An-Id": (2, "'Not-An-Id'", "snake_case"),
+    "new lambda": (2, "'lambda'", "snake_case"),
+    "new lora": (2, "methods/lora.yaml", "exists"),
+    "new fresh --category additiv": (2, "unknown category 'additiv'", "additive"),
+    "check /no/such/file.yaml": (2, "/no/such/file.yaml", "does not exist"),
+    "check README.md": (1, "README.md", "no file of this knowledge base"),
+    "--root /no/such/folder methods": (2, "/no/such/folder", "does not exist"),
+    "completion tcsh": (2, "'tcsh'", "bash"),
+    "site serve --port 99999": (2, "99999", "65535"),
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_one_line(run: Run, root: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.chdir(root)
+    code, found, hint = MISTAKES[line]
+    result = run(line)
+    assert (result.code, result.out) == (code, "")
+    assert_one_line(result.err)
+    assert found in result.err
+    assert hint in result.err
+
+
+def assert_one_line(text: str) -> None:
+    assert text.startswith("error: ")
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "vocab_size": 100,
+}  # fmt: skip
+CONFIGS: dict[str, tuple[str, str]] = {
+    "no-config": ("", "JSON"),
+    "not-json": ("hidden_size: 64", "JSON"),
+    "not-an-object": ("[1, 2]", "object"),
+    "not-utf-8": ("\udcff", "utf-8"),
+    "nested": ("[" * 100_000, ""),
+    "huge": (json.dumps(LLAMA | {"x": "y" * 2_000_000}), "bytes"),
+    "no-model-type": (json.dumps({k: v for k, v in LLAMA.items() if k != "model_type"}), "model_type"),
+    "unknown-model-type": (json.dumps(LLAMA | {"model_type": "lama"}), "llama"),
+    "a-key-is-missing": (json.dumps({k: v for k, v in LLAMA.items() if k != "hidden_size"}), "hidden_size"),
+    "negative": (json.dumps(LLAMA | {"hidden_size": -64}), "hidden_size"),
+    "zero": (json.dumps(LLAMA | {"num_hidden_layers": 0}), "num_hidden_layers"),
+    "absurd": (json.dumps(LLAMA | {"hidden_size": 10**15, "num_hidden_layers": 10**9}), ""),
+    "enormous": (json.dumps(LLAMA | {"vocab_size": 1}).replace(": 1}", ": " + "9" * 5_000 + "}"), ""),
+    "text": (json.dumps(LLAMA | {"hidden_size": "64"}), "hidden_size"),
+    "fraction": (json.dumps(LLAMA | {"hidden_size": 64.5}), "hidden_size"),
+    "boolean": (json.dumps(LLAMA | {"hidden_size": True}), "hidden_size"),
+    "infinite": (json.dumps(LLAMA | {"hidden_size": float("inf")}), ""),
+    "heads-do-not-divide": (json.dumps(LLAMA | {"num_attention_heads": 5}), "num_attention_heads"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_json_that_cannot_be_counted_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
+    text, hint = CONFIGS[name]
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    result = run(f"cost lora --model {path}")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert hint in result.err
+
+
+@pytest.mark.parametrize("name", ["missing.json", "folder.json"])
+def test_a_config_that_is_no_file_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.json").mkdir()
+    result = run(f"cost lora --model {tmp_path / name}")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert name in result.err
+
+
+# Checking a tree
+
+
+def spoil(path: Path, old: str, new: str) -> int:
+    """Replace the first `old` in a file; the line it stands on."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return text[: text.index(old)].count("\n") + 1
+
+
+def test_a_sound_tree_has_no_problem(run: Run, tree: Path, kb: peftonomy.KnowledgeBase) -> None:
+    result = run(f"--root {tree} check")
+    assert result == Result(0, f"{len(kb)} methods, {len(kb.models)} models: 0 problems\n", "")
+
+
+SPOILT = {
+    "a duplicate key": ("year:", "year: 2021\nyear:", "year"),
+    "a tab": ("year:", "\tyear:", "tab"),
+    "an anchor": ("year:", "x: &a [a]\nyear:", "anchor"),
+    "an unquoted trap": ("merge: exact", "merge: no", "no"),
+    "a wrong type": ("year: 2021", "year: soon", "year"),
+    "an unknown field": ("year:", "yaer: 2021\nyear:", "did you mean year"),
+    "a missing field": ("year: 2021\n", "", "year"),
+    "a dangling citation": ("source: hu2022lora", "source: hu2022lara", "did you mean hu2022lora"),
+    "an unknown category": ("low_rank_decomposition", "low_rank_decompositions", "low_rank_decomposition"),
+    "attribute access": ('"r >= 1"', '"r.real >= 1"', "column"),
+    "a call of an unknown name": ('"r >= 1"', '"open(r) >= 1"', "column"),
+    "a tower of powers": ('"r >= 1"', '"r >= 9**9**9"', "column"),
+    "ten thousand terms": ('"r >= 1"', f'"r >= {"+".join(["1"] * 10_000)}"', "domain"),
+    "deep nesting": ('"r >= 1"', f'"r >= {"(" * 500}1{")" * 500}"', "domain"),
+    "an unknown name in a formula": ('"d_in"', '"d_inn"', "did you mean d_in"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_spoilt_entry_is_reported_with_file_and_line(run: Run, tree: Path, what: str) -> None:
+    old, new, hint = SPOILT[what]
+    entry = tree / "methods" / "lora.yaml"
+    line = spoil(entry, old, new)
+    result = run(f"--root {tree} check {entry}")
+    assert (result.code, result.err) == (1, "")
+    problems = result.out.splitlines()[:-1]
+    lines = {int(p.split(":")[1]) for p in problems if p.startswith("methods/lora.yaml:")}
+    assert problems, "no problem was found"
+    assert len(lines) == len({p.split(":")[1] for p in problems})
+    assert lines & {1, line, line + 1}
+    assert any(hint in p for p in problems)
+    assert result.out.splitlines()[-1].startswith("1 file: ")
+
+
+def test_all_problems_of_a_file_come_at_once(run: Run, tree: Path) -> None:
+    entry = tree / "methods" / "lora.yaml"
+    for old, new in (("year: 2021", "year: soon"), ("facets:", "fasets:"), ('"r >= 1"', '"r >= open(1)"')):
+        spoil(entry, old, new)
+    problems = run(f"--root {tree} check {entry}").out.splitlines()[:-1]
+    assert len(problems) >= 3
+    numbers = [int(p.split(":")[1]) for p in problems]
+    assert numbers == sorted(numbers)
+
+
+def test_dangling_relations_and_cycles_are_found(run: Run, tree: Path) -> None:
+    def related(target: str) -> str:
+        return f"relations:\n  - {{type: derives_from, target: {target}, note: Because., source: editors}}\n"
+
+    lora, adalora = (tree / "methods" / f"{name}.yaml" for name in ("lora", "adalora"))
+    spoil(lora, "relations:\n", related("adalroa"))
+    assert "did you mean adalora" in run(f"--root {tree} check {lora}").out
+    spoil(lora, "adalroa", "adalora")
+    spoil(lora, "year: 2021", "year: 2023")
+    out = run(f"--root {tree} check {lora} {adalora}").out
+    assert "adalora -> lora -> adalora" in out
+
+
+def test_an_unreadable_tree_is_one_line_elsewhere(run: Run, tree: Path) -> None:
+    spoil(tree / "methods" / "lora.yaml", "year: 2021", "year: soon")
+    spoil(tree / "methods" / "lora.yaml", "facets:", "fasets:")
+    result = run(f"--root {tree} cost lora --model llama_2_7b")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert "methods/lora.yaml:" in result.err
+    assert "more: peftonomy check)" in result.err
+
+
+def test_check_as_json_has_the_parts_of_each_problem(run: Run, tree: Path) -> None:
+    line = spoil(tree / "methods" / "lora.yaml", "year: 2021", "year: soon")
+    result = run(f"--root {tree} check --json")
+    assert result.code == 1
+    first = json.loads(result.out)[0]
+    assert (first["file"], first["line"], first["field"]) == ("methods/lora.yaml", line, "year")
+
+
+# Adding a method
+
+
+def test_new_writes_a_skeleton_once(run: Run, tree: Path) -> None:
+    bibliography = (tree / "taxonomy" / "references.bib").read_text()
+    result = run(f"--root {tree} new my_method --category additive.adapter --year 2025")
+    assert result.code == 0
+    assert result.out.splitlines()[:3] == [
+        "wrote methods/my_method.yaml",
+        "wrote reference_impls/my_method.py",
+        "wrote taxonomy/references.bib",
+    ]
+    entry, module = tree / "methods" / "my_method.yaml", tree / "reference_impls" / "my_method.py"
+    assert (tree / "taxonomy" / "references.bib").read_text().startswith(bibliography.rstrip())
+    compile(module.read_text(), str(module), "exec")
+    before = entry.read_text()
+    again = run(f"--root {tree} new my_method")
+    assert again.code == 2
+    assert "methods/my_method.yaml exists already" in again.err
+    assert entry.read_text() == before
+
+
+def test_a_skeleton_names_every_field_and_is_not_yet_sound(run: Run, tree: Path) -> None:
+    run(f"--root {tree} new my_method --category additive.adapter")
+    text = (tree / "methods" / "my_method.yaml").read_text()
+    from peftonomy._schema import MethodEntry
+
+    for name in MethodEntry.model_fields:
+        assert f"\n{name}:" in f"\n{text}" or f"\n# {name}:" in text
+    result = run(f"--root {tree} check {tree}/methods/my_method.yaml")
+    assert result.code == 1
+    assert "my_method.yaml" in result.out
+    assert "unknown field" not in result.out
+
+
+SEVENTEENTH = """\
+id: my_method
+name: My Method
+full_name: A method of mine
+year: 2025
+category: reparameterized.low_rank_decomposition
+facets: {facets}
+summary: Learns one number for every output of the weights it targets.
+description: |
+  Scales outputs.
+source: me2025mine
+update: "h = g * (W_0 x)"
+where: on the outputs of targeted weights
+hyperparameters:
+  k: {type: int, domain: "k >= 1", default: 2, meaning: how many, source: me2025mine}
+targets: {default: [attn.q], allowed: ["attn.*"], source: me2025mine}
+tensors:
+  g: {per: site, shape: ["k", "d_out"], init: ones, trained: true, stored: values, served: merged}
+properties: {identity_at_init: exact, merge: exact}
+relations:
+  - {type: derives_from, target: lora, note: Because., source: me2025mine}
+"""
+RECORD = """
+@article{me2025mine,
+  title  = {Mine},
+  author = {Me, Myself},
+  year   = {2025},
+  eprint = {2501.00001},
+  read   = {paper},
+}
+"""
+
+
+def test_one_entry_one_module_and_one_record_make_a_method(run: Run, tree: Path) -> None:
+    facets = {name: next(iter(facet.values)) for name, facet in peftonomy.load(tree).taxonomy.facets.items()}
+    answered = "{" + ", ".join(f"{name}: {word}" for name, word in facets.items()) + "}"
+    (tree / "methods" / "my_method.yaml").write_text(SEVENTEENTH.replace("{facets}", answered))
+    (tree / "reference_impls" / "my_method.py").write_text('"""Mine (me2025mine)."""\n')
+    with (tree / "taxonomy" / "references.bib").open("a") as file:
+        file.write(RECORD)
+    assert run(f"--root {tree} check").code == 0
+    printed = json.loads(run(f"--root {tree} cost my_method --model llama_2_7b --json").out)
+    assert printed["trained"] == 2 * 4096 * 32
+    assert "my_method" in run(f"--root {tree} methods").out
+    assert "me2025mine" in run(f"--root {tree} cite my_method").out
+    assert "method:my_method" in run(f"--root {tree} graph --format dot").out
+    assert peftonomy.load(tree).graph.parents("my_method") == ["lora"]
+
+
+# Being a good process
+
+
+def test_the_environment_names_another_tree(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "methods" / "bitfit.yaml").unlink()
+    monkeypatch.setenv("PEFTONOMY_ROOT", str(tree))
+    assert "bitfit" not in run("methods").out
+    assert "bitfit" in run(f"--root {Path(__file__).parent.parent} methods").out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    for line in (["methods"], ["cost", "lora", "--model", "llama_2_7b", "--json"]):
+        with subprocess.Popen(process(*line), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            child.stdout.close()
+            assert child.stderr.read() == b""
+
+
+def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "knowledge", interrupted)
+    result = run("methods")
+    assert result.code == 130
+    assert (result.out.strip(), result.err.strip()) == ("", "")
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    first, folder = tmp_path / "first", tmp_path / "folder"
+    folder.mkdir()
+    first.write_text("before")
+    with pytest.raises(IsADirectoryError):
+        write_atomically({first: "after", folder: "no file"})
+    assert first.read_text() == "before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "folder"]
+
+
+def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run("models").out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    drawn = run("models").out
+    assert "─" in drawn
+    assert "─" not in plain
+    assert "bert_base" in drawn
+
+
+HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", "mkdocs", "bibtexparser")
+
+
+def test_a_cost_query_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+from peftonomy._cli import main
+code = main(["cost", "lora", "--model", "llama_2_7b"])
+print(code, sorted(set({HEAVY!r}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_cold_query_starts_eight_times_faster_than_importing_peft() -> None:
+    def seconds(command: list[str]) -> float:
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    ours = process("cost", "lora", "--model", "llama_2_7b")
+    theirs = [sys.executable, "-c", "import peft"]
+    runs = [(seconds(ours), seconds(theirs)) for _ in range(3)]
+    assert min(b for _, b in runs) > 8 * min(a for a, _ in runs)

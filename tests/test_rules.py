@@ -1,0 +1,64 @@
+"""Every rule passes its good example and refuses its bad one, and says what is wrong in a line."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftonomy import KnowledgeBase, Method, Problem
+from peftonomy._rules import RULES, Rule, _problem
+from peftonomy._schema import method_from
+from peftonomy._yaml import Document, parse_yaml
+
+BASE = """
+id: example
+name: Example
+full_name: An example for tests
+year: 2024
+category: additive.adapter
+facets: {}
+summary: Adds what the rule at hand looks at.
+description: Nothing more.
+source: editors
+update: "h"
+where: Somewhere.
+hyperparameters: {r: {type: int, default: 2, domain: r >= 1, meaning: rank, source: editors}}
+targets: {default: [attn.q], allowed: ["attn.*"], source: editors}
+tensors: {A: {per: site, shape: [r, d_in], init: zeros, trained: true, stored: values, served: kept}}
+properties: {identity_at_init: none, merge: none}
+"""
+
+
+def problems(kb: KnowledgeBase, rule: Rule, fragment: str) -> list[Problem]:
+    """What the rule finds in the example entry with the fragment's fields in place of its own."""
+    changed = parse_yaml(fragment)
+    data = parse_yaml(BASE).data | changed.data
+    method = Method(kb, method_from(Document("example.yaml", data, changed.lines)), changed)
+    kb.methods._held["example"] = method
+    kb.methods.__dict__["ids"] = (*kb.methods.ids, "example")
+    return [_problem(method, rule.name, finding) for finding in rule.check(method)]
+
+
+@pytest.fixture
+def fresh(kb: KnowledgeBase) -> KnowledgeBase:
+    """A knowledge base of its own, since the examples move in."""
+    return KnowledgeBase(kb.root)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
+def test_the_good_example_passes(fresh: KnowledgeBase, rule: Rule) -> None:
+    assert problems(fresh, rule, fresh.taxonomy.rule_examples[rule.name].good) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
+def test_the_bad_example_is_refused(fresh: KnowledgeBase, rule: Rule) -> None:
+    found = problems(fresh, rule, fresh.taxonomy.rule_examples[rule.name].bad)
+    assert found
+    for problem in found:
+        assert problem.rule == rule.name
+        assert problem.line == 1
+        assert "\n" not in str(problem)
+
+
+def test_each_rule_has_a_name_a_sentence_and_its_examples(kb: KnowledgeBase) -> None:
+    assert sorted(r.name for r in RULES) == sorted(kb.taxonomy.rule_examples)
+    assert all(r.sentence.endswith(".") for r in RULES)
