@@ -2,7 +2,7 @@
 
     >>> import peftonomy
     >>> peftonomy.load().graph.ancestors("qlora")
-    ['lora']
+    ['intrinsic_said', 'lora']
 
 Edges point from the younger method to the older one, from a method to its category and to its papers, and from a
 category to its parent. The graph is a `networkx.MultiDiGraph` (attribute `nx`); its nodes are `method:lora`,
@@ -47,19 +47,21 @@ class Graph:
                 graph.add_edge(f"category:{key}", f"category:{key.rpartition('.')[0]}", type="within")
         for planned in taxonomy.planned.values():
             graph.add_node(f"method:{planned.id}", kind="planned", label=planned.name, year=planned.year)
-            graph.add_edge(f"method:{planned.id}", f"category:{planned.category}", type="belongs_to")
+            if planned.category in taxonomy.categories:  # here and below, `check` reports the others
+                graph.add_edge(f"method:{planned.id}", f"category:{planned.category}", type="belongs_to")
         for key in kb:
             entry = kb[key].entry
             graph.add_node(f"method:{key}", kind="method", label=entry.name, year=entry.year)
         for key in kb:
             entry = kb[key].entry
-            graph.add_edge(f"method:{key}", f"category:{entry.category}", type="belongs_to")
+            if entry.category in taxonomy.categories:
+                graph.add_edge(f"method:{key}", f"category:{entry.category}", type="belongs_to")
             for cited in sorted({source.partition("#")[0] for _, source in entry.citations()} - {"editors"}):
                 graph.add_node(f"paper:{cited}", kind="paper", label=cited)
                 introduced = cited == entry.source.partition("#")[0]
                 graph.add_edge(f"method:{key}", f"paper:{cited}", type="introduced_in" if introduced else "cites")
             for relation in entry.relations:
-                if f"method:{relation.target}" in graph:  # `check` reports the others
+                if f"method:{relation.target}" in graph:
                     graph.add_edge(f"method:{key}", f"method:{relation.target}", type=relation.type, note=relation.note)
         return graph
 
@@ -118,9 +120,12 @@ class Graph:
         )
 
     def cycles(self) -> list[list[str]]:
-        """Chains of methods that descend from each other; empty in a sound knowledge base."""
-        found = networkx.simple_cycles(self._lineage)
-        return sorted([n.removeprefix("method:") for n in cycle] for cycle in found)
+        """Chains of methods that descend from each other, from the first id on; empty in a sound knowledge base."""
+        found = []
+        for nodes in networkx.simple_cycles(self._lineage):
+            first = nodes.index(min(nodes))
+            found.append([n.removeprefix("method:") for n in nodes[first:] + nodes[:first]])
+        return sorted(found)
 
     def related(self, method: str) -> list[dict[str, str]]:
         """Every relation of a method in both directions: type, its name as seen from here, method, note, source."""

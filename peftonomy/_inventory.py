@@ -223,10 +223,11 @@ class Inventory:
         known = dict.fromkeys(site.role for site in self._sites(kinds) if stack in ("", site.stack))
         wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
         other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
-        if other or "*" in role:
-            why = f"is a {other} there" if other else "means none"
-            listed = ", ".join(known)
-            return UsageError(f"role {shown(pattern)!r} {why}, not a {wanted} of {self._name}; it has {listed}")
+        if other:
+            found = f"role {shown(pattern)!r} of {self._name} is one of kind {other}, not a {wanted}"
+            return UsageError(f"{found}; those are {', '.join(known)}")
+        if "*" in role:
+            return UsageError(f"no {wanted} of {self._name} has a role {shown(pattern)!r}; they are {', '.join(known)}")
         return UnknownName("role", pattern, known, f"in {self._name}")
 
     # Selection by peft's suffixes.
@@ -244,18 +245,18 @@ class Inventory:
                 raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
             return [_site(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
         for suffix in suffixes:
-            if not any(_has_suffix(m, suffix) for m in linear):
+            if not any(_layers(m, [suffix]) for m in linear):
                 raise self._no_suffix(suffix, linear)
-        found = ((m, [n for n, path in m.paths() if _ends(path, suffixes)]) for m in linear)
+        found = ((m, _layers(m, suffixes)) for m in linear)
         return [_site(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
 
     def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
         what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
-        other = next((m for m in named if _has_suffix(m, suffix)), None)
+        other = next((m for m in named if _layers(m, [suffix])), None)
         if other is not None and other.kind in LINEAR:
             return UsageError(f"{what} of {self._name} belongs to the task's head, which is trained in full")
         if other is not None:
-            return UsageError(f"{what} of {self._name} is a {other.kind}, not a linear module")
+            return UsageError(f"{what} of {self._name} is of kind {other.kind}, not a linear module")
         if any(f".{suffix}." in f".{m.path}" for m in self.modules):
             return UsageError(f"{what} of {self._name} holds modules and is none; name those inside it")
         known = dict.fromkeys(m.path.rpartition(".")[2] for m in linear)
@@ -286,14 +287,12 @@ def _site(m: Module, layers: tuple[int, ...], role: str = "", start: int = 0, st
     return SiteGroup(m, role, m.d_in, stop - start, start, stop, m.bias, layers, m.stack)
 
 
-def _ends(path: str, suffixes: Iterable[str]) -> bool:
-    return any(f".{path}".endswith(f".{suffix}") for suffix in suffixes)
-
-
-def _has_suffix(module: Module, suffix: str) -> bool:
-    """Whether the module's name has that suffix in any layer."""
-    single = module.paths() if NUMBER.search(suffix) else module.paths()[:1]
-    return any(_ends(path, [suffix]) for _, path in single)
+def _layers(module: Module, suffixes: Sequence[str]) -> list[int | None]:
+    """The layers in which the module's name is, or ends in a dot and, one of the suffixes; [None] if it has none."""
+    endings, paths = tuple(f".{suffix}" for suffix in suffixes), module.paths()
+    if not any(NUMBER.search(suffix) for suffix in suffixes):  # then no suffix reaches back to the layer's number
+        return [n for n, _ in paths] if f".{paths[0][1]}".endswith(endings) else []
+    return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
 def _modules(backbone: Backbone, task: str, num_labels: int) -> Iterator[Module]:

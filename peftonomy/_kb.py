@@ -160,15 +160,18 @@ class KnowledgeBase(Mapping[str, Method]):
             )
         self.root = root
         self.methods: Shelf[Method] = Shelf("method", root / "methods", self._method)
-        self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", load_family)
+        self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
 
     def _method(self, path: Path) -> Method:
         document = load_yaml(path, self.shown(path))
         return Method(self, method_from(document, path), document)
 
+    def _family(self, path: Path) -> Family:
+        return load_family(path, self.shown(path))
+
     def _model(self, path: Path) -> Backbone:
-        return load_model(path, families=self.families)
+        return load_model(path, families=self.families, name=self.shown(path))
 
     def shown(self, path: Path) -> str:
         """How messages call a file: relative to the root where it lies below it."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ._claims import QUANTITIES, judge, printed
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
+from ._family import Family
 from ._formula import Formula
 from ._schema import SELECTING, MethodEntry, Tensor
+from ._yaml import dotted, load_yaml
 
 if TYPE_CHECKING:
     from ._kb import KnowledgeBase, Method
@@ -368,6 +370,9 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
                     problems += getattr(error, "problems", None) or [
                         Problem(kb.shown(shelf.path(key)), 1, "", str(error), "sound data")
                     ]
+            else:
+                if shelf is not kb.methods and wanted(shelf.path(key)):
+                    problems += _backbone_problems(kb, shelf.path(key), shelf[key])
     for key in kb.methods:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], broken)
@@ -416,6 +421,22 @@ def _reference_problems(kb: KnowledgeBase, reference: Any) -> Iterator[Problem]:
         )
 
 
+def _backbone_problems(kb: KnowledgeBase, path: Path, record: Any) -> Iterator[Problem]:
+    """What a family or a model names that is not there: its source, and the roles of its modules."""
+    document = load_yaml(path, kb.shown(path))
+
+    def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        return Problem(document.path, document.line(keys), dotted(keys), found, expected, _closest(found, known), name)
+
+    if record.source.partition("#")[0] not in kb.references:
+        yield problem(("source",), record.source, "a key of taxonomy/references.bib", kb.references.lines, "cited")
+    roles = kb.taxonomy.roles
+    for keys, spec in record.specs() if isinstance(record, Family) else ():
+        for role in (spec.role, *getattr(spec, "slices", {})):
+            if role not in roles:
+                yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
+
+
 def _entry_problems(method: Method, broken: set[str]) -> Iterator[Problem]:
     document = method.document
     needs = {include.method for include in method.entry.includes}
@@ -437,8 +458,6 @@ def _entry_problems(method: Method, broken: set[str]) -> Iterator[Problem]:
 
 
 def _problem(method: Method, name: str, finding: Finding) -> Problem:
-    from ._yaml import dotted
-
     document = method.document
     line = document.line(finding.keys)
     return Problem(document.path, line, dotted(finding.keys), finding.found, finding.expected, finding.hint, name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from peftonomy import KnowledgeBase, Method, Problem
+from peftonomy import KnowledgeBase, Method, Problem, check
 from peftonomy._rules import RULES, Rule, _problem
 from peftonomy._schema import method_from
 from peftonomy._yaml import Document, parse_yaml
@@ -62,3 +65,15 @@ def test_the_bad_example_is_refused(fresh: KnowledgeBase, rule: Rule) -> None:
 def test_each_rule_has_a_name_a_sentence_and_its_examples(kb: KnowledgeBase) -> None:
     assert sorted(r.name for r in RULES) == sorted(kb.taxonomy.rule_examples)
     assert all(r.sentence.endswith(".") for r in RULES)
+
+
+def test_what_a_family_and_a_model_name_must_exist(tmp_path: Path, root: Path) -> None:
+    for folder in ("taxonomy", "methods", "backbones"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    family, model = tmp_path / "backbones/families/bert.yaml", tmp_path / "backbones/models/bert_base.yaml"
+    family.write_text(family.read_text().replace("role: mlp.up", "role: mlp.upp"))
+    model.write_text(model.read_text().replace("source: devlin2019bert", "source: devlin2019bart"))
+    found = [str(p) for p in check(KnowledgeBase(tmp_path), [family, model])]
+    assert len(found) == 2
+    assert "found mlp.upp; expected a role of taxonomy/roles.yaml; did you mean mlp.up" in found[0]
+    assert "found devlin2019bart; expected a key of taxonomy/references.bib; did you mean devlin2019bert" in found[1]
