@@ -1,0 +1,249 @@
+"""The kit: how a method takes hold of a live `transformers` model.
+
+A method never replaces a module of the model. It asks for `sites` (linear maps by role), `blocks` or `weights`,
+hangs a child module there (`attach`) and lets it act through forward hooks, so that the model's class,
+parameter names, masks and caches stay as they are. A child attached as `lora` to `...q_proj` owns
+`...q_proj.lora.A`; on a slice of a fused module the role comes between: `...c_attn.lora.attn_q.A`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+import peftonomy
+from peftonomy import Backbone, UsageError
+from peftonomy._backbone import Inventory
+
+__all__ = [
+    "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",
+    "on_input", "on_output", "sites", "weights",
+]
+
+
+Child = TypeVar("Child", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One linear map of a live model: a whole module, or one role's slice of a fused module's outputs."""
+
+    module: nn.Linear           # or a Conv1D, which differs in `transposed` only
+    path: str
+    role: str
+    stack: str
+    layer: int | None
+    d_in: int
+    d_out: int
+    start: int                  # the slice of the module's outputs
+    stop: int
+    whole: bool
+    transposed: bool            # Conv1D keeps its weight as (d_in, d_out)
+
+    @property
+    def weight(self) -> Tensor:
+        """A view (d_out, d_in) into the live weight: writing to it changes the model."""
+        weight = self.module.weight.T if self.transposed else self.module.weight
+        return weight[self.start : self.stop]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """A view (d_out,) into the live bias, if there is one."""
+        bias = cast(Tensor | None, self.module.bias)
+        return None if bias is None else bias[self.start : self.stop]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One attention, feed-forward or layer block of a live model."""
+
+    kind: str                   # attention | mlp | layer
+    name: str                   # attn | xattn | mlp | layer
+    path: str
+    module: nn.Module           # the module at `path`; the whole model for an mlp, which is spread over its layer
+    stack: str
+    layer: int
+    dims: dict[str, int]        # d_model, d_ff, n_heads, n_kv_heads, head_dim, d_attn, d_kv, n_layers of the stack
+    sites: dict[str, Site]      # the block's linear maps by role
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One parameter that the backbone already has."""
+
+    name: str
+    value: nn.Parameter
+    role: str
+    kind: str                   # linear | conv1d | conv | embedding | norm | parameter
+    stack: str
+    layer: int | None
+    pretrained: bool            # False for heads and poolers that transformers initialises afresh
+
+
+def inventory(model: nn.Module) -> Inventory:
+    """What peftonomy says this live model is made of, read from its config and its class name."""
+    config = cast(Any, model).config
+    backbone = Backbone.from_config(config.to_dict(), families=peftonomy.load().families)
+    return backbone.inventory(backbone.family.task_of(type(model).__name__), config.num_labels)
+
+
+def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
+    """The live linear maps that play one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
+
+    Roles that this model lacks are passed over. Raises UsageError where it has none of them.
+    """
+    parts = inventory(model)
+    present = [role for role in targets if _has(parts, role)] or targets
+    return [
+        Site(
+            module=cast(nn.Linear, model.get_submodule(path)), path=path, role=group.role, stack=group.stack,
+            layer=layer, d_in=group.d_in, d_out=group.d_out, start=group.start, stop=group.stop,
+            whole=group.whole, transposed=group.module.kind == "conv1d",
+        )
+        for group in parts.resolve_roles(present)
+        for layer, path in group.paths()
+    ]  # fmt: skip
+
+
+def _has(parts: Inventory, role: str) -> bool:
+    try:
+        return bool(parts.resolve_roles([role]))
+    except UsageError:
+        return False
+
+
+def blocks(model: nn.Module, kind: str) -> list[Block]:
+    """The live blocks of one kind: "attention" (self and cross), "mlp" or "layer"."""
+    inside: dict[tuple[str, int | None], dict[str, Site]] = {}
+    for site in sites(model, ("attn.*", "xattn.*", "mlp.*")):
+        inside.setdefault((site.stack, site.layer), {})[site.role] = site
+    return [
+        Block(
+            kind=kind, name=block.name, path=(path := block.path.replace("{layer}", str(layer))),
+            module=model.get_submodule(path), stack=block.stack, layer=layer, dims=block.dims,
+            sites={
+                role: site
+                for role, site in inside[block.stack, layer].items()
+                if kind == "layer" or role.startswith(f"{block.name}.")
+            },
+        )
+        for block in inventory(model).blocks
+        if block.kind == kind
+        for layer in block.layers
+    ]  # fmt: skip
+
+
+def weights(model: nn.Module) -> list[Weight]:
+    """Every parameter of the live backbone, tied ones once, in the order of the model's inventory."""
+    live = dict(model.named_parameters())
+    return [
+        Weight(name, live[name], module.role, module.kind, module.stack, layer, module.pretrained)
+        for module in inventory(model).modules
+        for layer, path in module.paths()
+        for suffix, _ in module.parameters
+        if (name := f"{path}.{suffix}") in live
+    ]
+
+
+def freeze(model: nn.Module) -> None:
+    """Stop training everything but what methods have attached. A task head is the caller's to free again."""
+    own = {id(p) for child in model.modules() if "attached" in vars(child) for p in child.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in own:
+            parameter.requires_grad_(False)
+
+
+def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[RemovableHandle]:
+    """Make `child` a submodule of the host under the (possibly dotted) name, and let it act there.
+
+    On a site, `child.before(x)` changes the input, `child.after(x, y)` the output slice; `child.site` is the site.
+    Returns the list of hooks that go when the child goes; append those that a method makes itself.
+    Raises ValueError where the name is taken: a method is applied once.
+    """
+    site = host if isinstance(host, Site) else None
+    module = host.module if isinstance(host, Site) else host
+    path = name if site is None or site.whole else f"{name}.{site.role.replace('.', '_')}"
+    *outer, last = path.split(".")
+    owner: nn.Module = module
+    for part in outer:
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    if hasattr(owner, last):
+        raise ValueError(f"{path} is there already: the method has been applied to this model")
+    like = module.weight if site is not None else next(p for p in module.parameters() if p.is_floating_point())
+    owner.add_module(last, child.to(cast(Tensor, like)))    # the host's dtype and device, so no method need care
+    handles: list[RemovableHandle] = []
+    if site is not None and hasattr(child, "before"):
+        handles.append(on_input(site, child.before))
+    if site is not None and hasattr(child, "after"):
+        handles.append(on_output(site, child.after))
+    # plain attributes, past nn.Module's own __setattr__: the host is no submodule of its child
+    vars(child).update(site=site, host=module, attached=path, handles=handles)
+    return handles
+
+
+def attached(model: nn.Module, name: str) -> list[nn.Module]:
+    """The children that `attach` hung up under this name, in the model's order."""
+    return [m for m in model.modules() if f"{vars(m).get('attached', '')}.".startswith(f"{name}.")]
+
+
+def at_sites(model: nn.Module, name: str, kind: type[Child]) -> Iterator[tuple[Site, Child]]:
+    """The attached children of one class, each with its site."""
+    for child in attached(model, name):
+        if isinstance(child, kind) and vars(child)["site"] is not None:
+            yield vars(child)["site"], child
+
+
+def detach(model: nn.Module, name: str) -> list[nn.Module]:
+    """Take all that is attached under this name down again. Returns the children for a last use."""
+    children = attached(model, name)
+    for child in children:
+        drop(child)
+    return children
+
+
+def drop(child: nn.Module) -> None:
+    """Take one attached child down again, hooks included, and what held nothing but it."""
+    for handle in vars(child)["handles"]:
+        handle.remove()
+    _drop(vars(child)["host"], vars(child)["attached"])
+
+
+def _drop(owner: nn.Module, path: str) -> None:
+    head, _, rest = path.partition(".")
+    if rest:
+        _drop(owner.get_submodule(head), rest)
+    if not rest or not owner.get_submodule(head)._modules:
+        delattr(owner, head)
+
+
+def on_input(site: Site, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Put `act` before the site's module. `act` must be a bound method of a module: those survive deepcopy."""
+    return site.module.register_forward_pre_hook(partial(_before, act))
+
+
+def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableHandle:
+    """Put `act(input, output slice)` after the site's module, in place of that slice."""
+    return site.module.register_forward_hook(partial(_after, act, None if site.whole else (site.start, site.stop)))
+
+
+def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return act(args[0]), *args[1:]
+
+
+def _after(
+    act: Callable[[Tensor, Tensor], Tensor], part: tuple[int, int] | None,
+    module: nn.Module, args: tuple[Tensor, ...], output: Tensor,
+) -> Tensor:
+    if part is None:
+        return act(args[0], output)
+    start, stop = part
+    changed = act(args[0], output[..., start:stop])
+    return torch.cat([output[..., :start], changed, output[..., stop:]], dim=-1)

@@ -1,0 +1,102 @@
+"""Prefix-tuning: optimizing continuous prompts for generation (li2021prefix#section-4).
+
+    head = attend(Q, [P_k; K], [P_v; V]),    [P_k, P_v] = W_2 tanh(W_1 E + b_1) + b_2  while training
+
+Every attention (self and cross, of every layer) sees `prefix_length` more keys P_k and values P_v. Trained: with
+`use_mlp` an embedding E and an MLP that emits all prefixes, which is more stable; without, P_k and P_v
+themselves. At inference P_k and P_v remain: `finish` computes them one last time and drops the MLP.
+
+The official code and peft hand the prefix over as a cache, so that the model moves the real tokens by
+`prefix_length` positions; here they keep their positions. The official code has an embedding and an MLP for each
+of encoder, decoder and cross attention; here one serves all. peft gives T5 a prefix in the decoder's
+self-attention only, and where keys are grouped an E as narrow as they are.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from . import _kit as kit
+from ._attention import widen
+
+
+class Emitter(nn.Module):
+    """The embedding and MLP that emit the prefixes of all attentions while training."""
+
+    def __init__(self, d_model: int, d_kv: int, n_attention: int, *, prefix_length: int, mid_dim: int):
+        super().__init__()
+        self.width = 2 * d_kv
+        self.E = nn.Parameter(torch.randn(prefix_length, d_model))
+        self.W_1 = nn.Parameter(torch.empty(mid_dim, d_model))
+        self.b_1 = nn.Parameter(torch.zeros(mid_dim))
+        self.W_2 = nn.Parameter(torch.empty(n_attention * self.width, mid_dim))
+        self.b_2 = nn.Parameter(torch.zeros(n_attention * self.width))
+        for weight in (self.W_1, self.W_2):
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+    def emit(self, index: int) -> tuple[Tensor, Tensor]:
+        rows = slice(index * self.width, (index + 1) * self.width)
+        hidden = torch.tanh(linear(self.E, self.W_1, self.b_1))     # (prefix_length, mid_dim)
+        both = linear(hidden, self.W_2[rows], self.b_2[rows])       # (prefix_length, 2 d_kv)
+        p_k, p_v = both.chunk(2, dim=-1)                            # (prefix_length, d_kv) each
+        return p_k, p_v
+
+
+class Prefix(nn.Module):
+    """The prefix of one attention."""
+
+    emitter: Emitter | None     # shared by all prefixes: a plain attribute, a submodule of none
+
+    def __init__(self, n_kv_heads: int, head_dim: int, *, prefix_length: int, emitter: Emitter | None, index: int):
+        super().__init__()
+        vars(self)["emitter"] = emitter
+        self.n_kv_heads, self.index = n_kv_heads, index
+        self.P_k = nn.Parameter(torch.randn(prefix_length, n_kv_heads * head_dim), requires_grad=emitter is None)
+        self.P_v = nn.Parameter(torch.randn(prefix_length, n_kv_heads * head_dim), requires_grad=emitter is None)
+
+    def keys_values(self) -> tuple[Tensor, Tensor]:
+        p_k, p_v = (self.P_k, self.P_v) if self.emitter is None else self.emitter.emit(self.index)
+        return self.split(p_k), self.split(p_v)
+
+    def split(self, p: Tensor) -> Tensor:
+        return p.view(len(p), self.n_kv_heads, -1).transpose(0, 1)  # (n_kv_heads, prefix_length, head_dim)
+
+
+def apply(
+    model: nn.Module, *, prefix_length: int = 10, use_mlp: bool = True, mid_dim: int = 512, name: str = "prefix_tuning"
+) -> nn.Module:
+    """Freeze the model and give every attention a prefix."""
+    kit.freeze(model)
+    attentions = kit.blocks(model, "attention")
+    dims = attentions[0].dims
+    emitter = None
+    if use_mlp:
+        emitter = Emitter(
+            dims["d_model"], dims["d_kv"], len(attentions), prefix_length=prefix_length, mid_dim=mid_dim
+        )
+        kit.attach(model, name, emitter)
+    for index, block in enumerate(attentions):
+        prefix = Prefix(
+            dims["n_kv_heads"], dims["head_dim"], prefix_length=prefix_length, emitter=emitter, index=index
+        )
+        hooks = kit.attach(block.module, name, prefix)
+        hooks.append(widen(model, block.module, prefix.keys_values))
+    return model
+
+
+@torch.no_grad()
+def finish(model: nn.Module, name: str = "prefix_tuning") -> nn.Module:
+    """Compute the prefixes one last time and drop what emitted them."""
+    children = kit.attached(model, name)
+    for child in children:
+        if isinstance(child, Prefix) and child.emitter is not None:
+            p_k, p_v = child.emitter.emit(child.index)
+            child.P_k.copy_(p_k)
+            child.P_v.copy_(p_v)
+            child.emitter = None
+    for child in children:
+        if isinstance(child, Emitter):
+            kit.drop(child)
+    return model

@@ -1,0 +1,187 @@
+"""What every reference module must do. Each check raises AssertionError; `twins` has modules that each must reject."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import tiny
+from .trial import KB, Trial
+
+Check = Callable[[Trial], None]
+
+
+def signature(trial: Trial) -> None:
+    """`apply` takes the entry's hyperparameters, with its defaults (none where the default depends on the model)."""
+    parameters = dict(inspect.signature(trial.reference.apply).parameters)
+    parameters.pop("name", None)                # a part of a hybrid lives under another name
+    first = parameters.pop(next(iter(parameters)))
+    assert first.name == "model", f"the first argument of apply is {first.name}"
+    targets = parameters.pop("targets", None)
+    if trial.entry.targets is not None:
+        assert targets is not None, "the entry has targets, apply takes none"
+        assert list(targets.default) == trial.entry.targets.default, "other default targets than the entry's"
+    wanted = {
+        name: inspect.Parameter.empty if spec.type in ("int", "float") and isinstance(spec.default, str) else spec.default
+        for name, spec in trial.entry.hyperparameters.items()
+    }
+    assert {name: p.default for name, p in parameters.items()} == wanted, "other hyperparameters or defaults than the entry's"
+
+
+def tensors(trial: Trial) -> None:
+    """Exactly the declared tensors are there, by name and shape, trained or frozen as declared; the counts agree."""
+    model = trial.make()
+    state, names = owned(model), trial.names(model)
+    for place, found in zip(trial.places, names, strict=True):
+        label = f"{place.tensor} at {place.path or 'the model'}"
+        assert found, f"{label} is declared but does not exist"
+        values = [state[name] for name in found]
+        if place.spec.count is None and place.shape is not None:
+            assert [tuple(v.shape) for v in values] == [place.shape] * place.copies, f"{label}: other shapes"
+        assert sum(v.numel() for v in values) == place.count * place.copies, f"{label}: another count"
+        trained, _ = trial.moves(place)
+        assert all(v.requires_grad == trained for v in values), f"{label}: trained should be {trained}"
+    declared = {name for found in names for name in found}
+    extra = [n for n, v in state.items() if n not in declared and (v.requires_grad or n in trial.live(model))]
+    assert not extra, f"not declared, yet there or trained: {extra}"
+    moving = sum(v.numel() for v in state.values() if v.requires_grad)
+    if all(whole or not any_ for any_, whole in map(trial.moves, trial.places)):
+        assert moving == trial.cost.trained, f"{moving} entries require a gradient, the entry says {trial.cost.trained}"
+
+
+def identity(trial: Trial) -> None:
+    """Where the entry says so, the adapted model starts as the model it adapts."""
+    if trial.entry.properties.identity_at_init == "exact":
+        _same(trial.outputs(trial.make()), trial.outputs(tiny.model(trial.family)), "the adapted model starts elsewhere")
+
+
+def training(trial: Trial) -> None:
+    """Every trained tensor moves, nothing else does, no more entries than declared, and the loss falls.
+
+    A narrow ReLU may be born dead, so a tensor has four starts in which to move once.
+    """
+    never: set[str] | None = None
+    for seed in range(4):
+        still = _trained_once(trial, seed)
+        never = still if never is None else never & still
+        if not never:
+            return
+    raise AssertionError(f"never moved: {sorted(never or ())}")
+
+
+def _trained_once(trial: Trial, seed: int) -> set[str]:
+    """Trains a little, checks what must hold of every run, and returns the trained tensors that did not move."""
+    model = trial.make(seed).train()
+    before = {name: value.detach().clone() for name, value in owned(model).items()}
+    moving = {name for name, p in model.named_parameters() if p.requires_grad}
+    partly = {n for p, found in zip(trial.places, trial.names(model), strict=True) for n in found if not trial.moves(p)[1]}
+    losses = trial.train(model, 8)
+    for name, parameter in model.named_parameters():
+        if name in moving:
+            assert parameter.grad is not None, f"no gradient reaches {name}"
+        else:
+            assert parameter.grad is None, f"a gradient reaches {name}, which is frozen"
+    moved = {name: int((value != before[name]).sum()) for name, value in owned(model).items()}
+    assert not any(moved[n] for n in before if n not in moving), "something moved that is not trained"
+    assert sum(moved.values()) <= trial.cost.trained, f"{sum(moved.values())} entries moved, declared {trial.cost.trained}"
+    assert min(losses[1:]) < losses[0], f"the loss never fell: {losses}"
+    return {name for name in moving - partly if not moved[name]}
+
+
+def merging(trial: Trial) -> None:
+    """Where the entry says so, the change can be folded into the weights: same outputs, and nothing is left of it."""
+    if trial.entry.properties.merge != "exact":
+        assert not hasattr(trial.reference, "merge"), "the module can merge, the entry says it cannot"
+        return
+    assert trial.cost.served == 0, "what merges serves nothing of its own"
+    model = trial.make()
+    shake(model)
+    wanted = trial.outputs(model)
+    if not all(place.spec.selecting for place in trial.places):
+        trial.reference.merge(model)
+    _same(trial.outputs(model), wanted, "merging changed the outputs")
+    plain = tiny.model(trial.family)
+    assert [*model.state_dict()] == [*plain.state_dict()], "merging left something behind"
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "merging left a hook behind"
+
+
+def storing(trial: Trial) -> None:
+    """What is declared as stored is enough to have the tuned model again, is as much as declared, and what is served."""
+    model = trial.make(seed=0)
+    trial.train(model, 3)
+    trial.finish(model)
+    wanted, state = trial.outputs(model), trial.stored(model)
+    _amounts(trial, state, trial.live(model))
+
+    seeded = any(part.as_ == "seed" for place in trial.places for part in place.spec.stored)
+    again = tiny.model(trial.family)
+    torch.manual_seed(0 if seeded else 1)
+    targets = {} if trial.targets is None else {"targets": trial.targets}
+    trial.reference.apply(again, **trial.hyperparameters, **targets)
+    trial.finish(again)
+    trial.restore(again, state)
+    _same(trial.outputs(again), wanted, "what was stored does not give the tuned model back")
+
+
+def _amounts(trial: Trial, state: dict[str, Tensor], left: dict[str, Tensor]) -> None:
+    """The ledgers `stored`, `stored_bits` and `served` against what really is stored and left."""
+    if not trial.even:
+        return
+    numbers = sum(v.numel() for v in state.values() if v.dtype != torch.bool)
+    bits = sum(v.numel() for v in state.values() if v.dtype == torch.bool)
+    assert (numbers, bits) == (trial.cost.stored, trial.cost.stored_bits), (
+        f"stores {numbers} numbers and {bits} bits, declared {trial.cost.stored} and {trial.cost.stored_bits}"
+    )
+    if trial.entry.properties.merge != "exact":
+        served = sum(v.numel() for v in left.values() if v.dtype != torch.bool)
+        assert served == trial.cost.served, f"{served} numbers are left to serve, declared {trial.cost.served}"
+
+
+def generalising(trial: Trial) -> None:
+    """At the setting that the entry names, the method and the one it generalises are one: start, and every step."""
+    for relation in trial.entry.relations:
+        if relation.type != "generalizes" or not relation.at:
+            continue
+        general = Trial(trial.method, trial.family, trial.hyperparameters | relation.at, trial.targets, trial.module)
+        shared = {n: v for n, v in general.hyperparameters.items() if n in KB[relation.target].entry.hyperparameters}
+        targets = trial.targets if KB[relation.target].entry.targets else None
+        special = Trial(relation.target, trial.family, shared, targets)
+        assert general.cost.trained == special.cost.trained, f"trains other counts than {relation.target}"
+        a, b = general.make(), special.make()
+        ours, theirs = general.live(a), special.live(b)
+        assert [v.shape for v in ours.values()] == [v.shape for v in theirs.values()], f"other tensors than {relation.target}"
+        for mine, other in zip(ours.values(), theirs.values(), strict=True):
+            mine.data.copy_(other)
+        _same(general.outputs(a), special.outputs(b), f"starts elsewhere than {relation.target}")
+        general.train(a, 3, plain=True)
+        special.train(b, 3, plain=True)
+        _same(general.outputs(a), special.outputs(b), f"trains elsewhere than {relation.target}")
+
+
+CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising)
+
+
+def owned(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Every parameter and every buffer that a checkpoint would hold, tied ones once."""
+    live = dict(model.named_parameters())
+    twice = {n for n, p in model.named_parameters(remove_duplicate=False)} - {*live}
+    return {n: v for n, v in model.state_dict(keep_vars=True).items() if n not in twice}
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Move all that is trained away from its initial value, where errors hide behind zeros and ones."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(0.3 * noise.to(parameter.dtype))
+
+
+def _same(found: Tensor, wanted: Tensor, message: str) -> None:
+    assert found.shape == wanted.shape, f"{message}: shape {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+    difference = (found - wanted).abs().max().item()
+    assert difference < tiny.TOLERANCE, f"{message}: by up to {difference:.2g}"

@@ -1,0 +1,95 @@
+"""Tiny real `transformers` models, one per family, with odd sizes that are nowhere equal by chance.
+
+Every number is random and large enough to matter (norm gains and biases included), in float64 and without
+dropout, so that an error shows as a difference and rounding does not. Layer norms of T5 and LLaMA compute in
+float32 all the same, hence `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+TOLERANCE = 2e-5
+"""Largest difference between outputs (of size about 1) that count as equal."""
+
+_ENCODER = {
+    "vocab_size": 37, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+    "max_position_embeddings": 40, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+}  # fmt: skip
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertForSequenceClassification", _ENCODER | {"num_labels": 3}),
+    "roberta": ("RobertaModel", _ENCODER | {"hidden_size": 20, "num_attention_heads": 5, "intermediate_size": 28}),
+    "t5": ("T5ForConditionalGeneration", {
+        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2, "num_decoder_layers": 3,
+        "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "relative_attention_num_buckets": 8,
+        "decoder_start_token_id": 0, "tie_word_embeddings": False,
+    }),
+    "gpt2": ("GPT2LMHeadModel", {
+        "vocab_size": 37, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 28, "n_positions": 40, "bos_token_id": 1, "eos_token_id": 2,
+        "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+    }),
+    "llama": ("LlamaForCausalLM", {
+        "vocab_size": 37, "hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "head_dim": 4, "intermediate_size": 28, "max_position_embeddings": 40,
+    }),
+    "vit": ("ViTForImageClassification", {
+        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "image_size": 12,
+        "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3,
+    }),
+}  # fmt: skip
+
+
+@functools.cache
+def _prototype(name: str) -> nn.Module:
+    kind, settings = CONFIGS[name]
+    model_class = getattr(transformers, kind)
+    torch.manual_seed(0)
+    config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
+    model: nn.Module = model_class(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.5 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
+            parameter.copy_((parameter == 1) + scale * torch.randn_like(parameter))
+    return model
+
+
+def model(name: str) -> nn.Module:
+    """A fresh copy of the tiny model: always the same numbers."""
+    return copy.deepcopy(_prototype(name))
+
+
+@functools.cache
+def _batch(name: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    if name == "vit":
+        return {"pixel_values": torch.randn(4, 3, 12, 12, generator=generator, dtype=torch.float64)}
+    ids = torch.randint(3, 37, (4, 7), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = mask[2, 4:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if name == "t5":
+        batch["decoder_input_ids"] = torch.randint(3, 37, (4, 5), generator=generator)
+    return batch
+
+
+def outputs(model: nn.Module, name: str) -> Tensor:
+    """What the model says about its family's batch: logits, or the last hidden state. Padding is left out."""
+    batch = _batch(name)
+    found = model(**batch)
+    values: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state
+    if values.ndim == 3 and name != "t5":
+        values = values[batch["attention_mask"].bool()]
+    return values
+
+
+def loss(model: nn.Module, name: str) -> Tensor:
+    """How far the outputs are from fixed random targets."""
+    values = outputs(model, name)
+    target = torch.randn(values.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return ((values - target) ** 2).mean()

@@ -1,0 +1,231 @@
+"""One method on one tiny model with one setting: what the checks look at."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import peftonomy
+from peftonomy import Backbone, Cost, Place, UsageError
+from reference_impls import _kit as kit
+
+from . import tiny
+
+KB = peftonomy.load()
+STORED = ("values", "indices", "bits")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method's entry and its reference module (or a broken twin of it), laid out on a tiny model."""
+
+    method: str
+    family: str
+    hyperparameters: dict[str, Any]
+    targets: tuple[str, ...] | None = None
+    module: Any = field(default=None, compare=False)
+
+    @cached_property
+    def reference(self) -> Any:
+        return self.module or importlib.import_module(f"reference_impls.{self.method}")
+
+    @property
+    def entry(self) -> Any:
+        return KB[self.method].entry
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The question to the knowledge base that this trial is."""
+        _, task, labels = layout(self.family)
+        targets = {} if self.targets is None else {"targets": self.targets}
+        return {"task": task, "num_labels": labels, **targets, **self.hyperparameters}
+
+    @cached_property
+    def cost(self) -> Cost:
+        return KB[self.method].cost(layout(self.family)[0], **self.asked)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        return KB[self.method].places(layout(self.family)[0], **self.asked)
+
+    @property
+    def even(self) -> bool:
+        """Whether what is stored is a plain sum, and not a budget that places of unequal size may share unequally."""
+        budgets = {p.tensor for p in self.places if any(part.count is not None for part in p.spec.stored)}
+        sizes = {(p.tensor, p.count) for p in self.places if p.tensor in budgets}
+        return len(sizes) == len(budgets)
+
+    def moves(self, place: Place) -> tuple[bool, bool]:
+        """Whether the optimiser moves any entry of a tensor, and whether it moves all of them."""
+        if isinstance(place.spec.trained, bool):
+            return place.spec.trained, place.spec.trained
+        rows = [row for row in self.cost.tensors if row.name == place.tensor]
+        moved = sum(row.trained for row in rows)
+        return moved > 0, moved == sum(row.total for row in rows)
+
+    def make(self, seed: int = 0) -> nn.Module:
+        """A fresh model with the method applied, and calibrated where the method looks at data first."""
+        model = tiny.model(self.family)
+        torch.manual_seed(seed)
+        targets = {} if self.targets is None else {"targets": self.targets}
+        assert self.reference.apply(model, **self.hyperparameters, **targets) is model, "apply returns its model"
+        if hasattr(self.reference, "calibrate"):
+            self.reference.calibrate(model, (self.loss(model) for _ in range(2)))
+        return model
+
+    def outputs(self, model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return tiny.outputs(model, self.family)
+
+    def loss(self, model: nn.Module) -> Tensor:
+        return tiny.loss(model, self.family)
+
+    def train(self, model: nn.Module, steps: int, *, plain: bool = False) -> list[float]:
+        """A few optimiser steps on what requires a gradient (Adam; gradient descent if `plain`). Returns the losses."""
+        moving = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.SGD(moving, lr=0.01) if plain else torch.optim.Adam(moving, lr=0.01)
+        losses = []
+        for _ in range(steps):
+            optimiser.zero_grad()
+            loss = self.loss(model)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return [*losses, self.loss(model).item()]
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """What the method does once training has ended."""
+        if hasattr(self.reference, "finish"):
+            self.reference.finish(model)
+        return model
+
+    # Names: where a declared tensor must be found in the live model.
+
+    def live(self, model: nn.Module) -> dict[str, Tensor]:
+        """Everything in the model that the method added."""
+        state = model.state_dict(keep_vars=True)
+        return {name: value for name, value in state.items() if f".{self.method}." in f".{name}"}
+
+    def names(self, model: nn.Module) -> list[list[str]]:
+        """For every place, the live tensors it stands for (several where it has copies, or a count without a shape)."""
+        live = list(model.state_dict())
+        hosts = self.hosts()
+        found = []
+        for place in self.places:
+            options = [place.path] if place.spec.selecting else [self.name(host, place) for host in hosts(place)]
+            matching = [[n for n in live if n == o or n.startswith(f"{o}.")] for o in options]
+            hits = [names for names in matching if names]
+            assert len(hits) <= 1, f"{place.tensor} exists more than once at {place.path}: {hits}"
+            found.append(hits[0] if hits else [])
+        return found
+
+    def name(self, host: tuple[str, str], place: Place) -> str:
+        path, part = host
+        *outer, tensor = place.tensor.split(".")
+        return ".".join(filter(None, [path, self.method, *outer, part, tensor]))
+
+    def hosts(self) -> Any:
+        """A function from a place to the modules (and, where fused, their part) that may hold its tensor."""
+        model = tiny.model(self.family)
+        blocks = {(b.kind, b.name, b.stack, b.layer): b for k in ("attention", "mlp", "layer") for b in kit.blocks(model, k)}
+
+        def of(place: Place) -> Iterable[tuple[str, str]]:
+            if place.spec.per == "site":
+                return [(place.path, place.role.replace(".", "_") if _sliced(model, place) else "")]
+            if place.spec.per == "model":
+                return [("", "")]
+            block = blocks[place.spec.per, place.role, place.stack, place.layer]
+            inside = [(s.path, "" if s.whole else s.role.replace(".", "_")) for s in block.sites.values()]
+            return dict.fromkeys([(block.path, ""), *inside])
+
+        return of
+
+    def stored(self, model: nn.Module) -> dict[str, Tensor]:
+        """What one task's checkpoint must hold, in the form of the finished model."""
+        if hasattr(self.reference, "pack"):
+            packed: dict[str, Tensor] = self.reference.pack(model)
+            return packed
+        state = model.state_dict()
+        kept = [
+            names
+            for place, names in zip(self.places, self.names(model), strict=True)
+            if any(part.as_ in STORED for part in place.spec.stored)
+        ]
+        return {name: state[name].clone() for names in kept for name in names}
+
+    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Put what was stored into a model to which the method has been applied afresh."""
+        if hasattr(self.reference, "unpack"):
+            self.reference.unpack(model, state)
+            return
+        live = model.state_dict(keep_vars=True)
+        for name, value in state.items():
+            live[name].data = value.clone()
+
+
+def _sliced(model: nn.Module, place: Place) -> bool:
+    module: Any = model.get_submodule(place.path)
+    return (place.start, place.stop) != (0, getattr(module, "out_features", getattr(module, "nf", None)))
+
+
+_LAYOUTS: dict[str, tuple[Backbone, str, int]] = {}
+
+
+def layout(family: str) -> tuple[Backbone, str, int]:
+    """The backbone, task and number of labels of a tiny model."""
+    if family not in _LAYOUTS:
+        parts = kit.inventory(tiny.model(family))
+        _LAYOUTS[family] = parts.backbone, parts.task, parts.num_labels
+    return _LAYOUTS[family]
+
+
+def trials(method: str, family: str) -> list[Trial]:
+    """Two settings: small numbers at the default targets; other numbers at the first of them alone.
+
+    Raises UsageError where the method has nothing to act on in the model.
+    """
+    first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6), alike=True))
+    role = first.cost.targets[:1] or None if first.entry.targets else None
+    second = Trial(method, family, _small(method, family, role, ints=(3, 1, 4, 2, 5, 6), alike=False), role)
+    return [first, second]
+
+
+def _small(
+    method: str, family: str, targets: tuple[str, ...] | None, *, ints: tuple[int, ...], alike: bool
+) -> dict[str, Any]:
+    """The first small setting that the entry's own domains and requirements accept on this model."""
+    backbone, _, _ = layout(family)
+    specs = KB[method].entry.hyperparameters
+    refusal: UsageError | None = None
+    for values in itertools.product(*(_candidates(spec, ints, alike) for spec in specs.values())):
+        trial = Trial(method, family, dict(zip(specs, values, strict=True)), targets)
+        try:
+            KB[method].cost(backbone, **trial.asked)
+            return trial.hyperparameters
+        except UsageError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
+def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] | tuple[Any, ...]:
+    if spec.type == "int":
+        return ints
+    if spec.type == "float":
+        default = spec.default if isinstance(spec.default, int | float) else 0.5
+        return (default, 0.5) if alike else (default / 2, default, 0.25)
+    if spec.type == "choice":
+        return tuple(spec.values) if alike else tuple(reversed(spec.values))
+    return (spec.default,) if alike else (not spec.default,)
+
+
+def with_module(trial: Trial, module: Any) -> Trial:
+    """The same trial of another module that claims to be the method."""
+    return replace(trial, module=module)
