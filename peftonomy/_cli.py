@@ -286,10 +286,10 @@ def show(method: str, as_json: bool) -> None:
     return click.echo(f"source: {entry.source}")
 
 
-def section(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def section(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[str] = ()) -> None:
     """A table with an empty line after it, or nothing at all."""
     if rows:
-        out.print_table(columns, rows)
+        out.print_table(columns, rows, right)
         click.echo()
 
 
@@ -381,12 +381,14 @@ def cost(method: str, as_json: bool, **asked: Any) -> None:
     named = targets if isinstance(targets, str) else ", ".join(targets)
     click.echo(f"targets {named}\n" if named else "")
     ledgers = [
-        ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone's {found.backbone:,}"),
+        ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone"),
         ("stored", out.number(found.stored), stored_note(found)),
         ("served", out.number(found.served), "beyond the backbone, at inference"),
         ("head", out.number(found.head), "a new task head, counted apart"),
+        ("backbone", out.number(found.backbone), f"{out.bytes_text(found.base_bytes)} as the method holds it"),
     ]
-    section(("ledger", "numbers", ""), [row for row in ledgers if row[0] != "head" or found.head])
+    shown = [row for row in ledgers if row[0] != "head" or found.head]
+    section(("", "numbers", ""), shown, right=["numbers"])
     rows = [
         (t.name, t.per, " x ".join(map(str, t.shape)) if t.shape else out.number(t.count),
          *map(out.number, (t.sites, t.total, t.trained, t.stored, t.served)), ", ".join(t.roles))

@@ -157,7 +157,8 @@ def _parameters(
         for suffix, shape in module.parameters:
             if tensor.per != "bias" or suffix == "bias":
                 dims = common | {"numel": math.prod(shape)}
-                yield Spot(module.role, module.count, dims, module, module.layers, shape, suffix)
+                own = shape if tensor.selecting else None
+                yield Spot(module.role, module.count, dims, module, module.layers, own, suffix)
 
 
 _SCOPES = {

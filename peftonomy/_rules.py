@@ -17,7 +17,7 @@ from ._claims import QUANTITIES, judge, printed
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
 from ._family import Family
 from ._formula import Formula
-from ._schema import SELECTING, MethodEntry, Tensor
+from ._schema import OF_PARAMETERS, MethodEntry, Tensor
 from ._yaml import dotted, load_yaml
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SCOPE_NAMES: dict[str, frozenset[str]] = {
     "site": frozenset({"d_in", "d_out", "bias", "layer"}),
     "model": frozenset(),
     **dict.fromkeys(("attention", "mlp", "layer"), frozenset({"layer", "cross"})),
-    **dict.fromkeys(SELECTING, frozenset({"numel", "layer"})),
+    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
 }
 """Dimensions that a formula may name besides, by the scope of its tensor."""
 

@@ -68,8 +68,8 @@ Category = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=120
 
 Value = bool | int | float | str
 Scope = Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
-SELECTING = ("weight", "bias", "norm")
-"""Scopes whose places are parameters that the backbone already has."""
+OF_PARAMETERS = ("weight", "bias", "norm")
+"""Scopes whose places are the parameters that the backbone already has."""
 
 JS_RESERVED = frozenset(
     """abstract arguments boolean byte case catch char const debugger default delete do double enum eval export extends
@@ -160,7 +160,8 @@ class Tensor(Entry):
 
     per: Scope
     """site: each targeted linear. attention, mlp, layer: each such block. model: once.
-    weight, bias, norm: each parameter that the backbone already has (all, the biases, those of norms)."""
+    weight, bias, norm: each parameter that the backbone already has (all, the biases, those of norms). Without shape
+    and count the tensor is that parameter itself; with one it is a new tensor beside it."""
     roles: list[Role] | None = None
     """Only places with these roles (for blocks: `attn`, `xattn`, `mlp`, `layer`)."""
     where: FormulaField | None = None
@@ -184,15 +185,12 @@ class Tensor(Entry):
 
     @property
     def selecting(self) -> bool:
-        """Whether its places are the backbone's own parameters."""
-        return self.per in SELECTING
+        """Whether it is a parameter of the backbone, not a new tensor."""
+        return self.per in OF_PARAMETERS and self.shape is None and self.count is None
 
     @model_validator(mode="after")
     def _sized(self) -> Self:
-        given = (self.shape is not None) + (self.count is not None)
-        if self.selecting and given:
-            raise ValueError(f"a tensor per {self.per} has the shape of the parameter it selects; drop shape and count")
-        if not self.selecting and given != 1:
+        if not self.selecting and (self.shape is None) == (self.count is None):
             raise ValueError("give either a shape or a count")
         return self
 

@@ -8,9 +8,9 @@ parameter names, masks and caches stay as they are. A child attached as `lora` t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -86,10 +86,15 @@ class Weight:
     pretrained: bool            # False for heads and poolers that transformers initialises afresh
 
 
+@functools.cache
+def _knowledge() -> peftonomy.KnowledgeBase:
+    return peftonomy.load()     # once, since families are read from their files
+
+
 def inventory(model: nn.Module) -> Inventory:
     """What peftonomy says this live model is made of, read from its config and its class name."""
     config = cast(Any, model).config
-    backbone = Backbone.from_config(config.to_dict(), families=peftonomy.load().families)
+    backbone = Backbone.from_config(config.to_dict(), families=_knowledge().families)
     return backbone.inventory(backbone.family.task_of(type(model).__name__), config.num_labels)
 
 
@@ -180,10 +185,11 @@ def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[Removabl
     like = module.weight if site is not None else next(p for p in module.parameters() if p.is_floating_point())
     owner.add_module(last, child.to(cast(Tensor, like)))    # the host's dtype and device, so no method need care
     handles: list[RemovableHandle] = []
+    acts = cast(Any, child)
     if site is not None and hasattr(child, "before"):
-        handles.append(on_input(site, child.before))
+        handles.append(on_input(site, acts.before))
     if site is not None and hasattr(child, "after"):
-        handles.append(on_output(site, child.after))
+        handles.append(on_output(site, acts.after))
     # plain attributes, past nn.Module's own __setattr__: the host is no submodule of its child
     vars(child).update(site=site, host=module, attached=path, handles=handles)
     return handles
@@ -226,12 +232,13 @@ def _drop(owner: nn.Module, path: str) -> None:
 
 def on_input(site: Site, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """Put `act` before the site's module. `act` must be a bound method of a module: those survive deepcopy."""
-    return site.module.register_forward_pre_hook(partial(_before, act))
+    return site.module.register_forward_pre_hook(functools.partial(_before, act))
 
 
 def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableHandle:
     """Put `act(input, output slice)` after the site's module, in place of that slice."""
-    return site.module.register_forward_hook(partial(_after, act, None if site.whole else (site.start, site.stop)))
+    part = None if site.whole else (site.start, site.stop)
+    return site.module.register_forward_hook(functools.partial(_after, act, part))
 
 
 def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

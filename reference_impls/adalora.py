@@ -25,7 +25,7 @@ class Triplets(nn.Module):
         self.Lambda = nn.Parameter(torch.zeros(init_r))
         self.Q = nn.Parameter(0.02 * torch.randn(init_r, d_in))
         self.scale, self.target_r = alpha / init_r, target_r
-        self.sensitivity = {name: torch.zeros(()) for name in "PQ"} | {"Lambda": torch.zeros(())}
+        self.sensitivity = dict.fromkeys(("P", "Lambda", "Q"), torch.zeros(()))     # running averages
         self.uncertainty = dict(self.sensitivity)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Triplets(nn.Module):
         return y + self.scale * (low @ self.P.T)        # (..., r) -> (..., d_out)
 
     def delta(self) -> Tensor:
-        return self.scale * (self.P * self.Lambda) @ self.Q         # (d_out, d_in)
+        return (self.P * self.Lambda) @ self.Q * self.scale         # (d_out, d_in)
 
     def penalty(self) -> Tensor:
         """||P^T P - I||^2 + ||Q Q^T - I||^2."""
@@ -51,8 +51,8 @@ class Triplets(nn.Module):
 
     def importance(self) -> Tensor:
         """S of every triplet, (r,)."""
-        s = {name: (self.sensitivity[name] * self.uncertainty[name]).expand_as(w) for name, w in self.named_parameters()}
-        return s["Lambda"] + s["P"].mean(0) + s["Q"].mean(1)
+        s = {n: (self.sensitivity[n] * self.uncertainty[n]).expand_as(w) for n, w in self.named_parameters()}
+        return s["Lambda"] + s["P"].mean(0) + s["Q"].mean(1)        # (r,), from (d_out, r) and (r, d_in)
 
     @torch.no_grad()
     def keep(self, chosen: Tensor) -> None:

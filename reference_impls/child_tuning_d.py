@@ -1,6 +1,6 @@
 """Child-Tuning_D: one child network per task, chosen by Fisher information (xu2021childtuning).
 
-    theta <- theta - eta * M * g,    M = 1 at the fraction p of entries with the largest F = mean of g^2 over the task's data
+    theta <- theta - eta * M * g,    M = 1 where F is among its largest, a fraction p;  F = mean of g^2 over the data
 
 Trained: a fraction p (`kept`) of all entries inside the layers, chosen once over all of them together by
 `calibrate`; and, as in the authors' code, everything pretrained outside the layers (embeddings, pooler) without

@@ -28,11 +28,11 @@ class LoRA(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        low = self.dropout(x) @ self.A.T                            # (..., d_in) -> (..., r)
+        low: Tensor = self.dropout(x) @ self.A.T                    # (..., d_in) -> (..., r)
         return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
 
     def delta(self) -> Tensor:
-        return self.scale * self.B @ self.A                         # (d_out, d_in)
+        return self.B @ self.A * self.scale                         # (d_out, d_in)
 
 
 def apply(

@@ -111,6 +111,7 @@ def test_selecting_scopes_take_the_backbone_s_own_parameters(write: Callable[...
         whole=f"tensors: {{theta: {tensor('weight', served='merged')}}}",
         biases=f"tensors: {{b: {tensor('bias', served='merged')}}}",
         norms=f"tensors: {{g: {tensor('norm', served='merged')}}}",
+        beside=f"tensors: {{delta: {tensor('bias', count='numel')}}}",
         some=f"tensors: {{g: {tensor('weight', roles='[mlp.up]', served='merged')}}}",
     )
     backbone = kb.backbone(BERT)
@@ -121,6 +122,8 @@ def test_selecting_scopes_take_the_backbone_s_own_parameters(write: Callable[...
     assert kb["norms"].cost(backbone).trained == 2 * 12 * (1 + 2 * 3)
     assert kb["some"].cost(backbone).trained == 3 * (12 * 20 + 20)
     assert kb["whole"].cost(backbone).served == 0
+    assert kb["beside"].cost(backbone).served == kb["biases"].cost(backbone).trained
+    assert kb["beside"].cost(backbone).tensors[0].shape is None
     assert {p.path for p in kb["some"].places(backbone)} >= {"encoder.layer.0.intermediate.dense.bias"}
 
 

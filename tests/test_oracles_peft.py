@@ -1,4 +1,4 @@
-"""peft as oracle for the methods that act on weights: the same trained counts, and the same outputs once weights are copied.
+"""peft as oracle for methods that act on weights: the same trained counts, and the same outputs with the same weights.
 
 Where peft differs, the difference is a deviation of the entry, and a test here shows that it is there.
 """
@@ -34,13 +34,13 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralForCausalLM", SIZES | {"num_key_value_heads": 2, "head_dim": 4}),
     "qwen2": ("Qwen2ForCausalLM", SIZES | {"num_key_value_heads": 2}),
     "t5 without gates": ("T5ForConditionalGeneration", {
-        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2, "num_decoder_layers": 3,
+        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2,
     }),
 }  # fmt: skip
 QUERIES_AND_VALUES = {
-    "bert": ["query", "value"], "roberta": ["query", "value"], "t5": ["q", "v"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"],
-    "vit": ["q_proj", "v_proj"], "deberta-v2": ["query_proj", "value_proj"], "mistral": ["q_proj", "v_proj"],
-    "qwen2": ["q_proj", "v_proj"], "t5 without gates": ["q", "v"],
+    "bert": ["query", "value"], "roberta": ["query", "value"], "t5": ["q", "v"], "gpt2": ["c_attn"],
+    "llama": ["q_proj", "v_proj"], "vit": ["q_proj", "v_proj"], "deberta-v2": ["query_proj", "value_proj"],
+    "mistral": ["q_proj", "v_proj"], "qwen2": ["q_proj", "v_proj"], "t5 without gates": ["q", "v"],
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def asked(model: nn.Module) -> tuple[Backbone, dict[str, Any]]:
 
 
 def trained(model: nn.Module) -> int:
-    """What requires a gradient, but for AdaLoRA's rank counters: moving them to another dtype or device makes peft thaw them."""
+    """What requires a gradient, but for AdaLoRA's rank counters, which peft thaws when it casts or moves them."""
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "ranknum" not in name)
 
 
@@ -141,14 +141,15 @@ def test_ia3_scales_the_whole_fused_projection() -> None:
     backbone, question = asked(model)
     theirs = trained(peft.get_peft_model(model, peft.IA3Config()))  # type: ignore[arg-type]
     assert KB["ia3"].cost(backbone, targets=["attn.qkv", "mlp.down"], **question).trained == theirs
-    assert KB["ia3"].cost(backbone, **question).trained == theirs - backbone.layers["decoder"] * backbone.dims["d_model"]
+    queries = backbone.layers["decoder"] * backbone.dims["d_model"]
+    assert KB["ia3"].cost(backbone, **question).trained == theirs - queries
 
 
 # Outputs, on modules named one by one.
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
-@pytest.mark.parametrize("targets", [("attn.qkv", "attn.q", "attn.v", "xattn.q", "xattn.v"), ("attn.o", "xattn.k", "mlp.*")])
+@pytest.mark.parametrize("targets", [("attn.qkv", "attn.q", "attn.v", "xattn.v"), ("attn.o", "xattn.k", "mlp.*")])
 def test_lora_outputs(family: str, targets: tuple[str, ...]) -> None:
     ours = lora.apply(tiny.model(family), r=3, alpha=5.0, targets=targets)
     shake(ours)
@@ -205,9 +206,7 @@ def test_adalora_importance() -> None:
     ours = adalora.apply(tiny.model("llama"), init_r=4, target_r=2, alpha=5.0, targets=("attn.q", "attn.v"))
     shake(ours)
     children = list(kit.at_sites(ours, "adalora", adalora.Triplets))
-    config = peft.AdaLoraConfig(
-        init_r=4, target_r=2, total_step=9, tinit=0, tfinal=5, deltaT=1, lora_alpha=5, target_modules=["q_proj", "v_proj"]
-    )
+    config = peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, lora_alpha=5, target_modules=["q_proj", "v_proj"])
     theirs = wrapped(tiny.model("llama"), config)
     allocator = theirs.base_model.rankallocator
     for site, child in children:
@@ -224,10 +223,9 @@ def test_adalora_importance() -> None:
     kept = 7
     masks = adalora.allocate(ours, budget=kept, beta1=1.0, beta2=1.0)   # no further look
     found = allocator.mask_to_budget(theirs.base_model.model, kept)
-    survivors = {name.split(".lora_E")[0].removeprefix("model.base_model."): torch.tensor(flags) for name, flags in found.items()}
     for (site, _), mask in zip(children, masks, strict=True):
-        [theirs_mask] = [m for name, m in survivors.items() if name.endswith(site.path)]
-        assert torch.equal(mask, theirs_mask)
+        [survivors] = [flags for name, flags in found.items() if name.split(".lora_E")[0].endswith(site.path)]
+        assert mask.tolist() == survivors
 
 
 def test_lora_fa_counts_and_outputs() -> None:
@@ -262,13 +260,14 @@ def test_lora_fa_corrects_the_gradient_in_peft_only() -> None:
 
 # The published runs: the same counts from peft here, from the run's record (the claims), and from the entry.
 
+QV = ["q_proj", "v_proj"]
 RUNS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "lora--llama-3.2-3B-rank32": ("lora", lambda: peft.LoraConfig(r=32, target_modules=["q_proj", "v_proj"])),
+    "lora--llama-3.2-3B-rank32": ("lora", lambda: peft.LoraConfig(r=32, target_modules=QV)),
     "lora--llama-3.2-3B-rank10-target-mlp": (
         "lora", lambda: peft.LoraConfig(r=10, target_modules=["up_proj", "gate_proj", "down_proj"])),
     "ia3--llama-3.2-3B-default": ("ia3", peft.IA3Config),
     "adalora--llama-3.2-3B-rank32": (
-        "adalora", lambda: peft.AdaLoraConfig(init_r=64, target_r=32, total_step=9, target_modules=["q_proj", "v_proj"])),
+        "adalora", lambda: peft.AdaLoraConfig(init_r=64, target_r=32, total_step=9, target_modules=QV)),
 }  # fmt: skip
 
 

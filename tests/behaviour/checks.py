@@ -25,14 +25,15 @@ def signature(trial: Trial) -> None:
         assert targets is not None, "the entry has targets, apply takes none"
         assert list(targets.default) == trial.entry.targets.default, "other default targets than the entry's"
     wanted = {
-        name: inspect.Parameter.empty if spec.type in ("int", "float") and isinstance(spec.default, str) else spec.default
+        name: inspect.Parameter.empty if spec.type != "choice" and isinstance(spec.default, str) else spec.default
         for name, spec in trial.entry.hyperparameters.items()
     }
-    assert {name: p.default for name, p in parameters.items()} == wanted, "other hyperparameters or defaults than the entry's"
+    found = {name: parameter.default for name, parameter in parameters.items()}
+    assert found == wanted, "other hyperparameters or defaults than the entry's"
 
 
 def tensors(trial: Trial) -> None:
-    """Exactly the declared tensors are there, by name and shape, trained or frozen as declared; the counts agree."""
+    """Exactly the declared tensors are there, by name and shape, trained or frozen as declared; counts agree."""
     model = trial.make()
     state, names = owned(model), trial.names(model)
     for place, found in zip(trial.places, names, strict=True):
@@ -49,7 +50,7 @@ def tensors(trial: Trial) -> None:
     assert not extra, f"not declared, yet there or trained: {extra}"
     moving = sum(v.numel() for v in state.values() if v.requires_grad)
     if all(whole or not any_ for any_, whole in map(trial.moves, trial.places)):
-        assert moving == trial.cost.trained, f"{moving} entries require a gradient, the entry says {trial.cost.trained}"
+        assert moving == trial.cost.trained, f"{moving} entries require a gradient, declared {trial.cost.trained}"
 
 
 def identity(trial: Trial) -> None:
@@ -77,7 +78,8 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
     model = trial.make(seed).train()
     before = {name: value.detach().clone() for name, value in owned(model).items()}
     moving = {name for name, p in model.named_parameters() if p.requires_grad}
-    partly = {n for p, found in zip(trial.places, trial.names(model), strict=True) for n in found if not trial.moves(p)[1]}
+    named = zip(trial.places, trial.names(model), strict=True)
+    partly = {name for place, names in named for name in names if not trial.moves(place)[1]}
     losses = trial.train(model, 8)
     for name, parameter in model.named_parameters():
         if name in moving:
@@ -86,7 +88,8 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
             assert parameter.grad is None, f"a gradient reaches {name}, which is frozen"
     moved = {name: int((value != before[name]).sum()) for name, value in owned(model).items()}
     assert not any(moved[n] for n in before if n not in moving), "something moved that is not trained"
-    assert sum(moved.values()) <= trial.cost.trained, f"{sum(moved.values())} entries moved, declared {trial.cost.trained}"
+    total = sum(moved.values())
+    assert total <= trial.cost.trained, f"{total} entries moved, declared {trial.cost.trained}"
     assert min(losses[1:]) < losses[0], f"the loss never fell: {losses}"
     return {name for name in moving - partly if not moved[name]}
 
@@ -109,7 +112,7 @@ def merging(trial: Trial) -> None:
 
 
 def storing(trial: Trial) -> None:
-    """What is declared as stored is enough to have the tuned model again, is as much as declared, and what is served."""
+    """What is declared as stored is enough to have the tuned model again, and no more; the rest is what is served."""
     model = trial.make(seed=0)
     trial.train(model, 3)
     trial.finish(model)
@@ -152,7 +155,8 @@ def generalising(trial: Trial) -> None:
         assert general.cost.trained == special.cost.trained, f"trains other counts than {relation.target}"
         a, b = general.make(), special.make()
         ours, theirs = general.live(a), special.live(b)
-        assert [v.shape for v in ours.values()] == [v.shape for v in theirs.values()], f"other tensors than {relation.target}"
+        shapes = [[value.shape for value in added.values()] for added in (ours, theirs)]
+        assert shapes[0] == shapes[1], f"other tensors than {relation.target}"
         for mine, other in zip(ours.values(), theirs.values(), strict=True):
             mine.data.copy_(other)
         _same(general.outputs(a), special.outputs(b), f"starts elsewhere than {relation.target}")

@@ -10,6 +10,7 @@ from . import checks, tiny
 from .trial import KB, trials, with_module
 from .twins import TWINS, Twin
 
+pytestmark = pytest.mark.torch
 NOWHERE_TO_ACT = [("bitfit", "llama"), ("bitfit", "t5")]
 """Where a method finds nothing in a family at all: these two have no biases."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in NOWHERE_TO_ACT]

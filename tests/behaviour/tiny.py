@@ -26,13 +26,13 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", _ENCODER | {"num_labels": 3}),
     "roberta": ("RobertaModel", _ENCODER | {"hidden_size": 20, "num_attention_heads": 5, "intermediate_size": 28}),
     "t5": ("T5ForConditionalGeneration", {
-        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2, "num_decoder_layers": 3,
-        "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "relative_attention_num_buckets": 8,
-        "decoder_start_token_id": 0, "tie_word_embeddings": False,
+        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2,
+        "num_decoder_layers": 3, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
+        "relative_attention_num_buckets": 8, "decoder_start_token_id": 0, "tie_word_embeddings": False,
     }),
     "gpt2": ("GPT2LMHeadModel", {
-        "vocab_size": 37, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 28, "n_positions": 40, "bos_token_id": 1, "eos_token_id": 2,
-        "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+        "vocab_size": 37, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_inner": 28, "n_positions": 40,
+        "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2,
     }),
     "llama": ("LlamaForCausalLM", {
         "vocab_size": 37, "hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy import Backbone, Cost, Place, UsageError
+from peftonomy._schema import OF_PARAMETERS
 from reference_impls import _kit as kit
 
 from . import tiny
@@ -134,13 +135,17 @@ class Trial:
     def hosts(self) -> Any:
         """A function from a place to the modules (and, where fused, their part) that may hold its tensor."""
         model = tiny.model(self.family)
-        blocks = {(b.kind, b.name, b.stack, b.layer): b for k in ("attention", "mlp", "layer") for b in kit.blocks(model, k)}
+        kinds = ("attention", "mlp", "layer")
+        blocks = {(b.kind, b.name, b.stack, b.layer): b for kind in kinds for b in kit.blocks(model, kind)}
 
         def of(place: Place) -> Iterable[tuple[str, str]]:
             if place.spec.per == "site":
                 return [(place.path, place.role.replace(".", "_") if _sliced(model, place) else "")]
             if place.spec.per == "model":
                 return [("", "")]
+            if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
+                path, _, suffix = place.path.rpartition(".")
+                return [(path, suffix)]
             block = blocks[place.spec.per, place.role, place.stack, place.layer]
             inside = [(s.path, "" if s.whole else s.role.replace(".", "_")) for s in block.sites.values()]
             return dict.fromkeys([(block.path, ""), *inside])

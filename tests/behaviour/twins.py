@@ -1,4 +1,7 @@
-"""Broken twins: modules with one fault each, and what the check that must notice it says. A suite that cannot fail is a defect."""
+"""Broken twins: modules with one fault each, and what the check that must notice it says.
+
+A suite that cannot fail is a defect.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +60,15 @@ def pairs(model: nn.Module) -> Iterator[lora.LoRA]:
 QV = ("attn.q", "attn.v", "xattn.q", "xattn.v")
 
 
-def another_default(model: nn.Module, *, r: int = 4, alpha: float = 8.0, dropout: float = 0.0, targets: Any = QV) -> None:
+def another_default(
+    model: nn.Module, *, r: int = 4, alpha: float = 8.0, dropout: float = 0.0, targets: Any = QV
+) -> None:
     """`apply` of LoRA with a wrong default."""
 
 
-def other_targets(model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, targets: Any = QV[:1]) -> None:
+def other_targets(
+    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, targets: Any = QV[:1]
+) -> None:
     """`apply` of LoRA with wrong default targets."""
 
 
@@ -168,6 +175,10 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict(state, strict=False)
 
 
+def load_nothing(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Restores nothing."""
+
+
 def pack_whole_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -199,33 +210,51 @@ def keep_encoder(model: nn.Module) -> None:
     """Ends training without dropping what only training needs."""
 
 
+def _of(method: str, module: ModuleType, check: checks.Check) -> Callable[..., Twin]:
+    """Twins of one method for one check: `(fault, says, family="llama", **functions replaced)`."""
+
+    def twin(fault: str, says: str, family: str = "llama", broken: Fault | None = None, **changed: Any) -> Twin:
+        faulty = but(module, **changed) if broken is None else after_apply(module, broken)
+        return Twin(fault, check, says, method, faulty, family)
+
+    return twin
+
+
+_signature = _of("lora", lora, checks.signature)
+_tensors = _of("lora", lora, checks.tensors)
+_training = _of("lora", lora, checks.training)
+_merging = _of("lora", lora, checks.merging)
+_storing = _of("lora", lora, checks.storing)
+_child = _of("child_tuning_d", child_tuning_d, checks.storing)
+_generalising = _of("child_tuning_f", child_tuning_f, checks.generalising)
+
 TWINS = (
-    Twin("another default", checks.signature, "defaults", "lora", but(lora, apply=another_default)),
-    Twin("other targets", checks.signature, "default targets", "lora", but(lora, apply=other_targets)),
-    Twin("fewer hyperparameters", checks.signature, "hyperparameters", "lora", but(lora, apply=fewer_hyperparameters)),
-    Twin("wrong shape", checks.tensors, "other shapes", "lora", after_apply(lora, grow)),
-    Twin("extra trained tensor", checks.tensors, "not declared", "lora", after_apply(lora, add_tensor)),
-    Twin("extra frozen tensor", checks.tensors, "not declared", "lora", after_apply(lora, add_frozen_tensor)),
-    Twin("unfrozen backbone", checks.tensors, "not declared", "lora", after_apply(lora, thaw)),
-    Twin("frozen factor", checks.tensors, "trained should be", "lora", after_apply(lora, freeze_b)),
-    Twin("missing site", checks.tensors, "does not exist", "lora", after_apply(lora, drop_one)),
-    Twin("gain among the biases", checks.tensors, "not declared", "bitfit", after_apply(bitfit, thaw), "bert"),
-    Twin("start not at zero", checks.identity, "starts elsewhere", "lora", after_apply(lora, start_at_ones)),
-    Twin("cut graph", checks.training, "no gradient reaches", "lora", but(lora, apply=apply_cut)),
-    Twin("unfrozen backbone", checks.training, "entries moved", "lora", after_apply(lora, thaw)),
-    Twin("drifting backbone", checks.training, "not trained", "lora", after_apply(lora, drift)),
-    Twin("uphill", checks.training, "never fell", "lora", after_apply(lora, climb)),
-    Twin("no mask", checks.training, "entries moved", "child_tuning_d", but(child_tuning_d, calibrate=calibrate_nothing)),
-    Twin("wrong scale", checks.merging, "changed the outputs", "lora", but(lora, merge=merge_twice_as_much)),
-    Twin("wrong slice", checks.merging, "changed the outputs", "lora", but(lora, merge=merge_into_all_of_a_fused_weight), "gpt2"),
-    Twin("left behind", checks.merging, "left something behind", "lora", but(lora, merge=merge_and_stay)),
-    Twin("bias forgotten", checks.merging, "changed the outputs", "ia3", but(ia3, merge=merge_weights_only), "bert"),
-    Twin("promised too little", checks.merging, "the entry says it cannot", "p_tuning", but(p_tuning, merge=keep_encoder)),
-    Twin("one factor", checks.storing, "declared", "lora", but(lora, pack=pack_b, unpack=_load)),
-    Twin("too much", checks.storing, "declared", "child_tuning_d", but(child_tuning_d, pack=pack_whole_tensors)),
-    Twin("wrong positions", checks.storing, "declared", "child_tuning_d", but(child_tuning_d, calibrate=calibrate_least)),
-    Twin("not enough", checks.storing, "does not give the tuned model back", "lora", but(lora, unpack=lambda model, state: None)),
-    Twin("never finished", checks.storing, "left to serve", "p_tuning", but(p_tuning, finish=keep_encoder)),
-    Twin("double gradients", checks.generalising, "trains elsewhere", "child_tuning_f", after_apply(child_tuning_f, double_gradients)),
-    Twin("starts elsewhere", checks.generalising, "starts elsewhere", "child_tuning_f", after_apply(child_tuning_f, start_elsewhere)),
-)  # fmt: skip
+    _signature("another default", "defaults", apply=another_default),
+    _signature("other targets", "default targets", apply=other_targets),
+    _signature("fewer hyperparameters", "hyperparameters", apply=fewer_hyperparameters),
+    _tensors("wrong shape", "other shapes", broken=grow),
+    _tensors("extra trained tensor", "not declared", broken=add_tensor),
+    _tensors("extra frozen tensor", "not declared", broken=add_frozen_tensor),
+    _tensors("unfrozen backbone", "not declared", broken=thaw),
+    _tensors("frozen factor", "trained should be", broken=freeze_b),
+    _tensors("missing site", "does not exist", broken=drop_one),
+    _of("bitfit", bitfit, checks.tensors)("gain among the biases", "not declared", "bert", broken=thaw),
+    _of("lora", lora, checks.identity)("start not at zero", "starts elsewhere", broken=start_at_ones),
+    _training("cut graph", "no gradient reaches", apply=apply_cut),
+    _training("unfrozen backbone", "entries moved", broken=thaw),
+    _training("drifting backbone", "not trained", broken=drift),
+    _training("uphill", "never fell", broken=climb),
+    _of("child_tuning_d", child_tuning_d, checks.training)("no mask", "entries moved", calibrate=calibrate_nothing),
+    _merging("wrong scale", "changed the outputs", merge=merge_twice_as_much),
+    _merging("wrong slice", "changed the outputs", "gpt2", merge=merge_into_all_of_a_fused_weight),
+    _merging("left behind", "left something behind", merge=merge_and_stay),
+    _of("ia3", ia3, checks.merging)("bias forgotten", "changed the outputs", "bert", merge=merge_weights_only),
+    _of("p_tuning", p_tuning, checks.merging)("merge not declared", "the entry says it cannot", merge=keep_encoder),
+    _storing("one factor", "declared", pack=pack_b, unpack=_load),
+    _storing("not loaded", "does not give the tuned model back", unpack=load_nothing),
+    _child("too much", "declared", pack=pack_whole_tensors),
+    _child("wrong positions", "declared", calibrate=calibrate_least),
+    _of("p_tuning", p_tuning, checks.storing)("never finished", "left to serve", finish=keep_encoder),
+    _generalising("double gradients", "trains elsewhere", broken=double_gradients),
+    _generalising("starts elsewhere", "starts elsewhere", broken=start_elsewhere),
+)

@@ -1,0 +1,115 @@
+"""JSON API, version 1: plain files beside the pages, without time stamps, equal in every build of one commit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .._errors import UsageError
+from .._kb import KnowledgeBase, Method
+from .._schema import MethodEntry
+
+__all__ = ["FILES", "ROOT", "SCHEMA_VERSION", "files", "method_record"]
+
+SCHEMA_VERSION = "1.0"
+ROOT = "api/v1/"
+FILES = {
+    "index.json": "What there is: every method and model with name, summary and address.",
+    "methods/<id>.json": "One entry with all its fields, relations both ways, and its cost on the example models.",
+    "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
+    "categories.json": "The category tree with definitions and the methods in each place.",
+    "vocabulary.json": "Facets, relation types and module roles with their meanings.",
+    "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
+    "references.json": "Every source with its fields and BibTeX.",
+    "schema/method.json": "JSON Schema of a method entry.",
+}
+
+
+def files(kb: KnowledgeBase, examples: list[str]) -> dict[str, str]:
+    """Every file of the API by its path."""
+    answers: dict[str, Any] = {
+        "index.json": _index(kb),
+        "categories.json": {"categories": [_category(kb, node) for node in kb.taxonomy.tree]},
+        "vocabulary.json": {
+            "facets": {k: f.model_dump(mode="json") for k, f in kb.taxonomy.facets.items()},
+            "relations": {k: r.model_dump(mode="json") for k, r in kb.taxonomy.relations.items()},
+            "roles": kb.taxonomy.roles,
+        },
+        "graph.json": kb.graph.to_dict(),
+        "references.json": {"references": [_reference(kb, key) for key in kb.references]},
+        "schema/method.json": MethodEntry.model_json_schema(),
+    }
+    answers |= {f"methods/{m}.json": {"method": method_record(kb[m], examples)} for m in kb}
+    answers |= {f"models/{m}.json": {"model": _model(kb, m)} for m in kb.models}
+    return {ROOT + path: _text(path, answer) for path, answer in answers.items()}
+
+
+def _text(path: str, answer: dict[str, Any]) -> str:
+    head = {} if path.startswith("schema/") else {"schema_version": SCHEMA_VERSION}
+    return json.dumps(head | answer, indent=1, ensure_ascii=False) + "\n"
+
+
+def _index(kb: KnowledgeBase) -> dict[str, Any]:
+    methods = [
+        {
+            "id": m.id, "name": m.name, "full_name": m.entry.full_name, "aliases": m.entry.aliases, "year": m.year,
+            "category": m.category, "facets": m.entry.facets, "summary": m.entry.summary,
+            "href": f"methods/{m.id}.json",
+        }
+        for m in kb.values()
+    ]  # fmt: skip
+    models = [
+        {"id": k, "name": m.name, "family": m.family.model_type, "parameters": m.parameters, "href": f"models/{k}.json"}
+        for k, m in kb.models.items()
+    ]
+    return {"methods": methods, "models": models, "files": FILES}
+
+
+def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
+    return {
+        "id": node.id, "name": node.name, "definition": node.definition, "source": node.source,
+        "methods": [m.id for m in kb.values() if m.category == node.id],
+        "children": [_category(kb, child) for child in node.children],
+    }  # fmt: skip
+
+
+def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
+    """The whole entry as plain data, with what is derived from it."""
+    record = method.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+    record["related"] = method.kb.graph.related(method.id)
+    record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
+    return record
+
+
+def _cost(method: Method, model: str) -> dict[str, Any] | None:
+    try:
+        return method.cost(model).to_dict()
+    except UsageError:  # the method has nothing to act on in this model
+        return None
+
+
+def _model(kb: KnowledgeBase, key: str) -> dict[str, Any]:
+    model = kb.models[key]
+    inventory = model.inventory()
+    modules = [
+        {
+            "path": m.path, "role": m.role, "stack": m.stack, "layers": list(m.layers), "kind": m.kind,
+            "parameters": {suffix: list(shape) for suffix, shape in m.parameters},
+            "slices": [{"role": r, "start": a, "stop": b} for r, a, b in m.slices],
+            "head": m.head, "pretrained": m.pretrained,
+        }
+        for m in inventory.modules
+    ]  # fmt: skip
+    return {
+        "id": key, "name": model.name, "family": model.family.model_type, "kind": model.family.kind,
+        "source": model.source, "config": model.config, "dims": inventory.dims, "parameters": model.parameters,
+        "default_task": model.default_task, "tasks": list(model.tasks), "modules": modules,
+    }  # fmt: skip
+
+
+def _reference(kb: KnowledgeBase, key: str) -> dict[str, Any]:
+    found = kb.references[key]
+    return {
+        "key": key, "title": found.title, "authors": list(found.authors), "year": found.year, "venue": found.venue,
+        "arxiv": found.arxiv, "url": found.url, "read": found.read, "bibtex": found.bibtex,
+    }  # fmt: skip

@@ -1,0 +1,210 @@
+"""Pages about many things at once: home, lists, categories, models, the taxonomy, references, API and about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
+
+from .._costs import Cost
+from .._errors import UsageError
+from .._inventory import Module
+from .._taxonomy import CategoryNode
+from . import _api, _fields, _radial
+from ._site import KINDS, Site, View
+from ._text import count, inline, percent
+
+__all__ = ["category_page", "model_page", "picture", "standing_pages"]
+
+WIDE = {"hide": ["toc"]}
+ABOUT = "A knowledge base of parameter-efficient fine-tuning methods, checked by running it."
+SAMPLE = ("id", "name", "year", "category", "summary", "tensors", "properties")
+
+
+def category_page(site: Site, node: CategoryNode) -> str:
+    """`categories/<id>.md`: its definition, its parts, and the methods in it and below."""
+    children = [
+        {"id": c.id, "name": c.name, "definition": c.definition, "count": _plural(_below(site, c.id), "method")}
+        for c in node.children
+    ]
+    return site.page(
+        "category.md",
+        node.name,
+        node.definition,
+        meta={"source": "taxonomy/categories.yaml", "door": "Taxonomy"},
+        trail=site.trail(node.id)[:-1],
+        hue=site.hue(node.id),
+        definition=node.definition,
+        children=children,
+        groups=site.groups(node.id),
+        example_model=site.kb.models[site.examples[0]].name,
+    )
+
+
+def _below(site: Site, category: str) -> int:
+    return sum(f"{m.category}.".startswith(f"{category}.") for m in site.kb.values())
+
+
+def model_page(site: Site, key: str) -> str:
+    """`models/<id>.md`: its sizes, every parameter by module, and what each method costs on it."""
+    model = site.kb.models[key]
+    inventory, family = model.inventory(), model.family
+    methods = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in site.kb.values()]
+    return site.page(
+        "model.md",
+        model.name,
+        f"{model.name}: {count(model.parameters)} parameters, by module.",
+        meta={"source": f"backbones/models/{key}.yaml", "door": "Models"},
+        id=key,
+        family={"id": family.model_type, "name": family.name, "kind": KINDS[family.kind]},
+        parameters=count(model.parameters),
+        citation=site.cite(model.source),
+        dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
+        klass=family.tasks[inventory.task].class_,
+        modules=[_module(m) for m in inventory.modules],
+        costs=methods,
+    )
+
+
+def _module(module: Module) -> View:
+    shapes = (f"{suffix} {' × '.join(map(count, shape))}" for suffix, shape in module.parameters)
+    return {
+        "path": module.path, "roles": [module.role, *(r for r, *_ in module.slices if r != module.role)],
+        "layers": _layers(module.layers), "shapes": ", ".join(shapes) or "tied", "total": count(module.numel),
+    }  # fmt: skip
+
+
+def _layers(layers: Sequence[int]) -> str:
+    if not layers:
+        return "once"
+    run = tuple(layers) == tuple(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}–{layers[-1]}" if run and len(layers) > 1 else ", ".join(map(str, layers))
+
+
+def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
+    """The pages that are there whatever the knowledge base holds."""
+    shared = {
+        "counts": site.counts, "example_model": site.kb.models[site.examples[0]].name, "groups": site.groups(),
+    }  # fmt: skip
+    terminal = _terminal(site)
+
+    def page(path: str, title: str, description: str, meta: View | None = None, **values: object) -> tuple[str, str]:
+        return path, site.page(path, title, description, meta, **values)
+
+    yield page("index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal, **shared)
+    yield page("methods/index.md", "Methods", "All methods by category.", WIDE, **shared)
+    yield page("models/index.md", "Models", "All models by architecture.", families=_families(site), counts=site.counts)
+    yield page(
+        "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
+        command=terminal[0]["text"], model=site.examples[0], method=site.example_method,
+    )  # fmt: skip
+    yield page(
+        "taxonomy.md", "Taxonomy", "Where each method stands and what it builds on.",
+        {"source": "taxonomy/categories.yaml", **WIDE},
+        picture=picture(site, labels=True), tree=_radial.nested(_tree(site)),
+        relation_types=[(key, kind.name) for key, kind in site.kb.taxonomy.relations.items()],
+    )  # fmt: skip
+    meta = {"source": "taxonomy/references.bib", **WIDE}
+    yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
+    files = [
+        {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
+    ]
+    yield page("api.md", "API", "The data as JSON files.", files=files, sample=_sample(site), terminal=terminal)
+    meta = {"source": "site/pages/about.md"}
+    yield page(
+        "about.md", "About", "How the numbers are checked, and how to add a method.", meta, fields=_fields.table()
+    )
+    yield "references.bib", site.kb.references.text
+
+
+def _example(site: Site, path: str) -> str:
+    id_ = site.examples[0] if path.startswith("models/") else site.example_method
+    return path.replace("<id>", id_)
+
+
+def _sample(site: Site) -> str:
+    record = _api.method_record(site.kb[site.example_method], site.examples)
+    shown = {"schema_version": _api.SCHEMA_VERSION, "method": {k: record[k] for k in SAMPLE}}
+    return json.dumps(shown, indent=1, ensure_ascii=False)
+
+
+def _terminal(site: Site) -> list[View]:
+    """The example query as a command and in Python, with its real answer."""
+    query, method = site.settings["query"], site.example_method
+    known = method == query["method"] and query["model"] in site.kb.models
+    model = query["model"] if known else site.examples[0]
+    given, targets = (query["set"], query["targets"]) if known else ({}, [])
+    flags = [f"--set {n}={v}" for n, v in given.items()] + ([f"--targets {','.join(targets)}"] if targets else [])
+    call = [json.dumps(model), *(f"{n}={v!r}" for n, v in given.items()), *([f"targets={targets}"] if targets else [])]
+    command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}
+    try:
+        found: Cost = site.kb[method].cost(model, targets=targets or None, **given)
+    except UsageError:  # a small knowledge base may hold nothing that fits
+        return [command]
+    return [
+        command,
+        {"input": False, "text": f"{count(found.trained)} trained, {percent(found.percent)} of the model"},
+        {"input": True, "prompt": ">>>", "text": "import peftonomy; kb = peftonomy.load()"},
+        {"input": True, "prompt": ">>>", "text": f'kb["{method}"].cost({", ".join(call)}).trained'},
+        {"input": False, "text": str(found.trained)},
+    ]
+
+
+def _families(site: Site) -> Iterator[View]:
+    """The families that have models, each with its models from small to large."""
+    for key, family in site.kb.families.items():
+        models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
+        rows = [
+            {
+                "id": k, "name": m.name, "parameters": count(m.parameters), "width": count(m.dims["d_model"]),
+                "layers": " + ".join(str(n) for n in m.layers.values()),
+                "heads": f"{m.dims['n_heads']} ({m.dims['n_kv_heads']})",
+            }
+            for k, m in sorted(models, key=lambda pair: (pair[1].parameters, pair[0]))
+        ]  # fmt: skip
+        if rows:
+            heading = Markup(inline(family.name))
+            yield {"id": key, "name": family.name, "heading": heading, "kind": KINDS[family.kind], "models": rows}
+
+
+def _bibliography(site: Site) -> list[View]:
+    citing: dict[str, list[View]] = {}
+    for m in site.kb.values():
+        for key in sorted({source.partition("#")[0] for _, source in m.entry.citations()}):
+            citing.setdefault(key, []).append({"id": m.id, "name": m.name})
+    rows = [site.reference(key) | {"methods": citing.get(key, [])} for key in site.kb.references]
+    return sorted(rows, key=lambda r: (r["title"].lower(), r["key"]))
+
+
+# The picture of the taxonomy.
+
+
+def picture(site: Site, *, labels: bool) -> Markup:
+    """The radial picture, with names and links or as a bare figure."""
+    types = site.kb.taxonomy.relations
+    edges = [
+        _radial.Edge(m.id, r.target, r.type, types[r.type].name, types[r.type].inverse)
+        for m in site.kb.values()
+        for r in m.entry.relations
+    ]
+    return _radial.picture(_tree(site), edges, labels=labels, title="Taxonomy of methods")
+
+
+def _tree(site: Site) -> list[_radial.Node]:
+    return [_node(site, root) for root in site.kb.taxonomy.tree]
+
+
+def _node(site: Site, node: CategoryNode) -> _radial.Node:
+    leaves = [
+        _radial.Leaf(m.id, m.name, m.year, f"methods/{m.id}.html", m.entry.summary) for m in site.in_category(node.id)
+    ]
+    planned = (p for p in site.kb.taxonomy.planned.values() if p.category == node.id and p.id not in site.kb.methods)
+    leaves += [_radial.Leaf(p.id, p.name, p.year) for p in planned]
+    leaves.sort(key=lambda leaf: (leaf.year, leaf.id))
+    children = [_node(site, child) for child in node.children]
+    return _radial.Node(node.id, node.name, site.hue(node.id), leaves, children, f"categories/{node.id}.html")
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"

@@ -1,0 +1,219 @@
+"""The page of one method: everything its entry says, with what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from markupsafe import Markup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from .._claims import judge
+from .._errors import UsageError
+from .._formula import Formula
+from .._kb import Method
+from .._layout import flattened
+from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
+from . import _closed
+from ._site import Site, View
+from ._text import prose, safe_url
+
+__all__ = ["method_page"]
+
+MERGE = {"exact": "yes, exactly", "none": "no"}
+START = {"exact": "equals the base model", "approximate": "close to the base model", "none": "differs from it"}
+EVIDENCE = {"read": "source read here", "second_hand": "as quoted elsewhere", "recalled": "recalled, not checked"}
+TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
+PLACES = {
+    "site": "every targeted module", "attention": "every attention block", "mlp": "every feed-forward block",
+    "layer": "every layer", "model": "once per model", "weight": "every weight", "bias": "every bias",
+    "norm": "every norm parameter",
+}  # fmt: skip
+LINE = '<a class="pf-line" id="line-{0}" href="#line-{0}" data-n="{0}" aria-label="Line {0}" tabindex="-1"></a>{1}'
+
+
+def method_page(site: Site, method: Method) -> str:
+    """`methods/<id>.md`."""
+    entry, file = method.entry, f"methods/{method.id}.yaml"
+
+    def tex(formula: str) -> Markup:
+        return site.tex(formula, file=file, field="description")
+
+    return site.page(
+        "method.md",
+        entry.name,
+        entry.summary,
+        meta={"source": file, "door": "Methods", "search": {"boost": 2}, "calculator": True},
+        entry=entry,
+        trail=site.trail(entry.category),
+        hue=site.hue(entry.category),
+        byline=(site.cite(entry.source) or {}).get("label", entry.year),
+        edit=f"{site.repository}/edit/main/{file}" if site.repository else "",
+        facts=list(_facts(site, method)),
+        idea=prose(entry.description, tex),
+        update=site.tex(entry.update, display=True, file=file),
+        examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
+        setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
+        n_models=len(site.kb.models),
+        hyperparameters=[_hyperparameter(site, n, h) for n, h in entry.hyperparameters.items()],
+        tensors=[
+            _tensor(site, part.prefix + name, tensor, part.entry)
+            for part in flattened(method)
+            for name, tensor in part.entry.tensors.items()
+        ],
+        totals=_totals(site, method),
+        closed_forms=[_closed_form(site, entry, form) for form in entry.closed_forms],
+        code=_code(site, method.id),
+        relations=list(_relations(site, method)),
+        claims=[_claim(site, method, claim) for claim in entry.claims],
+        libraries=[_library(site, key, found) for key, found in entry.implementations.items()],
+        pitfalls=[{"note": p.note, "source": site.cite(p.source)} for p in entry.pitfalls],
+        references=_references(site, entry),
+    )
+
+
+def _facts(site: Site, method: Method) -> Iterator[View]:
+    """The strip of facts below the summary."""
+    entry = method.entry
+    for model in site.examples:
+        row = site.cost(method, model)
+        if not row["problem"]:
+            note = f"{row['percent']} of {site.kb.models[model].name}"
+            yield {"name": "Trained by default", "value": row["trained"], "note": note}
+    yield {"name": "Merges into the weights", "value": MERGE[entry.properties.merge]}
+    yield {"name": "At the first step", "value": START[entry.properties.identity_at_init]}
+    if entry.properties.inference_positions.literal != 0:
+        yield {"name": "Extra sequence positions", "value": entry.properties.inference_positions.source}
+    for key, value in entry.facets.items():
+        facet = site.kb.taxonomy.facets.get(key)
+        words = value if isinstance(value, list) else [value]
+        yield {"name": facet.name if facet else key, "value": ", ".join(w.replace("_", " ") for w in words)}
+    libraries = [_library_name(site, key) for key in entry.implementations if key != "official"]
+    if libraries:
+        yield {"name": "In libraries", "value": ", ".join(libraries)}
+
+
+def _library_name(site: Site, key: str) -> str:
+    return str(site.settings["libraries"].get(key, key.replace("_", " ")))
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _hyperparameter(site: Site, name: str, spec: Hyperparameter) -> View:
+    kind = f"one of {', '.join(spec.values)}" if spec.values else TYPES[spec.type]
+    return {
+        "name": name, "meaning": spec.meaning, "default": _plain(spec.default), "kind": kind,
+        "domain": spec.domain.source if spec.domain else "", "source": site.cite(spec.source),
+    }  # fmt: skip
+
+
+def _tensor(site: Site, name: str, tensor: Tensor, entry: MethodEntry) -> View:
+    conditions = [f.source for f in (tensor.when, tensor.where, tensor.requires) if f is not None]
+    if tensor.copies.literal != 1:
+        conditions.append(f"{tensor.copies.source} of them")
+    return {
+        "name": name, "scope": PLACES[tensor.per], "roles": tensor.roles or [], "condition": "; ".join(conditions),
+        "shape": _shape(site, tensor, entry), "init": tensor.init.replace("_", " "), "trained": _trained(tensor),
+        "stored": ", ".join(map(_stored, tensor.stored)), "served": tensor.served, "note": tensor.note or "",
+    }  # fmt: skip
+
+
+def _shape(site: Site, tensor: Tensor, entry: MethodEntry) -> Markup | str:
+    if tensor.selecting:
+        return "as in the model"
+    sizes = tensor.shape if tensor.count is None else [tensor.count]
+    latex = r" \times ".join(_closed.size(s, entry) for s in sizes or []) or "1"
+    return site.tex(latex, file=f"methods/{entry.id}.yaml", field="tensors")
+
+
+def _trained(tensor: Tensor) -> str:
+    if isinstance(tensor.trained, Formula):
+        return tensor.trained.source
+    if isinstance(tensor.trained, Moved):
+        return f"{tensor.trained.across.source} in all"
+    return "all" if tensor.trained else "frozen"
+
+
+def _stored(part: Stored) -> str:
+    if part.across is not None:
+        return f"{part.as_} ({part.across.source} in all)"
+    return part.as_ if part.count is None else f"{part.as_} ({part.count.source})"
+
+
+def _totals(site: Site, method: Method) -> list[View]:
+    """Each ledger as one formula; ledgers that are equal share a line."""
+    lines: dict[str, list[str]] = {}
+    for ledger, latex in _closed.ledgers(method).items():
+        lines.setdefault(latex, []).append(ledger)
+    found = []
+    for latex, names in lines.items():
+        left = " = ".join(rf"\text{{{name}}}" for name in names)
+        html = site.tex(f"{left} = {latex}", display=True, file=f"methods/{method.id}.yaml", field="tensors")
+        found.append({"name": " and ".join(names), "html": html})
+    return found
+
+
+def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
+    latex = f"{_closed.size(form.quantity, entry)} = {_closed.size(form.formula, entry)}"
+    html = site.tex(latex, file=f"methods/{entry.id}.yaml", field="closed_forms")
+    return {"html": html, "assumes": [a.source for a in form.assumes], "source": site.cite(form.source)}
+
+
+def _code(site: Site, key: str) -> Markup | None:
+    """The reference implementation, highlighted, an anchor on each line."""
+    path = site.code / f"{key}.py"
+    if not path.is_file():
+        return None
+    html = highlight(path.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(nowrap=True))
+    lines = enumerate(html.rstrip("\n").split("\n"), 1)
+    return Markup("\n".join(LINE.format(number, line) for number, line in lines))
+
+
+def _relations(site: Site, method: Method) -> Iterator[View]:
+    """The method's links in both directions; a target without an entry is named, not linked."""
+    settings = {(r.target, r.type): r.at for r in method.entry.relations}
+    for found in site.kb.graph.related(method.id):
+        key = found["method"]
+        known, planned = key in site.kb.methods, site.kb.taxonomy.planned.get(key)
+        name = site.kb[key].name if known else planned.name if planned else key
+        at = settings.get((key, found["type"]), {})
+        yield {
+            "type": found["name"], "name": name, "link": f"{key}.html" if known else "", "note": found["note"],
+            "source": site.cite(found["source"]), "at": [f"{n} = {v}" for n, v in at.items()],
+        }  # fmt: skip
+
+
+def _claim(site: Site, method: Method, claim: Claim) -> View:
+    try:
+        computed = judge(method, claim).shown
+    except (UsageError, AssertionError):  # a claim that nobody can recompute says so in its verdict
+        computed = "–"
+    setting = [f"{n} = {v}" for n, v in claim.set.items()]
+    setting += [", ".join(claim.targets)] if claim.targets else []
+    model = site.kb.models.get(claim.model)
+    return {
+        "reported": claim.reported, "quantity": claim.quantity.source, "model": claim.model,
+        "model_name": model.name if model else claim.model, "setting": "; ".join(setting), "note": claim.note or "",
+        "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
+        "evidence": EVIDENCE[claim.evidence],
+    }  # fmt: skip
+
+
+def _library(site: Site, key: str, found: Implementation) -> View:
+    deviations = [{"effect": d.effect, "note": d.note, "source": site.cite(d.source)} for d in found.deviations]
+    return {
+        "name": _library_name(site, key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,
+        "rename": {ours: theirs for ours, theirs in found.rename.items() if ours != theirs},
+    }  # fmt: skip
+
+
+def _references(site: Site, entry: MethodEntry) -> list[View]:
+    """The sources of an entry, that of the method itself first."""
+    first = entry.source.partition("#")[0]
+    keys: set[Any] = {source.partition("#")[0] for _, source in entry.citations()}
+    ordered = sorted(keys & set(site.kb.references), key=lambda k: (k != first, k))
+    return [site.reference(key) for key in ordered]

@@ -1,0 +1,52 @@
+"""Every file of the site's source: pages, API, calculator data and assets, from the knowledge base alone.
+
+No mkdocs, no clock, no network: the same knowledge base gives the same bytes. Markdown pages hold plain headings (for
+the table of contents and search) and blocks of HTML between them, written by templates that escape whatever comes
+from an entry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .._kb import KnowledgeBase
+from . import _api, _engine, _radial
+from ._lists import category_page, model_page, picture, standing_pages
+from ._method import method_page
+from ._site import HUES, Site
+
+__all__ = ["all_pages"]
+
+STYLE = "peftonomy.css"
+ONLY_HERE = "katex.min.js"
+"""Runs while the site is built and is not part of it."""
+
+
+def all_pages(kb: KnowledgeBase, repository: str = "") -> dict[str, str | bytes]:
+    """Path -> content, sorted by path."""
+    site = Site(kb, repository)
+    made: dict[str, str | bytes] = dict(standing_pages(site))
+    made |= {f"methods/{m.id}.md": method_page(site, m) for m in kb.values()}
+    made |= {f"categories/{key}.md": category_page(site, node) for key, node in kb.taxonomy.categories.items()}
+    made |= {f"models/{key}.md": model_page(site, key) for key in kb.models}
+    made |= _api.files(kb, site.examples)
+    made |= dict(_assets(site))
+    made["assets/data.js"] = _engine.script(kb)
+    made["assets/taxonomy.svg"] = _radial.standalone(picture(site, labels=True), _colours(site))
+    return dict(sorted(made.items()))
+
+
+def _assets(site: Site) -> Iterator[tuple[str, bytes]]:
+    for source, target in (("assets", "assets"), ("vendor", "assets/vendor")):
+        for path in sorted((site.folder / source).rglob("*")):
+            if path.is_file() and path.name != ONLY_HERE:
+                yield f"{target}/{path.relative_to(site.folder / source).as_posix()}", path.read_bytes()
+
+
+def _colours(site: Site) -> dict[int, tuple[str, str]]:
+    """The colours of the categories in the light and the dark scheme, as the style sheet has them."""
+    css = Path(site.folder, "assets", STYLE).read_text(encoding="utf-8")
+    found = {n: re.findall(rf"--pf-hue-{n}: (#[0-9a-f]{{6}})", css) for n in range(HUES)}
+    return {n: (pair[0], pair[1]) for n, pair in found.items()}

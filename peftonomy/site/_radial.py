@@ -1,0 +1,247 @@
+"""The taxonomy as one radial picture: categories as rings, methods on the rim, relations as curves through the middle.
+
+Made here, as text, from the knowledge base alone: the same input gives the same picture, its links are real ones and
+it needs no script. Colours come from the site's style sheet by class; `standalone` writes them into the file instead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+__all__ = ["Edge", "Leaf", "Node", "nested", "picture", "standalone"]
+
+SIZE, RIM, RING, GAP = 1050, 350, 22, 3
+"""Width of the picture, radius of the rim, width of a ring and the gap between rings, in user units."""
+LONGEST = 22
+"""Characters of a name that there is room for."""
+BETWEEN_LEAVES, BETWEEN_ROOTS = 0.5, 1.4
+"""Space between neighbouring categories, in slots of one method."""
+TURN = -math.pi / 2
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A method on the rim; one without `href` is only named by the taxonomy."""
+
+    id: str
+    name: str
+    year: int
+    href: str | None = None
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A category with its own methods and its parts."""
+
+    id: str
+    name: str
+    hue: int
+    leaves: Sequence[Leaf] = ()
+    children: Sequence[Node] = ()
+    href: str | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many rings it and its parts take."""
+        return 1 + max((c.depth for c in self.children), default=0)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A relation from the younger method to the older one."""
+
+    source: str
+    target: str
+    type: str
+    label: str = ""
+    inverse: str = ""
+
+
+@dataclass
+class _Layout:
+    """Angles: of every method, and from where to where each category reaches."""
+
+    angle: dict[str, float] = field(default_factory=dict)
+    span: dict[str, tuple[float, float]] = field(default_factory=dict)
+    slot: float = 0.0
+
+
+def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True, title: str = "Taxonomy") -> Markup:
+    """The picture as inline SVG."""
+    layout, rings = _laid_out(roots), max((r.depth for r in roots), default=1)
+    middle = SIZE / 2
+    reach = middle if labels else RIM + 16
+    box = f"{middle - reach:g} {middle - reach:g} {2 * reach:g} {2 * reach:g}"
+    inner = RIM - 14 - rings * (RING + GAP)
+    parts = [_arcs(node, layout, inner, 0, rings, labels) for node in roots]
+    parts += [_edge(e, layout, inner - 6) for e in edges if e.source in layout.angle and e.target in layout.angle]
+    parts += [_leaf(leaf, node.hue, layout, labels) for node in _walk(roots) for leaf in node.leaves]
+    shown = {"role": "group", "aria_label": title} if labels else {"aria_hidden": "true", "focusable": "false"}
+    return _element("svg", *parts, xmlns="http://www.w3.org/2000/svg", class_="pf-radial", viewBox=box, **shown)
+
+
+def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
+    """The picture as a file of its own, its colours (light, dark) inside; links go from `assets/` to the pages."""
+    rules = [
+        "text{font-family:system-ui,sans-serif} .arc{fill:var(--pf-hue);fill-opacity:.16} .arc--root{fill-opacity:.85}",
+        ".edge{fill:none;stroke:#8a938f;stroke-opacity:.4;stroke-width:1.3} .arcname{fill:#fff;font-weight:600}",
+        "circle{fill:var(--pf-hue)} text{fill:#1c2321} .leafname,.planned text{fill:#68716d}",
+    ]
+    light = "".join(f".hue-{n}{{--pf-hue:{pair[0]}}}" for n, pair in hues.items())
+    dark = "".join(f".hue-{n}{{--pf-hue:{pair[1]}}}" for n, pair in hues.items())
+    dark += "svg{background:#14181a}text{fill:#e4e9e6}.arcname{fill:#14181a}.leafname,.planned text{fill:#a3aeaa}"
+    style = f"<style>{''.join(rules)}{light}@media (prefers-color-scheme: dark){{{dark}}}</style>"
+    head, _, body = str(svg).partition(">")
+    body = re.sub(r'href="(?!#)', 'href="../', body)
+    return f"{head}>{style}{body}\n"
+
+
+def _walk(nodes: Sequence[Node]) -> Iterator[Node]:
+    for node in nodes:
+        yield node
+        yield from _walk(node.children)
+
+
+def _laid_out(roots: Sequence[Node]) -> _Layout:
+    """Every method gets a slot of equal angle, in the order of the tree; an empty category gets one slot as well."""
+    layout, at = _Layout(), 0.0
+    raw: dict[str, float] = {}
+    spans: dict[str, tuple[float, float]] = {}
+
+    def place(node: Node) -> None:
+        nonlocal at
+        start = at
+        for leaf in node.leaves:
+            raw[leaf.id] = at + 0.5
+            at += 1
+        for child in node.children:
+            if at > start:
+                at += BETWEEN_LEAVES
+            place(child)
+        if at == start:
+            at += 1
+        spans[node.id] = (start, at)
+
+    for root in roots:
+        place(root)
+        at += BETWEEN_ROOTS
+    unit = 2 * math.pi / max(at, 1)
+    layout.angle = {k: TURN + v * unit for k, v in raw.items()}
+    layout.span = {k: (TURN + a * unit, TURN + b * unit) for k, (a, b) in spans.items()}
+    layout.slot = unit
+    return layout
+
+
+def _point(angle: float, radius: float) -> str:
+    return f"{SIZE / 2 + radius * math.cos(angle):.1f} {SIZE / 2 + radius * math.sin(angle):.1f}"
+
+
+def _sector(start: float, stop: float, inner: float, outer: float) -> str:
+    far = int(stop - start > math.pi)
+    return (
+        f"M{_point(start, inner)}L{_point(start, outer)}A{outer:g} {outer:g} 0 {far} 1 {_point(stop, outer)}"
+        f"L{_point(stop, inner)}A{inner:g} {inner:g} 0 {far} 0 {_point(start, inner)}Z"
+    )
+
+
+def _element(name: str, *children: str | Markup, **attributes: object) -> Markup:
+    """An element; values and texts are escaped, `_` at the end of a name is dropped, `_` inside stands for `-`."""
+    given = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None)
+    head = Markup("").join(Markup(' {}="{}"').format(Markup(key), value) for key, value in given)
+    body = Markup("").join(children)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), head, body)
+
+
+def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, labels: bool) -> Markup:
+    """The node's arc and those of its parts; what has no parts reaches to the outermost ring."""
+    start, stop = layout.span[node.id]
+    inner, outermost = radius + RING + GAP, radius + (rings - level) * (RING + GAP) - GAP
+    ends = not node.children
+    shape = _sector(start, stop, radius, outermost if ends and level else radius + RING)
+    kind = "arc arc--root" if level == 0 else "arc" if node.leaves or node.children else "arc arc--empty"
+    arc = _element("path", _element("title", node.name), class_=kind, d=shape)
+    # The list beside the picture has the same links, so these need no stop of their own.
+    parts = [_element("a", arc, href=node.href, tabindex=-1, aria_hidden="true") if labels and node.href else arc]
+    if ends and level == 0 and rings > 1:
+        parts.append(_element("path", class_="arc", d=_sector(start, stop, inner, outermost)))
+    if labels and level == 0:
+        parts.append(_arc_name(node, start, stop, radius + RING / 2))
+    parts += [_arcs(child, layout, inner, level + 1, rings, labels) for child in node.children]
+    return _element("g", *parts, class_=f"hue-{node.hue}")
+
+
+def _arc_name(node: Node, start: float, stop: float, radius: float) -> Markup:
+    """The category's name along its arc, where there is room for it."""
+    if (stop - start) * radius < 7.6 * len(node.name) + 10:
+        return Markup("")
+    below = math.sin((start + stop) / 2) > 0.15  # there it runs the other way, so as not to stand on its head
+    first, last, sweep = (stop, start, 0) if below else (start, stop, 1)
+    r = radius + (4.5 if below else -4.5)
+    line = f"M{_point(first, r)}A{r:g} {r:g} 0 {int(stop - start > math.pi)} {sweep} {_point(last, r)}"
+    key = f"arc-{node.id.replace('.', '-')}"
+    along = _element("textPath", node.name, href=f"#{key}", startOffset="50%", text_anchor="middle")
+    return _element("path", id=key, d=line, fill="none") + _element("text", along, class_="arcname", font_size=13)
+
+
+def _edge(edge: Edge, layout: _Layout, radius: float) -> Markup:
+    """A curve that keeps to the rim between neighbours and passes near the middle between opposites."""
+    a, b = layout.angle[edge.source], layout.angle[edge.target]
+    apart = abs(math.remainder(a - b, 2 * math.pi)) / math.pi
+    pull = radius * (0.86 - 0.8 * min(1.0, apart * 1.15))
+    curve = f"M{_point(a, radius)}C{_point(a, pull)} {_point(b, pull)} {_point(b, radius)}"
+    about = {"data_from": edge.source, "data_to": edge.target, "data_type": edge.type, "data_label": edge.label}
+    about["data_inverse"] = edge.inverse
+    return _element("path", class_="edge", **about, d=curve)
+
+
+def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
+    angle = layout.angle[leaf.id]
+    x, y = _point(angle, RIM).split()
+    dot = _element("circle", cx=x, cy=y, r=5 if leaf.href else 2.6)
+    if not labels:
+        return _element("g", dot, class_=f"hue-{hue}")
+    name = _leaf_name(leaf, angle, layout)
+    if leaf.href is None:
+        title = _element("title", f"{leaf.name} ({leaf.year}), no entry yet")
+        return _element("g", title, dot, name, class_=f"planned hue-{hue}", data_id=leaf.id)
+    about = {"data_id": leaf.id, "data_name": leaf.name, "data_year": leaf.year, "data_summary": leaf.summary}
+    return _element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, **about)
+
+
+def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
+    """The name outside the rim, read outwards on the right and inwards on the left."""
+    x, y = _point(angle, RIM + 13).split()
+    flipped = math.cos(angle) < 0
+    turn = f"rotate({math.degrees(angle) + (180 if flipped else 0):.2f} {x} {y})"
+    size = f"{max(6.0, min(14.0, layout.slot * RIM * 0.78)):.1f}"
+    anchor = "end" if flipped else "start"
+    shown = leaf.name if len(leaf.name) <= LONGEST else leaf.name[: LONGEST - 1] + "…"
+    return _element("text", shown, transform=turn, x=x, y=y, dy=".35em", text_anchor=anchor, font_size=size)
+
+
+def nested(nodes: Sequence[Node]) -> Markup:
+    """The same tree as a nested list: for phones, screen readers and pages without script."""
+    return _element("ul", *map(_item, nodes)) if nodes else Markup("")
+
+
+def _item(node: Node) -> Markup:
+    dot = _element("span", class_=f"pf-dot hue-{node.hue}")
+    name = _element("span", dot, " ", _element("a", node.name, href=node.href), class_="pf-tree__cat")
+    present = [
+        _element(
+            "li", _element("a", leaf.name, href=leaf.href), " ", _element("span", str(leaf.year), class_="pf-muted")
+        )
+        for leaf in node.leaves
+        if leaf.href
+    ]
+    planned = ", ".join(leaf.name for leaf in node.leaves if not leaf.href)
+    if planned:
+        present.append(_element("li", f"without an entry yet: {planned}", class_="pf-muted pf-small"))
+    inner = [*present, *map(_item, node.children)]
+    return _element("li", name, _element("ul", *inner) if inner else "")

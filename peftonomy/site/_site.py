@@ -1,0 +1,187 @@
+"""What all pages share: the knowledge base, templates, formulas, colours, citations and small views of them."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .._bib import Reference
+from .._errors import UsageError
+from .._kb import KnowledgeBase, Method, data_root
+from .._yaml import load_yaml
+from ._tex import Tex
+from ._text import count, front_matter, inline, percent, safe_url
+
+__all__ = ["HUES", "Site", "View"]
+
+HUES = 8
+"""Colours that the style sheet has for the roots of the category tree."""
+MOST_AUTHORS = 8
+KINDS = {"encoder": "encoder", "decoder": "decoder only", "encoder_decoder": "encoder and decoder"}
+
+View = dict[str, Any]
+"""What a template is given for one thing."""
+
+
+class Site:
+    """One knowledge base with what is needed to write pages about it."""
+
+    def __init__(self, kb: KnowledgeBase, repository: str = ""):
+        self.kb, self.repository = kb, repository.rstrip("/")
+        self.folder = _beside(kb.root / "site", data_root() / "site")
+        self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
+        self.tex = Tex(self.folder / "vendor" / "katex" / "katex.min.js")
+        self.env = jinja2.Environment(
+            loader=jinja2.FileSystemLoader([self.folder / "templates", self.folder / "pages"]),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
+        """A markdown page with its head.
+
+        meta: what the theme reads besides the title: `source` (the file behind an edit link), `door` (the menu entry
+        that the page lies behind), `hide`, `search`, `calculator`.
+        """
+        head = front_matter(title=title, description=description, **(meta or {}))
+        return head + self.env.get_template(template).render(heading=Markup(inline(title)), **values)
+
+    # What there is.
+
+    @cached_property
+    def settings(self) -> View:
+        """`site/settings.yaml`: what is shown by way of example."""
+        path = self.folder / "settings.yaml"
+        return dict(load_yaml(path, self.kb.shown(path)).data)
+
+    @cached_property
+    def examples(self) -> list[str]:
+        """The models that stand for all others where there is no script."""
+        named = [m for m in self.settings["examples"] if m in self.kb.models]
+        return named or list(self.kb.models)[:2]
+
+    @cached_property
+    def example_method(self) -> str:
+        """The method of the example query."""
+        wanted = str(self.settings["query"]["method"])
+        return wanted if wanted in self.kb.methods else next(iter(self.kb))
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How much there is."""
+        return {
+            "methods": len(self.kb),
+            "models": len(self.kb.models),
+            "families": len(self.kb.families),
+            "categories": len(self.kb.taxonomy.categories),
+            "claims": sum(c.verdict != "unverifiable" for m in self.kb.values() for c in m.entry.claims),
+        }
+
+    # Categories.
+
+    @cached_property
+    def _hues(self) -> dict[str, int]:
+        return {root.id: i % HUES for i, root in enumerate(self.kb.taxonomy.tree)}
+
+    def hue(self, category: str) -> int:
+        """The colour of a category: that of its root."""
+        return self._hues.get(category.partition(".")[0], 0)
+
+    def trail(self, category: str) -> list[tuple[str, str]]:
+        """Names and pages from the list of methods down to a category."""
+        nodes, parts = self.kb.taxonomy.categories, category.split(".")
+        keys = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return [
+            ("Methods", "methods/index.html"),
+            *((nodes[k].name, f"categories/{k}.html") for k in keys if k in nodes),
+        ]
+
+    def groups(self, prefix: str = "") -> list[View]:
+        """The methods by category in the order of the tree, empty categories left out; only below `prefix` if given."""
+        found = []
+        for key in self.kb.taxonomy.categories:
+            rows = [self._row(m) for m in self.in_category(key)]
+            if rows and (not prefix or key == prefix or key.startswith(f"{prefix}.")):
+                name = " › ".join(n for n, _ in self.trail(key)[1:])
+                found.append({"id": key, "name": name, "hue": self.hue(key), "methods": rows})
+        return found
+
+    def in_category(self, key: str) -> list[Method]:
+        """The methods of exactly this category, oldest first."""
+        return sorted((m for m in self.kb.values() if m.category == key), key=lambda m: (m.year, m.id))
+
+    def _row(self, method: Method) -> View:
+        entry = method.entry
+        return {
+            "id": method.id, "name": method.name, "year": method.year, "summary": entry.summary,
+            "merge": "yes" if entry.properties.merge == "exact" else "no",
+            "example": self.cost(method, self.examples[0]).get("trained", "–"),
+        }  # fmt: skip
+
+    # Costs and citations.
+
+    def cost(self, method: Method, model: str) -> View:
+        """The ledgers at the default setting, or `problem`: why there are none."""
+        try:
+            found = method.cost(model)
+        except UsageError as error:
+            return {"problem": str(error)}
+        bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
+        return {
+            "problem": "", "trained": count(found.trained), "percent": percent(found.percent),
+            "stored": count(found.stored) + bits, "served": count(found.served),
+        }  # fmt: skip
+
+    def cite(self, text: str | None) -> View | None:
+        """A citation `key#locator` for the `cite` macro."""
+        if not text:
+            return None
+        key, _, locator = text.partition("#")
+        if key == "editors":
+            return {"editors": True}
+        found = self.kb.references.get(key)
+        label = short(found) if found else key
+        return {
+            "editors": False, "key": key, "label": label, "title": found.title if found else "",
+            "locator": locator.replace("-", " "),
+        }  # fmt: skip
+
+    def reference(self, key: str) -> View:
+        """A source with all that is printed of it."""
+        found = self.kb.references[key]
+        names = [*found.authors[:MOST_AUTHORS], *(["and others"] if len(found.authors) > MOST_AUTHORS else [])]
+        parts = (", ".join(names), found.venue, found.year)
+        return {
+            "key": key, "title": found.title, "byline": ". ".join(p for p in parts if p), "links": list(_links(found)),
+            "bibtex": found.bibtex.strip(), "unread": found.read == "none",
+        }  # fmt: skip
+
+
+def short(reference: Reference) -> str:
+    """`Hu et al. 2022`; an organisation (in braces of its own) by its whole name, a source without authors by title."""
+    raw = re.split(r"\s+and\s+", reference.fields.get("author", ""))
+    names = [a if r.startswith("{") else a.split()[-1] for a, r in zip(reference.authors, raw, strict=False)]
+    if not names:
+        return reference.title
+    who = " and ".join(names) if len(names) <= 2 else f"{names[0]} et al."
+    return f"{who} {reference.year}".strip()
+
+
+def _links(reference: Reference) -> list[View]:
+    arxiv = f"https://arxiv.org/abs/{reference.arxiv}" if reference.arxiv else ""
+    pairs = [(f"arXiv {reference.arxiv}", arxiv)]
+    if reference.url != arxiv:
+        pairs.append(("DOI" if "doi.org/" in reference.url else "address", reference.url))
+    return [{"name": name, "url": url} for name, url in pairs if safe_url(url)]
+
+
+def _beside(here: Path, packaged: Path) -> Path:
+    """A folder beside the data, else the one that comes with the package."""
+    return here if here.is_dir() else packaged
