@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from ._schema import Claim
+from ._schema import Claim, ClaimPart
 
 if TYPE_CHECKING:
     from ._costs import Cost
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTITIES", "Verdict", "judge"]
 
-QUANTITIES = ("trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "percent", "base_bytes")
+QUANTITIES = (
+    "trained", "stored", "stored_bits", "stored_bytes", "served", "served_bits", "head", "backbone",
+    "percent", "base_bytes",
+)  # fmt: skip
 """What the quantity of a claim may name."""
-PRINTED = re.compile(r"(?P<digits>\d{1,3}(,\d{3})+|\d+(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
+ADDED = ("trained", "stored", "stored_bits", "stored_bytes", "served", "percent")
+"""Those of them that several methods on one model add to."""
+PRINTED = re.compile(r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
@@ -70,15 +75,7 @@ def printed(text: str) -> tuple[Decimal, Decimal] | None:
 
 def judge(method: Method, claim: Claim) -> Verdict:
     """Recompute one claim. Raises UsageError if its setting makes no sense."""
-    plan = method.plan(
-        claim.model,
-        targets=claim.targets,
-        target_modules=claim.target_modules,
-        task=claim.task,
-        num_labels=claim.num_labels,
-    )
-    cost = plan.cost(claim.set)
-    value = Decimal(str(claim.quantity(quantities(cost))))
+    value = Decimal(str(claim.quantity(_known(method, claim))))
     found = printed(claim.reported)
     assert found is not None, claim.reported
     target, digit = found
@@ -87,6 +84,25 @@ def judge(method: Method, claim: Claim) -> Verdict:
         return Verdict(claim, value, "rounded")
     truncated = scaled.quantize(Decimal(1), ROUND_DOWN) * digit == target
     return Verdict(claim, value, "truncated" if truncated else "differs")
+
+
+def _known(method: Method, claim: Claim) -> dict[str, Any]:
+    """The dimensions of the claim's model, and the ledgers of what it counts, added up."""
+    parts = claim.parts or [
+        ClaimPart(method=method.id, set=claim.set, targets=claim.targets, target_modules=claim.target_modules)
+    ]
+    known: dict[str, Any] = {}
+    for part in parts:
+        plan = method.kb[part.method].plan(
+            claim.model,
+            targets=part.targets,
+            target_modules=part.target_modules,
+            task=claim.task,
+            num_labels=claim.num_labels,
+        )
+        counted = quantities(plan.cost(part.set))
+        known = plan.common | counted | {n: known.get(n, 0) + part.times * counted[n] for n in ADDED}
+    return known
 
 
 def quantities(cost: Cost) -> dict[str, Any]:

@@ -90,8 +90,9 @@ class _Row:
     roles: tuple[str, ...] = ()
 
     @property
-    def served(self) -> int:
-        return self.count * self.n if self.piece.tensor.served == "kept" and not self.bits else 0
+    def kept(self) -> int:
+        """Entries that remain at inference, as numbers or (where they are stored as such) as bits."""
+        return self.count * self.n if self.piece.tensor.served == "kept" else 0
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -326,19 +327,23 @@ class Plan:
             raise UnknownName("dtype", dtype, BYTES)
         values = self.values(given)
         rows = self.rows(values)
-        trained = stored = indices = bits = served = 0
+        trained = stored = indices = bits = served = masks = 0
         for row in rows:
             trained += row.trained
             stored += row.values
             indices += row.indices
             bits += row.bits
-            served += row.served
+            if row.bits:
+                masks += row.kept
+            else:
+                served += row.kept
         if max(trained, stored + indices, served, bits) > EXACT:
             raise UsageError(f"{self.method.id}: these hyperparameters give more than 2**53 numbers")
         inventory = self.inventory
         return Cost(
             self.method.id, inventory.backbone.id, values, self.targets, self.target_modules, inventory.task, dtype,
-            trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8), served,
+            trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
+            served, masks,
             inventory.head, inventory.backbone.parameters, lambda: tuple(_merged(rows)),
             lambda: self._base_bytes(values, size),
         )  # fmt: skip
@@ -389,7 +394,8 @@ def _merged(rows: Sequence[_Row]) -> Iterator[TensorCost]:
         roles = (role for r in members for role in r.roles or (r.piece.spot.role,) if role)
         yield TensorCost(
             name, per, shape, count, n, count * n, sum(r.trained for r in members),
-            sum(r.values + r.indices for r in members), sum(r.bits for r in members), sum(r.served for r in members),
+            sum(r.values + r.indices for r in members), sum(r.bits for r in members),
+            sum(r.kept for r in members if not r.bits), sum(r.kept for r in members if r.bits),
             tuple(dict.fromkeys(roles)),
         )  # fmt: skip
 

@@ -113,7 +113,7 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
         for j, assumed in enumerate(closed.assumes):
             yield ("closed_forms", i, "assumes", j), assumed, everywhere
     for i, claim in enumerate(entry.claims):
-        yield ("claims", i, "quantity"), claim.quantity, frozenset(QUANTITIES)
+        yield ("claims", i, "quantity"), claim.quantity, MODEL_NAMES | frozenset(QUANTITIES)
 
 
 def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:

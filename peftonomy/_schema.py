@@ -29,8 +29,8 @@ from ._formula import FUNCTIONS, Formula
 from ._yaml import Document, dotted
 
 __all__ = [
-    "BaseStorage", "Claim", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include", "MethodEntry",
-    "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
+    "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
+    "MethodEntry", "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
 ]  # fmt: skip
 
 
@@ -141,6 +141,13 @@ class Stored(Entry):
     """How many, at each place, if not all entries."""
     across: FormulaField | None = None
     """How many over all places together, where `numel` is their summed size."""
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        given = [n for n in ("count", "across") if getattr(self, n) is not None]
+        if len(given) > (self.as_ not in ("none", "seed")):
+            raise ValueError(f"stored as {self.as_} with {' and '.join(given)}")
+        return self
 
 
 class Moved(Entry):
@@ -256,16 +263,28 @@ class ClosedForm(Entry):
     source: Citation
 
 
+class ClaimPart(Entry):
+    """One of several methods whose ledgers a printed number adds up."""
+
+    method: Id
+    times: int = Field(default=1, ge=1)
+    set: dict[Name, Value] = {}
+    targets: list[Role] | None = None
+    target_modules: list[str] | Literal["all-linear"] | None = None
+
+
 class Claim(Entry):
     """A number that somebody printed; a test recomputes it to the printed digits."""
 
     id: Id
     quantity: FormulaField
-    """Over trained, stored, stored_bits, stored_bytes, served, head, backbone, percent, base_bytes."""
+    """Over trained, stored, stored_bits, stored_bytes, served, head, backbone, percent, base_bytes, and dimensions."""
     model: Id
     set: dict[Name, Value] = {}
     targets: list[Role] | None = None
     target_modules: list[str] | Literal["all-linear"] | None = None
+    parts: list[ClaimPart] | None = None
+    """What was really counted, where that is not this method once: the ledgers of these are added up instead."""
     task: str | None = None
     num_labels: int = 2
     reported: Stem

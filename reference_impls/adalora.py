@@ -29,35 +29,34 @@ class Triplets(nn.Module):
         self.uncertainty = dict(self.sensitivity)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        low = self.Lambda * (x @ self.Q.T)              # (..., d_in) -> (..., r)
-        return y + self.scale * (low @ self.P.T)        # (..., r) -> (..., d_out)
+        low = self.Lambda * (x @ self.Q.T)                          # (..., d_in) -> (..., r)
+        return y + self.scale * (low @ self.P.T)                    # (..., r) -> (..., d_out)
 
     def delta(self) -> Tensor:
         return (self.P * self.Lambda) @ self.Q * self.scale         # (d_out, d_in)
 
-    def penalty(self) -> Tensor:
-        """||P^T P - I||^2 + ||Q Q^T - I||^2."""
-        eye = torch.eye(len(self.Lambda)).to(self.P)
-        return ((self.P.T @ self.P - eye) ** 2).sum() + ((self.Q @ self.Q.T - eye) ** 2).sum()
-
-    @torch.no_grad()
     def observe(self, beta1: float, beta2: float) -> None:
         """Take the present gradients into the running averages."""
         for name, weight in self.named_parameters():
             if weight.grad is not None:
-                now, mean, spread = (weight * weight.grad).abs(), self.sensitivity[name], self.uncertainty[name]
-                self.sensitivity[name] = mean = beta1 * mean + (1 - beta1) * now
-                self.uncertainty[name] = beta2 * spread + (1 - beta2) * (now - mean).abs()
+                now = (weight * weight.grad).abs()
+                self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now
+                spread = (now - self.sensitivity[name]).abs()
+                self.uncertainty[name] = beta2 * self.uncertainty[name] + (1 - beta2) * spread
 
     def importance(self) -> Tensor:
-        """S of every triplet, (r,)."""
         s = {n: (self.sensitivity[n] * self.uncertainty[n]).expand_as(w) for n, w in self.named_parameters()}
         return s["Lambda"] + s["P"].mean(0) + s["Q"].mean(1)        # (r,), from (d_out, r) and (r, d_in)
 
-    @torch.no_grad()
-    def keep(self, chosen: Tensor) -> None:
-        """Drop all but the chosen triplets for good."""
-        self.P.data, self.Lambda.data, self.Q.data = self.P[:, chosen], self.Lambda[chosen], self.Q[chosen]
+
+def triplets(model: nn.Module) -> list[Triplets]:
+    return [child for _, child in kit.at_sites(model, "adalora", Triplets)]
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """||P^T P - I||^2 + ||Q Q^T - I||^2 over all weights; the paper adds 0.1 to 0.5 of it to the loss."""
+    grams = [gram for child in triplets(model) for gram in (child.P.T @ child.P, child.Q @ child.Q.T)]      # (r, r)
+    return torch.stack([((gram - torch.eye(len(gram)).to(gram)) ** 2).sum() for gram in grams]).sum()
 
 
 def budget(step: int, *, initial: int, final: int, total: int, warmup: int, cooldown: int) -> int:
@@ -66,15 +65,10 @@ def budget(step: int, *, initial: int, final: int, total: int, warmup: int, cool
     return final + int((initial - final) * (1 - min(max(done, 0.0), 1.0)) ** 3)
 
 
-def penalty(model: nn.Module) -> Tensor:
-    """How far all P and Q are from orthogonal; the paper adds 0.1 to 0.5 of it to the loss."""
-    return torch.stack([child.penalty() for _, child in kit.at_sites(model, "adalora", Triplets)]).sum()
-
-
 @torch.no_grad()
 def allocate(model: nn.Module, budget: int, *, beta1: float = 0.85, beta2: float = 0.85) -> list[Tensor]:
-    """Zero the Lambda of all but the `budget` most important triplets. Returns who stays, per site (r,)."""
-    children = [child for _, child in kit.at_sites(model, "adalora", Triplets)]
+    """Zero the Lambda of all but the `budget` most important triplets. Returns who stays, per weight (r,)."""
+    children = triplets(model)
     for child in children:
         child.observe(beta1, beta2)
     scores = torch.cat([child.importance() for child in children])          # (all triplets,)
@@ -90,7 +84,6 @@ def apply(
     model: nn.Module, *, init_r: int = 12, target_r: int = 8, alpha: float = 16.0,
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
-    """Freeze the model and put a prunable correction beside every targeted weight."""
     kit.freeze(model)
     for site in kit.sites(model, targets):
         child = Triplets(site.d_in, site.d_out, init_r=init_r, target_r=target_r, alpha=alpha)
@@ -98,18 +91,16 @@ def apply(
     return model
 
 
-def finish(model: nn.Module) -> nn.Module:
-    """Prune to the final budget, target_r triplets per weight on average, and drop the others' vectors."""
-    children = [child for _, child in kit.at_sites(model, "adalora", Triplets)]
-    masks = allocate(model, sum(child.target_r for child in children))
-    for child, mask in zip(children, masks, strict=True):
-        child.keep(mask)
-    return model
+@torch.no_grad()
+def finish(model: nn.Module) -> None:
+    """Prune to the final budget, and drop what belongs to the pruned triplets."""
+    children = triplets(model)
+    for child, mask in zip(children, allocate(model, sum(child.target_r for child in children)), strict=True):
+        child.P.data, child.Lambda.data, child.Q.data = child.P[:, mask], child.Lambda[mask], child.Q[mask]
 
 
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    """Add the corrections to the weights."""
     for site, child in kit.at_sites(model, "adalora", Triplets):
         site.weight.add_(child.delta())
     kit.detach(model, "adalora")

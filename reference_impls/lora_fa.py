@@ -4,8 +4,8 @@
 
 Trained: B (d_out, r). A (r, d_in) is drawn once and kept, so that the backward pass needs the r numbers A x of
 each position instead of the d_in numbers x: that is the memory the method saves. At inference the product is
-added to W_0. peft offers it as an optimiser that leaves A out and corrects the gradient of B, over ordinary
-LoRA modules with their initialisation.
+added to W_0. peft offers it as an optimiser over ordinary LoRA modules, which freezes A and corrects the
+gradient of B.
 """
 
 import torch
@@ -20,8 +20,7 @@ class LoRAFA(LoRA):
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float):
         super().__init__(d_in, d_out, r=r, alpha=alpha, dropout=dropout)
-        nn.init.normal_(self.A, std=r**-0.5)
-        self.A.requires_grad_(False)
+        self.A.requires_grad_(False)        # (r, d_in), random as LoRA draws it
 
 
 def apply(

@@ -18,6 +18,7 @@ from . import lora
 
 BLOCK, SCALES = 64, 256
 FLOAT8, FLOAT8_MAX = torch.float8_e4m3fn, 448.0
+TINY = torch.finfo(torch.float32).tiny      # a block of zeros has the scale zero
 
 
 def normal_float() -> Tensor:
@@ -35,27 +36,30 @@ def normal_float() -> Tensor:
 class NF4(nn.Module):
     """A parametrisation: the weight is kept as four small tensors and computed from them whenever it is read."""
 
-    def __init__(self, shape: torch.Size, dtype: torch.dtype):
+    points: Tensor
+
+    def __init__(self, weight: Tensor):
         super().__init__()
-        self.shape, self.dtype, self.points = shape, dtype, normal_float().to(dtype)
+        self.shape = weight.shape
+        self.register_buffer("points", normal_float().to(weight), persistent=False)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise: codes (two to a byte), 8-bit scales, 32-bit scales of the scales, and their mean."""
         blocks = _blocks(weight.flatten(), BLOCK)                                       # (n / 64, 64)
         scale = blocks.abs().amax(1)                                                    # (n / 64,)
-        steps = blocks / scale.clamp(min=torch.finfo(self.dtype).tiny)[:, None]
+        steps = blocks / scale.clamp(min=TINY)[:, None]
         codes = torch.bucketize(steps, (self.points[1:] + self.points[:-1]) / 2).flatten().byte()       # (n,)
         mean = scale.mean().float()
         groups = _blocks(scale - mean, SCALES)                                          # (n / 64 / 256, 256)
         second = groups.abs().amax(1).float()                                           # (n / 64 / 256,)
-        eighths = groups / second.clamp(min=torch.finfo(torch.float32).tiny)[:, None] * FLOAT8_MAX
+        eighths = groups / second.clamp(min=TINY)[:, None] * FLOAT8_MAX
         first = eighths.to(FLOAT8).view(torch.uint8).flatten()[: len(scale)]            # (n / 64,)
         return codes[::2] << 4 | codes[1::2], first, second, mean
 
     def forward(self, codes: Tensor, first: Tensor, second: Tensor, mean: Tensor) -> Tensor:
         """Dequantise."""
-        scale = first.view(FLOAT8).to(self.dtype) / FLOAT8_MAX
-        scale = scale * second.to(self.dtype).repeat_interleave(SCALES)[: len(first)] + mean            # (n / 64,)
+        outer = second.to(self.points).repeat_interleave(SCALES)[: len(first)]                          # (n / 64,)
+        scale = first.view(FLOAT8).to(self.points) / FLOAT8_MAX * outer + mean                          # (n / 64,)
         steps = self.points[torch.stack([codes >> 4, codes & 15], 1).flatten().int()]                   # (n,)
         return (steps.view(-1, BLOCK) * scale[:, None]).flatten()[: self.shape.numel()].view(self.shape)
 
@@ -74,5 +78,5 @@ def apply(
         inside = weight.role.startswith(("attn.", "xattn.", "mlp."))
         if inside and weight.kind in ("linear", "conv1d") and weight.name.endswith("weight"):
             host, value = model.get_submodule(weight.name.rpartition(".")[0]), weight.value
-            parametrize.register_parametrization(host, "weight", NF4(value.shape, value.dtype), unsafe=True)
+            parametrize.register_parametrization(host, "weight", NF4(value), unsafe=True)
     return lora.apply(model, r=r, alpha=alpha, dropout=dropout, targets=targets, name="qlora")

@@ -65,7 +65,7 @@ def trained(model: nn.Module) -> int:
 
 def wrapped(model: nn.Module, config: Any) -> Any:
     """peft's model around ours, in float64."""
-    found: Any = peft.get_peft_model(model, config)  # type: ignore[arg-type]
+    found: Any = peft.get_peft_model(model, config)
     return found.double().eval()
 
 
@@ -94,7 +94,7 @@ def test_lora_counts(family: str, chosen: str) -> None:
     cost = KB["lora"].cost(backbone, target_modules=modules, r=3, **question)
     head = ["classifier"] if question["task"] == "seq_cls" else None        # what its SEQ_CLS task leaves out by itself
     config = peft.LoraConfig(r=3, target_modules=modules, exclude_modules=head)
-    assert cost.trained == trained(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+    assert cost.trained == trained(peft.get_peft_model(model, config))
 
 
 @pytest.mark.parametrize("family", [f for f in QUERIES_AND_VALUES if f != "gpt2"])
@@ -105,7 +105,7 @@ def test_adalora_counts(family: str) -> None:
     backbone, question = asked(model)
     cost = KB["adalora"].cost(backbone, target_modules=modules, init_r=4, target_r=2, **question)
     config = peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, target_modules=modules)
-    assert cost.trained == trained(peft.get_peft_model(model, config))  # type: ignore[arg-type]
+    assert cost.trained == trained(peft.get_peft_model(model, config))
 
 
 @pytest.mark.parametrize("family", ["t5", "t5 without gates", "llama", "mistral"])
@@ -113,7 +113,7 @@ def test_ia3_counts_by_default(family: str) -> None:
     """Where peft's own choice of modules is the paper's, the defaults of both agree."""
     model = on_meta(family)
     backbone, question = asked(model)
-    theirs = peft.get_peft_model(model, peft.IA3Config())  # type: ignore[arg-type]
+    theirs = peft.get_peft_model(model, peft.IA3Config())
     assert KB["ia3"].cost(backbone, **question).trained == trained(theirs)
 
 
@@ -121,7 +121,7 @@ def test_ia3_scales_queries_instead_of_keys_on_qwen2() -> None:
     """Deviation: peft's default modules for qwen2."""
     model = on_meta("qwen2")
     backbone, question = asked(model)
-    theirs = peft.get_peft_model(model, peft.IA3Config())  # type: ignore[arg-type]
+    theirs = peft.get_peft_model(model, peft.IA3Config())
     assert KB["ia3"].cost(backbone, targets=["attn.q", "attn.v", "mlp.down"], **question).trained == trained(theirs)
 
 
@@ -131,7 +131,7 @@ def test_ia3_trains_one_vector_more_in_encoders(family: str) -> None:
     model = on_meta(family)
     backbone, question = asked(model)
     cost, width = KB["ia3"].cost(backbone, **question), backbone.dims["d_model"]
-    theirs = peft.get_peft_model(model, peft.IA3Config())  # type: ignore[arg-type]
+    theirs = peft.get_peft_model(model, peft.IA3Config())
     assert trained(theirs) - cost.trained == backbone.layers["encoder"] * width
 
 
@@ -139,7 +139,7 @@ def test_ia3_scales_the_whole_fused_projection() -> None:
     """Deviation: on GPT-2 peft's default scales queries too; our role for that is attn.qkv."""
     model = on_meta("gpt2")
     backbone, question = asked(model)
-    theirs = trained(peft.get_peft_model(model, peft.IA3Config()))  # type: ignore[arg-type]
+    theirs = trained(peft.get_peft_model(model, peft.IA3Config()))
     assert KB["ia3"].cost(backbone, targets=["attn.qkv", "mlp.down"], **question).trained == theirs
     queries = backbone.layers["decoder"] * backbone.dims["d_model"]
     assert KB["ia3"].cost(backbone, **question).trained == theirs - queries
@@ -275,7 +275,8 @@ RUNS: dict[str, tuple[str, Callable[[], Any]]] = {
 def test_published_runs(run: str) -> None:
     method, config = RUNS[run]
     [claim] = [c for c in KB[method].entry.claims if c.source == f"hf_peft_metamathqa#{run}"]
-    cost = KB[method].cost(claim.model, targets=claim.targets, **claim.set)
+    setting: dict[str, Any] = dict(claim.set)
+    cost = KB[method].cost(claim.model, targets=claim.targets, **setting)
     settings = dict(KB.models[claim.model].file.config)  # type: ignore[union-attr]
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))

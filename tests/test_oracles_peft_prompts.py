@@ -54,7 +54,7 @@ def trained(model: nn.Module) -> int:
 
 def answer(model: nn.Module, family: str, **more: Any) -> Tensor:
     """Logits or hidden states at the real tokens, whatever stands in front of them."""
-    batch = tiny._batch(family)
+    batch = tiny.batch(family)
     with torch.no_grad():
         found = model(**batch, **more)
     values: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state
@@ -169,7 +169,7 @@ def test_prefix_tuning_of_encoders() -> None:
     config = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=LENGTH)
     model = peft.get_peft_model(tiny.model("bert"), config)
     with pytest.raises(ValueError, match="does not support past key values"):
-        model(**tiny._batch("bert"))
+        model(**tiny.batch("bert"))
 
 
 @pytest.mark.parametrize("method", [prompt_tuning, p_tuning])
@@ -186,7 +186,7 @@ def test_classification_reads_the_first_real_token(method: Any) -> None:
     encoder(reference).embedding.weight.data.copy_(kit.attached(model, method.__name__.split(".")[-1])[0].vectors())
     reference.base_model.bert.pooler.register_forward_hook(lambda _, args, __: seen.append(args[0]))
     with torch.no_grad():
-        logits = reference(**tiny._batch("bert")).logits
+        logits = reference(**tiny.batch("bert")).logits
     mine, other = seen
     assert agree(mine[:, 0], other[:, LENGTH])
     assert not agree(ours, logits)

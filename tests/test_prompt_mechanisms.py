@@ -43,7 +43,7 @@ def generator(method: str, family: str) -> Any:
 def test_a_cache_changes_nothing(family: str, method: str) -> None:
     """Generation is the same with and without a cache, in a batch with padding on the left."""
     model = generator(method, family)
-    ids = tiny._batch(family)["input_ids"][:2]
+    ids = tiny.batch(family)["input_ids"][:2]
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
     settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "output_logits": True}
@@ -60,7 +60,7 @@ def test_a_cache_changes_nothing(family: str, method: str) -> None:
 def test_padding_changes_nothing(family: str, method: str) -> None:
     """Real tokens do not notice how much padding follows them."""
     model = adapted(method, family)
-    batch = tiny._batch(family)
+    batch = tiny.batch(family)
     longer = batch | {
         "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 4), value=1),
         "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 4)),
@@ -129,7 +129,7 @@ def test_a_prefix_is_attended_to(family: str, path: str, source: str) -> None:
 
     n, m = x.shape[1], y.shape[1]
     bias = torch.zeros(1, 1, n, m, dtype=torch.float64)
-    mask = tiny._batch(family).get("attention_mask")
+    mask = tiny.batch(family).get("attention_mask")
     if mask is not None and m == mask.shape[1]:
         bias = bias.masked_fill(~mask.bool()[:, None, None], -torch.inf)
     if path.startswith("decoder") and not source:

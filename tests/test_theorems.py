@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_nf4_code_points_from_the_quantiles_of_scipy() -> None:
 
 
 def quantised(weight: Tensor) -> tuple[qlora.NF4, tuple[Tensor, ...], Tensor]:
-    code = qlora.NF4(weight.shape, weight.dtype)
+    code = qlora.NF4(weight)
     parts = code.right_inverse(weight)
     return code, parts, code(*parts)
 
@@ -168,12 +168,11 @@ def test_qlora_holds_nothing_but_the_codes() -> None:
     storage = KB["qlora"].entry.base_storage
     hosts = [m for m in model.modules() if parametrize.is_parametrized(m)]
     assert len(hosts) == 14
-    for host in hosts:
+    for host in cast(list[Any], hosts):
         assert "weight" not in dict(host.named_parameters(recurse=False))
-        parts = list(host.parametrizations["weight"].parameters())  # type: ignore[index]
-        numel = host.weight.numel()  # type: ignore[operator, union-attr]
-        padded = {"numel": math.ceil(numel / 64) * 64}
-        assert sum(p.nbytes for p in parts) == sum(s.count(padded) * s.bits for s in storage.values()) // 8
+        held = sum(p.nbytes for p in host.parametrizations["weight"].parameters())
+        padded = {"numel": math.ceil(host.weight.numel() / 64) * 64}
+        assert held == sum(s.count(padded) * s.bits for s in storage.values()) // 8
 
 
 def test_qlora_computes_with_the_dequantised_weights() -> None:
@@ -211,15 +210,11 @@ def trained_adalora() -> nn.Module:
     return model
 
 
-def triplets(model: nn.Module) -> list[adalora.Triplets]:
-    return [child for _, child in kit.at_sites(model, "adalora", adalora.Triplets)]
-
-
 def test_adalora_importance_after_one_step_by_hand() -> None:
     """From zero averages: sensitivity (1 - b1) I and variation (1 - b2) b1 I, with I = |w g|."""
     model = trained_adalora()
     adalora.allocate(model, 30)         # all of them stay
-    for child in triplets(model):
+    for child in adalora.triplets(model):
         s = {n: 0.15 * 0.85 * 0.15 * (w * w.grad) ** 2 for n, w in child.named_parameters()}  # type: ignore[operator]
         expected = s["Lambda"] + s["P"].mean(dim=0) + s["Q"].mean(dim=1)
         assert torch.allclose(child.importance(), expected)
@@ -229,8 +224,8 @@ def test_adalora_importance_after_one_step_by_hand() -> None:
 def test_adalora_keeps_exactly_the_most_important_triplets_of_the_whole_model(budget: int) -> None:
     model = trained_adalora()
     masks = torch.cat(adalora.allocate(model, budget))
-    scores = torch.cat([child.importance() for child in triplets(model)])
-    alive = torch.cat([child.Lambda for child in triplets(model)]) != 0
+    scores = torch.cat([child.importance() for child in adalora.triplets(model)])
+    alive = torch.cat([child.Lambda for child in adalora.triplets(model)]) != 0
     assert torch.equal(alive, masks)
     assert int(alive.sum()) == budget
     if 0 < budget < 30:
@@ -241,13 +236,38 @@ def test_adalora_ends_at_its_budget_and_computes_the_same() -> None:
     model = trained_adalora()
     adalora.allocate(model, 20)
     pruned = tiny.outputs(model, "llama")
-    for child in triplets(model):       # nothing more to learn from, so that `finish` ranks as we did
+    for child in adalora.triplets(model):       # nothing more to learn from, so that `finish` ranks as we did
         child.zero_grad()
     adalora.finish(model)
-    kept = [len(child.Lambda) for child in triplets(model)]
+    kept = [len(child.Lambda) for child in adalora.triplets(model)]
     assert sum(kept) == 2 * len(kept) == 20
     assert len(set(kept)) > 1, "the budget went where it was needed, not everywhere alike"
     assert torch.allclose(tiny.outputs(model, "llama"), pruned, atol=1e-6)
+
+
+def test_adalora_gives_the_budget_to_the_weight_that_needs_it() -> None:
+    """The teacher differs from the student in one of four targeted weights, and there most of the triplets survive."""
+    teacher = tiny.model("llama")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        weight = teacher.get_parameter("model.layers.1.mlp.down_proj.weight")
+        weight.add_(0.5 * torch.randn(18, 2).double() @ torch.randn(2, 28).double())
+        wanted = tiny.outputs(teacher, "llama")
+    model = adalora.apply(tiny.model("llama"), init_r=3, target_r=1, targets=("attn.v", "mlp.down"))
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    losses = []
+    for step in range(80):
+        loss = ((tiny.outputs(model, "llama") - wanted) ** 2).mean()
+        optimiser.zero_grad()
+        (loss + 0.01 * adalora.penalty(model)).backward()
+        optimiser.step()
+        adalora.allocate(model, adalora.budget(step, initial=12, final=4, total=80, warmup=20, cooldown=20))
+        losses.append(loss.item())
+    pairs = kit.at_sites(model, "adalora", adalora.Triplets)
+    left = {site.path: int((child.Lambda != 0).sum()) for site, child in pairs}
+    assert sum(left.values()) == 4
+    assert left["model.layers.1.mlp.down_proj"] == max(left.values()) >= 2
+    assert losses[-1] < 0.2 * losses[0]
 
 
 def test_adalora_pruned_triplets_may_come_back() -> None:
@@ -257,18 +277,18 @@ def test_adalora_pruned_triplets_may_come_back() -> None:
     optimiser.zero_grad()
     tiny.loss(model, "llama").backward()
     optimiser.step()
-    alive = torch.cat([child.Lambda for child in triplets(model)]) != 0
+    alive = torch.cat([child.Lambda for child in adalora.triplets(model)]) != 0
     assert alive[~masks].any()
 
 
 def test_adalora_penalty_is_zero_only_for_orthonormal_vectors() -> None:
     model = adalora.apply(tiny.model("llama"), init_r=3, target_r=2)
-    for child in triplets(model):
+    for child in adalora.triplets(model):
         nn.init.orthogonal_(child.P)
         nn.init.orthogonal_(child.Q)
     assert adalora.penalty(model).item() < 1e-20
     with torch.no_grad():
-        triplets(model)[0].P.mul_(2)
+        adalora.triplets(model)[0].P.mul_(2)
     assert math.isclose(adalora.penalty(model).item(), 3 * 9, rel_tol=1e-9)     # three columns of squared length 4
 
 
@@ -335,6 +355,13 @@ def test_a_copy_of_an_adapted_model_is_independent() -> None:
     assert not torch.allclose(tiny.outputs(model, "gpt2"), wanted, atol=1e-3)
     lora.merge(twin)
     assert torch.allclose(tiny.outputs(twin, "gpt2"), wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [lora, lora_fa, adalora, ia3, qlora])
+def test_what_is_attached_takes_the_dtype_of_its_host(method: Any) -> None:
+    model = method.apply(tiny.model("llama").bfloat16())
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.bfloat16}
+    assert tiny.outputs(model, "llama").dtype == torch.bfloat16
 
 
 def test_a_method_is_applied_once() -> None:

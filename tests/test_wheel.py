@@ -13,7 +13,7 @@ import pytest
 
 from tests.answers import ANSWERS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PEFTONOMY", "VIRTUAL"))}
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

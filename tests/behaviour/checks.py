@@ -49,14 +49,15 @@ def tensors(trial: Trial) -> None:
     extra = [n for n, v in state.items() if n not in declared and (v.requires_grad or n in trial.live(model))]
     assert not extra, f"not declared, yet there or trained: {extra}"
     moving = sum(v.numel() for v in state.values() if v.requires_grad)
-    if all(whole or not any_ for any_, whole in map(trial.moves, trial.places)):
+    if all(some == whole for some, whole in map(trial.moves, trial.places)):
         assert moving == trial.cost.trained, f"{moving} entries require a gradient, declared {trial.cost.trained}"
 
 
 def identity(trial: Trial) -> None:
     """Where the entry says so, the adapted model starts as the model it adapts."""
     if trial.entry.properties.identity_at_init == "exact":
-        _same(trial.outputs(trial.make()), trial.outputs(tiny.model(trial.family)), "the adapted model starts elsewhere")
+        plain = trial.outputs(tiny.plain(trial.family))
+        _same(trial.outputs(trial.make()), plain, "the adapted model starts elsewhere")
 
 
 def training(trial: Trial) -> None:
@@ -106,7 +107,7 @@ def merging(trial: Trial) -> None:
     if not all(place.spec.selecting for place in trial.places):
         trial.reference.merge(model)
     _same(trial.outputs(model), wanted, "merging changed the outputs")
-    plain = tiny.model(trial.family)
+    plain = tiny.plain(trial.family)
     assert [*model.state_dict()] == [*plain.state_dict()], "merging left something behind"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()), "merging left a hook behind"
 
@@ -141,6 +142,8 @@ def _amounts(trial: Trial, state: dict[str, Tensor], left: dict[str, Tensor]) ->
     if trial.entry.properties.merge != "exact":
         served = sum(v.numel() for v in left.values() if v.dtype != torch.bool)
         assert served == trial.cost.served, f"{served} numbers are left to serve, declared {trial.cost.served}"
+        masks = sum(v.numel() for v in left.values() if v.dtype == torch.bool)
+        assert masks == trial.cost.served_bits, f"{masks} bits are left to serve, declared {trial.cost.served_bits}"
 
 
 def generalising(trial: Trial) -> None:

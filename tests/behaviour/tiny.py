@@ -46,7 +46,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @functools.cache
-def _prototype(name: str) -> nn.Module:
+def plain(name: str) -> nn.Module:
+    """The one tiny model of a family that all tests share: to look at, not to change."""
     kind, settings = CONFIGS[name]
     model_class = getattr(transformers, kind)
     torch.manual_seed(0)
@@ -60,31 +61,32 @@ def _prototype(name: str) -> nn.Module:
 
 
 def model(name: str) -> nn.Module:
-    """A fresh copy of the tiny model: always the same numbers."""
-    return copy.deepcopy(_prototype(name))
+    """A fresh copy of the tiny model, to change: always the same numbers."""
+    return copy.deepcopy(plain(name))
 
 
 @functools.cache
-def _batch(name: str) -> dict[str, Tensor]:
+def batch(name: str) -> dict[str, Tensor]:
+    """Its input: four sequences, two of them padded, or four images."""
     generator = torch.Generator().manual_seed(1)
     if name == "vit":
         return {"pixel_values": torch.randn(4, 3, 12, 12, generator=generator, dtype=torch.float64)}
     ids = torch.randint(3, 37, (4, 7), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 5:] = mask[2, 4:] = 0
-    batch = {"input_ids": ids, "attention_mask": mask}
+    given = {"input_ids": ids, "attention_mask": mask}
     if name == "t5":
-        batch["decoder_input_ids"] = torch.randint(3, 37, (4, 5), generator=generator)
-    return batch
+        given["decoder_input_ids"] = torch.randint(3, 37, (4, 5), generator=generator)
+    return given
 
 
 def outputs(model: nn.Module, name: str) -> Tensor:
     """What the model says about its family's batch: logits, or the last hidden state. Padding is left out."""
-    batch = _batch(name)
-    found = model(**batch)
+    given = batch(name)
+    found = model(**given)
     values: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state
     if values.ndim == 3 and name != "t5":
-        values = values[batch["attention_mask"].bool()]
+        values = values[given["attention_mask"].bool()]
     return values
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,8 @@ from reference_impls import _kit as kit
 from . import tiny
 
 KB = peftonomy.load()
+Host = tuple[str, str]
+"""A module by its path, and where a method holds on to a part of it only, that part."""
 STORED = ("values", "indices", "bits")
 
 
@@ -76,7 +79,8 @@ class Trial:
         model = tiny.model(self.family)
         torch.manual_seed(seed)
         targets = {} if self.targets is None else {"targets": self.targets}
-        assert self.reference.apply(model, **self.hyperparameters, **targets) is model, "apply returns its model"
+        same = self.reference.apply(model, **self.hyperparameters, **targets) is model
+        assert same, "apply returns its model"
         if hasattr(self.reference, "calibrate"):
             self.reference.calibrate(model, (self.loss(model) for _ in range(2)))
         return model
@@ -117,40 +121,30 @@ class Trial:
     def names(self, model: nn.Module) -> list[list[str]]:
         """For every place, the live tensors it stands for (several where it has copies, or a count without a shape)."""
         live = list(model.state_dict())
-        hosts = self.hosts()
         found = []
         for place in self.places:
-            options = [place.path] if place.spec.selecting else [self.name(host, place) for host in hosts(place)]
+            options = [place.path] if place.spec.selecting else [self.name(host, place) for host in self.hosts(place)]
             matching = [[n for n in live if n == o or n.startswith(f"{o}.")] for o in options]
             hits = [names for names in matching if names]
             assert len(hits) <= 1, f"{place.tensor} exists more than once at {place.path}: {hits}"
             found.append(hits[0] if hits else [])
         return found
 
-    def name(self, host: tuple[str, str], place: Place) -> str:
+    def name(self, host: Host, place: Place) -> str:
         path, part = host
         *outer, tensor = place.tensor.split(".")
         return ".".join(filter(None, [path, self.method, *outer, part, tensor]))
 
-    def hosts(self) -> Any:
-        """A function from a place to the modules (and, where fused, their part) that may hold its tensor."""
-        model = tiny.model(self.family)
-        kinds = ("attention", "mlp", "layer")
-        blocks = {(b.kind, b.name, b.stack, b.layer): b for kind in kinds for b in kit.blocks(model, kind)}
-
-        def of(place: Place) -> Iterable[tuple[str, str]]:
-            if place.spec.per == "site":
-                return [(place.path, place.role.replace(".", "_") if _sliced(model, place) else "")]
-            if place.spec.per == "model":
-                return [("", "")]
-            if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
-                path, _, suffix = place.path.rpartition(".")
-                return [(path, suffix)]
-            block = blocks[place.spec.per, place.role, place.stack, place.layer]
-            inside = [(s.path, "" if s.whole else s.role.replace(".", "_")) for s in block.sites.values()]
-            return dict.fromkeys([(block.path, ""), *inside])
-
-        return of
+    def hosts(self, place: Place) -> Sequence[Host]:
+        """The modules that may hold a place's tensor: in a block, any of its modules."""
+        if place.spec.per == "site":
+            return [_host(site) for site in kit.sites(tiny.plain(self.family), [place.role]) if site.path == place.path]
+        if place.spec.per == "model":
+            return [("", "")]
+        if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
+            path, _, suffix = place.path.rpartition(".")
+            return [(path, suffix)]
+        return _block_hosts(self.family)[place.spec.per, place.role, place.stack, place.layer]
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What one task's checkpoint must hold, in the form of the finished model."""
@@ -175,20 +169,27 @@ class Trial:
             live[name].data = value.clone()
 
 
-def _sliced(model: nn.Module, place: Place) -> bool:
-    module: Any = model.get_submodule(place.path)
-    return (place.start, place.stop) != (0, getattr(module, "out_features", getattr(module, "nf", None)))
+def _host(site: kit.Site) -> Host:
+    return site.path, "" if site.whole else site.role.replace(".", "_")
 
 
-_LAYOUTS: dict[str, tuple[Backbone, str, int]] = {}
+@functools.cache
+def _block_hosts(family: str) -> dict[tuple[str, str, str, int | None], list[Host]]:
+    kinds = ("attention", "mlp", "layer")
+    blocks = [block for kind in kinds for block in kit.blocks(tiny.plain(family), kind)]
+    return {
+        (b.kind, b.name, b.stack, b.layer): (
+            [(b.path, "")] if b.kind == "layer" else list(dict.fromkeys([(b.path, ""), *map(_host, b.sites.values())]))
+        )
+        for b in blocks
+    }
 
 
+@functools.cache
 def layout(family: str) -> tuple[Backbone, str, int]:
     """The backbone, task and number of labels of a tiny model."""
-    if family not in _LAYOUTS:
-        parts = kit.inventory(tiny.model(family))
-        _LAYOUTS[family] = parts.backbone, parts.task, parts.num_labels
-    return _LAYOUTS[family]
+    parts = kit.inventory(tiny.plain(family))
+    return parts.backbone, parts.task, parts.num_labels
 
 
 def trials(method: str, family: str) -> list[Trial]:

@@ -186,7 +186,7 @@ def pack_whole_tensors(model: nn.Module) -> dict[str, Tensor]:
 def double_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.register_hook(partial(torch.mul, 2.0))  # type: ignore[arg-type]
+            parameter.register_hook(partial(torch.mul, 2.0))
 
 
 def start_elsewhere(model: nn.Module) -> None:

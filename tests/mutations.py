@@ -1,0 +1,184 @@
+"""Would a test notice? Change one word of an entry, run what checks that entry, and see whether anything fails.
+
+    python -m tests.mutations [METHOD...] [--sample N]
+
+A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor. It is
+caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
+survives is printed by name, with the share caught; the exit code is 1 if anything survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import peftonomy
+from peftonomy import KnowledgeBase, Method, PeftonomyError
+from peftonomy._claims import quantities
+from peftonomy._formula import Formula
+from peftonomy._rules import RULES
+from peftonomy._schema import MethodEntry, Tensor
+
+from .behaviour import checks, tiny, trial
+
+ELSEWHERE = {
+    "site": "layer", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
+    "weight": "bias", "bias": "weight", "norm": "weight",
+}  # fmt: skip
+SERVED = {"merged": "kept", "kept": "absent", "absent": "kept"}
+STORED = {"values": "none", "none": "values", "bits": "values", "seed": "values", "indices": "none"}
+ORDER = (checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An entry with one thing changed."""
+
+    method: str
+    tensor: str
+    change: str
+    entry: MethodEntry
+
+    def __str__(self) -> str:
+        return f"{self.method}: {self.tensor}: {self.change}"
+
+
+def mutants(method: Method) -> Iterator[Mutant]:
+    """Every mutant of one entry."""
+    for name, tensor in method.entry.tensors.items():
+        for change, fields in _changes(tensor, method.entry):
+            changed = tensor.model_copy(update=fields)
+            tensors = method.entry.tensors | {name: changed}
+            yield Mutant(method.id, name, change, method.entry.model_copy(update={"tensors": tensors}))
+
+
+def _changes(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+    for i, size in enumerate(tensor.shape or []):
+        sizes = [*(tensor.shape or [])]
+        sizes[i] = Formula.parse(f"({size.source}) + 1")
+        yield f"shape[{i}] + 1", {"shape": sizes}
+    if tensor.count is not None:
+        yield "count + 1", {"count": Formula.parse(f"({tensor.count.source}) + 1")}
+    if not tensor.selecting:
+        yield "one copy more", {"copies": Formula.parse(f"({tensor.copies.source}) + 1")}
+    yield f"per {ELSEWHERE[tensor.per]}", {"per": ELSEWHERE[tensor.per]}
+    yield from _filters(tensor, entry)
+    for name in ("where", "when"):
+        if (condition := getattr(tensor, name)) is not None:
+            yield f"{name} dropped", {name: None}
+            yield f"{name} negated", {name: Formula.parse(f"not ({condition.source})")}
+    moved = tensor.trained is True
+    yield f"trained {str(not moved).lower()}", {"trained": not moved}
+    yield f"served {SERVED[tensor.served]}", {"served": SERVED[tensor.served]}
+    for i, part in enumerate(tensor.stored):
+        other = part.model_copy(update={"as_": STORED[part.as_], "count": None, "across": None})
+        yield f"stored as {STORED[part.as_]}", {"stored": [*tensor.stored[:i], other, *tensor.stored[i + 1 :]]}
+
+
+def _filters(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+    if tensor.roles is not None:
+        yield "roles dropped", {"roles": None}
+        if len(tensor.roles) > 1:
+            yield f"role {tensor.roles[-1]} dropped", {"roles": tensor.roles[:-1]}
+    elif tensor.per == "site" and entry.targets is not None:
+        yield "one role only", {"roles": entry.targets.default[:1]}
+    elif tensor.per == "attention":
+        yield "cross attention only", {"roles": ["xattn"]}
+    elif tensor.per == "weight":
+        yield "embeddings only", {"roles": ["embed.*"]}
+
+
+def caught(mutant: Mutant) -> str:
+    """What rejects the mutant; nothing if it survives."""
+    kb = KnowledgeBase(trial.KB.root)
+    method = Method(kb, mutant.entry, trial.KB[mutant.method].document)
+    kb.methods._held[mutant.method] = method
+    with patch.object(trial, "KB", kb), patch.object(checks, "KB", kb):
+        return next(iter(_rejections(method)), "")
+
+
+def _rejections(method: Method) -> Iterator[str]:
+    try:
+        MethodEntry.model_validate(method.entry.model_dump(by_alias=True))
+    except ValueError:
+        yield "schema"
+    for rule in RULES:
+        try:
+            if list(rule.check(method)):
+                yield f"rule {rule.name}"
+        except PeftonomyError:
+            yield f"rule {rule.name}"
+    if not _closed_forms_hold(method):
+        yield "closed form"
+    for check in ORDER:
+        for family in tiny.CONFIGS:
+            try:
+                for one in trial.trials(method.id, family):
+                    check(one)
+            except AssertionError:
+                yield f"{check.__name__} on {family}"
+            except PeftonomyError:
+                # Nothing to act on: an error only where the entry as it stands has something to act on.
+                if _acts_on(method.id, family):
+                    yield f"nothing to act on in {family}"
+
+
+def _acts_on(method: str, family: str) -> bool:
+    backbone, task, labels = trial.layout(family)
+    try:
+        peftonomy.load(trial.KB.root)[method].cost(backbone, task=task, num_labels=labels)
+    except PeftonomyError:
+        return False
+    return True
+
+
+def _closed_forms_hold(method: Method) -> bool:
+    for closed in method.entry.closed_forms:
+        for model in method.kb.models:
+            if closed.families and method.kb.models[model].family.model_type not in closed.families:
+                continue
+            try:
+                plan = method.plan(model, targets=closed.targets, task=closed.task)
+                cost = plan.cost(closed.set)
+            except PeftonomyError:
+                continue
+            known = {**plan.common, **cost.hyperparameters}
+            if all(assumed(known) for assumed in closed.assumes):
+                if closed.formula(known) != closed.quantity(quantities(cost)):
+                    return False
+    return True
+
+
+def survivors(chosen: Iterable[Mutant]) -> list[Mutant]:
+    """Those that nothing rejects."""
+    return [mutant for mutant in chosen if not caught(mutant)]
+
+
+def main() -> int:
+    """Print what survives, and the share caught."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations", description="Mutate entries; see what notices.")
+    parser.add_argument("methods", nargs="*", metavar="METHOD")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    asked = parser.parse_args()
+    kb = trial.KB
+    everything = [m for key in asked.methods or kb for m in mutants(kb[key])]
+    if asked.sample:
+        everything = random.Random(0).sample(everything, min(asked.sample, len(everything)))
+    alive = 0
+    for number, mutant in enumerate(everything, 1):
+        if not caught(mutant):
+            alive += 1
+            print(mutant, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{number}/{len(everything)}", end="", file=sys.stderr)
+    print(f"{len(everything) - alive} of {len(everything)} mutants caught ({1 - alive / len(everything):.1%})")
+    return int(alive > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

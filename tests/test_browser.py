@@ -1,0 +1,371 @@
+"""The built site in a real browser: it answers as Python does, works without network or script, and keeps quiet."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import peftonomy
+from peftonomy import KnowledgeBase, UsageError
+
+from .test_site import HOSTILE, edited
+
+pytestmark = pytest.mark.browser
+
+MODELS = ("roberta_base", "t5_base", "llama_3_8b")
+KINDS = (
+    "index.html", "methods/index.html", "methods/lora.html", "categories/additive.html", "models/index.html",
+    "models/t5_base.html", "taxonomy.html", "calculator.html", "references.html", "api.html", "about.html", "404.html",
+)  # fmt: skip
+"""One page of each kind."""
+PHONE = {"width": 360, "height": 740}
+
+
+def built(out: Path, root: Path) -> Path:
+    """The site as `peftonomy site build` makes it; a warning fails."""
+    code = "import sys, peftonomy.site as s; s.build(s.load(sys.argv[1]), sys.argv[2])"
+    code = code.replace("s.load", "__import__('peftonomy').load")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("site"), root)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+def served(folder: Path) -> Iterator[str]:
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    yield from served(site)
+
+
+# Our own three fixtures rather than a plugin's: they name the system's Chromium and need no option.
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def watched(page: Page) -> Iterator[Page]:
+    """A page whose console must stay empty and which may ask nobody but its own server."""
+    complaints = watch(page)
+    yield page
+    assert complaints == []
+
+
+def watch(page: Page) -> list[str]:
+    complaints: list[str] = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: complaints.append(str(e)))
+    own = re.compile(r"^(http://127\.0\.0\.1:|file:|data:|blob:)")
+    page.on("request", lambda r: None if own.match(r.url) else complaints.append(f"foreign: {r.url}"))
+    return complaints
+
+
+# Every page.
+
+
+@pytest.mark.slow
+def test_no_page_complains(watched: Page, address: str, site: Path) -> None:
+    """Every page, without the search index (which is fetched on each and has tests of its own)."""
+    watched.route(
+        "**/search_index.*", lambda route: route.fulfill(body='{"config":{"lang":["en"],"separator":" "},"docs":[]}')
+    )
+    for path in sorted(site.rglob("*.html")):
+        watched.goto(address + path.relative_to(site).as_posix())
+        assert watched.locator("h1").count() == 1, path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, scheme: Any) -> None:
+    context = browser.new_context(viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    complaints = watch(page)
+    for path in KINDS:
+        page.goto(address + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+    assert complaints == []
+    context.close()
+
+
+def test_the_colours_follow_the_system_and_the_switch(browser: Browser, address: str) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(address + "methods/lora.html")
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
+    page.get_by_title("Switch to light colours").click()
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "default")
+    context.close()
+
+
+# Search.
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        ("low rank", "LoRA"),
+        ("IA3", "(IA)"),
+        ("prefix", "Prefix"),
+        ("Houlsby", "Sequential Adapter"),
+        ("bottleneck", "Adapter"),
+    ],
+)
+def test_searching_finds(watched: Page, address: str, words: str, title: str) -> None:
+    watched.goto(address)
+    search(watched, words)
+    results = watched.locator(".md-search-result__item h1")
+    expect(results.filter(has_text=title).first).to_be_visible()
+
+
+def search(page: Page, words: str) -> None:
+    page.get_by_role("button", name="Search: low rank").click()
+    page.keyboard.type(words, delay=15)
+    expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=15_000)
+
+
+def test_a_search_result_opens_its_page(watched: Page, address: str) -> None:
+    watched.goto(address)
+    search(watched, "low rank")
+    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
+    expect(watched).to_have_url(re.compile(r"/methods/lora\.html"))
+
+
+# The calculator.
+
+
+def number(page: Page, name: str) -> int:
+    return int(page.locator(f"[data-out={name}]").inner_text().replace(",", ""))
+
+
+def test_the_calculator_answers_as_python_does(watched: Page, address: str, kb: KnowledgeBase, method: str) -> None:
+    watched.goto(f"{address}methods/{method}.html")
+    for model in MODELS:
+        watched.get_by_label("Model", exact=True).select_option(model)
+        try:
+            cost = kb[method].cost(model)
+        except UsageError:
+            expect(watched.locator("peft-calculator [role=alert]")).to_be_visible()
+            continue
+        shown = {name: number(watched, name) for name in ("trained", "stored", "served", "backbone")}
+        assert shown == {name: getattr(cost, name) for name in shown}, model
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "method" in metafunc.fixturenames:
+        metafunc.parametrize("method", list(peftonomy.load(Path(__file__).parent.parent)))
+
+
+def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
+    watched: Page, address: str, kb: KnowledgeBase
+) -> None:
+    watched.goto(f"{address}methods/lora.html")
+    watched.get_by_label("Model", exact=True).select_option("llama_3_8b")
+    watched.get_by_label("r", exact=True).fill("16")
+    watched.get_by_text("attn.o", exact=True).click()
+    cost = kb["lora"].cost("llama_3_8b", r=16, targets=["attn.q", "attn.v", "attn.o"])
+    assert number(watched, "trained") == cost.trained
+    assert "model=llama_3_8b" in watched.url
+    assert "r=16" in watched.url
+    watched.reload()
+    assert number(watched, "trained") == cost.trained
+    expect(watched.get_by_label("r", exact=True)).to_have_value("16")
+
+
+def test_a_value_outside_its_domain_is_refused_at_its_field(watched: Page, address: str) -> None:
+    watched.goto(f"{address}methods/lora.html")
+    field = watched.get_by_label("r", exact=True)
+    field.fill("0")
+    expect(watched.get_by_role("alert")).to_contain_text("r >= 1")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    field.fill("4")
+    expect(watched.get_by_role("alert")).to_have_count(0)
+    expect(field).to_have_attribute("aria-invalid", "false")
+
+
+def test_a_classification_head_is_counted_apart(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=roberta_base&task=seq_cls&labels=5")
+    cost = kb["lora"].cost("roberta_base", task="seq_cls", num_labels=5)
+    assert (number(watched, "head"), number(watched, "trained")) == (cost.head, cost.trained)
+
+
+def test_the_copied_command_says_what_is_shown(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=gpt2_xl&r=4&targets=attn.q")
+    expect(watched.locator(".pf-command")).to_have_text(
+        "peftonomy cost lora --model gpt2_xl --set r=4 --targets attn.q"
+    )
+
+
+def test_a_keystroke_answers_at_once(watched: Page, address: str) -> None:
+    watched.goto(f"{address}methods/full_fine_tuning.html?model=llama_3_1_405b")
+    script = """() => {
+        const calculator = document.querySelector("peft-calculator"), start = performance.now();
+        for (let i = 0; i < 20; i++) calculator.show();
+        return (performance.now() - start) / 20;
+    }"""
+    assert watched.evaluate(script) < 16  # milliseconds: one frame
+
+
+# The taxonomy.
+
+
+def test_a_node_of_the_graph_opens_its_page(watched: Page, address: str) -> None:
+    watched.goto(f"{address}taxonomy.html")
+    watched.locator("peft-graph a[data-id=lora] text").click()
+    expect(watched).to_have_url(re.compile(r"/methods/lora\.html$"))
+
+
+def test_the_graph_is_walked_by_keyboard(watched: Page, address: str) -> None:
+    watched.goto(f"{address}taxonomy.html")
+    watched.locator("peft-graph a[data-id=lora]").focus()
+    expect(watched.locator("[data-graph-panel]")).to_contain_text("is modified by AdaLoRA")
+    expect(watched.locator(".edge.from, .edge.to").first).to_be_attached()
+    watched.keyboard.press("ArrowRight")
+    focused = watched.evaluate("document.activeElement.dataset.id")
+    assert focused
+    assert focused != "lora"
+    watched.keyboard.press("Enter")
+    expect(watched).to_have_url(re.compile(rf"/methods/{focused}\.html$"))
+
+
+def test_the_graph_is_searched_and_filtered(watched: Page, address: str) -> None:
+    watched.goto(f"{address}taxonomy.html")
+    watched.get_by_label("Find a method").fill("adalora")
+    expect(watched.locator("peft-graph a.on")).to_have_attribute("data-id", "adalora")
+    watched.get_by_label("Find a method").fill("")
+    watched.get_by_label("Relations").select_option("combines")
+    kept = watched.locator("peft-graph .edge:not(.off)")
+    assert set(kept.evaluate_all("es => es.map(e => e.dataset.type)")) == {"combines"}
+
+
+def test_lists_are_filtered(watched: Page, address: str) -> None:
+    watched.goto(f"{address}methods/index.html")
+    watched.get_by_label("Filter by name, idea or year").fill("2023 low")
+    rows = watched.locator(".pf-methods tbody tr:not(.pf-group):visible")
+    expect(rows.first).to_be_visible()
+    assert all("2023" in text for text in rows.all_inner_texts())
+
+
+# Small things.
+
+
+def test_bibtex_is_copied(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{address}methods/lora.html")
+    page.get_by_role("button", name="Copy BibTeX").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    key = kb["lora"].entry.source.partition("#")[0]
+    assert page.evaluate("navigator.clipboard.readText()") == kb.references[key].bibtex.strip()
+    context.close()
+
+
+def test_the_menu_of_a_phone_opens_by_keyboard(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(f"{address}methods/lora.html")
+    page.get_by_role("button", name="Menu").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".md-nav--primary").get_by_role("link", name="Calculator")).to_be_in_viewport()
+    context.close()
+
+
+def test_pages_read_without_script(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}methods/lora.html")
+    model = "llama_2_7b"
+    expect(page.locator("peft-calculator table")).to_contain_text(f"{kb['lora'].cost(model).trained:,}")
+    expect(page.locator(".katex").first).to_be_visible()
+    page.goto(f"{address}taxonomy.html")
+    expect(page.locator(".pf-tree").get_by_role("link", name="LoRA", exact=True)).to_be_visible()
+    context.close()
+
+
+def test_it_works_from_a_folder_without_server_or_network(watched: Page, site: Path, kb: KnowledgeBase) -> None:
+    watched.context.set_offline(True)
+    watched.goto((site / "index.html").as_uri())
+    search(watched, "low rank")
+    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
+    watched.get_by_label("Model", exact=True).select_option("t5_base")
+    assert number(watched, "trained") == kb["lora"].cost("t5_base").trained
+
+
+def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> None:
+    """A name, a place and a description full of markup show as text, in pages, search, graph and calculator."""
+    name = "<img src=x onerror=alert(3)>"
+    lines = (
+        (r"^name:.*$", f'name: "{name}"'),
+        (r"^where:.*$", f"where: {HOSTILE!r}"),
+        (r"^full_name:.*$", f"full_name: {HOSTILE!r}"),
+    )
+    (tmp_path / "tree").mkdir()
+    edited(root, tmp_path / "tree", "lora", *lines)
+    out = built(tmp_path / "out", tmp_path / "tree")
+    dialogs: list[str] = []
+    page.on("dialog", lambda d: (dialogs.append(d.message), d.dismiss()))
+    complaints = watch(page)
+    for path in ("index.html", "methods/lora.html", "taxonomy.html#lora", "calculator.html", "methods/adalora.html"):
+        page.goto(f"{(out / path.partition('#')[0]).as_uri()}{'#lora' if '#' in path else ''}")
+        assert page.locator("img[src=x]").count() == 0, path
+    page.goto((out / "methods" / "lora.html").as_uri())
+    expect(page.locator("h1")).to_contain_text(name)
+    expect(page.locator(".pf-subtitle")).to_contain_text(HOSTILE[:25])
+    page.goto((out / "index.html").as_uri())
+    search(page, "onerror")
+    assert page.locator("img[src=x]").count() == 0
+    assert (dialogs, complaints) == ([], [])
+
+
+# The build.
+
+
+@pytest.mark.slow
+def test_two_builds_are_equal_to_the_byte(site: Path, root: Path, tmp_path: Path) -> None:
+    again = built(tmp_path / "again", root)
+    files = {p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file()}
+    assert files == {p.relative_to(again).as_posix() for p in again.rglob("*") if p.is_file()}
+    assert [f for f in sorted(files) if (site / f).read_bytes() != (again / f).read_bytes()] == []
