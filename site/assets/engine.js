@@ -10,7 +10,8 @@ function mod(a, b) {
   return r !== 0 && (r < 0) !== (b < 0) ? r + b : r;
 }
 function fdiv(a, b) {
-  var quotient = (a - mod(a, b)) / b, floor = Math.floor(quotient);
+  if (b === 0) throw new Error("division by zero");
+  var r = a % b, quotient = (a - r) / b - (r !== 0 && (r < 0) !== (b < 0) ? 1 : 0), floor = Math.floor(quotient);
   return quotient - floor > 0.5 ? floor + 1 : floor;
 }
 function pow(a, n) {
@@ -174,7 +175,7 @@ var peft = (function () {
     if (tensor.requires !== null && !run(tensor.requires, names)) {
       fail(row.name + (spot.role ? " at " + spot.role : "") + " requires " + tensor.rule);
     }
-    row.shape = tensor.shape ? tensor.shape.map(function (f) { return run(f, names); }) : spot.shape;
+    row.shape = tensor.shape ? tensor.shape.map(function (f) { return run(f, names); }) : spot.shape || null;
     row.count = whole(row, "its size", row.shape ? product(row.shape) : run(tensor.count, names));
     row.n = tensor.copies === null ? spot.n : spot.n * whole(row, "copies", run(tensor.copies, names));
     row.trained = tensor.trained === true ? row.count * row.n : tensor.trained === false ? 0 : row.n * whole(row, "trained", run(tensor.trained, names));

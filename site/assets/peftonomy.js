@@ -355,17 +355,19 @@
     }
     if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(text).then(done, byHand); else byHand();
   }
+  /* The theme's drawer and search hang on hidden check boxes, which real buttons press. */
+  function press(id) {
+    var toggle = document.getElementById(id), input = document.querySelector(".md-search__input");
+    if (toggle && !toggle.checked) toggle.click();
+    if (id === "__search" && input) input.focus();
+  }
   document.addEventListener("click", function (event) {
     var button = event.target.closest && event.target.closest("button");
     if (!button) return;
     if (button.dataset.copy) copy(document.getElementById(button.dataset.copy).textContent, button);
     else if (button.dataset.copyText !== undefined) copy(button.dataset.copyText, button);
     else if (button.dataset.copyAddress !== undefined) copy(location.href, button);
-    else if (button.dataset.openSearch !== undefined) {
-      var toggle = document.getElementById("__search"), input = document.querySelector(".md-search__input");
-      if (toggle && !toggle.checked) toggle.click();
-      if (input) input.focus();
-    }
+    else if (button.dataset.press) press(button.dataset.press);
   });
 
   [].forEach.call(document.querySelectorAll("[data-filter]"), function (input) {

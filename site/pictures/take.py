@@ -18,7 +18,7 @@ from peftonomy.site import build
 HERE = Path(__file__).parent
 SHOTS = [  # file, page, colours, width, height
     ("home.png", "index.html", "light", 1280, 820),
-    ("method.png", "methods/lora.html#calculator", "light", 1280, 820),
+    ("calculator.png", "methods/lora.html#calculator", "light", 1280, 820),
     ("taxonomy.png", "taxonomy.html#lora", "dark", 1280, 1040),
     ("phone.png", "methods/adalora.html", "dark", 390, 780),
 ]
