@@ -216,6 +216,15 @@ class KnowledgeBase(Mapping[str, Method]):
 
         return select(self, where, category)
 
+    def stored_list(self, name: str) -> Selection:
+        """The methods of a stored list, e.g. `mergeable`. Raises UnknownName."""
+        from ._query import select
+
+        lists = self.taxonomy.lists
+        if name not in lists:
+            raise UnknownName("list", name, lists)
+        return select(self, lists[name].where, model=lists[name].model)
+
     def __getitem__(self, key: str) -> Method:
         return self.methods[key]
 

@@ -376,6 +376,8 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
     for key in kb.methods:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], broken)
+    if not broken and not chosen:
+        problems += [*_list_problems(kb), *_survey_problems(kb)]
     return sorted(set(problems))
 
 
@@ -392,6 +394,37 @@ def _taxonomy_problems(kb: KnowledgeBase) -> list[Problem]:
     except DataError as error:
         problems += error.problems
     return problems
+
+
+def _list_problems(kb: KnowledgeBase) -> Iterator[Problem]:
+    for name, stored in kb.taxonomy.lists.items():
+        try:
+            if not kb.stored_list(name).ids:
+                yield Problem(
+                    "taxonomy/lists.yaml", 0, name, "no method", "a condition that some method meets", "", "lists"
+                )
+        except PeftonomyError as error:
+            yield Problem("taxonomy/lists.yaml", 0, name, stored.where, str(error).splitlines()[0], "", "lists")
+
+
+def _survey_problems(kb: KnowledgeBase) -> Iterator[Problem]:
+    file, categories = "taxonomy/surveys.yaml", kb.taxonomy.categories
+    known = {*kb.methods, *kb.taxonomy.planned}
+    for name, survey in kb.taxonomy.surveys.items():
+        if survey.source.partition("#")[0] not in kb.references:
+            yield Problem(file, 0, name, survey.source, "a key of taxonomy/references.bib", "", "surveys")
+        for path in (path for root in survey.tree for path in root.walk()):
+            node = path[-1]
+            where = ".".join((name, *(n.id for n in path)))
+            for method in node.methods:
+                if method not in known:
+                    yield Problem(
+                        file, 0, where, method, "a method, or a planned one", _closest(method, known), "surveys"
+                    )
+            for category in (*node.maps_to, *filter(None, [node.like])):
+                if category not in categories:
+                    hint = _closest(category, categories)
+                    yield Problem(file, 0, where, category, "a category of the tree", hint, "surveys")
 
 
 def _planned_problems(kb: KnowledgeBase) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
@@ -76,6 +76,51 @@ class Planned(Entry):
     note: Line | None = None
 
 
+class StoredList(Entry):
+    """A question with a name: the methods for which a condition holds."""
+
+    name: Stem
+    meaning: Line
+    where: Line
+    model: Id | None = None
+    """On which the ledgers that the condition names are counted."""
+
+
+class SurveyNode(Entry):
+    """A class in another survey's tree, and those of our methods that the survey files there."""
+
+    id: Id
+    name: Stem
+    like: Category | None = None
+    """The one of our top categories that it is the counterpart of; none where it cuts across them."""
+    maps_to: list[Category] = Field(default=[])
+    """Our categories that it covers."""
+    methods: list[Id] = Field(default=[])
+    children: list[SurveyNode] = Field(default=[])
+
+    def walk(self, above: tuple[SurveyNode, ...] = ()) -> Iterator[tuple[SurveyNode, ...]]:
+        """Every node below and itself, each as the path that leads to it."""
+        path = (*above, self)
+        yield path
+        for child in self.children:
+            yield from child.walk(path)
+
+
+class Survey(Entry):
+    """Another survey's tree."""
+
+    name: Stem
+    source: Citation
+    evidence: Literal["tree", "recalled"]
+    """Whether the tree was read (as somebody reproduces it) or recalled."""
+    note: Line | None = None
+    tree: list[SurveyNode]
+
+    def filed(self, method: str) -> list[tuple[SurveyNode, ...]]:
+        """The paths under which it files a method: none if it does not have it."""
+        return [path for root in self.tree for path in root.walk() if method in path[-1].methods]
+
+
 class RuleExample(Entry):
     """Fields of an entry, as YAML text, that pass a rule and that fail it."""
 
@@ -105,6 +150,18 @@ class RelationFile(Entry):
     relations: dict[Id, RelationType]
 
 
+class ListFile(Entry):
+    """taxonomy/lists.yaml"""
+
+    lists: dict[Id, StoredList]
+
+
+class SurveyFile(Entry):
+    """taxonomy/surveys.yaml"""
+
+    surveys: dict[Id, Survey]
+
+
 class PlannedFile(Entry):
     """taxonomy/planned.yaml"""
 
@@ -121,6 +178,8 @@ class Taxonomy:
     planned: dict[str, Planned]
     roles: dict[str, str]
     rule_examples: dict[str, RuleExample]
+    lists: dict[str, StoredList]
+    surveys: dict[str, Survey]
 
     @classmethod
     def read(cls, folder: Path, shown: Callable[[Path], str]) -> Taxonomy:
@@ -136,6 +195,8 @@ class Taxonomy:
             {p.id: p for p in validated(PlannedFile, load_yaml(*file("planned.yaml"))).planned},
             load_roles(*file("roles.yaml")),
             validated(RuleFile, load_yaml(*file("rules.yaml"))).root,
+            validated(ListFile, load_yaml(*file("lists.yaml"))).lists,
+            validated(SurveyFile, load_yaml(*file("surveys.yaml"))).surveys,
         )
 
     @property
