@@ -307,6 +307,24 @@ def _balanced(method: Method) -> Iterator[Finding]:
 
 
 @rule(
+    "finished",
+    "Nothing of a new entry's skeleton is left to do: no text says TODO.",
+)
+def _finished(method: Method) -> Iterator[Finding]:
+    for keys, text in _texts(method.document.data, ()):
+        if "TODO" in text:
+            yield Finding(keys, text, "what is still to be written")
+
+
+def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    if isinstance(value, str):
+        yield keys, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, (*keys, key))
+
+
+@rule(
     "renames",
     "A library's rename table maps our hyperparameters.",
 )
@@ -356,9 +374,11 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
-    problems += _taxonomy_problems(kb)
-    if problems:
-        return sorted(problems)
+    if unreadable := _unreadable(kb):
+        return sorted(unreadable)
+    problems += _planned_problems(kb)
+    for reference in kb.references.values():
+        problems += _reference_problems(kb, reference)
     broken = set()
     for shelf in (kb.families, kb.models, kb.methods):
         for key in shelf:
@@ -381,18 +401,14 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
     return sorted(set(problems))
 
 
-def _taxonomy_problems(kb: KnowledgeBase) -> list[Problem]:
+def _unreadable(kb: KnowledgeBase) -> list[Problem]:
+    """What keeps the taxonomy or the bibliography from being read: nothing else can be checked before."""
     problems: list[Problem] = []
-    try:
-        kb.taxonomy  # noqa: B018 (reading it is the check)
-        problems += _planned_problems(kb)
-    except DataError as error:
-        problems += error.problems
-    try:
-        for reference in kb.references.values():
-            problems += _reference_problems(kb, reference)
-    except DataError as error:
-        problems += error.problems
+    for read in (lambda: kb.taxonomy, lambda: list(kb.references.values())):
+        try:
+            read()
+        except DataError as error:
+            problems += error.problems
     return problems
 
 
@@ -446,6 +462,10 @@ def _reference_problems(kb: KnowledgeBase, reference: Any) -> Iterator[Problem]:
     for needed in ("title", "author", "year"):
         if not reference.fields.get(needed):
             yield Problem(name, reference.line, reference.key, f"no {needed}", "title, author and year", "", "bibtex")
+    for field, text in reference.fields.items():
+        if "TODO" in text:
+            found = f"{field} = {text}"
+            yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
     if not reference.url:
         yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
     if reference.read not in READ:
@@ -483,6 +503,8 @@ def _entry_problems(method: Method, broken: set[str]) -> Iterator[Problem]:
         try:
             findings = list(one.check(method))
         except PeftonomyError as error:
+            if broken:
+                continue  # it met one of those, and they are reported where they stand
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:
             yield _problem(method, one.name, finding)

@@ -1,7 +1,8 @@
 """What `peftonomy new` writes: the skeleton of an entry, of its module, and of its BibTeX record.
 
 The entry's skeleton is generated from the pydantic models, field by field with their documentation, so it
-cannot disagree with them: a required field stands with a placeholder, an optional one as a comment.
+cannot disagree with them: a required field stands with a placeholder, an optional one as a comment. `peftonomy
+check` refuses what still says TODO.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["scaffold"]
 
-TODO = "TODO"
+TODO, WORD = "TODO", "todo"
+"""What stands for a text, and for a word or key that has to be a known one; `check` refuses both."""
 ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
@@ -59,7 +61,7 @@ def scaffold(
     """
     planned = kb.taxonomy.planned.get(id)
     year = year or (planned.year if planned else datetime.date.today().year)
-    category = category or (planned.category if planned else TODO)
+    category = category or (planned.category if planned else WORD)
     key = (planned.source if planned else None) or f"author{year}{id.replace('_', '')}"
     source = source or key.partition("#")[0]
     entry, module = kb.root / "methods" / f"{id}.yaml", kb.root / "reference_impls" / f"{id}.py"
@@ -68,7 +70,7 @@ def scaffold(
         raise UsageError(f"{shown(id)!r} is no id; expected snake_case such as my_method")
     if not re.fullmatch(KEY, source):
         raise UsageError(f"{shown(source)!r} is no BibTeX key; expected author2026word")
-    if category not in (TODO, *kb.taxonomy.categories):
+    if category not in (WORD, *kb.taxonomy.categories):
         raise UnknownName("category", category, kb.taxonomy.categories)
     if not module.parent.is_dir():
         raise UsageError(f"a new method needs a checkout; {kb.root} has no reference_impls/")
@@ -88,8 +90,9 @@ def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]
     """`methods/<id>.yaml` with what is `known` filled in; `facets` are the words that each facet may take."""
     known = {
         **known,
-        "facets": "{" + ", ".join(f"{name}: {TODO}" for name in facets) + "}",
+        "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",
         "update": '"h = W_0 x + TODO"',
+        "summary": "TODO in one plain sentence.",
     }
     helps = {"facets": [f"  {name}: {' | '.join(words)}" for name, words in facets.items()]}
     fields = schema.MethodEntry.model_fields.items()
@@ -124,7 +127,7 @@ def _flow(model: type[BaseModel]) -> str:
     """`{field: placeholder, ...}` with the required fields, and those that the example needs."""
     given = EXAMPLES[model][1]
     parts = {
-        field.alias or name: given.get(name) or _placeholder(field.annotation)
+        field.alias or name: given.get(name) or (WORD if name == "source" else _placeholder(field.annotation))
         for name, field in model.model_fields.items()
         if field.is_required() or name in given
     }

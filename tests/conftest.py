@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -56,8 +55,3 @@ def chromium() -> str:
         pytest.skip("no Chromium; install it or name one with CHROMIUM=/path")
     return found
 
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args(browser_type_launch_args: dict[str, Any], chromium: str) -> dict[str, Any]:
-    """pytest-playwright: the system's Chromium rather than a downloaded one."""
-    return browser_type_launch_args | {"executable_path": chromium}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -14,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import sympy
 from py_mini_racer import MiniRacer
 
 import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
-from peftonomy.site import pages, write
+from peftonomy.site import _closed, pages, write
 
 Pages = dict[str, str | bytes]
 LEDGERS = (
@@ -288,6 +290,45 @@ def test_helpers_mean_what_they_mean_in_python(engine: MiniRacer, name: str, pyt
 
 def test_powers_of_whole_numbers_are_exact(engine: MiniRacer) -> None:
     assert all(engine.call("pow", a, n) == a**n for a in (-3, 0, 7, 97) for n in range(8))
+
+
+# Closed forms.
+
+
+@pytest.mark.parametrize("model", ["t5_base", "llama_3_2_1b"])
+def test_closed_forms_add_up_to_the_counts(kb: KnowledgeBase, method: str, model: str) -> None:
+    """Each formula that a page prints, summed over the places that its sums name, is the count."""
+    specs = kb[method].entry.hyperparameters
+    options = {n: h.values or [True, False] for n, h in specs.items() if h.type in ("bool", "choice")}
+    for values in itertools.product(*options.values()):
+        setting = dict(zip(options, values, strict=True))
+        try:
+            cost, plan = kb[method].cost(model, **setting), kb[method].plan(model)
+        except UsageError:
+            continue
+        counted = {"trained": cost.trained, "stored": cost.stored, "mask bits": cost.stored_bits, "served": cost.served}
+        numbers = plan.common | cost.hyperparameters
+        found = _closed.sums(kb[method], setting)
+        for ledger, count in counted.items():
+            terms = found.get(ledger, {})
+            total = sum(added_up(term, label, plan, numbers) for label, term in terms.items())
+            assert total == count, (setting, ledger)
+
+
+def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any]) -> float:
+    """The term at each place that carries the label, summed; without a label it stands once."""
+    value = sympy.sympify(term)
+    spots = {(id(p.spot.source), p.spot.suffix): p.spot for p in plan.pieces if _closed.scope(p.tensor) == label}
+    wholes: dict[str, int] = {}
+    for piece in plan.pieces:
+        if piece.tensor.selecting:
+            name = _closed.OVER + _closed.scope(piece.tensor)
+            wholes[name] = wholes.get(name, 0) + piece.spot.n * piece.count
+    total = 0.0
+    for n, dims in [(s.n, s.dims) for s in spots.values()] if label else [(1, {})]:
+        known = numbers | wholes | dims
+        total += n * float(value.subs({s: known[s.name] for s in value.free_symbols}))
+    return total
 
 
 # Reading pages.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -14,7 +15,7 @@ from .._kb import Method
 from .._layout import flattened
 from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
 
-__all__ = ["ledgers", "size", "symbol"]
+__all__ = ["OVER", "Ledgers", "ledgers", "scope", "size", "sums", "symbol"]
 
 SCOPES = {
     "site": "targets", "attention": "attention blocks", "mlp": "feed-forward blocks", "layer": "layers",
@@ -24,7 +25,12 @@ GREEK = frozenset({
     "alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "mu", "nu", "rho", "sigma", "tau", "phi",
     "psi", "omega",
 })  # fmt: skip
-PLACES = "numel_of_all"
+HELD = {"values": "stored", "indices": "stored", "bits": "mask bits"}
+"""The ledger into which what a checkpoint holds is counted."""
+OVER = "numel over "
+"""Begins the name of the symbol for the summed size of a tensor at all its places; the scope follows."""
+MOST_ROLES = 3
+LEDGERS = ("trained", "stored", "mask bits", "served")
 Symbols = Mapping[str, Any]
 
 
@@ -36,8 +42,10 @@ def symbol(name: str, spec: Hyperparameter | None = None) -> str:
     """
     if spec is not None and spec.symbol:
         return spec.symbol
-    if name in ("numel", PLACES):
-        return "|w|" if name == "numel" else r"\textstyle\sum|w|"
+    if name == "numel":
+        return "|w|"
+    if name.startswith(OVER):
+        return rf"\sum_{{\text{{{name.removeprefix(OVER)}}}}} |w|"
     if name in GREEK:
         return f"\\{name}"
     if match := re.fullmatch(r"([A-Za-z])_(\w+)", name):
@@ -47,121 +55,167 @@ def symbol(name: str, spec: Hyperparameter | None = None) -> str:
 
 def size(formula: Formula, entry: MethodEntry) -> str:
     """One formula of an entry in LaTeX."""
-    return _latex(formula.sympy(), entry, fold=True)
+    return _latex(formula.sympy(_symbols(entry)), entry, fold=True)
 
 
 def _latex(expression: Any, entry: MethodEntry, fold: bool = False) -> str:
     names = {s: symbol(s.name, entry.hyperparameters.get(s.name)) for s in expression.free_symbols}
-    return str(sympy.latex(expression, symbol_names=names, fold_short_frac=fold))
+    product = r" \cdot " if any(name.startswith(r"\text") for name in names.values()) else None
+    return str(sympy.latex(expression, symbol_names=names, fold_short_frac=fold, mul_symbol=product))
 
 
-@dataclass
-class _Term:
-    """Equal places: what is summed over them, and for how many the sum is short."""
+@dataclass(frozen=True)
+class Ledgers:
+    """LaTeX of each ledger that is not empty, at one choice of the hyperparameters that are no numbers."""
 
-    scope: str
-    condition: Any
-    amounts: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, ledger: str, amount: Any) -> None:
-        self.amounts[ledger] = self.amounts.get(ledger, 0) + amount
+    setting: Mapping[str, Any]
+    formulas: Mapping[str, str]
 
 
-def ledgers(method: Method) -> dict[str, str]:
-    """LaTeX of each ledger that is not nothing: trained, stored, mask bits, served."""
-    terms: dict[tuple[str, str], _Term] = {}
-    for entry, symbols in _parts(method):
-        for tensor in entry.tensors.values():
-            condition = sympy.true if tensor.when is None else _truth(tensor.when, symbols)
-            if condition == sympy.false:
-                continue
-            for scope, ledger, amount in _amounts(tensor, symbols):
-                term = terms.setdefault((scope, str(condition)), _Term(scope, condition))
-                term.add(ledger, amount)
-    found = {}
-    for ledger in ("trained", "stored", "mask bits", "served"):
-        parts = [_term(t, ledger, method.entry) for t in terms.values() if t.amounts.get(ledger, 0) != 0]
-        if parts:
-            found[ledger] = " + ".join(parts)
+def ledgers(method: Method) -> list[Ledgers]:
+    """The closed forms; one for every choice of switches and words on which they depend."""
+    specs = method.entry.hyperparameters
+    options: dict[str, list[Any]] = {
+        n: h.values or [True, False] for n, h in specs.items() if h.type in ("bool", "choice")
+    }
+    found = [_at(method, dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
+    return _distinct(found, list(options))
+
+
+def _distinct(found: list[Ledgers], names: list[str]) -> list[Ledgers]:
+    """The same without what makes no difference: a name is dropped when its values give the same formulas."""
+    for name in names:
+        rest: dict[str, list[Ledgers]] = {}
+        for one in found:
+            rest.setdefault(str({n: v for n, v in one.setting.items() if n != name}), []).append(one)
+        if all(one.formulas == group[0].formulas for group in rest.values() for one in group):
+            found = [
+                Ledgers({n: v for n, v in group[0].setting.items() if n != name}, group[0].formulas)
+                for group in rest.values()
+            ]
     return found
 
 
-def _parts(method: Method) -> Iterator[tuple[MethodEntry, Symbols]]:
+def _at(method: Method, setting: Mapping[str, Any]) -> Ledgers:
+    found = sums(method, setting)
+    formulas = {ledger: _sum(found[ledger], method.entry) for ledger in LEDGERS if ledger in found}
+    return Ledgers(setting, {ledger: text for ledger, text in formulas.items() if text})
+
+
+def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Ledger -> scope -> what one place of it adds, as an expression; `setting` gives the switches and words."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry, symbols in _parts(method, setting):
+        for tensor in entry.tensors.values():
+            if tensor.when is not None and not _holds(tensor.when, symbols):
+                continue
+            for where, ledger, amount in _amounts(tensor, symbols):
+                terms = found.setdefault(ledger, {})
+                terms[where] = terms.get(where, 0) + amount
+    return found
+
+
+def _parts(method: Method, setting: Mapping[str, Any]) -> Iterator[tuple[MethodEntry, Symbols]]:
     """The entry and what it includes, with every hyperparameter as an expression over the entry's own."""
     everything: list[dict[str, Any]] = []
     for part in flattened(method):
         own: dict[str, Any] = {}
-        if part.parent >= 0:
-            above = everything[part.parent]
-            for name, spec in part.entry.hyperparameters.items():
-                if name in part.rename:
-                    own[name] = above.get(part.rename[name], _plain(part.rename[name]))
-                elif name in part.fixed:
-                    own[name] = _value(spec, part.fixed[name], above)
-                else:
-                    own[name] = _value(spec, spec.default, {})
+        for name, spec in part.entry.hyperparameters.items():
+            if part.parent < 0:
+                own[name] = _word(setting[name]) if name in setting else _plain(name, spec)
+            elif name in part.rename:
+                own[name] = everything[part.parent][part.rename[name]]
+            else:
+                own[name] = _value(spec, part.fixed.get(name, spec.default), everything[part.parent])
         everything.append(own)
         yield part.entry, own
 
 
-def _plain(name: str) -> Any:
-    return sympy.Symbol(name, integer=True, positive=True)
+def _plain(name: str, spec: Hyperparameter | None = None) -> Any:
+    """A name that stands for itself: a positive number, and a whole one unless it is a hyperparameter that is not."""
+    fraction = spec is not None and spec.type == "float"
+    return sympy.Symbol(name, positive=True) if fraction else sympy.Symbol(name, integer=True, positive=True)
+
+
+def _symbols(entry: MethodEntry) -> Symbols:
+    return {name: _plain(name, spec) for name, spec in entry.hyperparameters.items()}
+
+
+def _word(value: Any) -> Any:
+    """A switch as 0 or 1, a word as itself."""
+    return sympy.Integer(int(value)) if isinstance(value, bool) else sympy.Symbol(value)
 
 
 def _value(spec: Hyperparameter, value: Any, symbols: Symbols) -> Any:
-    return sympy.Symbol(value) if spec.type == "choice" else Formula.parse(value).sympy(symbols)
+    return _word(value) if spec.type in ("bool", "choice") else Formula.parse(value).sympy(symbols)
 
 
-def _truth(condition: Formula, symbols: Symbols) -> Any:
-    """The condition as sympy has it; a plain number counts as true unless it is 0."""
-    found = condition.sympy(symbols)
-    relational = isinstance(found, sympy.logic.boolalg.Boolean) and not found.is_Symbol
-    return found if relational else sympy.Ne(found, 0)
+def _decided(expression: Any) -> Any:
+    """The expression with words made different numbers, so that comparing them has an answer."""
+    words = sorted((s for s in expression.free_symbols if not s.is_positive), key=str)
+    return expression.subs({word: sympy.Integer(-1 - i) for i, word in enumerate(words)})
+
+
+def _holds(condition: Formula, symbols: Symbols) -> bool:
+    found = _decided(sympy.sympify(condition.sympy(symbols)))
+    return bool(found != sympy.false and found != 0)
 
 
 def _amounts(tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str, str, Any]]:
     """(scope, ledger, amount at one place) of one tensor."""
-    scope = SCOPES[tensor.per] if tensor.roles is None else ", ".join(tensor.roles)
-    if tensor.where is not None:
-        scope = f"{scope}, {tensor.where.source}"
-    scope, everywhere = scope.replace("_", " "), ""
-    whole = {**symbols, "numel": _plain(PLACES)}
+    where = scope(tensor)
+    whole = {**symbols, "numel": _plain(OVER + where)}
+    size = _size(tensor, symbols)
     copies = tensor.copies.sympy(symbols)
-    if tensor.selecting:
-        numel = _plain("numel")
-    elif tensor.count is not None:
-        numel = tensor.count.sympy(symbols)
-    else:
-        numel = sympy.Mul(*(s.sympy(symbols) for s in tensor.shape or []))
     if isinstance(tensor.trained, Moved):
-        yield everywhere, "trained", tensor.trained.across.sympy(whole)
+        yield "", "trained", tensor.trained.across.sympy(whole)
     elif tensor.trained:
-        yield scope, "trained", copies * (numel if tensor.trained is True else tensor.trained.sympy(symbols))
-    masked = False
-    for part in tensor.stored:
-        if part.as_ in ("none", "seed"):
-            continue
-        masked |= part.as_ == "bits"
-        ledger = "mask bits" if part.as_ == "bits" else "stored"
+        yield where, "trained", copies * (size if tensor.trained is True else _in(tensor.trained, symbols))
+    held = [part for part in tensor.stored if part.as_ in HELD]
+    for part in held:
         if part.across is not None:
-            yield everywhere, ledger, part.across.sympy(whole)
+            yield "", HELD[part.as_], part.across.sympy(whole)
         else:
-            yield scope, ledger, copies * (numel if part.count is None else part.count.sympy(symbols))
-    if tensor.served == "kept" and not masked:
-        yield scope, "served", copies * numel
+            yield where, HELD[part.as_], copies * (size if part.count is None else _in(part.count, symbols))
+    if tensor.served == "kept" and not any(part.as_ == "bits" for part in held):
+        yield where, "served", copies * size
 
 
-def _term(term: _Term, ledger: str, entry: MethodEntry) -> str:
-    shortest = min(_forms(term.amounts[ledger]), key=sympy.count_ops)
-    text = _latex(shortest, entry)
-    if isinstance(shortest, sympy.Add) and term.scope:
-        text = rf"\left({text}\right)"
-    if term.condition != sympy.true:
-        text = rf"\left[{_latex(term.condition, entry)}\right] {text}"
-    return rf"\sum_{{\text{{{term.scope}}}}} {text}" if term.scope else text
+def scope(tensor: Tensor) -> str:
+    """What a sum over the places of a tensor is labelled with; nothing where there is one place."""
+    roles = tensor.roles or []
+    named = ", ".join(roles) if len(roles) <= MOST_ROLES else f"{roles[0]} and {len(roles) - 1} more roles"
+    label = named or SCOPES[tensor.per]
+    return (label if tensor.where is None else f"{label}, {tensor.where.source}").replace("_", " ")
 
 
-def _forms(expression: Any) -> list[Any]:
-    """Equal forms, from which the shortest is shown."""
-    expression = sympy.sympify(expression)
-    return [sympy.factor(expression), sympy.expand(expression), expression]
+def _in(formula: Formula, symbols: Symbols) -> Any:
+    return _decided(sympy.sympify(formula.sympy(symbols)))
+
+
+def _size(tensor: Tensor, symbols: Symbols) -> Any:
+    if tensor.selecting:
+        return _plain("numel")
+    if tensor.count is not None:
+        return _in(tensor.count, symbols)
+    return sympy.Mul(*(_in(size, symbols) for size in tensor.shape or []))
+
+
+def _sum(terms: Mapping[str, Any], entry: MethodEntry) -> str:
+    """The terms joined, those without a scope first."""
+    shown = [(scope, _shortest(amount)) for scope, amount in terms.items()]
+    shown.sort(key=lambda pair: pair[0] != "")
+    return " + ".join(_term(scope, amount, entry) for scope, amount in shown if amount != 0)
+
+
+def _term(scope: str, amount: Any, entry: MethodEntry) -> str:
+    text = _latex(amount, entry)
+    if not scope:
+        return text
+    return rf"\sum_{{\text{{{scope}}}}} " + (rf"\left({text}\right)" if isinstance(amount, sympy.Add) else text)
+
+
+def _shortest(amount: Any) -> Any:
+    """The shortest of some equal forms."""
+    amount = sympy.sympify(amount)
+    return min((sympy.factor(amount), sympy.expand(amount), amount), key=sympy.count_ops)

@@ -165,7 +165,10 @@ def _families(site: Site) -> Iterator[View]:
         ]  # fmt: skip
         if rows:
             heading = Markup(inline(family.name))
-            yield {"id": key, "name": family.name, "heading": heading, "kind": KINDS[family.kind], "models": rows}
+            yield {
+                "id": key, "name": family.name, "heading": heading, "kind": KINDS[family.kind], "models": rows,
+                "source": site.cite(family.source), "note": family.note or "",
+            }  # fmt: skip
 
 
 def _bibliography(site: Site) -> list[View]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -63,7 +63,7 @@ def method_page(site: Site, method: Method) -> str:
             for part in flattened(method)
             for name, tensor in part.entry.tensors.items()
         ],
-        totals=_totals(site, method),
+        totals=list(_totals(site, method)),
         closed_forms=[_closed_form(site, entry, form) for form in entry.closed_forms],
         code=_code(site, method.id),
         relations=list(_relations(site, method)),
@@ -118,7 +118,7 @@ def _tensor(site: Site, name: str, tensor: Tensor, entry: MethodEntry) -> View:
     return {
         "name": name, "scope": PLACES[tensor.per], "roles": tensor.roles or [], "condition": "; ".join(conditions),
         "shape": _shape(site, tensor, entry), "init": tensor.init.replace("_", " "), "trained": _trained(tensor),
-        "stored": ", ".join(map(_stored, tensor.stored)), "served": tensor.served, "note": tensor.note or "",
+        "stored": Markup("; ").join(map(_stored, tensor.stored)), "served": tensor.served, "note": tensor.note or "",
     }  # fmt: skip
 
 
@@ -132,29 +132,30 @@ def _shape(site: Site, tensor: Tensor, entry: MethodEntry) -> Markup | str:
 
 def _trained(tensor: Tensor) -> str:
     if isinstance(tensor.trained, Formula):
-        return tensor.trained.source
+        return Markup("<code>{}</code>").format(tensor.trained.source)
     if isinstance(tensor.trained, Moved):
-        return f"{tensor.trained.across.source} in all"
+        return Markup("<code>{}</code> in all").format(tensor.trained.across.source)
     return "all" if tensor.trained else "frozen"
 
 
-def _stored(part: Stored) -> str:
-    if part.across is not None:
-        return f"{part.as_} ({part.across.source} in all)"
-    return part.as_ if part.count is None else f"{part.as_} ({part.count.source})"
+def _stored(part: Stored) -> Markup:
+    amount = part.across if part.across is not None else part.count
+    if amount is None:
+        return Markup(escape(part.as_))
+    return Markup("{}, <code>{}</code>{}").format(part.as_, amount.source, " in all" if part.across else "")
 
 
-def _totals(site: Site, method: Method) -> list[View]:
+def _totals(site: Site, method: Method) -> Iterator[View]:
     """Each ledger as one formula; ledgers that are equal share a line."""
-    lines: dict[str, list[str]] = {}
-    for ledger, latex in _closed.ledgers(method).items():
-        lines.setdefault(latex, []).append(ledger)
-    found = []
-    for latex, names in lines.items():
-        left = " = ".join(rf"\text{{{name}}}" for name in names)
-        html = site.tex(f"{left} = {latex}", display=True, file=f"methods/{method.id}.yaml", field="tensors")
-        found.append({"name": " and ".join(names), "html": html})
-    return found
+    for one in _closed.ledgers(method):
+        lines: dict[str, list[str]] = {}
+        for ledger, latex in one.formulas.items():
+            lines.setdefault(latex, []).append(ledger)
+        setting = ", ".join(f"{n} = {_plain(v)}" for n, v in one.setting.items())
+        for latex, names in lines.items():
+            left = " = ".join(rf"\text{{{name}}}" for name in names)
+            html = site.tex(f"{left} = {latex}", display=True, file=f"methods/{method.id}.yaml", field="tensors")
+            yield {"name": " and ".join(names), "html": html, "setting": setting}
 
 
 def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 from markupsafe import Markup
@@ -22,6 +23,7 @@ class Tex:
         except ImportError:
             raise UsageError("the site needs its extra: pip install 'peftonomy[site]'") from None
         self._engine = MiniRacer()
+        weakref.finalize(self, self._engine.close)  # left to itself it can hang when Python exits
         self._engine.eval(katex.read_text(encoding="utf-8"))
         self._engine.eval(
             "function render(tex, displayMode) {"

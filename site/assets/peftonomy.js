@@ -26,10 +26,6 @@
     while (value >= 999.5 && i < units.length - 1) { value /= 1000; i++; }
     return Number(value.toPrecision(3)) + " " + units[i];
   }
-  function root() {
-    var config = document.getElementById("__config");
-    return config ? JSON.parse(config.textContent).base + "/" : "";
-  }
 
   /* ---- calculator ---- */
   var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
@@ -67,18 +63,20 @@
     specs(state) { return peft.data.methods[state.method].parts[0].hyperparameters; }
     clean(state) {
       var model = peft.data.models[state.model], offered = null;
-      if (model.tasks.indexOf(state.task) < 0) state.task = model.default_task;
-      offered = peft.roles(state.method, state.model, state.task);
+      if (model.tasks.indexOf(state.task) < 0) state.task = null;
+      offered = peft.roles(state.method, state.model, this.task(state));
       if (state.targets) {
         state.targets = state.targets.filter(function (r) { return offered.indexOf(r) >= 0; });
         if (!state.targets.length) state.targets = null;
       }
     }
+    /* No task chosen means the model's own. */
+    task(state) { return state.task || peft.data.models[state.model].default_task; }
     write() {
       var s = this.state, query = new URLSearchParams();
       if (!this.hasAttribute("method")) query.set("method", s.method);
       query.set("model", s.model);
-      if (s.task !== peft.data.models[s.model].default_task) query.set("task", s.task);
+      if (s.task) query.set("task", s.task);
       if (s.task === "seq_cls" && s.labels !== 2) query.set("labels", s.labels);
       if (s.dtype !== "float32") query.set("dtype", s.dtype);
       if (s.targets) query.set("targets", s.targets.join(","));
@@ -105,7 +103,7 @@
       }
       fields.push(this.modelField());
       if (model.tasks.length > 1) {
-        var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, TASKS[t] || t]; }), state.task, true);
+        var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, TASKS[t] || t]; }), this.task(state), true);
         if (state.task === "seq_cls") {
           fields.push(make("div", { class: "pf-pair" }, [task, this.input("labels", "Labels", state.labels, "number", function (v) { self.change("labels", Math.max(1, parseInt(v, 10) || 1)); })]));
         } else fields.push(task);
@@ -165,7 +163,7 @@
       return field;
     }
     targetField() {
-      var self = this, state = this.state, offered = peft.roles(state.method, state.model, state.task);
+      var self = this, state = this.state, offered = peft.roles(state.method, state.model, this.task(state));
       if (!offered.length) return null;
       var current = state.targets;
       if (!current) { try { current = peft.cost(state.method, this.question({})).targets; } catch (error) { current = []; } }
@@ -182,7 +180,7 @@
 
     question(values) {
       var s = this.state;
-      return { model: s.model, task: s.task, num_labels: s.labels, targets: s.targets, dtype: s.dtype, values: values || s.values };
+      return { model: s.model, task: this.task(s), num_labels: s.labels, targets: s.targets, dtype: s.dtype, values: values || s.values };
     }
     show() {
       var self = this, cost = null, problem = null;
@@ -232,7 +230,7 @@
       var s = this.state, model = peft.data.models[s.model];
       var set = Object.keys(s.values), flags = set.map(function (k) { return "--set " + k + "=" + s.values[k]; });
       if (s.targets) flags.push("--targets " + s.targets.join(","));
-      if (s.task !== model.default_task) flags.push("--task " + s.task);
+      if (s.task && s.task !== model.default_task) flags.push("--task " + s.task);
       if (s.task === "seq_cls" && s.labels !== 2) flags.push("--num-labels " + s.labels);
       var command = ["peftonomy cost", s.method, "--model", s.model].concat(flags).join(" ");
       var pairs = set.map(function (k) {
@@ -240,7 +238,7 @@
         return k + "=" + (spec.type === "choice" ? JSON.stringify(v) : spec.type === "bool" ? (String(v) === "true" ? "True" : "False") : v);
       }, this);
       if (s.targets) pairs.push("targets=" + JSON.stringify(s.targets));
-      if (s.task !== model.default_task) pairs.push("task=" + JSON.stringify(s.task));
+      if (s.task && s.task !== model.default_task) pairs.push("task=" + JSON.stringify(s.task));
       if (s.task === "seq_cls" && s.labels !== 2) pairs.push("num_labels=" + s.labels);
       if (s.dtype !== "float32") pairs.push("dtype=" + JSON.stringify(s.dtype));
       var python = 'peftonomy.load()["' + s.method + '"].cost(' + [JSON.stringify(s.model)].concat(pairs).join(", ") + ")";
@@ -261,12 +259,12 @@
       this.svg = this.querySelector("svg");
       if (!this.svg) return;
       this.ready = true;
-      var self = this, scope = document;
+      var self = this;
       this.links = [].slice.call(this.svg.querySelectorAll("[data-id]"));
       this.edges = [].slice.call(this.svg.querySelectorAll(".edge"));
       this.byId = {};
       this.links.forEach(function (link) { self.byId[link.dataset.id] = link; });
-      this.panel = scope.querySelector("[data-graph-panel]");
+      this.panel = document.querySelector("[data-graph-panel]");
       this.welcome = this.panel && [].slice.call(this.panel.childNodes);
       this.links.forEach(function (link) {
         link.addEventListener("pointerenter", function () { self.focusOn(link); });
@@ -275,8 +273,8 @@
       });
       this.svg.addEventListener("keydown", function (event) { self.step(event); });
       this.svg.addEventListener("focusout", function () { self.focusOn(null); });
-      this.find = scope.getElementById("pf-graph-find");
-      this.type = scope.getElementById("pf-graph-type");
+      this.find = document.getElementById("pf-graph-find");
+      this.type = document.getElementById("pf-graph-type");
       [this.find, this.type].forEach(function (control) { if (control) control.addEventListener("input", function () { self.filter(); }); });
       var wanted = decodeURIComponent(location.hash.slice(1));
       if (this.byId[wanted]) { this.pinned = true; this.focusOn(this.byId[wanted]); }

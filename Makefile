@@ -1,0 +1,66 @@
+# make site       build the site and serve it on 127.0.0.1 (SERVE=0 only builds)
+# make test       everything CI does: lint, types, all tests
+# make check      what to run before a commit: under a minute once installed
+# make bench      the timings of benchmarks/README.md
+# make mutants    change each word of each entry and see that a test notices
+# make pictures   the screenshots in the README
+# make clean      remove what the others made, but for the virtual environment
+
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+SERVE  ?= 1
+JOBS   ?= 2
+
+bin   := $(VENV)/bin
+pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
+tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
+
+.PHONY: site test check lint chromium bench mutants pictures clean
+.DELETE_ON_ERROR:
+
+site: $(VENV)/site.stamp
+	$(bin)/peftonomy check
+	$(bin)/peftonomy site build --out build/site
+	$(bin)/peftonomy cost lora --model llama_2_7b --set r=8
+ifneq ($(SERVE),0)
+	$(bin)/peftonomy site serve --dir build/site --port $(PORT)
+endif
+
+test: $(VENV)/dev.stamp lint
+	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(tests)
+
+check: $(VENV)/dev.stamp lint
+	$(bin)/peftonomy check
+	$(tests) -m "not slow and not browser and not torch"
+
+lint: $(VENV)/dev.stamp
+	$(bin)/ruff check
+	$(bin)/mypy
+
+bench: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(bin)/python benchmarks/run.py
+
+mutants: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
+
+pictures: $(VENV)/dev.stamp
+	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamps make reruns quick; a change of the dependencies installs again.
+$(bin)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "peftonomy needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/site.stamp: pyproject.toml | $(bin)/python
+	$(pip) --editable '.[site]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(bin)/python
+	$(pip) --editable '.[dev]'
+	touch $@ $(VENV)/site.stamp
