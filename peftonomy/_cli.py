@@ -248,12 +248,16 @@ def cli(root: str | None) -> None:
     shell_complete=completes("models"),
     help="Let the predicate name trained, stored, stored_bytes, served and percent on this model.",
 )
+@click.option("--list", "stored", metavar="LIST", help="Only those of a stored list; `peftonomy lists` names them.")
 @json_option
-def methods(category: str | None, where: str, model: str | None, as_json: bool) -> None:
+def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
     """List the methods."""
     from ._query import select
 
-    found = select(knowledge(), where, category, model)
+    kb = knowledge()
+    found = select(kb, where, category, model)
+    if stored is not None:
+        found = found.only(kb.stored_list(stored).ids)
     if as_json:
         return out.print_json(list(found))
     rows = [(m.id, m.name, str(m.year), m.category, m.entry.summary) for m in found.methods]
@@ -320,6 +324,18 @@ def models(as_json: bool) -> None:
         ])  # fmt: skip
     rows = [(m.id, m.name, m.family.model_type, out.number(m.parameters), ", ".join(m.tasks)) for m in known]
     return out.print_table(("id", "name", "family", "parameters", "tasks"), rows, right=["parameters"])
+
+
+@cli.command()
+@json_option
+def lists(as_json: bool) -> None:
+    """List the stored lists: questions with a name, and how many methods answer each."""
+    kb = knowledge()
+    known = [(name, stored, len(kb.stored_list(name))) for name, stored in kb.taxonomy.lists.items()]
+    if as_json:
+        return out.print_json([{"id": n, **s.model_dump(exclude_none=True), "methods": k} for n, s, k in known])
+    rows = [(n, str(k), s.where + (f"  (on {s.model})" if s.model else ""), s.meaning) for n, s, k in known]
+    return out.print_table(("id", "methods", "where", "meaning"), rows, right=["methods"])
 
 
 @cli.command()

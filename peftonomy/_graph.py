@@ -45,7 +45,7 @@ class Graph:
             graph.add_node(f"category:{key}", kind="category", label=node.name)
             if "." in key:
                 graph.add_edge(f"category:{key}", f"category:{key.rpartition('.')[0]}", type="within")
-        for planned in taxonomy.planned.values():
+        for planned in kb.planned.values():
             graph.add_node(f"method:{planned.id}", kind="planned", label=planned.name, year=planned.year)
             if planned.category in taxonomy.categories:  # here and below, `check` reports the others
                 graph.add_edge(f"method:{planned.id}", f"category:{planned.category}", type="belongs_to")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._bib import Bibliography
     from ._graph import Graph
     from ._query import Selection
-    from ._taxonomy import Taxonomy
+    from ._taxonomy import Planned, Taxonomy
 
 __all__ = ["KnowledgeBase", "Method", "data_root", "load"]
 
@@ -190,9 +190,14 @@ class KnowledgeBase(Mapping[str, Method]):
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """Categories, facets, relation types, roles and planned methods."""
-        from ._taxonomy import Taxonomy
+        from ._taxonomy import Planned, Taxonomy
 
         return Taxonomy.read(self.root / "taxonomy", self.shown)
+
+    @cached_property
+    def planned(self) -> dict[str, Planned]:
+        """The methods that the taxonomy names and that still have no entry; an entry takes the place of its plan."""
+        return {key: planned for key, planned in self.taxonomy.planned.items() if key not in self.methods}
 
     @cached_property
     def references(self) -> Bibliography:

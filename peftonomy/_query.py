@@ -8,7 +8,7 @@ a word may be a pattern (`category == 'additive.*'`).
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,11 @@ class Selection(Table):
     def ids(self) -> list[str]:
         """Ids of the methods found, in order of year and id."""
         return [m.id for m in self.methods]
+
+    def only(self, ids: Iterable[str]) -> Selection:
+        """Those of the methods that `ids` names."""
+        wanted = set(ids)
+        return Selection([m for m in self.methods if m.id in wanted], self.caption)
 
 
 def _row(method: Method) -> dict[str, Any]:

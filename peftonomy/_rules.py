@@ -200,7 +200,7 @@ def _roles(method: Method) -> Iterator[Finding]:
 )
 def _relations(method: Method) -> Iterator[Finding]:
     kb, entry = method.kb, method.entry
-    known, types = {*kb, *kb.taxonomy.planned}, kb.taxonomy.relations
+    known, types = {*kb, *kb.planned}, kb.taxonomy.relations
     seen: set[str] = set()
     for i, relation in enumerate(entry.relations):
         if relation.type not in types:
@@ -213,7 +213,7 @@ def _relations(method: Method) -> Iterator[Finding]:
         if target == entry.id or target in seen:
             yield Finding(("relations", i, "target"), target, "another method, once")
         seen.add(target)
-        year = kb.methods[target].year if target in kb else kb.taxonomy.planned[target].year
+        year = kb.methods[target].year if target in kb else kb.planned[target].year
         if year > entry.year:
             yield Finding(("relations", i, "target"), f"{target} ({year})", f"a method of {entry.year} or before")
 
@@ -425,7 +425,7 @@ def _list_problems(kb: KnowledgeBase) -> Iterator[Problem]:
 
 def _survey_problems(kb: KnowledgeBase) -> Iterator[Problem]:
     file, categories = "taxonomy/surveys.yaml", kb.taxonomy.categories
-    known = {*kb.methods, *kb.taxonomy.planned}
+    known = {*kb.methods, *kb.planned}
     for name, survey in kb.taxonomy.surveys.items():
         if survey.source.partition("#")[0] not in kb.references:
             yield Problem(file, 0, name, survey.source, "a key of taxonomy/references.bib", "", "surveys")
@@ -445,11 +445,7 @@ def _survey_problems(kb: KnowledgeBase) -> Iterator[Problem]:
 
 def _planned_problems(kb: KnowledgeBase) -> Iterator[Problem]:
     file, categories = "taxonomy/planned.yaml", kb.taxonomy.categories
-    for planned in kb.taxonomy.planned.values():
-        if planned.id in kb.methods:
-            yield Problem(
-                file, 0, planned.id, "a method that has an entry", "planned methods only", "delete it here", "planned"
-            )
+    for planned in kb.planned.values():
         if planned.category not in categories:
             hint = _closest(planned.category, categories)
             yield Problem(file, 0, planned.id, planned.category, "a category of the tree", hint, "planned")

@@ -59,7 +59,7 @@ def scaffold(
 
     Raises UsageError for an id that is taken or is no id, for an unknown category, and outside of a checkout.
     """
-    planned = kb.taxonomy.planned.get(id)
+    planned = kb.planned.get(id)
     year = year or (planned.year if planned else datetime.date.today().year)
     category = category or (planned.category if planned else WORD)
     key = (planned.source if planned else None) or f"author{year}{id.replace('_', '')}"

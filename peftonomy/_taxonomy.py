@@ -64,7 +64,7 @@ class RelationType(Entry):
 
 
 class Planned(Entry):
-    """A method that the taxonomy names but that has no entry yet."""
+    """A method that the taxonomy names; what it says counts until the method has an entry."""
 
     id: Id
     name: Stem
