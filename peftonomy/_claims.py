@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["QUANTITIES", "Verdict", "judge"]
 
 QUANTITIES = (
-    "trained", "stored", "stored_bits", "stored_bytes", "served", "served_bits", "head", "backbone",
+    "trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "served_bits", "head", "backbone",
     "percent", "base_bytes",
 )  # fmt: skip
 """What the quantity of a claim may name."""
-ADDED = ("trained", "stored", "stored_bits", "stored_bytes", "served", "percent")
+ADDED = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "percent")
 """Those of them that several methods on one model add to."""
 PRINTED = re.compile(r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}

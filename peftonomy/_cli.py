@@ -399,11 +399,12 @@ def cost(method: str, as_json: bool, **asked: Any) -> None:
     ledgers = [
         ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone"),
         ("stored", out.number(found.stored), stored_note(found)),
+        ("shared", out.number(found.shared), "held once for all tasks"),
         ("served", out.number(found.served), "beyond the backbone, at inference"),
         ("head", out.number(found.head), "a new task head, counted apart"),
         ("backbone", out.number(found.backbone), f"{out.bytes_text(found.base_bytes)} as the method holds it"),
     ]
-    shown = [row for row in ledgers if row[0] != "head" or found.head]
+    shown = [row for row in ledgers if row[1] != "0" or row[0] not in ("head", "shared")]
     section(("", "numbers", ""), shown, right=["numbers"])
     rows = [
         (t.name, t.per, " x ".join(map(str, t.shape)) if t.shape else out.number(t.count),

@@ -26,7 +26,7 @@ class TensorCost:
     """One declared tensor at all the places where it has the same shape.
 
     `count` is the number of entries of one such tensor, `sites` how many there are, `total` their product;
-    `trained`, `stored`, `stored_bits`, `served` and `served_bits` are its share of the ledgers.
+    `trained`, `stored`, `stored_bits`, `shared`, `served` and `served_bits` are its share of the ledgers.
     """
 
     name: str
@@ -38,6 +38,7 @@ class TensorCost:
     trained: int
     stored: int
     stored_bits: int
+    shared: int
     served: int
     served_bits: int
     roles: tuple[str, ...]
@@ -54,7 +55,7 @@ class Cost:
 
     trained: entries the optimiser updates (a new task head excluded). stored: numbers that one task's checkpoint
     must hold (values and positions); stored_bits: mask bits beside them; stored_bytes: all of it, values in `dtype`.
-    served: numbers that remain at inference beyond the backbone; served_bits: mask bits beside them. head: a newly
+    shared: numbers held once for all tasks. served: numbers that remain at inference beyond the backbone; served_bits: mask bits beside them. head: a newly
     initialised task head.
     backbone: parameters of the published model, tied weights once. base_bytes: the frozen model as the method holds
     it. percent = 100 * trained / backbone.
@@ -71,6 +72,7 @@ class Cost:
     stored: int
     stored_bits: int
     stored_bytes: int
+    shared: int
     served: int
     served_bits: int
     head: int
@@ -99,7 +101,7 @@ class Cost:
             "method": self.method, "model": self.model, "hyperparameters": dict(self.hyperparameters),
             "targets": list(self.targets), "target_modules": self.target_modules, "task": self.task,
             "dtype": self.dtype, "trained": self.trained, "stored": self.stored, "stored_bits": self.stored_bits,
-            "stored_bytes": self.stored_bytes, "served": self.served, "served_bits": self.served_bits,
+            "stored_bytes": self.stored_bytes, "shared": self.shared, "served": self.served, "served_bits": self.served_bits,
             "head": self.head, "backbone": self.backbone, "base_bytes": self.base_bytes,
             "percent": self.percent, "tensors": [t.to_dict() for t in self.tensors],
         }  # fmt: skip

@@ -190,7 +190,7 @@ class KnowledgeBase(Mapping[str, Method]):
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """Categories, facets, relation types, roles and planned methods."""
-        from ._taxonomy import Planned, Taxonomy
+        from ._taxonomy import Taxonomy
 
         return Taxonomy.read(self.root / "taxonomy", self.shown)
 

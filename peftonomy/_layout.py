@@ -108,10 +108,13 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
 def spots(
     tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
-    """Every spot of a tensor, in the network's order; split by layer only where a formula asks for the layer."""
+    """Every spot of a tensor, in the network's order; split by layer only where a formula asks for the layer.
+
+    Such a formula has nothing to say of places outside the layers, which are then left out.
+    """
     by_layer = any("layer" in formula.names for _, formula in tensor.formulas())
     for spot in _SCOPES[tensor.per](tensor, inventory, targeted, common):
-        if not by_layer or not spot.layers:
+        if not by_layer:
             yield spot
             continue
         for layer in spot.layers:

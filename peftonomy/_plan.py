@@ -27,8 +27,8 @@ __all__ = ["BYTES", "Place", "Plan"]
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 INDEX_BYTES = 4
 """Bytes of one stored position (int32)."""
-HELD = ("values", "indices", "bits")
-"""What a checkpoint can hold of a tensor."""
+HELD = ("values", "indices", "bits", "shared")
+"""What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
 EXACT = 2**53
 """Counts stay below this, where JavaScript is exact too."""
 
@@ -87,6 +87,7 @@ class _Row:
     values: int
     indices: int
     bits: int
+    shared: int
     roles: tuple[str, ...] = ()
 
     @property
@@ -266,7 +267,7 @@ class Plan:
         held = dict.fromkeys(HELD, 0)
         for kind, amount in piece.stored:
             held[kind] += n * (count if amount is None else self._whole(piece, "stored", amount(*args)))
-        return _Row(piece, args, count, n, trained, held["values"], held["indices"], held["bits"])
+        return _Row(piece, args, count, n, trained, held["values"], held["indices"], held["bits"], held["shared"])
 
     def _gathered(self, rows: Sequence[_Row]) -> list[_Row]:
         """Tensors with a share `across` all their places become one row each: that share has no place of its own."""
@@ -297,7 +298,8 @@ class Plan:
             if part.across is not None:
                 held[part.as_] += share("stored", part.across)
         roles = tuple(dict.fromkeys(r.piece.spot.role for r in members))
-        return _Row(piece, args, numel, 1, trained, held["values"], held["indices"], held["bits"], roles)
+        values, indices, bits, shared = (held[kind] for kind in HELD)
+        return _Row(piece, args, numel, 1, trained, values, indices, bits, shared, roles)
 
     def _unmet(self, piece: _Piece, args: tuple[Any, ...]) -> str:
         formula = piece.tensor.requires
@@ -327,23 +329,24 @@ class Plan:
             raise UnknownName("dtype", dtype, BYTES)
         values = self.values(given)
         rows = self.rows(values)
-        trained = stored = indices = bits = served = masks = 0
+        trained = stored = indices = bits = shared = served = masks = 0
         for row in rows:
             trained += row.trained
             stored += row.values
             indices += row.indices
             bits += row.bits
+            shared += row.shared
             if row.bits:
                 masks += row.kept
             else:
                 served += row.kept
-        if max(trained, stored + indices, served, bits) > EXACT:
+        if max(trained, stored + indices, shared, served, bits) > EXACT:
             raise UsageError(f"{self.method.id}: these hyperparameters give more than 2**53 numbers")
         inventory = self.inventory
         return Cost(
             self.method.id, inventory.backbone.id, values, self.targets, self.target_modules, inventory.task, dtype,
             trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
-            served, masks,
+            shared, served, masks,
             inventory.head, inventory.backbone.parameters, lambda: tuple(_merged(rows)),
             lambda: self._base_bytes(values, size),
         )  # fmt: skip
@@ -394,7 +397,7 @@ def _merged(rows: Sequence[_Row]) -> Iterator[TensorCost]:
         roles = (role for r in members for role in r.roles or (r.piece.spot.role,) if role)
         yield TensorCost(
             name, per, shape, count, n, count * n, sum(r.trained for r in members),
-            sum(r.values + r.indices for r in members), sum(r.bits for r in members),
+            sum(r.values + r.indices for r in members), sum(r.bits for r in members), sum(r.shared for r in members),
             sum(r.kept for r in members if not r.bits), sum(r.kept for r in members if r.bits),
             tuple(dict.fromkeys(roles)),
         )  # fmt: skip

@@ -125,6 +125,17 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
 
 
 @rule(
+    "hyperparameter-names",
+    "No hyperparameter has the name of a dimension, which would hide one of the two from formulas.",
+)
+def _hyperparameter_names(method: Method) -> Iterator[Finding]:
+    taken = MODEL_NAMES.union(*SCOPE_NAMES.values())
+    for name in method.entry.hyperparameters:
+        if name in taken:
+            yield Finding(("hyperparameters", name), name, "a name that is no dimension's")
+
+
+@rule(
     "cited",
     "Every source is a key of the bibliography (with a locator where a page, table or file is meant), or `editors`.",
 )

@@ -136,7 +136,9 @@ class Targets(Entry):
 class Stored(Entry):
     """What of a tensor one task's checkpoint must hold."""
 
-    as_: Literal["values", "indices", "bits", "seed", "none"] = Field(alias="as")
+    as_: Literal["values", "indices", "bits", "shared", "seed", "none"] = Field(alias="as")
+    """values, indices (positions) and bits are in each task's checkpoint; shared is held once for all tasks; a seed
+    regenerates it; none is thrown away, or made from what is stored."""
     count: FormulaField | None = None
     """How many, at each place, if not all entries."""
     across: FormulaField | None = None

@@ -1,4 +1,4 @@
-"""Extra keys and values for any attention of a `transformers` model.
+"""Extra keys and values, and extra terms, for any attention of a `transformers` model.
 
 Models make queries, keys and values in their own ways (fused projections, rotary positions, grouped heads,
 caches), and then all call one function with them. `widen` steps in between:
@@ -7,7 +7,7 @@ caches), and then all call one function with them. `widen` steps in between:
 
 The new positions come in after rotary embedding and cache: they have no position, are never cached, and every
 query sees them. The model's masks, position biases and positions stay what they were, and only grow by zeros on
-the left.
+the left. `beside` leaves the attention as it is and adds a term of its queries to what each head gives out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-__all__ = ["widen"]
+__all__ = ["beside", "widen"]
 
 Attended = tuple[Tensor, Tensor | None]
 
@@ -34,10 +34,23 @@ def widen(model: nn.Module, attention: nn.Module, extra: Callable[[], tuple[Tens
 
     Both are (n_kv_heads, length, head_dim). Raises TypeError for an architecture with an attention of its own.
     """
+    return _joined(model, attention, "extra_keys_values", extra)
+
+
+def beside(model: nn.Module, attention: nn.Module, term: Callable[[Tensor, float], Tensor]) -> RemovableHandle:
+    """Add `term(queries, scaling)` to what the heads of `attention`, a module of `model`, give out.
+
+    Queries, after rotary embedding, and result are (batch, n_heads, n, head_dim). Raises TypeError for an architecture
+    with an attention of its own.
+    """
+    return _joined(model, attention, "extra_terms", term)
+
+
+def _joined(model: nn.Module, attention: nn.Module, kind: str, extra: Callable[..., Any]) -> RemovableHandle:
     if not hasattr(sys.modules[type(attention).__module__], "eager_attention_forward"):
         raise TypeError(f"{type(attention).__name__} does not go through the attention interface of transformers")
     cast(PreTrainedModel, model).set_attn_implementation("peftonomy")
-    hooks = vars(attention).setdefault("extra_keys_values", OrderedDict())
+    hooks = vars(attention).setdefault(kind, OrderedDict())
     handle = RemovableHandle(hooks)
     hooks[handle.id] = extra
     return handle
@@ -62,7 +75,10 @@ def attend(
     if position_bias is not None:                                           # T5
         options["position_bias"] = grown(position_bias)
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    return cast(Attended, eager(module, query, key, value, attention_mask, **options))
+    output, weights = cast(Attended, eager(module, query, key, value, attention_mask, **options))
+    for term in vars(module).get("extra_terms", {}).values():
+        output = output + term(query, options["scaling"]).transpose(1, 2)      # (batch, n, n_heads, head_dim)
+    return output, weights
 
 
 AttentionInterface.register("peftonomy", attend)

@@ -183,7 +183,8 @@ def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[Removabl
     if hasattr(owner, last):
         raise ValueError(f"{path} is there already: the method has been applied to this model")
     like = module.weight if site is not None else next(p for p in module.parameters() if p.is_floating_point())
-    owner.add_module(last, child.to(cast(Tensor, like)))    # the host's dtype and device, so no method need care
+    # the host's dtype, device and mode (training or not), so no method need care
+    owner.add_module(last, child.to(cast(Tensor, like)).train(module.training))
     handles: list[RemovableHandle] = []
     acts = cast(Any, child)
     if site is not None and hasattr(child, "before"):

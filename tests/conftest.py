@@ -11,6 +11,8 @@ import pytest
 
 import peftonomy
 
+from .browser_kit import address, browser, page, site, watched  # noqa: F401 (fixtures)
+
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -54,4 +56,3 @@ def chromium() -> str:
     if found is None:
         pytest.skip("no Chromium; install it or name one with CHROMIUM=/path")
     return found
-

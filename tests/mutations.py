@@ -28,10 +28,10 @@ from .behaviour import checks, tiny, trial
 
 ELSEWHERE = {
     "site": "layer", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
-    "weight": "bias", "bias": "weight", "norm": "weight",
+    "weight": "bias", "bias": "weight", "norm": "bias",
 }  # fmt: skip
 SERVED = {"merged": "kept", "kept": "absent", "absent": "kept"}
-STORED = {"values": "none", "none": "values", "bits": "values", "seed": "values", "indices": "none"}
+STORED = {"values": "none", "none": "values", "bits": "values", "seed": "values", "indices": "none", "shared": "values"}
 ORDER = (checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising)
 
 
@@ -85,7 +85,7 @@ def _filters(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str
         yield "roles dropped", {"roles": None}
         if len(tensor.roles) > 1:
             yield f"role {tensor.roles[-1]} dropped", {"roles": tensor.roles[:-1]}
-    elif tensor.per == "site" and entry.targets is not None:
+    elif tensor.per == "site" and entry.targets is not None and len(entry.targets.default) > 1:
         yield "one role only", {"roles": entry.targets.default[:1]}
     elif tensor.per == "attention":
         yield "cross attention only", {"roles": ["xattn"]}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import peftonomy
 from peftonomy import KnowledgeBase, UsageError
 
+from .browser_kit import PHONE, built, search, watch
 from .test_site import HOSTILE, edited
 
 pytestmark = pytest.mark.browser
@@ -28,83 +23,6 @@ KINDS = (
     "models/t5_base.html", "taxonomy.html", "calculator.html", "references.html", "api.html", "about.html", "404.html",
 )  # fmt: skip
 """One page of each kind."""
-PHONE = {"width": 360, "height": 740}
-
-
-def built(out: Path, root: Path) -> Path:
-    """The site as `peftonomy site build` makes it; a warning fails."""
-    code = "import sys, peftonomy.site as s; s.build(s.load(sys.argv[1]), sys.argv[2])"
-    code = code.replace("s.load", "__import__('peftonomy').load")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(root), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    return out
-
-
-@pytest.fixture(scope="session")
-def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("site"), root)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-def served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def address(site: Path) -> Iterator[str]:
-    yield from served(site)
-
-
-# Our own three fixtures rather than a plugin's: they name the system's Chromium and need no option.
-
-
-@pytest.fixture(scope="session")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
-
-
-@pytest.fixture
-def watched(page: Page) -> Iterator[Page]:
-    """A page whose console must stay empty and which may ask nobody but its own server."""
-    complaints = watch(page)
-    yield page
-    assert complaints == []
-
-
-def watch(page: Page) -> list[str]:
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    own = re.compile(r"^(http://127\.0\.0\.1:|file:|data:|blob:)")
-    page.on("request", lambda r: None if own.match(r.url) else complaints.append(f"foreign: {r.url}"))
-    return complaints
-
-
 # Every page.
 
 
@@ -155,12 +73,6 @@ def test_searching_finds(watched: Page, address: str, words: str, title: str) ->
     search(watched, words)
     results = watched.locator(".md-search-result__item h1")
     expect(results.filter(has_text=title).first).to_be_visible()
-
-
-def search(page: Page, words: str) -> None:
-    page.get_by_role("button", name="Search: low rank").click()
-    page.keyboard.type(words, delay=15)
-    expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=15_000)
 
 
 def test_a_search_result_opens_its_page(watched: Page, address: str) -> None:

@@ -180,6 +180,13 @@ def test_every_command_has_json_and_text(run: Run, line: str) -> None:
     assert bool(json.loads(data.out)) == (line != "check")
 
 
+def test_stored_lists(run: Run, kb: peftonomy.KnowledgeBase) -> None:
+    counted = {entry["id"]: entry["methods"] for entry in json.loads(run("lists --json").out)}
+    assert counted == {name: len(kb.stored_list(name)) for name in kb.taxonomy.lists}
+    found = [m["id"] for m in json.loads(run("methods --list mergeable --where year~<~2022 --json").out)]
+    assert found == [i for i in kb.stored_list("mergeable").ids if kb[i].year < 2022]
+
+
 def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -> None:
     found = {m["id"] for m in json.loads(run("methods --where merge~==~exact~and~year~<=~2021 --json").out)}
     assert found == {m.id for m in kb.values() if m.entry.properties.merge == "exact" and m.year <= 2021}
@@ -266,6 +273,7 @@ MISTAKES = {
     "cite lroa": (2, "unknown method 'lroa'", "lora"),
     "verify lroa": (2, "unknown method 'lroa'", "lora"),
     "methods --where yaer>=2023": (2, "unknown field 'yaer'", "year"),
+    "methods --list mergable": (2, "unknown list 'mergable'", "mergeable"),
     "methods --where merge~==~exakt": (2, "exakt", "exact"),
     "methods --where year~>=": (2, "year >=", "column"),
     "methods --category additiv": (2, "unknown category 'additiv'", "additive"),

@@ -318,7 +318,11 @@ def test_closed_forms_add_up_to_the_counts(kb: KnowledgeBase, method: str, model
 def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any]) -> float:
     """The term at each place that carries the label, summed; without a label it stands once."""
     value = sympy.sympify(term)
-    spots = {(id(p.spot.source), p.spot.suffix): p.spot for p in plan.pieces if _closed.scope(p.tensor) == label}
+    spots = {
+        (id(p.spot.source), p.spot.suffix, p.spot.dims.get("layer")): p.spot
+        for p in plan.pieces
+        if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | p.spot.dims))
+    }
     wholes: dict[str, int] = {}
     for piece in plan.pieces:
         if piece.tensor.selecting:

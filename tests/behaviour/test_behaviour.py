@@ -11,8 +11,9 @@ from .trial import KB, trials, with_module
 from .twins import TWINS, Twin
 
 pytestmark = pytest.mark.torch
-NOWHERE_TO_ACT = [("bitfit", "llama"), ("bitfit", "t5")]
-"""Where a method finds nothing in a family at all: these two have no biases."""
+NOWHERE_TO_ACT = [(m, f) for m in ("bitfit", "u_bitfit", "s_bitfit") for f in ("llama", "t5")]
+NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
+"""Where a method finds nothing in a family at all: families without biases, or without an encoder."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in NOWHERE_TO_ACT]
 
 

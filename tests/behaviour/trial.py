@@ -23,7 +23,7 @@ from . import tiny
 KB = peftonomy.load()
 Host = tuple[str, str]
 """A module by its path, and where a method holds on to a part of it only, that part."""
-STORED = ("values", "indices", "bits")
+STORED = ("values", "indices", "bits", "shared")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Trial:
         """Whether what is stored is a plain sum, and not a budget that places of unequal size may share unequally."""
         budgets = {p.tensor for p in self.places if any(part.count is not None for part in p.spec.stored)}
         sizes = {(p.tensor, p.count) for p in self.places if p.tensor in budgets}
-        return len(sizes) == len(budgets)
+        searched = self.entry.facets["budget"] == "searched"    # a structure that was found may leave some of it
+        return len(sizes) == len(budgets) and not (budgets and searched)
 
     def moves(self, place: Place) -> tuple[bool, bool]:
         """Whether the optimiser moves any entry of a tensor, and whether it moves all of them."""
@@ -197,9 +198,9 @@ def trials(method: str, family: str) -> list[Trial]:
 
     Raises UsageError where the method has nothing to act on in the model.
     """
-    first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6), alike=True))
+    first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6, 8), alike=True))
     role = first.cost.targets[:1] or None if first.entry.targets else None
-    second = Trial(method, family, _small(method, family, role, ints=(3, 1, 4, 2, 5, 6), alike=False), role)
+    second = Trial(method, family, _small(method, family, role, ints=(3, 1, 4, 2, 5, 6, 9), alike=False), role)
     return [first, second]
 
 

@@ -1,0 +1,105 @@
+"""ATTEMPT: attentional mixtures of soft prompts (asai2022attempt).
+
+    X <- [P + sum_j a_j P_j; X],    a = softmax_j(max(P_j) . g / temperature),    g = LN(W_up silu(W_down max(X)))
+
+Every input gets a prompt of its own: a mixture of frozen prompts that were trained on other tasks, and of the one
+that is trained now, which is also added whole. What is mixed is decided by the input: its largest value in each
+dimension goes through a bottleneck and is compared with the same of each prompt. Trained, and kept at inference: the
+task's prompt P and the bottleneck with its norm. Kept but not trained: the source prompts S, given by `load`,
+which many tasks share. Until then they are noise, the same in every model.
+
+Padding does not count for the maximum here; in the authors' code it does. Several tasks can share the bottleneck.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, silu
+from torch.utils.hooks import RemovableHandle
+
+from . import _kit as kit
+from ._prompt import prepend
+
+
+class Attempt(nn.Module):
+    """The prompts, and what chooses among them."""
+
+    def __init__(self, d_model: int, *, prompt_length: int, n_sources: int, bottleneck: int, temperature: float):
+        super().__init__()
+        fixed = torch.Generator().manual_seed(0)
+        noise = [torch.randn(prompt_length, d_model, generator=fixed) for _ in range(n_sources)]
+        self.S = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in noise)
+        self.P = nn.Parameter(torch.empty(prompt_length, d_model).uniform_(-0.5, 0.5))
+        self.W_down = nn.Parameter(nn.Linear(d_model, bottleneck).weight.detach())
+        self.W_up = nn.Parameter(nn.Linear(bottleneck, d_model).weight.detach())
+        self.gain = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+        self.temperature = temperature
+
+    def vectors(self) -> Tensor:
+        return self.P                                               # (prompt_length, d_model)
+
+    def weigh(self, x: Tensor, present: Tensor) -> Tensor:
+        largest = x.masked_fill(~present[..., None], -torch.inf).amax(dim=1)            # (batch, d_model)
+        z = linear(silu(linear(largest, self.W_down)), self.W_up)                       # (batch, d_model)
+        g = layer_norm(z, self.gain.shape, self.gain, self.bias)                        # (batch, d_model)
+        keys = torch.stack([p.amax(dim=0) for p in (*self.S, self.P)])                  # (n_sources + 1, d_model)
+        return torch.softmax(g @ keys.T / self.temperature, dim=-1)                     # (batch, n_sources + 1)
+
+    def mixed(self, embedded: Tensor, mask: Tensor | None) -> Tensor:
+        """The embedded input, (batch, length + n, d_model), with its own prompt in the place of P."""
+        n = len(self.P)
+        x = embedded[:, n:]
+        present = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask[:, n:].bool()
+        a = self.weigh(x, present.to(x.device))
+        prompts = torch.stack([*self.S, self.P])                                # (n_sources + 1, length, d_model)
+        mixture = torch.einsum("bj,jld->bld", a, prompts)                       # (batch, length, d_model)
+        return torch.cat([mixture + self.P, x], dim=1)
+
+
+def apply(
+    model: nn.Module, *, prompt_length: int = 100, n_sources: int = 6, bottleneck: int = 100,
+    temperature: float = 2087.0, name: str = "attempt",
+) -> nn.Module:
+    """Freeze the model and put a mixture of prompts in front of its inputs."""
+    kit.freeze(model)
+    prompts = Attempt(
+        kit.inventory(model).dims["d_model"],
+        prompt_length=prompt_length, n_sources=n_sources, bottleneck=bottleneck, temperature=temperature,
+    )  # fmt: skip
+    hooks = kit.attach(model, name, prompts)
+    hooks += prepend(model, prompts.vectors)        # P makes room; the mixture then takes its place
+    hooks.append(_mix(cast(Any, model).base_model, prompts))
+    return model
+
+
+@torch.no_grad()
+def load(model: nn.Module, sources: Sequence[Tensor], name: str = "attempt") -> nn.Module:
+    """Take over the prompts of the source tasks, each (prompt_length, d_model)."""
+    [child] = kit.attached(model, name)
+    for mine, source in zip(cast(Attempt, child).S, sources, strict=True):
+        mine.copy_(source)
+    return model
+
+
+def _mix(base: Any, prompts: Attempt) -> RemovableHandle:
+    """After `prepend` has acted on the stack that owns the token embeddings, or on the embedded patches."""
+    if base.main_input_name != "input_ids":
+        handle = base.embeddings.register_forward_hook(partial(_patches, prompts.mixed))
+    else:
+        stack = base.encoder if hasattr(base, "decoder") else base
+        handle = stack.register_forward_pre_hook(partial(_tokens, prompts.mixed), with_kwargs=True)
+    return cast(RemovableHandle, handle)
+
+
+def _tokens(mixed: Any, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if kwargs.get("input_ids") is None:             # else the prompt is in the cache already
+        kwargs["inputs_embeds"] = mixed(kwargs["inputs_embeds"], kwargs.get("attention_mask"))
+    return args, kwargs
+
+
+def _patches(mixed: Any, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+    return cast(Tensor, mixed(embedded, None))

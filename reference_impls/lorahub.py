@@ -1,0 +1,132 @@
+"""LoraHub: LoRA modules mixed by weights that are searched for without gradients (huang2024lorahub).
+
+    Delta W = (alpha / r) (sum_i w_i B_i) (sum_i w_i A_i),    w minimises loss(w) + 0.05 mean |w_i|,    |w_i| <= 1.5
+
+Given: A (modules, r, d_in) and B (modules, d_out, r) beside every targeted weight, all frozen; `load` fills in a
+module that was trained as a LoRA. Found: w (modules), once for the model. At inference nothing is left: the mixture is
+one LoRA module and is added to W_0. `search` is a (1+1) evolution strategy, where the official code calls
+nevergrad. As there, a model begins with its first module, and the search with all weights zero.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+from . import lora
+
+
+class Weights(nn.Module):
+    """The weight of each module, for the whole model."""
+
+    def __init__(self, modules: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.eye(modules)[0])
+
+
+class Hub(nn.Module):
+    """The factors of all modules beside one weight."""
+
+    weights: Weights            # a plain attribute, a submodule of no site
+
+    def __init__(self, weights: Weights, d_in: int, d_out: int, *, modules: int, r: int, alpha: float):
+        super().__init__()
+        vars(self)["weights"] = weights
+        self.A = nn.Parameter(torch.randn(modules, r, d_in) * d_in**-0.5, requires_grad=False)
+        self.B = nn.Parameter(torch.randn(modules, d_out, r) * r**-0.5, requires_grad=False)
+        self.scale = alpha / r
+
+    def mixed(self) -> tuple[Tensor, Tensor]:
+        """The one module that the weights make: A (r, d_in), B (d_out, r)."""
+        return torch.tensordot(self.weights.w, self.A, 1), torch.tensordot(self.weights.w, self.B, 1)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        a, b = self.mixed()
+        return y + self.scale * (x @ a.T @ b.T)                     # (..., d_in) -> (..., r) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        a, b = self.mixed()
+        return self.scale * (b @ a)                                 # (d_out, d_in)
+
+
+def hubs(model: nn.Module) -> list[tuple[kit.Site, Hub]]:
+    return list(kit.at_sites(model, "lorahub", Hub))
+
+
+def weights(model: nn.Module) -> nn.Parameter:
+    """The weights of the model's modules, (modules,)."""
+    return hubs(model)[0][1].weights.w
+
+
+@torch.no_grad()
+def load(model: nn.Module, index: int, source: nn.Module, name: str = "lora") -> nn.Module:
+    """Make a trained LoRA, on another copy of the model with the same targets, the module of this index."""
+    for (_, hub), (_, pair) in zip(hubs(model), kit.at_sites(source, name, lora.LoRA), strict=True):
+        hub.A[index], hub.B[index] = pair.A, pair.B * (pair.scale / hub.scale)
+    return model
+
+
+@torch.no_grad()
+def search(
+    model: nn.Module, loss: Callable[[], float], *, budget: int = 40, bound: float = 1.5, penalty: float = 0.05,
+    step: float = 0.5,
+) -> list[float]:
+    """Find the weights with `budget` looks at the loss. Returns the best score after each look.
+
+    One parent, one child, who replaces the parent if it is no worse; the step grows with success and shrinks
+    without, such that one child in five succeeds.
+    """
+    w = weights(model)
+
+    def score(candidate: Tensor) -> float:
+        w.copy_(candidate)
+        return loss() + penalty * float(candidate.abs().mean())
+
+    parent = torch.zeros_like(w)
+    scores = [score(parent)]
+    for _ in range(budget - 1):
+        child = (parent + step * torch.randn_like(parent)).clamp(-bound, bound)
+        found = score(child)
+        better = found <= scores[-1]
+        parent, step = (child, step * 1.5) if better else (parent, step * 1.5**-0.25)
+        scores.append(min(found, scores[-1]))
+    w.copy_(parent)
+    return scores
+
+
+def apply(
+    model: nn.Module, *, modules: int = 20, r: int = 16, alpha: float = 32.0,
+    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+) -> nn.Module:
+    """Freeze the model, with room for the modules beside every targeted weight, and weigh the first with one."""
+    kit.freeze(model)
+    shared = Weights(modules)
+    kit.attach(model, "lorahub", shared)
+    for site in kit.sites(model, targets):
+        kit.attach(site, "lorahub", Hub(shared, site.d_in, site.d_out, modules=modules, r=r, alpha=alpha))
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add the mixture to the weights."""
+    for site, hub in hubs(model):
+        site.weight.add_(hub.delta())
+    kit.detach(model, "lorahub")
+    return model
+
+
+def pack(model: nn.Module) -> dict[str, Tensor]:
+    """The mixture, as the one LoRA module that it is."""
+    mixtures = [hub.mixed() for _, hub in hubs(model)]
+    return {f"{i}.{name}": t.detach().clone() for i, m in enumerate(mixtures) for name, t in zip("AB", m, strict=True)}
+
+
+@torch.no_grad()
+def unpack(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Load a mixture as the first module, and use it alone."""
+    for i, (_, hub) in enumerate(hubs(model)):
+        hub.A[0], hub.B[0] = state[f"{i}.A"], state[f"{i}.B"]
+    weights(model).zero_()[0] = 1.0
+    return model

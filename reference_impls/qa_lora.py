@@ -1,0 +1,93 @@
+"""QA-LoRA: quantization-aware low-rank adaptation (xu2024qalora).
+
+    h = W~ x + (alpha / r) B A pool(x),    W~ = scale (code - zero) for each `group` of inputs, pool the mean of each
+
+Trained: A (r, d_in / group) and B (d_out, r), through the quantised weight: four-bit codes, and for each group of a
+row a scale and a zero point. The correction is constant within a group, so `merge` moves the zero points and leaves
+codes and scales: nothing is left beside the model, which stays quantised. Here the model's weights hold the
+dequantised numbers, and the codes are kept beside them; quantisation is by minimum and maximum where the paper has
+GPTQ. peft multiplies the means by the number of groups.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+
+LEVELS = 15     # the largest of the four-bit codes
+
+
+@dataclass
+class Grid:
+    """A quantised weight: scale * (code - zero)."""
+
+    codes: Tensor       # (d_out, groups, group), whole numbers from 0 to 15
+    scale: Tensor       # (d_out, groups, 1)
+    zero: Tensor        # (d_out, groups, 1), with fractions
+    d_in: int
+
+    def weight(self) -> Tensor:
+        return (self.scale * (self.codes - self.zero)).flatten(1)[:, : self.d_in]       # (d_out, d_in)
+
+
+def quantise(weight: Tensor, group: int) -> Grid:
+    """Nearest codes between the extremes of each group, zero included; (d_out, d_in), the last group may be shorter."""
+    d_in = weight.shape[1]
+    columns = torch.arange(-(-d_in // group) * group).clamp(max=d_in - 1)               # repeats the last one
+    blocks = weight[:, columns.to(weight.device)].unflatten(1, (-1, group))             # (d_out, groups, group)
+    low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low).clamp(min=torch.finfo(weight.dtype).tiny) / LEVELS
+    zero = (-low / scale).round()
+    codes = (blocks / scale + zero).round().clamp(0, LEVELS).to(torch.uint8)
+    return Grid(codes, scale, zero, d_in)
+
+
+class QALoRA(nn.Module):
+    """The correction beside one weight of shape (d_out, d_in)."""
+
+    def __init__(self, grid: Grid, *, r: int, alpha: float, dropout: float):
+        super().__init__()
+        d_out, groups, self.group = grid.codes.shape
+        self.A = nn.Parameter(torch.empty(r, groups))
+        self.B = nn.Parameter(torch.zeros(d_out, r))
+        nn.init.xavier_uniform_(self.A)
+        self.grid, self.scale, self.dropout = grid, alpha / r, nn.Dropout(dropout)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        pooled = x.unflatten(-1, (-1, self.group)).mean(-1)         # (..., d_in) -> (..., groups)
+        low: Tensor = self.dropout(pooled) @ self.A.T               # (..., groups) -> (..., r)
+        return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
+
+    def merged(self) -> Grid:
+        """The same codes and scales with other zero points."""
+        shift = (self.B @ self.A)[..., None] * (self.scale / self.group) / self.grid.scale      # (d_out, groups, 1)
+        return replace(self.grid, zero=self.grid.zero - shift)
+
+
+@torch.no_grad()
+def apply(
+    model: nn.Module, *, r: int = 64, alpha: float = 16.0, dropout: float = 0.0, group: int = 32,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
+) -> nn.Module:
+    """Freeze and quantise every matrix inside the layers, and put a correction beside the targeted ones."""
+    kit.freeze(model)
+    wanted = {(site.path, site.role) for site in kit.sites(model, targets)}
+    for site in kit.sites(model, ("attn.*", "xattn.*", "mlp.*")):
+        grid = quantise(site.weight.detach(), group)
+        site.weight.copy_(grid.weight())
+        if (site.path, site.role) in wanted:
+            if site.d_in % group:
+                raise ValueError(f"group = {group} must divide the {site.d_in} inputs of {site.path}")
+            kit.attach(site, "qa_lora", QALoRA(grid, r=r, alpha=alpha, dropout=dropout))
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Move the zero points; the model stays as quantised as it was."""
+    for site, child in kit.at_sites(model, "qa_lora", QALoRA):
+        site.weight.copy_(child.merged().weight())
+    kit.detach(model, "qa_lora")
+    return model

@@ -1,0 +1,52 @@
+"""SPoT: soft prompt transfer (vu2022spot).
+
+    P <- P_s,    s = argmax_s cos(e_s, e),    e the mean of a prompt's vectors
+
+A prompt for a new task begins where the prompt of an older task ended, and is then tuned like any other. Which older
+task helps is read off the prompts themselves: a short first run on the new task gives a prompt, and the
+closest prompt among those of the source tasks is the one to start from. Trained, and kept at inference: P, as in
+prompt tuning, of which this is a start. The source prompts are needed only for the choice.
+
+`start` puts a source prompt in, `nearest` chooses it, `similarity` compares: of the means over the vectors, or the
+mean over all pairs of vectors. The official code has the start only, from a prompt's file.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from . import _kit as kit
+from . import prompt_tuning
+
+
+def apply(model: nn.Module, *, prompt_length: int = 100, name: str = "spot") -> nn.Module:
+    """Freeze the model and put a prompt in front of its inputs; `start` then gives it its first value."""
+    return prompt_tuning.apply(model, prompt_length=prompt_length, name=f"{name}.prompt")
+
+
+def prompt(model: nn.Module, name: str = "spot") -> nn.Parameter:
+    """The prompt of this model, (prompt_length, d_model)."""
+    [child] = kit.attached(model, f"{name}.prompt")
+    assert isinstance(child, prompt_tuning.Prompt)
+    return child.P
+
+
+@torch.no_grad()
+def start(model: nn.Module, source: Tensor, name: str = "spot") -> nn.Module:
+    """Begin at a source prompt."""
+    prompt(model, name).copy_(source)
+    return model
+
+
+def similarity(a: Tensor, b: Tensor, *, per_token: bool = False) -> float:
+    """How alike two tasks are, by the cosine of their prompts: of the mean vectors, or averaged over all pairs."""
+    if per_token:
+        return (normalize(a, dim=-1) @ normalize(b, dim=-1).T).mean().item()
+    return torch.cosine_similarity(a.mean(dim=0), b.mean(dim=0), dim=0).item()
+
+
+def nearest(target: Tensor, sources: Mapping[str, Tensor], *, per_token: bool = False) -> Sequence[str]:
+    """The names of the source tasks, the most similar first."""
+    return sorted(sources, key=lambda task: -similarity(target, sources[task], per_token=per_token))

@@ -1,0 +1,465 @@
+"""The engine of the site's tools, in an embedded V8: it reads configs, finds targets, counts and solves as Python does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+from py_mini_racer import MiniRacer
+
+import peftonomy
+from peftonomy import ConfigError, KnowledgeBase, PeftonomyError, UsageError
+from peftonomy._backbone import Backbone
+from peftonomy.site import _engine, _size
+from peftonomy.site._site import Site
+
+Answer = dict[str, Any]
+ROOT = Path(__file__).parent.parent
+LEDGERS = (
+    "trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "base_bytes", "percent", "task",
+)  # fmt: skip
+TENSOR = (
+    "name", "per", "shape", "count", "sites", "total", "trained", "stored", "stored_bits", "served", "served_bits",
+    "roles",
+)  # fmt: skip
+
+# Small configs of every family; the numbers are odd and unequal, so that no two sizes can be mixed up.
+BERT = {
+    "vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 20, "max_position_embeddings": 17,
+}  # fmt: skip
+LLAMA = {
+    "vocab_size": 31, "hidden_size": 24, "intermediate_size": 34, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+VIT = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 20}
+GPT2 = {"vocab_size": 31, "n_positions": 17, "n_embd": 12, "n_layer": 3, "n_head": 4}
+T5 = {"vocab_size": 31, "d_model": 10, "d_kv": 3, "d_ff": 22, "num_layers": 2, "num_heads": 4, "num_decoder_layers": 3}
+RELATIVE: Answer = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+TINY: dict[str, Answer] = {
+    "bert": BERT, "roberta": BERT, "deberta-v2": BERT | RELATIVE, "t5": T5, "gpt2": GPT2, "llama": LLAMA,
+    "mistral": LLAMA, "qwen2": LLAMA, "vit": VIT,
+}  # fmt: skip
+VARIANTS: list[tuple[str, Answer]] = [
+    ("bert", {"add_cross_attention": True, "is_decoder": True, "type_vocab_size": 5, "tie_word_embeddings": False}),
+    ("deberta-v2", {"position_buckets": 5, "share_att_key": True, "norm_rel_ebd": "layer_norm"}),
+    ("deberta-v2", {"pos_att_type": "P2C | c2p", "embedding_size": 7, "conv_kernel_size": 3, "conv_groups": 2}),
+    ("deberta-v2", {"pos_att_type": None, "position_biased_input": False, "type_vocab_size": 2}),
+    ("t5", {"feed_forward_proj": "gated-gelu"}),
+    ("t5", {"feed_forward_proj": "relu", "num_decoder_layers": None}),
+    ("gpt2", {"n_inner": None, "add_cross_attention": True, "tie_word_embeddings": False}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "head_dim": 5}),
+    ("qwen2", {"num_key_value_heads": None}),
+    ("vit", {"image_size": [64, 48], "patch_size": [8, 16], "qkv_bias": False, "pooler_output_size": 9}),
+    ("vit", {"image_size": [64], "patch_size": 8}),
+    ("vit", {"image_size": 7, "patch_size": 8}),
+    *((family, {"per_layer_config": {}, "unknown": {"deep": [1, {"x": None}]}}) for family in TINY),
+]
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 12.0, 1.5, 2.5e-7, 10**9, 10**9 + 1, 10**20, "12", "", "it's \"x\"\u202e\n", [], [3], [3, 5],
+    ["gated", 7], {"a": 1},
+)  # fmt: skip
+TEXTS = (
+    "", "[]", "7", "null", "{", '{"model_type"}', '{"model_type": "bert",}', '{"a": 1 "b": 2}', '{"a": 1, "a": 2}',
+    '{"a": NaN}', '{"a": 01}', '{"a": "\n"}', '{"a": "\\x"}', '{"a": 1} x', "[" * 5000, '{"a": .5}', '{"a": tru}',
+    "{'a': 1}", '{"a": 1e}', '{"a": -}', "\ufeff{}",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
+    context = MiniRacer()
+    context.eval((ROOT / "site" / "assets" / "engine.js").read_text(encoding="utf-8"))
+    context.eval(_engine.script(Site(kb)))
+    context.eval(
+        "function ask(name, given) {"
+        "  try { return JSON.stringify(peft[name].apply(null, JSON.parse(given))); }"
+        "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
+        "function inventory(options, task) {"
+        "  try { var b = peft.backbone(JSON.parse(options)), i = peft.modules(Object.assign({ task: task, num_labels: 3 },"
+        "    JSON.parse(options)));"
+        "  return JSON.stringify({ parameters: b.parameters, dims: i.dims, total: i.total, head: i.head, layers: b.layers,"
+        "    modules: i.modules.map(m => [m.path, m.role, m.stack, m.n, m.kind, m.d_in, m.d_out, m.bias, m.parameters,"
+        "      m.slices, m.head, m.pretrained]),"
+        "    blocks: i.blocks.map(b => [b.kind, b.name, b.stack, b.n, b.dims]) }); }"
+        "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
+    )
+    yield context
+    context.close()
+
+
+def ask(engine: MiniRacer, name: str, *given: Any) -> Any:
+    return json.loads(engine.call("ask", name, json.dumps(given)))
+
+
+# Configs.
+
+
+def configs() -> Iterator[Answer]:
+    """Good and bad ones: every family, its variants, and each key taken away or given each odd value."""
+    for family, base in TINY.items():
+        yield {"model_type": family, **base}
+    for family, change in VARIANTS:
+        yield {"model_type": family, **TINY[family], **change}
+    for key in ("llama ", "lama", "", None, 3, [], {"x": 1}):
+        yield {"model_type": key, **LLAMA}
+    yield LLAMA
+
+
+def broken(kb: KnowledgeBase, family: str) -> Iterator[Answer]:
+    base = {"model_type": family, **TINY[family]}
+    yield base | {"per_layer_config": {"0": {}}}
+    for spec in kb.families[family].config.items():
+        key = spec[1].key or spec[0]
+        yield {k: v for k, v in base.items() if k != key}
+        for value in ODD:
+            yield base | {key: value}
+
+
+def differential(kb: KnowledgeBase, engine: MiniRacer, config: Answer) -> str:
+    """Compare one config; the outcome in a word."""
+    theirs = json.loads(engine.call("inventory", json.dumps({"config": json.dumps(config)}), None))
+    try:
+        backbone = Backbone.from_config(config, families=kb.families)
+    except ConfigError as error:
+        assert theirs.get("user"), (config, theirs)
+        assert theirs["problem"] == str(error).partition("; did you mean")[0].partition(" [")[0], config
+        assert "\n" not in theirs["problem"]
+        return "refused"
+    for task in backbone.tasks:
+        if backbone.inventory(task, 3).total > 2**53:  # a new head so large that JavaScript rounds it
+            continue
+        found = json.loads(engine.call("inventory", json.dumps({"config": json.dumps(config)}), task))
+        assert found == plain(backbone, task), (config, task)
+    return "counted"
+
+
+def plain(backbone: Backbone, task: str) -> Answer:
+    inventory = backbone.inventory(task, 3)
+    modules = [
+        [m.path, m.role, m.stack, m.count, m.kind, m.d_in, m.d_out, m.bias, m.parameters, m.slices, m.head,
+         m.pretrained]
+        for m in inventory.modules
+    ]  # fmt: skip
+    blocks = [[b.kind, b.name, b.stack, len(b.layers), b.dims] for b in inventory.blocks]
+    answer: Answer = json.loads(json.dumps({
+        "parameters": backbone.parameters, "dims": inventory.dims, "total": inventory.total, "head": inventory.head,
+        "layers": backbone.layers, "modules": modules, "blocks": blocks,
+    }))  # fmt: skip
+    return answer
+
+
+def test_a_config_is_read_as_python_reads_it(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    outcomes = [differential(kb, engine, config) for config in configs()]
+    assert outcomes.count("counted") > 20
+    assert outcomes.count("refused") > 5
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_whatever_is_wrong_is_the_same_line(kb: KnowledgeBase, engine: MiniRacer, family: str) -> None:
+    outcomes = [differential(kb, engine, config) for config in broken(kb, family)]
+    assert outcomes.count("counted") > 10
+    assert outcomes.count("refused") > 30
+
+
+def test_every_family_is_tried(kb: KnowledgeBase) -> None:
+    covered = set(TINY)
+    assert covered <= set(kb.families)
+    assert {m.family.model_type for m in kb.models.values()} - covered <= {"xlm-roberta"}
+
+
+def test_catalogued_models_have_the_same_modules(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    for key, model in kb.models.items():
+        for task in model.tasks:
+            assert json.loads(engine.call("inventory", json.dumps({"model": key}), task)) == plain(model, task)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_no_json_is_refused_in_a_line(kb: KnowledgeBase, engine: MiniRacer, text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        Backbone.from_config(tmp_path, families=kb.families)
+    found = ask(engine, "cost", "lora", {"config": text})
+    assert found["user"]
+    assert "\n" not in found["problem"]
+    assert found["problem"].startswith("config")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_hidden_layers": 10_001}, "at most 10,000"),
+        ({"vocab_size": 10**9, "hidden_size": 10**9, "num_attention_heads": 1}, r"at most 2\*\*53"),
+    ],
+)
+def test_sizes_are_bounded(kb: KnowledgeBase, engine: MiniRacer, change: Answer, expected: str) -> None:
+    config = {"model_type": "bert", **BERT, **change}
+    with pytest.raises(ConfigError, match=expected):
+        Backbone.from_config(config, families=kb.families)
+    assert differential(kb, engine, config) == "refused"
+
+
+def test_an_address_carries_what_is_read(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    for config in configs():
+        long = config | {"architectures": ["X"], "torch_dtype": "bfloat16", "rope": {"a": [1.5]}}
+        if differential(kb, engine, long) == "counted":
+            short = json.loads(ask(engine, "reduced", json.dumps(long)))
+            assert set(short) <= {"model_type", *(k.key or n for n, k in kb.families[long["model_type"]].config.items())}
+            a, b = (Backbone.from_config(c, families=kb.families) for c in (long, short))
+            assert a.config == b.config
+
+
+# Counts on configs of one's own, and targets by name.
+
+
+def python_cost(kb: KnowledgeBase, method: str, model: Any, question: Answer) -> Answer:
+    given = {k: question[k] for k in ("task", "num_labels", "targets", "target_modules", "dtype") if k in question}
+    try:
+        cost = kb[method].cost(model, **given, **question.get("values", {}))
+    except (UsageError, PeftonomyError) as error:
+        return {"problem": str(error)}
+    return cost.to_dict() | {"served_bits": sum(t.served_bits for t in cost.tensors)}
+
+
+def compare(kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, question: Answer) -> bool:
+    named = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
+    ours, python = ask(engine, "cost", method, named | question), python_cost(kb, method, model, question)
+    assert ("problem" in ours) == ("problem" in python), (method, model, question, ours, python)
+    if "problem" in python:
+        assert ours["user"], (method, model, question, ours)
+        return False
+    assert {k: ours[k] for k in (*LEDGERS, "served_bits")} == {k: python[k] for k in (*LEDGERS, "served_bits")}
+    assert [[t[k] for k in TENSOR] for t in ours["tensors"]] == [[t[k] for k in TENSOR] for t in python["tensors"]]
+    check_layers(ours)
+    return True
+
+
+def check_layers(cost: Answer) -> None:
+    """What the layers have, and what is outside of them, adds up."""
+    for key, total in (("trained", "trained"), ("stored", "stored"), ("bits", "stored_bits"), ("served", "served")):
+        n = sum(row[key] * (1 if row["from"] is None else row["to"] - row["from"] + 1) for row in cost["layers"])
+        assert n == pytest.approx(cost[total], rel=1e-12), key
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "method" in metafunc.fixturenames:
+        metafunc.parametrize("method", list(peftonomy.load(ROOT)))
+
+
+def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
+    questions: list[Answer] = [{}, {"task": "seq_cls", "num_labels": 5}, {"dtype": "float16"}]
+    done = [
+        compare(kb, engine, method, {"model_type": family, **config}, question)
+        for family, config in TINY.items()
+        for question in questions
+    ]
+    done.append(compare(kb, engine, method, "roberta_base", {}) or compare(kb, engine, method, "llama_2_7b", {}))
+    assert any(done)
+
+
+SUFFIXES = {
+    "llama_3_2_1b": (["q_proj"], ["q_proj", "v_proj"], ["self_attn.o_proj"], ["1.self_attn.q_proj", "k_proj"]),
+    "roberta_base": (["query", "value"], ["dense"], ["output.dense"], ["layer.3.output.dense"], ["attention"]),
+    "t5_small": (["q", "v"], ["wi"], ["SelfAttention.q"], ["EncDecAttention.q", "wo"], ["block.1.layer.0.SelfAttention.k"]),
+    "gpt2": (["c_attn"], ["c_proj"], ["attn.c_proj", "c_fc"], ["wte"]),
+    "vit_base": (["q_proj", "fc1"], ["projection"]),
+}  # fmt: skip
+WRONG: tuple[Any, ...] = ("all-linear", "ALL-LINEAR", "q_proj", ["nonsense"], ["lm_head"], ["classifier"], ["norm"], [""])
+
+
+@pytest.mark.parametrize("model", SUFFIXES)
+def test_names_find_what_they_find_in_python(kb: KnowledgeBase, engine: MiniRacer, model: str, method: str) -> None:
+    """Suffixes and all-linear, with the tasks that have heads: the same sites, or both refuse."""
+    chosen = [*SUFFIXES[model], *WRONG] if method in ("lora", "adalora") else [*SUFFIXES[model][:2], "all-linear"]
+    for modules, task in itertools.product(chosen, (None, "seq_cls")):
+        question = {"target_modules": modules} | ({"task": task} if task else {})
+        if isinstance(modules, str) and modules != "all-linear":
+            # The one text that Python's own interface takes apart into words: compare with the list of one.
+            question["target_modules"] = modules if modules.lower() == "all-linear" else [modules]
+        if question["target_modules"] == "ALL-LINEAR":
+            continue
+        compare(kb, engine, method, model, question)
+
+
+@pytest.mark.parametrize("model", ["llama_3_2_1b", "t5_small", "gpt2", "roberta_base"])
+def test_names_for_peft_mean_the_roles_they_stand_for(kb: KnowledgeBase, engine: MiniRacer, model: str) -> None:
+    for targets in (["attn.q"], ["attn.q", "attn.v"], ["attn.*"], ["mlp.*"], ["attn.*", "mlp.*"], ["decoder:attn.q"]):
+        try:
+            plan = kb["lora"].plan(model, targets=targets)
+        except UsageError:
+            continue
+        names = ask(engine, "suffixes", "lora", {"model": model, "targets": targets})
+        if names is not None:
+            found = kb.models[model].inventory().resolve_suffixes(names)
+            wanted = [(s.module.path, s.layers) for s in plan.sites[0]]
+            assert [(s.module.path, s.layers) for s in found] == wanted
+
+
+VALUES: tuple[Any, ...] = ("8", " 8 ", "+8", "1_6", "8.0", "0x10", "", "x", "1e3", ".5", "5.", "true", "True", "0", "1",
+                           "no", "99999999999", "-3", "inf", "nan", True, 8, 2.5, "1e400")  # fmt: skip
+
+
+def test_typed_values_are_taken_as_in_python(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    for method in kb.values():
+        for name, spec in method.entry.hyperparameters.items():
+            words = [*(spec.values or []), *(w.upper() for w in spec.values or [])]
+            for value in [*VALUES, *words] if method.id in ("lora", "prefix_tuning", "p_tuning") else VALUES[:9]:
+                if spec.type != "choice" or isinstance(value, str):
+                    compare(kb, engine, method.id, "roberta_base", {"values": {name: value}})
+
+
+# Budgets.
+
+
+BUDGETS = (0, 1000, 50_000, 1_000_000, 5_000_000, 10_000_000, 123_456_789, 10**11)
+PLACES: tuple[Any, ...] = ("roberta_base", "llama_3_8b", {"model_type": "t5", **T5}, {"model_type": "llama", **LLAMA})
+
+
+def fits(cost: peftonomy.Cost, budget: Answer) -> bool:
+    trained, size = budget.get("trained"), budget.get("bytes")
+    return (trained is None or cost.trained <= trained) and (size is None or cost.stored_bytes <= size)
+
+
+def test_the_largest_setting_that_fits_is_found_exactly(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
+    """It fits; and by brute force over what follows and a sample beyond, nothing larger does."""
+    for model, budget in itertools.product(PLACES, BUDGETS):
+        limits = [{"trained": budget}] + ([{"bytes": budget, "trained": 4 * budget}] if budget > 10**6 else [])
+        for limit in limits:
+            check_largest(kb, engine, method, model, limit)
+
+
+def check_largest(kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, limit: Answer) -> None:
+    options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
+    found, plan = ask(engine, "largest", method, options, limit), None
+    try:
+        plan = kb[method].plan(model)
+        plan.cost({})
+    except UsageError:
+        assert found.get("user") or found.get("name"), (found, model)
+        if plan is None or "problem" in found:
+            return
+    if "problem" in found:
+        raise AssertionError((method, model, limit, found))
+    name, value = found["name"], found["value"]
+    answer = found.get("cost") or found["least"]
+    cost = plan.cost({name: value} if name else {})
+    assert (cost.trained, cost.stored_bytes) == (answer["trained"], answer["stored_bytes"])
+    assert fits(cost, limit) == ("cost" in found)
+    if not name:
+        return
+    if "least" in found:  # then nothing is allowed below it, and it is too much already
+        assert all(not allowed(plan, {name: n}) for n in range(value))
+        return
+    draw = random.Random(f"{method}{model}{limit}")
+    more = {*range(value + 1, value + 60), *(draw.randint(value + 1, 4 * value + 100) for _ in range(40)), 2 * value}
+    for larger in more - {value}:
+        assert not (allowed(plan, {name: larger}) and fits(plan.cost({name: larger}), limit)), larger
+
+
+def allowed(plan: Any, values: Answer) -> bool:
+    try:
+        plan.cost(values)
+    except UsageError:
+        return False
+    return True
+
+
+def test_holes_in_what_is_allowed_are_stepped_over(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    """Where only divisors are allowed, the largest divisor is found, far below what the budget alone would admit."""
+    engine.eval(
+        "var spec = peft.data.methods.lora.parts[0], was = [spec.hyperparameters[0].domain, spec.bounds];"
+        "peft.data.formulas.push(function (n) { return mod(n.d_model, n.r) === 0; });"
+        "spec.hyperparameters[0].domain = peft.data.formulas.length - 1"
+    )
+    try:
+        for budget in (10**5, 3 * 10**6, 10**7, 10**9):
+            options = {"model": "roberta_base"}
+            found = ask(engine, "largest", "lora", options, {"trained": budget})
+            divisors = [r for r in range(1, 769) if 768 % r == 0 and kb["lora"].cost("roberta_base", r=r).trained <= budget]
+            assert found["value"] == max(divisors)
+    finally:
+        engine.eval("spec.hyperparameters[0].domain = was[0]")
+
+
+def test_sizes_are_derived_from_what_counts_depend_on(kb: KnowledgeBase) -> None:
+    models = ["llama_2_7b", "roberta_base"]
+    found = {m: _size.hyperparameter(kb[m], models) for m in ("lora", "adalora", "prefix_tuning", "prompt_tuning", "ia3")}
+    assert found == {
+        "lora": "r", "adalora": "init_r", "prefix_tuning": "prefix_length", "prompt_tuning": "prompt_length", "ia3": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("10M", 10**7), ("2.5 k", 2500), ("1,000,000", 10**6), ("1e6", 10**6), ("20 MB", 2 * 10**7), ("1_000", 1000),
+     ("7b", 7 * 10**9), ("", None), (" ", None), ("x", math.nan), ("10 apples", math.nan), ("-5", math.nan), ("5.", 5)],
+)  # fmt: skip
+def test_budgets_are_read(engine: MiniRacer, text: str, number: float | None) -> None:
+    found = engine.eval(f"String(peft.quantity({json.dumps(text)}))")
+    assert found == ("null" if number is None else "NaN" if math.isnan(number) else str(number))
+
+
+# The planner.
+
+
+WISHES: tuple[Answer, ...] = (
+    {}, {"trained": 5_000_000}, {"trained": 5_000_000, "merge": True, "since": 2023}, {"bytes": 2_000_000},
+    {"identity": True}, {"quantised": True}, {"positions": True, "trained": 10**7}, {"library": "hf_peft"},
+    {"library": "any", "merge": True, "identity": True, "trained": 10**6, "bytes": 3_000_000},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["llama_3_8b", "roberta_base"])
+@pytest.mark.parametrize("wishes", WISHES)
+def test_the_planner_keeps_what_fits_and_says_why_others_do_not(
+    kb: KnowledgeBase, engine: MiniRacer, model: str, wishes: Answer
+) -> None:
+    answer = ask(engine, "planner", {"model": model}, wishes)
+    kept, out = {r["id"]: r for r in answer["fits"]}, {r["id"]: r["reasons"] for r in answer["out"]}
+    assert set(kept) | set(out) == set(kb)
+    assert not set(kept) & set(out)
+    for key, record in kept.items():
+        cost = kb[key].cost(model, **({record["name"]: record["value"]} if record["name"] else {}))
+        assert cost.trained == record["cost"]["trained"]
+        assert fits(cost, wishes)
+        assert granted(kb, key, wishes, cost), key
+    for key, reasons in out.items():
+        assert reasons
+        assert all(reasons), reasons
+        if not any(r.startswith(("trains", "stores", "finds", "adds", "no ")) for r in reasons):
+            assert not granted(kb, key, wishes, None) or "default targets" in reasons[-1], (key, reasons)
+
+
+def granted(kb: KnowledgeBase, key: str, wishes: Answer, cost: peftonomy.Cost | None) -> bool:
+    entry = kb[key].entry
+    libraries, parts = set(entry.implementations), kb[key].plan  # noqa: F841
+    quantised = any(p.base_storage for p in [entry, *(kb[i.method].entry for i in entry.includes)])
+    return (
+        (not wishes.get("merge") or entry.properties.merge == "exact")
+        and (not wishes.get("identity") or entry.properties.identity_at_init == "exact")
+        and (not wishes.get("quantised") or quantised)
+        and (not wishes.get("since") or entry.year >= wishes["since"])
+        and (wishes.get("library") != "any" or bool(libraries - {"official"}))
+        and (wishes.get("library") in (None, "any") or wishes["library"] in libraries)
+        and (not wishes.get("positions") or cost is None or positions(kb, key, cost) == 0)
+    )
+
+
+def positions(kb: KnowledgeBase, key: str, cost: peftonomy.Cost) -> Any:
+    common = kb[key].plan(cost.model).common
+    return kb[key].entry.properties.inference_positions(common | cost.hyperparameters)
+
+
+def test_patterns_mean_what_they_mean_in_python(engine: MiniRacer, kb: KnowledgeBase) -> None:
+    roles = {m.role for m in kb.models["t5_base"].inventory().modules}
+    patterns = {p for m in kb.values() if m.entry.targets for p in m.entry.targets.allowed}
+    for pattern in patterns:
+        found = {r for r in ask(engine, "roles", "lora", {"model": "t5_base"}) if fnmatchcase(r, pattern)}
+        assert found <= roles
