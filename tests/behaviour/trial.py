@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import itertools
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import peftonomy
-from peftonomy import Backbone, Cost, Place, UsageError
+from peftonomy import Backbone, Cost, Formula, Place, UsageError
 from peftonomy._schema import OF_PARAMETERS
 from reference_impls import _kit as kit
 
@@ -196,12 +197,37 @@ def layout(family: str) -> tuple[Backbone, str, int]:
 def trials(method: str, family: str) -> list[Trial]:
     """Two settings: small numbers at the default targets; other numbers at the first of them alone.
 
+    And more where some tensor's `when` was not yet seen both to hold and not to hold.
+
     Raises UsageError where the method has nothing to act on in the model.
     """
     first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6, 8), alike=True))
     role = first.cost.targets[:1] or None if first.entry.targets else None
     second = Trial(method, family, _small(method, family, role, ints=(3, 1, 4, 2, 5, 6, 9), alike=False), role)
-    return [first, second]
+    found = [first, second]
+    for tensor in first.entry.tensors.values():
+        for holds in (True, False):
+            if tensor.when is not None and not any(bool(tensor.when(t.hyperparameters)) == holds for t in found):
+                found += _switched(first, tensor.when, holds)
+    return found
+
+
+def _switched(trial: Trial, when: Formula, holds: bool) -> list[Trial]:
+    """The trial with one hyperparameter changed, so that the condition holds or does not; nothing if none can be."""
+    backbone, _, _ = layout(trial.family)
+    for name in sorted(when.names):
+        for value in _every(trial.entry.hyperparameters[name]):
+            changed = replace(trial, hyperparameters=trial.hyperparameters | {name: value})
+            if bool(when(changed.hyperparameters)) == holds:
+                with contextlib.suppress(UsageError):
+                    KB[trial.method].cost(backbone, **changed.asked)
+                    return [changed]
+    return []
+
+
+def _every(spec: Any) -> Sequence[Any]:
+    """All values of a choice or switch, and the smallest of a number."""
+    return spec.values or ((False, True) if spec.type == "bool" else (0, 1, 2, 3))
 
 
 def _small(

@@ -1,0 +1,486 @@
+"""Calculator, compare and planner as a reader uses them; the security policy; and axe over every kind of page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from peftonomy import KnowledgeBase
+from peftonomy._backbone import Backbone
+
+from .browser_kit import PHONE, watch
+
+pytestmark = pytest.mark.browser
+
+AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+TOOLS = ("calculator.html", "compare.html", "planner.html")
+KINDS = (
+    "index.html", "methods/index.html", "methods/lora.html", "categories/additive.html", "models/t5_base.html",
+    "taxonomy.html", "api.html", "about.html",
+    "calculator.html?method=lora&model=pasted", "calculator.html?model=llama_3_8b&modules=all-linear&r=0",
+    "compare.html?methods=lora,ia3,prefix_tuning&model=roberta_base&sort=trained&budget=1M",
+    "planner.html?trained=5M&merge=1",
+)  # fmt: skip
+"""Every kind of page, the tools in more than one state. (Lists and the survey are looked at in their own module.)"""
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048,
+    "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-05, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def out(page: Page, name: str) -> int:
+    return int(page.locator(f"[data-out={name}]").inner_text().replace(",", ""))
+
+
+def field(page: Page, label: str) -> Locator:
+    return page.get_by_label(label, exact=True)
+
+
+@pytest.fixture
+def clipboard(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    complaints = watch(page)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+# The calculator.
+
+
+def test_a_pasted_config_is_counted(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """Journey 2: LoRA and AdaLoRA at three ranks on a config of one's own."""
+    watched.goto(address)
+    watched.locator(".pf-doorway").get_by_role("link", name="Calculate").click()
+    field(watched, "Model").select_option(label="A config.json of yours")
+    field(watched, "config.json").fill(json.dumps(CONFIG, indent=2))
+    backbone = Backbone.from_config(CONFIG, families=kb.families)
+    expect(watched.locator("[data-field=config] small")).to_contain_text(f"{backbone.parameters:,} parameters")
+    for method, name in (("lora", "r"), ("adalora", "init_r")):
+        field(watched, "Method").select_option(method)
+        for rank in (8, 12, 64):
+            field(watched, name).fill(str(rank))
+            assert out(watched, "trained") == kb[method].cost(backbone, **{name: rank}).trained
+    again = watched.url
+    watched.goto("about:blank")
+    watched.goto(again)
+    assert out(watched, "trained") == kb["adalora"].cost(backbone, init_r=64).trained
+    assert out(watched, "backbone") == backbone.parameters
+
+
+def test_a_wrong_config_is_told_in_one_line(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?model=pasted")
+    box, note = field(watched, "config.json"), watched.locator("[data-field=config] small")
+    for text, message in (
+        ('{"model_type": "llama"}', "config: vocab_size: found nothing; expected a whole number"),
+        ('{"model_type": "lama"}', "config: model_type: found 'lama'; expected one of bert"),
+        ('{"model_type": "llama",}', "on line 1, column 24"),
+        ('{"model_type": "<img src=x onerror=alert(1)>"}', "found '<img src=x onerror=alert(1)>'"),
+    ):
+        box.fill(text)
+        expect(note).to_contain_text(message)
+        expect(box).to_have_attribute("aria-invalid", "true")
+    assert watched.locator("img[src=x]").count() == 0
+
+
+def test_a_paste_keeps_its_place_while_typing(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?model=pasted")
+    box = field(watched, "config.json")
+    box.fill(json.dumps(CONFIG))
+    box.evaluate("b => b.setSelectionRange(3, 3)")
+    box.press_sequentially("x")
+    assert box.evaluate("b => [b.selectionStart, document.activeElement === b]") == [4, True]
+
+
+def test_modules_are_named_as_in_peft(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_3_8b")
+    watched.get_by_role("button", name="by module name").click()
+    watched.get_by_role("checkbox", name="all-linear").check()
+    assert out(watched, "trained") == kb["lora"].cost("llama_3_8b", target_modules="all-linear").trained
+    field(watched, "Module names, as peft's target_modules").fill("q_proj, 3.self_attn.v_proj")
+    wanted = kb["lora"].cost("llama_3_8b", target_modules=["q_proj", "3.self_attn.v_proj"]).trained
+    assert out(watched, "trained") == wanted
+    watched.reload()
+    assert out(watched, "trained") == wanted
+    expect(watched.locator(".pf-command")).to_contain_text("--target-modules q_proj,3.self_attn.v_proj")
+    field(watched, "Module names, as peft's target_modules").fill("q_proj, nonsense")
+    expect(watched.get_by_role("alert")).to_contain_text("has no linear module named nonsense")
+    watched.get_by_role("button", name="by role").click()
+    assert out(watched, "trained") == kb["lora"].cost("llama_3_8b").trained
+
+
+def test_layers_are_listed(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&modules=q_proj,3.self_attn.v_proj")
+    watched.get_by_text("Per layer").click()
+    rows = watched.locator(".pf-layers tbody tr")
+    assert [r.split("\t")[0] for r in rows.all_inner_texts()] == ["decoder 0–2", "decoder 3", "decoder 4–31"]
+
+
+def test_copied_code_gives_what_is_shown(clipboard: Page, address: str, kb: KnowledgeBase) -> None:
+    page = clipboard
+    page.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&r=16&alpha=32&targets=attn.q,attn.v&dtype=bfloat16")
+    trained = out(page, "trained")
+    page.get_by_role("button", name="Python").click()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    scope: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), scope)
+    assert (scope["cost"].trained, scope["cost"].dtype) == (trained, "bfloat16")
+    page.get_by_role("button", name="peft", exact=True).click()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    exec(page.evaluate("navigator.clipboard.readText()"), scope)
+    config = scope["config"]
+    assert (config.r, config.lora_alpha, config.target_modules) == (16, 32, {"q_proj", "v_proj"})
+
+
+def test_every_peft_call_is_one_that_peft_takes(page: Page, address: str, kb: KnowledgeBase) -> None:
+    page.goto(f"{address}calculator.html")
+    script = """ids => { const c = document.querySelector("peft-calculator"); return ids.map(([id, model]) => {
+        Object.assign(c.state, { method: id, model: model, values: {}, targets: null, modules: null, task: null });
+        return c.peft(); }); }"""
+    asked = [(m, model) for m in kb for model in ("llama_3_2_1b", "t5_small", "roberta_base")]
+    codes = dict(zip(asked, page.evaluate(script, asked), strict=True))
+    made = {key: code for key, code in codes.items() if code}
+    assert {"lora", "adalora", "ia3", "prefix_tuning", "prompt_tuning"} <= {m for m, _ in made}
+    for key, code in made.items():
+        scope: dict[str, Any] = {}
+        exec(code, scope)
+        assert isinstance(scope["config"], peft.PeftConfig), key
+
+
+def test_a_keystroke_takes_less_than_a_frame(watched: Page, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed rather than asserted tightly: the machine may be busy."""
+    script = """() => {
+        const tool = document.querySelector("peft-calculator, peft-compare, peft-planner"), times = [];
+        const fields = [...tool.querySelectorAll(".pf-input")].filter(f => f.tagName === "INPUT" && f.value);
+        const input = fields[0] || tool.querySelector("input.pf-input");
+        for (let i = 0; i < 40; i++) {
+            input.value = String(4 + i);
+            const start = performance.now();
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+            times.push(performance.now() - start);
+        }
+        return times.sort((a, b) => a - b);
+    }"""
+    for path in (
+        "calculator.html?method=lora&model=llama_3_1_405b", "methods/full_fine_tuning.html?model=t0_11b&task=seq_cls",
+        "compare.html?methods=lora,adalora,prefix_tuning,ia3,bitfit,prompt_tuning&budget=10M", "planner.html?trained=5M",
+    ):  # fmt: skip
+        watched.goto(address + path)
+        times = watched.evaluate(script)
+        with capsys.disabled():
+            print(f"\n  {path.partition('?')[0]}: median {times[20]:.1f} ms, worst {times[-1]:.1f} ms a keystroke")
+        assert times[20] < 64
+
+
+# Compare.
+
+
+def test_five_methods_are_compared_and_taken_along(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """Journey 3."""
+    watched.goto(address)
+    watched.locator(".pf-doorway").get_by_role("link", name="Compare").click()
+    for button in watched.locator("[data-remove]").all()[::-1]:
+        button.click()
+    methods = ("lora", "adalora", "ia3", "prefix_tuning", "prompt_tuning")
+    for method in methods:
+        field(watched, "Add a method (up to 6)").fill(kb[method].name)
+        watched.keyboard.press("Enter")
+    field(watched, "Model").select_option("t5_base")
+    costs = {m: kb[m].cost("t5_base") for m in methods}
+    assert cells(watched, "trained") == [f"{costs[m].trained:,}" for m in methods]
+    watched.get_by_role("button", name="Trained", exact=True).click()
+    expect(watched.locator("[data-row=trained] th")).to_have_attribute("aria-sort", "ascending")
+    ordered = sorted(methods, key=lambda m: costs[m].trained)
+    assert cells(watched, "trained") == [f"{costs[m].trained:,}" for m in ordered]
+    with watched.expect_download() as download:
+        watched.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"))))
+    assert [(r["id"], int(r["trained"]), int(r["stored_bytes"])) for r in rows] == [
+        (m, costs[m].trained, costs[m].stored_bytes) for m in ordered
+    ]
+    with watched.expect_download() as download:
+        watched.get_by_role("button", name="Download LaTeX").click()
+    text = download.value.path().read_text(encoding="utf-8")
+    assert text.count(r" \\") == 6
+    assert f"{costs['lora'].trained:,}" in text
+    again = watched.url
+    watched.goto("about:blank")
+    watched.goto(again)
+    assert cells(watched, "trained") == [f"{costs[m].trained:,}" for m in ordered]
+
+
+def cells(page: Page, row: str) -> list[str]:
+    return [c.strip() for c in page.locator(f"[data-row={row}] td").all_inner_texts()]
+
+
+def test_the_same_budget_gives_the_largest_settings(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}compare.html?methods=lora,prompt_tuning,adalora&model=llama_3_8b")
+    watched.get_by_role("checkbox", name="the same budget for all").check()
+    field(watched, "Trained in each").fill("10M")
+    assert cells(watched, "setting")[0].startswith("r = 23")
+    assert kb["lora"].cost("llama_3_8b", r=23).trained <= 10_000_000 < kb["lora"].cost("llama_3_8b", r=24).trained
+    assert "trains 20,973,312 at its smallest (init_r = 8)" in cells(watched, "trained")[2]
+    assert "budget=10M" in watched.url
+
+
+def test_only_what_differs_is_shown(watched: Page, address: str) -> None:
+    watched.goto(f"{address}compare.html?methods=lora,lora_fa&model=llama_3_8b")
+    everything = watched.locator("[data-row]").count()
+    watched.get_by_role("checkbox", name="only what differs").check()
+    assert 1 < watched.locator("[data-row]").count() < everything
+    for row in watched.locator("[data-row]:not([data-row=setting])").all():
+        texts = row.locator("td").all_inner_texts()
+        assert len(set(texts)) > 1, texts
+
+
+def test_a_column_has_its_own_setting(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}compare.html?methods=lora,adalora&model=roberta_base")
+    box = field(watched, "r of LoRA")
+    box.fill("")
+    box.press_sequentially("32")
+    assert cells(watched, "trained")[0] == f"{kb['lora'].cost('roberta_base', r=32).trained:,}"
+    assert "lora.r=32" in watched.url
+    box.fill("0")
+    assert "r >= 1" in cells(watched, "trained")[0]
+    expect(field(watched, "r of LoRA")).to_be_focused()
+
+
+def test_the_picture_says_in_words_what_it_shows(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}compare.html?methods=lora,prompt_tuning&model=roberta_base")
+    told = watched.locator(".pf-plot > svg").get_attribute("aria-label") or ""
+    assert f"LoRA: {kb['lora'].cost('roberta_base').trained:,} trained" in told
+    assert watched.locator(".pf-plot > svg .mark").count() == 6
+
+
+# Planner.
+
+
+def test_a_method_is_found_by_what_it_must_do(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """Journey 1: merges, trains under 5 M on llama-3-8b, came after 2022."""
+    watched.goto(address)
+    watched.locator(".pf-doorway").get_by_role("link", name="Plan").click()
+    field(watched, "Model").select_option("llama_3_8b")
+    field(watched, "Trained at most").fill("5M")
+    watched.get_by_role("checkbox", name="merges into the weights").check()
+    field(watched, "From year").fill("2023")
+    expect(watched.locator("[data-fits=lora]")).to_have_count(0)
+    found = watched.locator("[data-fits]").evaluate_all("rows => rows.map(r => r.dataset.fits)")
+    assert found
+    for method in found:
+        assert kb[method].entry.properties.merge == "exact"
+        assert kb[method].year >= 2023
+    expect(watched.locator("[data-out-of=lora]")).to_contain_text("is from 2021")
+    expect(watched.locator("[data-out-of=adalora]")).to_contain_text("at its smallest, init_r = 8")
+    again = watched.url
+    assert "merge=1" in again
+    assert "since=2023" in again
+    watched.goto("about:blank")
+    watched.goto(again)
+    link = watched.locator("[data-fits] td a").first
+    expect(link).to_be_visible()
+    link.click()
+    expect(watched).to_have_url(re.compile(r"calculator\.html\?method="))
+    assert out(watched, "trained") <= 5_000_000
+
+
+def test_a_senseless_budget_is_told(watched: Page, address: str) -> None:
+    watched.goto(f"{address}planner.html")
+    field(watched, "Trained at most").fill("much")
+    expect(watched.get_by_role("alert")).to_contain_text("A budget is a number")
+    expect(field(watched, "Trained at most")).to_have_attribute("aria-invalid", "true")
+    field(watched, "Trained at most").fill("1k")
+    field(watched, "Checkpoint at most").fill("1 kB")
+    expect(watched.locator("[data-out=fits]")).to_be_visible()
+
+
+# By keyboard alone, on a narrow screen.
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def tab_to(page: Page, label: str) -> None:
+    """Move with the Tab key until the control of that name has the focus."""
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "() => { const e = document.activeElement; const l = e.labels && e.labels[0];"
+            " return (e.getAttribute('aria-label') || (l && l.firstChild.textContent) || e.textContent || '').trim(); }"
+        )
+        if name == label:
+            return
+    raise AssertionError(f"Tab never reaches {label}")
+
+
+def test_the_tools_work_by_keyboard_on_a_phone(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    """Journeys 1 to 3 without a pointer."""
+    context = browser.new_context(viewport=PHONE, accept_downloads=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    complaints = watch(page)
+    page.goto(f"{address}planner.html?model=llama_3_8b")
+    tab_to(page, "Trained at most")
+    press(page, "Control+a")
+    page.keyboard.type("5M")
+    tab_to(page, "merges into the weights")
+    press(page, "Space")
+    tab_to(page, "From year")
+    page.keyboard.type("2023")
+    expect(page.locator("[data-out-of=lora]")).to_contain_text("is from 2021")
+    expect(page.locator("[data-fits]").first).to_be_attached()
+
+    page.goto(f"{address}calculator.html")
+    tab_to(page, "Model")
+    press(page, "Home")
+    expect(field(page, "config.json")).to_be_visible()
+    tab_to(page, "config.json")
+    page.keyboard.insert_text(json.dumps(CONFIG))
+    tab_to(page, "r")
+    press(page, "Control+a")
+    page.keyboard.type("24")
+    backbone = Backbone.from_config(CONFIG, families=kb.families)
+    assert out(page, "trained") == kb["lora"].cost(backbone, r=24).trained
+
+    page.goto(f"{address}compare.html?methods=lora&model=roberta_base")
+    for name in ("AdaLoRA", "BitFit", "Prompt Tuning", "Prefix-Tuning"):
+        tab_to(page, "Add a method (up to 6)")
+        page.keyboard.type(name)
+        press(page, "Enter")
+    assert len(cells(page, "trained")) == 5
+    tab_to(page, "only what differs")
+    press(page, "Space")
+    tab_to(page, "Stored▸")
+    press(page, "Enter")
+    expect(page.locator("[data-row=stored] th")).to_have_attribute("aria-sort", "ascending")
+    assert page.evaluate("document.activeElement.textContent") == "Stored▴"
+    with page.expect_download():
+        tab_to(page, "Download CSV")
+        press(page, "Enter")
+    for path in TOOLS:
+        page.goto(address + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
+    context.close()
+    assert complaints == []
+
+
+def test_the_tools_work_from_a_folder_without_network(watched: Page, site: Path, kb: KnowledgeBase) -> None:
+    watched.context.set_offline(True)
+    watched.goto((site / "compare.html").as_uri() + "?methods=lora,ia3&model=t5_base&budget=1M")
+    assert cells(watched, "setting")[0].startswith("r = ")
+    watched.goto((site / "planner.html").as_uri() + "?trained=1M&model=t5_base")
+    expect(watched.locator("[data-fits]").first).to_be_visible()
+    watched.goto((site / "calculator.html").as_uri() + "?method=lora&model=t5_base&r=3")
+    assert out(watched, "trained") == kb["lora"].cost("t5_base", r=3).trained
+
+
+def test_pages_of_tools_read_without_script(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}compare.html")
+    expect(page.locator("peft-compare table")).to_contain_text(f"{kb['lora'].cost('roberta_base').trained:,}")
+    page.goto(f"{address}planner.html")
+    expect(page.locator("peft-planner")).to_contain_text("This needs scripts")
+    context.close()
+
+
+# The security policy.
+
+
+def test_every_page_has_a_strict_policy_first(site: Path) -> None:
+    for path in sorted(site.rglob("*.html")):
+        head = path.read_text(encoding="utf-8")
+        policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', head)
+        assert policy, path
+        assert policy.start() < head.find("<script"), path
+        rules = dict(rule.strip().partition(" ")[::2] for rule in policy[1].split(";"))
+        assert re.fullmatch(r"'self'( 'sha256-[\w+/=]+')*", rules["script-src"]), path
+        assert rules["default-src"] == rules["object-src"] == rules["base-uri"] == "'none'"
+        assert "unsafe-eval" not in policy[1]
+        assert not re.search(r"https?:|\*", policy[1])
+        assert not re.search(r"<[^>]+\son\w+=", re.sub(r"<script.*?</script>", "", head, flags=re.DOTALL)), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["server", "folder"])
+def test_the_policy_refuses_nothing_of_ours(watched: Page, address: str, site: Path, way: str) -> None:
+    watched.add_init_script(
+        "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
+    )
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if way == "server" or name != "404.html":  # which only a server shows, from any depth
+            watched.goto(address + name if way == "server" else path.as_uri())
+
+
+@pytest.mark.parametrize("way", ["server", "folder"])
+def test_the_policy_refuses_what_is_put_in(page: Page, address: str, site: Path, way: str) -> None:
+    refused: list[str] = []
+    page.on("console", lambda m: refused.append(m.text) if "Content Security Policy" in m.text else None)
+    page.goto(f"{address}methods/lora.html" if way == "server" else (site / "methods" / "lora.html").as_uri())
+    page.evaluate("""() => {
+        const inline = document.createElement("script");
+        inline.textContent = "window.hacked = 1";
+        document.body.append(inline);
+        const foreign = document.createElement("script");
+        foreign.src = "https://example.org/x.js";
+        document.body.append(foreign);
+        const box = document.createElement("div");
+        box.innerHTML = '<img src="data:," onerror="window.hacked = 2"><a id="x" href="javascript:window.hacked=3">x</a>'
+            + '<iframe srcdoc="<script>parent.hacked = 4</script>"></iframe><object data="x.swf"></object>';
+        document.body.append(box);
+        document.getElementById("x").click();
+    }""")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.hacked") is None
+    assert len(refused) >= 4, refused
+
+
+# Accessibility.
+
+
+def violations(page: Page) -> list[tuple[str, list[str]]]:
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [(v["id"], [n["html"][:160] for n in v["nodes"]][:4]) for v in found["violations"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", KINDS)
+def test_axe_finds_nothing(browser: Browser, address: str, path: str, scheme: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(address + path)
+    page.wait_for_timeout(200)
+    for details in page.locator("peft-calculator details").all():
+        details.locator("summary").click()
+    assert violations(page) == []
+    context.close()
+
+
+def test_axe_finds_nothing_on_a_phone(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
+    page = context.new_page()
+    for path in KINDS[-3:]:
+        page.goto(address + path)
+        page.wait_for_timeout(200)
+        assert violations(page) == [], path
+    context.close()
+
+
+def test_axe_can_find_something(page: Page, address: str) -> None:
+    page.goto(f"{address}about.html")
+    page.evaluate("document.querySelector('.md-search').removeAttribute('aria-label')")
+    assert violations(page)
