@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
 
 import peftonomy
 from peftonomy.site import pages
 
-LISTED = ("methods/", "categories/", "models/")
+LISTED = ("methods/", "categories/", "models/", "lists/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
 would be printed into every page."""
-
+BEHIND = ("lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
+"""Pages behind one of the menu's doors."""
 
 WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
 
@@ -43,10 +48,67 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for template in [f for f in files if f.src_dir == config.docs_dir]:
         files.remove(template)
     for path, content in made.items():
-        listed = path.startswith(LISTED) and not path.endswith("index.md")
+        listed = path in BEHIND or (path.startswith(LISTED) and not path.endswith("index.md"))
         level = InclusionLevel.NOT_IN_NAV if listed else InclusionLevel.INCLUDED
         files.append(File.generated(config, path, content=content, inclusion=level))
     return files
+
+
+# The Content-Security-Policy. A page can only say it in a meta element, and what an entry says can add nothing to it:
+# scripts in a page's content are refused, so that the inline scripts which are let in by their hash are the theme's.
+
+POLICY = {
+    "default-src": "'none'", "script-src": "'self'", "style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:",
+    "font-src": "'self'", "connect-src": "'self'", "worker-src": "'self'", "manifest-src": "'self'",
+    "object-src": "'none'", "base-uri": "'none'", "form-action": "'none'",
+}  # fmt: skip
+SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
+CHARSET = '<meta charset="utf-8">'
+
+
+_serving = False
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Remember whether mkdocs serves: the script that it then puts into pages changes with each build."""
+    global _serving
+    _serving = command == "serve"
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Refuse a script in a page's own content."""
+    if SCRIPT.search(html):
+        raise PluginError(f"{page.file.src_uri}: a script in the page's content")
+    return html
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Write the policy into a page."""
+    return _guarded(output)
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """Write the policy into the pages that the theme makes by itself (404.html)."""
+    return _guarded(output_content) if template_name.endswith(".html") else output_content
+
+
+def _guarded(html: str) -> str:
+    """The page with its policy first, before anything that the policy rules."""
+    if _serving:
+        return html
+    hashes = dict.fromkeys(_hash(body) for attributes, body in SCRIPT.findall(html) if _runs(attributes))
+    policy = POLICY | {"script-src": " ".join([POLICY["script-src"], *hashes])}
+    content = "; ".join(f"{name} {sources}" for name, sources in policy.items())
+    return html.replace(CHARSET, f'{CHARSET}\n<meta http-equiv="Content-Security-Policy" content="{content}">', 1)
+
+
+def _runs(attributes: str) -> bool:
+    """Whether it is an inline script, not a file's and not data."""
+    return not re.search(r"""\bsrc=|type=["']?application/json""", attributes)
+
+
+def _hash(body: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
 
 
 def _root(config: MkDocsConfig) -> Path:

@@ -13,6 +13,7 @@ from peftonomy import KnowledgeBase, UsageError
 from peftonomy.site import _surveys
 
 from .browser_kit import PHONE, search, watch
+from .test_browser_tools import violations
 
 pytestmark = pytest.mark.browser
 
@@ -33,6 +34,16 @@ def test_pages_fit_a_phone_and_keep_quiet(browser: Browser, address: str, scheme
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
         assert page.locator("h1").count() == 1, path
     assert complaints == []
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Browser, address: str, scheme: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    for path in (*KINDS, "methods/index.html?q=nothing&most=many", "methods/lora.html", "methods/propetl.html"):
+        page.goto(address + path)
+        assert violations(page) == [], path
     context.close()
 
 
@@ -193,7 +204,7 @@ def test_facets_narrow_the_table_and_stay_in_the_address(watched: Page, address:
     watched.get_by_label("Merges into the weights").select_option("exact")
     watched.get_by_label("From").select_option("2023")
     watched.get_by_label("Trains at most").fill("5M")
-    watched.get_by_label("on", exact=True).select_option("llama_3_8b")
+    watched.get_by_label("On model").select_option("llama_3_8b")
     wanted = {
         m.id: m.cost("llama_3_8b").trained for m in kb.query("merge == exact and year >= 2023").methods if fits(m)
     }

@@ -1,4 +1,4 @@
-"""The engine of the site's tools, in an embedded V8: it reads configs, finds targets, counts and solves as Python does."""
+"""The engine of the site's tools, in an embedded V8: it reads configs, finds targets, counts and solves like Python."""
 
 from __future__ import annotations
 
@@ -83,9 +83,10 @@ def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
         "  try { return JSON.stringify(peft[name].apply(null, JSON.parse(given))); }"
         "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
         "function inventory(options, task) {"
-        "  try { var b = peft.backbone(JSON.parse(options)), i = peft.modules(Object.assign({ task: task, num_labels: 3 },"
-        "    JSON.parse(options)));"
-        "  return JSON.stringify({ parameters: b.parameters, dims: i.dims, total: i.total, head: i.head, layers: b.layers,"
+        "  try { var o = JSON.parse(options), b = peft.backbone(o);"
+        "  var i = peft.modules(Object.assign({ task: task, num_labels: 3 }, o));"
+        "  return JSON.stringify({ parameters: b.parameters, dims: i.dims, total: i.total, head: i.head,"
+        "    layers: b.layers,"
         "    modules: i.modules.map(m => [m.path, m.role, m.stack, m.n, m.kind, m.d_in, m.d_out, m.bias, m.parameters,"
         "      m.slices, m.head, m.pretrained]),"
         "    blocks: i.blocks.map(b => [b.kind, b.name, b.stack, b.n, b.dims]) }); }"
@@ -126,11 +127,14 @@ def broken(kb: KnowledgeBase, family: str) -> Iterator[Answer]:
 def differential(kb: KnowledgeBase, engine: MiniRacer, config: Answer) -> str:
     """Compare one config; the outcome in a word."""
     theirs = json.loads(engine.call("inventory", json.dumps({"config": json.dumps(config)}), None))
+    problem, backbone = "", None
     try:
         backbone = Backbone.from_config(config, families=kb.families)
     except ConfigError as error:
+        problem = str(error).partition("; did you mean")[0]
+    if backbone is None:
         assert theirs.get("user"), (config, theirs)
-        assert theirs["problem"] == str(error).partition("; did you mean")[0].partition(" [")[0], config
+        assert theirs["problem"] == problem, config
         assert "\n" not in theirs["problem"]
         return "refused"
     for task in backbone.tasks:
@@ -211,7 +215,8 @@ def test_an_address_carries_what_is_read(kb: KnowledgeBase, engine: MiniRacer) -
         long = config | {"architectures": ["X"], "torch_dtype": "bfloat16", "rope": {"a": [1.5]}}
         if differential(kb, engine, long) == "counted":
             short = json.loads(ask(engine, "reduced", json.dumps(long)))
-            assert set(short) <= {"model_type", *(k.key or n for n, k in kb.families[long["model_type"]].config.items())}
+            keys = {k.key or n for n, k in kb.families[long["model_type"]].config.items()}
+            assert set(short) <= {"model_type", *keys}
             a, b = (Backbone.from_config(c, families=kb.families) for c in (long, short))
             assert a.config == b.config
 
@@ -223,7 +228,7 @@ def python_cost(kb: KnowledgeBase, method: str, model: Any, question: Answer) ->
     given = {k: question[k] for k in ("task", "num_labels", "targets", "target_modules", "dtype") if k in question}
     try:
         cost = kb[method].cost(model, **given, **question.get("values", {}))
-    except (UsageError, PeftonomyError) as error:
+    except PeftonomyError as error:
         return {"problem": str(error)}
     return cost.to_dict() | {"served_bits": sum(t.served_bits for t in cost.tensors)}
 
@@ -267,11 +272,11 @@ def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: Mini
 SUFFIXES = {
     "llama_3_2_1b": (["q_proj"], ["q_proj", "v_proj"], ["self_attn.o_proj"], ["1.self_attn.q_proj", "k_proj"]),
     "roberta_base": (["query", "value"], ["dense"], ["output.dense"], ["layer.3.output.dense"], ["attention"]),
-    "t5_small": (["q", "v"], ["wi"], ["SelfAttention.q"], ["EncDecAttention.q", "wo"], ["block.1.layer.0.SelfAttention.k"]),
+    "t5_small": (["q", "v"], ["wi"], ["SelfAttention.q"], ["EncDecAttention.q", "wo"], ["1.layer.0.SelfAttention.k"]),
     "gpt2": (["c_attn"], ["c_proj"], ["attn.c_proj", "c_fc"], ["wte"]),
     "vit_base": (["q_proj", "fc1"], ["projection"]),
 }  # fmt: skip
-WRONG: tuple[Any, ...] = ("all-linear", "ALL-LINEAR", "q_proj", ["nonsense"], ["lm_head"], ["classifier"], ["norm"], [""])
+WRONG: tuple[Any, ...] = ("all-linear", ["q_proj"], ["nonsense"], ["lm_head"], ["classifier"], ["norm"], ["layer"])
 
 
 @pytest.mark.parametrize("model", SUFFIXES)
@@ -279,13 +284,7 @@ def test_names_find_what_they_find_in_python(kb: KnowledgeBase, engine: MiniRace
     """Suffixes and all-linear, with the tasks that have heads: the same sites, or both refuse."""
     chosen = [*SUFFIXES[model], *WRONG] if method in ("lora", "adalora") else [*SUFFIXES[model][:2], "all-linear"]
     for modules, task in itertools.product(chosen, (None, "seq_cls")):
-        question = {"target_modules": modules} | ({"task": task} if task else {})
-        if isinstance(modules, str) and modules != "all-linear":
-            # The one text that Python's own interface takes apart into words: compare with the list of one.
-            question["target_modules"] = modules if modules.lower() == "all-linear" else [modules]
-        if question["target_modules"] == "ALL-LINEAR":
-            continue
-        compare(kb, engine, method, model, question)
+        compare(kb, engine, method, model, {"target_modules": modules} | ({"task": task} if task else {}))
 
 
 @pytest.mark.parametrize("model", ["llama_3_2_1b", "t5_small", "gpt2", "roberta_base"])
@@ -382,18 +381,17 @@ def test_holes_in_what_is_allowed_are_stepped_over(kb: KnowledgeBase, engine: Mi
         for budget in (10**5, 3 * 10**6, 10**7, 10**9):
             options = {"model": "roberta_base"}
             found = ask(engine, "largest", "lora", options, {"trained": budget})
-            divisors = [r for r in range(1, 769) if 768 % r == 0 and kb["lora"].cost("roberta_base", r=r).trained <= budget]
-            assert found["value"] == max(divisors)
+            divisors = [r for r in range(1, 769) if 768 % r == 0]
+            assert found["value"] == max(r for r in divisors if kb["lora"].cost("roberta_base", r=r).trained <= budget)
     finally:
         engine.eval("spec.hyperparameters[0].domain = was[0]")
 
 
 def test_sizes_are_derived_from_what_counts_depend_on(kb: KnowledgeBase) -> None:
-    models = ["llama_2_7b", "roberta_base"]
-    found = {m: _size.hyperparameter(kb[m], models) for m in ("lora", "adalora", "prefix_tuning", "prompt_tuning", "ia3")}
-    assert found == {
+    expected = {
         "lora": "r", "adalora": "init_r", "prefix_tuning": "prefix_length", "prompt_tuning": "prompt_length", "ia3": "",
     }  # fmt: skip
+    assert {m: _size.hyperparameter(kb[m], ["llama_2_7b", "roberta_base"]) for m in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -439,7 +437,7 @@ def test_the_planner_keeps_what_fits_and_says_why_others_do_not(
 
 def granted(kb: KnowledgeBase, key: str, wishes: Answer, cost: peftonomy.Cost | None) -> bool:
     entry = kb[key].entry
-    libraries, parts = set(entry.implementations), kb[key].plan  # noqa: F841
+    libraries = set(entry.implementations)
     quantised = any(p.base_storage for p in [entry, *(kb[i.method].entry for i in entry.includes)])
     return (
         (not wishes.get("merge") or entry.properties.merge == "exact")

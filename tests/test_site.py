@@ -26,6 +26,7 @@ Pages = dict[str, str | bytes]
 LEDGERS = (
     "trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "base_bytes", "percent",
 )  # fmt: skip
+ASKED = ("task", "num_labels", "targets", "target_modules", "dtype")
 HOSTILE = "<script>alert(1)</script> *a* _b_ `c` [d](javascript:alert(2)) ${{7*7}} {{ 7*7 }} \u202egnp"
 
 
@@ -216,7 +217,7 @@ def settings(kb: KnowledgeBase, method: str, model: str) -> Iterator[dict[str, A
 
 
 def python_answer(kb: KnowledgeBase, method: str, model: str, question: dict[str, Any]) -> dict[str, Any]:
-    given = {k: question[k] for k in ("task", "num_labels", "targets", "dtype") if k in question}
+    given = {k: question[k] for k in ASKED if k in question}
     try:
         return kb[method].cost(model, **given, **question.get("values", {})).to_dict()
     except UsageError as error:
@@ -231,6 +232,7 @@ def test_the_calculator_gives_the_integers_of_python(kb: KnowledgeBase, engine: 
         except UsageError:  # the method has nothing to act on in this model at all
             questions = [{}]
         questions += [{"task": task, "num_labels": 5} for task in kb.models[model].tasks]
+        questions += [{"target_modules": "all-linear"}]
         for question in questions:
             python = python_answer(kb, method, model, question)
             ours = json.loads(engine.call("ask", method, json.dumps({"model": model, **question})))
@@ -250,7 +252,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def rows(cost: dict[str, Any]) -> list[Any]:
-    keys = ("name", "per", "shape", "count", "sites", "trained", "stored", "stored_bits", "served", "roles")
+    keys = (
+        "name", "per", "shape", "count", "sites", "total", "trained", "stored", "stored_bits", "served", "served_bits",
+        "roles",
+    )  # fmt: skip
     return [[tensor[key] for key in keys] for tensor in cost["tensors"]]
 
 

@@ -182,6 +182,8 @@ def test_the_block_follows_scopes_and_roles(kb: KnowledgeBase) -> None:
     assert marks("parallel_adapter", "added") == {"mlp"}
     assert marks("lst", "added") == {"side"}
     assert marks("mam_adapter", "added") | marks("mam_adapter", "prepended") == {"mlp", "kv"}
+    assert marks("s4", "added") == {"attention", "mlp"}
+    assert marks("s4", "prepended") == {"kv"}
     assert marks("sequential_adapter", "changed") == {"norm.attn", "norm.mlp"}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from .._errors import UsageError
 from .._kb import KnowledgeBase, Method
 from .._schema import MethodEntry
+from . import _surveys
 
 __all__ = ["FILES", "ROOT", "SCHEMA_VERSION", "files", "method_record"]
 
@@ -17,6 +19,9 @@ FILES = {
     "index.json": "What there is: every method and model with name, summary and address.",
     "methods/<id>.json": "One entry with all its fields, relations both ways, and its cost on the example models.",
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
+    "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
+    "surveys.json": "The trees of other surveys, and where each of them files each method.",
+    "experiments.json": "The survey's printed counts, recomputed: configuration, our number, verdict and reason.",
     "categories.json": "The category tree with definitions and the methods in each place.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -25,8 +30,11 @@ FILES = {
 }
 
 
-def files(kb: KnowledgeBase, examples: list[str]) -> dict[str, str]:
-    """Every file of the API by its path."""
+def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]:
+    """Every file of the API by its path.
+
+    examples: the models on which a method's costs are given. survey: the source whose experiments are recomputed.
+    """
     answers: dict[str, Any] = {
         "index.json": _index(kb),
         "categories.json": {"categories": [_category(kb, node) for node in kb.taxonomy.tree]},
@@ -35,11 +43,14 @@ def files(kb: KnowledgeBase, examples: list[str]) -> dict[str, str]:
             "relations": {k: r.model_dump(mode="json") for k, r in kb.taxonomy.relations.items()},
             "roles": kb.taxonomy.roles,
         },
+        "surveys.json": {"surveys": list(_surveyed(kb)), "filed": _surveys.crosswalk(kb)},
+        "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
         "schema/method.json": MethodEntry.model_json_schema(),
     }
     answers |= {f"methods/{m}.json": {"method": method_record(kb[m], examples)} for m in kb}
+    answers |= {f"lists/{key}.json": {"list": _list(kb, key)} for key in kb.taxonomy.lists}
     answers |= {f"models/{m}.json": {"model": _model(kb, m)} for m in kb.models}
     return {ROOT + path: _text(path, answer) for path, answer in answers.items()}
 
@@ -62,7 +73,18 @@ def _index(kb: KnowledgeBase) -> dict[str, Any]:
         {"id": k, "name": m.name, "family": m.family.model_type, "parameters": m.parameters, "href": f"models/{k}.json"}
         for k, m in kb.models.items()
     ]
-    return {"methods": methods, "models": models, "files": FILES}
+    lists = [{"id": k, "name": s.name, "href": f"lists/{k}.json"} for k, s in kb.taxonomy.lists.items()]
+    return {"methods": methods, "models": models, "lists": lists, "files": FILES}
+
+
+def _list(kb: KnowledgeBase, key: str) -> dict[str, Any]:
+    return {"id": key, **kb.taxonomy.lists[key].model_dump(mode="json"), "methods": kb.stored_list(key).ids}
+
+
+def _surveyed(kb: KnowledgeBase) -> Iterator[dict[str, Any]]:
+    for key, survey in kb.taxonomy.surveys.items():
+        head = survey.model_dump(mode="json", include={"name", "source", "evidence", "note"})
+        yield {"id": key, **head, "tree": list(_surveys.tree(survey.tree))}
 
 
 def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:

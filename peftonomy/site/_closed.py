@@ -45,12 +45,18 @@ def symbol(name: str, spec: Hyperparameter | None = None) -> str:
     if name == "numel":
         return "|w|"
     if name.startswith(OVER):
-        return rf"\sum_{{\text{{{name.removeprefix(OVER)}}}}} |w|"
+        return rf"\sum_{{{_words(name.removeprefix(OVER))}}} |w|"
     if name in GREEK:
         return f"\\{name}"
     if match := re.fullmatch(r"([A-Za-z])_(\w+)", name):
         return f"{match[1]}_{{\\text{{{match[2].replace('_', ' ')}}}}}"
     return name if len(name) == 1 else f"\\text{{{name.replace('_', ' ')}}}"
+
+
+def _words(text: str) -> str:
+    """Upright text; what TeX would take for markup (a remainder's `%` begins a comment) stands for itself."""
+    escaped = re.sub(r"([%#&$_{}])", r"\\\1", text)
+    return rf"\text{{{escaped}}}"
 
 
 def size(formula: Formula, entry: MethodEntry) -> str:
@@ -212,7 +218,7 @@ def _term(scope: str, amount: Any, entry: MethodEntry) -> str:
     text = _latex(amount, entry)
     if not scope:
         return text
-    return rf"\sum_{{\text{{{scope}}}}} " + (rf"\left({text}\right)" if isinstance(amount, sympy.Add) else text)
+    return rf"\sum_{{{_words(scope)}}} " + (rf"\left({text}\right)" if isinstance(amount, sympy.Add) else text)
 
 
 def _shortest(amount: Any) -> Any:

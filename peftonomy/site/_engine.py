@@ -1,35 +1,47 @@
-"""The calculator's data: methods and models as records, their formulas as JavaScript functions.
+"""What the tools of the site compute with: methods, families and models as records, formulas as JavaScript functions.
 
 One classic script results that sets one global, so it works from a file and under a policy without eval. The engine
-that reads it (`site/assets/engine.js`) mirrors `peftonomy._plan.Plan`; a test compares them over the whole grid.
+that reads it (`site/assets/engine.js`) mirrors `_backbone`, `_inventory`, `_layout` and `_plan`, so that a config.json
+can be pasted into a page; tests compare the two over the whole grid.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._backbone import Backbone, Inventory, Module, SiteGroup
-from .._errors import UsageError
+from .._backbone import MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
+from .._family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from .._formula import Formula
-from .._kb import KnowledgeBase, Method
-from .._layout import flattened
-from .._schema import Hyperparameter, MethodEntry, Moved, Targets, Tensor, Value
+from .._kb import Method
+from .._layout import Part, flattened
+from .._query import facts
+from .._schema import Hyperparameter, MethodEntry, Moved, Tensor, Value
+from . import _size
+from ._site import Site
 
 __all__ = ["script"]
 
 
-def script(kb: KnowledgeBase) -> str:
+def script(site: Site) -> str:
     """The text of `assets/data.js`."""
-    formulas = Formulas()
-    methods = {m: _method(kb[m], formulas) for m in kb}
-    patterns = {p for m in kb for t in _targets(kb[m]) for p in t.default}
-    models = {m: _model(kb.models[m], patterns) for m in kb.models}
-    records = json.dumps({"methods": methods, "models": models}, ensure_ascii=False, separators=(",", ":"))
+    kb, formulas = site.kb, Formulas()
+    records: dict[str, Any] = {
+        "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS},
+        "methods": {m: _method(site, kb[m], formulas) for m in kb},
+        "families": {k: _family(f, formulas) for k, f in kb.families.items()},
+        "models": {k: _model(kb.models[k]) for k in kb.models},
+        "libraries": _libraries(site),
+        "peft_needs": site.settings.get("peft_needs", {}),
+        "facets": {k: f.name for k, f in kb.taxonomy.facets.items()},
+        "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
+    }
+    text = json.dumps(records, ensure_ascii=False, separators=(",", ":"))
     # A closing tag inside a string could end the script element of a page that inlines this.
-    records = records.replace("</", "<\\/")
-    return f'"use strict";\npeft.load(Object.assign({records}, {{ formulas: [\n{formulas.javascript()}\n] }}));\n'
+    text = text.replace("</", "<\\/")
+    return f'"use strict";\npeft.load(Object.assign({text}, {{ formulas: [\n{formulas.javascript()}\n] }}));\n'
 
 
 class Formulas:
@@ -49,34 +61,65 @@ class Formulas:
             self._functions.append(f"function ({{ {names} }}) {{ return {formula.javascript()}; }}")
         return self._numbers[formula.source]
 
+    def each(self, formulas: Iterable[Formula]) -> list[int | None]:
+        """Their numbers."""
+        return [self.add(f) for f in formulas]
+
     def javascript(self) -> str:
         """The functions in order, each taking an object of names."""
         return ",\n".join(self._functions)
 
 
-def _targets(method: Method) -> list[Targets]:
-    return [p.entry.targets for p in flattened(method) if p.entry.targets is not None]
+def _filled(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without what is empty: the engine takes an absent field for nothing, no or once."""
+    return {k: v for k, v in record.items() if v is not None and v is not False and v != [] and v != {} and v != ""}
 
 
-def _method(method: Method, formulas: Formulas) -> dict[str, Any]:
+# Methods.
+
+
+def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
     entry = method.entry
-    parts = [
-        {
-            "prefix": part.prefix,
-            "parent": part.parent,
-            "rename": dict(part.rename),
-            "fixed": {n: _fixed(part.entry, n, v, formulas) for n, v in part.fixed.items()},
-            "hyperparameters": [_hyperparameter(n, h, formulas) for n, h in part.entry.hyperparameters.items()],
-            "targets": None if (t := part.entry.targets) is None else {"default": t.default, "allowed": t.allowed},
-            "tensors": [_tensor(n, t, formulas) for n, t in part.entry.tensors.items()],
-            "base": [
-                {"roles": b.roles, "count": formulas.add(b.count), "bits": b.bits}
-                for b in part.entry.base_storage.values()
-            ],
-        }
-        for part in flattened(method)
-    ]
-    return {"name": entry.name, "category": entry.category, "parts": parts}
+    known, size = facts(method), _size.hyperparameter(method, site.examples)
+    parts = flattened(method)
+    names = _size.names(parts, size)
+    return {
+        "name": entry.name, "year": entry.year, "category": entry.category, "hue": site.hue(entry.category),
+        "summary": entry.summary, "merge": entry.properties.merge, "identity": entry.properties.identity_at_init,
+        "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
+        "facets": entry.facets, "size": size or None,
+        "libraries": {
+            key: {"symbol": found.symbol, "rename": found.rename} for key, found in entry.implementations.items()
+        },
+        "parts": [_part(part, name, formulas) for part, name in zip(parts, names, strict=True)],
+    }  # fmt: skip
+
+
+def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
+    entry = part.entry
+    bounds = _size.bounds(entry, size)
+    # Where a value is computed from the includer's, any of its conditions may depend on the size.
+    sized = {size} | ({*entry.hyperparameters} if any(isinstance(v, str) for v in part.fixed.values()) else set())
+    return {
+        "prefix": part.prefix,
+        "parent": part.parent,
+        "rename": dict(part.rename),
+        "fixed": {n: _fixed(entry, n, v, formulas) for n, v in part.fixed.items()},
+        "hyperparameters": [
+            _hyperparameter(n, h, formulas) | {"sized": h.domain is not None and not sized.isdisjoint(h.domain.names)}
+            for n, h in entry.hyperparameters.items()
+        ],
+        "targets": None if (t := entry.targets) is None else {"default": t.default, "allowed": t.allowed},
+        "tensors": [
+            _tensor(n, t, formulas)
+            | {"bounds": formulas.each(bounds.get(n, []))}
+            | {"sized": any(f is not None and not sized.isdisjoint(f.names) for f in (t.requires, t.when, t.where))}
+            for n, t in entry.tensors.items()
+        ],
+        "bounds": formulas.each(bounds.get("", [])),
+        "base": [{"roles": b.roles, "count": formulas.add(b.count), "bits": b.bits}
+                 for b in entry.base_storage.values()],
+    }  # fmt: skip
 
 
 def _fixed(entry: MethodEntry, name: str, value: Value, formulas: Formulas) -> dict[str, Any]:
@@ -107,7 +150,7 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
         "by_layer": any("layer" in f.names for _, f in tensor.formulas()),
         "guard": formulas.add(guard),
         "requires": formulas.add(tensor.requires), "rule": tensor.requires.source if tensor.requires else "",
-        "shape": None if tensor.shape is None else [formulas.add(size) for size in tensor.shape],
+        "shape": None if tensor.shape is None else formulas.each(tensor.shape),
         "count": formulas.add(tensor.count),
         "copies": None if tensor.copies.literal == 1 else formulas.add(tensor.copies),
         "trained": trained, "moved": formulas.add(tensor.trained.across) if isinstance(tensor.trained, Moved) else None,
@@ -119,75 +162,77 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model(model: Backbone, patterns: set[str]) -> dict[str, Any]:
-    inventories = [model.inventory(task) for task in model.tasks]
-    selectors = [_selector(inventory, patterns) for inventory in inventories]
-    distinct = [s for i, s in enumerate(selectors) if s not in selectors[:i]]
+def _libraries(site: Site) -> dict[str, str]:
+    """The libraries that any entry names, as people call them."""
+    keys = dict.fromkeys(key for m in site.kb.values() for key in m.entry.implementations)
+    return {key: str(site.settings["libraries"].get(key, key.replace("_", " "))) for key in sorted(keys)}
+
+
+# Models.
+
+
+def _model(model: Backbone) -> dict[str, Any]:
+    assert model.file is not None
+    return {"name": model.name, "config": {"model_type": model.family.model_type, **model.file.config}}
+
+
+def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
     return {
-        "name": model.name, "family": model.family.name, "kind": model.family.kind,
-        "backbone": model.parameters, "default_task": model.default_task, "tasks": list(model.tasks),
-        "dims": [inventory.dims for inventory in inventories],
-        "head": [_head(model, task) for task in model.tasks],
-        **_modules(inventories),
-        "blocks": [
-            {"kind": b.kind, "name": b.name, "stack": b.stack, "dims": dict(b.dims), **_layers(b.layers)}
-            for b in inventories[0].blocks
+        "name": family.name, "kind": family.kind, "default_task": family.default_task,
+        "tasks": {name: task.prefix for name, task in family.tasks.items()},
+        "config": [_key(name, key, formulas) for name, key in family.config.items()],
+        "requires": [
+            {"formula": formulas.add(f), "names": sorted(f.names), "source": f.source} for f in family.requires
         ],
-        "selectors": distinct, "selector_of": [distinct.index(s) for s in selectors],
+        "dims": {name: formulas.add(f) for name, f in family.dims.items()},
+        "modules": [_spec(spec, formulas) for spec in family.modules],
+        "stacks": {name: _stack(stack, formulas) for name, stack in family.stacks.items()},
     }  # fmt: skip
 
 
-def _head(model: Backbone, task: str) -> list[int]:
-    """A new task head's parameters as `base + slope * num_labels`."""
-    at = {n: model.inventory(task, n).head for n in (2, 3, 7)}
-    slope = at[3] - at[2]
-    if at[7] - at[2] != 5 * slope:
-        raise ValueError(f"the head of {model.id} is not linear in the number of labels")
-    return [at[2] - 2 * slope, slope]
+def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
+    return _filled({
+        "name": name, "key": key.key, "type": key.type, "item": key.item,
+        "pattern": None if key.pattern is None else _pattern(key.pattern),
+        "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
+        "min": key.min if key.type == "int" else None, "max": key.max if key.type == "int" else None,
+    })  # fmt: skip
 
 
-def _modules(inventories: list[Inventory]) -> dict[str, Any]:
-    """The distinct modules of all tasks, and for each task their numbers in the network's order."""
-    numbers: dict[str, int] = {}
-    orders = [[numbers.setdefault(json.dumps(_module(m)), len(numbers)) for m in i.modules] for i in inventories]
-    return {"modules": [json.loads(record) for record in numbers], "modules_of": orders}
+def _pattern(pattern: str) -> list[str]:
+    """A regular expression with its flags as JavaScript has them; the flag in front, which older browsers lack."""
+    match = re.fullmatch(r"\(\?i:(.*)\)", pattern)
+    return [f"^(?:{match[1] if match else pattern})$", "i" if match else ""]
 
 
-def _module(module: Module) -> dict[str, Any]:
+def _stack(stack: Stack, formulas: Formulas) -> dict[str, Any]:
     return {
-        "role": module.role, "stack": module.stack, "kind": module.kind, "head": module.head,
-        "pretrained": module.pretrained,
-        "parameters": [[suffix, list(shape)] for suffix, shape in module.parameters], **_layers(module.layers),
+        "layers": formulas.add(stack.layers), "keys": sorted(stack.layers.names), "path": stack.path,
+        "attention": stack.attention, "modules": [_spec(spec, formulas) for spec in stack.modules],
     }  # fmt: skip
 
 
-def _layers(layers: tuple[int, ...]) -> dict[str, Any]:
-    """How many layers, and which: null for none, [start, stop) for a run, the list itself otherwise."""
-    if not layers:
-        return {"n": 1, "layers": None}
-    run = layers == tuple(range(layers[0], layers[-1] + 1))
-    return {"n": len(layers), "layers": [layers[0], layers[-1] + 1] if run else {"at": list(layers)}}
-
-
-def _selector(inventory: Inventory, patterns: set[str]) -> dict[str, Any]:
-    """Every linear site of a task in the network's order, and for each role and pattern in use the sites it names."""
-    found: dict[str, list[SiteGroup]] = {}
-    for pattern in [*inventory.roles(), *sorted(patterns.difference(inventory.roles()))]:
-        with contextlib.suppress(UsageError):  # a pattern that this model has nothing for
-            found[pattern] = inventory.resolve_roles([pattern])
-    modules = {m.path: i for i, m in enumerate(inventory.modules)}
-    every = {site for group in found.values() for site in group}
-    sites = sorted(every, key=lambda s: (modules[s.module.path], not s.whole, s.start))
-    numbers = {site: i for i, site in enumerate(sites)}
-    return {
-        "sites": [_site(site, modules[site.module.path]) for site in sites],
-        "resolve": {pattern: [numbers[site] for site in group] for pattern, group in found.items()},
-    }
-
-
-def _site(group: SiteGroup, module: int) -> dict[str, Any]:
-    return {
-        "role": group.role, "stack": group.stack, "d_in": group.d_in, "d_out": group.d_out, "bias": int(group.bias),
-        "module": module, "whole": group.whole,
-        "fused": group.whole and bool(group.module.slices), **_layers(group.layers),
+def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "kind": spec.kind, "path": spec.module_path, "role": spec.role, "tasks": spec.tasks, "outside": spec.outside,
+        "new": spec.new, "absent": not spec.pretrained, "when": _unless(spec.when, 1, formulas),
+        "where": formulas.add(spec.where), "tied": spec.tied_to is not None and formulas.add(spec.tied_when),
     }  # fmt: skip
+    if isinstance(spec, Linear | Conv):
+        record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": _unless(spec.bias, 0, formulas)}
+    if isinstance(spec, Linear):
+        record |= {"slices": [[role, formulas.add(size)] for role, size in spec.slices.items()]}
+    if isinstance(spec, Conv):
+        record |= {"kernel": formulas.each(spec.kernel), "groups": formulas.add(spec.groups)}
+    if isinstance(spec, Norm):
+        record |= {"size": formulas.add(spec.size), "bias": _unless(spec.bias, 0, formulas)}
+    if isinstance(spec, Embedding | Parameter):
+        record |= {"shape": formulas.each(spec.shape)}
+    if isinstance(spec, Parameter):
+        record |= {"suffix": spec.path.rpartition(".")[2]}
+    return _filled(record)
+
+
+def _unless(formula: Formula, literal: int, formulas: Formulas) -> int | None:
+    """The formula's number, or nothing where it is the plain number that absence means."""
+    return None if formula.literal == literal else formulas.add(formula)

@@ -11,7 +11,8 @@ from .._costs import Cost
 from .._errors import UsageError
 from .._inventory import Module
 from .._taxonomy import CategoryNode
-from . import _api, _fields, _radial
+from . import _api, _fields, _finder, _radial
+from ._overview import finder, list_rows
 from ._site import KINDS, Site, View
 from ._text import count, inline, percent
 
@@ -92,8 +93,13 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     def page(path: str, title: str, description: str, meta: View | None = None, **values: object) -> tuple[str, str]:
         return path, site.page(path, title, description, meta, **values)
 
+    shared["lists"] = list_rows(site)
     yield page("index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal, **shared)
-    yield page("methods/index.md", "Methods", "All methods by category.", WIDE, **shared)
+    meta = {"finder": True, **WIDE}
+    yield page(
+        "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),
+        **shared,
+    )  # fmt: skip
     yield page("models/index.md", "Models", "All models by architecture.", families=_families(site), counts=site.counts)
     yield page(
         "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
@@ -119,7 +125,8 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _example(site: Site, path: str) -> str:
-    id_ = site.examples[0] if path.startswith("models/") else site.example_method
+    kind = path.partition("/")[0]
+    id_ = {"models": site.examples[0], "lists": next(iter(site.kb.taxonomy.lists), "")}.get(kind, site.example_method)
     return path.replace("<id>", id_)
 
 
@@ -202,8 +209,7 @@ def _node(site: Site, node: CategoryNode) -> _radial.Node:
     leaves = [
         _radial.Leaf(m.id, m.name, m.year, f"methods/{m.id}.html", m.entry.summary) for m in site.in_category(node.id)
     ]
-    planned = (p for p in site.kb.taxonomy.planned.values() if p.category == node.id and p.id not in site.kb.methods)
-    leaves += [_radial.Leaf(p.id, p.name, p.year) for p in planned]
+    leaves += [_radial.Leaf(p.id, p.name, p.year) for p in site.planned(node.id)]
     leaves.sort(key=lambda leaf: (leaf.year, leaf.id))
     children = [_node(site, child) for child in node.children]
     return _radial.Node(node.id, node.name, site.hue(node.id), leaves, children, f"categories/{node.id}.html")

@@ -15,16 +15,20 @@ from .._errors import UsageError
 from .._formula import Formula
 from .._kb import Method
 from .._layout import flattened
+from .._query import facts
 from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
-from . import _closed
+from . import _block, _closed, _lineage, _surveys
+from ._overview import list_rows
 from ._site import Site, View
-from ._text import prose, safe_url
+from ._text import prose, safe_url, volume
 
 __all__ = ["method_page"]
 
 MERGE = {"exact": "yes, exactly", "none": "no"}
 START = {"exact": "equals the base model", "approximate": "close to the base model", "none": "differs from it"}
 EVIDENCE = {"read": "source read here", "second_hand": "as quoted elsewhere", "recalled": "recalled, not checked"}
+STORES = {"values": "numbers", "indices": "positions", "bits": "mask bits", "seed": "a random seed"}
+MOST_KIN = 16
 TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
 PLACES = {
     "site": "every targeted module", "attention": "every attention block", "mlp": "every feed-forward block",
@@ -51,9 +55,11 @@ def method_page(site: Site, method: Method) -> str:
         hue=site.hue(entry.category),
         byline=(site.cite(entry.source) or {}).get("label", entry.year),
         edit=f"{site.repository}/edit/main/{file}" if site.repository else "",
+        arxiv=_arxiv(site, entry),
         facts=list(_facts(site, method)),
         idea=prose(entry.description, tex),
         update=site.tex(entry.update, display=True, file=file),
+        **_where(method),
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
         n_models=len(site.kb.models),
@@ -67,6 +73,9 @@ def method_page(site: Site, method: Method) -> str:
         closed_forms=[_closed_form(site, entry, form) for form in entry.closed_forms],
         code=_code(site, method.id),
         relations=list(_relations(site, method)),
+        kin=_kin(site, method),
+        filed=list(_filed(site, method)),
+        lists=[r for r in list_rows(site) if method.id in r["ids"]],
         claims=[_claim(site, method, claim) for claim in entry.claims],
         libraries=[_library(site, key, found) for key, found in entry.implementations.items()],
         pitfalls=[{"note": p.note, "source": site.cite(p.source)} for p in entry.pitfalls],
@@ -82,6 +91,7 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
         if not row["problem"]:
             note = f"{row['percent']} of {site.kb.models[model].name}"
             yield {"name": "Trained by default", "value": row["trained"], "note": note}
+    yield _stores(site, method)
     yield {"name": "Merges into the weights", "value": MERGE[entry.properties.merge]}
     yield {"name": "At the first step", "value": START[entry.properties.identity_at_init]}
     if entry.properties.inference_positions.literal != 0:
@@ -90,13 +100,76 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
         facet = site.kb.taxonomy.facets.get(key)
         words = value if isinstance(value, list) else [value]
         yield {"name": facet.name if facet else key, "value": ", ".join(w.replace("_", " ") for w in words)}
-    libraries = [_library_name(site, key) for key in entry.implementations if key != "official"]
+    libraries = [site.library(key) for key in entry.implementations if key != "official"]
     if libraries:
         yield {"name": "In libraries", "value": ", ".join(libraries)}
 
 
-def _library_name(site: Site, key: str) -> str:
-    return str(site.settings["libraries"].get(key, key.replace("_", " ")))
+def _stores(site: Site, method: Method) -> View:
+    """What one task's checkpoint holds, and how large that is on the first example model."""
+    kinds = [k for k in facts(method)["stores"] if k != "none"]
+    words = [STORES[k] for k in STORES if k in kinds]
+    fact: View = {"name": "What is stored", "value": ", ".join(words) or "nothing"}
+    try:
+        size = method.cost(site.examples[0]).stored_bytes
+    except UsageError:  # it has nothing to act on there
+        return fact
+    return fact | {"note": f"{volume(size)} on {site.kb.models[site.examples[0]].name}"}
+
+
+def _arxiv(site: Site, entry: MethodEntry) -> str:
+    found = site.kb.references.get(entry.source.partition("#")[0])
+    return found.arxiv or "" if found else ""
+
+
+# Pictures.
+
+
+def _where(method: Method) -> View:
+    """The block with the places where the method acts, its legend and its remarks."""
+    found = _block.acts(method)
+    marks = [
+        {"word": _block.WORDS[k].capitalize(), "places": ", ".join(found.places(k)), "sample": _block.sample(k)}
+        for k in found.kinds
+    ]
+    notes = [n.capitalize() for n in found.notes]
+    return {"block": _block.picture(found), "marks": marks, "notes": notes, "conditions": found.conditions}
+
+
+def _kin(site: Site, method: Method) -> Markup:
+    """The methods one relation away, and what those it descends from descend from; grandchildren if they are few."""
+    graph, near = site.kb.graph, dict[str, list[str]]()
+    for r in graph.related(method.id):
+        near.setdefault(r["method"], []).append(f"{method.name} {r['name']} it: {r['note']}")
+    known = {key for key in (*near, method.id) if _known(site, key)}
+    far = {g for parent in graph.parents(method.id) for g in graph.parents(parent)}
+    younger = {g for child in graph.children(method.id) for g in graph.children(child)} - known
+    known |= far | (younger if len(known | far | younger) <= MOST_KIN else set())
+    spots = [_spot(site, key, near.get(key, [])) for key in known]
+    links = [
+        _lineage.Link(key, r.target, site.kb.taxonomy.relations[r.type].name, r.note)
+        for key in sorted(known & set(site.kb))
+        for r in site.kb[key].entry.relations
+        if r.target in known
+    ]
+    return _lineage.neighbourhood(method.id, sorted(spots, key=lambda s: (s.year, s.id)), links)
+
+
+def _known(site: Site, key: str) -> bool:
+    return key in site.kb or key in site.kb.planned
+
+
+def _spot(site: Site, key: str, about: list[str]) -> _lineage.Spot:
+    one = site.kb[key] if key in site.kb else site.kb.planned[key]
+    href = f"{key}.html" if key in site.kb else None
+    return _lineage.Spot(key, one.name, one.year, site.hue(one.category), href, about)
+
+
+def _filed(site: Site, method: Method) -> Iterator[View]:
+    """Where other surveys file it."""
+    for place in _surveys.filed(site.kb, method.id, method.category):
+        survey = site.kb.taxonomy.surveys[place["survey"]]
+        yield place | {"survey": survey.name, "cite": site.cite(survey.source)}
 
 
 def _plain(value: object) -> str:
@@ -179,7 +252,7 @@ def _relations(site: Site, method: Method) -> Iterator[View]:
     settings = {(r.target, r.type): r.at for r in method.entry.relations}
     for found in site.kb.graph.related(method.id):
         key = found["method"]
-        known, planned = key in site.kb.methods, site.kb.taxonomy.planned.get(key)
+        known, planned = key in site.kb.methods, site.kb.planned.get(key)
         name = site.kb[key].name if known else planned.name if planned else key
         at = settings.get((key, found["type"]), {})
         yield {
@@ -207,7 +280,7 @@ def _claim(site: Site, method: Method, claim: Claim) -> View:
 def _library(site: Site, key: str, found: Implementation) -> View:
     deviations = [{"effect": d.effect, "note": d.note, "source": site.cite(d.source)} for d in found.deviations]
     return {
-        "name": _library_name(site, key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,
+        "name": site.library(key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,
         "rename": {ours: theirs for ours, theirs in found.rename.items() if ours != theirs},
     }  # fmt: skip
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._kb import KnowledgeBase
-from . import _api, _engine, _radial
+from . import _api, _engine, _finder, _radial
 from ._lists import category_page, model_page, picture, standing_pages
 from ._method import method_page
+from ._overview import overview_pages
 from ._site import HUES, Site
+from ._tools import tool_pages
 
 __all__ = ["all_pages"]
 
@@ -28,12 +30,15 @@ def all_pages(kb: KnowledgeBase, repository: str = "") -> dict[str, str | bytes]
     """Path -> content, sorted by path."""
     site = Site(kb, repository)
     made: dict[str, str | bytes] = dict(standing_pages(site))
+    made |= dict(overview_pages(site))
+    made |= dict(tool_pages(site))
     made |= {f"methods/{m.id}.md": method_page(site, m) for m in kb.values()}
     made |= {f"categories/{key}.md": category_page(site, node) for key, node in kb.taxonomy.categories.items()}
     made |= {f"models/{key}.md": model_page(site, key) for key in kb.models}
-    made |= _api.files(kb, site.examples)
+    made |= _api.files(kb, site.examples, site.survey)
     made |= dict(_assets(site))
-    made["assets/data.js"] = _engine.script(kb)
+    made["assets/data.js"] = _engine.script(site)
+    made["assets/trained.js"] = _finder.script(site)
     made["assets/taxonomy.svg"] = _radial.standalone(picture(site, labels=True), _colours(site))
     return dict(sorted(made.items()))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from ._svg import element
+
 __all__ = ["Edge", "Leaf", "Node", "nested", "picture", "standalone"]
 
 SIZE, RIM, RING, GAP = 1050, 350, 22, 3
@@ -83,7 +85,7 @@ def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True
     parts += [_edge(e, layout, inner - 6) for e in edges if e.source in layout.angle and e.target in layout.angle]
     parts += [_leaf(leaf, node.hue, layout, labels) for node in _walk(roots) for leaf in node.leaves]
     shown = {"role": "group", "aria_label": title} if labels else {"aria_hidden": "true", "focusable": "false"}
-    return _element("svg", *parts, xmlns="http://www.w3.org/2000/svg", class_="pf-radial", viewBox=box, **shown)
+    return element("svg", *parts, xmlns="http://www.w3.org/2000/svg", class_="pf-radial", viewBox=box, **shown)
 
 
 def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
@@ -150,14 +152,6 @@ def _sector(start: float, stop: float, inner: float, outer: float) -> str:
     )
 
 
-def _element(name: str, *children: str | Markup, **attributes: object) -> Markup:
-    """An element; values and texts are escaped, `_` at the end of a name is dropped, `_` inside stands for `-`."""
-    given = ((k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None)
-    head = Markup("").join(Markup(' {}="{}"').format(Markup(key), value) for key, value in given)
-    body = Markup("").join(children)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), head, body)
-
-
 def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, labels: bool) -> Markup:
     """The node's arc and those of its parts; what has no parts reaches to the outermost ring."""
     start, stop = layout.span[node.id]
@@ -165,15 +159,15 @@ def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, la
     ends = not node.children
     shape = _sector(start, stop, radius, outermost if ends and level else radius + RING)
     kind = "arc arc--root" if level == 0 else "arc" if node.leaves or node.children else "arc arc--empty"
-    arc = _element("path", _element("title", node.name), class_=kind, d=shape)
+    arc = element("path", element("title", node.name), class_=kind, d=shape)
     # The list beside the picture has the same links, so these need no stop of their own.
-    parts = [_element("a", arc, href=node.href, tabindex=-1, aria_hidden="true") if labels and node.href else arc]
+    parts = [element("a", arc, href=node.href, tabindex=-1, aria_hidden="true") if labels and node.href else arc]
     if ends and level == 0 and rings > 1:
-        parts.append(_element("path", class_="arc", d=_sector(start, stop, inner, outermost)))
+        parts.append(element("path", class_="arc", d=_sector(start, stop, inner, outermost)))
     if labels and level == 0:
         parts.append(_arc_name(node, start, stop, radius + RING / 2))
     parts += [_arcs(child, layout, inner, level + 1, rings, labels) for child in node.children]
-    return _element("g", *parts, class_=f"hue-{node.hue}")
+    return element("g", *parts, class_=f"hue-{node.hue}")
 
 
 def _arc_name(node: Node, start: float, stop: float, radius: float) -> Markup:
@@ -185,8 +179,8 @@ def _arc_name(node: Node, start: float, stop: float, radius: float) -> Markup:
     r = radius + (4.5 if below else -4.5)
     line = f"M{_point(first, r)}A{r:g} {r:g} 0 {int(stop - start > math.pi)} {sweep} {_point(last, r)}"
     key = f"arc-{node.id.replace('.', '-')}"
-    along = _element("textPath", node.name, href=f"#{key}", startOffset="50%", text_anchor="middle")
-    return _element("path", id=key, d=line, fill="none") + _element("text", along, class_="arcname", font_size=13)
+    along = element("textPath", node.name, href=f"#{key}", startOffset="50%", text_anchor="middle")
+    return element("path", id=key, d=line, fill="none") + element("text", along, class_="arcname", font_size=13)
 
 
 def _edge(edge: Edge, layout: _Layout, radius: float) -> Markup:
@@ -197,21 +191,21 @@ def _edge(edge: Edge, layout: _Layout, radius: float) -> Markup:
     curve = f"M{_point(a, radius)}C{_point(a, pull)} {_point(b, pull)} {_point(b, radius)}"
     about = {"data_from": edge.source, "data_to": edge.target, "data_type": edge.type, "data_label": edge.label}
     about["data_inverse"] = edge.inverse
-    return _element("path", class_="edge", **about, d=curve)
+    return element("path", class_="edge", **about, d=curve)
 
 
 def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
     angle = layout.angle[leaf.id]
     x, y = _point(angle, RIM).split()
-    dot = _element("circle", cx=x, cy=y, r=5 if leaf.href else 2.6)
+    dot = element("circle", cx=x, cy=y, r=5 if leaf.href else 2.6)
     if not labels:
-        return _element("g", dot, class_=f"hue-{hue}")
+        return element("g", dot, class_=f"hue-{hue}")
     name = _leaf_name(leaf, angle, layout)
     if leaf.href is None:
-        title = _element("title", f"{leaf.name} ({leaf.year}), no entry yet")
-        return _element("g", title, dot, name, class_=f"planned hue-{hue}", data_id=leaf.id)
+        title = element("title", f"{leaf.name} ({leaf.year}), no entry yet")
+        return element("g", title, dot, name, class_=f"planned hue-{hue}", data_id=leaf.id)
     about = {"data_id": leaf.id, "data_name": leaf.name, "data_year": leaf.year, "data_summary": leaf.summary}
-    return _element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, **about)
+    return element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, **about)
 
 
 def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
@@ -222,26 +216,24 @@ def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
     size = f"{max(6.0, min(14.0, layout.slot * RIM * 0.78)):.1f}"
     anchor = "end" if flipped else "start"
     shown = leaf.name if len(leaf.name) <= LONGEST else leaf.name[: LONGEST - 1] + "…"
-    return _element("text", shown, transform=turn, x=x, y=y, dy=".35em", text_anchor=anchor, font_size=size)
+    return element("text", shown, transform=turn, x=x, y=y, dy=".35em", text_anchor=anchor, font_size=size)
 
 
 def nested(nodes: Sequence[Node]) -> Markup:
     """The same tree as a nested list: for phones, screen readers and pages without script."""
-    return _element("ul", *map(_item, nodes)) if nodes else Markup("")
+    return element("ul", *map(_item, nodes)) if nodes else Markup("")
 
 
 def _item(node: Node) -> Markup:
-    dot = _element("span", class_=f"pf-dot hue-{node.hue}")
-    name = _element("span", dot, " ", _element("a", node.name, href=node.href), class_="pf-tree__cat")
+    dot = element("span", class_=f"pf-dot hue-{node.hue}")
+    name = element("span", dot, " ", element("a", node.name, href=node.href), class_="pf-tree__cat")
     present = [
-        _element(
-            "li", _element("a", leaf.name, href=leaf.href), " ", _element("span", str(leaf.year), class_="pf-muted")
-        )
+        element("li", element("a", leaf.name, href=leaf.href), " ", element("span", str(leaf.year), class_="pf-muted"))
         for leaf in node.leaves
         if leaf.href
     ]
     planned = ", ".join(leaf.name for leaf in node.leaves if not leaf.href)
     if planned:
-        present.append(_element("li", f"without an entry yet: {planned}", class_="pf-muted pf-small"))
+        present.append(element("li", f"without an entry yet: {planned}", class_="pf-muted pf-small"))
     inner = [*present, *map(_item, node.children)]
-    return _element("li", name, _element("ul", *inner) if inner else "")
+    return element("li", name, element("ul", *inner) if inner else "")

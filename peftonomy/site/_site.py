@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from markupsafe import Markup
 from .._bib import Reference
 from .._errors import UsageError
 from .._kb import KnowledgeBase, Method, data_root
+from .._taxonomy import Planned
 from .._yaml import load_yaml
 from ._tex import Tex
 from ._text import count, front_matter, inline, percent, safe_url
@@ -35,6 +37,7 @@ class Site:
         self.kb, self.repository = kb, repository.rstrip("/")
         self.folder = _beside(kb.root / "site", data_root() / "site")
         self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
+        self._lists: dict[str, list[str]] = {}
         self.tex = Tex(self.folder / "vendor" / "katex" / "katex.min.js")
         self.env = jinja2.Environment(
             loader=jinja2.FileSystemLoader([self.folder / "templates", self.folder / "pages"]),
@@ -74,6 +77,17 @@ class Site:
         return wanted if wanted in self.kb.methods else next(iter(self.kb))
 
     @cached_property
+    def survey(self) -> str:
+        """The source whose tree the taxonomy is: the one that the settings name, else that of most categories."""
+        named = str(self.settings.get("survey", {}).get("source", ""))
+        sources = [n.source.partition("#")[0] for n in self.kb.taxonomy.categories.values()]
+        return named if named in self.kb.references else max(sources, key=sources.count)
+
+    def library(self, key: str) -> str:
+        """A library's name."""
+        return str(self.settings["libraries"].get(key, key.replace("_", " ")))
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """How much there is."""
         return {
@@ -103,11 +117,14 @@ class Site:
             *((nodes[k].name, f"categories/{k}.html") for k in keys if k in nodes),
         ]
 
-    def groups(self, prefix: str = "") -> list[View]:
-        """The methods by category in the order of the tree, empty categories left out; only below `prefix` if given."""
+    def groups(self, prefix: str = "", among: Set[str] | None = None) -> list[View]:
+        """The methods by category in the order of the tree, empty categories left out.
+
+        prefix: only below this category. among: only these methods.
+        """
         found = []
         for key in self.kb.taxonomy.categories:
-            rows = [self._row(m) for m in self.in_category(key)]
+            rows = [self._row(m) for m in self.in_category(key) if among is None or m.id in among]
             if rows and (not prefix or key == prefix or key.startswith(f"{prefix}.")):
                 name = " › ".join(n for n, _ in self.trail(key)[1:])
                 found.append({"id": key, "name": name, "hue": self.hue(key), "methods": rows})
@@ -116,6 +133,16 @@ class Site:
     def in_category(self, key: str) -> list[Method]:
         """The methods of exactly this category, oldest first."""
         return sorted((m for m in self.kb.values() if m.category == key), key=lambda m: (m.year, m.id))
+
+    def planned(self, key: str) -> list[Planned]:
+        """What exactly this category still waits for."""
+        return [p for p in self.kb.planned.values() if p.category == key]
+
+    def in_list(self, key: str) -> list[str]:
+        """The methods of a stored list."""
+        if key not in self._lists:
+            self._lists[key] = self.kb.stored_list(key).ids
+        return self._lists[key]
 
     def _row(self, method: Method) -> View:
         entry = method.entry

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from markupsafe import Markup, escape
 
-__all__ = ["count", "front_matter", "inline", "percent", "prose", "safe_url"]
+__all__ = ["count", "front_matter", "inline", "percent", "prose", "safe_url", "volume"]
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>&~^$:\"'=@]")
 SPAN = re.compile(r"`([^`]+)`|\$([^$]+)\$|\*\*([^*]+)\*\*|(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])")
@@ -74,3 +74,12 @@ def count(value: float | None) -> str:
 def percent(value: float) -> str:
     """A percentage for people: two decimals, or three digits of a small one."""
     return f"{value:.2f} %" if value >= 1 else f"{value:.3g} %"
+
+
+def volume(size: float) -> str:
+    """An amount of bytes for people: three digits of `16.8 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if size >= 99.95 or unit == "B" else f"{size:.3g} {unit}"

@@ -1,6 +1,7 @@
-/* What a method costs on a model: peftonomy/_plan.py and _layout.py, step for step, over the data that the build exports.
+/* What a method costs on a model, in the page: peftonomy/_backbone.py, _inventory.py, _layout.py and _plan.py, step for
+   step, over the data that the build exports. On top of that, the largest setting that fits a budget, and the planner.
    A classic script with one global, so that it runs from a file and under a policy without eval. Counts are integers
-   below 2**53 and therefore exact; a test compares every method on every model with Python. */
+   below 2**53 and therefore exact; tests compare every method on every model, and bad configs, with Python. */
 "use strict";
 
 /* The helpers that compiled formulas name, with Python's meaning. */
@@ -25,92 +26,450 @@ function gcd(a, b) {
 }
 
 var peft = (function () {
-  var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4;
+  var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
   var BYTES = { float64: 8, float32: 4, bfloat16: 2, float16: 2 };
-  var data = null, formulas = null;
+  var LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
+  var SAVED_BY_PEFT = /(^|\.)(classifier|score)(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
+  var data = null, formulas = null, held = new Map();
 
-  function fail(message) { var error = new Error(message); error.user = true; throw error; }
+  /* An error for people: `field` names the hyperparameter it is about. */
+  function fail(message, field) {
+    var error = new Error(message);
+    error.user = true;
+    error.field = field;
+    throw error;
+  }
   function merge() { return Object.assign.apply(null, [{}].concat([].slice.call(arguments))); }
   function run(index, names) { return formulas[index](names); }
-  /* Layers are null (once), [start, stop) or {at: [...]}. */
-  function layersOf(layers) {
-    return !layers ? [] : Array.isArray(layers) ? range(layers[0], layers[1]) : layers.at;
-  }
+  function given(value) { return value !== null && value !== undefined; }
   function product(shape) { return shape.reduce(function (a, b) { return a * b; }, 1); }
+  function total(rows, key) { return rows.reduce(function (n, r) { return n + r[key]; }, 0); }
   function range(start, stop) { for (var out = []; start < stop; start++) out.push(start); return out; }
+  /* What was worked out for a key, kept; a page asks the same thing at every keystroke. */
+  function kept(key, make) {
+    var found = held.get(key);
+    if (found === undefined) {
+      if (held.size > 3000) held.clear();
+      held.set(key, found = make());
+    }
+    return found;
+  }
+  function grouped(value) { return String(value).replace(/\B(?=(\d{3})+(?!\d))/g, ","); }
 
   /* "attn.*" or "decoder:xattn.v" against a role in its stack. */
+  var patterns = new Map();
   function matches(pattern, role, stack) {
-    var cut = pattern.lastIndexOf(":"), wanted = pattern.slice(cut + 1);
-    if (cut >= 0 && pattern.slice(0, cut) !== stack) return false;
-    var escaped = wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&").replace(/\*/g, ".*").replace(/\?/g, ".");
-    return new RegExp("^" + escaped + "$").test(role);
+    var found = patterns.get(pattern);
+    if (!found) {
+      var cut = pattern.lastIndexOf(":"), wanted = pattern.slice(cut + 1);
+      var escaped = wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&").replace(/\*/g, ".*").replace(/\?/g, ".");
+      if (patterns.size > 2000) patterns.clear();
+      patterns.set(pattern, found = { stack: cut < 0 ? "" : pattern.slice(0, cut), test: new RegExp("^" + escaped + "$") });
+    }
+    return (found.stack === "" || found.stack === stack) && found.test.test(role);
   }
   function wanted(patterns, role, stack) {
     return !patterns || patterns.some(function (p) { return matches(p, role, stack); });
   }
 
-  /* The model as one task builds it. */
-  function inventory(model, task) {
-    var found = data.models[model];
-    if (!found) fail("unknown model " + model);
-    if (found.tasks.indexOf(task) < 0) fail(found.name + " has no task " + task);
-    var at = found.tasks.indexOf(task);
-    return {
-      model: found, task: task, head: found.head[at], blocks: found.blocks,
-      dims: merge(found.dims[at], { backbone: found.backbone }),
-      modules: found.modules_of[at].map(function (i) { return found.modules[i]; }),
-      selector: found.selectors[found.selector_of[at]]
-    };
+  /* ---- a config.json as text: JSON as strict as Python's reader, which tells 12 from 12.0 ---- */
+
+  function Real(text) { this.text = text; }
+  Real.prototype.toString = function () {   // as Python writes it
+    var value = Number(this.text);
+    if (Number.isInteger(value) && Math.abs(value) < 1e16) return (Object.is(value, -0) ? "-0" : String(value)) + ".0";
+    return isFinite(value) ? String(value).replace(/e([+-])(\d)$/, "e$10$2") : value > 0 ? "inf" : "-inf";
+  };
+  function Beyond(text) { this.text = text; }
+
+  function readJson(text, source) {
+    var at = 0, depth = 0;
+    function wrong(what) {
+      var before = text.slice(0, at).split("\n");
+      fail((source || "config") + ": found " + what + " on line " + before.length + ", column " + (before[before.length - 1].length + 1) + "; expected valid JSON");
+    }
+    function space() { while (" \t\n\r".indexOf(text[at]) >= 0 && at < text.length) at++; }
+    function word(name, value) { if (text.slice(at, at + name.length) !== name) wrong(at < text.length ? "a character out of place" : "the end"); at += name.length; return value; }
+    function string() {
+      var start = at++;
+      for (; text[at] !== '"'; at++) {
+        if (at >= text.length) { at = start; wrong("a text without end"); }
+        if (text[at] < " ") wrong("a control character in a text");
+        if (text[at] === "\\") at++;
+      }
+      at++;
+      try { return JSON.parse(text.slice(start, at)); } catch (error) { at = start; return wrong("a wrong escape in a text"); }
+    }
+    function numeral() {
+      var found = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/.exec(text.slice(at, at + 5000));
+      if (!found) wrong(at < text.length ? "a character out of place" : "the end");
+      if (found[0].length > 4300) wrong("a number of thousands of digits");
+      at += found[0].length;
+      if (found[2] || found[3]) return new Real(found[0]);
+      return Math.abs(Number(found[0])) > EXACT ? new Beyond(found[0]) : Number(found[0]);
+    }
+    function list(close, item) {
+      at++;
+      if (++depth > 900) fail((source || "config") + ": found deep nesting; expected the few levels of a config.json");
+      space();
+      if (text[at] === close) { at++; depth--; return; }
+      for (;;) {
+        space();
+        item();
+        space();
+        if (text[at] === close) break;
+        if (text[at] !== ",") wrong(at < text.length ? "a missing comma" : "the end");
+        at++;
+      }
+      at++;
+      depth--;
+    }
+    function object() {
+      var made = {};
+      list("}", function () {
+        if (text[at] !== '"') wrong("a key without quotes");
+        var key = string();
+        space();
+        if (text[at++] !== ":") { at--; wrong("a missing colon"); }
+        if (Object.prototype.hasOwnProperty.call(made, key)) wrong("the key " + shown(key) + " twice");
+        var found = value();
+        Object.defineProperty(made, key, { value: found, enumerable: true });
+      });
+      return made;
+    }
+    function value() {
+      space();
+      var first = text[at];
+      if (first === "{") return object();
+      if (first === "[") { var made = []; list("]", function () { made.push(value()); }); return made; }
+      if (first === '"') return string();
+      if (first === "t") return word("true", true);
+      if (first === "f") return word("false", false);
+      if (first === "n") return word("null", null);
+      return numeral();
+    }
+    if (text.length > data.limits.bytes) fail((source || "config") + ": found more than " + grouped(data.limits.bytes) + " bytes; expected a config.json, a few thousand bytes");
+    var found = value();
+    space();
+    if (at < text.length) wrong("something after the end");
+    if (found === null || typeof found !== "object" || Array.isArray(found) || found instanceof Real || found instanceof Beyond) fail((source || "config") + ": found no object; expected a JSON object");
+    return found;
   }
 
-  /* The sites that roles or patterns name. A fused module named as a whole takes its slices in. */
-  function sitesOf(inv, patterns) {
-    var sites = inv.selector.sites, chosen = [], whole = {};
-    patterns.forEach(function (pattern) {
-      var found = inv.selector.resolve[pattern];
-      if (!found) fail(inv.model.name + " has no role " + pattern);
-      found.forEach(function (i) {
-        if (chosen.indexOf(i) < 0) chosen.push(i);
-        if (sites[i].whole) whole[sites[i].module] = true;
+  /* ---- a model: its family's formulas with its config put in ---- */
+
+  function shown(text) {
+    text = text.replace(/[\p{C}\p{Zl}\p{Zp}\p{Zs}]/gu, function (c) {
+      var code = c.codePointAt(0);
+      if (c === " ") return c;
+      var short = { 9: "\\t", 10: "\\n", 13: "\\r" }[code];
+      return short || (code < 256 ? "\\x" + code.toString(16).padStart(2, "0") : code < 65536 ? "\\u" + code.toString(16).padStart(4, "0") : "\\U" + code.toString(16).padStart(8, "0"));
+    });
+    var letters = Array.from(text);
+    return letters.length <= SHOWN ? text : letters.slice(0, SHOWN - 1).join("") + "…";
+  }
+  /* A value of a config as a message shows it. */
+  function seen(value) {
+    if (value === undefined) return "nothing";
+    if (value === null) return "null";
+    if (typeof value === "boolean") return value ? "true" : "false";
+    if (Array.isArray(value)) return "a list of " + value.length;
+    if (value instanceof Beyond) return "a number beyond 2**53";
+    if (typeof value === "number" || value instanceof Real) return String(value);
+    if (typeof value === "object") return "a dict of " + Object.keys(value).length;
+    var quote = value.indexOf("'") >= 0 && value.indexOf('"') < 0 ? '"' : "'";
+    return shown(quote + value.replace(/\\/g, "\\\\").split(quote).join(quote === "'" ? "\\'" : '\\"') + quote);
+  }
+  function refuse(source, field, found, expected) {
+    fail([source, field].filter(Boolean).join(": ") + ": found " + found + "; expected " + expected);
+  }
+  function truthy(value) {
+    if (value instanceof Real) return Number(value.text) !== 0;
+    return Array.isArray(value) ? value.length > 0 : value && typeof value === "object" ? Object.keys(value).length > 0 : Boolean(value);
+  }
+  function at(raw, key) { return Object.prototype.hasOwnProperty.call(raw, key) ? raw[key] : undefined; }
+
+  function expected(key) {
+    if (key.type === "int") return "a whole number from " + grouped(key.min) + " to " + grouped(key.max);
+    return key.type === "bool" ? "true or false" : "a text or a list of texts";
+  }
+  /* The value as formulas use it; undefined for one that the key cannot have. */
+  function valueOf(key, value) {
+    if (key.type === "int") return Number.isInteger(value) && value >= key.min && value <= key.max ? value : undefined;
+    if (typeof value === "boolean") return value;
+    var words = typeof value === "string" ? value.split("|") : value;
+    if (!key.pattern || !Array.isArray(words) || !words.every(function (w) { return typeof w === "string"; })) return undefined;
+    var pattern = new RegExp(key.pattern[0], key.pattern[1]);
+    return words.some(function (word) { return pattern.test(word.trim()); });
+  }
+  function valuesOf(source, raw, family) {
+    var values = {};
+    if (truthy(at(raw, "per_layer_config"))) refuse(source, "per_layer_config", "sizes of single layers", "layers that are alike");
+    family.config.forEach(function (key) {
+      var label = key.key || key.name, found = at(raw, label);
+      if (given(found)) {
+        if (given(key.item) && Array.isArray(found) && found.length > key.item) found = found[key.item];
+      } else {
+        var filled = found === null && given(key.if_null) ? key.if_null : key.default;
+        if (!given(filled)) refuse(source, label, seen(found), expected(key) + ", which " + family.name + " needs");
+        found = run(filled, values);
+        if (key.type !== "int") found = Boolean(found);
+      }
+      var value = valueOf(key, found);
+      if (value === undefined) refuse(source, label, seen(found), expected(key));
+      values[key.name] = value;
+    });
+    family.requires.forEach(function (rule) {
+      if (run(rule.formula, values)) return;
+      var stated = rule.names.map(function (n) { var v = values[n]; return n + " = " + (v === true ? "True" : v === false ? "False" : v); });
+      refuse(source, rule.names.join(" and "), stated.join(", "), rule.source + ", as in " + family.name);
+    });
+    return values;
+  }
+
+  /* The model of a config; `source` is how messages call the config. */
+  function built(raw, name, source) {
+    var type = at(raw, "model_type"), family = typeof type === "string" ? at(data.families, type) : undefined;
+    if (!family) refuse(source, "model_type", type === null ? "nothing" : seen(type), "one of " + Object.keys(data.families).sort().join(", "));
+    var values = valuesOf(source, raw, family), layers = {}, dims = {}, parameters;
+    Object.keys(family.stacks).forEach(function (stack) {
+      layers[stack] = run(family.stacks[stack].layers, values);
+      if (layers[stack] > data.limits.layers) refuse(source, family.stacks[stack].keys.join(", "), grouped(layers[stack]) + " layers", "at most " + grouped(data.limits.layers));
+    });
+    Object.keys(family.dims).forEach(function (n) { dims[n] = run(family.dims[n], values); });
+    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
+    parameters = inventory(backbone, null, 2);
+    backbone.parameters = parameters.total - parameters.head;
+    if (backbone.parameters > EXACT) {
+      var size = backbone.parameters.toPrecision(3).replace(/\.?0*(e|$)/, "$1");
+      refuse(source, "sizes", size + " parameters", "at most 2**53");
+    }
+    backbone.inventories.clear();   // made before the number of its parameters was known
+    return backbone;
+  }
+
+  /* A model of the catalogue by id, or that of `options.config`: the text of a config.json, or its content. */
+  function backboneOf(options) {
+    if (given(options.config)) {
+      var text = typeof options.config === "string" ? options.config : JSON.stringify(options.config);
+      return kept("config|" + text, function () { return built(readJson(text), "config.json", "config"); });
+    }
+    var found = at(data.models, options.model);
+    if (!found) fail("unknown model " + options.model);
+    return kept("model|" + options.model, function () { return built(found.config, found.name, options.model); });
+  }
+  /* The part of a config that is read: what an address has to carry. */
+  function reduced(config) {
+    var raw = typeof config === "string" ? readJson(config) : config, type = raw.model_type, made = { model_type: type };
+    data.families[type].config.forEach(function (key) {
+      var label = key.key || key.name;
+      if (at(raw, label) !== undefined) made[label] = at(raw, label);
+    });
+    return JSON.stringify(made, function (_, v) { return v instanceof Beyond || v instanceof Real ? Number(v.text) : v; });
+  }
+
+  /* ---- its modules, as one task builds them ---- */
+
+  function inventory(backbone, task, labels) {
+    task = given(task) ? task : backbone.default_task;
+    labels = given(labels) ? labels : 2;
+    var key = task + "|" + labels, found = backbone.inventories.get(key);
+    if (found) return found;
+    if (backbone.tasks.indexOf(task) < 0) fail(backbone.name + " has no task " + task + "; it has " + backbone.tasks.join(", "));
+    if (!Number.isInteger(labels) || labels < 1 || labels > data.limits.labels) fail("labels: found " + labels + "; expected a whole number from 1 to " + grouped(data.limits.labels));
+    var sizes = merge(backbone.config, { num_labels: labels }), family = backbone.family, prefix = family.tasks[task], modules = [];
+    function exists(spec) { return (!spec.tasks || spec.tasks.indexOf(task) >= 0) && (!given(spec.when) || run(spec.when, sizes)); }
+    family.modules.forEach(function (spec) { if (exists(spec)) modules.push(moduleOf(spec, spec.outside ? "" : prefix, "", null, sizes)); });
+    Object.keys(family.stacks).forEach(function (name) {
+      var stack = family.stacks[name], n = backbone.layers[name];
+      stack.modules.forEach(function (spec) {
+        var layers = [0, n];
+        if (given(spec.where)) {
+          var chosen = range(0, n).filter(function (layer) { return run(spec.where, merge(sizes, { layer: layer })); });
+          layers = chosen.length === n ? layers : { at: chosen };
+        }
+        if (countOf(layers) && exists(spec)) modules.push(moduleOf(spec, prefix + stack.path + ".", name, layers, sizes));
       });
     });
-    chosen.sort(function (a, b) { return a - b; });
-    return chosen.map(function (i) { return sites[i]; }).filter(function (s) { return s.whole || !whole[s.module]; });
+    found = { backbone: backbone, task: task, labels: labels, modules: modules, blocks: blocksOf(backbone, modules) };
+    found.total = total(modules, "numel");
+    found.head = total(modules.filter(function (m) { return m.head; }), "numel");
+    found.dims = dimsOf(found);
+    found.sites = sitesIn(found);
+    if (backbone.inventories.size > 40) backbone.inventories.clear();
+    backbone.inventories.set(key, found);
+    return found;
   }
-  /* Default roles: those that only some families have are passed over. */
-  function defaultSites(inv, roles) {
-    return sitesOf(inv, roles.filter(function (role) { return inv.selector.resolve[role]; }));
+  /* Layers are null (exists once), [start, stop) or {at: [...]}. */
+  function layersOf(layers) { return !layers ? [] : Array.isArray(layers) ? range(layers[0], layers[1]) : layers.at; }
+  function countOf(layers) { return !layers ? 1 : Array.isArray(layers) ? layers[1] - layers[0] : layers.at.length; }
+
+  function moduleOf(spec, prefix, stack, layers, sizes) {
+    function size(index) { return run(index, sizes); }
+    function flag(index) { return given(index) && Boolean(size(index)); }
+    var d_in, d_out, shape, parameters, start = 0;
+    if (spec.kind === "embedding" || spec.kind === "parameter") {
+      shape = spec.shape.map(size);
+      d_in = spec.kind === "parameter" ? 1 : shape[0];
+      d_out = shape[shape.length - 1];
+      parameters = [[spec.kind === "parameter" ? spec.suffix : "weight", shape]];
+    } else {
+      if (spec.kind === "norm") d_in = d_out = size(spec.size); else { d_in = size(spec.in); d_out = size(spec.out); }
+      shape = spec.kind === "norm" ? [d_in] : spec.kind === "linear" ? [d_out, d_in] : spec.kind === "conv1d" ? [d_in, d_out] : [d_out, fdiv(d_in, size(spec.groups))].concat(spec.kernel.map(size));
+      parameters = [["weight", shape]];
+      if (flag(spec.bias)) parameters.push(["bias", [d_out]]);
+    }
+    var bias = parameters.some(function (p) { return p[0] === "bias"; });
+    if (given(spec.tied) && size(spec.tied)) parameters = [];
+    return {
+      path: prefix + spec.path, role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
+      parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
+      numel: countOf(layers) * parameters.reduce(function (n, p) { return n + product(p[1]); }, 0),
+      slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; })
+    };
+  }
+  function blocksOf(backbone, modules) {
+    var out = [];
+    Object.keys(backbone.family.stacks).forEach(function (name) {
+      var n = backbone.layers[name], dims = merge(backbone.dims, { n_layers: n });
+      function add(kind, called) { out.push({ kind: kind, name: called, role: called, stack: name, layers: [0, n], n: n, dims: dims }); }
+      Object.keys(backbone.family.stacks[name].attention).forEach(function (attention) {
+        if (modules.some(function (m) { return m.stack === name && m.role.indexOf(attention + ".") === 0; })) add("attention", attention);
+      });
+      add("mlp", "mlp");
+      add("layer", "layer");
+    });
+    return out;
+  }
+  function dimsOf(inv) {
+    var layers = inv.backbone.layers, all = Object.keys(layers).reduce(function (n, k) { return n + layers[k]; }, 0);
+    return merge(inv.backbone.dims, {
+      n_layers: all, n_encoder_layers: layers.encoder || 0, n_decoder_layers: layers.decoder || 0,
+      n_attention: total(inv.blocks.filter(function (b) { return b.kind === "attention"; }), "n")
+    });
   }
 
-  function targetsOf(method, part, inv, targets) {
-    if (!part.targets) return [];
-    var declared = method.parts[0].targets || part.targets;
-    if (!targets) {
-      var found = defaultSites(inv, declared.default);
-      if (!found.length) fail(inv.model.name + " has none of the default targets " + part.targets.default.join(", "));
-      return found;
+  /* ---- which linear modules are meant: by role, or by peft's suffixes ---- */
+
+  function siteOf(module, layers, role, start, stop) {
+    stop = stop || module.d_out;
+    var whole = stop - (start || 0) === module.d_out;
+    return {
+      module: module, role: role || module.role, stack: module.stack, d_in: module.d_in, d_out: stop - (start || 0), bias: module.bias,
+      layers: layers, n: countOf(layers), whole: whole, fused: whole && module.slices.length > 0
+    };
+  }
+  /* Every linear module in the network's order, a fused one before its slices. */
+  function sitesIn(inv) {
+    var out = [];
+    inv.modules.forEach(function (m) {
+      if (LINEAR.indexOf(m.kind) < 0) return;
+      out.push(siteOf(m, m.layers));
+      m.slices.forEach(function (s) { out.push(siteOf(m, m.layers, s[0], s[1], s[2])); });
+    });
+    return out;
+  }
+  function means(pattern, site) { return matches(pattern, site.role, site.stack) && !(site.fused && pattern.indexOf("*") >= 0); }
+  /* A fused module named as a whole takes its slices in. */
+  function byRole(inv, patterns) {
+    var chosen = new Set(), whole = new Set();
+    patterns.forEach(function (pattern) {
+      var found = inv.sites.filter(function (s) { return means(pattern, s); });
+      if (!found.length) fail(inv.backbone.name + " has no linear module of role " + pattern);
+      found.forEach(function (s) { chosen.add(s); if (s.whole) whole.add(s.module); });
+    });
+    return inv.sites.filter(function (s) { return chosen.has(s) && (s.whole || !whole.has(s.module)); });
+  }
+  function layersNamed(module, suffixes) {
+    function named(path) { return suffixes.some(function (s) { return ("." + path).endsWith("." + s); }); }
+    if (!module.layers || !suffixes.some(function (s) { return NUMBER.test(s); })) {
+      return named(module.path.replace("{layer}", "0")) ? module.layers : undefined;
     }
-    var sites = sitesOf(inv, targets);
-    sites.forEach(function (s) {
+    var at = layersOf(module.layers).filter(function (n) { return named(module.path.replace("{layer}", n)); });
+    return !at.length ? undefined : at.length === module.n ? module.layers : { at: at };
+  }
+  /* The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft. */
+  function bySuffix(inv, suffixes) {
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    if (typeof suffixes === "string") {
+      if (suffixes.toLowerCase() !== "all-linear") fail("target modules: a list, or all-linear");
+      return linear.filter(function (m) { return m.role !== "head.lm"; }).map(function (m) { return siteOf(m, m.layers); });
+    }
+    suffixes.forEach(function (suffix) {
+      if (linear.some(function (m) { return layersNamed(m, [suffix]) !== undefined; })) return;
+      var other = inv.modules.filter(function (m) { return m.kind !== "parameter" && layersNamed(m, [suffix]) !== undefined; })[0];
+      if (other && LINEAR.indexOf(other.kind) >= 0) fail("target module " + shown(suffix) + " belongs to the task's head, which is trained in full");
+      if (other) fail("target module " + shown(suffix) + " is of kind " + other.kind + ", not a linear module");
+      fail(inv.backbone.name + " has no linear module named " + shown(suffix) + "; it has " + endings(inv).join(", "));
+    });
+    return linear.map(function (m) { return [m, layersNamed(m, suffixes)]; })
+      .filter(function (pair) { return pair[1] !== undefined; }).map(function (pair) { return siteOf(pair[0], pair[1]); });
+  }
+  function endings(inv) {
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    return Array.from(new Set(linear.map(function (m) { return m.path.split(".").pop(); })));
+  }
+
+  function sitesOf(method, part, inv, targets, suffixes) {
+    if (!part.targets) return [];
+    var declared = method.parts[0].targets || part.targets, found;
+    if (suffixes) return bySuffix(inv, suffixes);
+    if (!targets) {   // default roles that only some families have are passed over
+      var present = declared.default.filter(function (role) { return inv.sites.some(function (s) { return means(role, s); }); });
+      if (!present.length) fail(inv.backbone.name + " has none of the default targets " + declared.default.join(", ") + "; choose others");
+      return byRole(inv, present);
+    }
+    found = byRole(inv, targets);
+    found.forEach(function (s) {
       if (!wanted(declared.allowed, s.role, s.stack)) fail("cannot target " + s.role + "; allowed: " + declared.allowed.join(", "));
     });
-    return sites;
+    return found;
   }
 
+  /* ---- a method laid out on a model: what does not depend on its hyperparameters ---- */
+
+  function methodOf(id) { return at(data.methods, id) || fail("unknown method " + id); }
+
+  /* `options`: model or config, task, num_labels, targets or target_modules. */
+  function planOf(id, options) {
+    var method = methodOf(id), backbone = backboneOf(options);
+    var labels = given(options.num_labels) ? options.num_labels : 2, targets = options.targets || null, suffixes = options.target_modules || null;
+    var key = ["plan", id, given(options.config) ? "=" + (typeof options.config === "string" ? options.config : JSON.stringify(options.config)) : options.model, options.task, labels, JSON.stringify([targets, suffixes])].join("|");
+    return kept(key, function () { return laidOut(id, method, inventory(backbone, options.task, labels), targets, suffixes); });
+  }
+  function laidOut(id, method, inv, targets, suffixes) {
+    if (targets && suffixes) fail("give targets (roles) or target modules (suffixes), not both");
+    if ((targets || suffixes) && !method.parts.some(function (p) { return p.targets; })) fail(method.name + " has no targets: it does not act on chosen linear modules");
+    var plan = { id: id, method: method, inv: inv, target_modules: suffixes, tensors: [] }, found = false;
+    plan.sites = method.parts.map(function (part) { return sitesOf(method, part, inv, targets, suffixes); });
+    plan.common = merge(inv.dims, { backbone: inv.backbone.parameters, n_sites: total([].concat.apply([], plan.sites), "n") });
+    method.parts.forEach(function (part, i) {
+      var used = new Set();
+      part.tensors.forEach(function (tensor) {
+        var places = spotsOf(tensor, inv, plan.sites[i], plan.common);
+        places.forEach(function (p) { used.add(p.source); });
+        plan.tensors.push({ part: i, tensor: tensor, name: part.prefix + tensor.name, spots: places });
+        found = found || places.length > 0;
+      });
+      if (!part.tensors.some(function (t) { return t.per === "site"; })) return;
+      plan.sites[i].forEach(function (s) { if (!used.has(s)) fail("nothing in " + method.name + " acts on " + s.role + "; choose other targets"); });
+    });
+    if (!found) fail(method.name + " finds nothing to act on in " + inv.backbone.name);
+    plan.targets = targets || Array.from(new Set([].concat.apply([], plan.sites).map(function (s) { return s.role; })));
+    return plan;
+  }
   /* Every spot of a tensor: n equal places and the dimensions that its formulas may name there. */
-  function spots(part, tensor, inv, sites) {
-    var common = inv.dims, out = [];
+  function spotsOf(tensor, inv, sites, common) {
+    var out = [];
     function add(role, source, dims, shape) {
-      out.push({ role: role, source: source, n: source.n, layers: source.layers, dims: merge(common, dims), shape: shape });
+      out.push({ role: role, stack: source.stack || "", source: source, n: source.n, layers: source.layers, dims: merge(common, dims), shape: shape });
     }
     if (tensor.per === "model") add("", { n: 1, layers: null }, {});
     else if (tensor.per === "site") sites.forEach(function (s) {
-      if (wanted(tensor.roles, s.role, s.stack)) add(s.role, s, { d_in: s.d_in, d_out: s.d_out, bias: s.bias });
+      if (wanted(tensor.roles, s.role, s.stack)) add(s.role, s, { d_in: s.d_in, d_out: s.d_out, bias: Number(s.bias) });
     });
-    else if (["weight", "bias", "norm"].indexOf(tensor.per) >= 0) inv.modules.forEach(function (m) {
-      if (!m.pretrained || !wanted(tensor.roles, m.role, m.stack)) return;
-      if (tensor.per === "norm" && m.kind !== "norm") return;
+    else if (OF_PARAMETERS.indexOf(tensor.per) >= 0) inv.modules.forEach(function (m) {
+      if (!m.pretrained || !wanted(tensor.roles, m.role, m.stack) || (tensor.per === "norm" && m.kind !== "norm")) return;
       m.parameters.forEach(function (p) {
         if (tensor.per !== "bias" || p[0] === "bias") add(m.role, m, { numel: product(p[1]) }, tensor.selecting ? p[1] : undefined);
       });
@@ -121,185 +480,367 @@ var peft = (function () {
     if (!tensor.by_layer) return out;
     return [].concat.apply([], out.map(function (spot) {
       var layers = layersOf(spot.layers);
-      if (!layers.length) return [spot];
-      return layers.map(function (layer) { return merge(spot, { n: 1, dims: merge(spot.dims, { layer: layer }) }); });
+      return layers.map(function (layer) { return merge(spot, { n: 1, layers: [layer, layer + 1], dims: merge(spot.dims, { layer: layer }) }); });
     }));
   }
 
+  /* ---- hyperparameters ---- */
+
+  var KIND = { int: "a whole number", float: "a number", bool: "true or false" };
   function coerce(spec, raw) {
-    if (spec.type === "choice") return spec.values.indexOf(raw) >= 0 ? raw : fail(spec.name + " is one of " + spec.values.join(", "));
-    if (spec.type === "bool") return raw === true || raw === "true" || raw === "1";
-    var value = typeof raw === "string" && raw.trim() === "" ? NaN : Number(raw);
-    if (!Number.isFinite(value) || Math.abs(value) > LARGEST) fail(spec.name + " is a number");
-    if (spec.type === "int" && !Number.isInteger(value)) fail(spec.name + " is a whole number");
+    var text = typeof raw === "string" ? raw.trim() : raw, value;
+    if (spec.type === "choice") {
+      text = String(raw).toLowerCase();
+      return spec.values.indexOf(text) >= 0 ? text : fail(spec.name + ": found " + shown(String(raw)) + "; expected one of " + spec.values.join(", "), spec.name);
+    }
+    if (spec.type === "bool") value = typeof raw === "boolean" ? raw : { true: true, false: false, 1: true, 0: false }[String(raw).toLowerCase()];
+    else if (typeof text === "number") value = text;
+    else if (typeof text === "string" && text.length < 20 && (spec.type === "int" ? /^[+-]?\d+(_\d+)*$/ : /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+)?$/i).test(text)) value = Number(text.replace(/_/g, ""));
+    if (value === undefined || (typeof value === "number" && (!Number.isFinite(value) || (spec.type === "int" && !Number.isInteger(value))))) {
+      fail(spec.name + ": found " + (raw === "" ? "nothing" : shown(String(raw))) + "; expected " + KIND[spec.type], spec.name);
+    }
+    if (Math.abs(value) > LARGEST) fail(spec.name + " = " + shown(String(raw)) + " is beyond 2**31", spec.name);
     return value;
   }
-  function fallback(spec, common) { return spec.formula === null ? spec.default : run(spec.formula, common); }
-
+  function fallback(spec, common) { return given(spec.formula) ? run(spec.formula, common) : spec.default; }
+  function holds(spec, names) {
+    try { return spec.domain === null || Boolean(run(spec.domain, names)); } catch (error) { return false; }
+  }
   /* All hyperparameters, defaults filled in, each checked against its domain. */
-  function values(method, inv, given) {
-    var specs = method.parts[0].hyperparameters, filled = {};
-    specs.forEach(function (s) { filled[s.name] = s.name in given ? coerce(s, given[s.name]) : fallback(s, inv.dims); });
+  function valuesFor(plan, chosen) {
+    var specs = plan.method.parts[0].hyperparameters, filled = {};
+    Object.keys(chosen).forEach(function (name) {
+      if (!specs.some(function (s) { return s.name === name; })) fail(plan.method.name + " has no hyperparameter " + shown(name));
+    });
+    specs.forEach(function (s) { filled[s.name] = given(at(chosen, s.name)) ? coerce(s, chosen[s.name]) : fallback(s, plan.common); });
+    var names = merge(filled, plan.common);
     specs.forEach(function (s) {
-      var fine = true;
-      try { fine = s.domain === null || run(s.domain, merge(filled, inv.dims)); } catch (error) { fine = false; }
-      if (!fine) { var error = new Error(s.name + " = " + filled[s.name] + " must satisfy " + s.rule); error.user = true; error.field = s.name; throw error; }
+      if (!holds(s, names)) fail(s.name + " = " + filled[s.name] + " is out of its domain " + s.rule, s.name);
     });
     return filled;
   }
-
-  function argumentsOf(method, inv, filled) {
+  /* For each part, the values of its own hyperparameters. */
+  function argumentsOf(plan, filled) {
     var all = [filled];
-    method.parts.slice(1).forEach(function (part) {
+    plan.method.parts.slice(1).forEach(function (part) {
       var above = all[part.parent], own = {};
       part.hyperparameters.forEach(function (s) {
         var fixed = part.fixed[s.name];
         if (s.name in part.rename) own[s.name] = above[part.rename[s.name]];
-        else if (fixed) own[s.name] = fixed.formula === null ? fixed.value : run(fixed.formula, merge(inv.dims, above));
-        else own[s.name] = fallback(s, inv.dims);
+        else if (fixed) own[s.name] = fixed.formula === null ? fixed.value : run(fixed.formula, merge(plan.common, above));
+        else own[s.name] = fallback(s, plan.common);
       });
       all.push(own);
     });
     return all;
   }
 
-  function whole(row, what, value) {
+  /* ---- rows: every tensor that exists, with its share of the ledgers ---- */
+
+  /* `loose` leaves out what must hold: used to bracket an answer, never to give one. */
+  function rowsOf(plan, filled, loose) {
+    var args = argumentsOf(plan, filled), out = [];
+    plan.tensors.forEach(function (piece) {
+      var own = args[piece.part], rows = [];
+      piece.spots.forEach(function (spot) {
+        var row;
+        try { row = rowOf(piece, spot, own, loose); } catch (error) {
+          if (error.user) throw error;
+          fail("tensor " + piece.name + " has no size here: " + error.message);
+        }
+        if (row) rows.push(row);
+      });
+      out.push.apply(out, gathered(piece, rows, own, plan, loose));
+    });
+    return out;
+  }
+  function whole(piece, what, value, loose) {
     value = Number(value);
-    if (!Number.isInteger(value) || value < 0 || value > EXACT) fail("tensor " + row.name + ": " + what + " is " + value + ", not a count");
+    if (value > EXACT || (!loose && (!Number.isInteger(value) || value < 0))) fail("tensor " + piece.name + ": " + what + " is " + value + ", not a count");
     return value;
   }
-
-  function rowOf(part, tensor, spot, own) {
-    var names = merge(own, spot.dims), row = { name: part.prefix + tensor.name, tensor: tensor, spot: spot, role: spot.role };
+  function rowOf(piece, spot, own, loose) {
+    var tensor = piece.tensor, names = merge(own, spot.dims), row = { piece: piece, spot: spot };
     if (tensor.guard !== null && !run(tensor.guard, names)) return null;
-    if (tensor.requires !== null && !run(tensor.requires, names)) {
-      fail(row.name + (spot.role ? " at " + spot.role : "") + " requires " + tensor.rule);
+    if (!loose && tensor.requires !== null && !run(tensor.requires, names)) {
+      fail("tensor " + piece.name + (spot.role ? " at " + spot.role : "") + " requires " + tensor.rule);
     }
     row.shape = tensor.shape ? tensor.shape.map(function (f) { return run(f, names); }) : spot.shape || null;
-    row.count = whole(row, "its size", row.shape ? product(row.shape) : run(tensor.count, names));
-    row.n = tensor.copies === null ? spot.n : spot.n * whole(row, "copies", run(tensor.copies, names));
-    row.trained = tensor.trained === true ? row.count * row.n : tensor.trained === false ? 0 : row.n * whole(row, "trained", run(tensor.trained, names));
+    row.count = whole(piece, "its size", row.shape ? product(row.shape) : run(tensor.count, names), loose);
+    row.n = tensor.copies === null ? spot.n : spot.n * whole(piece, "copies", run(tensor.copies, names), loose);
+    row.trained = tensor.trained === true ? row.count * row.n : tensor.trained === false ? 0 : row.n * whole(piece, "trained", run(tensor.trained, names), loose);
     row.stored = row.bits = row.indices = 0;
     tensor.stored.forEach(function (s) {
       if (s.across !== null) return;
-      var held = row.n * (s.count === null ? row.count : whole(row, "stored", run(s.count, names)));
-      if (s.as === "bits") row.bits += held; else row.stored += held;
-      if (s.as === "indices") row.indices += held;
+      keep(row, s.as, row.n * (s.count === null ? row.count : whole(piece, "stored", run(s.count, names), loose)));
     });
-    row.served = tensor.served === "kept" && !row.bits ? row.count * row.n : 0;
+    return served(row, row.count * row.n);
+  }
+  function keep(row, as, amount) {
+    if (as === "bits") row.bits += amount; else if (as !== "shared") row.stored += amount;
+    if (as === "indices") row.indices += amount;
+  }
+  function served(row, numel) {
+    var stays = row.piece.tensor.served === "kept" ? numel : 0;
+    row.served = row.bits ? 0 : stays;
+    row.served_bits = row.bits ? stays : 0;
     return row;
   }
-
   /* A tensor with a share over all its places together becomes one row: that share has no place of its own. */
-  function gathered(tensor, rows, own, inv) {
+  function gathered(piece, rows, own, plan, loose) {
+    var tensor = piece.tensor;
     if (!rows.length || (tensor.moved === null && tensor.stored.every(function (s) { return s.across === null; }))) return rows;
-    function sum(key) { return rows.reduce(function (n, r) { return n + r[key]; }, 0); }
-    var numel = rows.reduce(function (n, r) { return n + r.count * r.n; }, 0), names = merge(own, inv.dims, { numel: numel });
+    var numel = rows.reduce(function (n, r) { return n + r.count * r.n; }, 0), names = merge(own, plan.common, { numel: numel });
     var row = {
-      name: rows[0].name, tensor: tensor, shape: null, count: numel, n: 1, stored: sum("stored"), bits: sum("bits"), indices: sum("indices"),
-      trained: tensor.moved === null ? sum("trained") : whole(rows[0], "trained", run(tensor.moved, names)),
-      roles: rows.map(function (r) { return r.role; })
+      piece: piece, spot: null, shape: null, count: numel, n: 1, stored: total(rows, "stored"), bits: total(rows, "bits"), indices: total(rows, "indices"),
+      trained: tensor.moved === null ? total(rows, "trained") : whole(piece, "trained", run(tensor.moved, names), loose),
+      roles: rows.map(function (r) { return r.spot.role; })
     };
-    tensor.stored.forEach(function (s) {
-      if (s.across === null) return;
-      var held = whole(rows[0], "stored", run(s.across, names));
-      if (s.as === "bits") row.bits += held; else row.stored += held;
-      if (s.as === "indices") row.indices += held;
-    });
-    row.served = tensor.served === "kept" && !row.bits ? numel : 0;
-    return [row];
+    tensor.stored.forEach(function (s) { if (s.across !== null) keep(row, s.as, whole(piece, "stored", run(s.across, names), loose)); });
+    return [served(row, numel)];
   }
 
-  /* Every targeted module has a tensor that acts on it. */
-  function checkUsed(part, sites, used) {
-    if (!part.tensors.some(function (t) { return t.per === "site"; })) return;
-    sites.forEach(function (s) { if (used.indexOf(s) < 0) fail("nothing here acts on " + s.role + "; choose other targets"); });
+  function sumsOf(rows, size) {
+    var sum = {};
+    SUMS.forEach(function (key) { sum[key] = total(rows, key); });
+    sum.stored_bytes = (sum.stored - sum.indices) * size + sum.indices * INDEX_BYTES + Math.ceil(sum.bits / 8);
+    return sum;
+  }
+  function most(sum) { return Math.max(sum.trained, sum.stored, sum.served, sum.bits); }
+  function sizeOf(options) {
+    var dtype = options.dtype || "float32";
+    return at(BYTES, dtype) || fail("unknown dtype " + dtype + "; known: " + Object.keys(BYTES).join(", "));
   }
 
-  function baseBytes(method, inv, args, size) {
-    var plain = inv.model.backbone * size;
-    method.parts.forEach(function (part, i) {
-      inv.modules.forEach(function (m) {
-        var held = part.base.filter(function (h) { return wanted(h.roles, m.role, m.stack); });
+  /* ---- the answer ---- */
+
+  /* `options`: those of a plan, dtype, values. Throws an Error whose message is for people. */
+  function cost(id, options) {
+    var size = sizeOf(options), plan = planOf(id, options), filled = valuesFor(plan, options.values || {});
+    return answer(plan, filled, size);
+  }
+  function answer(plan, filled, size) {
+    var rows = rowsOf(plan, filled), sum = sumsOf(rows, size), backbone = plan.inv.backbone.parameters;
+    if (most(sum) > EXACT) fail("these hyperparameters give more than 2**53 numbers");
+    return {
+      hyperparameters: filled, targets: plan.targets, target_modules: plan.target_modules, task: plan.inv.task,
+      trained: sum.trained, stored: sum.stored, stored_bits: sum.bits, stored_bytes: sum.stored_bytes, served: sum.served, served_bits: sum.served_bits,
+      head: plan.inv.head, backbone: backbone, percent: 100 * sum.trained / backbone,
+      positions: run(plan.method.positions, merge(filled, plan.common)),
+      base_bytes: baseBytes(plan, filled, size), tensors: perTensor(rows), layers: perLayer(rows)
+    };
+  }
+  /* Bytes of the backbone as the method holds it. */
+  function baseBytes(plan, filled, size) {
+    var plain = plan.inv.backbone.parameters * size, args = argumentsOf(plan, filled);
+    plan.method.parts.forEach(function (part, i) {
+      if (part.base.length) plan.inv.modules.forEach(function (m) {
+        var kept = part.base.filter(function (h) { return wanted(h.roles, m.role, m.stack); });
         var weight = m.parameters.filter(function (p) { return p[0] === "weight"; })[0];
-        if (!held.length || !weight || m.head) return;
-        var bytes = held.reduce(function (n, h) {
-          return n + Math.ceil(Math.trunc(run(h.count, merge(args[i], inv.dims, { numel: product(weight[1]) })) * h.bits) / 8);
-        }, 0);
-        plain += m.n * (bytes - product(weight[1]) * size);
+        if (!kept.length || !weight || !m.pretrained) return;
+        var numel = product(weight[1]), names = merge(args[i], plan.common, { numel: numel });
+        var bytes = kept.reduce(function (n, h) { return n + Math.ceil(run(h.count, names) * h.bits / 8); }, 0);
+        plain += m.n * (bytes - numel * size);
       });
     });
     return plain;
   }
-
-  /* The answer. `options`: model, task, num_labels, targets, dtype, values. Throws an Error whose message is for people. */
-  function cost(id, options) {
-    var method = data.methods[id];
-    if (!method) fail("unknown method " + id);
-    var model = data.models[options.model] || fail("unknown model " + options.model);
-    var inv = inventory(options.model, options.task || model.default_task);
-    var sum = { trained: 0, stored: 0, bits: 0, served: 0, indices: 0 }, all = [], used = [], size = BYTES[options.dtype || "float32"];
-    var sites = method.parts.map(function (part) { return targetsOf(method, part, inv, options.targets); });
-    inv.dims.n_sites = [].concat.apply([], sites).reduce(function (n, s) { return n + s.n; }, 0);
-    var filled = values(method, inv, options.values || {}), args = argumentsOf(method, inv, filled), found = false;
-    method.parts.forEach(function (part, i) {
-      part.tensors.forEach(function (tensor) {
-        var places = spots(part, tensor, inv, sites[i]);
-        found = found || places.length > 0;
-        places.forEach(function (p) { used.push(p.source); });
-        var rows = places.map(function (s) { return rowOf(part, tensor, s, args[i]); }).filter(Boolean);
-        gathered(tensor, rows, args[i], inv).forEach(function (r) {
-          Object.keys(sum).forEach(function (k) { sum[k] += r[k]; });
-          all.push(r);
-        });
+  /* Places of equal shape together. */
+  function perTensor(rows) {
+    var groups = new Map();
+    rows.forEach(function (r) {
+      var key = [r.piece.name, r.shape, r.count].join("|"), g = groups.get(key);
+      if (!g) {
+        g = { name: r.piece.name, per: r.piece.tensor.per, shape: r.shape, count: r.count, sites: 0, total: 0, trained: 0, stored: 0, stored_bits: 0, served: 0, served_bits: 0, roles: [] };
+        groups.set(key, g);
+      }
+      g.sites += r.n; g.total += r.n * r.count; g.trained += r.trained; g.stored += r.stored; g.stored_bits += r.bits; g.served += r.served; g.served_bits += r.served_bits;
+      (r.roles || [r.spot.role]).forEach(function (role) { if (role && g.roles.indexOf(role) < 0) g.roles.push(role); });
+    });
+    return Array.from(groups.values());
+  }
+  /* What each layer has, equal neighbours as one run; then what belongs to no layer, and what has no place of its own. */
+  function perLayer(rows) {
+    var keys = ["trained", "stored", "bits", "served", "served_bits"], layers = new Map(), rest = { outside: null, spread: null };
+    function add(record, row, n) { keys.forEach(function (k) { record[k] += row[k] / n; }); return record; }
+    function empty(head) { keys.forEach(function (k) { head[k] = 0; }); return head; }
+    rows.forEach(function (r) {
+      var at = r.spot ? layersOf(r.spot.layers) : [], where = r.spot ? "outside" : "spread";
+      if (!at.length) rest[where] = add(rest[where] || empty({ stack: where, from: null, to: null }), r, 1);
+      at.forEach(function (n) {
+        var key = r.spot.stack + "|" + n;
+        if (!layers.has(key)) layers.set(key, empty({ stack: r.spot.stack, from: n, to: n }));
+        add(layers.get(key), r, at.length);
       });
     });
-    if (!found) fail("it finds nothing to act on in " + model.name);
-    method.parts.forEach(function (part, i) { checkUsed(part, sites[i], used); });
-    if (Math.max(sum.trained, sum.stored, sum.served, sum.bits) > EXACT) fail("these hyperparameters give more than 2**53 numbers");
-    var labels = options.num_labels || 2;
-    return {
-      hyperparameters: filled, task: inv.task, trained: sum.trained, stored: sum.stored, stored_bits: sum.bits, served: sum.served,
-      stored_bytes: (sum.stored - sum.indices) * size + sum.indices * INDEX_BYTES + Math.ceil(sum.bits / 8),
-      head: inv.head[0] + inv.head[1] * labels, backbone: model.backbone, percent: 100 * sum.trained / model.backbone,
-      base_bytes: baseBytes(method, inv, args, size), tensors: grouped(all), targets: chosen(sites)
-    };
-  }
-  function chosen(sites) {
-    var roles = [];
-    sites.forEach(function (group) { group.forEach(function (s) { if (roles.indexOf(s.role) < 0) roles.push(s.role); }); });
-    return roles;
-  }
-
-  /* Places of equal shape together. */
-  function grouped(rows) {
-    var groups = {}, out = [];
-    rows.forEach(function (r) {
-      var key = [r.name, r.shape, r.count].join("|");
-      var g = groups[key];
-      if (!g) {
-        g = groups[key] = { name: r.name, per: r.tensor.per, shape: r.shape, count: r.count, sites: 0, trained: 0, stored: 0, stored_bits: 0, served: 0, roles: [] };
-        out.push(g);
-      }
-      g.sites += r.n; g.trained += r.trained; g.stored += r.stored; g.stored_bits += r.bits; g.served += r.served;
-      (r.roles || [r.role]).forEach(function (role) { if (role && g.roles.indexOf(role) < 0) g.roles.push(role); });
+    var order = Array.from(layers.values()).sort(function (a, b) { return a.stack === b.stack ? a.from - b.from : a.stack < b.stack ? 1 : -1; }), runs = [];
+    order.forEach(function (layer) {
+      var last = runs[runs.length - 1];
+      if (last && last.stack === layer.stack && last.to === layer.from - 1 && keys.every(function (k) { return last[k] === layer[k]; })) last.to = layer.from;
+      else runs.push(layer);
     });
-    return out;
+    return runs.concat([rest.outside, rest.spread].filter(Boolean));
   }
 
   /* The roles that a method may target in a model; a fused one only where its slices are not offered. */
-  function roles(id, model, task) {
-    var found = data.models[model], sites = inventory(model, task || found.default_task).selector.sites, out = [];
-    var targets = data.methods[id].parts.map(function (p) { return p.targets; }).filter(Boolean)[0];
-    sites.forEach(function (s) {
+  function roles(id, options) {
+    var inv = inventory(backboneOf(options), options.task), out = [], method = methodOf(id);
+    var targets = method.parts[0].targets || method.parts.map(function (p) { return p.targets; }).filter(Boolean)[0];
+    inv.sites.forEach(function (s) {
       if (targets && !s.fused && out.indexOf(s.role) < 0 && wanted(targets.allowed, s.role, s.stack)) out.push(s.role);
     });
     return out;
   }
+  /* Those in force: what was chosen, taken apart, or the defaults. */
+  function targets(id, options) {
+    return Array.from(new Set([].concat.apply([], planOf(id, options).sites).map(function (s) { return s.role; })));
+  }
+  /* Names by which peft finds exactly the modules that a question targets; null where it cannot. */
+  function suffixes(id, options) {
+    var plan = planOf(id, options), sites = [].concat.apply([], plan.sites), wanted = new Map();
+    if (options.target_modules) return options.target_modules;
+    if (!sites.length || sites.some(function (s) { return !s.whole; })) return null;
+    sites.forEach(function (s) { wanted.set(s.module, s.n); });
+    for (var depth = 1; depth < 7; depth++) {
+      var names = Array.from(new Set(sites.map(function (s) { return s.module.path.replace("{layer}", "0").split(".").slice(-depth).join("."); })));
+      if (names.some(function (n) { return NUMBER.test(n); })) break;
+      var found = [];
+      try { found = bySuffix(plan.inv, names); } catch (error) { if (!error.user) throw error; }
+      if (found.length === wanted.size && found.every(function (s) { return wanted.get(s.module) === s.n; })) return names;
+    }
+    return null;
+  }
+
+  /* ---- the largest setting that fits a budget ---- */
+
+  /* "10M", "2.5e6", "40 MB" or "1,000,000" as a number; null for nothing, NaN for what is none. */
+  function quantity(text) {
+    var match = /^\s*([\d,_]*\.?\d+(?:e\d+)?|[\d,_]+\.)\s*([kKmMgGbBtT]?)(?:i?[bB])?\s*$/.exec(String(text === null || text === undefined ? "" : text));
+    if (String(text === null || text === undefined ? "" : text).trim() === "") return null;
+    if (!match) return NaN;
+    var factor = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 }[match[2].toLowerCase()];
+    return Math.round(Number(match[1].replace(/[,_]/g, "")) * factor);
+  }
+  function within(sum, budget) {
+    return (!given(budget.trained) || sum.trained <= budget.trained) && (!given(budget.bytes) || sum.stored_bytes <= budget.bytes);
+  }
+  function over(sum, budget) {
+    return given(budget.trained) && sum.trained > budget.trained ? "trained" : "bytes";
+  }
+  /* The largest whole number of a method's size hyperparameter with which it stays within a budget, exactly.
+     {name, value, cost}; or {name, least: the smallest setting's cost, value: that setting}. Name and value are null for
+     a method without such a number. Counts never fall as it grows (the build has seen to that), so a bracket over the
+     plain formulas comes first, and then the first value below it that everything allows. */
+  function largest(id, options, budget) {
+    var size = sizeOf(options), plan = planOf(id, options), name = plan.method.size, base = options.values || {}, out;
+    if (!name) {
+      out = cost(id, options);
+      return within(out, budget) ? { name: null, value: null, cost: out } : { name: null, value: null, least: out };
+    }
+    var specs = plan.method.parts[0].hyperparameters, start = {};
+    specs.forEach(function (s) { start[s.name] = s.name !== name && given(at(base, s.name)) ? coerce(s, base[s.name]) : fallback(s, plan.common); });
+    function at_(value) { var filled = merge(start); filled[name] = value; return filled; }
+    function loosely(value) {
+      try {
+        var sum = sumsOf(rowsOf(plan, at_(value), true), size);
+        return within(sum, budget) && most(sum) <= EXACT;
+      } catch (error) { return false; }
+    }
+    /* The answer at a value; null where something that must hold does not. */
+    function strictly(value) {
+      var filled = at_(value), names = merge(filled, plan.common);
+      if (!specs.every(function (s) { return !s.sized || holds(s, names); }) || !allowed(plan, filled, true)) return null;
+      try { return answer(plan, filled, size); } catch (error) { if (!error.user) throw error; return null; }
+    }
+    /* What this number has no part in holds for all of its values, or for none. */
+    specs.forEach(function (s) { if (!s.sized && !holds(s, merge(at_(1), plan.common))) fail(s.name + " = " + start[s.name] + " is out of its domain " + s.rule, s.name); });
+    if (!allowed(plan, at_(1), false)) rowsOf(plan, at_(1));   // which says what is wrong
+    var cap = ceiling(plan, at_), found = bracket(loosely, cap), steps = MOST_STEPS;
+    for (var value = found; value >= 0 && steps > 0; value--, steps--) {
+      out = strictly(value);
+      if (out && within(out, budget)) return { name: name, value: value, cost: out };
+    }
+    for (value = 0; value <= Math.min(cap, MOST_STEPS); value++) {
+      out = strictly(value);
+      if (out) return { name: name, value: value, least: out };
+    }
+    fail("no " + name + " is allowed with this setting in " + plan.inv.backbone.name, name);
+  }
+  /* What must hold at every place, without counting anything: where the size hyperparameter has a part, or where not. */
+  function allowed(plan, filled, sized) {
+    var args = argumentsOf(plan, filled);
+    return plan.tensors.every(function (piece) {
+      var tensor = piece.tensor;
+      return tensor.requires === null || tensor.sized !== sized || piece.spots.every(function (spot) {
+        var names = merge(args[piece.part], spot.dims);
+        try { return (tensor.guard !== null && !run(tensor.guard, names)) || run(tensor.requires, names); } catch (error) { return false; }
+      });
+    });
+  }
+  /* The least of the upper bounds that conditions state. */
+  function ceiling(plan, at_) {
+    var least = LARGEST, args = argumentsOf(plan, at_(1));
+    function bound(index, names) {
+      try { var value = Number(run(index, names)); if (value > 0 && value < least) least = Math.floor(value); } catch (error) { /* no bound here */ }
+    }
+    plan.method.parts.forEach(function (part, i) { part.bounds.forEach(function (b) { bound(b, merge(args[i], plan.common)); }); });
+    plan.tensors.forEach(function (piece) {
+      piece.tensor.bounds.forEach(function (b) { piece.spots.forEach(function (spot) { bound(b, merge(args[piece.part], spot.dims)); }); });
+    });
+    return least;
+  }
+  /* The largest whole number from 1 to `cap` for which `fits` holds, which it does up to some point; 0 if never. */
+  function bracket(fits, cap) {
+    if (!fits(1)) return 0;
+    var low = 1, high = 2;
+    while (high <= cap && fits(high)) { low = high; high *= 2; }
+    high = Math.min(high, cap + 1);
+    while (high - low > 1) {
+      var middle = Math.floor((low + high) / 2);
+      if (fits(middle)) low = middle; else high = middle;
+    }
+    return low;
+  }
+
+  /* ---- the planner ---- */
+
+  var START = { exact: "", approximate: "starts close to the base model, not equal to it", none: "differs from the base model at the first step" };
+  /* Whether a method fits, with its largest setting: {id, name, value, cost}; or {id, reasons}: all of why it does not.
+     `wishes`: trained and bytes (budgets, null for none), merge, identity, quantised, positions (no extra ones), library
+     (a key, or "any"), since (a year). */
+  function judged(id, options, wishes) {
+    var reasons = [], found = null, method = methodOf(id), libraries = Object.keys(method.libraries);
+    if (wishes.merge && method.merge !== "exact") reasons.push("does not merge into the weights");
+    if (wishes.identity && method.identity !== "exact") reasons.push(START[method.identity]);
+    if (wishes.quantised && !method.quantised) reasons.push("keeps the base model unquantised");
+    if (wishes.library === "any" && !libraries.some(function (k) { return k !== "official"; })) reasons.push("is in no library");
+    else if (wishes.library && wishes.library !== "any" && libraries.indexOf(wishes.library) < 0) reasons.push("is not in " + (data.libraries[wishes.library] || wishes.library));
+    if (wishes.since && method.year < wishes.since) reasons.push("is from " + method.year);
+    try { found = fitted(id, options, wishes); } catch (error) { if (!error.user) throw error; reasons.push(error.message.replace(method.name + " finds", "finds")); }
+    if (found && found.least) reasons.push(tooMuch(found, wishes));
+    var answer = found && (found.cost || found.least);
+    if (answer && wishes.positions && answer.positions > 0) reasons.push("adds " + grouped(answer.positions) + " sequence positions");
+    return reasons.length ? { id: id, reasons: reasons } : { id: id, name: found.name, value: found.value, cost: found.cost };
+  }
+  function planner(options, wishes) {
+    var all = Object.keys(data.methods).map(function (id) { return judged(id, options, wishes); });
+    return { fits: all.filter(function (r) { return r.cost; }), out: all.filter(function (r) { return r.reasons; }) };
+  }
+  function fitted(id, options, wishes) {
+    var key = ["fit", id, JSON.stringify([options, wishes.trained, wishes.bytes])].join("|");
+    return kept(key, function () { return given(wishes.trained) || given(wishes.bytes) ? largest(id, options, wishes) : { name: null, value: null, cost: cost(id, options) }; });
+  }
+  function tooMuch(found, budget) {
+    var least = found.least, what = over(least, budget) === "trained" ? "trains " + grouped(least.trained) : "stores " + grouped(least.stored_bytes) + " bytes";
+    return what + (found.name ? " at its smallest, " + found.name + " = " + found.value : " at its default setting");
+  }
 
   return {
-    load: function (records) { data = records; formulas = records.formulas; return this; },
+    load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
-    cost: cost, roles: roles, dtypes: Object.keys(BYTES)
+    cost: cost, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
+    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, judged: judged, planner: planner, quantity: quantity,
+    modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
+    dtypes: Object.keys(BYTES)
   };
 })();

@@ -100,7 +100,7 @@ def merging(trial: Trial) -> None:
     if trial.entry.properties.merge != "exact":
         assert not hasattr(trial.reference, "merge"), "the module can merge, the entry says it cannot"
         return
-    assert trial.cost.served == 0, "what merges serves nothing of its own"
+    assert trial.cost.served == trial.cost.served_bits == 0, "what merges serves nothing of its own"
     model = trial.make()
     shake(model)
     wanted = trial.outputs(model)

@@ -1,0 +1,114 @@
+"""The facets by which methods are found: those of the taxonomy and those that follow from an entry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from .._errors import UsageError
+from .._kb import Method
+from .._query import facts
+from ._site import Site, View
+
+__all__ = ["DERIVED", "Question", "counts", "names", "questions", "rows", "script", "words"]
+
+DERIVED = {
+    "merge": ("Merges into the weights", {"exact": "yes, exactly", "none": "no"}),
+    "stores": (
+        "Stores",
+        {
+            "values": "numbers", "bits": "mask bits", "indices": "positions", "seed": "a random seed",
+            "none": "less than it trains",
+        },
+    ),
+    "identity_at_init": (
+        "At the first step",
+        {"exact": "equals the base model", "approximate": "close to it", "none": "differs from it"},
+    ),
+    "scope": (
+        "Has tensors",
+        {
+            "site": "at targeted modules", "attention": "in attention blocks", "mlp": "in feed-forward blocks",
+            "layer": "in layers", "model": "once per model", "weight": "for every weight", "bias": "for every bias",
+            "norm": "for every norm",
+        },
+    ),
+    "quantised": ("Over a quantised backbone", {"1": "yes", "0": "no"}),
+}  # fmt: skip
+"""Facts of an entry that are facets as well: heading, and a word for each value."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A facet as it is asked: its values with a word for each, in the order in which they are offered."""
+
+    id: str
+    name: str
+    meaning: str = ""
+    values: dict[str, str] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
+
+
+def questions(site: Site) -> list[Question]:
+    """All facets but the category and the library: the taxonomy's, then those that follow from an entry."""
+    found = [
+        Question(key, f.name, f.meaning, {v: v.replace("_", " ") for v in f.values}, f.meanings())
+        for key, f in site.kb.taxonomy.facets.items()
+    ]
+    return found + [Question(key, name, "", dict(values)) for key, (name, values) in DERIVED.items()]
+
+
+def words(method: Method) -> dict[str, list[str]]:
+    """Facet -> the method's values, as text; the category with all that lie above it."""
+    found: dict[str, list[str]] = {}
+    for key, value in facts(method).items():
+        found[key] = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+    steps = method.category.split(".")
+    found["category"] = [".".join(steps[: i + 1]) for i in range(len(steps))]
+    return found
+
+
+def names(site: Site, method: Method) -> list[str]:
+    """What people call a method or look it up by: names, aliases, classes in libraries, arXiv ids, authors."""
+    entry = method.entry
+    found = [entry.id, entry.name, entry.full_name, *entry.aliases]
+    found += [i.symbol for i in entry.implementations.values() if i.symbol]
+    reference = site.kb.references.get(entry.source.partition("#")[0])
+    if reference is not None:
+        found += [reference.arxiv or "", reference.title, *(a.split()[-1] for a in reference.authors[:1])]
+    return list(dict.fromkeys(n for n in found if n))
+
+
+def rows(site: Site) -> dict[str, View]:
+    """What the finder knows of each method: its values as words, and its names."""
+    asked, found = ["category", "library", *(q.id for q in questions(site))], {}
+    for method in site.kb.values():
+        known = words(method)
+        facets = " ".join(f"{key}:{value}" for key in asked for value in known.get(key, []))
+        found[method.id] = {"facets": facets, "names": " | ".join(names(site, method))}
+    return found
+
+
+def script(site: Site) -> str:
+    """What each method trains on each model at its default setting, as one global for the finder."""
+    models = list(site.kb.models)
+    trained = {m.id: [_trained(m, model) for model in models] for m in site.kb.values()}
+    data = json.dumps({"models": models, "trained": trained}, separators=(",", ":"))
+    return f'"use strict";\nvar pfTrained = {data};\n'
+
+
+def _trained(method: Method, model: str) -> int | None:
+    try:
+        return method.cost(model).trained
+    except UsageError:  # it has nothing to act on there
+        return None
+
+
+def counts(site: Site) -> dict[str, dict[str, int]]:
+    """Facet -> value -> how many methods have it."""
+    found: dict[str, dict[str, int]] = {}
+    for method in site.kb.values():
+        for key, values in words(method).items():
+            for value in values:
+                found.setdefault(key, {})[value] = found.get(key, {}).get(value, 0) + 1
+    return found

@@ -1,0 +1,311 @@
+"""Pages that lay all methods out along one thing: a survey, other surveys, years, facets, stored questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .._taxonomy import CategoryNode, SurveyNode
+from . import _finder, _lineage, _surveys
+from ._site import Site, View
+from ._text import count
+
+__all__ = ["finder", "list_page", "list_rows", "overview_pages"]
+
+WIDE = {"hide": ["toc"]}
+AGREEMENT = {"rounded": "rounds to it", "truncated": "cut off, not rounded", "differs": "another number"}
+VERDICTS = ("reproduced", "convention", "contradicted", "unverifiable")
+Known = dict[str, dict[str, list[str]]]
+"""Method -> facet -> its values."""
+EVIDENCE_TREE = {"tree": "The tree was read, as others reproduce it.", "recalled": "The tree is recalled, not read."}
+
+
+def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
+    """The pages, by path."""
+    if site.survey:
+        yield "survey.md", _survey(site)
+    yield "crosswalk.md", _crosswalk(site)
+    yield "timeline.md", _timeline(site)
+    yield "matrix.md", _matrix(site)
+    yield "lists/index.md", _lists(site)
+    for key in site.kb.taxonomy.lists:
+        yield f"lists/{key}.md", list_page(site, key)
+
+
+# One survey: its tree and its experiments.
+
+
+def _survey(site: Site) -> str:
+    rows = _surveys.experiments(site.kb, site.survey)
+    tables: dict[str, list[View]] = {}
+    for row in rows:
+        tables.setdefault(row["model"], []).append(_shown(site, row))
+    tasks = site.settings.get("survey", {}).get("tables", {})
+    order = [*(m for m in tasks if m in tables), *(m for m in tables if m not in tasks)]
+    shown = [
+        {"id": model, "name": _model(site, model), "task": tasks.get(model, ""), "rows": tables[model]}
+        for model in order
+    ]
+    reference = site.reference(site.survey)
+    nodes = [node for node in site.kb.taxonomy.tree if node.source.partition("#")[0] == site.survey]
+    return site.page(
+        "survey.md",
+        "The survey",
+        f"The tree of {reference['title']}, and its experiments recomputed.",
+        meta={"source": "taxonomy/categories.yaml", "door": "Survey", **WIDE},
+        reference=reference,
+        citation=site.cite(site.survey),
+        tree=[_branch(site, node) for node in nodes],
+        totals=_totals(site, nodes),
+        tables=shown,
+        verdicts=[(word, n) for word in VERDICTS if (n := sum(r["verdict"] == word for r in rows))],
+        n_rows=len(rows),
+        n_heads=sum(r["head_counted"] for r in rows),
+        n_unread=sum(r["evidence"] != "read" for r in rows),
+    )
+
+
+def _model(site: Site, key: str) -> str:
+    return site.kb.models[key].name if key in site.kb.models else key
+
+
+def _branch(site: Site, node: CategoryNode) -> View:
+    """A class of the tree with its methods, those without an entry marked."""
+    leaves: list[View] = [
+        {"id": m.id, "name": m.name, "year": m.year, "entry": True} for m in site.in_category(node.id)
+    ]
+    leaves += [{"id": p.id, "name": p.name, "year": p.year, "entry": False} for p in site.planned(node.id)]
+    leaves.sort(key=lambda leaf: (leaf["year"], leaf["id"]))
+    return {
+        "id": node.id, "name": node.name, "definition": node.definition, "hue": site.hue(node.id), "leaves": leaves,
+        "children": [_branch(site, child) for child in node.children],
+    }  # fmt: skip
+
+
+def _totals(site: Site, nodes: list[CategoryNode]) -> View:
+    inside = {n.id for root in nodes for n in root.walk()}
+    present = sum(m.category in inside for m in site.kb.values())
+    planned = sum(len(site.planned(key)) for key in inside)
+    return {"present": present, "all": present + planned, "classes": len(inside)}
+
+
+def _shown(site: Site, row: View) -> View:
+    """A row of the experiments for people."""
+    setting = _set(row["set"])
+    setting += [", ".join(row["targets"])] if row["targets"] else []
+    if row["task"]:
+        setting.append(f"task {row['task']}" + (f", {row['num_labels']} labels" if row["num_labels"] else ""))
+    parts = [
+        {
+            "times": p["times"], "id": p["method"], "name": site.kb[p["method"]].name,
+            "setting": ", ".join([*_set(p["set"]), *p["targets"]]),
+        }
+        for p in row["parts"]
+    ]  # fmt: skip
+    return row | {
+        "setting": setting, "parts": parts, "computed": count(row["computed"]), "alone": count(row["method_alone"]),
+        "difference": _signed(row["difference"]), "agreement": AGREEMENT.get(row["agreement"], ""),
+        "unverified": row["evidence"] != "read", "cite": site.cite(row["source"]),
+        "same": row["method_alone"] == row["computed"],
+    }  # fmt: skip
+
+
+def _set(values: View) -> list[str]:
+    return [f"{n} = {str(v).lower() if isinstance(v, bool) else v}" for n, v in values.items()]
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else "0" if value == 0 else f"{'+' if value > 0 else '−'}{count(abs(value))}"
+
+
+# Other surveys beside it.
+
+
+def _crosswalk(site: Site) -> str:
+    surveys = site.kb.taxonomy.surveys
+    rows = [_crossed(site, row) for row in _surveys.crosswalk(site.kb)]
+    return site.page(
+        "crosswalk.md",
+        "Crosswalk of surveys",
+        "Where each survey files each method, and where they disagree.",
+        meta={"source": "taxonomy/surveys.yaml", "door": "Taxonomy", **WIDE},
+        surveys=[
+            {
+                "id": key, "name": s.name, "cite": site.cite(s.source), "evidence": EVIDENCE_TREE[s.evidence],
+                "note": s.note or "", "tree": [_class(site, node) for node in s.tree],
+            }
+            for key, s in surveys.items()
+        ],
+        rows=rows,
+        n_differ=sum(r["differs"] for r in rows),
+        n_filed=sum(len(c) for r in rows for c in r["cells"]),
+    )  # fmt: skip
+
+
+def _crossed(site: Site, row: View) -> View:
+    by_survey: dict[str, list[View]] = {key: [] for key in site.kb.taxonomy.surveys}
+    for place in row["filed"]:
+        by_survey[place["survey"]].append(place)
+    ours = [name for name, _ in site.trail(row["category"])[1:]]
+    return row | {
+        "hue": site.hue(row["category"]), "ours": ours, "cells": list(by_survey.values()),
+        "differs": any(p["stands"] == _surveys.DIFFERS for p in row["filed"]),
+    }  # fmt: skip
+
+
+def _class(site: Site, node: SurveyNode) -> View:
+    """A class of another survey's tree."""
+    planned = site.kb.planned
+    methods = [
+        {
+            "id": key, "entry": key in site.kb,
+            "name": site.kb[key].name if key in site.kb else planned[key].name if key in planned else key,
+        }
+        for key in node.methods
+    ]  # fmt: skip
+    return {"name": node.name, "methods": methods, "children": [_class(site, child) for child in node.children]}
+
+
+# Years.
+
+
+def _timeline(site: Site) -> str:
+    lanes = [
+        _lineage.Lane(root.name, site.hue(root.id), f"categories/{root.id}.html", _spots(site, root))
+        for root in site.kb.taxonomy.tree
+    ]
+    years: dict[int, list[_lineage.Spot]] = {}
+    for lane in lanes:
+        for spot in lane.spots:
+            years.setdefault(spot.year, []).append(spot)
+    return site.page(
+        "timeline.md",
+        "Timeline",
+        "All methods by the year of their paper, in a lane for each root of the taxonomy.",
+        meta={"door": "Taxonomy", **WIDE},
+        picture=_lineage.lanes(lanes),
+        years=sorted(years.items()),
+    )
+
+
+def _spots(site: Site, root: CategoryNode) -> list[_lineage.Spot]:
+    inside = {node.id for node in root.walk()}
+    found = [
+        _lineage.Spot(m.id, m.name, m.year, site.hue(m.category), f"methods/{m.id}.html")
+        for m in site.kb.values()
+        if m.category in inside
+    ]
+    found += [_lineage.Spot(p.id, p.name, p.year, site.hue(key)) for key in inside for p in site.planned(key)]
+    return sorted(found, key=lambda s: (s.year, s.name.lower(), s.id))
+
+
+# Facets by category.
+
+
+def _matrix(site: Site) -> str:
+    known = {m.id: _finder.words(m) for m in site.kb.values()}
+    leaves = [k for k in site.kb.taxonomy.categories if any(m.category == k for m in site.kb.values())]
+    matrices = [_one_matrix(site, q, leaves, known) for q in _finder.questions(site)]
+    return site.page(
+        "matrix.md",
+        "Matrix",
+        "Facets by category with counts: what has been tried, and where nobody has been.",
+        meta={"source": "taxonomy/facets.yaml", "door": "Taxonomy"},
+        matrices=matrices,
+    )
+
+
+def _one_matrix(site: Site, question: _finder.Question, leaves: list[str], known: Known) -> View:
+    held = {v for k in known.values() for v in k.get(question.id, [])}
+    values = [v for v in question.values if v in held or question.meaning]
+    rows: list[View] = []
+    for leaf in leaves:
+        inside = [m for m in site.kb.values() if m.category == leaf]
+        cells: list[View] = []
+        for value in values:
+            found = [m.name for m in inside if value in known[m.id].get(question.id, [])]
+            cells.append({
+                "n": len(found), "names": ", ".join(found), "heat": min(4, (len(found) + 1) // 2),
+                "href": f"methods/index.html?category={leaf}&{question.id}={value}",
+            })  # fmt: skip
+        name = " › ".join(n for n, _ in site.trail(leaf)[1:])
+        rows.append({"id": leaf, "name": name, "hue": site.hue(leaf), "cells": cells})
+    empty = sum(c["n"] == 0 for r in rows for c in r["cells"])
+    nobody = [question.values[v] for i, v in enumerate(values) if all(r["cells"][i]["n"] == 0 for r in rows)]
+    return {
+        "id": question.id.replace("_", "-"), "name": question.name, "meaning": question.meaning, "rows": rows,
+        "values": [{"name": question.values[v], "meaning": question.meanings.get(v, "")} for v in values],
+        "empty": empty, "cells": len(rows) * len(values), "nobody": nobody,
+    }  # fmt: skip
+
+
+# Stored questions.
+
+
+def list_rows(site: Site) -> list[View]:
+    """Every stored list with the methods in it."""
+    found = []
+    for key, stored in site.kb.taxonomy.lists.items():
+        ids = site.in_list(key)
+        found.append({
+            "id": key, "name": stored.name, "meaning": stored.meaning, "where": stored.where, "model": stored.model,
+            "model_name": _model(site, stored.model) if stored.model else "", "ids": ids, "n": len(ids),
+        })  # fmt: skip
+    return found
+
+
+def _lists(site: Site) -> str:
+    return site.page(
+        "lists/index.md",
+        "Lists",
+        "Questions with a name: the methods for which a condition holds.",
+        meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
+        lists=[r | {"names": [(i, site.kb[i].name) for i in r["ids"][:8]]} for r in list_rows(site)],
+        n_methods=len(site.kb),
+    )
+
+
+def list_page(site: Site, key: str) -> str:
+    """`lists/<id>.md`: its condition and the methods for which it holds."""
+    stored = next(r for r in list_rows(site) if r["id"] == key)
+    inside = set(stored["ids"])
+    return site.page(
+        "list.md",
+        stored["name"],
+        stored["meaning"],
+        meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
+        stored=stored,
+        groups=site.groups(among=inside),
+        n_methods=len(site.kb),
+        example_model=site.kb.models[site.examples[0]].name,
+    )
+
+
+# The finder.
+
+
+def finder(site: Site) -> View:
+    """What the form of the methods page offers: facets with their values and counts, and facts for each row."""
+    counts = _finder.counts(site)
+    years = sorted({m.year for m in site.kb.values()})
+    categories = [
+        {"value": key, "name": ("– " * (len(site.trail(key)) - 2)) + node.name, "n": counts["category"][key]}
+        for key, node in site.kb.taxonomy.categories.items()
+        if key in counts["category"]
+    ]
+    libraries = [
+        {"value": key, "name": site.library(key), "n": n} for key, n in sorted(counts.get("library", {}).items())
+    ]
+    asked: list[dict[str, Any]] = [
+        {"id": "category", "name": "Category", "values": categories},
+        {"id": "library", "name": "Library", "values": libraries},
+    ]
+    for question in _finder.questions(site):
+        held = counts.get(question.id, {})
+        values = [{"value": v, "name": name, "n": held[v]} for v, name in question.values.items() if v in held]
+        asked.append({"id": question.id, "name": question.name, "values": values})
+    first = ("category", "merge", "library", "stores")
+    asked.sort(key=lambda a: first.index(a["id"]) if a["id"] in first else len(first))
+    models = [{"value": key, "name": model.name} for key, model in site.kb.models.items()]
+    models.sort(key=lambda m: m["value"] != site.examples[0])
+    return {"asked": asked, "first": len(first), "years": years, "models": models}

@@ -1,0 +1,99 @@
+"""A survey's experiments recomputed, and other surveys' trees beside ours: plain data for pages and for the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from .._claims import judge, printed
+from .._errors import UsageError
+from .._formula import Formula
+from .._kb import KnowledgeBase, Method
+from .._schema import Claim
+from .._taxonomy import SurveyNode
+
+__all__ = ["AGREES", "DIFFERS", "ELSEWHERE", "crosswalk", "experiments", "filed", "tree"]
+
+View = dict[str, Any]
+AGREES, DIFFERS, ELSEWHERE = "agrees", "differs", "other axis"
+"""How a survey's class stands to our top category: its counterpart, another one, or one that cuts across ours."""
+
+
+# The experiments of one survey.
+
+
+def experiments(kb: KnowledgeBase, key: str) -> list[View]:
+    """Every claim whose source is the survey `key`, recomputed, by model and in the order of the tree."""
+    order = {category: i for i, category in enumerate(kb.taxonomy.categories)}
+    methods = sorted(kb.values(), key=lambda m: (order.get(m.category, 0), m.year, m.id))
+    models = list(kb.models)
+    rows = [_experiment(m, claim) for m in methods for claim in m.entry.claims if claim.source.partition("#")[0] == key]
+    return sorted(rows, key=lambda row: models.index(row["model"]) if row["model"] in models else len(models))
+
+
+def _experiment(method: Method, claim: Claim) -> View:
+    row: View = {
+        "method": method.id, "name": method.name, "claim": claim.id, "model": claim.model, "reported": claim.reported,
+        "evidence": claim.evidence, "quantity": claim.quantity.source, "set": dict(claim.set),
+        "targets": claim.targets or [], "target_modules": claim.target_modules or [], "task": claim.task,
+        "num_labels": claim.num_labels if claim.task == "seq_cls" else None,
+        "parts": [
+            {"method": p.method, "times": p.times, "set": dict(p.set), "targets": p.targets or []}
+            for p in claim.parts or []
+        ],
+        "head_counted": "head" in claim.quantity.names, "verdict": claim.verdict, "note": claim.note or "",
+        "source": claim.source, "computed": None, "method_alone": None, "difference": None, "agreement": None,
+    }  # fmt: skip
+    target = printed(claim.reported)
+    try:
+        found = judge(method, claim)
+    except (UsageError, AssertionError):  # nobody can recompute it, and its verdict says so
+        return row
+    alone = judge(method, claim.model_copy(update={"quantity": Formula.parse("trained")})).value
+    row |= {"computed": _plain(found.value), "method_alone": _plain(alone), "agreement": found.agreement}
+    return row | {"difference": _plain(found.value - target[0]) if target else None}
+
+
+def _plain(value: Decimal) -> int | float:
+    return int(value) if value == int(value) else float(value)
+
+
+# Where other surveys file our methods.
+
+
+def filed(kb: KnowledgeBase, method: str, category: str) -> list[View]:
+    """Every place where a survey files the method: survey, path of classes, and how its class stands to ours."""
+    top, found = category.partition(".")[0], []
+    for key, survey in kb.taxonomy.surveys.items():
+        for path in survey.filed(method):
+            like = next((node.like for node in reversed(path) if node.like), None)
+            stands = ELSEWHERE if like is None else AGREES if like.partition(".")[0] == top else DIFFERS
+            found.append({
+                "survey": key, "path": [n.name for n in path], "class": [n.id for n in path], "like": like,
+                "stands": stands,
+            })  # fmt: skip
+    return found
+
+
+def crosswalk(kb: KnowledgeBase) -> list[View]:
+    """Each method that some survey files, also those without an entry, in the order of our tree."""
+    taxonomy = kb.taxonomy
+    known = {m.id: (m.name, m.year, m.category) for m in kb.values()}
+    known |= {p.id: (p.name, p.year, p.category) for p in kb.planned.values()}
+    order = {category: i for i, category in enumerate(taxonomy.categories)}
+    rows = [
+        {"method": key, "name": name, "year": year, "category": category, "entry": key in kb, "filed": places}
+        for key, (name, year, category) in known.items()
+        if (places := filed(kb, key, category))
+    ]
+    return sorted(rows, key=lambda r: (order.get(str(r["category"]), len(order)), r["year"], str(r["method"])))
+
+
+def tree(nodes: Sequence[SurveyNode]) -> Iterator[View]:
+    """A survey's tree as plain data."""
+    for node in nodes:
+        yield {
+            "id": node.id, "name": node.name, "like": node.like, "maps_to": node.maps_to, "methods": node.methods,
+            "children": list(tree(node.children)),
+        }  # fmt: skip

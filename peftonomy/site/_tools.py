@@ -1,0 +1,44 @@
+"""The pages whose content is a tool: compare and planner. What they show comes from the engine; here is what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ._site import Site
+from ._text import count
+
+__all__ = ["tool_pages"]
+
+WIDE = {"hide": ["toc"]}
+MOST = 6
+
+
+def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
+    """The pages, by path."""
+    wanted = site.settings.get("compare", {})
+    methods = [m for m in wanted.get("methods", []) if m in site.kb.methods] or list(site.kb)[:MOST]
+    model = _model(site, wanted)
+    shown = [{"id": m, "name": site.kb[m].name} | site.cost(site.kb[m], model) for m in methods]
+    yield (
+        "compare.md",
+        site.page(
+            "compare.md", "Compare", "Methods side by side on one model.",
+            {"calculator": True, "tools": ["compare"], **WIDE},
+            methods=",".join(methods), model=model, model_name=site.kb.models[model].name, rows=shown,
+        ),
+    )  # fmt: skip
+    budget = site.settings.get("planner", {})
+    yield (
+        "planner.md",
+        site.page(
+            "planner.md", "Planner", "Which methods fit a model and a budget, and why the others do not.",
+            {"calculator": True, "tools": ["planner"], **WIDE},
+            model=_model(site, budget), trained=budget.get("trained", "10M"), n_methods=count(len(site.kb)),
+        ),
+    )  # fmt: skip
+
+
+def _model(site: Site, wanted: Mapping[str, Any]) -> str:
+    """The model that the settings name, if there is one."""
+    return str(wanted["model"]) if wanted.get("model") in site.kb.models else site.examples[0]

@@ -1,0 +1,443 @@
+/* What the tools share (fields, the choice of a model, the address bar), and the calculator.
+   After peftonomy.js, engine.js and data.js. Text from the data or from a paste only ever becomes a text node. */
+"use strict";
+
+Object.assign(pf, (function () {
+  var make = pf.make, serial = 0;
+  var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
+  var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
+
+  function number(value) { return value.toLocaleString("en-US", { maximumFractionDigits: 0 }); }
+  function percent(value) {
+    if (value === 0) return "0 %";
+    return (value >= 1 ? value.toLocaleString("en-US", { maximumFractionDigits: 2 }) : String(Number(value.toPrecision(3)))) + " %";
+  }
+  function scaled(value, units, base) {
+    for (var i = 0; value >= 0.9995 * base && i < units.length - 1; i++) value /= base;
+    return Number(value.toPrecision(3)) + units[i];
+  }
+  function bytes(value) { return scaled(value, [" B", " kB", " MB", " GB", " TB", " PB"], 1000); }
+  function short(value) { return scaled(value, ["", " k", " M", " G", " T"], 1000); }
+  function words(text) { return (text || "").split(",").map(function (w) { return w.trim(); }).filter(Boolean); }
+  function quoted(word) { return /^[\w.,:=+\/-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'"; }
+  /* An answer, or the error that was meant for people. */
+  function tried(action) {
+    try { return { value: action() }; } catch (error) { if (!error.user) throw error; return { problem: error }; }
+  }
+
+  /* A page element that holds a question in `state`, keeps it in the address and shows the answer. */
+  class Tool extends HTMLElement {
+    connectedCallback() {
+      if (this.ready || typeof peft === "undefined" || !peft.data) return;
+      this.ready = true;
+      this.uid = "pf-tool-" + ++serial;
+      this.query = new URLSearchParams(location.search);
+      this.state = { model: null, text: "", config: null, task: null, labels: 2, dtype: "float32" };
+      this.readModel();
+      this.start();
+    }
+    known(name, list) { return list.indexOf(name) >= 0 ? name : null; }
+    readModel() {
+      var q = this.query, s = this.state, models = Object.keys(peft.data.models);
+      s.model = this.known(q.get("model"), models.concat(PASTED)) || this.known(this.getAttribute("model"), models) || models[0];
+      s.dtype = this.known(q.get("dtype"), peft.dtypes) || "float32";
+      s.labels = q.get("labels") || 2;
+      s.task = q.get("task");
+      if (!q.get("config")) return;
+      s.model = PASTED;
+      s.text = q.get("config");
+      try { s.text = JSON.stringify(JSON.parse(s.text), null, 1); } catch (error) { /* shown as it is, with what is wrong */ }
+      this.readText();
+    }
+    /* The pasted text as a model; what is wrong with it is kept for its field. */
+    readText() {
+      var s = this.state, found = tried(function () { return peft.backbone({ config: s.text }); });
+      s.config = found.problem ? null : s.text;
+      this.wrongText = found.problem && s.text.trim() ? found.problem.message : "";
+    }
+    get pasted() { return this.state.model === PASTED; }
+    /* What engine.js is asked about a model; null while there is none. */
+    question(more) {
+      var s = this.state, base = { task: s.task, num_labels: s.task === "seq_cls" ? Number(s.labels) : 2, dtype: s.dtype };
+      if (this.pasted) { if (!s.config) return null; base.config = s.config; } else base.model = s.model;
+      return Object.assign(base, more);
+    }
+    backbone() {
+      var question = this.question();
+      return question && peft.backbone(question);
+    }
+    modelName() { var b = this.backbone(); return this.pasted ? "your config" + (b ? " (" + b.family.name + ")" : "") : b.name; }
+    /* A task that the model lacks falls back to its own. */
+    settle() {
+      var model = this.backbone();
+      if (model && model.tasks.indexOf(this.state.task) < 0) this.state.task = null;
+    }
+    writeModel(query) {
+      var s = this.state;
+      if (this.pasted) { if (s.config) query.set("config", peft.reduced(s.config)); else query.set("model", PASTED); } else query.set("model", s.model);
+      if (s.task) query.set("task", s.task);
+      if (s.task === "seq_cls" && Number(s.labels) !== 2) query.set("labels", s.labels);
+      if (s.dtype !== "float32") query.set("dtype", s.dtype);
+      return query;
+    }
+    address(query) {
+      var text = "?" + query.toString().replace(/%2C/g, ",").replace(/%3A/g, ":");
+      try { history.replaceState(null, "", text + location.hash); } catch (error) { /* an opaque origin, or too many at once */ }
+    }
+    /* Build the form anew and give the focus back. */
+    rebuild() {
+      var focus = document.activeElement && this.contains(document.activeElement) && document.activeElement.id;
+      this.settle();
+      this.build();
+      if (focus && document.getElementById(focus)) document.getElementById(focus).focus({ preventScroll: true });
+    }
+
+    field(name, label, control, hint) {
+      control.id = this.uid + "-" + name;
+      var note = make("small", { id: control.id + "-note" }, hint || "");
+      control.setAttribute("aria-describedby", note.id);
+      return make("div", { class: "pf-field", "data-field": name }, [make("label", { for: control.id }, label), control, note]);
+    }
+    select(name, label, options, value, onchange, hint) {
+      var control = make("select", { class: "pf-input" }, options.map(function (o) {
+        return make("option", { value: o[0], selected: String(o[0]) === String(value) }, o[1]);
+      }));
+      control.addEventListener("change", function () { onchange(control.value); });
+      return this.field(name, label, control, hint);
+    }
+    input(name, label, value, kind, onchange, hint) {
+      var mode = { number: "numeric", decimal: "decimal" }[kind] || "text";
+      var control = make("input", { class: "pf-input", type: "text", inputmode: mode, value: String(value), autocomplete: "off", spellcheck: "false" });
+      control.addEventListener("input", function () { onchange(control.value.trim()); });
+      return this.field(name, label, control, hint);
+    }
+    tick(name, label, checked, onchange, hint) {
+      var box = make("input", { type: "checkbox", id: this.uid + "-" + name, checked: checked });
+      box.addEventListener("change", function () { onchange(box.checked); });
+      return make("div", { class: "pf-tick" }, [box, make("label", { for: box.id }, [label, hint ? make("small", {}, hint) : null])]);
+    }
+    /* Small buttons of which one is pressed. */
+    choice(label, options, value, onchange) {
+      return make("div", { class: "pf-seg", role: "group", "aria-label": label }, options.map(function (o) {
+        return make("button", { type: "button", "aria-pressed": String(o[0] === value), onclick: function () { onchange(o[0]); } }, o[1]);
+      }));
+    }
+    wrong(name, message) {
+      var field = this.querySelector('[data-field="' + name + '"]');
+      if (!field) return;
+      var control = field.querySelector("input, select, textarea");
+      control.setAttribute("aria-invalid", message ? "true" : "false");
+    }
+
+    /* Model, its pasted text, task, labels, and how numbers are stored. */
+    modelFields() {
+      var self = this, s = this.state, families = {}, fields = [], control = make("select", { class: "pf-input" });
+      Object.keys(peft.data.models).forEach(function (id) {
+        var record = peft.data.models[id], family = peft.data.families[record.config.model_type].name;
+        if (!families[family]) { families[family] = make("optgroup", { label: family }); control.append(families[family]); }
+        families[family].append(make("option", { value: id, selected: id === s.model }, record.name));
+      });
+      control.prepend(make("option", { value: PASTED, selected: this.pasted }, "A config.json of yours"));
+      control.addEventListener("change", function () { s.model = control.value; self.rebuild(); self.write(); });
+      fields.push(this.field("model", "Model", control));
+      if (this.pasted) fields.push(this.textField());
+      var model = this.backbone();
+      if (model && model.tasks.length > 1) {
+        var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, TASKS[t] || t]; }), s.task || model.default_task, function (t) {
+          s.task = t === model.default_task ? null : t;
+          self.rebuild();
+          self.write();
+        });
+        fields.push(s.task !== "seq_cls" ? task : make("div", { class: "pf-pair" }, [task, this.input("labels", "Labels", s.labels, "number", function (v) { s.labels = v; self.show(); self.write(); })]));
+      }
+      return fields;
+    }
+    /* Made once, so that a paste keeps its place while the fields around it are built anew. */
+    textField() {
+      var self = this, s = this.state;
+      if (!this.paste) {
+        var area = make("textarea", { class: "pf-input pf-paste", rows: "6", spellcheck: "false", autocomplete: "off", placeholder: '{"model_type": "llama", "hidden_size": …}' });
+        area.value = s.text;
+        area.addEventListener("input", function () { s.text = area.value; self.readText(); self.rebuild(); self.write(); });
+        this.paste = this.field("config", "config.json", area);
+        this.paste.querySelector("small").setAttribute("role", "status");
+      }
+      var note = this.paste.querySelector("small"), model = this.backbone(), families = Object.keys(peft.data.families).sort().join(", ");
+      this.paste.querySelector("textarea").setAttribute("aria-invalid", this.wrongText ? "true" : "false");
+      note.className = this.wrongText ? "pf-error" : "";
+      note.textContent = this.wrongText || (model ? model.family.name + ", " + number(model.parameters) + " parameters" : "Paste the file of a model of one of these types: " + families + ". It stays in this page.");
+      return this.paste;
+    }
+    dtypeField() {
+      var self = this, s = this.state;
+      return this.select("dtype", "Stored as", peft.dtypes.map(function (d) { return [d, d]; }), s.dtype, function (v) { s.dtype = v; self.show(); self.write(); });
+    }
+    /* Why there is no answer. */
+    problem(message) { return make("p", { class: "pf-alert", role: "alert" }, message); }
+    waiting() { return make("p", { class: "pf-muted pf-wait" }, this.wrongText ? "The config.json cannot be counted yet." : "Paste a config.json to get numbers."); }
+  }
+
+  /* ---- the calculator ---- */
+
+  var RESERVED = ["method", "model", "config", "task", "labels", "dtype", "targets", "modules"];
+  function key(name) { return RESERVED.indexOf(name) < 0 ? name : "hp." + name; }
+
+  class Calculator extends Tool {
+    start() {
+      var q = this.query, s = this.state, methods = Object.keys(peft.data.methods);
+      s.method = this.getAttribute("method") || this.known(q.get("method"), methods) || this.known(this.dataset.method, methods) || methods[0];
+      s.targets = q.get("targets") ? words(q.get("targets")) : null;
+      s.modules = q.get("modules") ? (q.get("modules").toLowerCase() === "all-linear" ? "all-linear" : words(q.get("modules"))) : null;
+      s.named = !!s.modules;   // whether modules are named as in peft
+      if (s.modules) s.targets = null;
+      s.values = {};
+      this.specs().forEach(function (h) { if (q.has(key(h.name))) s.values[h.name] = q.get(key(h.name)); });
+      this.code = "shell";
+      this.out = make("div", { class: "pf-calc__out" });
+      this.form = make("form", { class: "pf-calc__form", "aria-label": "Setting" });
+      this.form.addEventListener("submit", function (event) { event.preventDefault(); });
+      this.replaceChildren(make("div", { class: "pf-calc" }, [this.form, this.out]));
+      this.settle();
+      this.build();
+    }
+    specs() { return peft.data.methods[this.state.method].parts[0].hyperparameters; }
+    settle() {
+      super.settle();
+      var s = this.state, question = this.question();
+      if (s.targets && (!question || !this.takesTargets() || tried(function () { return peft.cost(s.method, question); }).problem)) {
+        var offered = question ? peft.roles(s.method, question) : [];
+        s.targets = s.targets.filter(function (r) { return offered.indexOf(r) >= 0; });
+        if (!s.targets.length) s.targets = null;
+      }
+      if (!this.takesTargets()) { s.modules = null; s.named = false; }
+    }
+    takesTargets() { return peft.data.methods[this.state.method].parts.some(function (p) { return p.targets; }); }
+    question(more) {
+      var s = this.state;
+      return super.question(Object.assign(s.modules ? { target_modules: s.modules } : { targets: s.targets }, { values: s.values }, more));
+    }
+    write() {
+      var s = this.state, query = new URLSearchParams();
+      if (!this.hasAttribute("method")) query.set("method", s.method);
+      this.writeModel(query);
+      if (s.targets) query.set("targets", s.targets.join(","));
+      if (s.modules) query.set("modules", [].concat(s.modules).join(","));
+      Object.keys(s.values).forEach(function (k) { query.set(key(k), s.values[k]); });
+      this.address(query);
+    }
+
+    build() {
+      var self = this, s = this.state, fields = [];
+      if (!this.hasAttribute("method")) {
+        fields.push(this.select("method", "Method", Object.keys(peft.data.methods).map(function (id) { return [id, peft.data.methods[id].name]; }), s.method, function (v) {
+          s.method = v;
+          s.values = {};
+          self.rebuild();
+          self.write();
+        }));
+      }
+      fields.push.apply(fields, this.modelFields());
+      var specs = this.specs().map(function (h) { return self.hyperparameter(h); });
+      for (var i = 0; i < specs.length; i += 2) fields.push(specs[i + 1] ? make("div", { class: "pf-pair" }, specs.slice(i, i + 2)) : specs[i]);
+      fields.push(this.targetField(), this.dtypeField());
+      this.form.replaceChildren.apply(this.form, fields.filter(Boolean));
+      this.show();
+    }
+    hyperparameter(spec) {
+      var self = this, s = this.state, value = s.values[spec.name], rule = spec.rule ? " (" + spec.rule + ")" : "";
+      function set(v) {
+        if (v === "") delete s.values[spec.name]; else s.values[spec.name] = v;
+        self.show();
+        self.write();
+      }
+      var options = spec.type === "bool" ? [["true", "yes"], ["false", "no"]] : spec.type === "choice" ? spec.values.map(function (v) { return [v, v]; }) : null;
+      if (options) return this.select("hp-" + spec.name, spec.name, options, value === undefined ? spec.default : value, set, spec.meaning);
+      var shown = value === undefined ? (spec.formula === null ? spec.default : "") : value;
+      var field = this.input("hp-" + spec.name, spec.name, shown, spec.type === "int" ? "number" : "decimal", set, spec.meaning + rule);
+      if (spec.formula !== null) field.querySelector("input").placeholder = spec.default;
+      return field;
+    }
+
+    targetField() {
+      var self = this, s = this.state, question = this.question({ values: {} });
+      if (!question || !this.takesTargets()) return null;
+      function mode(named) {
+        s.named = named;
+        if (!named) s.modules = null; else s.targets = null;
+        self.rebuild();
+        self.write();
+      }
+      var head = make("div", { class: "pf-legend-row" }, [
+        make("span", { class: "pf-label", id: this.uid + "-targets" }, "Targets"),
+        this.choice("How targets are named", [[false, "by role"], [true, "by module name"]], s.named, mode)
+      ]);
+      return make("div", { class: "pf-targets", role: "group", "aria-labelledby": this.uid + "-targets" }, [head].concat(s.named ? this.nameFields(question) : this.roleChips(question)));
+    }
+    chip(label, id, checked, onchange) {
+      var box = make("input", { type: "checkbox", value: label, id: this.uid + "-" + id, checked: checked });
+      box.addEventListener("change", function () { onchange(box.checked); });
+      return make("label", { class: "pf-chip" }, [box, make("span", {}, label)]);
+    }
+    roleChips(question) {
+      var self = this, s = this.state, current = tried(function () { return sitesNow(self); }).value || s.targets || [];
+      var chips = peft.roles(s.method, question).map(function (role) {
+        return self.chip(role, "role-" + role, current.indexOf(role) >= 0, function () {
+          var chosen = [].map.call(self.form.querySelectorAll(".pf-chip input:checked"), function (b) { return b.value; });
+          s.targets = chosen.length ? chosen : null;
+          if (chosen.length) self.show(); else self.rebuild();
+          self.write();
+        });
+      });
+      return [make("div", { class: "pf-chips" }, chips)];
+    }
+    nameFields(question) {
+      var self = this, s = this.state, all = s.modules === "all-linear", current = all ? [] : s.modules || [];
+      function set(names) { s.modules = names === "all-linear" ? names : names.length ? names : null; }
+      var field = this.input("modules", "Module names, as peft's target_modules", [].concat(s.modules || []).join(", "), "text", function (text) {
+        set(text.toLowerCase() === "all-linear" ? "all-linear" : words(text));
+        self.show();
+        self.write();
+      }, "Ends of names, separated by commas; or all-linear.");
+      var chips = peft.endings(question).map(function (name) {
+        return self.chip(name, "name-" + name, current.indexOf(name) >= 0, function (on) {
+          var now = s.modules === "all-linear" ? [] : s.modules || [];
+          set(on ? now.concat(name) : now.filter(function (n) { return n !== name; }));
+          self.rebuild();
+          self.write();
+        });
+      });
+      chips.push(this.chip("all-linear", "name-all", all, function (on) { set(on ? "all-linear" : []); self.rebuild(); self.write(); }));
+      return [field, make("div", { class: "pf-chips" }, chips)];
+    }
+
+    show() {
+      var self = this, s = this.state, question = this.question();
+      if (!question) { this.out.replaceChildren(this.waiting()); return; }
+      var found = tried(function () { return peft.cost(s.method, question); }), wrong = found.problem && found.problem.field;
+      this.specs().forEach(function (h) { self.wrong("hp-" + h.name, wrong === h.name); });
+      this.toggleAttribute("data-wrong", !!found.problem);
+      this.out.replaceChildren.apply(this.out, found.problem ? [this.problem(found.problem.message)] : this.answer(found.value));
+    }
+    ledger(name, value, note) { return make("div", {}, [make("dt", {}, name), make("dd", {}, [value, note ? make("small", {}, note) : null])]); }
+    out_(name, value) { return make("span", { "data-out": name }, number(value)); }
+    answer(cost) {
+      var s = this.state, bits = cost.stored_bits ? " and " + number(cost.stored_bits) + " mask bits" : "";
+      var stays = [cost.served ? number(cost.served) + " numbers" : "", cost.served_bits ? number(cost.served_bits) + " mask bits" : ""].filter(Boolean).join(" and ");
+      var facts = [
+        this.ledger("Stored per task", this.out_("stored", cost.stored), bytes(cost.stored_bytes) + " in " + s.dtype + bits),
+        this.ledger("Served beside the model", this.out_("served", cost.served), stays ? stays + " stay at inference" : "nothing stays"),
+        this.ledger("Backbone", this.out_("backbone", cost.backbone), bytes(cost.base_bytes) + " as it is held")
+      ];
+      if (cost.head) facts.push(this.ledger("New task head", this.out_("head", cost.head), "counted apart"));
+      if (cost.positions) facts.push(this.ledger("Extra positions", this.out_("positions", cost.positions), "in every sequence"));
+      var meter = make("div", { class: "pf-meter", "aria-hidden": "true" }, make("i", {}));
+      meter.firstChild.style.width = Math.min(100, cost.percent) + "%";
+      return [
+        make("p", { class: "pf-big", "aria-live": "polite" }, [this.out_("trained", cost.trained), make("span", { class: "pf-big__unit" }, "trained parameters, " + percent(cost.percent) + " of " + this.modelName())]),
+        meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.foot()
+      ].filter(Boolean);
+    }
+    table(label, heads, rows, numeric) {
+      var head = make("tr", {}, heads.map(function (t, i) { return make("th", { scope: "col", class: i >= numeric ? "n" : null }, t); }));
+      return make("div", { class: "pf-scroll", tabindex: "0", role: "region", "aria-label": label },
+        make("table", { class: "pf-table" }, [make("thead", {}, head), make("tbody", {}, rows)]));
+    }
+    tensors(cost) {
+      var rows = cost.tensors.map(function (t) {
+        return make("tr", {}, [
+          make("th", { scope: "row" }, make("code", {}, t.name)), make("td", { class: "pf-roles" }, together(t.roles) || t.per),
+          make("td", { class: "pf-num" }, t.shape ? t.shape.map(number).join(" × ") || "1" : number(t.count)),
+          make("td", { class: "n" }, number(t.sites)), make("td", { class: "n" }, number(t.trained)),
+          make("td", { class: "n" }, held(t.stored, t.stored_bits)), make("td", { class: "n" }, held(t.served, t.served_bits))
+        ]);
+      });
+      return this.table("Per tensor", ["Tensor", "Roles", "Shape", "Sites", "Trained", "Stored", "Served"], rows, 3);
+    }
+    layers(cost) {
+      var body = cost.layers.map(function (l) {
+        var name = l.from === null ? { outside: "outside the layers", spread: "over all places together" }[l.stack] : l.stack + " " + (l.from === l.to ? l.from : l.from + "–" + l.to);
+        return make("tr", {}, [make("th", { scope: "row" }, name), make("td", { class: "n" }, number(l.from === null ? 1 : l.to - l.from + 1))].concat(
+          [number(l.trained), held(l.stored, l.bits), held(l.served, l.served_bits)].map(function (t) { return make("td", { class: "n" }, t); })));
+      });
+      var details = make("details", { class: "pf-details pf-layers", open: this.layersOpen }, [make("summary", {}, "Per layer"), this.table("Per layer", ["Layer", "How many", "Trained in each", "Stored", "Served"], body, 1)]), self = this;
+      details.addEventListener("toggle", function () { self.layersOpen = details.open; });
+      return body.length ? details : null;
+    }
+
+    /* The same question as a command, in Python and for peft. */
+    foot() {
+      var self = this, codes = { shell: this.shell(), python: this.python(), peft: this.peft() };
+      if (!codes[this.code]) this.code = "shell";
+      var options = [["shell", "Shell"], ["python", "Python"]].concat(codes.peft ? [["peft", "peft"]] : []);
+      var seg = this.choice("Copy as", options, this.code, function (v) {
+        self.code = v;
+        var old = self.querySelector(".pf-calc__foot"), made = self.foot();
+        old.replaceWith(made);
+        made.querySelector('[aria-pressed="true"]').focus();
+      });
+      return make("div", { class: "pf-calc__foot" }, [
+        make("div", { class: "pf-calc__bar" }, [seg,
+          make("button", { type: "button", class: "pf-button", "data-copy-text": codes[this.code] }, "Copy"),
+          make("button", { type: "button", class: "pf-button", "data-copy-address": true }, "Copy link")]),
+        make("div", { class: "pf-command", tabindex: "0", role: "region", "aria-label": "The same as code" }, codes[this.code])
+      ]);
+    }
+    shell() {
+      var s = this.state, parts = ["peftonomy cost", s.method, "--model", this.pasted ? "config.json" : s.model];
+      Object.keys(s.values).forEach(function (k) { parts.push("--set", quoted(k + "=" + s.values[k])); });
+      if (s.targets) parts.push("--targets", quoted(s.targets.join(",")));
+      if (s.modules) parts.push("--target-modules", quoted([].concat(s.modules).join(",")));
+      if (s.task) parts.push("--task", s.task);
+      if (s.task === "seq_cls" && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
+      if (s.dtype !== "float32") parts.push("--dtype", s.dtype);
+      return parts.join(" ");
+    }
+    literal(spec, value) {
+      if (spec.type === "choice") return JSON.stringify(value);
+      if (spec.type === "bool") return /^(true|1)$/i.test(String(value)) ? "True" : "False";
+      return spec.type === "float" && /^-?\d+$/.test(String(value)) ? value + ".0" : String(value);
+    }
+    python() {
+      var self = this, s = this.state, args = [JSON.stringify(this.pasted ? "./config.json" : s.model)];
+      this.specs().forEach(function (h) { if (h.name in s.values) args.push(h.name + "=" + self.literal(h, s.values[h.name])); });
+      if (s.targets) args.push("targets=" + list(s.targets));
+      if (s.modules) args.push("target_modules=" + (s.modules === "all-linear" ? '"all-linear"' : list(s.modules)));
+      if (s.task) args.push("task=" + JSON.stringify(s.task));
+      if (s.task === "seq_cls" && Number(s.labels) !== 2) args.push("num_labels=" + s.labels);
+      if (s.dtype !== "float32") args.push("dtype=" + JSON.stringify(s.dtype));
+      return "import peftonomy\n\ncost = peftonomy.load()[" + JSON.stringify(s.method) + "].cost(" + args.join(", ") + ")";
+    }
+    /* peft's config, where the entry names its class and says how the hyperparameters are called there. */
+    peft() {
+      var self = this, s = this.state, found = peft.data.methods[s.method].libraries.hf_peft, question = this.question();
+      if (!found || !/^\w+Config$/.test(found.symbol || "") || (!Object.keys(found.rename).length && this.specs().length)) return "";
+      var answer = tried(function () { return { cost: peft.cost(s.method, question), names: self.takesTargets() ? peft.suffixes(s.method, question) : undefined }; }).value;
+      if (!answer || answer.names === null) return "";
+      var model = this.backbone(), task = s.task || model.default_task, args = [];
+      this.specs().forEach(function (h) {
+        var value = answer.cost.hyperparameters[h.name];
+        args.push((found.rename[h.name] || h.name) + "=" + self.literal(h, h.type === "choice" ? String(value).toUpperCase() : value));
+      });
+      if (answer.names) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
+      if (peft.data.peft_needs[found.symbol]) args.push(peft.data.peft_needs[found.symbol]);
+      args.push('task_type="' + (task === "seq_cls" ? "SEQ_CLS" : task === "none" ? "FEATURE_EXTRACTION" : model.family.kind === "encoder_decoder" ? "SEQ_2_SEQ_LM" : "CAUSAL_LM") + '"');
+      return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
+    }
+  }
+  function list(items) { return "[" + items.map(function (i) { return JSON.stringify(i); }).join(", ") + "]"; }
+  function held(values, bits) { return bits ? (values ? number(values) + " + " : "") + number(bits) + " bits" : number(values); }
+  /* "attn.q, attn.v, mlp.up" as "attn.q/v, mlp.up". */
+  function together(roles) {
+    var groups = new Map();
+    roles.forEach(function (role) {
+      var cut = role.lastIndexOf(".") + 1, head = role.slice(0, cut);
+      groups.set(head, (groups.get(head) || []).concat(role.slice(cut)));
+    });
+    return Array.from(groups, function (g) { return g[0] + g[1].join("/"); }).join(", ");
+  }
+  /* The roles that are in force, whatever the hyperparameters. */
+  function sitesNow(tool) { return peft.targets(tool.state.method, tool.question()); }
+  customElements.define("peft-calculator", Calculator);
+
+  return { Tool: Tool, number: number, percent: percent, bytes: bytes, short: short, words: words, tried: tried, held: held, key: key };
+})());

@@ -1,0 +1,330 @@
+/* Methods side by side on one model: a table to sort, a picture of the three ledgers, the same budget for all, and the
+   table as CSV and LaTeX. After calculator.js. */
+"use strict";
+
+(function () {
+  var make = pf.make, number = pf.number, MOST = 6, BUDGET = "10M";
+  var SVG = "http://www.w3.org/2000/svg";
+  var YES = { exact: "exactly", approximate: "nearly", none: "no" };
+
+  /* What a row shows of an answer: `value` to sort by, `text` to read. */
+  function amount(key, bits) {
+    return { value: function (a) { return a.cost[key]; }, text: function (a) { return bits ? pf.held(a.cost[key], a.cost[bits]) : number(a.cost[key]); }, cost: true, n: true };
+  }
+  function fact(read) { return { value: read, text: read }; }
+  var COSTS = [
+    ["trained", "Trained", amount("trained")],
+    ["percent", "% of the model", { value: function (a) { return a.cost.percent; }, text: function (a) { return pf.percent(a.cost.percent); }, cost: true, n: true }],
+    ["stored", "Stored", amount("stored", "stored_bits")],
+    ["stored_bytes", "Checkpoint", { value: function (a) { return a.cost.stored_bytes; }, text: function (a) { return pf.bytes(a.cost.stored_bytes); }, cost: true, n: true }],
+    ["served", "Served", amount("served", "served_bits")],
+    ["positions", "Extra positions", amount("positions")],
+    ["base_bytes", "Model as held", { value: function (a) { return a.cost.base_bytes; }, text: function (a) { return pf.bytes(a.cost.base_bytes); }, cost: true, n: true }]
+  ];
+  var FACTS = [
+    ["year", "Year", fact(function (a) { return String(a.method.year); })],
+    ["category", "Category", fact(function (a) { return peft.data.categories[a.method.category]; })],
+    ["merge", "Merges", fact(function (a) { return YES[a.method.merge]; })],
+    ["identity", "Equals the model at first", fact(function (a) { return YES[a.method.identity]; })],
+    ["quantised", "Quantised model", fact(function (a) { return a.method.quantised ? "yes" : "no"; })]
+  ];
+  function facets() {
+    return Object.keys(peft.data.facets).map(function (k) {
+      return [k, peft.data.facets[k], fact(function (a) { return [].concat(a.method.facets[k] || []).join(", ").replace(/_/g, " ") || "not stated"; })];
+    });
+  }
+  var SUPPORT = [["libraries", "Libraries", fact(function (a) {
+    return Object.keys(a.method.libraries).map(function (k) { return peft.data.libraries[k]; }).join(", ") || "none known";
+  })]];
+
+  class Compare extends pf.Tool {
+    start() {
+      var q = this.query, s = this.state, all = Object.keys(peft.data.methods), asked = q.has("methods") ? q.get("methods") : this.dataset.methods;
+      s.methods = Array.from(new Set(pf.words(asked))).filter(function (id) { return all.indexOf(id) >= 0; }).slice(0, MOST);
+      s.iso = q.has("budget");
+      s.budget = q.get("budget") || BUDGET;
+      s.diff = q.get("diff") === "1";
+      s.sort = q.get("sort") || "";
+      s.desc = q.get("desc") === "1";
+      s.values = {};
+      all.forEach(function (id) {
+        s.values[id] = {};
+        peft.data.methods[id].parts[0].hyperparameters.forEach(function (h) { if (q.has(id + "." + h.name)) s.values[id][h.name] = q.get(id + "." + h.name); });
+      });
+      this.form = make("form", { class: "pf-compare__form", "aria-label": "What to compare" });
+      this.form.addEventListener("submit", function (event) { event.preventDefault(); });
+      this.out = make("div", { class: "pf-compare__out" });
+      this.replaceChildren(make("div", { class: "pf-compare" }, [this.form, this.out]));
+      this.settle();
+      this.build();
+      var self = this, width = 0;
+      if (window.ResizeObserver) new ResizeObserver(function () {
+        var box = self.querySelector(".pf-plot");
+        if (box && self.answers && Math.abs(box.clientWidth - width) > 2) { width = box.clientWidth; self.plot(box); }
+      }).observe(this.out);
+    }
+    write() {
+      var s = this.state, query = new URLSearchParams();
+      query.set("methods", s.methods.join(","));
+      this.writeModel(query);
+      s.methods.forEach(function (id) { Object.keys(s.values[id]).forEach(function (k) { query.set(id + "." + k, s.values[id][k]); }); });
+      if (s.iso) query.set("budget", s.budget);
+      if (s.diff) query.set("diff", "1");
+      if (s.sort) query.set("sort", s.sort);
+      if (s.sort && s.desc) query.set("desc", "1");
+      this.address(query);
+    }
+    build() {
+      var self = this, s = this.state;
+      var budget = this.input("budget", "Trained in each", s.budget, "text", function (v) { s.budget = v; self.show(); self.write(); });
+      budget.hidden = !s.iso;
+      var ticks = make("div", { class: "pf-compare__ticks" }, [
+        this.tick("iso", "the same budget for all", s.iso, function (on) { s.iso = on; budget.hidden = !on; self.show(); self.write(); }, "the largest setting that stays below it"),
+        budget,
+        this.tick("diff", "only what differs", s.diff, function (on) { s.diff = on; self.show(); self.write(); })
+      ]);
+      this.form.replaceChildren.apply(this.form, [
+        make("div", { class: "pf-compare__model" }, this.modelFields().concat(this.dtypeField())), this.picker(), ticks
+      ]);
+      this.show();
+    }
+    /* A text field with suggestions rather than a list that acts at every arrow key. */
+    picker() {
+      var self = this, s = this.state, all = peft.data.methods, id = this.uid + "-known";
+      var list = make("datalist", { id: id }, Object.keys(all).map(function (k) { return make("option", { value: all[k].name }, k); }));
+      var box = make("input", { class: "pf-input", type: "text", list: id, autocomplete: "off", placeholder: "a name, such as " + all[Object.keys(all)[0]].name });
+      var field = this.field("add", "Add a method (up to " + MOST + ")", box), note = field.querySelector("small");
+      note.setAttribute("role", "status");
+      function add() {
+        var asked = box.value.trim().toLowerCase(), found = Object.keys(all).filter(function (k) { return k === asked || all[k].name.toLowerCase() === asked; });
+        if (!found.length) found = Object.keys(all).filter(function (k) { return all[k].name.toLowerCase().indexOf(asked) >= 0 || k.indexOf(asked) >= 0; });
+        var message = !asked ? "" : !found.length ? "No method is called " + box.value.trim() + "." : found.length > 1 ? "Several: " + found.slice(0, 6).map(function (k) { return all[k].name; }).join(", ") + "." :
+          s.methods.indexOf(found[0]) >= 0 ? all[found[0]].name + " is in already." : s.methods.length >= MOST ? "Six are the most; take one out first." : null;
+        note.textContent = message === null ? all[found[0]].name + " added." : message;
+        if (message !== null) return;
+        s.methods.push(found[0]);
+        box.value = "";
+        self.show();
+        self.write();
+      }
+      box.addEventListener("keydown", function (event) { if (event.key === "Enter") { event.preventDefault(); add(); } });
+      field.insertBefore(make("div", { class: "pf-add" }, [box, list, make("button", { type: "button", class: "pf-button", onclick: add }, "Add")]), note);
+      return field;
+    }
+    remove(id) {
+      var s = this.state;
+      s.methods = s.methods.filter(function (m) { return m !== id; });
+      this.show();
+      this.write();
+      var next = this.querySelector("[data-remove]") || this.querySelector("#" + this.uid + "-add");
+      next.focus();
+    }
+
+    /* One record a method: its answer, or why there is none. */
+    ask(id, question, budget) {
+      var method = peft.data.methods[id], given = Object.assign({}, question, { values: this.state.values[id] });
+      var found = pf.tried(function () {
+        if (budget === null) return { cost: peft.cost(id, given) };
+        var best = peft.largest(id, given, { trained: budget });
+        if (best.cost) return best;
+        return { problem: "trains " + number(best.least.trained) + (best.name ? " at its smallest (" + best.name + " = " + best.value + ")" : " whatever is set") };
+      });
+      return { id: id, method: method, cost: found.value && found.value.cost, problem: found.problem ? found.problem.message : found.value.problem };
+    }
+    show() {
+      var self = this, s = this.state, question = this.question(), budget = s.iso ? peft.quantity(s.budget) : null;
+      this.answers = null;
+      this.wrong("budget", s.iso && !budget);
+      if (!s.methods.length) { this.out.replaceChildren(make("p", { class: "pf-muted" }, "Add two methods or more.")); return; }
+      if (!question) { this.out.replaceChildren(this.waiting(), this.chips()); return; }
+      if (s.iso && !budget) { this.out.replaceChildren(this.problem("A budget is a number such as 10M, 250k or 1e6.")); return; }
+      this.answers = s.methods.map(function (id) { return self.ask(id, question, budget); });
+      this.order();
+      var focus = document.activeElement && this.out.contains(document.activeElement) && document.activeElement.id;
+      var box = make("div", { class: "pf-plot" });
+      this.out.replaceChildren(make("h2", { class: "pf-compare__title" }, "On " + this.modelName()), box, this.table(), this.exports());
+      this.plot(box);
+      if (focus && document.getElementById(focus)) document.getElementById(focus).focus({ preventScroll: true });
+    }
+    chips() {
+      return make("p", { class: "pf-small" }, "Chosen: " + this.state.methods.map(function (id) { return peft.data.methods[id].name; }).join(", "));
+    }
+    groups() { return [["Cost", COSTS], ["What it is", FACTS.concat(facets())], ["Where to get it", SUPPORT]]; }
+    order() {
+      var s = this.state, row = [].concat.apply([], this.groups().map(function (g) { return g[1]; })).filter(function (r) { return r[0] === s.sort; })[0];
+      if (!row) { s.sort = ""; return; }
+      var sign = s.desc ? -1 : 1;
+      this.answers = this.answers.map(function (a, i) { return [a, i]; }).sort(function (x, y) {
+        var none = function (a) { return row[2].cost && !a.cost; };
+        if (none(x[0]) || none(y[0])) return none(x[0]) - none(y[0]) || x[1] - y[1];
+        var a = row[2].value(x[0]), b = row[2].value(y[0]);
+        return (a < b ? -sign : a > b ? sign : 0) || x[1] - y[1];
+      }).map(function (pair) { return pair[0]; });
+    }
+
+    table() {
+      var self = this, s = this.state, columns = this.answers.length + 1, different = 0;
+      var head = make("tr", {}, [make("td", { class: "pf-corner" }, "")].concat(this.answers.map(function (a) {
+        return make("th", { scope: "col" }, [
+          make("span", { class: "pf-dot hue-" + a.method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + a.id + ".html" }, a.method.name),
+          make("button", { type: "button", class: "pf-remove", "data-remove": a.id, id: self.uid + "-remove-" + a.id, "aria-label": "Remove " + a.method.name, onclick: function () { self.remove(a.id); } }, "×")
+        ]);
+      })));
+      var bodies = this.groups().map(function (group) {
+        var rows = group[1].map(function (r) { return self.row(r); }).filter(Boolean);
+        if (group[0] === "Cost") rows.unshift(self.settings());
+        different += rows.length;
+        return rows.length ? make("tbody", {}, [make("tr", { class: "pf-group" }, make("th", { colspan: String(columns), scope: "rowgroup" }, group[0]))].concat(rows)) : null;
+      });
+      return make("div", { class: "pf-scroll", tabindex: "0", role: "region", "aria-label": "Comparison" },
+        make("table", { class: "pf-table pf-compared" }, [make("caption", { class: "pf-visually-hidden" }, "Methods in columns; a button in each row sorts them by it"), make("thead", {}, head)].concat(bodies.filter(Boolean))));
+    }
+    row(r) {
+      var self = this, s = this.state, show = r[2], texts = this.answers.map(function (a) { return show.cost && !a.cost ? null : show.text(a); });
+      if (s.diff && this.answers.length > 1 && texts.every(function (t) { return t === texts[0]; })) return null;
+      var sorted = s.sort === r[0], sort = sorted ? (s.desc ? "descending" : "ascending") : "none";
+      var button = make("button", { type: "button", class: "pf-sort", id: this.uid + "-sort-" + r[0], onclick: function () {
+        if (s.sort === r[0]) s.desc = !s.desc; else { s.sort = r[0]; s.desc = false; }
+        self.show();
+        self.write();
+      } }, [r[1], make("span", { class: "pf-sort__mark", "aria-hidden": "true" }, sorted ? (s.desc ? "▾" : "▴") : "▸")]);
+      var counts = show.n ? this.answers.filter(function (a) { return a.cost; }).map(show.value) : [];
+      var least = new Set(counts).size > 1 ? Math.min.apply(null, counts) : null;
+      return make("tr", { "data-row": r[0] }, [make("th", { scope: "row", "aria-sort": sort }, button)].concat(this.answers.map(function (a, i) {
+        if (texts[i] === null) return make("td", { class: "pf-muted" }, r[0] === "trained" ? a.problem : "–");
+        return make("td", { class: least !== null && show.value(a) === least ? "pf-least" : null }, texts[i]);
+      })));
+    }
+    /* The size of each method can be changed in its column, unless the budget says it. */
+    settings() {
+      var self = this, s = this.state;
+      return make("tr", { "data-row": "setting" }, [make("th", { scope: "row" }, make("span", { class: "pf-sort" }, "Setting"))].concat(this.answers.map(function (a) {
+        var size = a.method.size, own = s.values[a.id], specs = a.method.parts[0].hyperparameters, all = a.cost ? a.cost.hyperparameters : {}, cell = [];
+        if (size && !s.iso) {
+          var spec = specs.filter(function (h) { return h.name === size; })[0], input = make("input", {
+            class: "pf-input", type: "text", inputmode: "numeric", autocomplete: "off", id: self.uid + "-set-" + a.id, "aria-label": size + " of " + a.method.name,
+            value: self.emptied === a.id ? "" : String(size in own ? own[size] : size in all ? all[size] : spec.default), placeholder: String(spec.default), "aria-invalid": a.cost ? "false" : "true"
+          });
+          input.addEventListener("input", function () {
+            var at = input.selectionStart;
+            self.emptied = input.value.trim() === "" ? a.id : null;   // the default counts, but is not typed for the reader
+            if (self.emptied) delete own[size]; else own[size] = input.value.trim();
+            self.show();
+            self.write();
+            var again = document.getElementById(input.id);
+            if (again) again.setSelectionRange(at, at);
+          });
+          cell.push(make("label", { class: "pf-set" }, [make("span", { "aria-hidden": "true" }, size + " ="), input]));
+        } else if (size && size in all) cell.push(make("strong", { class: "pf-num" }, size + " = " + number(all[size])));
+        var rest = Object.keys(all).filter(function (n) { return n !== size; }).map(function (n) { return n + " = " + all[n]; }).join(", ");
+        if (rest) cell.push(make("small", {}, rest));
+        return make("td", {}, cell.length ? cell : make("small", {}, a.cost ? "nothing to set" : "–"));
+      })));
+    }
+
+    /* ---- the picture: one line a method, three marks on a logarithmic axis, with a place for nought ---- */
+    plot(box) {
+      var self = this, rows = this.answers.filter(function (a) { return a.cost; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
+      var keys = [["trained", "trained"], ["stored", "stored"], ["served", "served"]];
+      var values = [].concat.apply([], rows.map(function (a) { return keys.map(function (k) { return a.cost[k[0]]; }); })).filter(function (v) { return v > 0; });
+      if (!values.length) { box.replaceChildren(); return; }
+      var low = Math.floor(Math.log10(Math.min.apply(null, values))), high = Math.ceil(Math.log10(Math.max.apply(null, values)) + 1e-9);
+      if (high <= low) high = low + 1;
+      var nought = rows.some(function (a) { return keys.some(function (k) { return !a.cost[k[0]]; }); });
+      var names = narrow ? 0 : Math.min(190, 16 + 6.6 * Math.max.apply(null, rows.map(function (a) { return a.method.name.length; })));
+      var line = narrow ? 40 : 28, top = 6, zero = names + 18, left = zero + (nought ? 34 : 0), right = width - 22, bottom = top + line * rows.length;
+      function x(v) { return v > 0 ? left + (right - left) * (Math.log10(v) - low) / (high - low) : zero; }
+      function draw(tag, attributes, text) {
+        var node = document.createElementNS(SVG, tag);
+        Object.keys(attributes).forEach(function (k) { node.setAttribute(k, attributes[k]); });
+        if (text !== undefined) node.textContent = text;
+        return node;
+      }
+      var svg = draw("svg", { viewBox: "0 0 " + width + " " + (bottom + 26), width: width, height: bottom + 26, role: "img", "aria-label": this.told(rows, keys) });
+      var step = Math.max(1, Math.ceil((high - low) / Math.max(2, Math.floor((right - left) / 62))));
+      for (var e = low; e <= high; e += step) {
+        svg.append(draw("line", { class: "grid", x1: x(Math.pow(10, e)), x2: x(Math.pow(10, e)), y1: top, y2: bottom }),
+          draw("text", { class: "tick", x: x(Math.pow(10, e)), y: bottom + 17, "text-anchor": "middle" }, pf.short(Math.pow(10, e))));
+      }
+      if (nought) svg.append(draw("line", { class: "grid grid--zero", x1: zero, x2: zero, y1: top, y2: bottom }), draw("text", { class: "tick", x: zero, y: bottom + 17, "text-anchor": "middle" }, "0"));
+      rows.forEach(function (a, i) {
+        var y = top + line * i + (narrow ? 27 : line / 2), xs = keys.map(function (k) { return x(a.cost[k[0]]); });
+        svg.append(narrow ? draw("text", { class: "name", x: 4, y: y - 13 }, a.method.name) : draw("text", { class: "name", x: names - 4, y: y + 4, "text-anchor": "end" }, a.method.name));
+        svg.append(draw("line", { class: "span", x1: Math.min.apply(null, xs), x2: Math.max.apply(null, xs), y1: y, y2: y }));
+        keys.slice().reverse().forEach(function (k) {
+          var mark = self.mark(draw, k[0], x(a.cost[k[0]]), y);
+          mark.append(draw("title", {}, a.method.name + ": " + number(a.cost[k[0]]) + " " + k[1]));
+          svg.append(mark);
+        });
+      });
+      var legend = make("ul", { class: "pf-plot__legend", "aria-hidden": "true" }, keys.map(function (k) {
+        var icon = draw("svg", { viewBox: "-8 -8 16 16", width: 16, height: 16 });
+        icon.append(self.mark(draw, k[0], 0, 0));
+        return make("li", {}, [icon, k[1]]);
+      }));
+      box.replaceChildren(legend, svg);
+    }
+    /* Each ledger has its form, and they nest, so that equal counts stay visible. */
+    mark(draw, key, x, y) {
+      var node = draw("g", { class: "mark mark--" + key, transform: "translate(" + x.toFixed(1) + " " + y + ")" });
+      node.append(key === "trained" ? draw("circle", { r: 3.4 }) : key === "stored" ? draw("circle", { r: 6.4 }) : draw("path", { d: "M0-7.5 7.5 0 0 7.5-7.5 0z" }));
+      return node;
+    }
+    told(rows, keys) {
+      return "Numbers on a logarithmic scale. " + rows.map(function (a) {
+        return a.method.name + ": " + keys.map(function (k) { return number(a.cost[k[0]]) + " " + k[1]; }).join(", ");
+      }).join(". ") + ".";
+    }
+
+    /* ---- the table for elsewhere: a method a row ---- */
+    records() {
+      var self = this;
+      return this.answers.map(function (a) {
+        var c = a.cost || {}, set = Object.keys(c.hyperparameters || {}).map(function (n) { return n + "=" + c.hyperparameters[n]; }).join("; ");
+        var record = { method: a.method.name, id: a.id, model: self.pasted ? "config.json" : self.state.model, setting: set };
+        ["trained", "percent", "stored", "stored_bits", "stored_bytes", "served", "served_bits", "positions", "base_bytes", "backbone"].forEach(function (k) { record[k] = a.cost ? c[k] : ""; });
+        FACTS.concat(SUPPORT).forEach(function (r) { record[r[0]] = r[2].text(a); });
+        record.note = a.problem || "";
+        return record;
+      });
+    }
+    csv() {
+      var records = this.records(), keys = Object.keys(records[0]);
+      function cell(value) {
+        var text = String(value);
+        if (typeof value === "string" && /^[=+@\t\r-]/.test(text)) text = "'" + text;   // a spreadsheet takes it for a formula
+        return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+      }
+      return [keys].concat(records.map(function (r) { return keys.map(function (k) { return r[k]; }); })).map(function (row) { return row.map(cell).join(","); }).join("\r\n") + "\r\n";
+    }
+    latex() {
+      function escaped(text) {
+        return String(text).replace(/[\\{}$&#^_%~<>|]/g, function (c) {
+          return { "\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}" }[c] || "\\" + c;
+        });
+      }
+      var rows = this.records().map(function (r) {
+        var n = r.trained === "" ? ["--", "--", "--", "--"] : [number(r.trained), r.percent.toPrecision(3), number(r.stored) + (r.stored_bits ? " + " + number(r.stored_bits) + " bits" : ""), number(r.served) + (r.served_bits ? " + " + number(r.served_bits) + " bits" : "")];
+        return "  " + [r.method, r.setting].map(escaped).concat(n).join(" & ") + " \\\\";
+      });
+      return ["% " + this.modelName() + ", from peftonomy", "\\begin{tabular}{llrrrr}", "  \\toprule", "  Method & Setting & Trained & \\% of the model & Stored & Served \\\\", "  \\midrule"]
+        .concat(rows, ["  \\bottomrule", "\\end{tabular}", ""]).join("\n");
+    }
+    exports() {
+      var self = this;
+      function download(name, type, text) {
+        var link = make("a", { href: URL.createObjectURL(new Blob([text], { type: type })), download: name });
+        link.click();
+        setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
+      }
+      return make("div", { class: "pf-actions" }, [
+        make("button", { type: "button", class: "pf-button", onclick: function () { download("comparison.csv", "text/csv", self.csv()); } }, "Download CSV"),
+        make("button", { type: "button", class: "pf-button", onclick: function () { download("comparison.tex", "text/x-tex", self.latex()); } }, "Download LaTeX"),
+        make("button", { type: "button", class: "pf-button", "data-copy-text": this.csv() }, "Copy CSV"),
+        make("button", { type: "button", class: "pf-button", "data-copy-text": this.latex() }, "Copy LaTeX"),
+        make("button", { type: "button", class: "pf-button", "data-copy-address": true }, "Copy link")
+      ]);
+    }
+  }
+  customElements.define("peft-compare", Compare);
+})();

@@ -1,0 +1,89 @@
+/* The finder of the methods page: narrows the table by words and facets, and keeps the question in the address.
+   Without it the page is the whole table. */
+"use strict";
+
+(function () {
+  /* "(IA)^3", "IA3" and "ia^3" are one word here: only letters, digits and dots within numbers count. */
+  function plain(text) { return text.toLowerCase().replace(/[^\p{L}\p{N}.\s]+/gu, ""); }
+  function spaced(text) { return text.toLowerCase().replace(/[^\p{L}\p{N}.]+/gu, " "); }
+
+  class Finder extends HTMLElement {
+    connectedCallback() {
+      this.form = this.querySelector("form");
+      if (this.ready || !this.form) return;
+      this.ready = true;
+      var self = this;
+      this.rows = [].slice.call(this.querySelectorAll("tr[data-facets]"));
+      this.rows.forEach(function (row) {
+        var text = row.textContent + " | " + row.dataset.names;
+        row.pfText = spaced(text) + " | " + plain(text);
+        row.pfFacets = row.dataset.facets.split(" ");
+      });
+      this.fields = [].slice.call(this.form.elements).filter(function (field) { return field.name; });
+      this.form.hidden = false;
+      this.form.addEventListener("submit", function (event) { event.preventDefault(); });
+      this.form.addEventListener("input", function () { self.show(); self.keep(); });
+      this.form.addEventListener("reset", function () { setTimeout(function () { self.show(); self.keep(); }); });
+      this.read();
+      addEventListener("popstate", function () { self.read(); });
+    }
+    read() {
+      var query = new URLSearchParams(location.search);
+      this.fields.forEach(function (field) { field.value = query.get(field.name) || ""; if (field.value === "" && field.options) field.selectedIndex = 0; });
+      var more = this.querySelector("details");
+      if (more && more.querySelector("select") && [].some.call(more.querySelectorAll("select"), function (s) { return s.value; })) more.open = true;
+      this.show();
+    }
+    keep() {
+      var query = new URLSearchParams();
+      this.fields.forEach(function (field) { if (field.value) query.set(field.name, field.value); });
+      var text = query.toString();
+      try { history.replaceState(null, "", location.pathname + (text ? "?" + text : "") + location.hash); } catch (error) { /* an opaque origin */ }
+    }
+    /* "5M" as five million; what is no number asks nothing, and says so. */
+    number(field) {
+      var match = /^\s*([\d.,_ ]+)\s*([kmb]?)\s*$/i.exec(field.value);
+      var value = match ? Number(match[1].replace(/[,_ ]/g, "")) * { "": 1, k: 1e3, m: 1e6, b: 1e9 }[match[2].toLowerCase()] : NaN;
+      field.setAttribute("aria-invalid", isNaN(value) ? "true" : "false");
+      return isNaN(value) ? Infinity : value;
+    }
+    trained(row) {
+      var counts = typeof pfTrained === "undefined" ? null : pfTrained.trained[row.dataset.id];
+      return counts ? counts[pfTrained.models.indexOf(this.model)] : null;
+    }
+    /* The last column follows the chosen model. */
+    onModel() {
+      var self = this, field = this.form.elements.on, model = field.value || this.dataset.model;
+      if (model === this.model) return;
+      this.model = model;
+      this.querySelector("thead th:last-child").textContent = "Trained on " + field.selectedOptions[0].textContent;
+      this.rows.forEach(function (row) {
+        var count = self.trained(row);
+        row.lastElementChild.textContent = count === null ? "–" : count.toLocaleString("en-US");
+      });
+    }
+    show() {
+      var words = [], asked = [], from = 0, to = Infinity, most = Infinity, shown = 0, self = this;
+      this.fields.forEach(function (field) {
+        if (!field.value) return;
+        if (field.name === "q") words = field.value.split(/\s+/).filter(Boolean).map(plain).filter(Boolean);
+        else if (field.name === "from") from = Number(field.value);
+        else if (field.name === "to") to = Number(field.value);
+        else if (field.name === "most") most = self.number(field);
+        else if (field.name === "on") return;
+        else asked.push(field.name + ":" + field.value);
+      });
+      this.onModel();
+      this.rows.forEach(function (row) {
+        var year = Number(row.dataset.year), trained = self.trained(row);
+        row.hidden = year < from || year > to || (most < Infinity && !(trained !== null && trained <= most)) ||
+          !asked.every(function (a) { return row.pfFacets.indexOf(a) >= 0; }) ||
+          !words.every(function (w) { return row.pfText.indexOf(w) >= 0; });
+        if (!row.hidden) shown++;
+      });
+      [].forEach.call(this.querySelectorAll("tbody"), function (body) { body.hidden = !body.querySelector("tr[data-facets]:not([hidden])"); });
+      this.querySelector("[data-found]").textContent = shown === this.rows.length ? "" : shown ? shown + " of " + this.rows.length + " methods" : "No method answers to all of this.";
+    }
+  }
+  customElements.define("peft-finder", Finder);
+})();

@@ -1,0 +1,144 @@
+/* The planner: which methods stay within a budget on a model and grant all wishes, with the largest setting of each,
+   and why the others fall out. After calculator.js. */
+"use strict";
+
+(function () {
+  var make = pf.make, number = pf.number;
+  var WISHES = [
+    ["merge", "merges into the weights", "nothing is left to compute at inference"],
+    ["identity", "equals the model at the first step", "exactly, before any update"],
+    ["quantised", "quantises the frozen model", "as part of the method"],
+    ["positions", "adds no sequence positions", "no tokens, keys or values beside the input's"]
+  ];
+  var ORDERS = {
+    trained: ["most trained within the budget", function (r) { return [-r.cost.trained, r.cost.stored_bytes]; }],
+    bytes: ["smallest checkpoint", function (r) { return [r.cost.stored_bytes, -r.cost.trained]; }],
+    year: ["newest", function (r) { return [-peft.data.methods[r.id].year, -r.cost.trained]; }],
+    name: ["name", function () { return []; }]
+  };
+  var SLICE = 10;   // milliseconds of work between two chances for the page to answer
+
+  class Planner extends pf.Tool {
+    start() {
+      var q = this.query, s = this.state;
+      s.trained = q.has("trained") ? q.get("trained") : q.has("bytes") ? "" : this.dataset.trained || "";
+      s.bytes = q.get("bytes") || "";
+      WISHES.forEach(function (w) { s[w[0]] = q.get(w[0]) === "1"; });
+      s.since = q.get("since") || "";
+      s.library = this.known(q.get("library"), ["any"].concat(Object.keys(peft.data.libraries))) || "";
+      s.order = this.known(q.get("order"), Object.keys(ORDERS)) || "trained";
+      this.form = make("form", { class: "pf-calc__form pf-calc__form--still", "aria-label": "Budget and wishes" });
+      this.form.addEventListener("submit", function (event) { event.preventDefault(); });
+      this.out = make("div", { class: "pf-calc__out" });
+      this.replaceChildren(make("div", { class: "pf-calc" }, [this.form, this.out]));
+      this.settle();
+      this.build();
+    }
+    write() {
+      var s = this.state, query = this.writeModel(new URLSearchParams());
+      query.set("trained", s.trained);
+      if (s.bytes) query.set("bytes", s.bytes);
+      WISHES.forEach(function (w) { if (s[w[0]]) query.set(w[0], "1"); });
+      if (s.since) query.set("since", s.since);
+      if (s.library) query.set("library", s.library);
+      if (s.order !== "trained") query.set("order", s.order);
+      this.address(query);
+    }
+    build() {
+      var self = this, s = this.state, libraries = Object.keys(peft.data.libraries).filter(function (k) { return k !== "official"; });
+      function change(key) { return function (v) { s[key] = v; self.show(); self.write(); }; }
+      this.form.replaceChildren.apply(this.form, this.modelFields().concat([
+        make("div", { class: "pf-pair" }, [
+          this.input("trained", "Trained at most", s.trained, "text", change("trained"), "5M, 250k, 1e6"),
+          this.input("bytes", "Checkpoint at most", s.bytes, "text", change("bytes"), "20 MB, 512 kB")
+        ]),
+        this.dtypeField(),
+        make("fieldset", { class: "pf-wishes" }, [make("legend", {}, "It must be one that")].concat(WISHES.map(function (w) { return self.tick(w[0], w[1], s[w[0]], change(w[0]), w[2]); }))),
+        make("div", { class: "pf-pair" }, [
+          this.input("since", "From year", s.since, "number", change("since")),
+          this.select("library", "In a library", [["", "does not matter"], ["any", "any"]].concat(libraries.map(function (k) { return [k, peft.data.libraries[k]]; })), s.library, change("library"))
+        ])
+      ]));
+      this.show();
+    }
+    wishes() {
+      var s = this.state, wishes = { trained: peft.quantity(s.trained), bytes: peft.quantity(s.bytes), since: /^\d{4}$/.test(s.since) ? Number(s.since) : null, library: s.library };
+      WISHES.forEach(function (w) { wishes[w[0]] = s[w[0]]; });
+      return wishes;
+    }
+    /* Judge the methods a few at a time, so that typing goes on meanwhile. */
+    show() {
+      var self = this, question = this.question(), wishes = this.wishes(), ids = Object.keys(peft.data.methods), fits = [], out = [], turn = this.turn = {};
+      if (!question) { this.out.replaceChildren(this.waiting()); return; }
+      ["trained", "bytes"].forEach(function (k) { self.wrong(k, Number.isNaN(wishes[k])); });
+      this.wrong("since", this.state.since && !wishes.since);
+      if (Number.isNaN(wishes.trained) || Number.isNaN(wishes.bytes)) { this.out.replaceChildren(this.problem("A budget is a number such as 5M, 250k or 1e6; for a checkpoint 20 MB.")); return; }
+      (function some() {
+        if (self.turn !== turn) return;
+        for (var end = performance.now() + SLICE; ids.length && performance.now() < end; ) {
+          var found = peft.judged(ids.shift(), question, wishes);
+          (found.cost ? fits : out).push(found);
+        }
+        if (ids.length) setTimeout(some, 0); else self.answer(fits, out, wishes, question);
+      })();
+    }
+    nameOf(id) { return peft.data.methods[id].name; }
+    dot(id) { return make("span", { class: "pf-dot hue-" + peft.data.methods[id].hue, "aria-hidden": "true" }); }
+    link(id) { return [this.dot(id), " ", make("a", { href: "methods/" + id + ".html" }, this.nameOf(id))]; }
+    sorted(fits) {
+      var self = this, rank = ORDERS[this.state.order][1];
+      return fits.slice().sort(function (a, b) {
+        var x = rank(a), y = rank(b);
+        for (var i = 0; i < x.length; i++) if (x[i] !== y[i]) return x[i] - y[i];
+        return self.nameOf(a.id) < self.nameOf(b.id) ? -1 : 1;
+      });
+    }
+    answer(fits, out, wishes, question) {
+      var self = this, s = this.state, all = fits.length + out.length;
+      var order = this.select("order", "Ranked by", Object.keys(ORDERS).map(function (k) { return [k, ORDERS[k][0]]; }), s.order, function (v) {
+        s.order = v;
+        self.show();
+        self.write();
+        document.getElementById(self.uid + "-order").focus();
+      });
+      var head = make("div", { class: "pf-planhead" }, [
+        make("p", { class: "pf-big", role: "status" }, [make("span", { "data-out": "fits" }, number(fits.length)), make("span", { class: "pf-big__unit" }, "of " + number(all) + " methods fit on " + this.modelName())]), order
+      ]);
+      var rows = this.sorted(fits).map(function (r) { return self.row(r, wishes, question); });
+      this.out.replaceChildren.apply(this.out, [
+        head,
+        rows.length ? this.table("Methods that fit", ["Method", "Largest setting", "Trained", "Checkpoint", "Served", "Year"], rows, 2) : make("p", { class: "pf-muted" }, "Nothing fits. The list below says what stands in the way; methods with one reason come first."),
+        make("p", { class: "pf-small pf-muted" }, "The setting is the largest whole number that stays within the budget, all else at its default. Nothing here measures quality."),
+        make("h2", { class: "pf-planout" }, "Why the others fall out"),
+        this.table("Methods that do not fit", ["Method", "Why"], this.reasons(out), 9, "pf-plan--out")
+      ]);
+    }
+    table(label, heads, rows, numeric, kind) {
+      return make("div", { class: "pf-scroll", tabindex: "0", role: "region", "aria-label": label }, make("table", { class: "pf-table pf-plan " + (kind || "pf-plan--fits") }, [
+        make("thead", {}, make("tr", {}, heads.map(function (t, i) { return make("th", { scope: "col", class: i >= numeric ? "n" : null }, t); }))),
+        make("tbody", {}, rows)
+      ]));
+    }
+    row(r, wishes, question) {
+      var share = wishes.trained ? Math.min(100, 100 * r.cost.trained / wishes.trained) : wishes.bytes ? Math.min(100, 100 * r.cost.stored_bytes / wishes.bytes) : 0;
+      var meter = make("div", { class: "pf-meter", "aria-hidden": "true" }, make("i", {})), query = this.writeModel(new URLSearchParams({ method: r.id }));
+      meter.firstChild.style.width = share + "%";
+      var setting = r.name ? r.name + " = " + number(r.value) : "default";
+      if (r.name) query.set(pf.key(r.name), r.value);
+      return make("tr", { "data-fits": r.id }, [
+        make("th", { scope: "row" }, this.link(r.id)),
+        make("td", {}, make("a", { href: "calculator.html?" + query, "aria-label": setting + ", " + this.nameOf(r.id) + " in the calculator" }, setting)),
+        make("td", { class: "n" }, [number(r.cost.trained), share ? meter : null]), make("td", { class: "n" }, pf.bytes(r.cost.stored_bytes)),
+        make("td", { class: "n" }, pf.held(r.cost.served, r.cost.served_bits)), make("td", { class: "n" }, String(peft.data.methods[r.id].year))
+      ]);
+    }
+    /* Those that miss by one thing first. */
+    reasons(out) {
+      var self = this;
+      return out.slice().sort(function (a, b) { return a.reasons.length - b.reasons.length || (self.nameOf(a.id) < self.nameOf(b.id) ? -1 : 1); }).map(function (r) {
+        return make("tr", { "data-out-of": r.id }, [make("th", { scope: "row" }, self.link(r.id)), make("td", { class: "w" }, r.reasons.join("; "))]);
+      });
+    }
+  }
+  customElements.define("peft-planner", Planner);
+})();
