@@ -123,14 +123,14 @@ class Formula:
         return _javascript(self.tree)
 
     def sympy(self, symbols: Mapping[str, Any] | None = None) -> Any:
-        """A sympy expression; names are positive integer symbols unless `symbols` gives them."""
+        """A sympy expression; names are symbols for integers from 0 on unless `symbols` gives them."""
         return _sympy(self.tree, symbols or {})
 
     def latex(self, symbol_names: Mapping[str, str] | None = None) -> str:
         """LaTeX of the formula, a name printed as `symbol_names` has it (needs sympy)."""
         import sympy
 
-        names = {sympy.Symbol(n, integer=True, positive=True): s for n, s in (symbol_names or {}).items()}
+        names = {sympy.Symbol(n, integer=True, nonnegative=True): s for n, s in (symbol_names or {}).items()}
         return str(sympy.latex(self.sympy(), symbol_names=names))
 
     def __repr__(self) -> str:
@@ -402,7 +402,7 @@ def _sympy(node: Node, symbols: Mapping[str, Any]) -> Any:
         return sympy.Symbol(node[1])
     if kind == "name":
         found = symbols.get(node[1])
-        return sympy.Symbol(node[1], integer=True, positive=True) if found is None else found
+        return sympy.Symbol(node[1], integer=True, nonnegative=True) if found is None else found
     if kind == "neg":
         return -_sympy(node[1], symbols)
     if kind == "not":

@@ -148,7 +148,7 @@ def test_sympy_equals_python(text: str, numbers: tuple[int, int, int]) -> None:
     except FormulaError:
         return
     expected = formula.compile(NAMES)(*numbers)
-    symbols = [sympy.Symbol(n, integer=True, positive=True) for n in NAMES]
+    symbols = [sympy.Symbol(n, integer=True, nonnegative=True) for n in NAMES]
     found = sympy.sympify(formula.sympy()).subs(dict(zip(symbols, numbers, strict=True)))
     assert int(found) == int(expected)
 

@@ -312,15 +312,15 @@ def test_closed_forms_add_up_to_the_counts(kb: KnowledgeBase, method: str, model
         except UsageError:
             continue
         counted = {"trained": cost.trained, "stored": cost.stored, "mask bits": cost.stored_bits, "served": cost.served}
-        numbers = plan.common | cost.hyperparameters
+        numbers, arguments = plan.common | cost.hyperparameters, plan.arguments(cost.hyperparameters)
         found = _closed.sums(kb[method], setting)
         for ledger, count in counted.items():
             terms = found.get(ledger, {})
-            total = sum(added_up(term, label, plan, numbers) for label, term in terms.items())
+            total = sum(added_up(term, label, plan, numbers, arguments) for label, term in terms.items())
             assert total == count, (setting, ledger)
 
 
-def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any]) -> float:
+def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any], arguments: Any) -> float:
     """The term at each place that carries the label, summed; without a label it stands once."""
     value = sympy.sympify(term)
     spots = {
@@ -329,10 +329,13 @@ def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any]) -> float
         if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | p.spot.dims))
     }
     wholes: dict[str, int] = {}
-    for piece in plan.pieces:
-        if piece.tensor.selecting:
-            name = _closed.OVER + _closed.scope(piece.tensor)
-            wholes[name] = wholes.get(name, 0) + piece.spot.n * piece.count
+    for piece in {p.name: p for p in plan.pieces}.values():
+        members = [p for p in plan.pieces if p.name == piece.name]
+        own = arguments[piece.part]
+        counts = [p.count if isinstance(p.count, int) else p.count(*own) for p in members]
+        size = sum(p.spot.n * count for p, count in zip(members, counts, strict=True))
+        name = _closed.over(piece.name.rpartition(".")[2], piece.tensor)
+        assert wholes.setdefault(name, size) == size or not any(part.across for part in piece.tensor.stored)
     total = 0.0
     for n, dims in [(s.n, s.dims) for s in spots.values()] if label else [(1, {})]:
         known = numbers | wholes | dims

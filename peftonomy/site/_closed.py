@@ -15,7 +15,7 @@ from .._kb import Method
 from .._layout import flattened
 from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
 
-__all__ = ["OVER", "Ledgers", "ledgers", "scope", "size", "sums", "symbol"]
+__all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 
 SCOPES = {
     "site": "targets", "attention": "attention blocks", "mlp": "feed-forward blocks", "layer": "layers",
@@ -28,7 +28,7 @@ GREEK = frozenset({
 HELD = {"values": "stored", "indices": "stored", "bits": "mask bits"}
 """The ledger into which what a checkpoint holds is counted."""
 OVER = "numel over "
-"""Begins the name of the symbol for the summed size of a tensor at all its places; the scope follows."""
+"""Begins the name of the symbol for the summed size of a tensor at all its places (see `over`)."""
 MOST_ROLES = 3
 LEDGERS = ("trained", "stored", "mask bits", "served")
 Symbols = Mapping[str, Any]
@@ -45,7 +45,8 @@ def symbol(name: str, spec: Hyperparameter | None = None) -> str:
     if name == "numel":
         return "|w|"
     if name.startswith(OVER):
-        return rf"\sum_{{{_words(name.removeprefix(OVER))}}} |w|"
+        places, _, tensor = name.removeprefix(OVER).partition("|")
+        return rf"\sum_{{{_words(places)}}} |{symbol(tensor)}|"
     if name in GREEK:
         return f"\\{name}"
     if match := re.fullmatch(r"([A-Za-z])_(\w+)", name):
@@ -112,10 +113,10 @@ def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]
     """Ledger -> scope -> what one place of it adds, as an expression; `setting` gives the switches and words."""
     found: dict[str, dict[str, Any]] = {}
     for entry, symbols in _parts(method, setting):
-        for tensor in entry.tensors.values():
+        for name, tensor in entry.tensors.items():
             if tensor.when is not None and not _holds(tensor.when, symbols):
                 continue
-            for where, ledger, amount in _amounts(tensor, symbols):
+            for where, ledger, amount in _amounts(name, tensor, symbols):
                 terms = found.setdefault(ledger, {})
                 terms[where] = terms.get(where, 0) + amount
     return found
@@ -138,9 +139,9 @@ def _parts(method: Method, setting: Mapping[str, Any]) -> Iterator[tuple[MethodE
 
 
 def _plain(name: str, spec: Hyperparameter | None = None) -> Any:
-    """A name that stands for itself: a positive number, and a whole one unless it is a hyperparameter that is not."""
+    """A name that stands for itself: a number from 0 on, and a whole one unless it is a hyperparameter that is not."""
     fraction = spec is not None and spec.type == "float"
-    return sympy.Symbol(name, positive=True) if fraction else sympy.Symbol(name, integer=True, positive=True)
+    return sympy.Symbol(name, nonnegative=True) if fraction else sympy.Symbol(name, integer=True, nonnegative=True)
 
 
 def _symbols(entry: MethodEntry) -> Symbols:
@@ -158,7 +159,7 @@ def _value(spec: Hyperparameter, value: Any, symbols: Symbols) -> Any:
 
 def _decided(expression: Any) -> Any:
     """The expression with words made different numbers, so that comparing them has an answer."""
-    words = sorted((s for s in expression.free_symbols if not s.is_positive), key=str)
+    words = sorted((s for s in expression.free_symbols if not s.is_nonnegative), key=str)
     return expression.subs({word: sympy.Integer(-1 - i) for i, word in enumerate(words)})
 
 
@@ -167,10 +168,15 @@ def _holds(condition: Formula, symbols: Symbols) -> bool:
     return bool(found != sympy.false and found != 0)
 
 
-def _amounts(tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str, str, Any]]:
+def over(name: str, tensor: Tensor) -> str:
+    """Name of the symbol for the summed size of one tensor at all its places; w is the backbone's own parameter."""
+    return f"{OVER}{scope(tensor)}|{'w' if tensor.selecting else name}"
+
+
+def _amounts(name: str, tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str, str, Any]]:
     """(scope, ledger, amount at one place) of one tensor."""
     where = scope(tensor)
-    whole = {**symbols, "numel": _plain(OVER + where)}
+    whole = {**symbols, "numel": _plain(over(name, tensor))}
     size = _size(tensor, symbols)
     copies = tensor.copies.sympy(symbols)
     if isinstance(tensor.trained, Moved):

@@ -132,7 +132,7 @@ def storing(trial: Trial) -> None:
 
 
 def _disturb(trial: Trial, model: torch.nn.Module) -> None:
-    """Move every tensor that the method added, frozen ones too, away from values that a fresh `apply` may give by itself.
+    """Move every tensor that the method added, frozen ones too, away from what a fresh `apply` may give by itself.
 
     Left alone: what a seed regenerates, and tensors of which only chosen entries may differ.
     """
