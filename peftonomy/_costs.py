@@ -56,8 +56,8 @@ class Cost:
     trained: entries the optimiser updates (a new task head excluded). stored: numbers that one task's checkpoint
     must hold (values and positions); stored_bits: mask bits beside them; stored_bytes: all of it, values in `dtype`.
     shared: numbers held once for all tasks. served: numbers that remain at inference beyond the backbone; served_bits:
-    mask bits beside them. head: a newly initialised task head. backbone: parameters of the published model, tied weights once. base_bytes: the frozen model as the method holds
-    it. percent = 100 * trained / backbone.
+    mask bits beside them. head: a newly initialised task head. backbone: parameters of the published
+    model, tied weights once. base_bytes: the frozen model as the method holds it. percent = 100 * trained / backbone.
     """
 
     method: str
@@ -101,7 +101,8 @@ class Cost:
             "targets": list(self.targets), "target_modules": self.target_modules, "task": self.task,
             "dtype": self.dtype, "trained": self.trained, "stored": self.stored, "stored_bits": self.stored_bits,
             "stored_bytes": self.stored_bytes, "shared": self.shared, "served": self.served,
-            "served_bits": self.served_bits, "head": self.head, "backbone": self.backbone, "base_bytes": self.base_bytes,
+            "served_bits": self.served_bits, "head": self.head, "backbone": self.backbone,
+            "base_bytes": self.base_bytes,
             "percent": self.percent, "tensors": [t.to_dict() for t in self.tensors],
         }  # fmt: skip
         if isinstance(self.target_modules, tuple):

@@ -78,5 +78,5 @@ def unpack(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     live = dict(model.named_parameters())
     for name, value in state.items():
         if not name.endswith("@"):
-            live[name].view(-1)[state[f"{name}@"] if f"{name}@" in state else ...] = value.flatten()
+            live[name].view(-1)[state.get(f"{name}@", ...)] = value.flatten()
     return model
