@@ -1,8 +1,8 @@
 """The taxonomy as a graph: categories, methods (present and planned) and papers, joined by typed edges.
 
     >>> import peftonomy
-    >>> peftonomy.load().graph.ancestors("qlora")
-    ['intrinsic_said', 'lora']
+    >>> peftonomy.load().graph.parents("qlora")
+    ['lora']
 
 Edges point from the younger method to the older one, from a method to its category and to its papers, and from a
 category to its parent. The graph is a `networkx.MultiDiGraph` (attribute `nx`); its nodes are `method:lora`,

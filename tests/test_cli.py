@@ -220,7 +220,7 @@ def test_completion_script(run: Run, shell: str) -> None:
 
 COMPLETED = [
     ("verif", {"verify"}),
-    ("cost lor", {"lora", "lora_fa"}),
+    ("cost lora_", {"lora_fa"}),
     ("cost lora --model llama_3_2", {"llama_3_2_1b", "llama_3_2_3b"}),
     ("methods --category hyb", {"hybrid", "hybrid.manual_combination", "hybrid.automatic_combination"}),
 ]
@@ -537,8 +537,8 @@ def test_one_entry_one_module_and_one_record_make_a_method(run: Run, tree: Path)
 def test_the_environment_names_another_tree(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "methods" / "bitfit.yaml").unlink()
     monkeypatch.setenv("PEFTONOMY_ROOT", str(tree))
-    assert "bitfit" not in run("methods").out
-    assert "bitfit" in run(f"--root {Path(__file__).parent.parent} methods").out
+    assert "\nbitfit " not in run("methods").out
+    assert "\nbitfit " in run(f"--root {Path(__file__).parent.parent} methods").out
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

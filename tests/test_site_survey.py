@@ -87,7 +87,7 @@ def test_values_that_nobody_saw_are_marked(kb: KnowledgeBase, made: Pages, site:
 def test_a_claim_that_is_read_loses_its_mark(root: Path, tmp_path: Path, made: Pages) -> None:
     folder = tree(root, tmp_path) / "methods"
     text = (folder / "bitfit.yaml").read_text(encoding="utf-8")
-    changed, n = re.subn(r"(source: xu2023peft\n +evidence: )second_hand", r"\1read", text, count=1)
+    changed, n = re.subn(r"(source: xu2023peft\n +evidence: )recalled", r"\1read", text, count=1)
     assert n == 1
     (folder / "bitfit.yaml").write_text(changed, encoding="utf-8")
     mark = ">unverified</span>"
