@@ -529,10 +529,11 @@ def graph(form: str, output: Path | None) -> None:
 
 @cli.group()
 def site() -> None:
-    """Build the site, or browse a built one."""
+    """Build the site, browse a built one, or write its pages."""
 
 
 SITE = Path("build/site")
+PAGES = Path("build/pages")
 
 
 @site.command()
@@ -552,6 +553,29 @@ def build(folder: Path) -> None:
     with out.progress("building the site"):
         site.build(knowledge(), folder)
     click.echo(f"{sum(1 for path in folder.rglob('*') if path.is_file()):,} files in {folder}")
+
+
+@site.command(name="pages")
+@click.option(
+    "--out",
+    "folder",
+    metavar="DIR",
+    default=PAGES,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the pages go.",
+)
+@click.option("--repository", metavar="URL", default="", help="The address before /edit/main/FILE in edit links.")
+def write_pages(folder: Path, repository: str) -> None:
+    """Write the site's pages to a folder, for a builder other than mkdocs.
+
+    Markdown, JSON, scripts, styles and fonts, just as `site build` hands them over.
+    """
+    from . import site
+
+    with out.progress("writing the pages"):
+        written = site.write(knowledge(), folder, repository=repository)
+    click.echo(f"{len(written):,} files in {folder}")
 
 
 @site.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,7 +15,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 import peftonomy
-from peftonomy.site import pages
+from peftonomy.site import pages, preview
 
 LISTED = ("methods/", "categories/", "models/", "lists/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
@@ -42,7 +43,7 @@ def on_serve(server: LiveReloadServer, config: MkDocsConfig, builder: object) ->
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put every page and asset of the knowledge base in place of the templates that lie in the docs folder."""
     try:
-        made = pages(peftonomy.load(_root(config)), repository=config.extra.get("repository", ""))
+        made = _made(config)
     except peftonomy.PeftonomyError as error:
         raise PluginError(str(error)) from None
     for template in [f for f in files if f.src_dir == config.docs_dir]:
@@ -50,8 +51,59 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in made.items():
         listed = path in BEHIND or (path.startswith(LISTED) and not path.endswith("index.md"))
         level = InclusionLevel.NOT_IN_NAV if listed else InclusionLevel.INCLUDED
-        files.append(File.generated(config, path, content=content, inclusion=level))
+        file = Made if _dirty and content == _last.get(path) else File
+        files.append(file.generated(config, path, content=content, inclusion=level))
+    _last.update(made)
     return files
+
+
+# An author's preview, `mkdocs serve --dirty --no-strict` (mkdocs warns of every dirty build): after an edit of entries
+# only their own pages are made and built anew. What other pages say of them (lists, counts, relations seen from the
+# other end) stays as it was until something else than an entry changes, or until the next start.
+
+_serving = _dirty = False
+_last: dict[str, str | bytes] = {}
+"""The files of the last build."""
+_seen: dict[Path, bytes | int] = {}
+"""What the last build read: the content of each entry, and of all else when it was changed."""
+
+
+class Made(File):
+    """A file that the last build has written already."""
+
+    def is_modified(self) -> bool:
+        """Whether it has to be built: no, unless it is not there."""
+        return not Path(self.abs_dest_path).is_file()
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Remember whether mkdocs serves: the script that it then puts into pages changes with each build."""
+    global _serving, _dirty
+    _serving, _dirty = command == "serve", command == "serve" and dirty
+
+
+def _made(config: MkDocsConfig) -> dict[str, str | bytes]:
+    """Every file; in a preview those of the last build, with the pages of the entries that were edited since."""
+    global _seen
+    root, repository = _root(config), config.extra.get("repository", "")
+    if not _dirty:
+        return pages(peftonomy.load(root), repository=repository)
+    before, now = _seen, dict(_read(root))
+    kb = peftonomy.load(root)
+    edited = [path for path in now if now[path] != before.get(path)]
+    if before.keys() == now.keys() and all(path.parent == root / "methods" for path in edited):
+        made = _last | preview(kb, [path.stem for path in edited], repository=repository)
+    else:
+        made = pages(kb, repository=repository)
+    _seen = now
+    return made
+
+
+def _read(root: Path) -> Iterator[tuple[Path, bytes | int]]:
+    for folder in WATCHED:
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path, path.read_bytes() if path.parent == root / "methods" else path.stat().st_mtime_ns
 
 
 # The Content-Security-Policy. A page can only say it in a meta element, and what an entry says can add nothing to it:
@@ -64,15 +116,6 @@ POLICY = {
 }  # fmt: skip
 SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
 CHARSET = '<meta charset="utf-8">'
-
-
-_serving = False
-
-
-def on_startup(command: str, dirty: bool) -> None:
-    """Remember whether mkdocs serves: the script that it then puts into pages changes with each build."""
-    global _serving
-    _serving = command == "serve"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

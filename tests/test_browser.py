@@ -45,6 +45,19 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     context.close()
 
 
+@pytest.mark.slow
+def test_no_page_at_all_overflows_a_phone(browser: Browser, address: str, site: Path) -> None:
+    context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
+    page = context.new_page()
+    wide = {}
+    for path in sorted(site.rglob("*.html")):
+        page.goto(address + path.relative_to(site).as_posix())
+        if (width := page.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
+            wide[path.name] = width
+    context.close()
+    assert wide == {}
+
+
 def test_the_colours_follow_the_system_and_the_switch(browser: Browser, address: str) -> None:
     context = browser.new_context(color_scheme="dark")
     page = context.new_page()

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import http.server
 import os
 import socketserver
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .._errors import UsageError
 from .._kb import KnowledgeBase, data_root
 
-__all__ = ["build", "pages", "serve", "write"]
+__all__ = ["build", "pages", "preview", "serve", "write"]
 
 NEEDS = "the site needs its extra: pip install 'peftonomy[site]'"
 
@@ -37,7 +38,31 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
         from ._pages import all_pages
     except ModuleNotFoundError as error:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
-    return all_pages(kb, repository)
+    with _uncollected():
+        return all_pages(kb, repository)
+
+
+def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> dict[str, str | bytes]:
+    """Only the pages of these methods, as `pages` has them: what an author looks at after an edit."""
+    try:
+        from ._method import method_page
+        from ._site import Site
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{NEEDS} (no module {error.name})") from None
+    site = Site(kb, repository)
+    return {f"methods/{key}.md": method_page(site, kb[key]) for key in methods}
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: hundreds of thousands of records that stay are looked at again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def write(kb: KnowledgeBase, out: str | Path, *, repository: str = "") -> list[Path]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from .._errors import UsageError
 from .._kb import KnowledgeBase, Method
-from .._schema import MethodEntry
 from . import _surveys
+from ._schemas import SCHEMAS, schema
 
 __all__ = ["FILES", "ROOT", "SCHEMA_VERSION", "files", "method_record"]
 
@@ -26,7 +26,7 @@ FILES = {
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
     "references.json": "Every source with its fields and BibTeX.",
-    "schema/method.json": "JSON Schema of a method entry.",
+    "schema/<kind>.json": "JSON Schema of an entry, of a cost, and of each kind of file above.",
 }
 
 
@@ -47,11 +47,11 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
-        "schema/method.json": MethodEntry.model_json_schema(),
     }
     answers |= {f"methods/{m}.json": {"method": method_record(kb[m], examples)} for m in kb}
     answers |= {f"lists/{key}.json": {"list": _list(kb, key)} for key in kb.taxonomy.lists}
     answers |= {f"models/{m}.json": {"model": _model(kb, m)} for m in kb.models}
+    answers |= {f"schema/{kind}.json": schema(kind) for kind in SCHEMAS}
     return {ROOT + path: _text(path, answer) for path, answer in answers.items()}
 
 

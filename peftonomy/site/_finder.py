@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .._errors import UsageError
 from .._kb import Method
 from .._query import facts
+from .._taxonomy import SurveyNode
 from ._site import Site, View
 
-__all__ = ["DERIVED", "Question", "counts", "names", "questions", "rows", "script", "words"]
+__all__ = ["DERIVED", "Question", "classes", "counts", "names", "questions", "rows", "script", "tokens", "words"]
 
 DERIVED = {
     "merge": ("Merges into the weights", {"exact": "yes, exactly", "none": "no"}),
@@ -87,6 +89,41 @@ def rows(site: Site) -> dict[str, View]:
         facets = " ".join(f"{key}:{value}" for key in asked for value in known.get(key, []))
         found[method.id] = {"facets": facets, "names": " | ".join(names(site, method))}
     return found
+
+
+HOME = "peftonomy"
+"""The taxonomy's own tree, beside those of other surveys."""
+
+
+def tokens(site: Site, method: str, category: str) -> str:
+    """What the taxonomy picture can be filtered by: facets as `question:value`, classes as `class:survey/path`."""
+    known = words(site.kb[method]) if method in site.kb else {}
+    found = [f"{q.id}:{value}" for q in questions(site) for value in known.get(q.id, [])]
+    steps = category.split(".")
+    found += [f"class:{HOME}/{'.'.join(steps[: i + 1])}" for i in range(len(steps))]
+    for key, survey in site.kb.taxonomy.surveys.items():
+        for path in survey.filed(method):
+            ids = [node.id for node in path]
+            found += [f"class:{key}/{'.'.join(ids[: i + 1])}" for i in range(len(ids))]
+    return " ".join(dict.fromkeys(found))
+
+
+def classes(site: Site) -> Iterator[View]:
+    """The classes of every survey, ours first, as they are offered by `tokens`."""
+    ours = [(n.id, n.name) for n in site.kb.taxonomy.categories.values()]
+    yield {"name": "This taxonomy", "values": [_class(HOME, key, name) for key, name in ours]}
+    for key, survey in site.kb.taxonomy.surveys.items():
+        yield {"name": survey.name, "values": [_class(key, path, name) for path, name in _paths(survey.tree)]}
+
+
+def _class(survey: str, path: str, name: str) -> View:
+    return {"value": f"{survey}/{path}", "name": "– " * path.count(".") + name}
+
+
+def _paths(nodes: Sequence[SurveyNode], above: str = "") -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        yield above + node.id, node.name
+        yield from _paths(node.children, f"{above}{node.id}.")
 
 
 def script(site: Site) -> str:

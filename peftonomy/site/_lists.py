@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
+from .. import _scaffold
 from .._costs import Cost
 from .._errors import UsageError
 from .._inventory import Module
+from .._rules import RULES
 from .._taxonomy import CategoryNode
-from . import _api, _fields, _finder, _radial
+from . import _api, _fields, _finder, _names, _radial
 from ._overview import finder, list_rows
+from ._schemas import SCHEMAS
 from ._site import KINDS, Site, View
 from ._text import count, inline, percent
 
@@ -98,7 +101,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"finder": True, **WIDE}
     yield page(
         "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),
-        **shared,
+        names=_names.shared(site), **shared,
     )  # fmt: skip
     yield page("models/index.md", "Models", "All models by architecture.", families=_families(site), counts=site.counts)
     yield page(
@@ -110,24 +113,76 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         {"source": "taxonomy/categories.yaml", **WIDE},
         picture=picture(site, labels=True), tree=_radial.nested(_tree(site)),
         relation_types=[(key, kind.name) for key, kind in site.kb.taxonomy.relations.items()],
+        facets=finder(site), classes=list(_finder.classes(site)),
     )  # fmt: skip
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
-    yield page("api.md", "API", "The data as JSON files.", files=files, sample=_sample(site), terminal=terminal)
-    meta = {"source": "site/pages/about.md"}
     yield page(
-        "about.md", "About", "How the numbers are checked, and how to add a method.", meta, fields=_fields.table()
-    )
+        "api.md", "API", "The data as JSON files.", files=files, schemas=list(_schemas(site)), sample=_sample(site),
+        terminal=terminal,
+    )  # fmt: skip
+    meta = {"source": "site/pages/about.md"}
+    yield page("about.md", "About", "How the numbers are checked, and how to add a method.", meta)
+    yield page(
+        "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",
+        {"source": "taxonomy/rules.yaml", "door": "About"},
+        fields=_fields.table(), rules=list(_rules(site)), files=_template(site),
+    )  # fmt: skip
+    names = _names.shared(site)
+    yield page(
+        "names.md", "Names", "Names that mean several methods, and words that settings share.",
+        {"door": "Methods"}, counts=site.counts, settings=_names.settings(site),
+        shared=[row | {"heading": Markup(inline(row["name"]))} for row in names],
+    )  # fmt: skip
     yield "references.bib", site.kb.references.text
+
+
+def _rules(site: Site) -> Iterator[View]:
+    """Every rule with what passes it and what it refuses."""
+    examples = site.kb.taxonomy.rule_examples
+    for rule in RULES:
+        if rule.name in examples:  # a knowledge base of somebody else may bring its own
+            example = examples[rule.name]
+            yield {
+                "name": rule.name, "heading": Markup(inline(rule.name)), "sentence": rule.sentence,
+                "good": example.good.strip(), "bad": example.bad.strip(),
+            }  # fmt: skip
+
+
+def _template(site: Site) -> list[View]:
+    """What `peftonomy new my_method` writes."""
+    year = max((m.year for m in site.kb.values()), default=2024)
+    source = f"author{year}mymethod"
+    known = {"id": "my_method", "name": _scaffold.TODO, "year": str(year), "category": _scaffold.WORD, "source": source}
+    facets = {name: list(facet.values) for name, facet in site.kb.taxonomy.facets.items()}
+    return [
+        {"path": "methods/my_method.yaml", "text": _scaffold.entry_skeleton(known, facets).strip()},
+        {"path": "reference_impls/my_method.py", "text": _scaffold.module_skeleton(source).strip()},
+        {"path": "taxonomy/references.bib", "text": _scaffold.bibtex_stub(source, year).strip()},
+    ]
 
 
 def _example(site: Site, path: str) -> str:
     kind = path.partition("/")[0]
     id_ = {"models": site.examples[0], "lists": next(iter(site.kb.taxonomy.lists), "")}.get(kind, site.example_method)
-    return path.replace("<id>", id_)
+    return path.replace("<id>", id_).replace("<kind>", "method")
+
+
+def _schemas(site: Site) -> Iterator[View]:
+    """Every schema with what it describes and one example of that."""
+    parts = {
+        "method": "An entry: methods/<id>.yaml, and most of `method` in methods/<id>.json.",
+        "cost": "What a method costs: each of `costs` in methods/<id>.json, and what `cost --json` prints.",
+    }
+    for kind, (_, path) in SCHEMAS.items():
+        example = _example(site, path or "methods/<id>.json")
+        yield {
+            "path": f"{_api.ROOT}schema/{kind}.json", "of": parts.get(kind) or f"The file {path}",
+            "example": _api.ROOT + example, "name": example,
+        }  # fmt: skip
 
 
 def _sample(site: Site) -> str:
@@ -207,9 +262,12 @@ def _tree(site: Site) -> list[_radial.Node]:
 
 def _node(site: Site, node: CategoryNode) -> _radial.Node:
     leaves = [
-        _radial.Leaf(m.id, m.name, m.year, f"methods/{m.id}.html", m.entry.summary) for m in site.in_category(node.id)
+        _radial.Leaf(m.id, m.name, m.year, f"methods/{m.id}.html", m.entry.summary, _finder.tokens(site, m.id, node.id))
+        for m in site.in_category(node.id)
     ]
-    leaves += [_radial.Leaf(p.id, p.name, p.year) for p in site.planned(node.id)]
+    leaves += [
+        _radial.Leaf(p.id, p.name, p.year, facets=_finder.tokens(site, p.id, node.id)) for p in site.planned(node.id)
+    ]
     leaves.sort(key=lambda leaf: (leaf.year, leaf.id))
     children = [_node(site, child) for child in node.children]
     return _radial.Node(node.id, node.name, site.hue(node.id), leaves, children, f"categories/{node.id}.html")

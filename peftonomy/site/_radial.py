@@ -35,6 +35,8 @@ class Leaf:
     year: int
     href: str | None = None
     summary: str = ""
+    facets: str = ""
+    """What filters ask, as words `question:value`."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,10 @@ def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
     name = _leaf_name(leaf, angle, layout)
     if leaf.href is None:
         title = element("title", f"{leaf.name} ({leaf.year}), no entry yet")
-        return element("g", title, dot, name, class_=f"planned hue-{hue}", data_id=leaf.id)
+        known = {"data_id": leaf.id, "data_year": leaf.year, "data_facets": leaf.facets}
+        return element("g", title, dot, name, class_=f"planned hue-{hue}", **known)
     about = {"data_id": leaf.id, "data_name": leaf.name, "data_year": leaf.year, "data_summary": leaf.summary}
-    return element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, **about)
+    return element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, data_facets=leaf.facets, **about)
 
 
 def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
@@ -228,12 +231,16 @@ def _item(node: Node) -> Markup:
     dot = element("span", class_=f"pf-dot hue-{node.hue}")
     name = element("span", dot, " ", element("a", node.name, href=node.href), class_="pf-tree__cat")
     present = [
-        element("li", element("a", leaf.name, href=leaf.href), " ", element("span", str(leaf.year), class_="pf-muted"))
+        element(
+            "li", element("a", leaf.name, href=leaf.href), " ", element("span", str(leaf.year), class_="pf-muted"),
+            data_leaf=leaf.id,
+        )
         for leaf in node.leaves
         if leaf.href
-    ]
-    planned = ", ".join(leaf.name for leaf in node.leaves if not leaf.href)
+    ]  # fmt: skip
+    planned = [leaf for leaf in node.leaves if not leaf.href]
     if planned:
-        present.append(element("li", f"without an entry yet: {planned}", class_="pf-muted pf-small"))
+        text, ids = ", ".join(leaf.name for leaf in planned), " ".join(leaf.id for leaf in planned)
+        present.append(element("li", f"without an entry yet: {text}", class_="pf-muted pf-small", data_leaf=ids))
     inner = [*present, *map(_item, node.children)]
     return element("li", name, element("ul", *inner) if inner else "")

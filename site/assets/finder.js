@@ -62,6 +62,11 @@
         row.lastElementChild.textContent = count === null ? "–" : count.toLocaleString("en-US");
       });
     }
+    /* A name that means several methods says so, those without an entry included. */
+    sharedName() {
+      var word = this.form.elements.q.value.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
+      [].forEach.call(this.querySelectorAll("[data-shared] [data-key]"), function (item) { item.hidden = item.dataset.key !== word; });
+    }
     show() {
       var words = [], asked = [], from = 0, to = Infinity, most = Infinity, shown = 0, self = this;
       this.fields.forEach(function (field) {
@@ -82,6 +87,7 @@
         if (!row.hidden) shown++;
       });
       [].forEach.call(this.querySelectorAll("tbody"), function (body) { body.hidden = !body.querySelector("tr[data-facets]:not([hidden])"); });
+      this.sharedName();
       this.querySelector("[data-found]").textContent = shown === this.rows.length ? "" : shown ? shown + " of " + this.rows.length + " methods" : "No method answers to all of this.";
     }
   }

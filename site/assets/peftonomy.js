@@ -38,9 +38,17 @@ var pf = (function () {
       });
       this.svg.addEventListener("keydown", function (event) { self.step(event); });
       this.svg.addEventListener("focusout", function () { self.focusOn(null); });
-      this.find = document.getElementById("pf-graph-find");
-      this.type = document.getElementById("pf-graph-type");
-      [this.find, this.type].forEach(function (control) { if (control) control.addEventListener("input", function () { self.filter(); }); });
+      this.form = document.getElementById("pf-graph-form");
+      this.items = [].slice.call(document.querySelectorAll("[data-leaf]"));
+      if (this.form) {
+        this.fields = [].slice.call(this.form.elements).filter(function (field) { return field.name; });
+        this.form.hidden = false;
+        this.form.addEventListener("submit", function (event) { event.preventDefault(); });
+        this.form.addEventListener("input", function () { self.filter(); self.keep(); });
+        this.form.addEventListener("reset", function () { setTimeout(function () { self.filter(); self.keep(); }); });
+        addEventListener("popstate", function () { self.read(); });
+        this.read();
+      }
       var wanted = decodeURIComponent(location.hash.slice(1));
       if (this.byId[wanted]) { this.pinned = true; this.focusOn(this.byId[wanted]); }
     }
@@ -72,7 +80,7 @@ var pf = (function () {
       });
       this.panel.replaceChildren(
         make("h3", {}, this.nameOf(link)),
-        make("p", { class: "pf-small pf-muted" }, data.year || "no entry yet"),
+        make("p", { class: "pf-small pf-muted" }, link.hasAttribute("href") ? data.year : data.year + ", no entry yet"),
         make("p", {}, data.summary || ""), items.length ? make("ul", { "data-relations": true }, items) : ""
       );
     }
@@ -86,16 +94,59 @@ var pf = (function () {
       event.preventDefault();
       stops[(at + move + stops.length) % stops.length].focus();
     }
-    filter() {
-      var words = (this.find ? this.find.value : "").toLowerCase().trim(), type = this.type ? this.type.value : "", hits = [];
-      this.links.forEach(function (link) {
-        var text = [link.dataset.name, link.dataset.id, link.dataset.year, link.dataset.summary, link.textContent].join(" ").toLowerCase();
-        var off = words && text.indexOf(words) < 0;
-        link.classList.toggle("off", !!off);
-        if (!off) hits.push(link);
+    /* What is asked stands in the address. */
+    read() {
+      var query = new URLSearchParams(location.search), more = this.form.querySelector("details");
+      this.fields.forEach(function (field) {
+        field.value = query.get(field.name) || "";
+        if (field.value === "" && field.options) field.selectedIndex = 0;
       });
-      this.edges.forEach(function (edge) { edge.classList.toggle("off", !!type && edge.dataset.type !== type); });
-      this.focusOn(words && hits.length === 1 ? hits[0] : null);
+      if ([].some.call(more.querySelectorAll("select"), function (s) { return s.value; })) more.open = true;
+      this.filter();
+    }
+    keep() {
+      var query = new URLSearchParams();
+      this.fields.forEach(function (field) { if (field.value) query.set(field.name, field.value); });
+      var text = query.toString();
+      try { history.replaceState(null, "", location.pathname + (text ? "?" + text : "") + location.hash); } catch (error) { /* an opaque origin */ }
+    }
+    filter() {
+      var words = "", type = "", from = 0, to = Infinity, asked = [], hits = [], kept = {};
+      this.fields.forEach(function (field) {
+        if (!field.value) return;
+        if (field.name === "q") words = field.value.toLowerCase().trim();
+        else if (field.name === "type") type = field.value;
+        else if (field.name === "from") from = Number(field.value);
+        else if (field.name === "to") to = Number(field.value);
+        else asked.push(field.name + ":" + field.value);
+      });
+      this.links.forEach(function (link) {
+        var data = link.dataset, year = Number(data.year), facets = data.facets.split(" ");
+        var text = [data.name, data.id, data.year, data.summary, link.textContent].join(" ").toLowerCase();
+        var off = (words && text.indexOf(words) < 0) || year < from || year > to ||
+          !asked.every(function (a) { return facets.indexOf(a) >= 0; });
+        link.classList.toggle("off", !!off);
+        if (link.hasAttribute("href")) { if (off) link.setAttribute("tabindex", "-1"); else link.removeAttribute("tabindex"); }
+        if (!off) { hits.push(link); kept[data.id] = 1; }
+      });
+      /* One method alone shows all its relations, several those among them. */
+      this.edges.forEach(function (edge) {
+        var a = kept[edge.dataset.from], b = kept[edge.dataset.to];
+        edge.classList.toggle("off", (!!type && edge.dataset.type !== type) || !(hits.length === 1 ? a || b : a && b));
+      });
+      this.list(kept);
+      var some = hits.length < this.links.length, note = this.form.querySelector("[data-graph-found]");
+      note.textContent = !some ? "" : hits.length ? hits.length + " of " + this.links.length + " methods" : "No method answers to all of this.";
+      this.focusOn(some && hits.length === 1 ? hits[0] : null);
+    }
+    /* The list below, which is all there is on a narrow screen, keeps what the picture keeps. */
+    list(kept) {
+      this.items.forEach(function (item) {
+        item.hidden = !item.dataset.leaf.split(" ").some(function (id) { return kept[id]; });
+      });
+      [].forEach.call(document.querySelectorAll(".pf-tree li:not([data-leaf])"), function (place) {
+        place.hidden = !!place.querySelector("[data-leaf]") && !place.querySelector("[data-leaf]:not([hidden])");
+      });
     }
   }
   customElements.define("peft-graph", Graph);
