@@ -59,13 +59,13 @@ class Shelf(Mapping[str, T], Generic[T]):
     def __getitem__(self, key: str) -> T:
         found = self._held.get(key)
         if found is None:
-            if key not in self.ids:
+            if key not in self:
                 raise UnknownName(self.kind, key, self.ids)
             found = self._held[key] = self._read(self.path(key))
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key in self.ids
+        return key in self._held or key in self.ids
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -227,6 +228,7 @@ def _term(scope: str, amount: Any, entry: MethodEntry) -> str:
     return rf"\sum_{{{_words(scope)}}} " + (rf"\left({text}\right)" if isinstance(amount, sympy.Add) else text)
 
 
+@functools.cache
 def _shortest(amount: Any) -> Any:
     """The shortest of some equal forms."""
     amount = sympy.sympify(amount)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .._errors import UsageError
 from .._kb import Method
 from .._query import facts
 from .._taxonomy import SurveyNode
@@ -129,16 +128,9 @@ def _paths(nodes: Sequence[SurveyNode], above: str = "") -> Iterator[tuple[str, 
 def script(site: Site) -> str:
     """What each method trains on each model at its default setting, as one global for the finder."""
     models = list(site.kb.models)
-    trained = {m.id: [_trained(m, model) for model in models] for m in site.kb.values()}
+    trained = {m.id: [site.cost(m, model)["exact"] for model in models] for m in site.kb.values()}
     data = json.dumps({"models": models, "trained": trained}, separators=(",", ":"))
     return f'"use strict";\nvar pfTrained = {data};\n'
-
-
-def _trained(method: Method, model: str) -> int | None:
-    try:
-        return method.cost(model).trained
-    except UsageError:  # it has nothing to act on there
-        return None
 
 
 def counts(site: Site) -> dict[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -242,7 +243,12 @@ def _code(site: Site, key: str) -> Markup | None:
     path = site.code / f"{key}.py"
     if not path.is_file():
         return None
-    html = highlight(path.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(nowrap=True))
+    return _highlighted(path.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _highlighted(code: str) -> Markup:
+    html = highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
     lines = enumerate(html.rstrip("\n").split("\n"), 1)
     return Markup("\n".join(LINE.format(number, line) for number, line in lines))
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from .._bib import Reference
 from .._errors import UsageError
 from .._kb import KnowledgeBase, Method, data_root
+from .._plan import Plan
 from .._taxonomy import Planned
 from .._yaml import load_yaml
 from ._tex import Tex
@@ -38,6 +39,7 @@ class Site:
         self.folder = _beside(kb.root / "site", data_root() / "site")
         self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
         self._lists: dict[str, list[str]] = {}
+        self._costs: dict[tuple[str, str], View] = {}
         self.tex = Tex(self.folder / "vendor" / "katex" / "katex.min.js")
         self.env = jinja2.Environment(
             loader=jinja2.FileSystemLoader([self.folder / "templates", self.folder / "pages"]),
@@ -124,8 +126,10 @@ class Site:
         """
         found = []
         for key in self.kb.taxonomy.categories:
+            if prefix and key != prefix and not key.startswith(f"{prefix}."):
+                continue
             rows = [self._row(m) for m in self.in_category(key) if among is None or m.id in among]
-            if rows and (not prefix or key == prefix or key.startswith(f"{prefix}.")):
+            if rows:
                 name = " › ".join(n for n, _ in self.trail(key)[1:])
                 found.append({"id": key, "name": name, "hue": self.hue(key), "methods": rows})
         return found
@@ -156,13 +160,19 @@ class Site:
 
     def cost(self, method: Method, model: str) -> View:
         """The ledgers at the default setting, or `problem`: why there are none."""
+        if (method.id, model) not in self._costs:
+            self._costs[method.id, model] = self._cost(method, model)
+        return self._costs[method.id, model]
+
+    def _cost(self, method: Method, model: str) -> View:
         try:
-            found = method.cost(model)
+            # Laid out here and forgotten: held, the plans of all methods on all models would fill the memory.
+            found = Plan(method, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
-            return {"problem": str(error)}
+            return {"problem": str(error), "exact": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
         return {
-            "problem": "", "trained": count(found.trained), "percent": percent(found.percent),
+            "problem": "", "exact": found.trained, "trained": count(found.trained), "percent": percent(found.percent),
             "stored": count(found.stored) + bits, "served": count(found.served),
         }  # fmt: skip
 
