@@ -326,6 +326,7 @@ def fits(cost: peftonomy.Cost, budget: Answer) -> bool:
     return (trained is None or cost.trained <= trained) and (size is None or cost.stored_bytes <= size)
 
 
+@pytest.mark.slow
 def test_the_largest_setting_that_fits_is_found_exactly(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
     """It fits; and by brute force over what follows and a sample beyond, nothing larger does."""
     for model, budget in itertools.product(PLACES, BUDGETS):

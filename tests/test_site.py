@@ -66,12 +66,14 @@ def test_every_record_has_its_page_and_its_json(kb: KnowledgeBase, made: Pages) 
     assert all(f"categories/{key}.md" in made for key in kb.taxonomy.categories)
 
 
+@pytest.mark.slow
 def test_the_same_knowledge_base_gives_the_same_bytes(root: Path, made: Pages) -> None:
     again = pages(peftonomy.load(root), repository="https://example.org/peftonomy")
     assert list(again) == list(made)
     assert [p for p in made if again[p] != made[p]] == []
 
 
+@pytest.mark.slow
 def test_rendering_needs_no_mkdocs(root: Path) -> None:
     code = (
         "import sys; sys.modules['mkdocs'] = None; import peftonomy.site as s; s.pages(__import__('peftonomy').load())"
@@ -139,6 +141,7 @@ def test_no_foreign_address_but_in_links(made: Pages) -> None:
 # What entries may do to a page: nothing.
 
 
+@pytest.mark.slow
 def test_hostile_text_is_shown_as_text(root: Path, tmp_path: Path) -> None:
     quoted = json.dumps(HOSTILE)
     kb = edited(
@@ -177,6 +180,7 @@ def test_a_seventeenth_method_needs_one_file_to_be_on_the_site(root: Path, tmp_p
         assert "methods/seventeenth" in str(made[path]), path
 
 
+@pytest.mark.slow
 def test_writing_leaves_what_did_not_change(kb: KnowledgeBase, tmp_path: Path) -> None:
     paths = write(kb, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in paths}
@@ -224,6 +228,7 @@ def python_answer(kb: KnowledgeBase, method: str, model: str, question: dict[str
         return {"problem": str(error)}
 
 
+@pytest.mark.slow
 def test_the_calculator_gives_the_integers_of_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
     compared = 0
     for model in kb.models:
@@ -259,6 +264,7 @@ def rows(cost: dict[str, Any]) -> list[Any]:
     return [[tensor[key] for key in keys] for tensor in cost["tensors"]]
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(kb: KnowledgeBase, engine: MiniRacer) -> None:
     """A ledger that is off by one in a single formula is seen."""
     engine.eval(

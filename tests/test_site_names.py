@@ -6,6 +6,8 @@ import html
 import re
 from pathlib import Path
 
+import pytest
+
 import peftonomy
 from peftonomy import KnowledgeBase
 from peftonomy._rules import RULES
@@ -39,6 +41,7 @@ def sharing(root: Path, folder: Path) -> KnowledgeBase:
     return peftonomy.load(folder)
 
 
+@pytest.mark.slow
 def test_a_shared_alias_is_listed_with_year_and_category(root: Path, tmp_path: Path) -> None:
     kb = sharing(root, tmp_path)
     found = {row["key"]: row for row in _names.shared(Site(kb))}

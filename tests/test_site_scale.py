@@ -10,6 +10,7 @@ from peftonomy import KnowledgeBase, _cli
 from peftonomy.site import pages, preview
 
 
+@pytest.mark.slow
 def test_the_written_folder_holds_exactly_the_pages(
     kb: KnowledgeBase, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -22,6 +23,7 @@ def test_the_written_folder_holds_exactly_the_pages(
     assert f"{len(wanted):,} files in {folder}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_preview_has_the_pages_of_the_edited_entries_as_the_whole_site_has_them(kb: KnowledgeBase) -> None:
     wanted = pages(kb)
     assert preview(kb, ["lora", "bitfit"]) == {p: wanted[p] for p in ("methods/lora.md", "methods/bitfit.md")}

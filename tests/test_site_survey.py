@@ -84,6 +84,7 @@ def test_values_that_nobody_saw_are_marked(kb: KnowledgeBase, made: Pages, site:
     assert page.count(">unverified</span>") == sum(r["evidence"] != "read" for r in rows)
 
 
+@pytest.mark.slow
 def test_a_claim_that_is_read_loses_its_mark(root: Path, tmp_path: Path, made: Pages) -> None:
     folder = tree(root, tmp_path) / "methods"
     text = (folder / "bitfit.yaml").read_text(encoding="utf-8")
