@@ -536,16 +536,16 @@ SITE = Path("build/site")
 PAGES = Path("build/pages")
 
 
+def folder_option(default: Path) -> Callable[[F], F]:
+    """The option that says where pages go."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option(
+        "--out", "folder", metavar="DIR", default=default, show_default=True, type=kind, help="Where the pages go."
+    )
+
+
 @site.command()
-@click.option(
-    "--out",
-    "folder",
-    metavar="DIR",
-    default=SITE,
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the pages go.",
-)
+@folder_option(SITE)
 def build(folder: Path) -> None:
     """Build the static site."""
     from . import site
@@ -556,15 +556,7 @@ def build(folder: Path) -> None:
 
 
 @site.command(name="pages")
-@click.option(
-    "--out",
-    "folder",
-    metavar="DIR",
-    default=PAGES,
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the pages go.",
-)
+@folder_option(PAGES)
 @click.option("--repository", metavar="URL", default="", help="The address before /edit/main/FILE in edit links.")
 def write_pages(folder: Path, repository: str) -> None:
     """Write the site's pages to a folder, for a builder other than mkdocs.
