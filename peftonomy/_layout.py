@@ -14,7 +14,7 @@ from ._schema import MethodEntry, Tensor, Value
 if TYPE_CHECKING:
     from ._kb import Method
 
-__all__ = ["Part", "Spot", "flattened", "sites", "spots"]
+__all__ = ["Part", "Spot", "flattened", "sites", "spots", "totals"]
 
 MOST_PARTS = 50
 
@@ -105,6 +105,17 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
     return inventory.resolve_roles(present)
 
 
+def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
+    """What formulas may name of all targeted linears together: their number, and the largest and summed widths."""
+    return {
+        "n_sites": sum(site.count for site in targeted),
+        "max_d_in": max((site.d_in for site in targeted), default=0),
+        "max_d_out": max((site.d_out for site in targeted), default=0),
+        "sum_d_in": sum(site.count * site.d_in for site in targeted),
+        "sum_d_out": sum(site.count * site.d_out for site in targeted),
+    }
+
+
 def spots(
     tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
@@ -140,6 +151,18 @@ def _sites(
             yield Spot(site.role, site.count, dims, site, site.layers)
 
 
+def _roles(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+) -> Iterator[Spot]:
+    sharing: dict[tuple[str, int, int], int] = {}
+    for site in targeted:
+        if _wanted(tensor, site.role, site.stack):
+            key = site.role, site.d_in, site.d_out
+            sharing[key] = sharing.get(key, 0) + site.count
+    for (role, d_in, d_out), n in sharing.items():
+        yield Spot(role, 1, common | {"d_in": d_in, "d_out": d_out, "n_sharing": n})
+
+
 def _blocks(
     tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
@@ -165,6 +188,6 @@ def _parameters(
 
 
 _SCOPES = {
-    "model": _model, "site": _sites, "attention": _blocks, "mlp": _blocks, "layer": _blocks,
+    "model": _model, "site": _sites, "role": _roles, "attention": _blocks, "mlp": _blocks, "layer": _blocks,
     "weight": _parameters, "bias": _parameters, "norm": _parameters,
 }  # fmt: skip

@@ -15,7 +15,7 @@ from ._costs import Cost, TensorCost
 from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._inventory import Inventory, Module, SiteGroup, role_matches
-from ._layout import Part, Spot, Suffixes, flattened, sites, spots
+from ._layout import Part, Spot, Suffixes, flattened, sites, spots, totals
 from ._schema import Hyperparameter, Moved, Tensor, Value
 from ._values import coerced
 
@@ -123,7 +123,7 @@ class Plan:
         self.common: dict[str, Any] = {
             **inventory.dims,
             "backbone": inventory.backbone.parameters,
-            "n_sites": sum(site.count for group in self.sites for site in group),
+            **totals([site for group in self.sites for site in group]),
         }
         self.pieces = [
             self._piece(index, part, name, tensor, spot)

@@ -28,11 +28,12 @@ __all__ = ["RULES", "Finding", "Rule", "check"]
 Keys = tuple[str | int, ...]
 MODEL_NAMES = frozenset({
     "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers", "n_encoder_layers",
-    "n_decoder_layers", "n_attention", "n_sites", "backbone",
+    "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
 """Dimensions that every formula of an entry may name."""
 SCOPE_NAMES: dict[str, frozenset[str]] = {
     "site": frozenset({"d_in", "d_out", "bias", "layer"}),
+    "role": frozenset({"d_in", "d_out", "n_sharing"}),
     "model": frozenset(),
     **dict.fromkeys(("attention", "mlp", "layer"), frozenset({"layer", "cross"})),
     **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),

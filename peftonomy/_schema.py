@@ -67,7 +67,7 @@ Stem = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\n]+$")]
 Category = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=120)]
 
 Value = bool | int | float | str
-Scope = Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+Scope = Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
 OF_PARAMETERS = ("weight", "bias", "norm")
 """Scopes whose places are the parameters that the backbone already has."""
 
@@ -168,7 +168,8 @@ class Tensor(Entry):
     """A tensor that the method adds, or selects among the backbone's own, at every place of its scope."""
 
     per: Scope
-    """site: each targeted linear. attention, mlp, layer: each such block. model: once.
+    """site: each targeted linear. role: each role (and shape) among those, one tensor for all its layers. attention,
+    mlp, layer: each such block. model: once.
     weight, bias, norm: each parameter that the backbone already has (all, the biases, those of norms). Without shape
     and count the tensor is that parameter itself; with one it is a new tensor beside it."""
     roles: list[Role] | None = None
@@ -332,12 +333,32 @@ class Deviation(Entry):
 
 
 class Implementation(Entry):
-    """The method in a library, or in its authors' code."""
+    """The method in a library, or in its authors' code.
+
+    What a library's configuration says is data too: with it a configuration can be read (which method, which
+    setting), written, and its counts be told beforehand.
+    """
 
     symbol: Stem | None = None
     url: Annotated[str, Field(pattern=r"^https://[^\s\"'<>]+$", max_length=300)] | None = None
+    type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = None
+    """How the library's saved configurations name it (`peft_type` in an adapter_config.json)."""
     rename: dict[Name, Name] = {}
     """Our hyperparameter -> the library's name, which the command line accepts as well."""
+    set: dict[Name, Any] = {}
+    """The library's arguments that make it this method and not a relative of the same type, with their values."""
+    write: dict[Name, FormulaField] = {}
+    """Further arguments of the library, computed from our hyperparameters and the model's dimensions."""
+    read: dict[Name, FormulaField] = {}
+    """Our hyperparameters that are no renamed argument, computed from the library's arguments."""
+    defaults: dict[Name, Value] = {}
+    """The library's default for our hyperparameter, where that is another than ours."""
+    trained: FormulaField | None = None
+    """What the library trains, where that is not our `trained`: over the ledgers, hyperparameters and dimensions."""
+    stored: FormulaField | None = None
+    """Numbers in the file that the library saves, where that is not our `stored`."""
+    added: FormulaField | None = None
+    """Parameters by which the library's model grows, where those are not our new tensors."""
     source: Citation | None = None
     deviations: list[Deviation] = []
 
@@ -381,8 +402,8 @@ class MethodEntry(Entry):
         for name in self.hyperparameters:
             if keyword.iskeyword(name) or name in JS_RESERVED or name in FUNCTIONS:
                 raise ValueError(f"hyperparameter {name!r} is a reserved word; choose another name")
-        if self.targets is None and any(t.per == "site" for t in self.tensors.values()):
-            raise ValueError("a tensor per site needs `targets`")
+        if self.targets is None and any(t.per in ("site", "role") for t in self.tensors.values()):
+            raise ValueError("a tensor per site or role needs `targets`")
         return self
 
     @cached_property

@@ -27,7 +27,7 @@ from peftonomy._schema import MethodEntry, Tensor
 from .behaviour import checks, tiny, trial
 
 ELSEWHERE = {
-    "site": "layer", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
+    "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
     "weight": "bias", "bias": "weight", "norm": "bias",
 }  # fmt: skip
 SERVED = {"merged": "kept", "kept": "absent", "absent": "kept"}

@@ -125,7 +125,7 @@ def _tensor(found: Acts, parts: Sequence[Part], part: Part, tensor: Tensor) -> N
             found.once(f"in the {role.partition(':')[0]} only", found.notes)
     if tensor.where is not None:
         found.once(tensor.where.source, found.conditions)
-    if tensor.per == "site":
+    if tensor.per in ("site", "role"):
         _sites(found, parts, part, tensor, kind)
     elif tensor.per in ("weight", "bias", "norm"):
         for role in BOXES:

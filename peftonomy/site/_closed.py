@@ -19,7 +19,7 @@ from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 
 SCOPES = {
-    "site": "targets", "attention": "attention blocks", "mlp": "feed-forward blocks", "layer": "layers",
+    "site": "targets", "role": "roles", "attention": "attention blocks", "mlp": "feed-forward blocks", "layer": "layers",
     "norm": "norm parameters", "bias": "biases", "weight": "weights", "model": "",
 }  # fmt: skip
 GREEK = frozenset({

@@ -442,7 +442,7 @@ var peft = (function () {
     if ((targets || suffixes) && !method.parts.some(function (p) { return p.targets; })) fail(method.name + " has no targets: it does not act on chosen linear modules");
     var plan = { id: id, method: method, inv: inv, target_modules: suffixes, tensors: [] }, found = false;
     plan.sites = method.parts.map(function (part) { return sitesOf(method, part, inv, targets, suffixes); });
-    plan.common = merge(inv.dims, { backbone: inv.backbone.parameters, n_sites: total([].concat.apply([], plan.sites), "n") });
+    plan.common = merge(inv.dims, { backbone: inv.backbone.parameters }, totals([].concat.apply([], plan.sites)));
     method.parts.forEach(function (part, i) {
       var used = new Set();
       part.tensors.forEach(function (tensor) {
@@ -458,6 +458,23 @@ var peft = (function () {
     plan.targets = targets || Array.from(new Set([].concat.apply([], plan.sites).map(function (s) { return s.role; })));
     return plan;
   }
+  /* What formulas may name of all targeted linears together. */
+  function totals(sites) {
+    function most(key) { return sites.reduce(function (n, s) { return Math.max(n, s[key]); }, 0); }
+    function sum(key) { return sites.reduce(function (n, s) { return n + s.n * s[key]; }, 0); }
+    return { n_sites: total(sites, "n"), max_d_in: most("d_in"), max_d_out: most("d_out"), sum_d_in: sum("d_in"), sum_d_out: sum("d_out") };
+  }
+  /* Each role (and shape) among the sites, with how many share it. */
+  function rolesOf(tensor, sites) {
+    var found = new Map();
+    sites.forEach(function (s) {
+      if (!wanted(tensor.roles, s.role, s.stack)) return;
+      var key = [s.role, s.d_in, s.d_out].join("|"), role = found.get(key) || { role: s.role, d_in: s.d_in, d_out: s.d_out, n_sharing: 0 };
+      role.n_sharing += s.n;
+      found.set(key, role);
+    });
+    return Array.from(found.values());
+  }
   /* Every spot of a tensor: n equal places and the dimensions that its formulas may name there. */
   function spotsOf(tensor, inv, sites, common) {
     var out = [];
@@ -467,6 +484,9 @@ var peft = (function () {
     if (tensor.per === "model") add("", { n: 1, layers: null }, {});
     else if (tensor.per === "site") sites.forEach(function (s) {
       if (wanted(tensor.roles, s.role, s.stack)) add(s.role, s, { d_in: s.d_in, d_out: s.d_out, bias: Number(s.bias) });
+    });
+    else if (tensor.per === "role") rolesOf(tensor, sites).forEach(function (r) {
+      add(r.role, { n: 1, layers: null }, { d_in: r.d_in, d_out: r.d_out, n_sharing: r.n_sharing });
     });
     else if (OF_PARAMETERS.indexOf(tensor.per) >= 0) inv.modules.forEach(function (m) {
       if (!m.pretrained || !wanted(tensor.roles, m.role, m.stack) || (tensor.per === "norm" && m.kind !== "norm")) return;

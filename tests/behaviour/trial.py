@@ -143,6 +143,8 @@ class Trial:
             return [_host(site) for site in kit.sites(tiny.plain(self.family), [place.role]) if site.path == place.path]
         if place.spec.per == "model":
             return [("", "")]
+        if place.spec.per == "role":            # held by the model, for all layers: <id>.<role>.<tensor>
+            return [("", place.role.replace(".", "_"))]
         if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
             path, _, suffix = place.path.rpartition(".")
             return [(path, suffix)]
