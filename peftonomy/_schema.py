@@ -344,7 +344,8 @@ class Implementation(Entry):
     type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = None
     """How the library's saved configurations name it (`peft_type` in an adapter_config.json)."""
     rename: dict[Name, Name] = {}
-    """Our hyperparameter -> the library's name, which the command line accepts as well."""
+    """Our hyperparameter -> the library's name (all that it has, those of the same name too, where there is a `type`).
+    The command line accepts these as well."""
     set: dict[Name, Any] = {}
     """The library's arguments that make it this method and not a relative of the same type, with their values."""
     write: dict[Name, FormulaField] = {}

@@ -273,9 +273,8 @@ def test_a_tree_without_its_folders(tmp_path: Path) -> None:
 
 def test_a_tensor_per_role_is_shared_by_the_layers(write: Callable[..., KnowledgeBase]) -> None:
     shape = "[n_sharing, d_in + d_out, max_d_in, max_d_out, sum_d_in, sum_d_out]"
-    kb = write(
-        example=f"targets: {{default: [attn.q, mlp.up], allowed: ['*'], source: editors}}\ntensors: {{A: {tensor('role', shape=shape)}}}"
-    )
+    targets = "targets: {default: [attn.q, mlp.up], allowed: ['*'], source: editors}\n"
+    kb = write(example=targets + f"tensors: {{A: {tensor('role', shape=shape)}}}")
     cost = kb["example"].cost(BERT)
     assert [(t.roles, t.shape, t.sites) for t in cost.tensors] == [
         (("attn.q",), (3, 24, 12, 20, 72, 96), 1),

@@ -1,0 +1,72 @@
+"""peft's outputs equal ours once our tensors are copied into its model: every method that has a module in `oracles`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from peftonomy import UsageError
+from tests.behaviour import tiny
+from tests.behaviour.checks import shake
+from tests.behaviour.trial import KB, Trial, layout, trials
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),         # and corrects itself on GPT-2's Conv1D
+]
+FOLDER = Path(__file__).parent / "oracles"
+METHODS = sorted(path.stem.removeprefix("peft_") for path in FOLDER.glob("peft_*.py"))
+TASKS = {"causal_lm": "CAUSAL_LM", "seq_cls": "SEQ_CLS", "none": "FEATURE_EXTRACTION"}
+
+
+def oracle(method: str) -> Any:
+    return importlib.import_module(f"tests.oracles.peft_{method}")
+
+
+def configuration(trial: Trial) -> Any:
+    """peft's configuration of a trial, from what the entry says of it."""
+    library = trial.entry.implementations["hf_peft"]
+    plan = KB[trial.method].plan(layout(trial.family)[0], **{k: trial.asked[k] for k in ("task", "num_labels")},
+                                 targets=trial.targets)
+    known = plan.common | trial.cost.hyperparameters
+    arguments = {theirs: known[ours] for ours, theirs in library.rename.items()}
+    arguments |= library.set | {name: formula(known) for name, formula in library.write.items()}
+    sites = [site for group in plan.sites for site in group]
+    if not all(site.whole for site in sites):
+        pytest.skip("acts on a slice of a fused module, which peft does not")
+    if sites:
+        arguments["target_modules"] = list(dict.fromkeys(path for site in sites for _, path in site.paths()))
+    else:
+        arguments["task_type"] = "SEQ_2_SEQ_LM" if trial.family == "t5" else TASKS[trial.cost.task]
+    return getattr(peft, library.symbol)(**arguments)
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_same_outputs(method: str, family: str) -> None:
+    module = oracle(method)
+    if family not in getattr(module, "FAMILIES", tiny.CONFIGS):
+        pytest.skip("peft does not support it")
+    try:
+        trial = trials(method, family)[0]
+    except UsageError:
+        pytest.skip("finds nothing to act on")
+    trial = Trial(method, family, trial.hyperparameters | getattr(module, "SETTING", {}), trial.targets)
+    ours = trial.make()
+    shake(ours)
+    torch.manual_seed(0)
+    base = tiny.model(family)
+    theirs: Any = peft.get_peft_model(base, configuration(trial))
+    theirs = theirs.double().eval()
+    with torch.no_grad():
+        module.copy(ours, theirs)
+        difference = trial.outputs(ours) - trial.outputs(theirs)
+        moved = trial.outputs(ours) - trial.outputs(tiny.plain(family))
+    assert difference.abs().max() < tiny.TOLERANCE
+    assert moved.abs().max() > 0.01, "the comparison would not notice a method that does nothing"
