@@ -19,8 +19,8 @@ from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 
 SCOPES = {
-    "site": "targets", "role": "roles", "attention": "attention blocks", "mlp": "feed-forward blocks", "layer": "layers",
-    "norm": "norm parameters", "bias": "biases", "weight": "weights", "model": "",
+    "site": "targets", "role": "roles", "attention": "attention blocks", "mlp": "feed-forward blocks",
+    "layer": "layers", "norm": "norm parameters", "bias": "biases", "weight": "weights", "model": "",
 }  # fmt: skip
 GREEK = frozenset({
     "alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "mu", "nu", "rho", "sigma", "tau", "phi",

@@ -29,7 +29,8 @@ DERIVED = {
     "scope": (
         "Has tensors",
         {
-            "site": "at targeted modules", "role": "for every role, over all layers", "attention": "in attention blocks", "mlp": "in feed-forward blocks",
+            "site": "at targeted modules", "role": "for every role, over all layers",
+            "attention": "in attention blocks", "mlp": "in feed-forward blocks",
             "layer": "in layers", "model": "once per model", "weight": "for every weight", "bias": "for every bias",
             "norm": "for every norm",
         },

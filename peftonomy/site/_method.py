@@ -32,7 +32,8 @@ STORES = {"values": "numbers", "indices": "positions", "bits": "mask bits", "see
 MOST_KIN = 16
 TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
 PLACES = {
-    "site": "every targeted module", "role": "every targeted role, all layers", "attention": "every attention block", "mlp": "every feed-forward block",
+    "site": "every targeted module", "role": "every targeted role, all layers",
+    "attention": "every attention block", "mlp": "every feed-forward block",
     "layer": "every layer", "model": "once per model", "weight": "every weight", "bias": "every bias",
     "norm": "every norm parameter",
 }  # fmt: skip
