@@ -21,7 +21,7 @@ import ast
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ._errors import FormulaError, near
@@ -101,22 +101,40 @@ class Formula:
         key = (tuple(arguments), tuple(fixed.items()))
         found = self._compiled.get(key)
         if found is None:
-            body = _python(self.tree, fixed)
+            body = _python(self.tree, {n: repr(value) for n, value in fixed.items()})
             found = self._compiled[key] = _function(arguments, body, PYTHON)
         return found
 
+    @staticmethod
+    def together(
+        formulas: Sequence[Formula],
+        arguments: Sequence[str],
+        local: Container[str],
+        conditions: Sequence[tuple[Formula, Any]] = (),
+    ) -> Callable[..., Any]:
+        """One function for several formulas: `f(common, local, *arguments)` gives the tuple of their values.
+
+        A name is an argument, or found in the mapping `local` if it is one of those names, else in `common`. Each
+        condition stands with the answer where it does not hold; what comes after it is then not computed.
+        """
+        names = _sources([*formulas, *(c for c, _ in conditions)], arguments, local)
+        body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
+        for condition, otherwise in reversed(conditions):
+            body = f"({body} if {_python(condition.tree, names)} else {otherwise!r})"
+        return _function(["_common", "_local", *arguments], body, PYTHON)
+
     def numpy(self, arguments: Sequence[str]) -> Callable[..., Any]:
         """The same over numpy arrays that broadcast against each other."""
-        import numpy as np
+        return _function(arguments, _numpy(self.tree, {}), _numpy_scope())
 
-        reduce = functools.reduce
-        scope = {
-            "abs": np.abs, "ceil": _rounded(np.ceil), "floor": _rounded(np.floor), "sqrt": np.sqrt, "log2": np.log2,
-            "gcd": np.gcd, "max": lambda *a: reduce(np.maximum, a), "min": lambda *a: reduce(np.minimum, a),
-            "sum": lambda *a: reduce(np.add, a), "_where": np.where, "_both": np.logical_and,
-            "_either": np.logical_or, "_negate": np.logical_not,
-        }  # fmt: skip
-        return _function(arguments, _numpy(self.tree), scope)
+    @staticmethod
+    def together_numpy(
+        formulas: Sequence[Formula], arguments: Sequence[str], local: Container[str]
+    ) -> Callable[..., Any]:
+        """As `together`, over numpy arrays and without conditions."""
+        names = _sources(formulas, arguments, local)
+        body = "(" + "".join(f"{_numpy(f.tree, names)}, " for f in formulas) + ")"
+        return _function(["_common", "_local", *arguments], body, _numpy_scope())
 
     def javascript(self) -> str:
         """A JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd`."""
@@ -309,12 +327,19 @@ def _function(arguments: Sequence[str], body: str, scope: Mapping[str, Any]) -> 
     return made
 
 
-def _python(node: Node, fixed: Mapping[str, Any]) -> str:
+def _sources(formulas: Iterable[Formula], arguments: Sequence[str], local: Container[str]) -> dict[str, str]:
+    """For every name that is no argument, the expression that finds it in `_local` or `_common`."""
+    names = {n for formula in formulas for n in formula.names if n not in arguments}
+    return {n: f"{'_local' if n in local else '_common'}[{n!r}]" for n in names}
+
+
+def _python(node: Node, fixed: Mapping[str, str]) -> str:
+    """The expression; a name stands for itself unless `fixed` has an expression for it."""
     kind = node[0]
     if kind in ("num", "word"):
         return repr(node[1])
     if kind == "name":
-        return repr(fixed[node[1]]) if node[1] in fixed else str(node[1])
+        return fixed.get(node[1], node[1])
     if kind == "bin":
         return f"({_python(node[2], fixed)} {node[1]} {_python(node[3], fixed)})"
     if kind == "neg":
@@ -332,30 +357,50 @@ def _python(node: Node, fixed: Mapping[str, Any]) -> str:
     return "(" + f" {kind} ".join(f"_bool({_python(n, fixed)})" for n in node[1]) + ")"
 
 
+@functools.cache
+def _numpy_scope() -> dict[str, Any]:
+    import numpy as np
+
+    reduce = functools.reduce
+    return {
+        "abs": np.abs, "ceil": _rounded(np.ceil), "floor": _rounded(np.floor), "sqrt": np.sqrt, "log2": np.log2,
+        "gcd": lambda a, b: np.gcd(_integers(a), _integers(b)), "max": lambda *a: reduce(np.maximum, a),
+        "min": lambda *a: reduce(np.minimum, a),
+        "sum": lambda *a: reduce(np.add, a), "_where": np.where, "_both": np.logical_and,
+        "_either": np.logical_or, "_negate": np.logical_not,
+    }  # fmt: skip
+
+
+def _integers(a: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(a).astype("int64")
+
+
 def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda a: function(a).astype("int64")
 
 
-def _numpy(node: Node) -> str:
+def _numpy(node: Node, fixed: Mapping[str, str]) -> str:
     kind = node[0]
     if kind == "if":
-        return f"_where({', '.join(_numpy(n) for n in node[1:])})"
+        return f"_where({', '.join(_numpy(n, fixed) for n in node[1:])})"
     if kind in ("and", "or"):
         name = "_both" if kind == "and" else "_either"
-        return functools.reduce(lambda a, b: f"{name}({a}, {b})", map(_numpy, node[1]))
+        return functools.reduce(lambda a, b: f"{name}({a}, {b})", (_numpy(n, fixed) for n in node[1]))
     if kind == "not":
-        return f"_negate({_numpy(node[1])})"
+        return f"_negate({_numpy(node[1], fixed)})"
     if kind == "cmp":
-        items = [_numpy(n) for n in node[2]]
+        items = [_numpy(n, fixed) for n in node[2]]
         pairs = [f"({a} {op} {b})" for a, op, b in zip(items, node[1], items[1:], strict=False)]
         return functools.reduce(lambda a, b: f"_both({a}, {b})", pairs)
     if kind == "bin":
-        return f"({_numpy(node[2])} {node[1]} {_numpy(node[3])})"
+        return f"({_numpy(node[2], fixed)} {node[1]} {_numpy(node[3], fixed)})"
     if kind == "neg":
-        return f"(-{_numpy(node[1])})"
+        return f"(-{_numpy(node[1], fixed)})"
     if kind == "call":
-        return f"{node[1]}({', '.join(map(_numpy, node[2]))})"
-    return repr(node[1]) if kind in ("num", "word") else str(node[1])
+        return f"{node[1]}({', '.join(_numpy(n, fixed) for n in node[2])})"
+    return repr(node[1]) if kind in ("num", "word") else fixed.get(node[1], node[1])
 
 
 def _javascript(node: Node) -> str:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from ._errors import UnknownName, UsageError, shown
@@ -137,6 +137,7 @@ class Inventory:
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
         self.backbone, self.task, self.num_labels = backbone, task, num_labels
         self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels))
+        self._resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SiteGroup]] = {}
 
     # Counts and sizes.
 
@@ -200,21 +201,41 @@ class Inventory:
         fused module apart into its slices; only the fused role itself (`attn.qkv`) means the whole of it.
         Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
         """
-        chosen: set[SiteGroup] = set()
+        key = tuple(roles), tuple(kinds)
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve(*key)
+        return list(self._resolved[key])
+
+    def has_role(self, role: str) -> bool:
+        """Whether a role or pattern means any linear module, or slice of one."""
+        return any(_means(role, site) for site in self._linear)
+
+    @cached_property
+    def _linear(self) -> list[SiteGroup]:
+        return self._sites(LINEAR)
+
+    def _resolve(self, roles: tuple[str, ...], kinds: tuple[str, ...]) -> list[SiteGroup]:
+        sites = self._sites(kinds)
+        chosen: set[int] = set()
         for pattern in roles:
-            found = [site for site in self._sites(kinds) if _means(pattern, site)]
+            found = [i for i, site in enumerate(sites) if _means(pattern, site)]
             if not found:
                 raise self._no_role(pattern, kinds)
             chosen.update(found)
-        whole = {site.module for site in chosen if site.whole}
-        return [s for s in self._sites(kinds) if s in chosen and (s.whole or s.module not in whole)]
+        whole = {id(sites[i].module) for i in chosen if sites[i].whole}
+        return [s for i, s in enumerate(sites) if i in chosen and (s.whole or id(s.module) not in whole)]
 
-    def _sites(self, kinds: Sequence[str]) -> Iterator[SiteGroup]:
-        for module in self.modules:
-            if module.kind in kinds:
-                yield _site(module, module.layers)
-                for role, start, stop in module.slices:
-                    yield _site(module, module.layers, role, start, stop)
+    def _sites(self, kinds: Sequence[str]) -> list[SiteGroup]:
+        """Every module of these kinds, a fused one before its slices."""
+        return [
+            site
+            for module in self.modules
+            if module.kind in kinds
+            for site in (
+                _site(module, module.layers),
+                *(_site(module, module.layers, role, start, stop) for role, start, stop in module.slices),
+            )
+        ]
 
     def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
         stack, _, role = pattern.rpartition(":")
@@ -270,6 +291,7 @@ class Inventory:
         return f"<Inventory of {self._name}: {self.total:,} parameters>"
 
 
+@lru_cache(maxsize=4096)
 def role_matches(pattern: str, role: str, stack: str) -> bool:
     """Whether a pattern (a role, or with `*`; a stack and a colon may stand in front) means that role."""
     wanted_stack, _, wanted = pattern.rpartition(":")

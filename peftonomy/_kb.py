@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ._backbone import Backbone, Family, load_family, load_model
 from ._costs import Cost
 from ._errors import DataError, Problem, UnknownName, UsageError
+from ._layout import Part, flattened
 from ._plan import Place, Plan
 from ._schema import MethodEntry, method_from
 from ._yaml import Document, load_yaml
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ._bib import Bibliography
     from ._graph import Graph
     from ._query import Selection
+    from ._sweep import Sweep
     from ._taxonomy import Planned, Taxonomy
 
 __all__ = ["KnowledgeBase", "Method", "data_root", "load"]
@@ -82,6 +84,11 @@ class Method:
         self.id, self.name, self.year, self.category = entry.id, entry.name, entry.year, entry.category
         self._plans: dict[Any, Plan] = {}
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
+        return flattened(self)
+
     def plan(
         self,
         model: str | Path | Mapping[str, Any] | Backbone,
@@ -130,6 +137,26 @@ class Method:
         """
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.cost(hyperparameters, dtype)
+
+    def sweep(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        **hyperparameters: Any,
+    ) -> Sweep:
+        """What the method costs at many settings at once: hyperparameters may be arrays, which broadcast (needs numpy).
+
+        Arguments as for `cost`, and the same numbers. Raises UsageError as `cost` does for the first bad setting.
+        """
+        from ._sweep import sweep
+
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return sweep(plan, hyperparameters, dtype)
 
     def places(
         self,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UsageError, shown
 from ._inventory import Block, Inventory, Module, SiteGroup, role_matches
+from ._measure import Measure, measure
 from ._schema import MethodEntry, Tensor, Value
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ MOST_PARTS = 50
 Suffixes = tuple[str, ...] | str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """An entry in the flattened tree of includes: its prefix, its parent part, how its hyperparameters are given."""
 
@@ -31,10 +33,16 @@ class Part:
     rename: Mapping[str, str]
     fixed: Mapping[str, Value]
 
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """What each of the entry's tensors measures."""
+        names = tuple(self.entry.hyperparameters)
+        return {name: measure(tensor, names) for name, tensor in self.entry.tensors.items()}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Spot:
-    """Where a tensor goes: `n` equal places, and the dimensions that its formulas may name there.
+    """Where a tensor goes: `n` equal places, and the dimensions that places may differ in.
 
     source: the module, site or block it belongs to (None: the model as a whole). shape, suffix: those of the
     backbone's own parameter, for a tensor that selects it.
@@ -58,7 +66,7 @@ class Spot:
 
 
 def flattened(method: Method) -> tuple[Part, ...]:
-    """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
+    """The entry and all that it includes, parents first; `Method.parts`. Raises UsageError if that never ends."""
     parts = [Part("", method.entry, -1, {}, {})]
     for index, part in enumerate(parts):
         for include in part.entry.includes:
@@ -93,13 +101,7 @@ def sites(
 
 
 def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inventory) -> list[SiteGroup]:
-    present = []
-    for role in defaults:
-        try:
-            inventory.resolve_roles([role])
-        except UsageError:  # a default names roles that only some families have
-            continue
-        present.append(role)
+    present = [role for role in defaults if inventory.has_role(role)]  # only some families have all of them
     if not present:
         raise UsageError(f"{entry.id} finds none of its default targets in {inventory.backbone.id}; name others")
     return inventory.resolve_roles(present)
@@ -117,13 +119,13 @@ def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
 
 
 def spots(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
     """Every spot of a tensor, in the network's order; split by layer only where a formula asks for the layer.
 
     Such a formula has nothing to say of places outside the layers, which are then left out.
     """
-    by_layer = any("layer" in formula.names for _, formula in tensor.formulas())
+    tensor, by_layer = measured.tensor, measured.by_layer
     for spot in _SCOPES[tensor.per](tensor, inventory, targeted, common):
         if not by_layer:
             yield spot
@@ -139,7 +141,7 @@ def _wanted(tensor: Tensor, role: str, stack: str) -> bool:
 def _model(
     tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
-    yield Spot("", 1, common)
+    yield Spot("", 1, {})
 
 
 def _sites(
@@ -147,7 +149,7 @@ def _sites(
 ) -> Iterator[Spot]:
     for site in targeted:
         if _wanted(tensor, site.role, site.stack):
-            dims = common | {"d_in": site.d_in, "d_out": site.d_out, "bias": int(site.bias)}
+            dims = {"d_in": site.d_in, "d_out": site.d_out, "bias": int(site.bias)}
             yield Spot(site.role, site.count, dims, site, site.layers)
 
 
@@ -160,7 +162,7 @@ def _roles(
             key = site.role, site.d_in, site.d_out
             sharing[key] = sharing.get(key, 0) + site.count
     for (role, d_in, d_out), n in sharing.items():
-        yield Spot(role, 1, common | {"d_in": d_in, "d_out": d_out, "n_sharing": n})
+        yield Spot(role, 1, {"d_in": d_in, "d_out": d_out, "n_sharing": n})
 
 
 def _blocks(
@@ -182,7 +184,7 @@ def _parameters(
             continue
         for suffix, shape in module.parameters:
             if tensor.per != "bias" or suffix == "bias":
-                dims = common | {"numel": math.prod(shape)}
+                dims = {"numel": math.prod(shape)}
                 own = shape if tensor.selecting else None
                 yield Spot(module.role, module.count, dims, module, module.layers, own, suffix)
 

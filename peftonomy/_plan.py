@@ -7,7 +7,7 @@ query then only puts the hyperparameters in. That takes microseconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from ._costs import Cost, TensorCost
 from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._inventory import Inventory, Module, SiteGroup, role_matches
-from ._layout import Part, Spot, Suffixes, flattened, sites, spots, totals
-from ._schema import Hyperparameter, Moved, Tensor, Value
+from ._layout import Part, Spot, Suffixes, sites, spots, totals
+from ._measure import HELD, Measure
+from ._schema import Hyperparameter, Tensor, Value
 from ._values import coerced
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ __all__ = ["BYTES", "Place", "Plan"]
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 INDEX_BYTES = 4
 """Bytes of one stored position (int32)."""
-HELD = ("values", "indices", "bits", "shared")
-"""What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
 EXACT = 2**53
 """Counts stay below this, where JavaScript is exact too."""
-
-Compiled = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +56,40 @@ class Place:
 
 
 @dataclass(slots=True)
-class _Piece:
-    """A tensor at one spot, its formulas compiled to functions of its entry's hyperparameters."""
+class Piece:
+    """A tensor at `n` places that are alike in all that its formulas name; `dims` is what they may name there."""
 
     part: int
     name: str
-    tensor: Tensor
-    spot: Spot
-    guard: Compiled | None
-    requires: Compiled | None
-    shape: tuple[Compiled, ...] | None
-    count: Compiled | int
-    copies: Compiled | None
-    trained: Compiled | bool
-    stored: tuple[tuple[str, Compiled | None], ...]
+    measure: Measure
+    dims: Mapping[str, Any]
+    spots: list[tuple[int, Spot]]
+    n: int
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.measure.tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Row:
     """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers."""
 
-    piece: _Piece
+    piece: Piece
     args: tuple[Any, ...]
     count: int
     n: int
     trained: int
-    values: int
-    indices: int
-    bits: int
-    shared: int
+    values: int = 0
+    indices: int = 0
+    bits: int = 0
+    shared: int = 0
     roles: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:
         """Entries that remain at inference, as numbers or (where they are stored as such) as bits."""
         return self.count * self.n if self.piece.tensor.served == "kept" else 0
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        if self.roles:  # gathered from places of several shapes
-            return None
-        sizes = self.piece.shape
-        return self.piece.spot.shape if sizes is None else tuple(int(size(*self.args)) for size in sizes)
 
 
 class Plan:
@@ -114,7 +103,7 @@ class Plan:
         target_modules: Suffixes | None = None,
     ):
         self.method, self.inventory, self.target_modules = method, inventory, target_modules
-        self.parts = flattened(method)
+        self.parts = method.parts
         self.names = tuple(method.entry.hyperparameters)
         if (targets or target_modules) and not any(p.entry.targets for p in self.parts):
             raise UsageError(f"{method.id} has no targets: it does not act on chosen linear modules")
@@ -126,56 +115,39 @@ class Plan:
             **totals([site for group in self.sites for site in group]),
         }
         self.pieces = [
-            self._piece(index, part, name, tensor, spot)
+            piece
             for index, part in enumerate(self.parts)
-            for name, tensor in part.entry.tensors.items()
-            for spot in spots(tensor, inventory, self.sites[index], self.common)
+            for name, measured in part.measures.items()
+            for piece in self._pieces(index, part.prefix + name, measured)
         ]
         self._check_all_used()
-        self.shares = any(
-            isinstance(p.tensor.trained, Moved) or any(s.across for s in p.tensor.stored) for p in self.pieces
-        )
+        self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
         self._domains = [
             (name, spec.domain, spec.domain.compile(self.names, self.common))
             for name, spec in method.entry.hyperparameters.items()
             if spec.domain is not None
         ]
 
-    def _piece(self, index: int, part: Part, name: str, tensor: Tensor, spot: Spot) -> _Piece:
-        names = tuple(part.entry.hyperparameters)
-
-        def compiled(formula: Formula | None) -> Compiled | None:
-            return None if formula is None else formula.compile(names, spot.dims)
-
-        sizes = tensor.shape or []
-        size = tensor.count or Formula.parse(" * ".join(f"({s.source})" for s in sizes) or "1")
-        kept = [s for s in tensor.stored if s.across is None and s.as_ in HELD]
-        return _Piece(
-            part=index,
-            name=part.prefix + name,
-            tensor=tensor,
-            spot=spot,
-            guard=compiled(_both(tensor.when, tensor.where)),
-            requires=compiled(tensor.requires),
-            shape=None if tensor.shape is None else tuple(s.compile(names, spot.dims) for s in sizes),
-            count=math.prod(spot.shape) if spot.shape is not None else size.compile(names, spot.dims),
-            copies=None if tensor.copies.literal == 1 else compiled(tensor.copies),
-            trained=self._trained(tensor, names, spot),
-            stored=tuple((s.as_, compiled(s.count)) for s in kept),
-        )
-
-    @staticmethod
-    def _trained(tensor: Tensor, names: tuple[str, ...], spot: Spot) -> Compiled | bool:
-        if isinstance(tensor.trained, Formula):
-            return tensor.trained.compile(names, spot.dims)
-        return True if isinstance(tensor.trained, Moved) else tensor.trained
+    def _pieces(self, index: int, name: str, measured: Measure) -> Iterable[Piece]:
+        """A tensor's places, those together that are alike in all that its formulas name."""
+        alike: dict[tuple[Any, ...], Piece] = {}
+        for number, spot in enumerate(spots(measured, self.inventory, self.sites[index], self.common)):
+            dims = spot.dims
+            key = (spot.shape, *[dims.get(n) for n in measured.names])
+            piece = alike.get(key)
+            if piece is None:
+                alike[key] = Piece(index, name, measured, dims, [(number, spot)], spot.n)
+            else:
+                piece.spots.append((number, spot))
+                piece.n += spot.n
+        return alike.values()
 
     def _check_all_used(self) -> None:
         """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""
         label = self.inventory.backbone.id
         if not self.pieces:
             raise UsageError(f"{self.method.id} finds nothing to act on in {label} (task {self.inventory.task})")
-        used = {id(piece.spot.source) for piece in self.pieces}
+        used = {id(spot.source) for piece in self.pieces for _, spot in piece.spots}
         for part, group in zip(self.parts, self.sites, strict=True):
             if any(tensor.per == "site" for tensor in part.entry.tensors.values()):
                 for site in group:
@@ -185,6 +157,25 @@ class Plan:
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """All hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
+        chosen = self.named(given)
+        specs = self.method.entry.hyperparameters
+        filled = {
+            n: coerced(n, spec, chosen[n]) if n in chosen else self.default(spec) for n, spec in specs.items()
+        }
+        arguments = tuple(filled.values())
+        for name, domain, holds in self._domains:
+            try:
+                fine = holds(*arguments)
+            except (ArithmeticError, ValueError, TypeError):
+                fine = False
+            if not fine:
+                raise UsageError(
+                    f"{self.method.id}: {name} = {shown(str(filled[name]))} is out of its domain {domain.source}"
+                )
+        return filled
+
+    def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given values by our names of the hyperparameters. Raises UsageError."""
         entry = self.method.entry
         specs, others = entry.hyperparameters, entry.alternative_names
         chosen: dict[str, Any] = {}
@@ -194,47 +185,35 @@ class Plan:
                 raise UnknownName("hyperparameter", name, [*specs, *others], f"of {entry.id}")
             if ours in chosen:
                 raise UsageError(f"hyperparameter {ours} is given twice")
-            chosen[ours] = coerced(ours, specs[ours], raw)
-        filled = {n: chosen[n] if n in chosen else self._default(spec) for n, spec in specs.items()}
-        arguments = tuple(filled.values())
-        for name, domain, holds in self._domains:
-            try:
-                fine = holds(*arguments)
-            except (ArithmeticError, ValueError, TypeError):
-                fine = False
-            if not fine:
-                raise UsageError(
-                    f"{entry.id}: {name} = {shown(str(filled[name]))} is out of its domain {domain.source}"
-                )
-        return filled
+            chosen[ours] = raw
+        return chosen
 
-    def _default(self, spec: Hyperparameter) -> Value:
+    def default(self, spec: Hyperparameter) -> Value:
+        """The value of a hyperparameter that is not given."""
         if spec.type in ("int", "float") and isinstance(spec.default, str):
             value: Value = Formula.parse(spec.default)(self.common)
             return value
         return spec.default
 
-    def arguments(self, values: Mapping[str, Value]) -> list[tuple[Any, ...]]:
+    def arguments(
+        self, values: Mapping[str, Any], evaluate: Callable[[Formula, Mapping[str, Any]], Any] = Formula.__call__
+    ) -> list[tuple[Any, ...]]:
         """For each part, the values of its own hyperparameters in their declared order."""
         everything = [dict(values)]
         for part in self.parts[1:]:
             above = everything[part.parent]
-            own: dict[str, Value] = {}
+            own: dict[str, Any] = {}
             for name, spec in part.entry.hyperparameters.items():
                 if name in part.rename:
                     own[name] = above[part.rename[name]]
                 elif name in part.fixed:
-                    own[name] = self._fixed(spec, part.fixed[name], above)
+                    fixed = part.fixed[name]
+                    computed = isinstance(fixed, str) and spec.type in ("int", "float")
+                    own[name] = evaluate(Formula.parse(str(fixed)), self.common | above) if computed else fixed
                 else:
-                    own[name] = self._default(spec)
+                    own[name] = self.default(spec)
             everything.append(own)
         return [tuple(own.values()) for own in everything]
-
-    def _fixed(self, spec: Hyperparameter, value: Value, above: Mapping[str, Value]) -> Value:
-        if spec.type in ("int", "float") and isinstance(value, str):
-            computed: Value = Formula.parse(value)({**self.common, **above})
-            return computed
-        return value
 
     def rows(self, values: Mapping[str, Value]) -> list[_Row]:
         """Every piece that exists under these hyperparameters, with its counts."""
@@ -247,27 +226,30 @@ class Plan:
         for piece in self.pieces:
             args = arguments[piece.part]
             try:
-                if piece.guard is None or piece.guard(*args):
-                    rows.append(self._row(piece, args))
+                found = piece.measure.sizes(self.common, piece.dims, *args)
             except (ArithmeticError, ValueError) as error:
                 raise UsageError(f"{self.method.id}: tensor {piece.name} has no size here: {error}") from None
+            if found is not None:
+                rows.append(self._row(piece, args, found))
         return rows
 
-    def _row(self, piece: _Piece, args: tuple[Any, ...]) -> _Row:
-        if piece.requires is not None and not piece.requires(*args):
+    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any) -> _Row:
+        """found: what the measure of the piece says of each of its places."""
+        measured = piece.measure
+        if found is False:
             raise UsageError(self._unmet(piece, args))
-        count = piece.count
-        if not isinstance(count, int):
-            count = self._whole(piece, "its size", count(*args))
-        n = piece.spot.n if piece.copies is None else piece.spot.n * self._whole(piece, "copies", piece.copies(*args))
-        if piece.trained is True or piece.trained is False:
-            trained = count * n if piece.trained else 0
-        else:
-            trained = n * self._whole(piece, "trained", piece.trained(*args))
-        held = dict.fromkeys(HELD, 0)
-        for kind, amount in piece.stored:
-            held[kind] += n * (count if amount is None else self._whole(piece, "stored", amount(*args)))
-        return _Row(piece, args, count, n, trained, held["values"], held["indices"], held["bits"], held["shared"])
+        for number in found:
+            if type(number) is not int or not 0 <= number <= EXACT:
+                found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
+                break
+        count, n, trained = found[0], piece.n * found[1], measured.trained
+        all_or_none = count * n if trained else 0
+        moved = all_or_none if isinstance(trained, bool) else n * found[trained]
+        row = _Row(piece, args, count, n, moved)
+        for kind, at in measured.held:
+            held = n * (count if at is None else found[at])
+            setattr(row, kind, getattr(row, kind) + held)
+        return row
 
     def _gathered(self, rows: Sequence[_Row]) -> list[_Row]:
         """Tensors with a share `across` all their places become one row each: that share has no place of its own."""
@@ -276,8 +258,7 @@ class Plan:
             groups.setdefault(row.piece.name, []).append(row)
         gathered = []
         for members in groups.values():
-            tensor = members[0].piece.tensor
-            if isinstance(tensor.trained, Moved) or any(s.across for s in tensor.stored):
+            if members[0].piece.measure.across:
                 gathered.append(self._whole_row(members))
             else:
                 gathered += members
@@ -286,31 +267,25 @@ class Plan:
     def _whole_row(self, members: Sequence[_Row]) -> _Row:
         piece, args = members[0].piece, members[0].args
         numel = sum(r.count * r.n for r in members)
-        names = tuple(self.parts[piece.part].entry.hyperparameters)
+        row = _Row(piece, args, numel, 1, 0, roles=tuple(_roles(r.piece for r in members)))
+        for kind in (*HELD, "trained"):
+            setattr(row, kind, sum(getattr(r, kind) for r in members))
+        known = self.common | {"numel": numel}
+        for kind, formula in piece.measure.across:
+            what = "trained" if kind == "trained" else "stored"
+            share = self._whole(piece, what, formula.compile(piece.measure.hyperparameters, known)(*args))
+            setattr(row, kind, share if kind == "trained" else getattr(row, kind) + share)
+        return row
 
-        def share(what: str, formula: Formula) -> int:
-            return self._whole(piece, what, formula.compile(names, self.common | {"numel": numel})(*args))
-
-        spec = piece.tensor.trained
-        trained = share("trained", spec.across) if isinstance(spec, Moved) else sum(r.trained for r in members)
-        held = {kind: sum(getattr(r, kind) for r in members) for kind in HELD}
-        for part in piece.tensor.stored:
-            if part.across is not None:
-                held[part.as_] += share("stored", part.across)
-        roles = tuple(dict.fromkeys(r.piece.spot.role for r in members))
-        values, indices, bits, shared = (held[kind] for kind in HELD)
-        return _Row(piece, args, numel, 1, trained, values, indices, bits, shared, roles)
-
-    def _unmet(self, piece: _Piece, args: tuple[Any, ...]) -> str:
-        formula = piece.tensor.requires
+    def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> str:
+        formula, role = piece.measure.requires, piece.spots[0][1].role
         assert formula is not None
-        names = tuple(self.parts[piece.part].entry.hyperparameters)
-        known = piece.spot.dims | dict(zip(names, args, strict=True))
+        known = self.common | dict(piece.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
         bound = ", ".join(f"{n} = {known[n]}" for n in sorted(formula.names))
-        where = f" at {piece.spot.role}" if piece.spot.role else ""
+        where = f" at {role}" if role else ""
         return f"{self.method.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
 
-    def _whole(self, piece: _Piece, what: str, value: Any) -> int:
+    def _whole(self, piece: Piece, what: str, value: Any) -> int:
         """A count as an integer; counts that are negative, fractional or beyond 2**53 are refused."""
         if type(value) is int and 0 <= value <= EXACT:
             return value
@@ -347,7 +322,7 @@ class Plan:
             self.method.id, inventory.backbone.id, values, self.targets, self.target_modules, inventory.task, dtype,
             trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
             shared, served, masks,
-            inventory.head, inventory.backbone.parameters, lambda: tuple(_merged(rows)),
+            inventory.head, inventory.backbone.parameters, lambda: tuple(self._merged(rows)),
             lambda: self._base_bytes(values, size),
         )  # fmt: skip
 
@@ -372,38 +347,50 @@ class Plan:
         return module.count * (held_bytes - numel * size)
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:
-        """Every declared tensor at every single place of the network."""
-        return [place for row in self._each(self.values(given)) for place in _single(row)]
+        """Every declared tensor at every single place of the network, tensor by tensor in the network's order."""
+        rows = self._each(self.values(given))
+        order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
+        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.spots]
+        found.sort(key=lambda place: place[:2])
+        return [place for _, _, row, spot in found for place in _single(row, spot, self._shape(row, spot))]
+
+    def _shape(self, row: _Row, spot: Spot | None = None) -> tuple[int, ...] | None:
+        """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
+        piece = row.piece
+        own = (spot or piece.spots[0][1]).shape
+        if row.roles or own is not None or piece.tensor.shape is None:
+            return None if row.roles else own
+        return tuple([int(size) for size in piece.measure.shape(self.common, piece.dims, *row.args)])
+
+    def _merged(self, rows: Sequence[_Row]) -> Iterator[TensorCost]:
+        groups: dict[tuple[Any, ...], list[_Row]] = {}
+        for row in rows:
+            key = row.piece.name, row.piece.tensor.per, self._shape(row), row.count
+            groups.setdefault(key, []).append(row)
+        for (name, per, shape, count), members in groups.items():
+            n = sum(r.n for r in members)
+            roles = members[0].roles or tuple(_roles(r.piece for r in members))
+            yield TensorCost(
+                name, per, shape, count, n, count * n, sum(r.trained for r in members),
+                sum(r.values + r.indices for r in members), sum(r.bits for r in members),
+                sum(r.shared for r in members), sum(r.kept for r in members if not r.bits),
+                sum(r.kept for r in members if r.bits), roles,
+            )  # fmt: skip
 
 
-def _single(row: _Row) -> Iterator[Place]:
-    spot, source = row.piece.spot, row.piece.spot.source
+def _single(row: _Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
+    source = spot.source
     start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
     stack = "" if source is None else source.stack
     for layer in spot.layers or (None,):
         path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
         yield Place(
             row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
-            spot.dims.get("d_out", 0), row.shape, row.count, row.n // spot.n,
+            spot.dims.get("d_out", 0), shape, row.count, row.n // row.piece.n,
         )  # fmt: skip
 
 
-def _merged(rows: Sequence[_Row]) -> Iterator[TensorCost]:
-    groups: dict[tuple[Any, ...], list[_Row]] = {}
-    for row in rows:
-        groups.setdefault((row.piece.name, row.piece.tensor.per, row.shape, row.count), []).append(row)
-    for (name, per, shape, count), members in groups.items():
-        n = sum(r.n for r in members)
-        roles = (role for r in members for role in r.roles or (r.piece.spot.role,) if role)
-        yield TensorCost(
-            name, per, shape, count, n, count * n, sum(r.trained for r in members),
-            sum(r.values + r.indices for r in members), sum(r.bits for r in members), sum(r.shared for r in members),
-            sum(r.kept for r in members if not r.bits), sum(r.kept for r in members if r.bits),
-            tuple(dict.fromkeys(roles)),
-        )  # fmt: skip
-
-
-def _both(a: Formula | None, b: Formula | None) -> Formula | None:
-    if a is None or b is None:
-        return a or b
-    return Formula.parse(f"({a.source}) and ({b.source})")
+def _roles(pieces: Iterable[Piece]) -> Iterator[str]:
+    """The roles of the pieces' places, each once, in the network's order."""
+    numbered = sorted((number, spot.role) for piece in pieces for number, spot in piece.spots)
+    return iter(dict.fromkeys(role for _, role in numbered if role))

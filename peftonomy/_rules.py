@@ -17,7 +17,8 @@ from ._claims import QUANTITIES, judge, printed
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
 from ._family import Family
 from ._formula import Formula
-from ._schema import OF_PARAMETERS, MethodEntry, Tensor
+from ._measure import LOCAL
+from ._schema import MethodEntry, Tensor
 from ._yaml import dotted, load_yaml
 
 if TYPE_CHECKING:
@@ -31,14 +32,6 @@ MODEL_NAMES = frozenset({
     "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
 """Dimensions that every formula of an entry may name."""
-SCOPE_NAMES: dict[str, frozenset[str]] = {
-    "site": frozenset({"d_in", "d_out", "bias", "layer"}),
-    "role": frozenset({"d_in", "d_out", "n_sharing"}),
-    "model": frozenset(),
-    **dict.fromkeys(("attention", "mlp", "layer"), frozenset({"layer", "cross"})),
-    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
-}
-"""Dimensions that a formula may name besides, by the scope of its tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +115,7 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
         return own
     if keys[-1] == "across":
         return own | MODEL_NAMES | {"numel"}
-    return own | MODEL_NAMES | SCOPE_NAMES[tensor.per]
+    return own | MODEL_NAMES | LOCAL[tensor.per]
 
 
 @rule(
@@ -130,7 +123,7 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
     "No hyperparameter has the name of a dimension, which would hide one of the two from formulas.",
 )
 def _hyperparameter_names(method: Method) -> Iterator[Finding]:
-    taken = MODEL_NAMES.union(*SCOPE_NAMES.values())
+    taken = MODEL_NAMES.union(*LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
             yield Finding(("hyperparameters", name), name, "a name that is no dimension's")

@@ -330,16 +330,16 @@ def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any], argument
     """The term at each place that carries the label, summed; without a label it stands once."""
     value = sympy.sympify(term)
     spots = {
-        (id(p.spot.source), p.spot.suffix, p.spot.dims.get("layer")): p.spot
+        (id(spot.source), spot.role, spot.suffix, spot.dims.get("layer")): spot
         for p in plan.pieces
-        if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | p.spot.dims))
+        for _, spot in p.spots
+        if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | spot.dims))
     }
     wholes: dict[str, int] = {}
     for piece in {p.name: p for p in plan.pieces}.values():
         members = [p for p in plan.pieces if p.name == piece.name]
         own = arguments[piece.part]
-        counts = [p.count if isinstance(p.count, int) else p.count(*own) for p in members]
-        size = sum(p.spot.n * count for p, count in zip(members, counts, strict=True))
+        size = sum(p.n * p.measure.sizes(plan.common, p.dims, *own)[0] for p in members)
         name = _closed.over(piece.name.rpartition(".")[2], piece.tensor)
         assert wholes.setdefault(name, size) == size or not any(part.across for part in piece.tensor.stored)
     total = 0.0

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from .._inventory import role_matches
 from .._kb import Method
-from .._layout import Part, flattened
+from .._layout import Part
 from .._schema import Targets, Tensor
 from ._svg import element
 
@@ -107,7 +107,7 @@ class Acts:
 
 def acts(method: Method) -> Acts:
     """The marks of all tensors; what is thrown away once training ends is left out where something stays."""
-    found, parts = Acts(), flattened(method)
+    found, parts = Acts(), method.parts
     everything = [(part, t) for part in parts for t in part.entry.tensors.values()]
     kept = [(p, t) for p, t in everything if t.served != "absent" or any(s.as_ != "none" for s in t.stored)]
     for part, tensor in kept or everything:

@@ -13,7 +13,6 @@ import sympy
 
 from .._formula import Formula
 from .._kb import Method
-from .._layout import flattened
 from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
 
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
@@ -126,7 +125,7 @@ def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]
 def _parts(method: Method, setting: Mapping[str, Any]) -> Iterator[tuple[MethodEntry, Symbols]]:
     """The entry and what it includes, with every hyperparameter as an expression over the entry's own."""
     everything: list[dict[str, Any]] = []
-    for part in flattened(method):
+    for part in method.parts:
         own: dict[str, Any] = {}
         for name, spec in part.entry.hyperparameters.items():
             if part.parent < 0:

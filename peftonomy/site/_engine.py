@@ -16,7 +16,7 @@ from .._backbone import MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
 from .._family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from .._formula import Formula
 from .._kb import Method
-from .._layout import Part, flattened
+from .._layout import Part
 from .._query import facts
 from .._schema import Hyperparameter, MethodEntry, Moved, Tensor, Value
 from . import _size
@@ -81,7 +81,7 @@ def _filled(record: Mapping[str, Any]) -> dict[str, Any]:
 def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
     entry = method.entry
     known, size = facts(method), _size.hyperparameter(method, site.examples)
-    parts = flattened(method)
+    parts = method.parts
     names = _size.names(parts, size)
     return {
         "name": entry.name, "year": entry.year, "category": entry.category, "hue": site.hue(entry.category),

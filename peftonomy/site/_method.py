@@ -15,7 +15,6 @@ from .._claims import judge
 from .._errors import UsageError
 from .._formula import Formula
 from .._kb import Method
-from .._layout import flattened
 from .._query import facts
 from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
 from . import _block, _closed, _lineage, _surveys
@@ -68,7 +67,7 @@ def method_page(site: Site, method: Method) -> str:
         hyperparameters=[_hyperparameter(site, n, h) for n, h in entry.hyperparameters.items()],
         tensors=[
             _tensor(site, part.prefix + name, tensor, part.entry)
-            for part in flattened(method)
+            for part in method.parts
             for name, tensor in part.entry.tensors.items()
         ],
         totals=list(_totals(site, method)),

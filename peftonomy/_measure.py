@@ -1,0 +1,127 @@
+"""What one tensor measures at a place: all its formulas compiled together, once, over numbers and over arrays.
+
+Nothing here knows a model: the dimensions of the model (`common`) and of the place (`local`) come with each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ._formula import Formula
+from ._schema import OF_PARAMETERS, Moved, Tensor
+
+__all__ = ["BLOCKS", "HELD", "LOCAL", "Measure", "measure"]
+
+HELD = ("values", "indices", "bits", "shared")
+"""What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
+BLOCKS = ("attention", "mlp", "layer")
+"""Scopes whose places are parts of every layer."""
+LOCAL: dict[str, frozenset[str]] = {
+    "site": frozenset({"d_in", "d_out", "bias", "layer"}),
+    "role": frozenset({"d_in", "d_out", "n_sharing"}),
+    "model": frozenset(),
+    **dict.fromkeys(BLOCKS, frozenset({"layer", "cross"})),
+    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
+}
+"""Dimensions that a formula may name besides the model's, by the scope of its tensor."""
+
+ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
+
+
+class _Everything:
+    """Contains every name: a block has sizes of its own for all that the model has a size for."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A tensor's formulas as functions of `(common, local, *hyperparameters)`.
+
+    wanted: what is computed: count, copies, then what `trained` and `held` point at. trained: where in it the number
+    of moved entries stands, or whether all are. held: each kind of what is held, with where its number stands (None:
+    all entries). exists, requires: conditions. names: dimensions in which places may differ.
+    """
+
+    tensor: Tensor
+    hyperparameters: tuple[str, ...]
+    wanted: tuple[Formula, ...]
+    trained: int | bool
+    held: tuple[tuple[str, int | None], ...]
+    exists: Formula | None
+    requires: Formula | None
+    names: tuple[str, ...]
+    by_layer: bool
+
+    @cached_property
+    def across(self) -> list[tuple[str, Formula]]:
+        """What is counted over all places together: the ledger or kind, and its formula."""
+        moved = [("trained", self.tensor.trained.across)] if isinstance(self.tensor.trained, Moved) else []
+        return moved + [(part.as_, part.across) for part in self.tensor.stored if part.across is not None]
+
+    @property
+    def words(self) -> list[str]:
+        """What messages call each of `wanted`."""
+        rest = ["stored"] * (len(self.wanted) - 2)
+        if isinstance(self.trained, int) and self.trained > 1:
+            rest[0] = "trained"
+        return ["its size", "copies", *rest]
+
+    @property
+    def _local(self) -> Container[str]:
+        return _Everything() if self.tensor.per in BLOCKS else LOCAL[self.tensor.per]
+
+    @cached_property
+    def sizes(self) -> Callable[..., Any]:
+        """The values of `wanted`, None where the tensor does not exist, False where what it requires does not hold."""
+        both = ((self.exists, None), (self.requires, False))
+        conditions = [(formula, answer) for formula, answer in both if formula is not None]
+        return Formula.together(self.wanted, self.hyperparameters, self._local, conditions)
+
+    @cached_property
+    def arrays(self) -> Callable[..., Any]:
+        """Over arrays: whether it exists, whether what it requires holds, and the values of `wanted`."""
+        formulas = [self.exists or ONE, self.requires or ONE, *self.wanted]
+        return Formula.together_numpy(formulas, self.hyperparameters, self._local)
+
+    @cached_property
+    def shape(self) -> Callable[..., Any]:
+        """The values of the declared shape."""
+        return Formula.together(self.tensor.shape or [], self.hyperparameters, self._local)
+
+
+def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:
+    """The measure of a tensor whose entry has these hyperparameters."""
+    wanted = [_count(tensor), tensor.copies]
+    trained: int | bool = isinstance(tensor.trained, Moved) or tensor.trained is True
+    if isinstance(tensor.trained, Formula):
+        trained = len(wanted)
+        wanted.append(tensor.trained)
+    held: list[tuple[str, int | None]] = []
+    for part in tensor.stored:
+        if part.across is None and part.as_ in HELD:
+            held.append((part.as_, None if part.count is None else len(wanted)))
+            wanted += [] if part.count is None else [part.count]
+    exists = _both(tensor.when, tensor.where)
+    formulas = [*wanted, *(tensor.shape or []), *(f for f in (exists, tensor.requires) if f is not None)]
+    named = frozenset[str]().union(*(formula.names for formula in formulas))
+    return Measure(
+        tensor, tuple(hyperparameters), tuple(wanted), trained, tuple(held), exists, tensor.requires,
+        tuple(sorted(named.difference(hyperparameters))), any("layer" in f.names for _, f in tensor.formulas()),
+    )  # fmt: skip
+
+
+def _count(tensor: Tensor) -> Formula:
+    if tensor.selecting:
+        return NUMEL
+    return tensor.count or Formula.parse(" * ".join(f"({size.source})" for size in tensor.shape or []) or "1")
+
+
+def _both(a: Formula | None, b: Formula | None) -> Formula | None:
+    if a is None or b is None:
+        return a or b
+    return Formula.parse(f"({a.source}) and ({b.source})")
