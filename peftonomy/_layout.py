@@ -121,17 +121,19 @@ def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
 def spots(
     measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
 ) -> Iterator[Spot]:
-    """Every spot of a tensor, in the network's order; split by layer only where a formula asks for the layer.
+    """Every spot of a tensor, in the network's order; split by layer only where sizes depend on the layer.
 
-    Such a formula has nothing to say of places outside the layers, which are then left out.
+    A formula with the layer has nothing to say of places outside the layers, which are then left out.
     """
-    tensor, by_layer = measured.tensor, measured.by_layer
-    for spot in _SCOPES[tensor.per](tensor, inventory, targeted, common):
-        if not by_layer:
+    for spot in _SCOPES[measured.tensor.per](measured.tensor, inventory, targeted, common):
+        if not measured.by_layer:
             yield spot
-            continue
-        for layer in spot.layers:
-            yield Spot(spot.role, 1, spot.dims | {"layer": layer}, spot.source, (layer,), spot.shape, spot.suffix)
+        elif measured.layered:
+            if spot.layers:
+                yield spot
+        else:
+            for layer in spot.layers:
+                yield Spot(spot.role, 1, spot.dims | {"layer": layer}, spot.source, (layer,), spot.shape, spot.suffix)
 
 
 def _wanted(tensor: Tensor, role: str, stack: str) -> bool:

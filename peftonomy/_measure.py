@@ -44,7 +44,8 @@ class Measure:
 
     wanted: what is computed: count, copies, then what `trained` and `held` point at. trained: where in it the number
     of moved entries stands, or whether all are. held: each kind of what is held, with where its number stands (None:
-    all entries). exists, requires: conditions. names: dimensions in which places may differ.
+    all entries). exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a
+    formula names the layer; layered: whether only `exists` does, so that the layers are alike where it holds.
     """
 
     tensor: Tensor
@@ -56,6 +57,7 @@ class Measure:
     requires: Formula | None
     names: tuple[str, ...]
     by_layer: bool
+    layered: bool
 
     @cached_property
     def across(self) -> list[tuple[str, Formula]]:
@@ -78,15 +80,24 @@ class Measure:
     @cached_property
     def sizes(self) -> Callable[..., Any]:
         """The values of `wanted`, None where the tensor does not exist, False where what it requires does not hold."""
-        both = ((self.exists, None), (self.requires, False))
+        both = ((None if self.layered else self.exists, None), (self.requires, False))
         conditions = [(formula, answer) for formula, answer in both if formula is not None]
         return Formula.together(self.wanted, self.hyperparameters, self._local, conditions)
 
     @cached_property
     def arrays(self) -> Callable[..., Any]:
-        """Over arrays: whether it exists, whether what it requires holds, and the values of `wanted`."""
-        formulas = [self.exists or ONE, self.requires or ONE, *self.wanted]
-        return Formula.together_numpy(formulas, self.hyperparameters, self._local)
+        """Over arrays: whether what it requires holds, and the values of `wanted`."""
+        return Formula.together_numpy([self.requires or ONE, *self.wanted], self.hyperparameters, self._local)
+
+    @cached_property
+    def there(self) -> Callable[..., Any]:
+        """Of `(common, local, layer, *hyperparameters)`: whether it exists in that layer, as a tuple of one."""
+        return Formula.together([self.exists or ONE], ("layer", *self.hyperparameters), self._local)
+
+    @cached_property
+    def there_arrays(self) -> Callable[..., Any]:
+        """As `there`, over arrays."""
+        return Formula.together_numpy([self.exists or ONE], ("layer", *self.hyperparameters), self._local)
 
     @cached_property
     def shape(self) -> Callable[..., Any]:
@@ -109,9 +120,11 @@ def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:
     exists = _both(tensor.when, tensor.where)
     formulas = [*wanted, *(tensor.shape or []), *(f for f in (exists, tensor.requires) if f is not None)]
     named = frozenset[str]().union(*(formula.names for formula in formulas))
+    by_layer = [formula for _, formula in tensor.formulas() if "layer" in formula.names]
+    layered = by_layer == [tensor.where]
     return Measure(
         tensor, tuple(hyperparameters), tuple(wanted), trained, tuple(held), exists, tensor.requires,
-        tuple(sorted(named.difference(hyperparameters))), any("layer" in f.names for _, f in tensor.formulas()),
+        tuple(sorted(named.difference(hyperparameters, ("layer",) if layered else ()))), bool(by_layer), layered,
     )  # fmt: skip
 
 

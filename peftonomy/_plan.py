@@ -7,8 +7,10 @@ query then only puts the hyperparameters in. That takes microseconds.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._costs import Cost, TensorCost
@@ -55,9 +57,9 @@ class Place:
     copies: int
 
 
-@dataclass(slots=True)
+@dataclass
 class Piece:
-    """A tensor at `n` places that are alike in all that its formulas name; `dims` is what they may name there."""
+    """A tensor at `n` places that are alike in all that its sizes depend on; `dims` is what formulas may name there."""
 
     part: int
     name: str
@@ -70,16 +72,26 @@ class Piece:
     def tensor(self) -> Tensor:
         return self.measure.tensor
 
+    @cached_property
+    def layers(self) -> dict[int, int]:
+        """How many of the places each layer has."""
+        return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
+
 
 @dataclass(slots=True)
 class _Row:
-    """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers."""
+    """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers.
+
+    copies: how many at each place. layers: those in which it exists, where that is not all of them.
+    """
 
     piece: Piece
     args: tuple[Any, ...]
     count: int
     n: int
     trained: int
+    copies: int = 1
+    layers: frozenset[int] | None = None
     values: int = 0
     indices: int = 0
     bits: int = 0
@@ -224,17 +236,22 @@ class Plan:
         arguments = self.arguments(values) if len(self.parts) > 1 else [tuple(values.values())]
         rows = []
         for piece in self.pieces:
-            args = arguments[piece.part]
+            args, measured, layers = arguments[piece.part], piece.measure, None
             try:
-                found = piece.measure.sizes(self.common, piece.dims, *args)
+                if measured.layered:
+                    common, dims, there = self.common, piece.dims, measured.there
+                    layers = frozenset([layer for layer in piece.layers if there(common, dims, layer, *args)[0]])
+                    if not layers:
+                        continue
+                found = measured.sizes(self.common, piece.dims, *args)
             except (ArithmeticError, ValueError) as error:
                 raise UsageError(f"{self.method.id}: tensor {piece.name} has no size here: {error}") from None
             if found is not None:
-                rows.append(self._row(piece, args, found))
+                rows.append(self._row(piece, args, found, layers))
         return rows
 
-    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any) -> _Row:
-        """found: what the measure of the piece says of each of its places."""
+    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> _Row:
+        """found: what the measure of the piece says of each of its places, in these layers."""
         measured = piece.measure
         if found is False:
             raise UsageError(self._unmet(piece, args))
@@ -242,10 +259,12 @@ class Plan:
             if type(number) is not int or not 0 <= number <= EXACT:
                 found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
                 break
-        count, n, trained = found[0], piece.n * found[1], measured.trained
+        places = piece.n if layers is None else sum(n for layer, n in piece.layers.items() if layer in layers)
+        count, copies, trained = found[0], found[1], measured.trained
+        n = places * copies
         all_or_none = count * n if trained else 0
         moved = all_or_none if isinstance(trained, bool) else n * found[trained]
-        row = _Row(piece, args, count, n, moved)
+        row = _Row(piece, args, count, n, moved, copies, layers)
         for kind, at in measured.held:
             held = n * (count if at is None else found[at])
             setattr(row, kind, getattr(row, kind) + held)
@@ -267,7 +286,7 @@ class Plan:
     def _whole_row(self, members: Sequence[_Row]) -> _Row:
         piece, args = members[0].piece, members[0].args
         numel = sum(r.count * r.n for r in members)
-        row = _Row(piece, args, numel, 1, 0, roles=tuple(_roles(r.piece for r in members)))
+        row = _Row(piece, args, numel, 1, 0, roles=tuple(_roles(members)))
         for kind in (*HELD, "trained"):
             setattr(row, kind, sum(getattr(r, kind) for r in members))
         known = self.common | {"numel": numel}
@@ -369,7 +388,7 @@ class Plan:
             groups.setdefault(key, []).append(row)
         for (name, per, shape, count), members in groups.items():
             n = sum(r.n for r in members)
-            roles = members[0].roles or tuple(_roles(r.piece for r in members))
+            roles = members[0].roles or tuple(_roles(members))
             yield TensorCost(
                 name, per, shape, count, n, count * n, sum(r.trained for r in members),
                 sum(r.values + r.indices for r in members), sum(r.bits for r in members),
@@ -383,14 +402,21 @@ def _single(row: _Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Pl
     start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
     stack = "" if source is None else source.stack
     for layer in spot.layers or (None,):
+        if row.layers is not None and layer not in row.layers:
+            continue
         path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
         yield Place(
             row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
-            spot.dims.get("d_out", 0), shape, row.count, row.n // row.piece.n,
+            spot.dims.get("d_out", 0), shape, row.count, row.copies,
         )  # fmt: skip
 
 
-def _roles(pieces: Iterable[Piece]) -> Iterator[str]:
-    """The roles of the pieces' places, each once, in the network's order."""
-    numbered = sorted((number, spot.role) for piece in pieces for number, spot in piece.spots)
+def _roles(rows: Iterable[_Row]) -> Iterator[str]:
+    """The roles of the places where the rows' tensors are, each once, in the network's order."""
+    numbered = sorted(
+        (number, spot.role)
+        for row in rows
+        for number, spot in row.piece.spots
+        if row.layers is None or not row.layers.isdisjoint(spot.layers)
+    )
     return iter(dict.fromkeys(role for _, role in numbered if role))

@@ -11,7 +11,6 @@ leaves the range in which both are exact, the setting is asked again by itself, 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,15 +159,16 @@ def _counted(plan: Plan, values: Mapping[str, Any], n: int, kind: type) -> tuple
     tensors: dict[str, list[_Rows]] = {}
     for piece in plan.pieces:
         measured = piece.measure
-        exists, fine, *numbers = measured.arrays(plan.common, piece.dims, *arguments[piece.part])
-        exists = np.broadcast_to(np.asarray(exists, bool), n)
+        args = arguments[piece.part]
+        places = _places(plan, piece, args, n)
+        fine, *numbers = measured.arrays(plan.common, piece.dims, *args)
         if measured.exists is not None:
-            numbers = [np.where(exists, number, 0) for number in numbers]
+            numbers = [np.where(places > 0, number, 0) for number in numbers]
         if measured.requires is not None:
-            suspect |= exists & ~np.asarray(fine, bool)
+            suspect |= (places > 0) & ~np.asarray(fine, bool)
         for number in numbers:
             suspect |= ~((number >= 0) & (number == np.floor(number)))
-        row = _row(piece, exists, [np.asarray(number).astype(kind) for number in numbers])
+        row = _row(piece, places, [np.asarray(number).astype(kind) for number in numbers])
         tensors.setdefault(piece.name, []).append(row)
     for members in tensors.values():
         measured = members[0].piece.measure
@@ -184,34 +184,48 @@ def _counted(plan: Plan, values: Mapping[str, Any], n: int, kind: type) -> tuple
 
 @dataclass(slots=True)
 class _Rows:
-    """A piece with arrays put in: where it exists, its entries, and their share of the ledgers that have one."""
+    """A piece with arrays put in: at how many places it is, its entries, their share of the ledgers that have one."""
 
     piece: Piece
-    exists: Any
+    places: Any
     numel: Any
     shares: dict[str, Any]
 
 
-def _row(piece: Piece, exists: Any, numbers: Sequence[Any]) -> _Rows:
-    measured, copies = piece.measure, piece.n * numbers[1]
+def _places(plan: Plan, piece: Piece, args: Sequence[Any], n: int) -> Any:
+    """At how many of its places a piece exists, at each of `n` settings."""
+    import numpy as np
+
+    if piece.measure.exists is None:
+        return np.full(n, piece.n)
+    if not piece.measure.layered:
+        (there,) = piece.measure.there_arrays(plan.common, piece.dims, piece.dims.get("layer", 0), *args)
+        return np.broadcast_to(np.asarray(there, bool) * piece.n, n)
+    layers = np.array([*piece.layers])[:, None]
+    (there,) = piece.measure.there_arrays(plan.common, piece.dims, layers, *args)
+    return np.array([*piece.layers.values()]) @ np.broadcast_to(np.asarray(there, int), (len(layers), n))
+
+
+def _row(piece: Piece, places: Any, numbers: Sequence[Any]) -> _Rows:
+    measured, copies = piece.measure, places * numbers[1]
     numel = copies * numbers[0]
     shares: dict[str, Any] = {}
     if measured.trained is not False:
         shares["trained"] = numel if measured.trained is True else copies * numbers[measured.trained]
     for kind, at in measured.held:
         shares[kind] = shares.get(kind, 0) + (numel if at is None else copies * numbers[at])
-    return _Rows(piece, exists, numel, shares)
+    return _Rows(piece, places, numel, shares)
 
 
 def _gathered(plan: Plan, members: Sequence[_Rows], args: Sequence[Any]) -> _Rows:
     """A tensor at all its places together, with the shares that are counted over all of them."""
     import numpy as np
 
-    measured, exists = members[0].piece.measure, functools.reduce(np.logical_or, [row.exists for row in members])
+    measured, places = members[0].piece.measure, sum(row.places for row in members)
     numel = sum(row.numel for row in members)
     shares: dict[str, Any] = {name: sum(row.shares[name] for row in members) for name in members[0].shares}
     known = plan.common | dict(zip(measured.hyperparameters, args, strict=True)) | {"numel": numel}
     for name, formula in measured.across:
-        share = np.where(exists, _vectorised(formula, known), 0).astype(np.asarray(numel).dtype)
+        share = np.where(places > 0, _vectorised(formula, known), 0).astype(np.asarray(numel).dtype)
         shares[name] = share + (0 if name == "trained" else shares.get(name, 0))
-    return _Rows(members[0].piece, exists, numel, shares)
+    return _Rows(members[0].piece, places, numel, shares)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import peftonomy
-from peftonomy import Backbone, UsageError
+from peftonomy import Backbone
 from peftonomy._backbone import Inventory
 
 __all__ = [
@@ -104,7 +104,7 @@ def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
     Roles that this model lacks are passed over. Raises UsageError where it has none of them.
     """
     parts = inventory(model)
-    present = [role for role in targets if _has(parts, role)] or targets
+    present = [role for role in targets if parts.has_role(role)] or targets
     return [
         Site(
             module=cast(nn.Linear, model.get_submodule(path)), path=path, role=group.role, stack=group.stack,
@@ -114,13 +114,6 @@ def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
         for group in parts.resolve_roles(present)
         for layer, path in group.paths()
     ]  # fmt: skip
-
-
-def _has(parts: Inventory, role: str) -> bool:
-    try:
-        return bool(parts.resolve_roles([role]))
-    except UsageError:
-        return False
 
 
 def blocks(model: nn.Module, kind: str) -> list[Block]:

@@ -330,20 +330,23 @@ def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any], argument
     """The term at each place that carries the label, summed; without a label it stands once."""
     value = sympy.sympify(term)
     spots = {
-        (id(spot.source), spot.role, spot.suffix, spot.dims.get("layer")): spot
+        (id(spot.source), spot.role, spot.suffix, layer): (1 if layers else spot.n, dims)
         for p in plan.pieces
         for _, spot in p.spots
-        if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | spot.dims))
+        for layers in [spot.layers if p.measure.by_layer else ()]
+        for layer in layers or [None]
+        for dims in [spot.dims | ({} if layer is None else {"layer": layer})]
+        if _closed.scope(p.tensor) == label and (p.tensor.where is None or p.tensor.where(numbers | dims))
     }
     wholes: dict[str, int] = {}
     for piece in {p.name: p for p in plan.pieces}.values():
         members = [p for p in plan.pieces if p.name == piece.name]
-        own = arguments[piece.part]
-        size = sum(p.n * p.measure.sizes(plan.common, p.dims, *own)[0] for p in members)
+        own = dict(zip(piece.measure.hyperparameters, arguments[piece.part], strict=True))
+        size = sum(p.n * p.measure.wanted[0](plan.common | p.dims | own) for p in members)
         name = _closed.over(piece.name.rpartition(".")[2], piece.tensor)
         assert wholes.setdefault(name, size) == size or not any(part.across for part in piece.tensor.stored)
     total = 0.0
-    for n, dims in [(s.n, s.dims) for s in spots.values()] if label else [(1, {})]:
+    for n, dims in spots.values() if label else [(1, {})]:
         known = numbers | wholes | dims
         total += n * float(value.subs({s: known[s.name] for s in value.free_symbols}))
     return total
