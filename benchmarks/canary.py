@@ -13,6 +13,7 @@ the hook adds: the Content-Security-Policy.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from peftonomy.site import write
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "build/zensical/bin/zensical"
 CHANGES = (("hooks", "[]"), ("docs_dir", "pages"), ("site_dir", "out"), (" *custom_dir", "overrides"))
-GUARD = re.compile(r"\bpage\.meta\.")
 
 
 def main(program: str) -> None:
@@ -53,11 +53,7 @@ def configure(folder: Path) -> None:
     for key, value in CHANGES:
         text = re.sub(rf"^({key}):.*$", rf"\1: {value}", text, count=1, flags=re.MULTILINE)
     (folder / "mkdocs.yml").write_text(text, encoding="utf-8")
-    for source in sorted((ROOT / "site" / "overrides").rglob("*.html")):
-        target = folder / "overrides" / source.relative_to(ROOT / "site" / "overrides")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The page that is not found has no `meta` there, and asking an absent value for a field is an error.
-        target.write_text(GUARD.sub("(page.meta or {}).", source.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.copytree(ROOT / "site" / "overrides", folder / "overrides")
 
 
 if __name__ == "__main__":

@@ -139,9 +139,16 @@ class Graph:
 
         if method in self.kb:
             found += [told(r, types[r.type].name, r.target) for r in self.kb[method].entry.relations]
-        for other in self.kb:
-            relations = self.kb[other].entry.relations
-            found += [told(r, types[r.type].inverse, other) for r in relations if r.target == method]
+        found += [told(r, types[r.type].inverse, other) for other, r in self._inverse.get(method, [])]
+        return found
+
+    @cached_property
+    def _inverse(self) -> dict[str, list[tuple[str, Relation]]]:
+        """Target -> the methods that have a relation to it, with that relation."""
+        found: dict[str, list[tuple[str, Relation]]] = {}
+        for method in self.kb.values():
+            for relation in method.entry.relations:
+                found.setdefault(relation.target, []).append((method.id, relation))
         return found
 
     def export(self, form: str) -> str:

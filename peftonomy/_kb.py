@@ -50,9 +50,9 @@ class Shelf(Mapping[str, T], Generic[T]):
         self._held: dict[str, T] = {}
 
     @cached_property
-    def ids(self) -> tuple[str, ...]:
-        """The ids, sorted."""
-        return tuple(sorted(path.stem for path in self.folder.glob("*.yaml")))
+    def ids(self) -> dict[str, None]:
+        """The ids, sorted (the keys of a dictionary, in which one is found at once)."""
+        return dict.fromkeys(sorted(path.stem for path in self.folder.glob("*.yaml")))
 
     def path(self, key: str) -> Path:
         """The file of one record."""

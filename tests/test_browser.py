@@ -202,6 +202,41 @@ def test_the_graph_is_searched_and_filtered(watched: Page, address: str) -> None
     assert set(kept.evaluate_all("es => es.map(e => e.dataset.type)")) == {"combines"}
 
 
+def test_every_line_of_reference_code_has_an_address(watched: Page, address: str, root: Path) -> None:
+    watched.goto(f"{address}methods/lora.html")
+    lines = (root / "reference_impls" / "lora.py").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    assert watched.locator('.highlight span[id^="line-"]').count() == len(lines)
+    watched.locator(".highlight .linenos").nth(4).dispatch_event("click")    # its number is generated content
+    assert watched.url.endswith("#line-0-5")
+
+
+def test_a_model_s_page_is_filled_with_every_method(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """The few methods that stand in the page give the same numbers; the others come when the table is reached."""
+    watched.goto(f"{address}models/t5_base.html")
+    rows = watched.locator("peft-costs tbody tr")
+    written = numbers(rows.all_inner_texts())
+    rows.first.scroll_into_view_if_needed()
+    expect(rows).to_have_count(len(kb))
+    shown = numbers(rows.all_inner_texts())
+    assert written
+    assert written.items() <= shown.items()
+    assert shown == {m.name: f"{m.cost('t5_base').trained:,}" for m in kb.values() if answers(m, "t5_base")}
+
+
+def numbers(rows: list[str]) -> dict[str, str]:
+    """Method -> what it trains, in the rows that say a number."""
+    cells = [row.split("\t") for row in rows]
+    return {name.strip(): trained for name, trained, *rest in cells if rest}
+
+
+def answers(method: Any, model: str) -> bool:
+    try:
+        method.cost(model)
+    except UsageError:
+        return False
+    return True
+
+
 def test_lists_are_filtered(watched: Page, address: str) -> None:
     watched.goto(f"{address}methods/index.html")
     watched.get_by_label("Filter by name, idea or year").fill("2023 lora")

@@ -91,12 +91,6 @@ def test_a_method_page_says_what_the_entry_says(kb: KnowledgeBase, made: Pages) 
         assert [s for s in said if squeezed(s) not in text] == [], method.id
 
 
-def test_reference_code_is_shown_with_line_anchors(made: Pages, root: Path) -> None:
-    text = str(made["methods/lora.md"])
-    lines = (root / "reference_impls" / "lora.py").read_text(encoding="utf-8").rstrip("\n").split("\n")
-    assert [int(n) for n in re.findall(r'id="line-(\d+)"', text)] == list(range(1, len(lines) + 1))
-
-
 def test_relations_are_shown_from_both_ends(kb: KnowledgeBase, made: Pages) -> None:
     for method in kb.values():
         for relation in method.entry.relations:

@@ -303,13 +303,6 @@ def test_options_of_the_finder_count_what_they_find(kb: KnowledgeBase, made: Pag
     assert offered > 40
 
 
-def test_the_finder_knows_what_is_trained(kb: KnowledgeBase, made: Pages) -> None:
-    data = json.loads(str(made["assets/trained.js"]).partition("= ")[2].rstrip(";\n"))
-    at = data["models"].index("llama_3_8b")
-    assert data["trained"]["lora"][at] == kb["lora"].cost("llama_3_8b").trained
-    assert data["trained"]["bitfit"][at] is None  # that model has no bias
-
-
 def test_arxiv_ids_and_aliases_are_in_the_text_that_is_searched(kb: KnowledgeBase, made: Pages) -> None:
     """The search leaves out what is marked; names and paper ids stand before anything so marked."""
     for method in kb.values():

@@ -57,7 +57,8 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
 
 def _text(path: str, answer: dict[str, Any]) -> str:
     head = {} if path.startswith("schema/") else {"schema_version": SCHEMA_VERSION}
-    return json.dumps(head | answer, indent=1, ensure_ascii=False) + "\n"
+    # Without indentation: a third of the bytes, and json's fast encoder.
+    return json.dumps(head | answer, ensure_ascii=False) + "\n"
 
 
 def _index(kb: KnowledgeBase) -> dict[str, Any]:

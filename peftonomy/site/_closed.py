@@ -231,4 +231,4 @@ def _term(scope: str, amount: Any, entry: MethodEntry) -> str:
 def _shortest(amount: Any) -> Any:
     """The shortest of some equal forms."""
     amount = sympy.sympify(amount)
-    return min((sympy.factor(amount), sympy.expand(amount), amount), key=sympy.count_ops)
+    return min((sympy.factor_terms(amount), sympy.expand(amount), amount), key=sympy.count_ops)

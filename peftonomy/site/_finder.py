@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from .._query import facts
 from .._taxonomy import SurveyNode
 from ._site import Site, View
 
-__all__ = ["DERIVED", "Question", "classes", "counts", "names", "questions", "rows", "script", "tokens", "words"]
+__all__ = ["DERIVED", "Question", "classes", "counts", "names", "questions", "rows", "tokens", "words"]
 
 DERIVED = {
     "merge": ("Merges into the weights", {"exact": "yes, exactly", "none": "no"}),
@@ -124,14 +123,6 @@ def _paths(nodes: Sequence[SurveyNode], above: str = "") -> Iterator[tuple[str, 
     for node in nodes:
         yield above + node.id, node.name
         yield from _paths(node.children, f"{above}{node.id}.")
-
-
-def script(site: Site) -> str:
-    """What each method trains on each model at its default setting, as one global for the finder."""
-    models = list(site.kb.models)
-    trained = {m.id: [site.cost(m, model)["exact"] for model in models] for m in site.kb.values()}
-    data = json.dumps({"models": models, "trained": trained}, separators=(",", ":"))
-    return f'"use strict";\nvar pfTrained = {data};\n'
 
 
 def counts(site: Site) -> dict[str, dict[str, int]]:

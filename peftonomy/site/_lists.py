@@ -51,10 +51,15 @@ def _below(site: Site, category: str) -> int:
 
 
 def model_page(site: Site, key: str) -> str:
-    """`models/<id>.md`: its sizes, every parameter by module, and what each method costs on it."""
+    """`models/<id>.md`: its sizes, every parameter by module, and what methods cost on it.
+
+    A page has some methods only, and the script that is there anyway fills in the others: all on all models would be
+    most of what the site takes to build, and most of its bytes.
+    """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
-    methods = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in site.kb.values()]
+    chosen = [site.kb[m] for m in site.settings["on_models"] if m in site.kb.methods]
+    rows = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in chosen]
     return site.page(
         "model.md",
         model.name,
@@ -67,7 +72,7 @@ def model_page(site: Site, key: str) -> str:
         dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
         klass=family.tasks[inventory.task].class_,
         modules=[_module(m) for m in inventory.modules],
-        costs=methods,
+        costs=rows, n_methods=len(site.kb),
     )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from markupsafe import Markup, escape
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
 
 from .._claims import judge
 from .._errors import UsageError
@@ -36,7 +33,6 @@ PLACES = {
     "layer": "every layer", "model": "once per model", "weight": "every weight", "bias": "every bias",
     "norm": "every norm parameter",
 }  # fmt: skip
-LINE = '<a class="pf-line" id="line-{0}" href="#line-{0}" data-n="{0}" aria-label="Line {0}" tabindex="-1"></a>{1}'
 
 
 def method_page(site: Site, method: Method) -> str:
@@ -239,18 +235,13 @@ def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
 
 
 def _code(site: Site, key: str) -> Markup | None:
-    """The reference implementation, highlighted, an anchor on each line."""
+    """The reference implementation as a fenced block, which the site builder highlights; each line has an anchor."""
     path = site.code / f"{key}.py"
     if not path.is_file():
         return None
-    return _highlighted(path.read_text(encoding="utf-8"))
-
-
-@functools.lru_cache(maxsize=1024)
-def _highlighted(code: str) -> Markup:
-    html = highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
-    lines = enumerate(html.rstrip("\n").split("\n"), 1)
-    return Markup("\n".join(LINE.format(number, line) for number, line in lines))
+    text = path.read_text(encoding="utf-8").rstrip("\n")
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markup(f'{fence} {{.python linenums="1"}}\n{text}\n{fence}')
 
 
 def _relations(site: Site, method: Method) -> Iterator[View]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._kb import KnowledgeBase
-from . import _api, _engine, _finder, _radial
+from . import _api, _engine, _radial
 from ._lists import category_page, model_page, picture, standing_pages
 from ._method import method_page
 from ._overview import overview_pages
@@ -38,7 +38,6 @@ def all_pages(kb: KnowledgeBase, repository: str = "") -> dict[str, str | bytes]
     made |= _api.files(kb, site.examples, site.survey)
     made |= dict(_assets(site))
     made["assets/data.js"] = _engine.script(site)
-    made["assets/trained.js"] = _finder.script(site)
     made["assets/taxonomy.svg"] = _radial.standalone(picture(site, labels=True), _colours(site))
     return dict(sorted(made.items()))
 

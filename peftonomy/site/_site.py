@@ -136,7 +136,14 @@ class Site:
 
     def in_category(self, key: str) -> list[Method]:
         """The methods of exactly this category, oldest first."""
-        return sorted((m for m in self.kb.values() if m.category == key), key=lambda m: (m.year, m.id))
+        return self._by_category.get(key, [])
+
+    @cached_property
+    def _by_category(self) -> dict[str, list[Method]]:
+        found: dict[str, list[Method]] = {}
+        for method in sorted(self.kb.values(), key=lambda m: (m.year, m.id)):
+            found.setdefault(method.category, []).append(method)
+        return found
 
     def planned(self, key: str) -> list[Planned]:
         """What exactly this category still waits for."""

@@ -3,15 +3,11 @@
 "use strict";
 
 Object.assign(pf, (function () {
-  var make = pf.make, serial = 0;
+  var make = pf.make, percent = pf.percent, serial = 0;
   var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
   var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
 
   function number(value) { return value.toLocaleString("en-US", { maximumFractionDigits: 0 }); }
-  function percent(value) {
-    if (value === 0) return "0 %";
-    return (value >= 1 ? value.toLocaleString("en-US", { maximumFractionDigits: 2 }) : String(Number(value.toPrecision(3)))) + " %";
-  }
   function scaled(value, units, base) {
     for (var i = 0; value >= 0.9995 * base && i < units.length - 1; i++) value /= base;
     return Number(value.toPrecision(3)) + units[i];
@@ -439,5 +435,5 @@ Object.assign(pf, (function () {
   function sitesNow(tool) { return peft.targets(tool.state.method, tool.question()); }
   customElements.define("peft-calculator", Calculator);
 
-  return { Tool: Tool, number: number, percent: percent, bytes: bytes, short: short, words: words, tried: tried, held: held, key: key };
+  return { Tool: Tool, number: number, bytes: bytes, short: short, words: words, tried: tried, held: held, key: key };
 })());

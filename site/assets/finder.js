@@ -19,6 +19,8 @@
         row.pfText = spaced(text) + " | " + plain(text);
         row.pfFacets = row.dataset.facets.split(" ");
       });
+      this.static = this.rows.map(function (row) { return row.lastElementChild.textContent; });
+      this.counted = {};
       this.fields = [].slice.call(this.form.elements).filter(function (field) { return field.name; });
       this.form.hidden = false;
       this.form.addEventListener("submit", function (event) { event.preventDefault(); });
@@ -47,15 +49,30 @@
       field.setAttribute("aria-invalid", isNaN(value) ? "true" : "false");
       return isNaN(value) ? Infinity : value;
     }
+    /* What a row's method trains on the model that is asked about; null where it finds nothing to act on. */
     trained(row) {
-      var counts = typeof pfTrained === "undefined" ? null : pfTrained.trained[row.dataset.id];
-      return counts ? counts[pfTrained.models.indexOf(this.model)] : null;
+      var counts = this.counted[this.model] || {};
+      return counts[row.dataset.id] === undefined ? null : counts[row.dataset.id];
+    }
+    /* The counts on a model: those of the page's own model stand in it, for others the engine is fetched. */
+    count(model) {
+      var self = this, counts = this.counted[model] = {};
+      if (model === this.dataset.model) {
+        this.rows.forEach(function (row, i) { counts[row.dataset.id] = self.static[i] === "–" ? null : Number(self.static[i].replace(/,/g, "")); });
+        return;
+      }
+      pf.engine(function () {
+        pf.gradually(self.rows, function (row) {
+          try { counts[row.dataset.id] = peft.cost(row.dataset.id, { model: model }).trained; } catch (error) { if (!error.user) throw error; counts[row.dataset.id] = null; }
+        }, function () { self.model = null; self.show(); });
+      });
     }
     /* The last column follows the chosen model. */
     onModel() {
       var self = this, field = this.form.elements.on, model = field.value || this.dataset.model;
       if (model === this.model) return;
       this.model = model;
+      if (!this.counted[model]) this.count(model);
       this.querySelector("thead th:last-child").textContent = "Trained on " + field.selectedOptions[0].textContent;
       this.rows.forEach(function (row) {
         var count = self.trained(row);

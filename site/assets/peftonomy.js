@@ -17,6 +17,72 @@ var pf = (function () {
     return node;
   }
 
+  /* ---- the engine and its data, fetched when something first asks for them ---- */
+
+  var here = document.currentScript.src, waiting = null;
+  function engine(then) {
+    if (typeof peft !== "undefined" && peft.data) { then(); return; }
+    if (waiting) { waiting.push(then); return; }
+    waiting = [then];
+    (function next(names) {
+      if (!names.length) { waiting.forEach(function (f) { f(); }); return; }
+      var script = make("script", { src: new URL(names[0] + ".js", here).href });
+      script.addEventListener("load", function () { next(names.slice(1)); });
+      document.head.append(script);
+    })(["engine", "data"]);
+  }
+  /* Some work for each item, a few at a time, so that the page answers meanwhile; returns how to stop it. */
+  function gradually(items, work, then) {
+    var queue = items.slice(), stopped = false;
+    (function some() {
+      for (var end = performance.now() + 10; !stopped && queue.length && performance.now() < end; ) work(queue.shift());
+      if (stopped) return;
+      if (queue.length) setTimeout(some); else then();
+    })();
+    return function () { stopped = true; };
+  }
+
+  /* ---- every method on a model: the table that stands in the page, made whole ---- */
+
+  class Costs extends HTMLElement {
+    connectedCallback() {
+      var self = this;
+      if (this.ready || !this.querySelector("tbody")) return;
+      this.ready = true;
+      new IntersectionObserver(function (entries, observer) {
+        if (!entries.some(function (e) { return e.isIntersecting; })) return;
+        observer.disconnect();
+        engine(function () { self.fill(); });
+      }, { rootMargin: "600px" }).observe(this);
+    }
+    fill() {
+      var self = this, model = this.dataset.model, rows = [];
+      gradually(Object.keys(peft.data.methods), function (id) { rows.push(self.row(id, model)); }, function () {
+        self.querySelector("tbody").replaceChildren.apply(self.querySelector("tbody"), rows);
+        self.querySelector("[data-some]").remove();
+      });
+    }
+    row(id, model) {
+      var method = peft.data.methods[id], cells = [], cost = null;
+      try { cost = peft.cost(id, { model: model }); } catch (error) {
+        if (!error.user) throw error;
+        cells = [make("td", { colspan: 4, class: "pf-muted" }, error.message)];
+      }
+      if (cost) cells = [
+        cost.trained.toLocaleString("en-US"), percent(100 * cost.trained / cost.backbone),
+        cost.stored.toLocaleString("en-US") + (cost.stored_bits ? " + " + cost.stored_bits.toLocaleString("en-US") + " bits" : ""),
+        cost.served.toLocaleString("en-US")
+      ].map(function (text) { return make("td", { class: "n" }, text); });
+      var name = [make("span", { class: "pf-dot hue-" + method.hue }), " ", make("a", { href: new URL("../methods/" + id + ".html", here).href }, method.name)];
+      return make("tr", {}, [make("th", { scope: "row" }, name)].concat(cells));
+    }
+  }
+  customElements.define("peft-costs", Costs);
+  function percent(value) {
+    if (value === 0) return "0 %";
+    return (value >= 1 ? value.toLocaleString("en-US", { maximumFractionDigits: 2 }) : String(Number(value.toPrecision(3)))) + " %";
+  }
+
   /* ---- taxonomy picture ---- */
   class Graph extends HTMLElement {
     connectedCallback() {
@@ -176,7 +242,8 @@ var pf = (function () {
     if (id === "__search" && input) input.focus();
   }
   document.addEventListener("click", function (event) {
-    var button = event.target.closest && event.target.closest("button");
+    if (event.target.matches(".highlight .linenos")) location.hash = event.target.parentNode.id;   // a link to that line
+    var button = event.target.closest("button");
     if (!button) return;
     if (button.dataset.copy) copy(document.getElementById(button.dataset.copy).textContent, button);
     else if (button.dataset.copyText !== undefined) copy(button.dataset.copyText, button);
@@ -203,5 +270,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make };   // for the tools, which come after
+  return { make: make, engine: engine, gradually: gradually, percent: percent };   // for the tools, which come after
 })();

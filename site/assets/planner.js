@@ -16,7 +16,6 @@
     year: ["newest", function (r) { return [-peft.data.methods[r.id].year, -r.cost.trained]; }],
     name: ["name", function () { return []; }]
   };
-  var SLICE = 10;   // milliseconds of work between two chances for the page to answer
 
   class Planner extends pf.Tool {
     start() {
@@ -68,19 +67,16 @@
     }
     /* Judge the methods a few at a time, so that typing goes on meanwhile. */
     show() {
-      var self = this, question = this.question(), wishes = this.wishes(), ids = Object.keys(peft.data.methods), fits = [], out = [], turn = this.turn = {};
+      var self = this, question = this.question(), wishes = this.wishes(), fits = [], out = [];
+      if (this.stop) this.stop();
       if (!question) { this.out.replaceChildren(this.waiting()); return; }
       ["trained", "bytes"].forEach(function (k) { self.wrong(k, Number.isNaN(wishes[k])); });
       this.wrong("since", this.state.since && !wishes.since);
       if (Number.isNaN(wishes.trained) || Number.isNaN(wishes.bytes)) { this.out.replaceChildren(this.problem("A budget is a number such as 5M, 250k or 1e6; for a checkpoint 20 MB.")); return; }
-      (function some() {
-        if (self.turn !== turn) return;
-        for (var end = performance.now() + SLICE; ids.length && performance.now() < end; ) {
-          var found = peft.judged(ids.shift(), question, wishes);
-          (found.cost ? fits : out).push(found);
-        }
-        if (ids.length) setTimeout(some, 0); else self.answer(fits, out, wishes, question);
-      })();
+      this.stop = pf.gradually(Object.keys(peft.data.methods), function (id) {
+        var found = peft.judged(id, question, wishes);
+        (found.cost ? fits : out).push(found);
+      }, function () { self.answer(fits, out, wishes, question); });
     }
     nameOf(id) { return peft.data.methods[id].name; }
     dot(id) { return make("span", { class: "pf-dot hue-" + peft.data.methods[id].hue, "aria-hidden": "true" }); }
