@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from reference_impls import _kit as kit
+from reference_impls.lora import LoRA
 
 
 def layer(theirs: Any, site: kit.Site) -> Any:
     """peft's layer in the place of our site."""
     return theirs.base_model.model.get_submodule(site.path)
+
+
+def factors(ours: nn.Module, theirs: Any, name: str) -> None:
+    """Copy the two factors that every relative of LoRA has, into the linear maps that peft keeps them as."""
+    for site, child in kit.at_sites(ours, name, LoRA):
+        peft = layer(theirs, site)
+        peft.lora_A["default"].weight.copy_(child.A)
+        peft.lora_B["default"].weight.copy_(child.B)

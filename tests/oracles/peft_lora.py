@@ -6,14 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from reference_impls import _kit as kit
-from reference_impls.lora import LoRA
-
-from . import layer
+from . import factors
 
 
 def copy(ours: nn.Module, theirs: Any) -> None:
-    for site, child in kit.at_sites(ours, "lora", LoRA):
-        peft = layer(theirs, site)
-        peft.lora_A["default"].weight.copy_(child.A)
-        peft.lora_B["default"].weight.copy_(child.B)
+    factors(ours, theirs, "lora")

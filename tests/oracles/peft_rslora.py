@@ -1,0 +1,13 @@
+"""rsLoRA: LoRA with a switch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from . import factors
+
+
+def copy(ours: nn.Module, theirs: Any) -> None:
+    factors(ours, theirs, "rslora")
