@@ -62,11 +62,14 @@ def test_same_outputs(method: str, family: str) -> None:
     shake(ours)
     torch.manual_seed(0)
     base = tiny.model(family)
+    single = getattr(module, "SINGLE", False)
+    if single:
+        base = base.float()
     theirs: Any = peft.get_peft_model(base, configuration(trial))
     theirs = theirs.double().eval()
     with torch.no_grad():
         module.copy(ours, theirs)
         difference = trial.outputs(ours) - trial.outputs(theirs)
         moved = trial.outputs(ours) - trial.outputs(tiny.plain(family))
-    assert difference.abs().max() < tiny.TOLERANCE
+    assert difference.abs().max() < (1e-3 if single else tiny.TOLERANCE)
     assert moved.abs().max() > 0.01, "the comparison would not notice a method that does nothing"

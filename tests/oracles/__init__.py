@@ -2,7 +2,8 @@
 
 A module has `copy(ours, theirs)`, which writes every tensor of our method into peft's model (both built already, ours
 shaken away from its start). It may have `SETTING` (hyperparameters, where small ones do not suit peft) and `FAMILIES`
-(those that peft supports, where that is not all). What peft is configured with comes from the entry.
+(those that peft supports, where that is not all), and `SINGLE` where peft starts from weights in single precision only.
+What peft is configured with comes from the entry.
 """
 
 from __future__ import annotations
