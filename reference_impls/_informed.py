@@ -1,8 +1,8 @@
-"""LoRA's factors started as a part of the weight, which is taken out of it: what informed starts share."""
+"""What informed starts of LoRA's factors share: a start that is taken out of the weight, and looking at data first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,3 +31,44 @@ def apply(
         child.A.copy_(a)
         site.weight.sub_(child.delta())
     return model
+
+
+class Anchored(lora.LoRA):
+    """LoRA's factors with the start that they had, whose product is taken off beside the weight and not out of it.
+
+    For starts that the weight alone does not give again: it stays as it was pretrained, for other tasks, and a
+    task keeps its start.
+    """
+
+    A_0: Tensor
+    B_0: Tensor
+
+    def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float):
+        super().__init__(d_in, d_out, r=r, alpha=alpha, dropout=dropout)
+        self.register_buffer("A_0", torch.zeros(r, d_in))
+        self.register_buffer("B_0", torch.zeros(d_out, r))
+
+    @torch.no_grad()
+    def start(self, b: Tensor, a: Tensor) -> None:
+        """Begin with these factors, (d_out, r) and (r, d_in)."""
+        for mine, given in ((self.B, b), (self.B_0, b), (self.A, a), (self.A_0, a)):
+            mine.copy_(given)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().after(x, y) - self.scale * (x @ self.A_0.T @ self.B_0.T)     # (..., d_out)
+
+    def delta(self) -> Tensor:
+        return super().delta() - self.scale * (self.B_0 @ self.A_0)                 # (d_out, d_in)
+
+
+def read(hosts: Sequence[nn.Module], losses: Iterable[Tensor], see: Callable[[nn.Module, Tensor], None]) -> None:
+    """While the losses are computed, call `see(host, x)` with what each host reads, x (positions, d_in)."""
+
+    def hook(host: nn.Module, args: tuple[Tensor, ...]) -> None:
+        see(host, args[0].detach().flatten(0, -2))
+
+    handles = [host.register_forward_pre_hook(hook) for host in hosts]
+    for _ in losses:
+        pass                            # the forward pass is all that is needed
+    for handle in handles:
+        handle.remove()

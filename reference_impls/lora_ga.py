@@ -1,0 +1,68 @@
+"""LoRA-GA: low-rank adaptation with gradient approximation (wang2024loraga).
+
+    dL/dW_0 = U S V^T,   A_0 = c V_{1..r}^T,   B_0 = c U_{r+1..2r},   c = d_out^(1/4) / gamma^(1/2)
+    h = W_0 x + s (B A - B_0 A_0) x,   s = alpha / r
+
+Trained: A (r, d_in) and B (d_out, r), which `calibrate` starts from the gradient of every targeted weight on a few
+batches: the first step of the product is then the best approximation of rank 2 r of a full gradient step. The start
+B_0 A_0 depends on the data and is kept. At inference the difference is added to W_0. In the authors' code and in
+peft B_0 A_0 is taken out of the weight, and the decomposition is a randomised one; the paper's s is alpha / sqrt(r).
+peft also multiplies B_0 by the singular values, and only B_0 by c.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from . import _informed, lora
+from . import _kit as kit
+
+
+class LoRAGA(_informed.Anchored):
+    """The correction beside one weight, started along the weight's gradient."""
+
+    def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, stable_gamma: float):
+        super().__init__(d_in, d_out, r=r, alpha=alpha, dropout=dropout)
+        self.size = d_out**0.25 / stable_gamma**0.5
+
+    def approximate(self, gradient: Tensor) -> None:
+        """Start from the gradient of the weight (d_out, d_in)."""
+        r = len(self.A)
+        u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+        self.start(self.size * u[:, r : 2 * r], self.size * v[:r])
+
+
+def apply(
+    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.0, stable_gamma: float = 16.0,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
+) -> nn.Module:
+    """Freeze the model and put a correction beside every targeted weight; `calibrate` then gives it its start."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        child = LoRAGA(site.d_in, site.d_out, r=r, alpha=alpha, dropout=dropout, stable_gamma=stable_gamma)
+        kit.attach(site, "lora_ga", child)
+    return model
+
+
+def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
+    """Start all factors from the weights' gradients of the losses, added up."""
+    pairs = list(kit.at_sites(model, "lora_ga", LoRAGA))
+    hosts = list(dict.fromkeys(site.module for site, _ in pairs))
+    held = [host.weight.requires_grad_(True) for host in hosts]
+    total = [torch.zeros_like(weight) for weight in held]
+    for loss in losses:
+        for sum_, gradient in zip(total, torch.autograd.grad(loss, held), strict=True):
+            sum_ += gradient
+    for weight in held:
+        weight.requires_grad_(False)
+    gradients = dict(zip(hosts, total, strict=True))
+    for site, child in pairs:
+        whole = gradients[site.module].T if site.transposed else gradients[site.module]
+        child.approximate(whole[site.start : site.stop])
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Add what the factors have learned to the weights."""
+    return lora.merge(model, name="lora_ga")
