@@ -1,0 +1,93 @@
+"""EVA: explained variance adaptation (paischer2024eva).
+
+    A = the first r_i principal directions of what module i reads,   h = W_0 x + (alpha / r) B A x
+    r_i: of all directions of all modules those that explain the largest shares of their module's variance, r on average
+
+Trained: A (r_i, d_in), found by `calibrate` on a few batches, and B (d_out, r_i), which starts at zero. No module
+receives more than rho r directions; what is left of that room is zero, stays so, and goes when training has ended
+(`finish`). At inference the product is added to W_0. As in peft the scale stays alpha / r whatever r_i is. peft updates
+the directions batch by batch until they hold still; here the moments of all batches are decomposed once.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from . import _informed, lora
+from . import _kit as kit
+
+
+class EVA(lora.LoRA):
+    """The correction beside one weight, with room for rho r directions, `rank` of which are used."""
+
+    def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, rho: float):
+        super().__init__(d_in, d_out, r=int(rho * r), alpha=alpha, dropout=dropout)
+        self.r, self.scale = r, alpha / r
+        self.use(r)
+
+    @torch.no_grad()
+    def use(self, rank: int) -> None:
+        """Use the first `rank` directions only."""
+        self.rank = rank
+        self.A[rank:] = 0.0             # no gradient reaches these rows, nor the columns of B behind them
+
+
+class Moments:
+    """How what a module reads varies, over all positions seen."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def see(self, x: Tensor) -> None:
+        self.count += len(x)
+        self.sum = self.sum.to(x) + x.sum(0)                                            # (d_in,)
+        self.squares = self.squares.to(x) + x.T @ x                                     # (d_in, d_in)
+
+    def principal(self, n: int) -> tuple[Tensor, Tensor]:
+        """The n directions of largest variance (n, d_in), and their shares of it (n,)."""
+        mean = self.sum / self.count
+        values, vectors = torch.linalg.eigh(self.squares / self.count - mean[:, None] * mean)
+        return vectors.T.flip(0)[:n], (values.flip(0) / values.sum())[:n]
+
+
+def apply(
+    model: nn.Module, *, r: int = 16, alpha: float = 1.0, dropout: float = 0.0, rho: float = 2.0,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
+) -> nn.Module:
+    """Freeze the model and put a correction beside every targeted weight; `calibrate` then gives it its directions."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        kit.attach(site, "eva", EVA(site.d_in, site.d_out, r=r, alpha=alpha, dropout=dropout, rho=rho))
+    return model
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
+    """Find all directions in the inputs that the losses' forward passes show, and share the ranks out."""
+    pairs = list(kit.at_sites(model, "eva", EVA))
+    moments: dict[nn.Module, Moments] = {site.module: Moments() for site, _ in pairs}
+    _informed.read(list(moments), losses, lambda host, x: moments[host].see(x))
+    shares = []
+    for site, child in pairs:
+        directions, share = moments[site.module].principal(len(child.A))
+        child.A.copy_(directions)
+        shares.append(share)
+    chosen = torch.cat(shares).argsort(descending=True, stable=True)[: sum(child.r for _, child in pairs)]
+    owner = torch.arange(len(pairs)).repeat_interleave(len(shares[0]))[chosen]
+    for (_, child), rank in zip(pairs, owner.bincount(minlength=len(pairs)).tolist(), strict=True):
+        child.use(rank)
+    return model
+
+
+@torch.no_grad()
+def finish(model: nn.Module) -> nn.Module:
+    """Drop the directions that are not used."""
+    for _, child in kit.at_sites(model, "eva", EVA):
+        child.A.data, child.B.data = child.A[: child.rank].clone(), child.B[:, : child.rank].clone()
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Add the corrections to the weights."""
+    return lora.merge(model, name="eva")
