@@ -84,7 +84,7 @@ def test_cost_as_text_is_printed_whole(run: Run) -> None:
     result = run("cost lora --model llama_2_7b --set r=8 --set alpha=16 --targets attn.q,attn.v")
     assert result.out.splitlines() == [
         "lora on llama_2_7b, task causal_lm",
-        "r = 8, alpha = 16.0, dropout = 0.0",
+        "r = 8, alpha = 16.0, dropout = 0.0, lora_bias = False",
         "targets attn.q, attn.v",
         "",
         "                numbers",
@@ -220,7 +220,7 @@ def test_completion_script(run: Run, shell: str) -> None:
 
 COMPLETED = [
     ("verif", {"verify"}),
-    ("cost lora_", {"lora_fa"}),
+    ("cost lora_", {"lora_fa", "lora_ga", "lora_plus"}),
     ("cost lora --model llama_3_2", {"llama_3_2_1b", "llama_3_2_3b"}),
     ("methods --category hyb", {"hybrid", "hybrid.manual_combination", "hybrid.automatic_combination"}),
 ]
