@@ -1,0 +1,54 @@
+"""HRA: Householder reflection adaptation (yuan2024hra).
+
+    h = W_0 H_1 H_2 ... H_r x,    H_i = I - 2 u_i u_i^T / |u_i|^2
+
+Trained: the normals u_i of r mirrors, as columns of U (d_in, r) beside every targeted weight. They start as pairs of
+equal mirrors, whose product is the identity, hence the even r. At inference nothing is left: the product of
+the mirrors, which is I plus a matrix of rank at most r, goes into W_0. A training loop may add lambda *
+`penalty(model)` to its loss, which keeps the mirrors apart; peft has Gram-Schmidt instead, which this lacks.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+from ._turned import Turned
+from ._turned import merge as merge_turned
+
+
+class HRA(Turned):
+    """The chain of reflections before one weight."""
+
+    def __init__(self, d_in: int, *, r: int):
+        super().__init__()
+        half = torch.empty(d_in, r // 2)
+        nn.init.kaiming_uniform_(half, a=math.sqrt(5))
+        self.U = nn.Parameter(half.repeat_interleave(2, dim=1))     # (d_in, r)
+
+    def turn(self, x: Tensor) -> Tensor:
+        for u in nn.functional.normalize(self.U, dim=0).T.flip(0):  # the last mirror is the nearest to the input
+            x = x - 2 * (x @ u).unsqueeze(-1) * u                   # (..., d_in)
+        return x
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """The sum of ||U^T U - I||^2 over all weights."""
+    grams = [child.U.T @ child.U for _, child in kit.at_sites(model, "hra", HRA)]                   # (r, r)
+    return torch.stack([((gram - torch.eye(len(gram)).to(gram)) ** 2).sum() for gram in grams]).sum()
+
+
+def apply(
+    model: nn.Module, *, r: int = 8, targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v")
+) -> nn.Module:
+    """Freeze the model and put r mirrors, an even number, before every targeted weight."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        kit.attach(site, "hra", HRA(site.d_in, r=r))
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Reflect the weights."""
+    return merge_turned(model, "hra")
