@@ -13,7 +13,8 @@ from .twins import TWINS, Twin
 pytestmark = pytest.mark.torch
 NOWHERE_TO_ACT = [(m, f) for m in ("bitfit", "u_bitfit", "s_bitfit") for f in ("llama", "t5")]
 NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
-"""Where a method finds nothing in a family at all: families without biases, or without an encoder."""
+NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
+"""Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in NOWHERE_TO_ACT]
 
 
