@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),         # and corrects itself on GPT-2's Conv1D
     pytest.mark.filterwarnings("ignore:Unsupported layer type"),           # RMSNorm, whose width it need not know
+    pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias"),  # and that it thus cannot merge
     pytest.mark.filterwarnings("ignore:Sparse invariant checks"),          # of torch, at the first sparse tensor
     pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension"),         # where there is no GPU,
     pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor to 1"),      # and what it then does
