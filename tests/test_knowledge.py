@@ -97,8 +97,8 @@ def test_graph(kb: KnowledgeBase) -> None:
     assert "prompt_tuning" in graph.siblings("prefix_tuning")
     assert set(graph.lineage("lora")) == {*graph.ancestors("lora"), "lora", *graph.descendants("lora")}
     assert graph.cycles() == []
-    with pytest.raises(UnknownName, match="did you mean lora"):
-        graph.ancestors("lroa")
+    with pytest.raises(UnknownName, match="did you mean prompt_tuning"):
+        graph.ancestors("prompt_tunning")
     both = [(r["method"], r["type"]) for r in graph.related("lora")]
     assert ("qlora", next(r.type for r in kb["qlora"].entry.relations if r.target == "lora")) in both
 
