@@ -20,10 +20,10 @@ class Shared(nn.Module):
     A: Tensor
     B: Tensor
 
-    def __init__(self, d_in: int, d_out: int, r: int):
+    def __init__(self, a: Tensor, b: Tensor):
         super().__init__()
-        self.register_buffer("A", nn.init.kaiming_uniform_(torch.empty(r, d_in)))
-        self.register_buffer("B", nn.init.kaiming_uniform_(torch.empty(d_out, r)))
+        self.register_buffer("A", a)
+        self.register_buffer("B", b)
 
 
 class VeRA(nn.Module):
@@ -47,6 +47,10 @@ class VeRA(nn.Module):
         return self.lambda_b[:, None] * self.shared.B[: self.d_out] @ a         # (d_out, d_in)
 
 
+def random(*shape: int) -> Tensor:
+    return nn.init.kaiming_uniform_(torch.empty(*shape))
+
+
 def apply(
     model: nn.Module, *, r: int = 256, d_initial: float = 0.1,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
@@ -54,7 +58,7 @@ def apply(
     """Freeze the model, draw the random pair, and put scaled copies of it beside every targeted weight."""
     kit.freeze(model)
     sites = kit.sites(model, targets)
-    shared = Shared(max(site.d_in for site in sites), max(site.d_out for site in sites), r)
+    shared = Shared(random(r, max(site.d_in for site in sites)), random(max(site.d_out for site in sites), r))
     kit.attach(model, "vera", shared)
     for site in sites:
         kit.attach(site, "vera", VeRA(site.d_in, site.d_out, shared, d_initial=d_initial))
@@ -62,9 +66,9 @@ def apply(
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> nn.Module:
+def merge(model: nn.Module, name: str = "vera") -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "vera", VeRA):
+    for site, child in kit.at_sites(model, name, VeRA):
         site.weight.add_(child.delta())
-    kit.detach(model, "vera")
+    kit.detach(model, name)
     return model

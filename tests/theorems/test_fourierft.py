@@ -1,4 +1,4 @@
-"""FourierFT: the change is a sum of plane waves, one for each trained number, each of rank two."""
+"""FourierFT: the change is a sum of plane waves, one for each trained number, each of rank two at most."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_the_change_is_a_sum_of_plane_waves() -> None:
     assert torch.allclose(child.delta(), wanted)
 
 
-def test_the_rank_is_twice_the_number_of_coefficients() -> None:
-    assert [torch.linalg.matrix_rank(children(n, scaling=1.0)[0].delta()) for n in (1, 2, 3)] == [2, 4, 6]
+def test_the_rank_is_up_to_twice_the_number_of_coefficients() -> None:
+    assert 6 < torch.linalg.matrix_rank(children(n=6, scaling=1.0)[0].delta()) <= 12
     child = children(n=100, scaling=1.0)[0]
     assert torch.linalg.matrix_rank(child.delta()) == min(child.shape)
 
