@@ -2,11 +2,11 @@
 
     h = W_0 x + (alpha / r) sum over j of  B_j diag(lambda_j) A diag(gamma_j) x,    j up to N = ceil(d_in / r)
 
-for d_in <= d_out, else the transpose of it, so that gamma stands on the smaller side. A (r, d_in) and the B_j (d_out, r)
-are random, frozen and the same for every targeted weight, which uses the first rows, columns and products of them.
-Trained: lambda (N, r) and gamma (N, min(d_in, d_out)) of each weight; lambda starts at zero. A seed stores A and B. At
-inference the sum is added to W_0. peft pairs the columns of the B_j with the rows of A in another order, and saves A
-and B for every weight unless told otherwise.
+for d_in <= d_out, else the transpose of it, so that gamma stands on the smaller side. A (r, d_in) and the B_j
+(d_out, r) are random, frozen and the same for every targeted weight, which uses the first rows, columns and products
+of them. Trained: lambda (N, r) and gamma (N, min(d_in, d_out)) of each weight; lambda starts at zero. A seed stores A
+and B. At inference the sum is added to W_0. peft pairs the columns of the B_j with the rows of A in another order, and
+saves A and B for every weight unless told otherwise.
 """
 
 import math

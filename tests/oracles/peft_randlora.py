@@ -1,4 +1,4 @@
-"""RandLoRA: peft keeps lambda and its products' columns in other orders, and one B for all layers, here one for each."""
+"""RandLoRA: peft orders lambda and the columns of B otherwise, so that every layer gets a B of its own here."""
 
 from __future__ import annotations
 
