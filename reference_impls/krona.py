@@ -4,7 +4,7 @@
 
 Trained: A (a1, a2) and B (d_out / a1, d_in / a2) beside every targeted weight. At inference nothing is left: the
 product is added to W_0. No code of the authors is known; that B is the factor that starts at zero is recalled.
-peft's LoKr chooses the shapes itself, may split the second factor again, and starts the first one at zero.
+`lokr` is the libraries' form of the idea.
 """
 
 import math

@@ -1,0 +1,75 @@
+"""LoKr: low-rank adaptation with Kronecker product (yeh2024lycoris).
+
+    h = W_0 x + (alpha / r) (w1 kron w2) x,    w2 = w2_a w2_b where r is below half of its larger side
+
+Trained, with f = decompose_factor: w1 (f, f), and w2 (d_out / f, d_in / f) or its thin factors w2_a (d_out / f, r)
+and w2_b (r, d_in / f); with decompose_both w1 is split likewise where r is below f / 2. w2 or w2_b starts at zero, as
+in LyCORIS (in peft w1, by default). At inference the product is added to W_0. The libraries also choose f by
+themselves, per width. LyCORIS 4.1.3 scales by (alpha / r)^2 when it merges, and by one where nothing is split.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+from .krona import kronecker
+
+
+class LoKr(nn.Module):
+    """The correction beside one weight of shape (d_out, d_in)."""
+
+    def __init__(
+        self, d_in: int, d_out: int, *, r: int, alpha: float, decompose_factor: int, decompose_both: bool
+    ):
+        super().__init__()
+        f = decompose_factor
+        if d_in % f or d_out % f:
+            raise ValueError(f"decompose_factor = {f} must divide {d_in} and {d_out}")
+        self._split("w1", f, f, r if decompose_both else f)
+        self._split("w2", d_out // f, d_in // f, r)
+        nn.init.zeros_(self.get_parameter("w2" if hasattr(self, "w2") else "w2_b"))
+        self.scale = alpha / r
+
+    def _split(self, name: str, rows: int, columns: int, r: int) -> None:
+        """Make a matrix (rows, columns), as two factors where r is small enough."""
+        shapes = {f"{name}_a": (rows, r), f"{name}_b": (r, columns)}
+        for part, shape in (shapes if 2 * r < max(rows, columns) else {name: (rows, columns)}).items():
+            value = nn.init.kaiming_uniform_(torch.empty(*shape), a=math.sqrt(5))
+            self.register_parameter(part, nn.Parameter(value))
+
+    def factor(self, name: str) -> Tensor:
+        if hasattr(self, name):
+            return self.get_parameter(name)
+        return self.get_parameter(f"{name}_a") @ self.get_parameter(f"{name}_b")
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.scale * kronecker(self.factor("w1"), self.factor("w2"), x)      # (..., d_in) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        delta: Tensor = self.scale * torch.kron(self.factor("w1"), self.factor("w2"))   # (d_out, d_in)
+        return delta
+
+
+def apply(
+    model: nn.Module, *, r: int = 8, alpha: float = 8.0, decompose_factor: int = 8, decompose_both: bool = False,
+    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+) -> nn.Module:
+    """Freeze the model and put a Kronecker product beside every targeted weight."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        child = LoKr(
+            site.d_in, site.d_out, r=r, alpha=alpha, decompose_factor=decompose_factor, decompose_both=decompose_both
+        )
+        kit.attach(site, "lokr", child)
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add the products to the weights."""
+    for site, child in kit.at_sites(model, "lokr", LoKr):
+        site.weight.add_(child.delta())
+    kit.detach(model, "lokr")
+    return model

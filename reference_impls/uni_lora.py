@@ -1,0 +1,78 @@
+"""Uni-LoRA: one vector is all you need (li2025unilora).
+
+    h = W_0 x + B A x,    every entry of every A and B is theta_j / sqrt(n_j), j by chance, n_j entries for each j
+
+Trained: theta (theta_d_length), which belongs to the model. Frozen: which of its numbers fills which entry of A (r,
+d_in) and B (d_out, r) beside every targeted weight, each equally often; a seed stores that. The division makes the
+map from theta to all entries an isometry. theta starts small and random, so the start is near the pretrained model.
+At inference BA is added to W_0. peft draws from numpy's generator.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+
+
+class Shared(nn.Module):
+    """The vector, and the factor on each of its numbers."""
+
+    scale: Tensor
+
+    def __init__(self, index: Tensor, size: int):
+        super().__init__()
+        self.theta = nn.Parameter(torch.empty(size).uniform_(-0.02, 0.02))
+        self.register_buffer("scale", index.bincount(minlength=size).rsqrt())
+
+    def look_up(self, index: Tensor) -> Tensor:
+        return (self.theta * self.scale)[index]
+
+
+class UniLoRA(nn.Module):
+    """The correction beside one weight of shape (d_out, d_in)."""
+
+    index_a: Tensor
+    index_b: Tensor
+    shared: Shared      # a plain attribute, a submodule of no weight
+
+    def __init__(self, index_a: Tensor, index_b: Tensor, shared: Shared):
+        super().__init__()
+        vars(self)["shared"] = shared
+        self.register_buffer("index_a", index_a)
+        self.register_buffer("index_b", index_b)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        a, b = self.shared.look_up(self.index_a), self.shared.look_up(self.index_b)     # (r, d_in), (d_out, r)
+        return y + x @ a.T @ b.T                                                        # (..., d_in) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        return self.shared.look_up(self.index_b) @ self.shared.look_up(self.index_a)    # (d_out, d_in)
+
+
+def apply(
+    model: nn.Module, *, r: int = 4, theta_d_length: int = 256,
+    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+) -> nn.Module:
+    """Freeze the model, and put corrections that are filled from one vector beside every targeted weight."""
+    kit.freeze(model)
+    sites = kit.sites(model, targets)
+    sizes = [size for site in sites for size in (r * site.d_in, r * site.d_out)]
+    if theta_d_length > sum(sizes):
+        raise ValueError(f"theta_d_length = {theta_d_length} is more than all {sum(sizes)} entries")
+    index = torch.randperm(sum(sizes)) % theta_d_length         # each number equally often, but for a remainder
+    shared = Shared(index, theta_d_length)
+    kit.attach(model, "uni_lora", shared)
+    parts = iter(index.split(sizes))
+    for site in sites:
+        a, b = next(parts).view(r, site.d_in), next(parts).view(site.d_out, r)
+        kit.attach(site, "uni_lora", UniLoRA(a.clone(), b.clone(), shared))
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add the corrections to the weights."""
+    for site, child in kit.at_sites(model, "uni_lora", UniLoRA):
+        site.weight.add_(child.delta())
+    kit.detach(model, "uni_lora")
+    return model
