@@ -31,7 +31,7 @@ class Experts(nn.Module):
 
     @torch.no_grad()
     def directions(self) -> Tensor:
-        """The first right singular vectors of B A, (n_experts, d_in), without the product: with A^T = Q R it is B R^T Q^T."""
+        """The first right singular vectors of B A, (n_experts, d_in); with A^T = Q R the product is B R^T Q^T."""
         q, r = torch.linalg.qr(self.A.mT)                           # (n_experts, d_in, r), (n_experts, r, r)
         v = torch.linalg.svd(self.B @ r.mT, full_matrices=False).Vh[:, 0]           # (n_experts, r)
         first: Tensor = (q @ v[..., None]).squeeze(-1)

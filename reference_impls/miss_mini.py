@@ -1,4 +1,4 @@
-"""MiSS-mini: a shard shared along both sides of a weight (hf_peft#src/peft/tuners/miss/layer.py:MissLinear).
+"""MiSS-mini: a shard shared along both sides of a weight (kang2024miss; hf_peft#src/peft/tuners/miss/layer.py).
 
     h = W_0 x + [D, D, ...]^T sum_i x_i,    x_i the consecutive pieces of x, of length r each
 
