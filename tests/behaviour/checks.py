@@ -63,8 +63,11 @@ def identity(trial: Trial) -> None:
 def training(trial: Trial) -> None:
     """Every trained tensor moves, nothing else does, no more entries than declared, and the loss falls.
 
-    A narrow ReLU may be born dead, so a tensor has four starts in which to move once.
+    A narrow ReLU may be born dead, so a tensor has four starts in which to move once. A method that trains nothing has
+    nothing to move: that it has no gradients at all is for `tensors` to see.
     """
+    if not trial.cost.trained:
+        return
     never: set[str] | None = None
     for seed in range(4):
         still = _trained_once(trial, seed)

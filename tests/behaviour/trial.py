@@ -95,8 +95,13 @@ class Trial:
         return tiny.loss(model, self.family)
 
     def train(self, model: nn.Module, steps: int, *, plain: bool = False) -> list[float]:
-        """A few optimiser steps on what requires a gradient (Adam; gradient descent if `plain`). Returns the losses."""
+        """A few optimiser steps on what requires a gradient (Adam; gradient descent if `plain`). Returns the losses.
+
+        Where nothing does, because a method only puts together what was trained before, there are none.
+        """
         moving = [p for p in model.parameters() if p.requires_grad]
+        if not moving:
+            return []
         optimiser = torch.optim.SGD(moving, lr=0.01) if plain else torch.optim.Adam(moving, lr=0.01)
         losses = []
         for _ in range(steps):

@@ -1,0 +1,96 @@
+"""MonteCLoRA: Bayesian reparameterisation of low-rank adaptation (seth2024monteclora; peft's MontecloraSampler).
+
+    h = W_0 x + (alpha / r) B (A + s sum_n w_n diag(v)^(1/2) Z_n) x        while training, else without the noise
+    Z_n standard normal, v = e^(2 rho) times the diagonal of a Wishart draw (chi-square with r degrees of freedom),
+    w = softmax of a Gaussian with the mean and variance of log Dirichlet(e^kappa)
+
+Trained beside every targeted weight: A (r, d_in), B (d_out, r), rho (r), kappa (num_samples). At inference the mean is
+kept, a LoRA, and is added to W_0. A training loop adds `penalty(model)` to its loss.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Chi2, Dirichlet, kl_divergence
+
+from . import _kit as kit
+from .lora import LoRA
+
+TINY_VARIANCE = 1e-3
+
+
+class Sampled(LoRA):
+    """The correction beside one weight, and the noise on its first factor."""
+
+    def __init__(
+        self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, num_samples: int, sample_scaler: float
+    ):
+        super().__init__(d_in, d_out, r=r, alpha=alpha, dropout=dropout)
+        self.rho = nn.Parameter(torch.rand(r))
+        self.kappa = nn.Parameter(torch.rand(num_samples))
+        self.sample_scaler = sample_scaler
+
+    def weights(self) -> Tensor:
+        """A draw of how the samples are weighed, (num_samples,)."""
+        alpha, n = self.kappa.exp(), len(self.kappa)
+        variance = (1 - 2 / n) / alpha + (1 / alpha).sum() / n**2
+        logits = self.kappa - self.kappa.mean() + variance.clamp(min=TINY_VARIANCE).sqrt() * torch.randn_like(alpha)
+        return logits.softmax(0)
+
+    def noise(self) -> Tensor:
+        """A draw of what is added to A, (r, d_in)."""
+        r = len(self.rho)
+        variance = (2 * self.rho).exp() * Chi2(self.rho.new_tensor(float(r))).sample((r,))
+        samples = torch.randn(len(self.kappa), *self.A.shape).to(self.A)            # (num_samples, r, d_in)
+        mean = torch.tensordot(self.weights(), samples, 1)                          # (r, d_in)
+        noise: Tensor = self.sample_scaler * variance.clamp(min=TINY_VARIANCE).sqrt()[:, None] * mean
+        return noise
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        first = self.A + self.noise() if self.training else self.A
+        low: Tensor = self.dropout(x) @ first.T                     # (..., d_in) -> (..., r)
+        return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
+
+
+def penalty(model: nn.Module, *, dirichlet_prior: float = 0.1, weight: float = 1e-5) -> Tensor:
+    """`weight` times the mean divergence of the noise's distributions from their priors."""
+    children = [child for _, child in kit.at_sites(model, "monteclora", Sampled)]
+    return weight * torch.stack([divergence(child, dirichlet_prior) for child in children]).mean()
+
+
+def divergence(child: Sampled, prior: float) -> Tensor:
+    """From Dirichlet(prior) for the weights, and from the Wishart distribution with the unit scale for the widths."""
+    concentration, r = child.kappa.exp(), len(child.rho)
+    weights: Tensor = kl_divergence(Dirichlet(concentration), Dirichlet(torch.full_like(concentration, prior)))
+    widths = 0.5 * r * ((2 * child.rho).exp() - 2 * child.rho - 1).sum()
+    return weights + widths
+
+
+def apply(
+    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, num_samples: int = 8,
+    sample_scaler: float = 1e-4, targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+) -> nn.Module:
+    """Freeze the model and put a correction with noise beside every targeted weight."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        child = Sampled(
+            site.d_in, site.d_out, r=r, alpha=alpha, dropout=dropout,
+            num_samples=num_samples, sample_scaler=sample_scaler,
+        )
+        kit.attach(site, "monteclora", child)
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add the means to the weights."""
+    for site, child in kit.at_sites(model, "monteclora", Sampled):
+        site.weight.add_(child.delta())
+    kit.detach(model, "monteclora")
+    return model
+
+
+def finish(model: nn.Module) -> nn.Module:
+    """End training: what described the noise goes."""
+    for _, child in kit.at_sites(model, "monteclora", Sampled):
+        del child.rho, child.kappa
+    return model
