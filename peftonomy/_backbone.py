@@ -41,6 +41,7 @@ MAX_PARAMETERS = 2**53
 """Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
 SINGLE_LAYERS = "per_layer_config"
 """The key with which `transformers` gives single layers sizes of their own; no family here can say that."""
+MISSING: Any = object()
 
 
 class Backbone:
@@ -50,7 +51,7 @@ class Backbone:
     use. file: its record in the catalogue, None for a config of the caller's own.
     """
 
-    def __init__(self, id: str, family: Family, config: dict[str, int], file: ModelFile | None = None):  # noqa: A002
+    def __init__(self, id: str, family: Family, config: dict[str, float], file: ModelFile | None = None):  # noqa: A002
         self.id, self.family, self.config, self.file = id, family, config, file
         self._inventories: dict[tuple[str, int], Inventory] = {}
 
@@ -100,6 +101,12 @@ class Backbone:
     def layers(self) -> dict[str, int]:
         """How many layers each stack has."""
         return {name: stack.layers(self.config) for name, stack in self.family.stacks.items()}
+
+    @cached_property
+    def stack_dims(self) -> dict[str, dict[str, int]]:
+        """The sizes of each stack, where they differ from the family's."""
+        stacks = self.family.stacks.items()
+        return {name: {dim: f(self.config) for dim, f in stack.dims.items()} for name, stack in stacks}
 
     @cached_property
     def parameters(self) -> int:
@@ -228,16 +235,17 @@ def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family])
     raise ConfigError(source, "model_type", seen, f"one of {', '.join(sorted(families))}", hint)
 
 
-def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
+def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, float]:
     """What the family's formulas use, each value checked by itself and then together."""
     if raw.get(SINGLE_LAYERS):
         raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
-    values: dict[str, int] = {}
+    values: dict[str, float] = {}
     for name, key in family.config.items():
         label = key.key or name
-        found = _filled(key, label in raw, values) if raw.get(label) is None else _item(key, raw[label])
+        given = _lookup(source, raw, label)
+        found = _filled(key, given is None, values) if given in (None, MISSING) else _item(key, given)
         if found is None:
-            seen = "null" if label in raw else "nothing"
+            seen = "null" if given is None else "nothing"
             raise ConfigError(source, label, seen, f"{_expected(key)}, which {family.name} needs")
         try:
             values[name] = _value(key, found)
@@ -251,13 +259,24 @@ def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, in
     return values
 
 
-def _filled(key: ConfigKey, given: bool, above: Mapping[str, int]) -> int | bool | None:
+def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
+    """The value of a key, or of one inside an object (`text_config.hidden_size`); MISSING where there is none."""
+    outer, _, inner = label.rpartition(".")
+    holder = _lookup(source, raw, outer) if outer else raw
+    if holder is None or holder is MISSING:
+        return MISSING
+    if not isinstance(holder, Mapping):
+        raise ConfigError(source, outer, _seen(holder), "an object")
+    return holder.get(inner, MISSING)
+
+
+def _filled(key: ConfigKey, given: bool, above: Mapping[str, float]) -> float | None:
     """The value of a key that is null (`given`) or absent; None if it may not be."""
     formula = key.if_null if given and key.if_null is not None else key.default
     if formula is None:
         return None
-    value: int = formula(above)
-    return value if key.type == "int" else bool(value)
+    value: float = formula(above)
+    return value if key.type in ("int", "float") else bool(value)
 
 
 def _item(key: ConfigKey, value: Any) -> Any:
@@ -266,11 +285,13 @@ def _item(key: ConfigKey, value: Any) -> Any:
     return value[key.item] if several else value
 
 
-def _value(key: ConfigKey, value: Any) -> int:
+def _value(key: ConfigKey, value: Any) -> float:
     """The value as the formulas use it. Raises ValueError for one that the key cannot have."""
     if key.type == "int" and type(value) is int and key.min <= value <= key.max:
         return value
-    if key.type != "int" and isinstance(value, bool):
+    if key.type == "float" and type(value) in (int, float) and key.min <= value <= key.max:
+        return value
+    if key.type in ("bool", "flag") and isinstance(value, bool):
         return value
     words = value.split("|") if isinstance(value, str) else value
     if key.pattern is None or not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
@@ -281,6 +302,8 @@ def _value(key: ConfigKey, value: Any) -> int:
 def _expected(key: ConfigKey) -> str:
     if key.type == "int":
         return f"a whole number from {key.min:,} to {key.max:,}"
+    if key.type == "float":
+        return f"a number from {key.min:,} to {key.max:,}"
     return "true or false" if key.type == "bool" else "a text or a list of texts"
 
 

@@ -29,6 +29,7 @@ DIMS = ("d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv"
 vocabulary, `max_positions` is 0 where positions have no limit."""
 
 MAX_DIMENSION = 10**9
+ConfigValue = bool | int | float | str | list[int] | list[str] | None
 Keys = tuple[str | int, ...]
 
 
@@ -42,10 +43,12 @@ def _pattern(text: str) -> str:
 
 ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
 Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
-StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)$")]
+StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)(_[a-z0-9]+)?$", max_length=40)]
+"""What its layers do; where several stacks do the same, with a word of its own behind: `encoder_vision`."""
 AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
 ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
-LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}$", max_length=120)]
+LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}(\.\w+)*$", max_length=120)]
+KeyPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
 Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
 PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
 Shape = tuple[int, ...]
@@ -62,10 +65,12 @@ def formula(value: str | int) -> Any:
 class ConfigKey(Entry):
     """One thing that the family reads from config.json. Without a default it is required."""
 
-    type: Literal["int", "bool", "flag"]
-    """`flag`: a text, or a list of texts, that is asked whether one of its words matches `pattern`."""
-    key: Name | None = None
-    """The key in config.json, where it is not called as the formulas call it."""
+    type: Literal["int", "float", "bool", "flag"]
+    """`float`: a number, whole or not. `flag`: a text, or a list of texts, that is asked whether one of its words
+    matches `pattern`."""
+    key: KeyPath | None = None
+    """The key in config.json, where it is not called as the formulas call it; `text_config.hidden_size` is the key of
+    an object in it."""
     item: int | None = None
     """Which item is meant where the key may hold a list; a plain number stands for every item."""
     pattern: Annotated[str, AfterValidator(_pattern), Field(max_length=120)] | None = None
@@ -112,6 +117,8 @@ class ModuleSpec(Entry):
     tied_to: ModulePath | None = None
     """The module that owns its parameters, as long as `tied_when` holds."""
     tied_when: FormulaField = formula(1)
+    ties: list[Literal["weight", "bias"]] = Field(default=["weight", "bias"])
+    """Which of its parameters are tied."""
 
     @property
     def module_path(self) -> str:
@@ -208,14 +215,15 @@ class Parameter(ModuleSpec):
     """A tensor that no module of a known kind holds; `path` is its own name."""
 
     kind: Literal["parameter"]
-    shape: list[FormulaField] = Field(min_length=1, max_length=4)
+    shape: list[FormulaField] = Field(max_length=4)
+    """Empty for a single number."""
 
     @property
     def module_path(self) -> str:
         return self.path.rpartition(".")[0]
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
-        return 1, self.shape[-1](sizes)
+        return 1, self.shape[-1](sizes) if self.shape else 1
 
     def tensors(self, sizes: Sizes) -> Tensors:
         return ((self.path.rpartition(".")[2], tuple(size(sizes) for size in self.shape)),)
@@ -236,6 +244,13 @@ class Stack(Entry):
 
     layers: FormulaField
     path: LayerPath
+    """Where each layer is; a layer that `transformers` runs several times counts once."""
+    tasks: list[Task] | None = None
+    """The tasks in which it exists; all when absent."""
+    dims: dict[Name, FormulaField] = Field(default_factory=dict)
+    """Its own sizes where they differ from the family's `dims`. The formulas of its modules may name them."""
+    like: StackName | None = None
+    """The stack whose `attention`, `mlp` and `modules` it has too, sizes aside."""
     attention: dict[AttentionName, ModulePath]
     """The module inside the layer that holds each attention; one without modules does not exist."""
     mlp: FeedForward
@@ -260,6 +275,19 @@ class Family(Entry):
     modules: list[AnyModule]
     """What exists once."""
     stacks: dict[StackName, Stack]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alike(cls, data: Any) -> Any:
+        """The data with the parts that a stack takes over from another filled in."""
+        stacks = data.get("stacks") if isinstance(data, dict) else None
+        if not isinstance(stacks, dict) or not all(isinstance(s, dict) for s in stacks.values()):
+            return data
+        shared = ("attention", "mlp", "modules")
+        filled = {
+            name: {k: v for k, v in stacks.get(s.get("like"), {}).items() if k in shared} | s for name, s in stacks.items()
+        }
+        return data | {"stacks": filled}
 
     def task_of(self, class_name: str) -> Task:
         """The task for which `transformers` builds the class of that name. Raises UnknownName."""
@@ -286,11 +314,14 @@ class Family(Entry):
             above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
-        yield from ((("stacks", name, "layers"), s.layers, above) for name, s in self.stacks.items())
+        for name, stack in self.stacks.items():
+            yield ("stacks", name, "layers"), stack.layers, above
+            yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())
         for keys, spec in self.specs():
+            own = {*self.stacks[str(keys[1])].dims} if keys[0] == "stacks" else set()
             for inner, found in spec.formulas():
                 extra = {"layer"} if inner == ("where",) else {"num_labels"}
-                yield (*keys, *inner), found, above | extra
+                yield (*keys, *inner), found, above | own | extra
 
 
 class ModelFile(Entry):
@@ -306,7 +337,7 @@ class ModelFile(Entry):
     """What the numbers were held against: a copy of the checkpoint's config.json, dimensions that others
     state, only the parameter count that others state, or nothing."""
     note: Line | None = None
-    config: dict[Name, bool | int | float | str | list[int] | list[str] | None]
+    config: dict[Name, ConfigValue | dict[Name, ConfigValue]]
     """As in config.json; `model_type` follows from the family."""
 
 
@@ -352,6 +383,12 @@ def _contradictions(family: Family, document: Document, stem: str) -> Iterator[P
         yield _problem(document, ("default_task",), family.default_task, f"one of {', '.join(family.tasks)}")
     if missing := [name for name in DIMS if name not in family.dims]:
         yield _problem(document, ("dims",), f"no {', '.join(missing)}", f"all of {', '.join(DIMS)}")
+    for name, stack in family.stacks.items():
+        for dim in stack.dims.keys() - family.dims.keys():
+            yield _problem(document, ("stacks", name, "dims", dim), dim, f"one of {', '.join(family.dims)}")
+        for task in stack.tasks or []:
+            if task not in family.tasks:
+                yield _problem(document, ("stacks", name, "tasks"), task, f"one of {', '.join(family.tasks)}")
     for keys, found, known in family.formulas():
         try:
             found.check(known)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -24,14 +24,14 @@ from ._family import Linear, ModuleSpec, Shape, Sizes, Stack
 if TYPE_CHECKING:
     from ._backbone import Backbone
 
-__all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "role_matches"]
+__all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "joined", "role_matches"]
 
 LINEAR = ("linear", "conv1d")
 """The kinds that are linear maps: torch's Linear, and transformers' Conv1D with its transposed weight."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` leaves out."""
-SAVED_BY_PEFT = re.compile(r"(^|\.)(classifier|score)(\.|$)")
-"""Modules that peft trains in full for a classification task, and hence never targets."""
+SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
+"""Modules that peft trains in full for a classification task, and hence never targets: names that end so."""
 NUMBER = re.compile(r"(^|\.)\d+(\.|$)")
 
 
@@ -136,7 +136,10 @@ class Inventory:
 
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
         self.backbone, self.task, self.num_labels = backbone, task, num_labels
-        self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels))
+        self.stacks = {
+            name: stack for name, stack in backbone.family.stacks.items() if stack.tasks is None or task in stack.tasks
+        }
+        self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels, self.stacks))
         self._resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SiteGroup]] = {}
 
     # Counts and sizes.
@@ -153,20 +156,21 @@ class Inventory:
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """The family's sizes, the layers of all stacks together and of each, and the number of attentions."""
-        layers = self.backbone.layers
+        """Sizes: the first stack's, the layers of all stacks together and of each kind, the number of attentions."""
+        layers = {name: self.backbone.layers[name] for name in self.stacks}
         return {
             **self.backbone.dims,
+            **self.backbone.stack_dims.get(next(iter(layers), ""), {}),
             "n_layers": sum(layers.values()),
-            "n_encoder_layers": layers.get("encoder", 0),
-            "n_decoder_layers": layers.get("decoder", 0),
+            "n_encoder_layers": sum(n for name, n in layers.items() if _in_stack("encoder", name)),
+            "n_decoder_layers": sum(n for name, n in layers.items() if _in_stack("decoder", name)),
             "n_attention": sum(len(b.layers) for b in self.blocks if b.kind == "attention"),
         }
 
     def parameters(self) -> dict[str, Shape]:
         """Every parameter's name and shape, as `named_parameters()` of the built model has them."""
         return {
-            f"{path}.{name}": shape
+            joined(path, name): shape
             for module in self.modules
             for _, path in module.paths()
             for name, shape in module.parameters
@@ -175,11 +179,11 @@ class Inventory:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The attention and feed-forward blocks and the layers, stack by stack."""
-        return tuple(b for name, stack in self.backbone.family.stacks.items() for b in self._blocks(name, stack))
+        return tuple(b for name, stack in self.stacks.items() for b in self._blocks(name, stack))
 
     def _blocks(self, name: str, stack: Stack) -> Iterator[Block]:
         layers = tuple(range(self.backbone.layers[name]))
-        dims = {**self.backbone.dims, "n_layers": len(layers)}
+        dims = {**self.backbone.dims, **self.backbone.stack_dims[name], "n_layers": len(layers)}
         roles = {m.role for m in self.modules if m.stack == name}
         layer = self.backbone.family.tasks[self.task].prefix + stack.path
         for attention, path in stack.attention.items():
@@ -239,9 +243,9 @@ class Inventory:
 
     def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
         stack, _, role = pattern.rpartition(":")
-        if stack and stack not in self.backbone.family.stacks:
-            return UnknownName("stack", stack, self.backbone.family.stacks, f"in {self._name}")
-        known = dict.fromkeys(site.role for site in self._sites(kinds) if stack in ("", site.stack))
+        if stack and not any(_in_stack(stack, name) for name in self.stacks):
+            return UnknownName("stack", stack, self.stacks, f"in {self._name}")
+        known = dict.fromkeys(site.role for site in self._sites(kinds) if _in_stack(stack, site.stack))
         wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
         other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
         if other:
@@ -295,7 +299,17 @@ class Inventory:
 def role_matches(pattern: str, role: str, stack: str) -> bool:
     """Whether a pattern (a role, or with `*`; a stack and a colon may stand in front) means that role."""
     wanted_stack, _, wanted = pattern.rpartition(":")
-    return wanted_stack in ("", stack) and fnmatchcase(role, wanted)
+    return _in_stack(wanted_stack, stack) and fnmatchcase(role, wanted)
+
+
+def joined(path: str, name: str) -> str:
+    """A parameter's full name, of its module's (the model's own is "") and its own."""
+    return f"{path}.{name}" if path else name
+
+
+def _in_stack(wanted: str, stack: str) -> bool:
+    """Whether a stack is meant: by its name, by what it does (`encoder` means `encoder_vision` too) or by ""."""
+    return wanted in ("", stack, stack.partition("_")[0])
 
 
 def _means(pattern: str, site: SiteGroup) -> bool:
@@ -317,19 +331,19 @@ def _layers(module: Module, suffixes: Sequence[str]) -> list[int | None]:
     return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
-def _modules(backbone: Backbone, task: str, num_labels: int) -> Iterator[Module]:
+def _modules(backbone: Backbone, task: str, num_labels: int, stacks: Mapping[str, Stack]) -> Iterator[Module]:
     """Every module that exists in the task, those outside stacks first."""
     family, sizes = backbone.family, {**backbone.config, "num_labels": num_labels}
     prefix = family.tasks[task].prefix
     for spec in family.modules:
         if _exists(spec, task, sizes):
             yield _module(spec, "" if spec.outside else prefix, "", (), sizes)
-    for name, stack in family.stacks.items():
-        everywhere = range(backbone.layers[name])
+    for name, stack in stacks.items():
+        everywhere, own = range(backbone.layers[name]), {**sizes, **backbone.stack_dims[name]}
         for spec in stack.modules:
-            layers = tuple(n for n in everywhere if spec.where is None or spec.where({**sizes, "layer": n}))
-            if layers and _exists(spec, task, sizes):
-                yield _module(spec, f"{prefix}{stack.path}.", name, layers, sizes)
+            layers = tuple(n for n in everywhere if spec.where is None or spec.where({**own, "layer": n}))
+            if layers and _exists(spec, task, own):
+                yield _module(spec, f"{prefix}{stack.path}.", name, layers, own)
 
 
 def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
@@ -338,6 +352,7 @@ def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
 
 def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], sizes: Sizes) -> Module:
     tensors = spec.tensors(sizes)
+    tied = spec.tied_to is not None and spec.tied_when(sizes)
     d_in, d_out = spec.width(sizes)
     return Module(
         path=prefix + spec.module_path,
@@ -348,7 +363,7 @@ def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], 
         d_in=d_in,
         d_out=d_out,
         bias=any(name == "bias" for name, _ in tensors),
-        parameters=() if spec.tied_to is not None and spec.tied_when(sizes) else tensors,
+        parameters=tuple(t for t in tensors if not (tied and t[0] in spec.ties)),
         slices=tuple(_slices(spec, sizes)) if isinstance(spec, Linear) else (),
         head=spec.new,
         pretrained=spec.pretrained and not spec.new,

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 import peftonomy
 from peftonomy import Backbone
 from peftonomy._backbone import Inventory
+from peftonomy._inventory import joined
 
 __all__ = [
     "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",
@@ -145,7 +146,7 @@ def weights(model: nn.Module) -> list[Weight]:
         for module in inventory(model).modules
         for layer, path in module.paths()
         for suffix, _ in module.parameters
-        if (name := f"{path}.{suffix}") in live
+        if (name := joined(path, suffix)) in live
     ]
 
 

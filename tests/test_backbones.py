@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from peftonomy._backbone import Backbone, Family, Inventory, load_family, load_model, load_roles
 from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
 from peftonomy._yaml import load_yaml
+from tests import families as more
 
 pytestmark = pytest.mark.torch
 DATA = Path(__file__).parent.parent / "backbones"
@@ -67,6 +68,7 @@ TINY: dict[str, dict[str, Any]] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "vit": VIT,
+    **{model_type: config for model_type, (_, config) in more.TINY.items()},
 }
 CROSS = {"is_decoder": True, "add_cross_attention": True}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -91,6 +93,22 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", LLAMA | {"num_key_value_heads": None}),
     ("vit", VIT | {"image_size": [48, 33], "patch_size": [12, 5], "num_channels": 2, "qkv_bias": False}),
     ("vit", VIT | {"image_size": 30, "patch_size": 7, "pooler_output_size": 9}),
+    ("electra", BERT | CROSS | {"embedding_size": 12, "type_vocab_size": 5}),
+    ("xlm-roberta", BERT | CROSS | {"type_vocab_size": 1, "tie_word_embeddings": False}),
+    ("albert", BERT | {"num_hidden_layers": 5, "embedding_size": 12}),
+    ("deberta", BERT | {"embedding_size": 7, "position_biased_input": False, "type_vocab_size": 3}),
+    ("deberta", BERT | {"relative_attention": True, "pos_att_type": "c2p", "max_relative_positions": 9}),
+    ("deberta", BERT | {"talking_head": True}),
+    ("modernbert", TINY["modernbert"] | {
+        "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True,
+    }),
+    *((family, TINY[family] | {"tie_word_embeddings": False}) for family in ("bart", "mbart", "pegasus", "whisper")),
+    ("mt5", TINY["mt5"] | {"feed_forward_proj": "relu", "num_decoder_layers": None}),
+    ("whisper", TINY["whisper"] | {"use_weighted_layer_sum": True}),
+    ("clip", {"text_config": None, "vision_config": {"patch_size": 14, "num_channels": 1}}),
+    ("dinov2", TINY["dinov2"] | {"use_swiglu_ffn": True, "mlp_ratio": 4}),
+    ("dinov2", TINY["dinov2"] | {"use_mask_token": False, "qkv_bias": False, "image_size": [48, 33], "patch_size": [12, 5]}),
+    ("swin", TINY["swin"] | {"use_absolute_embeddings": True, "qkv_bias": False, "mlp_ratio": 3, "image_size": [48, 33]}),
 ]
 KINDS: dict[str, tuple[type, ...]] = {
     "linear": (torch.nn.Linear,),
@@ -251,6 +269,7 @@ def test_defaults_are_those_of_transformers(model_type: str) -> None:
     """Only the sizes that make a model itself have no default; what is left out means what it means there."""
     family = FAMILIES[model_type]
     needed = {n: TINY[model_type][n] for n, key in family.config.items() if key.default is None}
+    needed |= {n: v for n, v in TINY[model_type].items() if n.endswith("_token_id")}  # must be within the vocabulary
     if model_type == "mistral":
         needed["num_attention_heads"] = 8  # its 8 key-value heads cannot share 4
     if model_type == "qwen2":
@@ -455,6 +474,20 @@ SUFFIXES: dict[str, list[list[str] | str]] = {
     "mistral": [["q_proj", "o_proj"], ["self_attn.k_proj"]],
     "qwen2": [["q_proj", "k_proj"], ["down_proj"]],
     "vit": [["q_proj", "v_proj"], ["attention.o_proj"], ["fc1"]],
+    "distilbert": [["q_lin", "v_lin"], ["ffn.lin1"], ["1.attention.k_lin"]],
+    "electra": [["query", "value"], ["dense"], ["embeddings_project"]],
+    "xlm-roberta": [["query", "value"], ["layer.2.output.dense"]],
+    "albert": [["query", "value"], ["ffn"], ["attention.dense"], ["1.albert_layers.0.ffn_output"]],
+    "deberta": [["in_proj"], ["dense"], ["pos_proj", "pos_q_proj"]],
+    "modernbert": [["Wqkv"], ["attn.Wo", "Wi"]],
+    "bart": [["q_proj", "v_proj"], ["encoder_attn.k_proj"], ["fc1", "out_proj"]],
+    "mbart": [["q_proj", "v_proj"], ["decoder.layers.1.fc2"]],
+    "pegasus": [["q_proj", "v_proj"], ["encoder_attn.out_proj"]],
+    "mt5": [["q", "v"], ["wi_0", "wo"], ["EncDecAttention.k"]],
+    "whisper": [["q_proj", "v_proj"], ["encoder.layers.1.self_attn.k_proj", "fc2"]],
+    "clip": [["q_proj", "v_proj"], ["vision_model.encoder.layers.1.mlp.fc1", "k_proj"]],
+    "dinov2": [["q_proj", "v_proj"], ["fc2"]],
+    "swin": [["q_proj", "v_proj"], ["reduction"], ["layers.2.blocks.1.mlp.fc1", "blocks.0.attention.o_proj"]],
 }  # fmt: skip
 PEFT_CASES = [
     pytest.param(model_type, task, suffixes, id=f"{model_type}-{task}-{suffixes}")
@@ -466,7 +499,8 @@ PEFT_CASES = [
 
 def targeted_by_peft(model_type: str, task: str, suffixes: list[str] | str) -> set[str]:
     model = built(FAMILIES[model_type], task, TINY[model_type])
-    task_type = "SEQ_2_SEQ_LM" if (model_type, task) == ("t5", "causal_lm") else TASK_TYPES[task]
+    generates = FAMILIES[model_type].kind == "encoder_decoder" and task == "causal_lm"
+    task_type = "SEQ_2_SEQ_LM" if generates else TASK_TYPES[task]
     config = peft.LoraConfig(r=2, target_modules=suffixes, task_type=task_type, fan_in_fan_out=model_type == "gpt2")
     adapted: Any = peft.get_peft_model(model, config)
     return set(adapted.base_model.targeted_module_names)

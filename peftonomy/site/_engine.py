@@ -24,6 +24,8 @@ from ._site import Site
 
 __all__ = ["script"]
 
+NUMBERS = ("int", "float")
+
 
 def script(site: Site) -> str:
     """The text of `assets/data.js`."""
@@ -195,7 +197,7 @@ def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
         "name": name, "key": key.key, "type": key.type, "item": key.item,
         "pattern": None if key.pattern is None else _pattern(key.pattern),
         "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
-        "min": key.min if key.type == "int" else None, "max": key.max if key.type == "int" else None,
+        "min": key.min if key.type in NUMBERS else None, "max": key.max if key.type in NUMBERS else None,
     })  # fmt: skip
 
 
@@ -209,6 +211,7 @@ def _stack(stack: Stack, formulas: Formulas) -> dict[str, Any]:
     return {
         "layers": formulas.add(stack.layers), "keys": sorted(stack.layers.names), "path": stack.path,
         "attention": stack.attention, "modules": [_spec(spec, formulas) for spec in stack.modules],
+        "tasks": stack.tasks, "dims": {name: formulas.add(f) for name, f in stack.dims.items()},
     }  # fmt: skip
 
 
@@ -217,6 +220,7 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
         "kind": spec.kind, "path": spec.module_path, "role": spec.role, "tasks": spec.tasks, "outside": spec.outside,
         "new": spec.new, "absent": not spec.pretrained, "when": _unless(spec.when, 1, formulas),
         "where": formulas.add(spec.where), "tied": spec.tied_to is not None and formulas.add(spec.tied_when),
+        "ties": None if spec.tied_to is None else spec.ties,
     }  # fmt: skip
     if isinstance(spec, Linear | Conv):
         record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": _unless(spec.bias, 0, formulas)}
