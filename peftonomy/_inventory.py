@@ -355,7 +355,7 @@ def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], 
     tied = spec.tied_to is not None and spec.tied_when(sizes)
     d_in, d_out = spec.width(sizes)
     return Module(
-        path=prefix + spec.module_path,
+        path=(prefix + spec.module_path).removesuffix("."),  # a tensor may belong to the layer or the model itself
         role=spec.role,
         stack=stack,
         layers=layers,

@@ -343,7 +343,7 @@ var peft = (function () {
     var bias = parameters.some(function (p) { return p[0] === "bias"; });
     if (given(spec.tied) && size(spec.tied)) parameters = parameters.filter(function (p) { return spec.ties.indexOf(p[0]) < 0; });
     return {
-      path: prefix + spec.path, role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
+      path: (prefix + (spec.path || "")).replace(/\.$/, ""), role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
       parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
       numel: countOf(layers) * parameters.reduce(function (n, p) { return n + product(p[1]); }, 0),
       slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; })
