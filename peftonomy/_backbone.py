@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Backbone:
     use. file: its record in the catalogue, None for a config of the caller's own.
     """
 
-    def __init__(self, id: str, family: Family, config: dict[str, float], file: ModelFile | None = None):  # noqa: A002
+    def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
         self.id, self.family, self.config, self.file = id, family, config, file
         self._inventories: dict[tuple[str, int], Inventory] = {}
 
@@ -235,20 +235,20 @@ def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family])
     raise ConfigError(source, "model_type", seen, f"one of {', '.join(sorted(families))}", hint)
 
 
-def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, float]:
+def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the family's formulas use, each value checked by itself and then together."""
     if raw.get(SINGLE_LAYERS):
         raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for name, key in family.config.items():
-        label = key.key or name
-        given = _lookup(source, raw, label)
-        found = _filled(key, given is None, values) if given in (None, MISSING) else _item(key, given)
+        label, given = _given(source, raw, (key.key or name, *key.aliases))
+        filled = given in (None, MISSING)
+        found = _filled(key, given is None, values) if filled else _item(key, given)
         if found is None:
             seen = "null" if given is None else "nothing"
             raise ConfigError(source, label, seen, f"{_expected(key)}, which {family.name} needs")
         try:
-            values[name] = _value(key, found)
+            values[name] = found if filled and key.type == "layers" else _value(key, found, values)
         except ValueError:
             raise ConfigError(source, label, _seen(found), _expected(key)) from None
     for formula in family.requires:
@@ -257,6 +257,12 @@ def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, fl
             seen = ", ".join(f"{n} = {values[n]}" for n in names)
             raise ConfigError(source, " and ".join(names), seen, f"{formula.source}, as in {family.name}")
     return values
+
+
+def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
+    """The first of a key's names under which the config has something, and what; else its own name, null or MISSING."""
+    found = [(label, _lookup(source, raw, label)) for label in labels]
+    return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
 
 
 def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
@@ -270,13 +276,21 @@ def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
     return holder.get(inner, MISSING)
 
 
-def _filled(key: ConfigKey, given: bool, above: Mapping[str, float]) -> float | None:
+def _filled(key: ConfigKey, given: bool, above: Mapping[str, Any]) -> Any:
     """The value of a key that is null (`given`) or absent; None if it may not be."""
     formula = key.if_null if given and key.if_null is not None else key.default
     if formula is None:
         return None
-    value: float = formula(above)
+    if key.type == "layers":
+        return tuple(n for n in _layers(key, above) if formula({**above, "layer": n}))
+    value = formula(above)
     return value if key.type in ("int", "float") else bool(value)
+
+
+def _layers(key: ConfigKey, above: Mapping[str, Any]) -> range:
+    """All layers that a key is about."""
+    assert key.over is not None
+    return range(min(key.over(above), MAX_LAYERS))
 
 
 def _item(key: ConfigKey, value: Any) -> Any:
@@ -285,8 +299,10 @@ def _item(key: ConfigKey, value: Any) -> Any:
     return value[key.item] if several else value
 
 
-def _value(key: ConfigKey, value: Any) -> float:
+def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
     """The value as the formulas use it. Raises ValueError for one that the key cannot have."""
+    if key.type == "layers":
+        return _chosen(key, value, _layers(key, above))
     if key.type == "int" and type(value) is int and key.min <= value <= key.max:
         return value
     if key.type == "float" and type(value) in (int, float) and key.min <= value <= key.max:
@@ -299,7 +315,21 @@ def _value(key: ConfigKey, value: Any) -> float:
     return any(re.fullmatch(key.pattern, word.strip()) for word in words)
 
 
+def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
+    """The layers that a list names, or at which it has a matching word. Raises ValueError."""
+    kind = int if key.pattern is None else str
+    if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
+        raise ValueError
+    if key.pattern is None:
+        return tuple(n for n in layers if n in value)
+    if len(value) < len(layers):
+        raise ValueError
+    return tuple(n for n in layers if re.fullmatch(key.pattern, value[n]))
+
+
 def _expected(key: ConfigKey) -> str:
+    if key.type == "layers":
+        return "a list of layers' numbers" if key.pattern is None else "a list with a word for each layer"
     if key.type == "int":
         return f"a whole number from {key.min:,} to {key.max:,}"
     if key.type == "float":

@@ -29,7 +29,7 @@ DIMS = ("d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv"
 vocabulary, `max_positions` is 0 where positions have no limit."""
 
 MAX_DIMENSION = 10**9
-ConfigValue = bool | int | float | str | list[int] | list[str] | None
+ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
 Keys = tuple[str | int, ...]
 
 
@@ -65,17 +65,23 @@ def formula(value: str | int) -> Any:
 class ConfigKey(Entry):
     """One thing that the family reads from config.json. Without a default it is required."""
 
-    type: Literal["int", "float", "bool", "flag"]
+    type: Literal["int", "float", "bool", "flag", "layers"]
     """`float`: a number, whole or not. `flag`: a text, or a list of texts, that is asked whether one of its words
-    matches `pattern`."""
+    matches `pattern`. `layers`: a list of layers' numbers, or with a `pattern` of a word for each layer; only a
+    `where` names it, and asks whether its layer is among them (or has a word that matches)."""
     key: KeyPath | None = None
     """The key in config.json, where it is not called as the formulas call it; `text_config.hidden_size` is the key of
     an object in it."""
+    aliases: list[KeyPath] = Field(default_factory=list)
+    """Other keys that mean the same; the first of all that is there and not null counts."""
     item: int | None = None
     """Which item is meant where the key may hold a list; a plain number stands for every item."""
     pattern: Annotated[str, AfterValidator(_pattern), Field(max_length=120)] | None = None
+    over: FormulaField | None = None
+    """How many layers there are, where it is about `layers`."""
     default: FormulaField | None = None
-    """Its value where the key is absent: the default of `transformers`, over the keys declared above it."""
+    """Its value where the key is absent: the default of `transformers`, over the keys declared above it (and for
+    `layers` over `layer`: whether that one belongs to them)."""
     if_null: FormulaField | None = None
     """Its value where the key is null, if that is not the default."""
     min: int = 1
@@ -83,8 +89,10 @@ class ConfigKey(Entry):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.type == "flag") != (self.pattern is not None):
+        if self.type != "layers" and (self.type == "flag") != (self.pattern is not None):
             raise ValueError("`pattern` belongs to a flag, and a flag needs it")
+        if (self.type == "layers") != (self.over is not None):
+            raise ValueError("`over` belongs to layers, and layers need it")
         return self
 
 
@@ -154,6 +162,9 @@ class Linear(ModuleSpec):
     bias: FormulaField = formula(0)
     slices: dict[PlainRole, FormulaField] = Field(default_factory=dict)
     """The roles that a fused module holds, and how many output features each has, in order."""
+    groups: FormulaField = formula(1)
+    """Into how many equal groups of outputs each slice is spread, where each head keeps its queries, keys and values
+    together."""
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
         return self.in_(sizes), self.out(sizes)
@@ -201,13 +212,17 @@ class Norm(ModuleSpec):
 
     kind: Literal["norm"]
     size: FormulaField
+    heads: FormulaField | None = None
+    """How many heads have a gain of their own: the weight is then `[heads, size]`."""
     bias: FormulaField = formula(0)
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
         return self.size(sizes), self.size(sizes)
 
     def tensors(self, sizes: Sizes) -> Tensors:
-        shape = (self.size(sizes),)
+        shape: Shape = (self.size(sizes),)
+        if self.heads is not None:
+            shape = (self.heads(sizes), *shape)
         return (("weight", shape), ("bias", shape)) if self.bias(sizes) else (("weight", shape),)
 
 
@@ -272,6 +287,9 @@ class Family(Entry):
     """The sizes that methods may use (see `DIMS`), over the keys of `config`."""
     default_task: Task
     tasks: dict[Task, TaskClass]
+    expert_names: list[Name] = Field(default_factory=list)
+    """Names of modules by which peft means tensors of experts, since older checkpoints called those so. It then leaves
+    alone the modules that do have such a name: neither they nor "all-linear" choose anything here."""
     modules: list[AnyModule]
     """What exists once."""
     stacks: dict[StackName, Stack]
@@ -296,6 +314,11 @@ class Family(Entry):
             raise UnknownName("model class", class_name, classes, f"of family {self.model_type}")
         return classes[class_name]
 
+    @property
+    def layered(self) -> list[str]:
+        """The config's keys that differ from layer to layer."""
+        return [name for name, key in self.config.items() if key.type == "layers"]
+
     def specs(self) -> Iterator[tuple[Keys, ModuleSpec]]:
         """Every module with its place in the file."""
         for i, spec in enumerate(self.modules):
@@ -308,10 +331,12 @@ class Family(Entry):
         """Every formula with its place and the names that it may use there."""
         above: set[str] = set()
         for name, key in self.config.items():
-            for label in ("default", "if_null"):
+            for label in ("over", "default", "if_null"):
                 if (found := getattr(key, label)) is not None:
-                    yield ("config", name, label), found, set(above)
-            above.add(name)
+                    known = above | {"layer"} if key.type == "layers" and label != "over" else set(above)
+                    yield ("config", name, label), found, known
+            if key.type != "layers":
+                above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
         for name, stack in self.stacks.items():
@@ -320,7 +345,7 @@ class Family(Entry):
         for keys, spec in self.specs():
             own = {*self.stacks[str(keys[1])].dims} if keys[0] == "stacks" else set()
             for inner, found in spec.formulas():
-                extra = {"layer"} if inner == ("where",) else {"num_labels"}
+                extra = {"layer", *self.layered} if inner == ("where",) else {"num_labels"}
                 yield (*keys, *inner), found, above | own | extra
 
 

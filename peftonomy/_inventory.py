@@ -44,7 +44,8 @@ class Module:
     kind: linear, conv1d, conv, embedding, norm or parameter (a bare tensor; `path` is the module holding it).
     d_in, d_out: features in and out. bias: whether it adds one.
     parameters: what it owns in each layer, as (name after the path, shape); a tied module owns nothing.
-    slices: of a fused module, (role, start, stop) over its outputs.
+    slices: of a fused module, (role, start, stop) over its outputs; where these fall into several `groups` (heads that
+        lie one after the other), over the outputs as they are once each role's share of every group is put together.
     head: whether it is made new for the task. pretrained: whether the published checkpoint holds it.
     """
 
@@ -58,6 +59,7 @@ class Module:
     bias: bool
     parameters: tuple[tuple[str, Shape], ...]
     slices: tuple[tuple[str, int, int], ...]
+    groups: int
     head: bool
     pretrained: bool
 
@@ -184,11 +186,11 @@ class Inventory:
     def _blocks(self, name: str, stack: Stack) -> Iterator[Block]:
         layers = tuple(range(self.backbone.layers[name]))
         dims = {**self.backbone.dims, **self.backbone.stack_dims[name], "n_layers": len(layers)}
-        roles = {m.role for m in self.modules if m.stack == name}
         layer = self.backbone.family.tasks[self.task].prefix + stack.path
         for attention, path in stack.attention.items():
-            if any(role.startswith(f"{attention}.") for role in roles):
-                yield Block("attention", attention, name, layers, f"{layer}.{path}", "", "", dims)
+            inside = [m for m in self.modules if m.stack == name and m.role.startswith(f"{attention}.")]
+            if having := tuple(sorted({n for m in inside for n in m.layers})):
+                yield Block("attention", attention, name, having, f"{layer}.{path}", "", "", dims)
         yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
         yield Block("layer", "layer", name, layers, layer, "", "", dims)
 
@@ -262,18 +264,26 @@ class Inventory:
 
         A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
         output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
-        others that find something.
+        others that find something. So is one by which peft means tensors of experts.
         """
         linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
         if isinstance(suffixes, str):
             if suffixes.lower() != "all-linear":
                 raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
+            if self.backbone.family.expert_names:
+                raise self._experts("all-linear")
             return [_site(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
         for suffix in suffixes:
+            if suffix.rpartition(".")[2] in self.backbone.family.expert_names:
+                raise self._experts(suffix)
             if not any(_layers(m, [suffix]) for m in linear):
                 raise self._no_suffix(suffix, linear)
         found = ((m, _layers(m, suffixes)) for m in linear)
         return [_site(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
+
+    def _experts(self, suffix: str) -> UsageError:
+        found = f"target module {shown(suffix)!r} of {self._name} means tensors of experts in peft"
+        return UsageError(f"{found}, which are no linear modules; choose roles, or other modules")
 
     def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
         what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
@@ -341,9 +351,14 @@ def _modules(backbone: Backbone, task: str, num_labels: int, stacks: Mapping[str
     for name, stack in stacks.items():
         everywhere, own = range(backbone.layers[name]), {**sizes, **backbone.stack_dims[name]}
         for spec in stack.modules:
-            layers = tuple(n for n in everywhere if spec.where is None or spec.where({**own, "layer": n}))
+            layers = tuple(n for n in everywhere if spec.where is None or spec.where(_at(n, family.layered, own)))
             if layers and _exists(spec, task, own):
                 yield _module(spec, f"{prefix}{stack.path}.", name, layers, own)
+
+
+def _at(layer: int, layered: Sequence[str], sizes: Sizes) -> Sizes:
+    """What a formula sees at one layer."""
+    return {**sizes, "layer": layer, **{name: layer in sizes[name] for name in layered}}
 
 
 def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
@@ -365,6 +380,7 @@ def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], 
         bias=any(name == "bias" for name, _ in tensors),
         parameters=tuple(t for t in tensors if not (tied and t[0] in spec.ties)),
         slices=tuple(_slices(spec, sizes)) if isinstance(spec, Linear) else (),
+        groups=spec.groups(sizes) if isinstance(spec, Linear) else 1,
         head=spec.new,
         pretrained=spec.pretrained and not spec.new,
     )

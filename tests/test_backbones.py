@@ -23,6 +23,7 @@ from peftonomy._backbone import Backbone, Family, Inventory, load_family, load_m
 from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
 from peftonomy._yaml import load_yaml
 from tests import families as more
+from tests import families_decoders as decoders
 
 pytestmark = pytest.mark.torch
 DATA = Path(__file__).parent.parent / "backbones"
@@ -128,10 +129,12 @@ TINY: dict[str, dict[str, Any]] = {
     "qwen2": LLAMA,
     "vit": VIT,
     **{model_type: config for model_type, (_, config) in more.TINY.items()},
+    **{model_type: config for model_type, (_, config) in decoders.TINY.items()},
 }
 CROSS = {"is_decoder": True, "add_cross_attention": True}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *TINY.items(),
+    *decoders.VARIANTS,
     ("bert", BERT | CROSS | {"type_vocab_size": 5, "tie_word_embeddings": False}),
     ("roberta", BERT | CROSS | {"type_vocab_size": 1, "tie_word_embeddings": False}),
     ("deberta-v2", BERT),
@@ -337,10 +340,11 @@ def test_defaults_are_those_of_transformers(model_type: str) -> None:
     family = FAMILIES[model_type]
     needed = {n: TINY[model_type][n] for n, key in family.config.items() if key.default is None}
     needed |= {n: v for n, v in TINY[model_type].items() if n.endswith("_token_id")}  # must be within the vocabulary
-    if model_type == "mistral":
-        needed["num_attention_heads"] = 8  # its 8 key-value heads cannot share 4
-    if model_type == "qwen2":
-        needed |= {"num_attention_heads": 32, "hidden_size": 64}
+    needed |= {n: v for n, v in TINY[model_type].items() if n == "attention_types"}  # one for each layer
+    sharing = family.config.get("num_key_value_heads")
+    if sharing is not None and sharing.default is not None and sharing.default.literal is not None:
+        heads = int(sharing.default.literal)  # more than a tiny model has
+        needed |= {"num_attention_heads": heads, "hidden_size": 2 * heads}
     theirs = transformers.AutoConfig.for_model(model_type, **needed)
     ours = Backbone.from_config(needed | {"model_type": model_type}, families=FAMILIES)
     assert Backbone.from_config(theirs.to_dict(), families=FAMILIES).config == ours.config
@@ -468,6 +472,35 @@ def test_a_role_on_a_fused_module_is_its_slice() -> None:
     assert (whole.start, whole.stop, whole.whole) == (0, 36, True)
 
 
+FUSED = [
+    (model_type, config)
+    for model_type, config in VARIANTS
+    if not config.get("add_cross_attention")
+    and any(spec.role == "attn.qkv" for _, spec in FAMILIES[model_type].specs())
+]
+
+
+@pytest.mark.parametrize(("model_type", "config"), FUSED)
+def test_slices_are_what_the_attention_takes_them_for(model_type: str, config: dict[str, Any]) -> None:
+    """The slice `attn.v` of what a fused module puts out is what the model keeps as its values."""
+    backbone = Backbone.from_config(config | {"model_type": model_type}, families=FAMILIES)
+    (group,) = backbone.inventory("causal_lm").resolve_roles(["attn.v"])
+    module = group.module
+    made = transformers.AutoConfig.for_model(model_type, **config)
+    live = getattr(transformers, backbone.family.tasks["causal_lm"].class_)(made).eval()
+    outputs: list[torch.Tensor] = []
+    for _, path in module.paths():
+        live.get_submodule(path).register_forward_hook(lambda m, args, output: outputs.append(output))
+    cache = live(torch.arange(5)[None], use_cache=True).past_key_values
+    for layer, output in zip(cache.layers, outputs, strict=True):
+        part = [stop - start for _, start, stop in module.slices]
+        together = output[0].unflatten(-1, (module.groups, -1)).split([n // module.groups for n in part], dim=-1)
+        parts = torch.cat([piece.flatten(1) for piece in together], dim=-1)
+        repeated = len(layer.values[0]) // backbone.dims["n_kv_heads"]
+        kept = layer.values[0][::repeated].transpose(0, 1).flatten(1)
+        assert torch.equal(parts[:, group.start : group.stop], kept)
+
+
 def test_a_pattern_takes_a_fused_module_apart() -> None:
     inventory = tiny("gpt2", add_cross_attention=True)
     names = [site.role for site in inventory.resolve_roles(["attn.*"])]
@@ -555,14 +588,15 @@ SUFFIXES: dict[str, list[list[str] | str]] = {
     "clip": [["q_proj", "v_proj"], ["vision_model.encoder.layers.1.mlp.fc1", "k_proj"]],
     "dinov2": [["q_proj", "v_proj"], ["fc2"]],
     "swin": [["q_proj", "v_proj"], ["reduction"], ["layers.2.blocks.1.mlp.fc1", "blocks.0.attention.o_proj"]],
+    **decoders.SUFFIXES,
 }  # fmt: skip
 PEFT_FAILS = ("distilbert", "seq_cls", "all-linear")
 PEFT_CASES = [
     pytest.param(model_type, task, suffixes, id=f"{model_type}-{task}-{suffixes}")
     for model_type, family in FAMILIES.items()
     for task in family.tasks
-    for suffixes in [*SUFFIXES[model_type], "all-linear"]
-    if (model_type, task, suffixes) != PEFT_FAILS
+    for suffixes in [*SUFFIXES.get(model_type, [["q_proj", "v_proj"]]), "all-linear"]
+    if (model_type, task, suffixes) != PEFT_FAILS and (suffixes != "all-linear" or not family.expert_names)
 ]
 
 
@@ -581,6 +615,32 @@ def test_suffixes_mean_what_they_mean_in_peft(model_type: str, task: str, suffix
     sites = tiny(model_type, task).resolve_suffixes(suffixes)
     assert {path for site in sites for _, path in site.paths()} == targeted_by_peft(model_type, task, suffixes)
     assert all(site.whole for site in sites)
+
+
+EXPERTS = [model_type for model_type, family in FAMILIES.items() if family.expert_names]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", EXPERTS)
+def test_names_by_which_peft_means_tensors_of_experts_are_refused(model_type: str) -> None:
+    family = FAMILIES[model_type]
+    for suffix in family.expert_names:
+        for suffixes in ([suffix], ["o_proj", f"mlp.{suffix}"], "all-linear"):
+            with pytest.raises(UsageError, match="means tensors of experts in peft, which are no linear modules"):
+                tiny(model_type).resolve_suffixes(suffixes)
+    config = peft.LoraConfig(target_modules=set(family.expert_names), task_type="CAUSAL_LM")
+    peft.get_peft_model(built(family, "causal_lm", TINY[model_type]), config)
+    assert config.target_modules == set()
+    assert config.target_parameters == {"gate.weight", "gate_up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_no_other_family_has_names_that_peft_takes_otherwise(model_type: str) -> None:
+    from peft.utils import transformers_weight_conversion as theirs
+    from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN as ALIKE
+
+    renamed = theirs._MOE_TARGET_MODULE_MAPPING.get(ALIKE.get(model_type, ""), {})
+    assert set(FAMILIES[model_type].expert_names) == set(renamed)
 
 
 @pytest.mark.filterwarnings("ignore")

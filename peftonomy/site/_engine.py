@@ -181,6 +181,7 @@ def _model(model: Backbone) -> dict[str, Any]:
 def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
     return {
         "name": family.name, "kind": family.kind, "default_task": family.default_task,
+        "expert_names": family.expert_names,
         "tasks": {name: task.prefix for name, task in family.tasks.items()},
         "config": [_key(name, key, formulas) for name, key in family.config.items()],
         "requires": [
@@ -194,9 +195,9 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
 
 def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
     return _filled({
-        "name": name, "key": key.key, "type": key.type, "item": key.item,
+        "name": name, "key": key.key, "aliases": key.aliases, "type": key.type, "item": key.item,
         "pattern": None if key.pattern is None else _pattern(key.pattern),
-        "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
+        "over": formulas.add(key.over), "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
         "min": key.min if key.type in NUMBERS else None, "max": key.max if key.type in NUMBERS else None,
     })  # fmt: skip
 
@@ -229,7 +230,8 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
     if isinstance(spec, Conv):
         record |= {"kernel": formulas.each(spec.kernel), "groups": formulas.add(spec.groups)}
     if isinstance(spec, Norm):
-        record |= {"size": formulas.add(spec.size), "bias": _unless(spec.bias, 0, formulas)}
+        record |= {"size": formulas.add(spec.size), "heads": formulas.add(spec.heads)}
+        record |= {"bias": _unless(spec.bias, 0, formulas)}
     if isinstance(spec, Embedding | Parameter):
         record |= {"shape": formulas.each(spec.shape)}
     if isinstance(spec, Parameter):

@@ -199,6 +199,7 @@ var peft = (function () {
   function at(raw, key) { return Object.prototype.hasOwnProperty.call(raw, key) ? raw[key] : undefined; }
 
   function expected(key) {
+    if (key.type === "layers") return key.pattern ? "a list with a word for each layer" : "a list of layers' numbers";
     if (key.type === "int" || key.type === "float") return (key.type === "int" ? "a whole number from " : "a number from ") + grouped(key.min) + " to " + grouped(key.max);
     return key.type === "bool" ? "true or false" : "a text or a list of texts";
   }
@@ -213,20 +214,33 @@ var peft = (function () {
     var pattern = new RegExp(key.pattern[0], key.pattern[1]);
     return words.some(function (word) { return pattern.test(word.trim()); });
   }
+  function layersOver(key, values) { return range(0, Math.min(run(key.over, values), data.limits.layers)); }
+  /* The layers that a list names, or at which it has a matching word; undefined for any other value. */
+  function chosenLayers(key, value, layers) {
+    var kind = key.pattern ? "string" : "number", pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
+    if (!Array.isArray(value) || !value.every(function (v) { return typeof v === kind || (!pattern && v instanceof Beyond); })) return undefined;
+    if (!pattern) return layers.filter(function (n) { return value.indexOf(n) >= 0; });
+    return value.length < layers.length ? undefined : layers.filter(function (n) { return pattern.test(value[n]); });
+  }
+  /* What the config calls a key: its first name that is there and not null, else its own. */
+  function labelOf(source, key, raw) {
+    var names = [key.key || key.name].concat(key.aliases || []);
+    return names.filter(function (n) { return given(lookup(source, raw, n)); })[0] || names[0];
+  }
   function valuesOf(source, raw, family) {
     var values = {};
     if (truthy(at(raw, "per_layer_config"))) refuse(source, "per_layer_config", "sizes of single layers", "layers that are alike");
     family.config.forEach(function (key) {
-      var label = key.key || key.name, found = lookup(source, raw, label);
+      var label = labelOf(source, key, raw), found = lookup(source, raw, label), filled;
       if (given(found)) {
         if (given(key.item) && Array.isArray(found) && found.length > key.item) found = found[key.item];
       } else {
-        var filled = found === null && given(key.if_null) ? key.if_null : key.default;
+        filled = found === null && given(key.if_null) ? key.if_null : key.default;
         if (!given(filled)) refuse(source, label, seen(found), expected(key) + ", which " + family.name + " needs");
-        found = run(filled, values);
+        found = key.type === "layers" ? layersOver(key, values).filter(function (n) { return run(filled, merge(values, { layer: n })); }) : run(filled, values);
         if (key.type === "bool" || key.type === "flag") found = Boolean(found);
       }
-      var value = valueOf(key, found);
+      var value = key.type !== "layers" ? valueOf(key, found) : filled === undefined ? chosenLayers(key, found, layersOver(key, values)) : found;
       if (value === undefined) refuse(source, label, seen(found), expected(key));
       values[key.name] = value;
     });
@@ -279,7 +293,7 @@ var peft = (function () {
   function reduced(config) {
     var raw = typeof config === "string" ? readJson(config) : config, type = raw.model_type, made = { model_type: type };
     data.families[type].config.forEach(function (key) {
-      var names = (key.key || key.name).split("."), last = names.pop(), from = raw, to = made;
+      var names = labelOf("", key, raw).split("."), last = names.pop(), from = raw, to = made;
       names.forEach(function (name) { from = given(from) ? at(from, name) : undefined; });
       if (!given(from) || at(from, last) === undefined) return;
       names.forEach(function (name) { to = to[name] = to[name] || {}; });
@@ -306,7 +320,7 @@ var peft = (function () {
       stack.modules.forEach(function (spec) {
         var layers = [0, n];
         if (given(spec.where)) {
-          var chosen = range(0, n).filter(function (layer) { return run(spec.where, merge(own, { layer: layer })); });
+          var chosen = range(0, n).filter(function (layer) { return run(spec.where, atLayer(layer, family, own)); });
           layers = chosen.length === n ? layers : { at: chosen };
         }
         if (countOf(layers) && exists(spec, own)) modules.push(moduleOf(spec, prefix + stack.path + ".", name, layers, own));
@@ -320,6 +334,12 @@ var peft = (function () {
     if (backbone.inventories.size > 40) backbone.inventories.clear();
     backbone.inventories.set(key, found);
     return found;
+  }
+  /* What a formula sees at one layer. */
+  function atLayer(layer, family, sizes) {
+    var seen = merge(sizes, { layer: layer });
+    family.config.forEach(function (key) { if (key.type === "layers") seen[key.name] = sizes[key.name].indexOf(layer) >= 0; });
+    return seen;
   }
   /* Layers are null (exists once), [start, stop) or {at: [...]}. */
   function layersOf(layers) { return !layers ? [] : Array.isArray(layers) ? range(layers[0], layers[1]) : layers.at; }
@@ -336,7 +356,7 @@ var peft = (function () {
       parameters = [[spec.kind === "parameter" ? spec.suffix : "weight", shape]];
     } else {
       if (spec.kind === "norm") d_in = d_out = size(spec.size); else { d_in = size(spec.in); d_out = size(spec.out); }
-      shape = spec.kind === "norm" ? [d_in] : spec.kind === "linear" ? [d_out, d_in] : spec.kind === "conv1d" ? [d_in, d_out] : [d_out, fdiv(d_in, size(spec.groups))].concat(spec.kernel.map(size));
+      shape = spec.kind === "norm" ? (given(spec.heads) ? [size(spec.heads), d_in] : [d_in]) : spec.kind === "linear" ? [d_out, d_in] : spec.kind === "conv1d" ? [d_in, d_out] : [d_out, fdiv(d_in, size(spec.groups))].concat(spec.kernel.map(size));
       parameters = [["weight", shape]];
       if (flag(spec.bias)) parameters.push(["bias", [d_out]]);
     }
@@ -353,12 +373,14 @@ var peft = (function () {
     var out = [];
     stacks.forEach(function (name) {
       var n = backbone.layers[name], dims = merge(backbone.dims, backbone.own[name], { n_layers: n });
-      function add(kind, called) { out.push({ kind: kind, name: called, role: called, stack: name, layers: [0, n], n: n, dims: dims }); }
+      function add(kind, called, layers) { out.push({ kind: kind, name: called, role: called, stack: name, layers: layers, n: countOf(layers), dims: dims }); }
       Object.keys(backbone.family.stacks[name].attention).forEach(function (attention) {
-        if (modules.some(function (m) { return m.stack === name && m.role.indexOf(attention + ".") === 0; })) add("attention", attention);
+        var inside = modules.filter(function (m) { return m.stack === name && m.role.indexOf(attention + ".") === 0; });
+        var having = range(0, n).filter(function (layer) { return inside.some(function (m) { return layersOf(m.layers).indexOf(layer) >= 0; }); });
+        if (having.length) add("attention", attention, having.length === n ? [0, n] : { at: having });
       });
-      add("mlp", "mlp");
-      add("layer", "layer");
+      add("mlp", "mlp", [0, n]);
+      add("layer", "layer", [0, n]);
     });
     return out;
   }
@@ -416,9 +438,12 @@ var peft = (function () {
     var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
     if (typeof suffixes === "string") {
       if (suffixes.toLowerCase() !== "all-linear") fail("target modules: a list, or all-linear");
+      if (inv.backbone.family.expert_names.length) experts("all-linear");
       return linear.filter(function (m) { return m.role !== "head.lm"; }).map(function (m) { return siteOf(m, m.layers); });
     }
+    function experts(suffix) { fail("target module " + shown(suffix) + " means tensors of experts in peft, which are no linear modules; choose roles, or other modules"); }
     suffixes.forEach(function (suffix) {
+      if (inv.backbone.family.expert_names.indexOf(suffix.split(".").pop()) >= 0) experts(suffix);
       if (linear.some(function (m) { return layersNamed(m, [suffix]) !== undefined; })) return;
       var other = inv.modules.filter(function (m) { return m.kind !== "parameter" && layersNamed(m, [suffix]) !== undefined; })[0];
       if (other && LINEAR.indexOf(other.kind) >= 0) fail("target module " + shown(suffix) + " belongs to the task's head, which is trained in full");
