@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from . import _infer
 from ._errors import ConfigError, DataError, Problem, UnknownName, UsageError, near, shown
 from ._family import ConfigKey, Family, ModelFile, load_family, load_model_file, load_roles
 from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup, role_matches
@@ -41,6 +42,7 @@ MAX_PARAMETERS = 2**53
 """Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
 SINGLE_LAYERS = "per_layer_config"
 """The key with which `transformers` gives single layers sizes of their own; no family here can say that."""
+KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
 MISSING: Any = object()
 
 
@@ -65,12 +67,13 @@ class Backbone:
     ) -> Backbone:
         """The model that a config.json describes.
 
-        config: its content, or the path of the file or of its folder. families: by model_type. id: how
-        answers and messages call it. Raises ConfigError, in one line.
+        config: its content, or the path of the file or of its folder. families: by model_type; where they lack
+        it, `transformers` (if installed) builds the model without memory, and the roles of its modules are told from
+        their names and places. id: how answers and messages call it. Raises ConfigError, in one line.
         """
-        if isinstance(config, Mapping):
-            return _build(id or "config", config, families, id or "config")
-        return _build(str(config), read_json(Path(config)), families, id or str(config))
+        source = (id or "config") if isinstance(config, Mapping) else str(config)
+        raw = config if isinstance(config, Mapping) else read_json(Path(config))
+        return _build(source, raw, _family(source, raw, families, infer=True), id or source)
 
     @property
     def name(self) -> str:
@@ -141,7 +144,8 @@ def load_model(path: Path, *, families: Mapping[str, Family], name: str | None =
     """
     file, document = load_model_file(path, name)
     try:
-        return _build(document.path, {**file.config, "model_type": file.family}, families, file.id, file)
+        raw = {**file.config, "model_type": file.family}
+        return _build(document.path, raw, _family(document.path, raw, families, infer=False), file.id, file)
     except ConfigError as error:
         raise DataError([_at_line(problem, document) for problem in error.problems]) from None
 
@@ -156,12 +160,11 @@ def _at_line(problem: Problem, document: Document) -> Problem:
 def _build(
     source: str,
     raw: Mapping[str, Any],
-    families: Mapping[str, Family],
+    family: Family,
     name: str,
     file: ModelFile | None = None,
 ) -> Backbone:
     """The model of a config; `source` is how messages call the config."""
-    family = _family(source, raw, families)
     backbone = Backbone(name, family, _values(source, raw, family), file)
     for stack, layers in backbone.layers.items():
         if layers > MAX_LAYERS:
@@ -225,14 +228,16 @@ def _constant(text: str) -> None:
 # Reading a config.
 
 
-def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family]) -> Family:
+def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family], *, infer: bool) -> Family:
     found = raw.get("model_type")
     if isinstance(found, str) and found in families:
         return families[found]
+    if infer and isinstance(found, str) and (inferred := _infer.family(source, raw)):
+        return inferred
     matches = near(found, families) if isinstance(found, str) else []
     hint = f"did you mean {' or '.join(matches)}?" if matches else ""
     seen = "nothing" if found is None else _seen(found)
-    raise ConfigError(source, "model_type", seen, f"one of {', '.join(sorted(families))}", hint)
+    raise ConfigError(source, "model_type", seen, KNOWN_TYPES, hint)
 
 
 def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def _pattern(text: str) -> str:
     return text
 
 
-ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
+ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$", max_length=60)]
 Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
 StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)(_[a-z0-9]+)?$", max_length=40)]
 """What its layers do; where several stacks do the same, with a word of its own behind: `encoder_vision`."""
@@ -125,8 +125,8 @@ class ModuleSpec(Entry):
     tied_to: ModulePath | None = None
     """The module that owns its parameters, as long as `tied_when` holds."""
     tied_when: FormulaField = formula(1)
-    ties: list[Literal["weight", "bias"]] = Field(default=["weight", "bias"])
-    """Which of its parameters are tied."""
+    ties: list[Name] | None = None
+    """Which of its parameters are tied; all when absent."""
 
     @property
     def module_path(self) -> str:
@@ -230,7 +230,7 @@ class Parameter(ModuleSpec):
     """A tensor that no module of a known kind holds; `path` is its own name."""
 
     kind: Literal["parameter"]
-    shape: list[FormulaField] = Field(max_length=4)
+    shape: list[FormulaField] = Field(max_length=5)
     """Empty for a single number."""
 
     @property

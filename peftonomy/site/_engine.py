@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._backbone import MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
+from .._backbone import KNOWN_TYPES, MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
 from .._family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from .._formula import Formula
 from .._kb import Method
@@ -31,7 +31,7 @@ def script(site: Site) -> str:
     """The text of `assets/data.js`."""
     kb, formulas = site.kb, Formulas()
     records: dict[str, Any] = {
-        "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS},
+        "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS, "types": KNOWN_TYPES},
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
@@ -221,7 +221,7 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
         "kind": spec.kind, "path": spec.module_path, "role": spec.role, "tasks": spec.tasks, "outside": spec.outside,
         "new": spec.new, "absent": not spec.pretrained, "when": _unless(spec.when, 1, formulas),
         "where": formulas.add(spec.where), "tied": spec.tied_to is not None and formulas.add(spec.tied_when),
-        "ties": None if spec.tied_to is None else spec.ties,
+        "ties": spec.ties,
     }  # fmt: skip
     if isinstance(spec, Linear | Conv):
         record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": _unless(spec.bias, 0, formulas)}

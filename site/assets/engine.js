@@ -255,7 +255,7 @@ var peft = (function () {
   /* The model of a config; `source` is how messages call the config. */
   function built(raw, name, source) {
     var type = at(raw, "model_type"), family = typeof type === "string" ? at(data.families, type) : undefined;
-    if (!family) refuse(source, "model_type", type === null ? "nothing" : seen(type), "one of " + Object.keys(data.families).sort().join(", "));
+    if (!family) refuse(source, "model_type", type === null ? "nothing" : seen(type), data.limits.types);
     var values = valuesOf(source, raw, family), layers = {}, dims = {}, own = {}, parameters;
     function sized(formulas) {
       var made = {};
@@ -361,7 +361,7 @@ var peft = (function () {
       if (flag(spec.bias)) parameters.push(["bias", [d_out]]);
     }
     var bias = parameters.some(function (p) { return p[0] === "bias"; });
-    if (given(spec.tied) && size(spec.tied)) parameters = parameters.filter(function (p) { return spec.ties.indexOf(p[0]) < 0; });
+    if (given(spec.tied) && size(spec.tied)) parameters = parameters.filter(function (p) { return spec.ties && spec.ties.indexOf(p[0]) < 0; });
     return {
       path: (prefix + (spec.path || "")).replace(/\.$/, ""), role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
       parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
