@@ -41,7 +41,7 @@ MAX_LABELS = 1_000_000
 MAX_PARAMETERS = 2**53
 """Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
 SINGLE_LAYERS = "per_layer_config"
-"""The key with which `transformers` gives single layers sizes of their own; no family here can say that."""
+"""The key with which `transformers` gives single layers sizes of their own; no family file can say that."""
 KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
 MISSING: Any = object()
 
@@ -242,7 +242,7 @@ def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family],
 
 def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the family's formulas use, each value checked by itself and then together."""
-    if raw.get(SINGLE_LAYERS):
+    if raw.get(SINGLE_LAYERS) and family.config:  # one that was inferred has no formulas, and no need to say it
         raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
     values: dict[str, Any] = {}
     for name, key in family.config.items():

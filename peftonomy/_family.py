@@ -303,7 +303,8 @@ class Family(Entry):
             return data
         shared = ("attention", "mlp", "modules")
         filled = {
-            name: {k: v for k, v in stacks.get(s.get("like"), {}).items() if k in shared} | s for name, s in stacks.items()
+            name: {k: v for k, v in stacks.get(s.get("like"), {}).items() if k in shared} | s
+            for name, s in stacks.items()
         }
         return data | {"stacks": filled}
 

@@ -9,6 +9,7 @@ run, only that of `transformers`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -42,11 +43,14 @@ MOST_RUNS = 20
 
 # What the last word of a module's name says, in attention and in the feed-forward block.
 ATTENTION = {
-    "q": "q q_proj q_lin wq query query_proj q_attn to_q query_layer linear_q q_linear",
+    "q": "q q_proj q_lin wq query query_proj q_attn to_q query_layer linear_q q_linear q_b_proj",
     "k": "k k_proj k_lin wk key key_proj to_k key_layer linear_k k_linear",
     "v": "v v_proj v_lin wv value value_proj to_v value_layer linear_v v_linear",
     "qkv": "qkv qkv_proj wqkv c_attn query_key_value in_proj",
     "o": "o o_proj out_proj out_lin wo c_proj dense proj projection out to_out linear_out",
+    "kv": "kv kv_proj kv_b_proj",
+    "q_down": "q_a_proj",
+    "kv_down": "kv_a_proj_with_mqa",
     "pos_q": "pos_q_proj pos_query_proj",
     "pos_k": "pos_proj pos_key_proj",
 }
@@ -56,6 +60,11 @@ FEED_FORWARD = {
     "gate_up": "gate_up_proj",
     "down": "down_proj wo c_proj fc2 lin2 linear2 fc_out ffn_output down dense_4h_to_h output.dense",
 }
+EXPERTS = {
+    "gate_up": "gate_up_proj", "gate": "gate_proj w1", "up": "up_proj w3", "down": "down_proj w2",
+    "router": "gate.weight router router.weight shared_expert_gate",
+}  # fmt: skip
+NORMS = {"q": "q_norm", "k": "k_norm", "q_latent": "q_a_layernorm", "kv_latent": "kv_a_layernorm"}
 BEFORE_ATTENTION = "input_layernorm ln_1 ln1 norm1 norm_1 layer_norm1 layernorm_before sa_layer_norm"
 BEFORE_FEED_FORWARD = (
     "post_attention_layernorm ln_2 ln2 norm2 norm_2 layer_norm2 layernorm_after final_layer_norm output_layer_norm "
@@ -72,6 +81,8 @@ PARAMETERS = {
 IS_ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 IS_SEEN = r"vision|visual|image|audio|speech|encoder"
 """What stands in the path of layers that do not generate."""
+SPLIT_EXPERTS = ["gate", "gate_proj", "up_proj", "down_proj"]
+"""What peft takes for tensors of experts in a model whose older checkpoints hold each expert by itself."""
 IS_CROSS = re.compile(r"cross|enc_?dec_?att|encoder_att|xatt|src_att", re.IGNORECASE)
 
 
@@ -101,7 +112,8 @@ def _built(text: str) -> Family | str:
         config, models = _models(raw)
     except Exception as error:  # whatever the code of hundreds of models raises for a config that it rejects
         return " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    seen = [_Seen(task, model) for task, model in models.items()]
+    base_class = type(models["none"]) if "none" in models else None
+    seen = [_Seen(task, model, base_class) for task, model in models.items()]
     layers = sorted({path for s in seen for path in _layers(s.modules)}, key=_order(seen[0].modules))
     base = {m.path for m in seen[0].modules}
     for s in seen:
@@ -118,6 +130,7 @@ def _built(text: str) -> Family | str:
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
         "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
         "modules": single, "stacks": stacks,
+        "expert_names": SPLIT_EXPERTS if _splits_experts(raw["model_type"]) else [],
     })  # fmt: skip
 
 
@@ -164,6 +177,14 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
             yield value
 
 
+def _splits_experts(model_type: str) -> bool:
+    """Whether peft reads a target module as the name of an expert's own map: it follows this table of transformers."""
+    from transformers import conversion_mapping
+
+    patterns: dict[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    return patterns.get(model_type) == "qwen2_moe"
+
+
 def _kind(config: Any) -> str:
     import transformers as t
 
@@ -180,12 +201,14 @@ def _kind(config: Any) -> str:
 class _Module:
     """A module with parameters of its own, or a bare tensor: its place, its role, and the spec of a family for it.
 
-    `path` is relative to the base model, or for what is `outside` of it (a head) to the whole.
+    `path` is relative to the base model, or for what is `outside` of it (a head) to the whole. head_dim: the width of a
+    head, where the module around it knows one.
     """
 
     path: str
     spec: dict[str, Any]
     outside: bool = False
+    head_dim: int = 0
     role: str = "other"
     tie: dict[str, Any] = field(default_factory=dict)
 
@@ -197,10 +220,11 @@ class _Module:
 class _Seen:
     """One task's model and its modules."""
 
-    def __init__(self, task: str, model: Any):
+    def __init__(self, task: str, model: Any, base_class: type | None):
         self.task, self.model = task, model
-        base = model.base_model_prefix
-        self.prefix = f"{base}." if base and hasattr(model, base) else ""
+        inner = (name for name, live in model.named_modules() if name and type(live) is base_class)
+        base = next(inner, model.base_model_prefix if hasattr(model, model.base_model_prefix) else "")
+        self.prefix = f"{base}." if base else ""
         self.modules = list(_modules(model, self.prefix))
 
     def outside(self, layers: Sequence[str]) -> list[_Module]:
@@ -235,11 +259,16 @@ def _modules(model: Any, prefix: str) -> Iterator[_Module]:
         bare = {joined(place, name): {"kind": "parameter", "shape": list(p.shape)} for name, p in own.items()}
         for where, spec in ({place: whole} if whole else bare).items():
             names = own if whole else [where.rpartition(".")[2]]
-            found = _Module(where, spec, outside)
+            found = _Module(where, spec, outside, _head_dim(model, path))
             if ties := [name for name in names if name in tied]:
                 found.tie = {"tied_to": tied[ties[0]], "ties": ties}
             found.role = "head.lm" if live is output else _role(found)
             yield found
+
+
+def _head_dim(model: Any, path: str) -> int:
+    holder = model.get_submodule(path.rpartition(".")[0])
+    return _said(holder, "head_dim", "attention_head_size", "key_value_proj_dim")
 
 
 def _spec(live: Any, own: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -271,6 +300,8 @@ def _role(m: _Module) -> str:
     """What the module's name tells, and for a norm in a layer its place (`_tell_by_place`)."""
     *above, leaf = m.path.split(".")
     kind = m.spec["kind"]
+    if "expert" in m.path.lower() or leaf == "router" or (kind == "parameter" and leaf == "weight"):
+        return _expert_role(m.path)
     if m.linear:
         return _linear_role([part.lower() for part in above], leaf.lower())
     if kind == "conv":
@@ -297,15 +328,23 @@ def _linear_role(above: Sequence[str], leaf: str) -> str:
     return "embed.proj" if "embed" in f"{holders}.{leaf}" else "other"
 
 
+def _expert_role(path: str) -> str:
+    *above, last = path.split(".")
+    known = {last, ".".join([*above[-1:], last])}
+    part = next((p for p, names in EXPERTS.items() if known & {*names.split()}), "")
+    shared = "shared." if "shared" in path else ""
+    return f"moe.{shared}{part}" if part else "other"
+
+
 def _norm_role(path: str, leaf: str) -> str:
+    if known := [part for part, name in NORMS.items() if leaf == name]:
+        return f"norm.{known[0]}"
     if "embed" in path:
         return "norm.embed"
     if IS_CROSS.search(path):
         return "norm.xattn"
     if leaf.lower() in BEFORE_FEED_FORWARD.split() or re.search(r"ffn|mlp|feed_forward|(^|\.)output\.LayerNorm$", path):
         return "norm.attn" if re.search(r"attention\.output\.", path) else "norm.mlp"
-    if re.search(r"[qk]_?(layer)?_?norm|(query|key)_norm", leaf.lower()):
-        return "other"
     if leaf.lower() in BEFORE_ATTENTION.split() or IS_ATTENTION.search(path):
         return "norm.attn"
     return "norm.final"
@@ -349,9 +388,9 @@ def _tell_by_place(layer: Sequence[_Module]) -> None:
 def _layers(modules: Sequence[_Module]) -> set[str]:
     """The paths under which equal layers are numbered: around each attention the smallest numbered module that holds
     another linear map too; without attention, the largest numbered ones."""
-    linear = [m for m in modules if m.linear and not m.outside]
-    attention = [m.path for m in linear if m.role.startswith(("attn.", "xattn."))]
-    others = [m.path for m in linear if not m.role.startswith(("attn.", "xattn."))]
+    maps = [m for m in modules if not m.outside and (m.linear or len(m.spec.get("shape", ())) > 1)]
+    attention = [m.path for m in maps if m.linear and m.role.startswith(("attn.", "xattn."))]
+    others = [m.path for m in maps if not m.role.startswith(("attn.", "xattn."))]
     found = set()
     for path in attention:
         around = [e for e in _numbered(path) if any(o.startswith(f"{e}.") for o in others)]
@@ -383,12 +422,12 @@ def _stack(path: str, seen: Sequence[_Seen], config: Any) -> dict[str, Any]:
     each = [(s.task, n, m) for s in seen for n, inside in s.inside(path).items() for m in inside]
     tasks, layers = list(dict.fromkeys(task for task, _, _ in each)), 1 + max(n for _, n, _ in each)
     modules = _specs(each, path, layers, tasks)
-    places = {block: _holder(modules, block) for block in ("attn", "xattn")}
+    places = {block: at for block in ("attn", "xattn") if (at := _holder(modules, block))}
     fused = any(spec["role"] == "mlp.gate_up" for spec in modules)
-    shown = _widths(modules)
+    shown, head_dims = _widths(modules), (m.head_dim for _, _, m in each if m.role in ("attn.q", "attn.qkv"))
     return {
         "layers": layers, "path": f"{path}.{{layer}}", "tasks": tasks if len(tasks) < len(seen) else None,
-        "dims": shown | _heads(config, shown, layers), "attention": {block: at for block, at in places.items() if at},
+        "dims": shown | _heads(config, shown, next(head_dims, 0)), "attention": places,
         "mlp": {"in": "mlp.gate_up" if fused else "mlp.up", "out": "mlp.down"}, "modules": modules,
     }  # fmt: skip
 
@@ -450,27 +489,30 @@ def _widths(modules: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The sizes that the maps of a stack show."""
     shown = {spec["role"]: spec for spec in reversed(modules) if spec["kind"] in ("linear", "conv1d")}
     ends = {
-        "d_model": [("attn.q", "in"), ("attn.qkv", "in")], "d_ff": [("mlp.down", "in"), ("mlp.up", "out")],
+        "d_model": [("attn.o", "out"), ("attn.q", "in"), ("attn.qkv", "in")],
+        "d_ff": [("mlp.down", "in"), ("mlp.up", "out")],
         "d_attn": [("attn.q", "out"), ("attn.o", "in")], "d_kv": [("attn.k", "out")],
     }  # fmt: skip
     found = {n: next((shown[role][end] for role, end in ways if role in shown), 0) for n, ways in ends.items()}
     return {name: size for name, size in found.items() if size}
 
 
-def _heads(config: Any, shown: Mapping[str, int], layers: int) -> dict[str, int]:
-    """The heads of a stack, from the part of the config that has its width and number of layers."""
-    parts = (config, config.get_text_config(), *(getattr(config, name, None) for name in type(config).sub_configs))
-    sizes = shown.get("d_model"), layers
-    part = next((p for p in parts if (_said(p, "hidden_size"), _said(p, "num_hidden_layers")) == sizes), config)
-    heads = _said(part, "num_attention_heads") or 1
-    told = {"n_heads": heads, "n_kv_heads": _said(part, "num_key_value_heads") or heads}
-    return told | {"head_dim": _said(part, "head_dim") or shown.get("d_attn", 0) // heads}
+def _heads(config: Any, shown: Mapping[str, int], head_dim: int) -> dict[str, int]:
+    """The heads: what the width of one shows, else what the config says."""
+    text, width = config.get_text_config(), shown.get("d_attn", 0)
+    heads = (head_dim and width // head_dim) or _said(text, "num_attention_heads") or 1
+    shared = (head_dim and shown.get("d_kv", 0) // head_dim) or _said(text, "num_key_value_heads") or heads
+    head_dim = head_dim or _said(text, "head_dim") or width // heads
+    return {"n_heads": heads, "n_kv_heads": shared, "head_dim": head_dim, "d_kv": shown.get("d_kv", shared * head_dim)}
 
 
 def _said(config: Any, *names: str) -> int:
-    """What a config says by the first of these names that it has, else 0."""
-    values = (getattr(config, name, None) for name in names)
-    return next((v for v in values if type(v) is int and v > 0), 0)
+    """What a config (or a module) says by the first of these names that it has, else 0."""
+    for name in names:
+        with contextlib.suppress(Exception):  # a config with sizes of single layers refuses to name one for all
+            if type(value := getattr(config, name, None)) is int and value > 0:
+                return value
+    return 0
 
 
 def _dims(config: Any, stack: Mapping[str, Any] | None, single: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -482,5 +524,5 @@ def _dims(config: Any, stack: Mapping[str, Any] | None, single: Sequence[Mapping
     return {
         "d_model": width, "d_ff": _said(text, "intermediate_size"), "d_attn": width, "d_kv": width,
         "vocab": _said(text, "vocab_size"), "max_positions": positions,
-        **_heads(config, {}, 0), **shown,
+        **_heads(config, {"d_attn": width}, 0), **shown,
     }  # fmt: skip

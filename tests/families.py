@@ -1,4 +1,4 @@
-"""Tiny configs of families, by model_type: the class that peft's and other oracles build, and sizes nowhere equal by chance."""
+"""Tiny configs of families, by model_type: the class that oracles build, and sizes nowhere equal by chance."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ VARIANTS: list[tuple[str, Answer]] = [
     *((family, {"per_layer_config": {}, "unknown": {"deep": [1, {"x": None}]}}) for family in TINY),
 ]
 ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 12, 60, 12.0, 1.5, 2.5e-7, 10**9, 10**9 + 1, 10**20, "12", "", "it's \"x\"\u202e\n", [], [3], [3, 5],
-    ["gated", 7], {"a": 1},
+    None, True, 0, -1, 12, 60, 12.0, 1.5, 2.5e-7, 10**9, 10**9 + 1, 10**20, "12", "", "it's \"x\"\u202e\n", [], [3],
+    [3, 5], ["gated", 7], {"a": 1},
 )  # fmt: skip
 TEXTS = (
     "", "[]", "7", "null", "{", '{"model_type"}', '{"model_type": "bert",}', '{"a": 1 "b": 2}', '{"a": 1, "a": 2}',
