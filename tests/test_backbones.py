@@ -584,7 +584,7 @@ def test_a_role_on_a_fused_module_is_its_slice() -> None:
 FUSED = [
     (model_type, config)
     for model_type, config in VARIANTS
-    if not config.get("add_cross_attention")
+    if FAMILIES[model_type].kind == "decoder" and not config.get("add_cross_attention")
     and any(spec.role == "attn.qkv" for _, spec in FAMILIES[model_type].specs())
 ]
 
