@@ -43,6 +43,10 @@ TINY: dict[str, tuple[str, Config]] = {
         "num_experts": 5, "shared_expert_intermediate_size": 18,
     }),
     "qwen3_moe": ("Qwen3MoeForCausalLM", _WIDE | _EXPERTS | {"num_local_experts": 5}),
+    "qwen3_next": ("Qwen3NextForCausalLM", _WIDE | _EXPERTS | {
+        "num_hidden_layers": 5, "num_experts": 5, "shared_expert_intermediate_size": 18, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 6, "linear_key_head_dim": 5, "linear_value_head_dim": 7,
+    }),
     "olmo": ("OlmoForCausalLM", _GROUPED),
     "olmo2": ("Olmo2ForCausalLM", _GROUPED),
     "olmoe": ("OlmoeForCausalLM", _GROUPED | {"num_experts": 5, "num_experts_per_tok": 2}),
@@ -70,6 +74,7 @@ _UNTIED = {"tie_word_embeddings": False}
 _TIED = {"tie_word_embeddings": True}
 _BIASED = {"attention_bias": True}
 _ALIKE = {"num_key_value_heads": None}
+_LINEAR = ["linear_attention"] * 4
 
 
 def _without(config: Config, *keys: str) -> Config:
@@ -95,6 +100,8 @@ _CHANGES: list[tuple[str, Config]] = [
     ("qwen2_moe", {"qkv_bias": False, "mlp_only_layers": [1, 7]} | _TIED),
     ("qwen2_moe", {"decoder_sparse_step": 2, "mlp_only_layers": None}),
     ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [0]} | _BIASED | _TIED),
+    ("qwen3_next", {"layer_types": ["full_attention", *_LINEAR], "mlp_only_layers": [1]} | _BIASED | _TIED),
+    ("qwen3_next", {"full_attention_interval": 2, "linear_conv_kernel_dim": 3, "layer_types": None}),
     ("olmo", _BIASED | _TIED | _ALIKE),
     ("olmo2", _BIASED | _TIED | _ALIKE),
     ("olmoe", _BIASED | _TIED | _ALIKE),
