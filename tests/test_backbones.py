@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from peftonomy._backbone import LINEAR, Backbone, Family, Inventory, load_family, load_model, load_roles
 from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
 from peftonomy._yaml import load_yaml
+from reference_impls import _kit, lora
 from tests import families as more
 from tests import families_decoders as decoders
 
@@ -610,6 +611,32 @@ def test_slices_are_what_the_attention_takes_them_for(model_type: str, config: d
         assert torch.equal(parts[:, group.start : group.stop], kept)
 
 
+@pytest.mark.parametrize("model_type", ["deberta", "modernbert"])
+@pytest.mark.parametrize(("role", "rows"), [("attn.q", 1), ("attn.k", 5), ("attn.v", 0)])
+def test_slices_of_encoders_move_what_they_should(model_type: str, role: str, rows: int) -> None:
+    """At one position, queries move that row of the attention, keys every row, and values none."""
+    config = TINY[model_type] | {"hidden_size": 16}  # heads of even width, which rotate
+    backbone = Backbone.from_config(config | {"model_type": model_type}, families=FAMILIES)
+    (group,) = backbone.inventory("none").resolve_roles([role])
+    made = transformers.AutoConfig.for_model(model_type, **config, attn_implementation="eager")
+    torch.manual_seed(0)
+    live: Any = getattr(transformers, backbone.family.tasks["none"].class_)(made).eval().double()
+
+    def moved(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        heads = output.clone().unflatten(-1, (group.module.groups, -1))
+        start, stop = (n // group.module.groups for n in (group.start, group.stop))
+        heads[0, 2, :, start:stop] += torch.randn(group.module.groups, stop - start, dtype=torch.float64)
+        return heads.flatten(-2)
+
+    def attention() -> torch.Tensor:
+        found: torch.Tensor = live(torch.arange(5)[None], output_attentions=True).attentions[0]
+        return found
+
+    before = attention()
+    live.get_submodule(group.paths()[0][1]).register_forward_hook(moved)
+    assert int((attention() - before).abs().amax(dim=(0, 1, 3)).gt(1e-9).sum()) == rows
+
+
 def test_a_pattern_takes_a_fused_module_apart() -> None:
     inventory = tiny("gpt2", add_cross_attention=True)
     names = [site.role for site in inventory.resolve_roles(["attn.*"])]
@@ -830,6 +857,25 @@ def test_tasks_and_labels_that_make_no_sense() -> None:
     for labels in (0, -1, 10**7, True, 2.5):
         with pytest.raises(UsageError, match=r"num_labels: found .*; expected a whole number from 1"):
             MODELS["bert_base"].inventory("seq_cls", labels)  # type: ignore[arg-type]
+
+
+# Live models.
+
+
+@pytest.mark.parametrize("model_type", more.TINY)
+def test_the_kit_takes_hold_of_every_family(model_type: str) -> None:
+    class_name, config = more.TINY[model_type]
+    model_class = getattr(transformers, class_name)
+    model = model_class(model_class.config_class(**config))
+    assert {w.name for w in _kit.weights(model)} == {name for name, _ in model.named_parameters()}
+    inventory = _kit.inventory(model)
+    for kind in ("attention", "mlp", "layer"):
+        found = _kit.blocks(model, kind)
+        assert len(found) == sum(len(b.layers) for b in inventory.blocks if b.kind == kind)
+        assert all(b.sites for b in found)
+    lora.apply(model, r=2, alpha=4, targets=("attn.q", "attn.v"))
+    sizes = [site.count * 2 * (site.d_in + site.d_out) for site in inventory.resolve_roles(["attn.q", "attn.v"])]
+    assert sum(p.numel() for name, p in model.named_parameters() if ".lora." in name) == sum(sizes)
 
 
 # Files of the catalogue.
