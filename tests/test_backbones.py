@@ -873,8 +873,8 @@ def test_the_kit_takes_hold_of_every_family(model_type: str) -> None:
         found = _kit.blocks(model, kind)
         assert len(found) == sum(len(b.layers) for b in inventory.blocks if b.kind == kind)
         assert all(b.sites for b in found)
-    lora.apply(model, r=2, alpha=4, targets=("attn.q", "attn.v"))
-    sizes = [site.count * 2 * (site.d_in + site.d_out) for site in inventory.resolve_roles(["attn.q", "attn.v"])]
+    lora.apply(model, r=2, alpha=4, targets=("attn.o", "mlp.up"))
+    sizes = [site.count * 2 * (site.d_in + site.d_out) for site in inventory.resolve_roles(["attn.o", "mlp.up"])]
     assert sum(p.numel() for name, p in model.named_parameters() if ".lora." in name) == sum(sizes)
 
 
