@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from . import _infer
 from ._errors import ConfigError, DataError, Problem, UnknownName, UsageError, near, shown
 from ._family import ConfigKey, Family, ModelFile, load_family, load_model_file, load_roles
 from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup, role_matches
@@ -40,7 +41,9 @@ MAX_LABELS = 1_000_000
 MAX_PARAMETERS = 2**53
 """Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
 SINGLE_LAYERS = "per_layer_config"
-"""The key with which `transformers` gives single layers sizes of their own; no family here can say that."""
+"""The key with which `transformers` gives single layers sizes of their own; no family file can say that."""
+KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
+MISSING: Any = object()
 
 
 class Backbone:
@@ -50,7 +53,7 @@ class Backbone:
     use. file: its record in the catalogue, None for a config of the caller's own.
     """
 
-    def __init__(self, id: str, family: Family, config: dict[str, int], file: ModelFile | None = None):  # noqa: A002
+    def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
         self.id, self.family, self.config, self.file = id, family, config, file
         self._inventories: dict[tuple[str, int], Inventory] = {}
 
@@ -64,12 +67,13 @@ class Backbone:
     ) -> Backbone:
         """The model that a config.json describes.
 
-        config: its content, or the path of the file or of its folder. families: by model_type. id: how
-        answers and messages call it. Raises ConfigError, in one line.
+        config: its content, or the path of the file or of its folder. families: by model_type; where they lack
+        it, `transformers` (if installed) builds the model without memory, and the roles of its modules are told from
+        their names and places. id: how answers and messages call it. Raises ConfigError, in one line.
         """
-        if isinstance(config, Mapping):
-            return _build(id or "config", config, families, id or "config")
-        return _build(str(config), read_json(Path(config)), families, id or str(config))
+        source = (id or "config") if isinstance(config, Mapping) else str(config)
+        raw = config if isinstance(config, Mapping) else read_json(Path(config))
+        return _build(source, raw, _family(source, raw, families, infer=True), id or source)
 
     @property
     def name(self) -> str:
@@ -100,6 +104,12 @@ class Backbone:
     def layers(self) -> dict[str, int]:
         """How many layers each stack has."""
         return {name: stack.layers(self.config) for name, stack in self.family.stacks.items()}
+
+    @cached_property
+    def stack_dims(self) -> dict[str, dict[str, int]]:
+        """The sizes of each stack, where they differ from the family's."""
+        stacks = self.family.stacks.items()
+        return {name: {dim: f(self.config) for dim, f in stack.dims.items()} for name, stack in stacks}
 
     @cached_property
     def parameters(self) -> int:
@@ -134,7 +144,8 @@ def load_model(path: Path, *, families: Mapping[str, Family], name: str | None =
     """
     file, document = load_model_file(path, name)
     try:
-        return _build(document.path, {**file.config, "model_type": file.family}, families, file.id, file)
+        raw = {**file.config, "model_type": file.family}
+        return _build(document.path, raw, _family(document.path, raw, families, infer=False), file.id, file)
     except ConfigError as error:
         raise DataError([_at_line(problem, document) for problem in error.problems]) from None
 
@@ -149,12 +160,11 @@ def _at_line(problem: Problem, document: Document) -> Problem:
 def _build(
     source: str,
     raw: Mapping[str, Any],
-    families: Mapping[str, Family],
+    family: Family,
     name: str,
     file: ModelFile | None = None,
 ) -> Backbone:
     """The model of a config; `source` is how messages call the config."""
-    family = _family(source, raw, families)
     backbone = Backbone(name, family, _values(source, raw, family), file)
     for stack, layers in backbone.layers.items():
         if layers > MAX_LAYERS:
@@ -218,29 +228,32 @@ def _constant(text: str) -> None:
 # Reading a config.
 
 
-def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family]) -> Family:
+def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family], *, infer: bool) -> Family:
     found = raw.get("model_type")
     if isinstance(found, str) and found in families:
         return families[found]
+    if infer and isinstance(found, str) and (inferred := _infer.family(source, raw)):
+        return inferred
     matches = near(found, families) if isinstance(found, str) else []
     hint = f"did you mean {' or '.join(matches)}?" if matches else ""
     seen = "nothing" if found is None else _seen(found)
-    raise ConfigError(source, "model_type", seen, f"one of {', '.join(sorted(families))}", hint)
+    raise ConfigError(source, "model_type", seen, KNOWN_TYPES, hint)
 
 
-def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, int]:
+def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What the family's formulas use, each value checked by itself and then together."""
-    if raw.get(SINGLE_LAYERS):
+    if raw.get(SINGLE_LAYERS) and family.config:  # one that was inferred has no formulas, and no need to say it
         raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for name, key in family.config.items():
-        label = key.key or name
-        found = _filled(key, label in raw, values) if raw.get(label) is None else _item(key, raw[label])
+        label, given = _given(source, raw, (key.key or name, *key.aliases))
+        filled = given in (None, MISSING)
+        found = _filled(key, given is None, values) if filled else _item(key, given)
         if found is None:
-            seen = "null" if label in raw else "nothing"
+            seen = "null" if given is None else "nothing"
             raise ConfigError(source, label, seen, f"{_expected(key)}, which {family.name} needs")
         try:
-            values[name] = _value(key, found)
+            values[name] = found if filled and key.type == "layers" else _value(key, found, values)
         except ValueError:
             raise ConfigError(source, label, _seen(found), _expected(key)) from None
     for formula in family.requires:
@@ -251,13 +264,38 @@ def _values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, in
     return values
 
 
-def _filled(key: ConfigKey, given: bool, above: Mapping[str, int]) -> int | bool | None:
+def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
+    """The first of a key's names under which the config has something, and what; else its own name, null or MISSING."""
+    found = [(label, _lookup(source, raw, label)) for label in labels]
+    return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
+
+
+def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
+    """The value of a key, or of one inside an object (`text_config.hidden_size`); MISSING where there is none."""
+    outer, _, inner = label.rpartition(".")
+    holder = _lookup(source, raw, outer) if outer else raw
+    if holder is None or holder is MISSING:
+        return MISSING
+    if not isinstance(holder, Mapping):
+        raise ConfigError(source, outer, _seen(holder), "an object")
+    return holder.get(inner, MISSING)
+
+
+def _filled(key: ConfigKey, given: bool, above: Mapping[str, Any]) -> Any:
     """The value of a key that is null (`given`) or absent; None if it may not be."""
     formula = key.if_null if given and key.if_null is not None else key.default
     if formula is None:
         return None
-    value: int = formula(above)
-    return value if key.type == "int" else bool(value)
+    if key.type == "layers":
+        return tuple(n for n in _layers(key, above) if formula({**above, "layer": n}))
+    value = formula(above)
+    return value if key.type in ("int", "float") else bool(value)
+
+
+def _layers(key: ConfigKey, above: Mapping[str, Any]) -> range:
+    """All layers that a key is about."""
+    assert key.over is not None
+    return range(min(key.over(above), MAX_LAYERS))
 
 
 def _item(key: ConfigKey, value: Any) -> Any:
@@ -266,11 +304,15 @@ def _item(key: ConfigKey, value: Any) -> Any:
     return value[key.item] if several else value
 
 
-def _value(key: ConfigKey, value: Any) -> int:
+def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
     """The value as the formulas use it. Raises ValueError for one that the key cannot have."""
+    if key.type == "layers":
+        return _chosen(key, value, _layers(key, above))
     if key.type == "int" and type(value) is int and key.min <= value <= key.max:
         return value
-    if key.type != "int" and isinstance(value, bool):
+    if key.type == "float" and type(value) in (int, float) and key.min <= value <= key.max:
+        return value
+    if key.type in ("bool", "flag") and isinstance(value, bool):
         return value
     words = value.split("|") if isinstance(value, str) else value
     if key.pattern is None or not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
@@ -278,9 +320,25 @@ def _value(key: ConfigKey, value: Any) -> int:
     return any(re.fullmatch(key.pattern, word.strip()) for word in words)
 
 
+def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
+    """The layers that a list names, or at which it has a matching word. Raises ValueError."""
+    kind = int if key.pattern is None else str
+    if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
+        raise ValueError
+    if key.pattern is None:
+        return tuple(n for n in layers if n in value)
+    if len(value) < len(layers):
+        raise ValueError
+    return tuple(n for n in layers if re.fullmatch(key.pattern, value[n]))
+
+
 def _expected(key: ConfigKey) -> str:
+    if key.type == "layers":
+        return "a list of layers' numbers" if key.pattern is None else "a list with a word for each layer"
     if key.type == "int":
         return f"a whole number from {key.min:,} to {key.max:,}"
+    if key.type == "float":
+        return f"a number from {key.min:,} to {key.max:,}"
     return "true or false" if key.type == "bool" else "a text or a list of texts"
 
 

@@ -29,6 +29,7 @@ DIMS = ("d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv"
 vocabulary, `max_positions` is 0 where positions have no limit."""
 
 MAX_DIMENSION = 10**9
+ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
 Keys = tuple[str | int, ...]
 
 
@@ -40,12 +41,14 @@ def _pattern(text: str) -> str:
     return text
 
 
-ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
+ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$", max_length=60)]
 Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
-StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)$")]
+StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)(_[a-z0-9]+)?$", max_length=40)]
+"""What its layers do; where several stacks do the same, with a word of its own behind: `encoder_vision`."""
 AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
 ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
-LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}$", max_length=120)]
+LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}(\.\w+)*$", max_length=120)]
+KeyPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
 Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
 PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
 Shape = tuple[int, ...]
@@ -62,15 +65,23 @@ def formula(value: str | int) -> Any:
 class ConfigKey(Entry):
     """One thing that the family reads from config.json. Without a default it is required."""
 
-    type: Literal["int", "bool", "flag"]
-    """`flag`: a text, or a list of texts, that is asked whether one of its words matches `pattern`."""
-    key: Name | None = None
-    """The key in config.json, where it is not called as the formulas call it."""
+    type: Literal["int", "float", "bool", "flag", "layers"]
+    """`float`: a number, whole or not. `flag`: a text, or a list of texts, that is asked whether one of its words
+    matches `pattern`. `layers`: a list of layers' numbers, or with a `pattern` of a word for each layer; only a
+    `where` names it, and asks whether its layer is among them (or has a word that matches)."""
+    key: KeyPath | None = None
+    """The key in config.json, where it is not called as the formulas call it; `text_config.hidden_size` is the key of
+    an object in it."""
+    aliases: list[KeyPath] = Field(default_factory=list)
+    """Other keys that mean the same; the first of all that is there and not null counts."""
     item: int | None = None
     """Which item is meant where the key may hold a list; a plain number stands for every item."""
     pattern: Annotated[str, AfterValidator(_pattern), Field(max_length=120)] | None = None
+    over: FormulaField | None = None
+    """How many layers there are, where it is about `layers`."""
     default: FormulaField | None = None
-    """Its value where the key is absent: the default of `transformers`, over the keys declared above it."""
+    """Its value where the key is absent: the default of `transformers`, over the keys declared above it (and for
+    `layers` over `layer`: whether that one belongs to them)."""
     if_null: FormulaField | None = None
     """Its value where the key is null, if that is not the default."""
     min: int = 1
@@ -78,8 +89,10 @@ class ConfigKey(Entry):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.type == "flag") != (self.pattern is not None):
+        if self.type != "layers" and (self.type == "flag") != (self.pattern is not None):
             raise ValueError("`pattern` belongs to a flag, and a flag needs it")
+        if (self.type == "layers") != (self.over is not None):
+            raise ValueError("`over` belongs to layers, and layers need it")
         return self
 
 
@@ -112,6 +125,8 @@ class ModuleSpec(Entry):
     tied_to: ModulePath | None = None
     """The module that owns its parameters, as long as `tied_when` holds."""
     tied_when: FormulaField = formula(1)
+    ties: list[Name] | None = None
+    """Which of its parameters are tied; all when absent."""
 
     @property
     def module_path(self) -> str:
@@ -147,6 +162,9 @@ class Linear(ModuleSpec):
     bias: FormulaField = formula(0)
     slices: dict[PlainRole, FormulaField] = Field(default_factory=dict)
     """The roles that a fused module holds, and how many output features each has, in order."""
+    groups: FormulaField = formula(1)
+    """Into how many equal groups of outputs each slice is spread, where each head keeps its queries, keys and values
+    together."""
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
         return self.in_(sizes), self.out(sizes)
@@ -194,13 +212,17 @@ class Norm(ModuleSpec):
 
     kind: Literal["norm"]
     size: FormulaField
+    heads: FormulaField | None = None
+    """How many heads have a gain of their own: the weight is then `[heads, size]`."""
     bias: FormulaField = formula(0)
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
         return self.size(sizes), self.size(sizes)
 
     def tensors(self, sizes: Sizes) -> Tensors:
-        shape = (self.size(sizes),)
+        shape: Shape = (self.size(sizes),)
+        if self.heads is not None:
+            shape = (self.heads(sizes), *shape)
         return (("weight", shape), ("bias", shape)) if self.bias(sizes) else (("weight", shape),)
 
 
@@ -208,14 +230,15 @@ class Parameter(ModuleSpec):
     """A tensor that no module of a known kind holds; `path` is its own name."""
 
     kind: Literal["parameter"]
-    shape: list[FormulaField] = Field(min_length=1, max_length=4)
+    shape: list[FormulaField] = Field(max_length=5)
+    """Empty for a single number."""
 
     @property
     def module_path(self) -> str:
         return self.path.rpartition(".")[0]
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
-        return 1, self.shape[-1](sizes)
+        return 1, self.shape[-1](sizes) if self.shape else 1
 
     def tensors(self, sizes: Sizes) -> Tensors:
         return ((self.path.rpartition(".")[2], tuple(size(sizes) for size in self.shape)),)
@@ -236,6 +259,13 @@ class Stack(Entry):
 
     layers: FormulaField
     path: LayerPath
+    """Where each layer is; a layer that `transformers` runs several times counts once."""
+    tasks: list[Task] | None = None
+    """The tasks in which it exists; all when absent."""
+    dims: dict[Name, FormulaField] = Field(default_factory=dict)
+    """Its own sizes where they differ from the family's `dims`. The formulas of its modules may name them."""
+    like: StackName | None = None
+    """The stack whose `attention`, `mlp` and `modules` it has too, sizes aside."""
     attention: dict[AttentionName, ModulePath]
     """The module inside the layer that holds each attention; one without modules does not exist."""
     mlp: FeedForward
@@ -257,9 +287,26 @@ class Family(Entry):
     """The sizes that methods may use (see `DIMS`), over the keys of `config`."""
     default_task: Task
     tasks: dict[Task, TaskClass]
+    expert_names: list[Name] = Field(default_factory=list)
+    """Names of modules by which peft means tensors of experts, since older checkpoints called those so. It then leaves
+    alone the modules that do have such a name: neither they nor "all-linear" choose anything here."""
     modules: list[AnyModule]
     """What exists once."""
     stacks: dict[StackName, Stack]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alike(cls, data: Any) -> Any:
+        """The data with the parts that a stack takes over from another filled in."""
+        stacks = data.get("stacks") if isinstance(data, dict) else None
+        if not isinstance(stacks, dict) or not all(isinstance(s, dict) for s in stacks.values()):
+            return data
+        shared = ("attention", "mlp", "modules")
+        filled = {
+            name: {k: v for k, v in stacks.get(s.get("like"), {}).items() if k in shared} | s
+            for name, s in stacks.items()
+        }
+        return data | {"stacks": filled}
 
     def task_of(self, class_name: str) -> Task:
         """The task for which `transformers` builds the class of that name. Raises UnknownName."""
@@ -267,6 +314,11 @@ class Family(Entry):
         if class_name not in classes:
             raise UnknownName("model class", class_name, classes, f"of family {self.model_type}")
         return classes[class_name]
+
+    @property
+    def layered(self) -> list[str]:
+        """The config's keys that differ from layer to layer."""
+        return [name for name, key in self.config.items() if key.type == "layers"]
 
     def specs(self) -> Iterator[tuple[Keys, ModuleSpec]]:
         """Every module with its place in the file."""
@@ -280,17 +332,22 @@ class Family(Entry):
         """Every formula with its place and the names that it may use there."""
         above: set[str] = set()
         for name, key in self.config.items():
-            for label in ("default", "if_null"):
+            for label in ("over", "default", "if_null"):
                 if (found := getattr(key, label)) is not None:
-                    yield ("config", name, label), found, set(above)
-            above.add(name)
+                    known = above | {"layer"} if key.type == "layers" and label != "over" else set(above)
+                    yield ("config", name, label), found, known
+            if key.type != "layers":
+                above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
-        yield from ((("stacks", name, "layers"), s.layers, above) for name, s in self.stacks.items())
+        for name, stack in self.stacks.items():
+            yield ("stacks", name, "layers"), stack.layers, above
+            yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())
         for keys, spec in self.specs():
+            own = {*self.stacks[str(keys[1])].dims} if keys[0] == "stacks" else set()
             for inner, found in spec.formulas():
-                extra = {"layer"} if inner == ("where",) else {"num_labels"}
-                yield (*keys, *inner), found, above | extra
+                extra = {"layer", *self.layered} if inner == ("where",) else {"num_labels"}
+                yield (*keys, *inner), found, above | own | extra
 
 
 class ModelFile(Entry):
@@ -306,7 +363,7 @@ class ModelFile(Entry):
     """What the numbers were held against: a copy of the checkpoint's config.json, dimensions that others
     state, only the parameter count that others state, or nothing."""
     note: Line | None = None
-    config: dict[Name, bool | int | float | str | list[int] | list[str] | None]
+    config: dict[Name, ConfigValue | dict[Name, ConfigValue]]
     """As in config.json; `model_type` follows from the family."""
 
 
@@ -352,6 +409,12 @@ def _contradictions(family: Family, document: Document, stem: str) -> Iterator[P
         yield _problem(document, ("default_task",), family.default_task, f"one of {', '.join(family.tasks)}")
     if missing := [name for name in DIMS if name not in family.dims]:
         yield _problem(document, ("dims",), f"no {', '.join(missing)}", f"all of {', '.join(DIMS)}")
+    for name, stack in family.stacks.items():
+        for dim in stack.dims.keys() - family.dims.keys():
+            yield _problem(document, ("stacks", name, "dims", dim), dim, f"one of {', '.join(family.dims)}")
+        for task in stack.tasks or []:
+            if task not in family.tasks:
+                yield _problem(document, ("stacks", name, "tasks"), task, f"one of {', '.join(family.tasks)}")
     for keys, found, known in family.formulas():
         try:
             found.check(known)

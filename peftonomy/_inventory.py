@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
@@ -24,14 +24,14 @@ from ._family import Linear, ModuleSpec, Shape, Sizes, Stack
 if TYPE_CHECKING:
     from ._backbone import Backbone
 
-__all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "role_matches"]
+__all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "joined", "role_matches"]
 
 LINEAR = ("linear", "conv1d")
 """The kinds that are linear maps: torch's Linear, and transformers' Conv1D with its transposed weight."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` leaves out."""
-SAVED_BY_PEFT = re.compile(r"(^|\.)(classifier|score)(\.|$)")
-"""Modules that peft trains in full for a classification task, and hence never targets."""
+SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
+"""Modules that peft trains in full for a classification task, and hence never targets: names that end so."""
 NUMBER = re.compile(r"(^|\.)\d+(\.|$)")
 
 
@@ -44,7 +44,8 @@ class Module:
     kind: linear, conv1d, conv, embedding, norm or parameter (a bare tensor; `path` is the module holding it).
     d_in, d_out: features in and out. bias: whether it adds one.
     parameters: what it owns in each layer, as (name after the path, shape); a tied module owns nothing.
-    slices: of a fused module, (role, start, stop) over its outputs.
+    slices: of a fused module, (role, start, stop) over its outputs; where these fall into several `groups` (heads that
+        lie one after the other), over the outputs as they are once each role's share of every group is put together.
     head: whether it is made new for the task. pretrained: whether the published checkpoint holds it.
     """
 
@@ -58,6 +59,7 @@ class Module:
     bias: bool
     parameters: tuple[tuple[str, Shape], ...]
     slices: tuple[tuple[str, int, int], ...]
+    groups: int
     head: bool
     pretrained: bool
 
@@ -136,7 +138,10 @@ class Inventory:
 
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
         self.backbone, self.task, self.num_labels = backbone, task, num_labels
-        self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels))
+        self.stacks = {
+            name: stack for name, stack in backbone.family.stacks.items() if stack.tasks is None or task in stack.tasks
+        }
+        self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels, self.stacks))
         self._resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SiteGroup]] = {}
 
     # Counts and sizes.
@@ -153,20 +158,21 @@ class Inventory:
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """The family's sizes, the layers of all stacks together and of each, and the number of attentions."""
-        layers = self.backbone.layers
+        """Sizes: the first stack's, the layers of all stacks together and of each kind, the number of attentions."""
+        layers = {name: self.backbone.layers[name] for name in self.stacks}
         return {
             **self.backbone.dims,
+            **self.backbone.stack_dims.get(next(iter(layers), ""), {}),
             "n_layers": sum(layers.values()),
-            "n_encoder_layers": layers.get("encoder", 0),
-            "n_decoder_layers": layers.get("decoder", 0),
+            "n_encoder_layers": sum(n for name, n in layers.items() if _in_stack("encoder", name)),
+            "n_decoder_layers": sum(n for name, n in layers.items() if _in_stack("decoder", name)),
             "n_attention": sum(len(b.layers) for b in self.blocks if b.kind == "attention"),
         }
 
     def parameters(self) -> dict[str, Shape]:
         """Every parameter's name and shape, as `named_parameters()` of the built model has them."""
         return {
-            f"{path}.{name}": shape
+            joined(path, name): shape
             for module in self.modules
             for _, path in module.paths()
             for name, shape in module.parameters
@@ -175,16 +181,16 @@ class Inventory:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The attention and feed-forward blocks and the layers, stack by stack."""
-        return tuple(b for name, stack in self.backbone.family.stacks.items() for b in self._blocks(name, stack))
+        return tuple(b for name, stack in self.stacks.items() for b in self._blocks(name, stack))
 
     def _blocks(self, name: str, stack: Stack) -> Iterator[Block]:
         layers = tuple(range(self.backbone.layers[name]))
-        dims = {**self.backbone.dims, "n_layers": len(layers)}
-        roles = {m.role for m in self.modules if m.stack == name}
+        dims = {**self.backbone.dims, **self.backbone.stack_dims[name], "n_layers": len(layers)}
         layer = self.backbone.family.tasks[self.task].prefix + stack.path
         for attention, path in stack.attention.items():
-            if any(role.startswith(f"{attention}.") for role in roles):
-                yield Block("attention", attention, name, layers, f"{layer}.{path}", "", "", dims)
+            inside = [m for m in self.modules if m.stack == name and m.role.startswith(f"{attention}.")]
+            if having := tuple(sorted({n for m in inside for n in m.layers})):
+                yield Block("attention", attention, name, having, f"{layer}.{path}", "", "", dims)
         yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
         yield Block("layer", "layer", name, layers, layer, "", "", dims)
 
@@ -239,9 +245,9 @@ class Inventory:
 
     def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
         stack, _, role = pattern.rpartition(":")
-        if stack and stack not in self.backbone.family.stacks:
-            return UnknownName("stack", stack, self.backbone.family.stacks, f"in {self._name}")
-        known = dict.fromkeys(site.role for site in self._sites(kinds) if stack in ("", site.stack))
+        if stack and not any(_in_stack(stack, name) for name in self.stacks):
+            return UnknownName("stack", stack, self.stacks, f"in {self._name}")
+        known = dict.fromkeys(site.role for site in self._sites(kinds) if _in_stack(stack, site.stack))
         wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
         other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
         if other:
@@ -258,18 +264,26 @@ class Inventory:
 
         A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
         output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
-        others that find something.
+        others that find something. So is one by which peft means tensors of experts.
         """
         linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
         if isinstance(suffixes, str):
             if suffixes.lower() != "all-linear":
                 raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
+            if self.backbone.family.expert_names:
+                raise self._experts("all-linear")
             return [_site(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
         for suffix in suffixes:
+            if suffix.rpartition(".")[2] in self.backbone.family.expert_names:
+                raise self._experts(suffix)
             if not any(_layers(m, [suffix]) for m in linear):
                 raise self._no_suffix(suffix, linear)
         found = ((m, _layers(m, suffixes)) for m in linear)
         return [_site(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
+
+    def _experts(self, suffix: str) -> UsageError:
+        found = f"target module {shown(suffix)!r} of {self._name} means tensors of experts in peft"
+        return UsageError(f"{found}, which are no linear modules; choose roles, or other modules")
 
     def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
         what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
@@ -295,7 +309,17 @@ class Inventory:
 def role_matches(pattern: str, role: str, stack: str) -> bool:
     """Whether a pattern (a role, or with `*`; a stack and a colon may stand in front) means that role."""
     wanted_stack, _, wanted = pattern.rpartition(":")
-    return wanted_stack in ("", stack) and fnmatchcase(role, wanted)
+    return _in_stack(wanted_stack, stack) and fnmatchcase(role, wanted)
+
+
+def joined(path: str, name: str) -> str:
+    """A parameter's full name, of its module's (the model's own is "") and its own."""
+    return f"{path}.{name}" if path else name
+
+
+def _in_stack(wanted: str, stack: str) -> bool:
+    """Whether a stack is meant: by its name, by what it does (`encoder` means `encoder_vision` too) or by ""."""
+    return wanted in ("", stack, stack.partition("_")[0])
 
 
 def _means(pattern: str, site: SiteGroup) -> bool:
@@ -317,19 +341,24 @@ def _layers(module: Module, suffixes: Sequence[str]) -> list[int | None]:
     return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
-def _modules(backbone: Backbone, task: str, num_labels: int) -> Iterator[Module]:
+def _modules(backbone: Backbone, task: str, num_labels: int, stacks: Mapping[str, Stack]) -> Iterator[Module]:
     """Every module that exists in the task, those outside stacks first."""
     family, sizes = backbone.family, {**backbone.config, "num_labels": num_labels}
     prefix = family.tasks[task].prefix
     for spec in family.modules:
         if _exists(spec, task, sizes):
             yield _module(spec, "" if spec.outside else prefix, "", (), sizes)
-    for name, stack in family.stacks.items():
-        everywhere = range(backbone.layers[name])
+    for name, stack in stacks.items():
+        everywhere, own = range(backbone.layers[name]), {**sizes, **backbone.stack_dims[name]}
         for spec in stack.modules:
-            layers = tuple(n for n in everywhere if spec.where is None or spec.where({**sizes, "layer": n}))
-            if layers and _exists(spec, task, sizes):
-                yield _module(spec, f"{prefix}{stack.path}.", name, layers, sizes)
+            layers = tuple(n for n in everywhere if spec.where is None or spec.where(_at(n, family.layered, own)))
+            if layers and _exists(spec, task, own):
+                yield _module(spec, f"{prefix}{stack.path}.", name, layers, own)
+
+
+def _at(layer: int, layered: Sequence[str], sizes: Sizes) -> Sizes:
+    """What a formula sees at one layer."""
+    return {**sizes, "layer": layer, **{name: layer in sizes[name] for name in layered}}
 
 
 def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
@@ -338,9 +367,10 @@ def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
 
 def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], sizes: Sizes) -> Module:
     tensors = spec.tensors(sizes)
+    tied = spec.tied_to is not None and spec.tied_when(sizes)
     d_in, d_out = spec.width(sizes)
     return Module(
-        path=prefix + spec.module_path,
+        path=(prefix + spec.module_path).removesuffix("."),  # a tensor may belong to the layer or the model itself
         role=spec.role,
         stack=stack,
         layers=layers,
@@ -348,8 +378,9 @@ def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], 
         d_in=d_in,
         d_out=d_out,
         bias=any(name == "bias" for name, _ in tensors),
-        parameters=() if spec.tied_to is not None and spec.tied_when(sizes) else tensors,
+        parameters=tuple(t for t in tensors if not (tied and (spec.ties is None or t[0] in spec.ties))),
         slices=tuple(_slices(spec, sizes)) if isinstance(spec, Linear) else (),
+        groups=spec.groups(sizes) if isinstance(spec, Linear) else 1,
         head=spec.new,
         pretrained=spec.pretrained and not spec.new,
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UsageError, shown
-from ._inventory import Block, Inventory, Module, SiteGroup, role_matches
+from ._inventory import Block, Inventory, Module, SiteGroup, joined, role_matches
 from ._measure import Measure, measure
 from ._schema import MethodEntry, Tensor, Value
 
@@ -62,7 +62,7 @@ class Spot:
         if self.source is None:
             return ""
         holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
-        return f"{holder.path}.{self.suffix}" if self.suffix else holder.path
+        return joined(holder.path, self.suffix) if self.suffix else holder.path
 
 
 def flattened(method: Method) -> tuple[Part, ...]:

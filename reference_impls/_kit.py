@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 import peftonomy
-from peftonomy import Backbone
-from peftonomy._backbone import Inventory
+from peftonomy import Backbone, UsageError
+from peftonomy._backbone import Inventory, SiteGroup
+from peftonomy._inventory import joined
 
 __all__ = [
     "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",
@@ -59,6 +60,14 @@ class Site:
         return None if bias is None else bias[self.start : self.stop]
 
 
+class Sites(dict[str, Site]):
+    """The sites of a block by role. Asking for one that the kit cannot take hold of is the user's error."""
+
+    def __missing__(self, role: str) -> Site:
+        known = ", ".join(self) or "none"
+        raise UsageError(f"this model has no module of role {role} there that can be taken hold of; it has {known}")
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """One attention, feed-forward or layer block of a live model."""
@@ -70,7 +79,7 @@ class Block:
     stack: str
     layer: int
     dims: dict[str, int]        # d_model, d_ff, n_heads, n_kv_heads, head_dim, d_attn, d_kv, n_layers of the stack
-    sites: dict[str, Site]      # the block's linear maps by role
+    sites: Sites                # the block's linear maps by role
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,37 +110,49 @@ def inventory(model: nn.Module) -> Inventory:
 def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
     """The live linear maps that play one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
 
-    Roles that this model lacks are passed over. Raises UsageError where it has none of them.
+    Roles that this model lacks are passed over. Raises UsageError where it has none of them, or where a role's
+    outputs are no slice, since each head keeps its queries, keys and values together.
     """
     parts = inventory(model)
     present = [role for role in targets if parts.has_role(role)] or targets
+    groups = parts.resolve_roles(present)
+    for group in groups:
+        if not group.whole and group.module.groups > 1:
+            found = f"the outputs of {group.role} lie apart, head by head, in this model"
+            raise UsageError(f"{found}; name the whole of {group.module.role}")
+    return _taken(model, groups)
+
+
+def _taken(model: nn.Module, groups: Sequence[SiteGroup]) -> list[Site]:
     return [
         Site(
             module=cast(nn.Linear, model.get_submodule(path)), path=path, role=group.role, stack=group.stack,
             layer=layer, d_in=group.d_in, d_out=group.d_out, start=group.start, stop=group.stop,
             whole=group.whole, transposed=group.module.kind == "conv1d",
         )
-        for group in parts.resolve_roles(present)
+        for group in groups
         for layer, path in group.paths()
     ]  # fmt: skip
 
 
 def blocks(model: nn.Module, kind: str) -> list[Block]:
     """The live blocks of one kind: "attention" (self and cross), "mlp" or "layer"."""
-    inside: dict[tuple[str, int | None], dict[str, Site]] = {}
-    for site in sites(model, ("attn.*", "xattn.*", "mlp.*")):
-        inside.setdefault((site.stack, site.layer), {})[site.role] = site
+    inside: dict[tuple[str, int | None], Sites] = {}
+    parts = inventory(model)
+    found = parts.resolve_roles([p for p in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(p)])
+    for site in _taken(model, [group for group in found if group.whole or group.module.groups == 1]):
+        inside.setdefault((site.stack, site.layer), Sites())[site.role] = site
     return [
         Block(
             kind=kind, name=block.name, path=(path := block.path.replace("{layer}", str(layer))),
             module=model.get_submodule(path), stack=block.stack, layer=layer, dims=block.dims,
-            sites={
+            sites=Sites({
                 role: site
                 for role, site in inside[block.stack, layer].items()
                 if kind == "layer" or role.startswith(f"{block.name}.")
-            },
+            }),
         )
-        for block in inventory(model).blocks
+        for block in parts.blocks
         if block.kind == kind
         for layer in block.layers
     ]  # fmt: skip
@@ -145,7 +166,7 @@ def weights(model: nn.Module) -> list[Weight]:
         for module in inventory(model).modules
         for layer, path in module.paths()
         for suffix, _ in module.parameters
-        if (name := f"{path}.{suffix}") in live
+        if (name := joined(path, suffix)) in live
     ]
 
 

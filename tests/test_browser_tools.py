@@ -84,7 +84,7 @@ def test_a_wrong_config_is_told_in_one_line(watched: Page, address: str) -> None
     box, note = field(watched, "config.json"), watched.locator("[data-field=config] small")
     for text, message in (
         ('{"model_type": "llama"}', "config: vocab_size: found nothing; expected a whole number"),
-        ('{"model_type": "lama"}', "config: model_type: found 'lama'; expected one of bert"),
+        ('{"model_type": "lama"}', "config: model_type: found 'lama'; expected a family that is described"),
         ('{"model_type": "llama",}', "on line 1, column 24"),
         ('{"model_type": "<img src=x onerror=alert(1)>"}', "found '<img src=x onerror=alert(1)>'"),
     ):

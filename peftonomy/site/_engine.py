@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._backbone import MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
+from .._backbone import KNOWN_TYPES, MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
 from .._family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from .._formula import Formula
 from .._kb import Method
@@ -24,12 +24,14 @@ from ._site import Site
 
 __all__ = ["script"]
 
+NUMBERS = ("int", "float")
+
 
 def script(site: Site) -> str:
     """The text of `assets/data.js`."""
     kb, formulas = site.kb, Formulas()
     records: dict[str, Any] = {
-        "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS},
+        "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS, "types": KNOWN_TYPES},
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
@@ -179,6 +181,7 @@ def _model(model: Backbone) -> dict[str, Any]:
 def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
     return {
         "name": family.name, "kind": family.kind, "default_task": family.default_task,
+        "expert_names": family.expert_names,
         "tasks": {name: task.prefix for name, task in family.tasks.items()},
         "config": [_key(name, key, formulas) for name, key in family.config.items()],
         "requires": [
@@ -192,10 +195,10 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
 
 def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
     return _filled({
-        "name": name, "key": key.key, "type": key.type, "item": key.item,
+        "name": name, "key": key.key, "aliases": key.aliases, "type": key.type, "item": key.item,
         "pattern": None if key.pattern is None else _pattern(key.pattern),
-        "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
-        "min": key.min if key.type == "int" else None, "max": key.max if key.type == "int" else None,
+        "over": formulas.add(key.over), "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
+        "min": key.min if key.type in NUMBERS else None, "max": key.max if key.type in NUMBERS else None,
     })  # fmt: skip
 
 
@@ -209,6 +212,7 @@ def _stack(stack: Stack, formulas: Formulas) -> dict[str, Any]:
     return {
         "layers": formulas.add(stack.layers), "keys": sorted(stack.layers.names), "path": stack.path,
         "attention": stack.attention, "modules": [_spec(spec, formulas) for spec in stack.modules],
+        "tasks": stack.tasks, "dims": {name: formulas.add(f) for name, f in stack.dims.items()},
     }  # fmt: skip
 
 
@@ -217,6 +221,7 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
         "kind": spec.kind, "path": spec.module_path, "role": spec.role, "tasks": spec.tasks, "outside": spec.outside,
         "new": spec.new, "absent": not spec.pretrained, "when": _unless(spec.when, 1, formulas),
         "where": formulas.add(spec.where), "tied": spec.tied_to is not None and formulas.add(spec.tied_when),
+        "ties": spec.ties,
     }  # fmt: skip
     if isinstance(spec, Linear | Conv):
         record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": _unless(spec.bias, 0, formulas)}
@@ -225,7 +230,8 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
     if isinstance(spec, Conv):
         record |= {"kernel": formulas.each(spec.kernel), "groups": formulas.add(spec.groups)}
     if isinstance(spec, Norm):
-        record |= {"size": formulas.add(spec.size), "bias": _unless(spec.bias, 0, formulas)}
+        record |= {"size": formulas.add(spec.size), "heads": formulas.add(spec.heads)}
+        record |= {"bias": _unless(spec.bias, 0, formulas)}
     if isinstance(spec, Embedding | Parameter):
         record |= {"shape": formulas.each(spec.shape)}
     if isinstance(spec, Parameter):

@@ -29,7 +29,7 @@ var peft = (function () {
   var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
   var BYTES = { float64: 8, float32: 4, bfloat16: 2, float16: 2 };
   var LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
-  var SAVED_BY_PEFT = /(^|\.)(classifier|score)(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
+  var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
   var data = null, formulas = null, held = new Map();
 
   /* An error for people: `field` names the hyperparameter it is about. */
@@ -66,8 +66,10 @@ var peft = (function () {
       if (patterns.size > 2000) patterns.clear();
       patterns.set(pattern, found = { stack: cut < 0 ? "" : pattern.slice(0, cut), test: new RegExp("^" + escaped + "$") });
     }
-    return (found.stack === "" || found.stack === stack) && found.test.test(role);
+    return inStack(found.stack, stack) && found.test.test(role);
   }
+  /* Whether a stack is meant: by its name, by what it does ("encoder" means "encoder_vision" too) or by "". */
+  function inStack(wanted, stack) { return wanted === "" || wanted === stack || wanted === stack.split("_")[0]; }
   function wanted(patterns, role, stack) {
     return !patterns || patterns.some(function (p) { return matches(p, role, stack); });
   }
@@ -187,14 +189,24 @@ var peft = (function () {
     if (value instanceof Real) return Number(value.text) !== 0;
     return Array.isArray(value) ? value.length > 0 : value && typeof value === "object" ? Object.keys(value).length > 0 : Boolean(value);
   }
+  /* The value of a key, or of one inside an object ("text_config.hidden_size"); undefined where there is none. */
+  function lookup(source, raw, label) {
+    var cut = label.lastIndexOf("."), holder = cut < 0 ? raw : lookup(source, raw, label.slice(0, cut));
+    if (!given(holder)) return undefined;
+    if (typeof holder !== "object" || Array.isArray(holder) || holder instanceof Real || holder instanceof Beyond) refuse(source, label.slice(0, cut), seen(holder), "an object");
+    return at(holder, label.slice(cut + 1));
+  }
   function at(raw, key) { return Object.prototype.hasOwnProperty.call(raw, key) ? raw[key] : undefined; }
 
   function expected(key) {
-    if (key.type === "int") return "a whole number from " + grouped(key.min) + " to " + grouped(key.max);
+    if (key.type === "layers") return key.pattern ? "a list with a word for each layer" : "a list of layers' numbers";
+    if (key.type === "int" || key.type === "float") return (key.type === "int" ? "a whole number from " : "a number from ") + grouped(key.min) + " to " + grouped(key.max);
     return key.type === "bool" ? "true or false" : "a text or a list of texts";
   }
   /* The value as formulas use it; undefined for one that the key cannot have. */
   function valueOf(key, value) {
+    if (key.type === "float" && value instanceof Real) value = Number(value.text);
+    if (key.type === "float") return typeof value === "number" && value >= key.min && value <= key.max ? value : undefined;
     if (key.type === "int") return Number.isInteger(value) && value >= key.min && value <= key.max ? value : undefined;
     if (typeof value === "boolean") return value;
     var words = typeof value === "string" ? value.split("|") : value;
@@ -202,20 +214,33 @@ var peft = (function () {
     var pattern = new RegExp(key.pattern[0], key.pattern[1]);
     return words.some(function (word) { return pattern.test(word.trim()); });
   }
+  function layersOver(key, values) { return range(0, Math.min(run(key.over, values), data.limits.layers)); }
+  /* The layers that a list names, or at which it has a matching word; undefined for any other value. */
+  function chosenLayers(key, value, layers) {
+    var kind = key.pattern ? "string" : "number", pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
+    if (!Array.isArray(value) || !value.every(function (v) { return typeof v === kind || (!pattern && v instanceof Beyond); })) return undefined;
+    if (!pattern) return layers.filter(function (n) { return value.indexOf(n) >= 0; });
+    return value.length < layers.length ? undefined : layers.filter(function (n) { return pattern.test(value[n]); });
+  }
+  /* What the config calls a key: its first name that is there and not null, else its own. */
+  function labelOf(source, key, raw) {
+    var names = [key.key || key.name].concat(key.aliases || []);
+    return names.filter(function (n) { return given(lookup(source, raw, n)); })[0] || names[0];
+  }
   function valuesOf(source, raw, family) {
     var values = {};
     if (truthy(at(raw, "per_layer_config"))) refuse(source, "per_layer_config", "sizes of single layers", "layers that are alike");
     family.config.forEach(function (key) {
-      var label = key.key || key.name, found = at(raw, label);
+      var label = labelOf(source, key, raw), found = lookup(source, raw, label), filled;
       if (given(found)) {
         if (given(key.item) && Array.isArray(found) && found.length > key.item) found = found[key.item];
       } else {
-        var filled = found === null && given(key.if_null) ? key.if_null : key.default;
+        filled = found === null && given(key.if_null) ? key.if_null : key.default;
         if (!given(filled)) refuse(source, label, seen(found), expected(key) + ", which " + family.name + " needs");
-        found = run(filled, values);
-        if (key.type !== "int") found = Boolean(found);
+        found = key.type === "layers" ? layersOver(key, values).filter(function (n) { return run(filled, merge(values, { layer: n })); }) : run(filled, values);
+        if (key.type === "bool" || key.type === "flag") found = Boolean(found);
       }
-      var value = valueOf(key, found);
+      var value = key.type !== "layers" ? valueOf(key, found) : filled === undefined ? chosenLayers(key, found, layersOver(key, values)) : found;
       if (value === undefined) refuse(source, label, seen(found), expected(key));
       values[key.name] = value;
     });
@@ -230,14 +255,20 @@ var peft = (function () {
   /* The model of a config; `source` is how messages call the config. */
   function built(raw, name, source) {
     var type = at(raw, "model_type"), family = typeof type === "string" ? at(data.families, type) : undefined;
-    if (!family) refuse(source, "model_type", type === null ? "nothing" : seen(type), "one of " + Object.keys(data.families).sort().join(", "));
-    var values = valuesOf(source, raw, family), layers = {}, dims = {}, parameters;
+    if (!family) refuse(source, "model_type", type === null ? "nothing" : seen(type), data.limits.types);
+    var values = valuesOf(source, raw, family), layers = {}, dims = {}, own = {}, parameters;
+    function sized(formulas) {
+      var made = {};
+      Object.keys(formulas).forEach(function (n) { made[n] = run(formulas[n], values); });
+      return made;
+    }
     Object.keys(family.stacks).forEach(function (stack) {
       layers[stack] = run(family.stacks[stack].layers, values);
       if (layers[stack] > data.limits.layers) refuse(source, family.stacks[stack].keys.join(", "), grouped(layers[stack]) + " layers", "at most " + grouped(data.limits.layers));
     });
-    Object.keys(family.dims).forEach(function (n) { dims[n] = run(family.dims[n], values); });
-    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
+    dims = sized(family.dims);
+    Object.keys(family.stacks).forEach(function (stack) { own[stack] = sized(family.stacks[stack].dims || {}); });
+    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
     parameters = inventory(backbone, null, 2);
     backbone.parameters = parameters.total - parameters.head;
     if (backbone.parameters > EXACT) {
@@ -262,8 +293,11 @@ var peft = (function () {
   function reduced(config) {
     var raw = typeof config === "string" ? readJson(config) : config, type = raw.model_type, made = { model_type: type };
     data.families[type].config.forEach(function (key) {
-      var label = key.key || key.name;
-      if (at(raw, label) !== undefined) made[label] = at(raw, label);
+      var names = labelOf("", key, raw).split("."), last = names.pop(), from = raw, to = made;
+      names.forEach(function (name) { from = given(from) ? at(from, name) : undefined; });
+      if (!given(from) || at(from, last) === undefined) return;
+      names.forEach(function (name) { to = to[name] = to[name] || {}; });
+      to[last] = at(from, last);
     });
     return JSON.stringify(made, function (_, v) { return v instanceof Beyond || v instanceof Real ? Number(v.text) : v; });
   }
@@ -278,20 +312,21 @@ var peft = (function () {
     if (backbone.tasks.indexOf(task) < 0) fail(backbone.name + " has no task " + task + "; it has " + backbone.tasks.join(", "));
     if (!Number.isInteger(labels) || labels < 1 || labels > data.limits.labels) fail("labels: found " + labels + "; expected a whole number from 1 to " + grouped(data.limits.labels));
     var sizes = merge(backbone.config, { num_labels: labels }), family = backbone.family, prefix = family.tasks[task], modules = [];
-    function exists(spec) { return (!spec.tasks || spec.tasks.indexOf(task) >= 0) && (!given(spec.when) || run(spec.when, sizes)); }
-    family.modules.forEach(function (spec) { if (exists(spec)) modules.push(moduleOf(spec, spec.outside ? "" : prefix, "", null, sizes)); });
-    Object.keys(family.stacks).forEach(function (name) {
-      var stack = family.stacks[name], n = backbone.layers[name];
+    var stacks = Object.keys(family.stacks).filter(function (name) { var tasks = family.stacks[name].tasks; return !tasks || tasks.indexOf(task) >= 0; });
+    function exists(spec, sizes) { return (!spec.tasks || spec.tasks.indexOf(task) >= 0) && (!given(spec.when) || run(spec.when, sizes)); }
+    family.modules.forEach(function (spec) { if (exists(spec, sizes)) modules.push(moduleOf(spec, spec.outside ? "" : prefix, "", null, sizes)); });
+    stacks.forEach(function (name) {
+      var stack = family.stacks[name], n = backbone.layers[name], own = merge(sizes, backbone.own[name]);
       stack.modules.forEach(function (spec) {
         var layers = [0, n];
         if (given(spec.where)) {
-          var chosen = range(0, n).filter(function (layer) { return run(spec.where, merge(sizes, { layer: layer })); });
+          var chosen = range(0, n).filter(function (layer) { return run(spec.where, atLayer(layer, family, own)); });
           layers = chosen.length === n ? layers : { at: chosen };
         }
-        if (countOf(layers) && exists(spec)) modules.push(moduleOf(spec, prefix + stack.path + ".", name, layers, sizes));
+        if (countOf(layers) && exists(spec, own)) modules.push(moduleOf(spec, prefix + stack.path + ".", name, layers, own));
       });
     });
-    found = { backbone: backbone, task: task, labels: labels, modules: modules, blocks: blocksOf(backbone, modules) };
+    found = { backbone: backbone, task: task, labels: labels, stacks: stacks, modules: modules, blocks: blocksOf(backbone, stacks, modules) };
     found.total = total(modules, "numel");
     found.head = total(modules.filter(function (m) { return m.head; }), "numel");
     found.dims = dimsOf(found);
@@ -299,6 +334,12 @@ var peft = (function () {
     if (backbone.inventories.size > 40) backbone.inventories.clear();
     backbone.inventories.set(key, found);
     return found;
+  }
+  /* What a formula sees at one layer. */
+  function atLayer(layer, family, sizes) {
+    var seen = merge(sizes, { layer: layer });
+    family.config.forEach(function (key) { if (key.type === "layers") seen[key.name] = sizes[key.name].indexOf(layer) >= 0; });
+    return seen;
   }
   /* Layers are null (exists once), [start, stop) or {at: [...]}. */
   function layersOf(layers) { return !layers ? [] : Array.isArray(layers) ? range(layers[0], layers[1]) : layers.at; }
@@ -309,42 +350,46 @@ var peft = (function () {
     function flag(index) { return given(index) && Boolean(size(index)); }
     var d_in, d_out, shape, parameters, start = 0;
     if (spec.kind === "embedding" || spec.kind === "parameter") {
-      shape = spec.shape.map(size);
+      shape = (spec.shape || []).map(size);
       d_in = spec.kind === "parameter" ? 1 : shape[0];
-      d_out = shape[shape.length - 1];
+      d_out = shape.length ? shape[shape.length - 1] : 1;
       parameters = [[spec.kind === "parameter" ? spec.suffix : "weight", shape]];
     } else {
       if (spec.kind === "norm") d_in = d_out = size(spec.size); else { d_in = size(spec.in); d_out = size(spec.out); }
-      shape = spec.kind === "norm" ? [d_in] : spec.kind === "linear" ? [d_out, d_in] : spec.kind === "conv1d" ? [d_in, d_out] : [d_out, fdiv(d_in, size(spec.groups))].concat(spec.kernel.map(size));
+      shape = spec.kind === "norm" ? (given(spec.heads) ? [size(spec.heads), d_in] : [d_in]) : spec.kind === "linear" ? [d_out, d_in] : spec.kind === "conv1d" ? [d_in, d_out] : [d_out, fdiv(d_in, size(spec.groups))].concat(spec.kernel.map(size));
       parameters = [["weight", shape]];
       if (flag(spec.bias)) parameters.push(["bias", [d_out]]);
     }
     var bias = parameters.some(function (p) { return p[0] === "bias"; });
-    if (given(spec.tied) && size(spec.tied)) parameters = [];
+    if (given(spec.tied) && size(spec.tied)) parameters = parameters.filter(function (p) { return spec.ties && spec.ties.indexOf(p[0]) < 0; });
     return {
-      path: prefix + spec.path, role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
+      path: (prefix + (spec.path || "")).replace(/\.$/, ""), role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
       parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
       numel: countOf(layers) * parameters.reduce(function (n, p) { return n + product(p[1]); }, 0),
       slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; })
     };
   }
-  function blocksOf(backbone, modules) {
+  function blocksOf(backbone, stacks, modules) {
     var out = [];
-    Object.keys(backbone.family.stacks).forEach(function (name) {
-      var n = backbone.layers[name], dims = merge(backbone.dims, { n_layers: n });
-      function add(kind, called) { out.push({ kind: kind, name: called, role: called, stack: name, layers: [0, n], n: n, dims: dims }); }
+    stacks.forEach(function (name) {
+      var n = backbone.layers[name], dims = merge(backbone.dims, backbone.own[name], { n_layers: n });
+      function add(kind, called, layers) { out.push({ kind: kind, name: called, role: called, stack: name, layers: layers, n: countOf(layers), dims: dims }); }
       Object.keys(backbone.family.stacks[name].attention).forEach(function (attention) {
-        if (modules.some(function (m) { return m.stack === name && m.role.indexOf(attention + ".") === 0; })) add("attention", attention);
+        var inside = modules.filter(function (m) { return m.stack === name && m.role.indexOf(attention + ".") === 0; });
+        var having = range(0, n).filter(function (layer) { return inside.some(function (m) { return layersOf(m.layers).indexOf(layer) >= 0; }); });
+        if (having.length) add("attention", attention, having.length === n ? [0, n] : { at: having });
       });
-      add("mlp", "mlp");
-      add("layer", "layer");
+      add("mlp", "mlp", [0, n]);
+      add("layer", "layer", [0, n]);
     });
     return out;
   }
   function dimsOf(inv) {
-    var layers = inv.backbone.layers, all = Object.keys(layers).reduce(function (n, k) { return n + layers[k]; }, 0);
-    return merge(inv.backbone.dims, {
-      n_layers: all, n_encoder_layers: layers.encoder || 0, n_decoder_layers: layers.decoder || 0,
+    function layers(wanted) {
+      return inv.stacks.reduce(function (n, name) { return n + (inStack(wanted, name) ? inv.backbone.layers[name] : 0); }, 0);
+    }
+    return merge(inv.backbone.dims, inv.backbone.own[inv.stacks[0]], {
+      n_layers: layers(""), n_encoder_layers: layers("encoder"), n_decoder_layers: layers("decoder"),
       n_attention: total(inv.blocks.filter(function (b) { return b.kind === "attention"; }), "n")
     });
   }
@@ -393,9 +438,12 @@ var peft = (function () {
     var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
     if (typeof suffixes === "string") {
       if (suffixes.toLowerCase() !== "all-linear") fail("target modules: a list, or all-linear");
+      if (inv.backbone.family.expert_names.length) experts("all-linear");
       return linear.filter(function (m) { return m.role !== "head.lm"; }).map(function (m) { return siteOf(m, m.layers); });
     }
+    function experts(suffix) { fail("target module " + shown(suffix) + " means tensors of experts in peft, which are no linear modules; choose roles, or other modules"); }
     suffixes.forEach(function (suffix) {
+      if (inv.backbone.family.expert_names.indexOf(suffix.split(".").pop()) >= 0) experts(suffix);
       if (linear.some(function (m) { return layersNamed(m, [suffix]) !== undefined; })) return;
       var other = inv.modules.filter(function (m) { return m.kind !== "parameter" && layersNamed(m, [suffix]) !== undefined; })[0];
       if (other && LINEAR.indexOf(other.kind) >= 0) fail("target module " + shown(suffix) + " belongs to the task's head, which is trained in full");
