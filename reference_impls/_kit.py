@@ -148,7 +148,7 @@ def blocks(model: nn.Module, kind: str) -> list[Block]:
             module=model.get_submodule(path), stack=block.stack, layer=layer, dims=block.dims,
             sites=Sites({
                 role: site
-                for role, site in inside[block.stack, layer].items()
+                for role, site in inside.get((block.stack, layer), Sites()).items()
                 if kind == "layer" or role.startswith(f"{block.name}.")
             }),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from hypothesis import strategies as st
 
 from peftonomy._backbone import LINEAR, Backbone, Family, Inventory, load_family, load_model, load_roles
 from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
+from peftonomy._inventory import Module
 from peftonomy._yaml import load_yaml
-from reference_impls import _kit, lora
+from reference_impls import _kit as kit
+from reference_impls import lora
 from tests import families as more
 from tests import families_decoders as decoders
 
@@ -267,6 +270,9 @@ TWINS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "task": ("roberta", lambda d: module_of(d, "pooler").update(tasks=["none", "seq_cls"])),
     "kernel": ("vit", lambda d: module_of(d, "embed.patch").update(kernel=["patch_width"])),
     "name": ("deberta-v2", lambda d: module_of(d, "attn.q", "encoder").update(path="attention.self.query")),
+    "layers that are listed": ("qwen3_next", lambda d: d["config"]["full"].update(default="layer == 0")),
+    "layers with experts": ("deepseek_v3", lambda d: module_of(d, "moe.router", "decoder").pop("where")),
+    "another name": ("gptj", lambda d: d["config"]["n_embd"].update(key="hidden_size", aliases=[], default=8)),
     "layers": ("t5", lambda d: d["stacks"]["decoder"].update(layers="num_layers")),
 }
 
@@ -512,8 +518,10 @@ def check_line(error: ConfigError, start: str) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "key", "value"),
-    [("t5", "feed_forward_proj", 3), ("deberta-v2", "pos_att_type", [1]), ("vit", "image_size", [224])],
-)
+    [("t5", "feed_forward_proj", 3), ("deberta-v2", "pos_att_type", [1]), ("vit", "image_size", [224]),
+     ("qwen2_moe", "mlp_only_layers", [1.0]), ("qwen2_moe", "mlp_only_layers", 1),
+     ("qwen3_next", "layer_types", [1] * 5), ("qwen3_next", "layer_types", ["full_attention"])],
+)  # fmt: skip
 def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{key}: found") as caught:
         tiny(model_type, **{key: value})
@@ -582,6 +590,13 @@ def test_a_role_on_a_fused_module_is_its_slice() -> None:
     assert (whole.start, whole.stop, whole.whole) == (0, 36, True)
 
 
+def taken(module: Module, output: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """A slice of what a fused module puts out, (positions, features), each role's share of every group put together."""
+    sizes = [(end - begin) // module.groups for _, begin, end in module.slices]
+    shares = output.unflatten(-1, (module.groups, -1)).split(sizes, dim=-1)
+    return torch.cat([share.flatten(1) for share in shares], dim=-1)[:, start:stop]
+
+
 FUSED = [
     (model_type, config)
     for model_type, config in VARIANTS
@@ -595,20 +610,47 @@ def test_slices_are_what_the_attention_takes_them_for(model_type: str, config: d
     """The slice `attn.v` of what a fused module puts out is what the model keeps as its values."""
     backbone = Backbone.from_config(config | {"model_type": model_type}, families=FAMILIES)
     (group,) = backbone.inventory("causal_lm").resolve_roles(["attn.v"])
-    module = group.module
+    assert sum(stop - start for _, start, stop in group.module.slices) == group.module.d_out
+    for output, kept in values(backbone, group.module, config):
+        assert torch.equal(taken(group.module, output, group.start, group.stop), kept)
+        contiguous = dataclasses.replace(group.module, groups=1)
+        assert group.module.groups == 1 or not torch.equal(taken(contiguous, output, group.start, group.stop), kept)
+
+
+def values(backbone: Backbone, module: Module, config: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each layer of a real model, what the module puts out for one sequence, and the values that are kept of it."""
+    model_type = backbone.family.model_type
     made = transformers.AutoConfig.for_model(model_type, **config)
     live = getattr(transformers, backbone.family.tasks["causal_lm"].class_)(made).eval()
     outputs: list[torch.Tensor] = []
     for _, path in module.paths():
         live.get_submodule(path).register_forward_hook(lambda m, args, output: outputs.append(output))
-    cache = live(torch.arange(5)[None], use_cache=True).past_key_values
-    for layer, output in zip(cache.layers, outputs, strict=True):
-        part = [stop - start for _, start, stop in module.slices]
-        together = output[0].unflatten(-1, (module.groups, -1)).split([n // module.groups for n in part], dim=-1)
-        parts = torch.cat([piece.flatten(1) for piece in together], dim=-1)
-        repeated = len(layer.values[0]) // backbone.dims["n_kv_heads"]
-        kept = layer.values[0][::repeated].transpose(0, 1).flatten(1)
-        assert torch.equal(parts[:, group.start : group.stop], kept)
+    layers = live(torch.arange(5)[None], use_cache=True).past_key_values.layers
+    repeated = len(layers[0].values[0]) // backbone.dims["n_kv_heads"]  # Falcon keeps them once for each query head
+    kept = [layer.values[0][::repeated].transpose(0, 1).flatten(1) for layer in layers]
+    return [(output[0], value) for output, value in zip(outputs, kept, strict=True)]
+
+
+@pytest.mark.parametrize("model_type", decoders.TINY)
+def test_the_kit_takes_hold_of_live_decoders(model_type: str) -> None:
+    family, (class_name, config) = FAMILIES[model_type], decoders.TINY[model_type]
+    live = built(family, "causal_lm", config)
+    assert type(live).__name__ == class_name
+    assert {w.name: tuple(w.value.shape) for w in kit.weights(live)} == shapes(live)
+    parts = kit.inventory(live)
+    for kind in ("attention", "mlp", "layer"):
+        found = kit.blocks(live, kind)
+        assert [b.layer for b in found] == [n for b in parts.blocks if b.kind == kind for n in b.layers]
+        for block in found:
+            with pytest.raises(UsageError, match="has no module of role no.such"):
+                block.sites["no.such"]
+    (queries,) = parts.resolve_roles(["attn.q"])
+    if queries.whole or queries.module.groups == 1:
+        assert len(kit.sites(live, ["attn.q"])) == queries.count
+    else:
+        with pytest.raises(UsageError, match=f"attn.q lie apart, head by head, .* whole of {queries.module.role}"):
+            kit.sites(live, ["attn.q"])
+        assert all(site.whole for site in kit.sites(live, [queries.module.role]))
 
 
 @pytest.mark.parametrize("model_type", ["deberta", "modernbert"])
@@ -867,10 +909,10 @@ def test_the_kit_takes_hold_of_every_family(model_type: str) -> None:
     class_name, config = more.TINY[model_type]
     model_class = getattr(transformers, class_name)
     model = model_class(model_class.config_class(**config))
-    assert {w.name for w in _kit.weights(model)} == {name for name, _ in model.named_parameters()}
-    inventory = _kit.inventory(model)
+    assert {w.name for w in kit.weights(model)} == {name for name, _ in model.named_parameters()}
+    inventory = kit.inventory(model)
     for kind in ("attention", "mlp", "layer"):
-        found = _kit.blocks(model, kind)
+        found = kit.blocks(model, kind)
         assert len(found) == sum(len(b.layers) for b in inventory.blocks if b.kind == kind)
         assert all(b.sites for b in found)
     lora.apply(model, r=2, alpha=4, targets=("attn.o", "mlp.up"))
