@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import pytest
@@ -22,7 +21,6 @@ from hypothesis import strategies as st
 
 from peftonomy._backbone import LINEAR, Backbone, Family, Inventory, load_family, load_model, load_roles
 from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
-from peftonomy._inventory import Module
 from peftonomy._yaml import load_yaml
 from reference_impls import _kit as kit
 from reference_impls import lora
@@ -590,13 +588,6 @@ def test_a_role_on_a_fused_module_is_its_slice() -> None:
     assert (whole.start, whole.stop, whole.whole) == (0, 36, True)
 
 
-def taken(module: Module, output: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """A slice of what a fused module puts out, (positions, features), each role's share of every group put together."""
-    sizes = [(end - begin) // module.groups for _, begin, end in module.slices]
-    shares = output.unflatten(-1, (module.groups, -1)).split(sizes, dim=-1)
-    return torch.cat([share.flatten(1) for share in shares], dim=-1)[:, start:stop]
-
-
 FUSED = [
     (model_type, config)
     for model_type, config in VARIANTS
@@ -605,30 +596,37 @@ FUSED = [
 ]
 
 
+class Seen(torch.nn.Module):
+    """Adds one, and remembers to what."""
+
+    def after(self, _: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        self.output = output[0]
+        return output + 1
+
+
 @pytest.mark.parametrize(("model_type", "config"), FUSED)
 def test_slices_are_what_the_attention_takes_them_for(model_type: str, config: dict[str, Any]) -> None:
-    """The slice `attn.v` of what a fused module puts out is what the model keeps as its values."""
-    backbone = Backbone.from_config(config | {"model_type": model_type}, families=FAMILIES)
-    (group,) = backbone.inventory("causal_lm").resolve_roles(["attn.v"])
-    assert sum(stop - start for _, start, stop in group.module.slices) == group.module.d_out
-    for output, kept in values(backbone, group.module, config):
-        assert torch.equal(taken(group.module, output, group.start, group.stop), kept)
-        contiguous = dataclasses.replace(group.module, groups=1)
-        assert group.module.groups == 1 or not torch.equal(taken(contiguous, output, group.start, group.stop), kept)
-
-
-def values(backbone: Backbone, module: Module, config: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each layer of a real model, what the module puts out for one sequence, and the values that are kept of it."""
-    model_type = backbone.family.model_type
+    """What is done to the slice `attn.v` of a fused module is done to all that the model keeps as its values."""
+    family = FAMILIES[model_type]
     made = transformers.AutoConfig.for_model(model_type, **config)
-    live = getattr(transformers, backbone.family.tasks["causal_lm"].class_)(made).eval()
-    outputs: list[torch.Tensor] = []
-    for _, path in module.paths():
-        live.get_submodule(path).register_forward_hook(lambda m, args, output: outputs.append(output))
-    layers = live(torch.arange(5)[None], use_cache=True).past_key_values.layers
-    repeated = len(layers[0].values[0]) // backbone.dims["n_kv_heads"]  # Falcon keeps them once for each query head
-    kept = [layer.values[0][::repeated].transpose(0, 1).flatten(1) for layer in layers]
-    return [(output[0], value) for output, value in zip(outputs, kept, strict=True)]
+    live = getattr(transformers, family.tasks["causal_lm"].class_)(made).eval()
+    sites = kit.sites(live, ["attn.v"])
+    for site in sites:
+        kit.attach(site, "seen", Seen())
+    inventory = kit.inventory(live)
+    for layer, seen in zip(values(live), kit.attached(live, "seen"), strict=True):
+        repeated = len(layer) // inventory.dims["n_kv_heads"]  # Falcon keeps them once for each query head
+        assert torch.equal(layer[::repeated].transpose(0, 1).flatten(1), cast(Seen, seen).output + 1)
+    (module,) = {group.module for group in inventory.resolve_roles(["attn.v"])}
+    assert sum(stop - start for _, start, stop in module.slices) == module.d_out
+    if module.groups > 1:
+        with pytest.raises(UsageError, match=r"attn.v lie apart, head by head, in .*: no view shows them"):
+            assert sites[0].weight
+
+
+def values(live: Any) -> list[torch.Tensor]:
+    """For each layer what the model keeps as values of one sequence, (heads, positions, features)."""
+    return [layer.values[0] for layer in live(torch.arange(5)[None], use_cache=True).past_key_values.layers]
 
 
 @pytest.mark.parametrize("model_type", decoders.TINY)
@@ -644,13 +642,7 @@ def test_the_kit_takes_hold_of_live_decoders(model_type: str) -> None:
         for block in found:
             with pytest.raises(UsageError, match="has no module of role no.such"):
                 block.sites["no.such"]
-    (queries,) = parts.resolve_roles(["attn.q"])
-    if queries.whole or queries.module.groups == 1:
-        assert len(kit.sites(live, ["attn.q"])) == queries.count
-    else:
-        with pytest.raises(UsageError, match=f"attn.q lie apart, head by head, .* whole of {queries.module.role}"):
-            kit.sites(live, ["attn.q"])
-        assert all(site.whole for site in kit.sites(live, [queries.module.role]))
+    assert len(kit.sites(live, ["attn.q"])) == sum(group.count for group in parts.resolve_roles(["attn.q"]))
 
 
 @pytest.mark.parametrize("model_type", ["deberta", "modernbert"])
