@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 import peftonomy
 from peftonomy import Backbone, UsageError
-from peftonomy._backbone import Inventory, SiteGroup
+from peftonomy._backbone import Inventory
 from peftonomy._inventory import joined
 
 __all__ = [
@@ -46,18 +46,23 @@ class Site:
     stop: int
     whole: bool
     transposed: bool            # Conv1D keeps its weight as (d_in, d_out)
+    groups: int = 1             # of the module's outputs, over which the slice is spread
 
     @property
     def weight(self) -> Tensor:
         """A view (d_out, d_in) into the live weight: writing to it changes the model."""
-        weight = self.module.weight.T if self.transposed else self.module.weight
-        return weight[self.start : self.stop]
+        return self._rows(self.module.weight.T if self.transposed else self.module.weight)
 
     @property
     def bias(self) -> Tensor | None:
         """A view (d_out,) into the live bias, if there is one."""
         bias = cast(Tensor | None, self.module.bias)
-        return None if bias is None else bias[self.start : self.stop]
+        return None if bias is None else self._rows(bias)
+
+    def _rows(self, parameter: Tensor) -> Tensor:
+        if self.groups > 1 and not self.whole:
+            raise UsageError(f"the outputs of {self.role} lie apart, head by head, in {self.path}: no view shows them")
+        return parameter[self.start : self.stop]
 
 
 class Sites(dict[str, Site]):
@@ -110,27 +115,20 @@ def inventory(model: nn.Module) -> Inventory:
 def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
     """The live linear maps that play one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
 
-    Roles that this model lacks are passed over. Raises UsageError where it has none of them, or where a role's
-    outputs are no slice, since each head keeps its queries, keys and values together.
+    Roles that this model lacks are passed over. Raises UsageError where it has none of them.
     """
     parts = inventory(model)
-    present = [role for role in targets if parts.has_role(role)] or targets
-    groups = parts.resolve_roles(present)
-    for group in groups:
-        if not group.whole and group.module.groups > 1:
-            found = f"the outputs of {group.role} lie apart, head by head, in this model"
-            raise UsageError(f"{found}; name the whole of {group.module.role}")
-    return _taken(model, groups)
+    return _sites(model, parts, [role for role in targets if parts.has_role(role)] or targets)
 
 
-def _taken(model: nn.Module, groups: Sequence[SiteGroup]) -> list[Site]:
+def _sites(model: nn.Module, parts: Inventory, roles: Sequence[str]) -> list[Site]:
     return [
         Site(
             module=cast(nn.Linear, model.get_submodule(path)), path=path, role=group.role, stack=group.stack,
             layer=layer, d_in=group.d_in, d_out=group.d_out, start=group.start, stop=group.stop,
-            whole=group.whole, transposed=group.module.kind == "conv1d",
+            whole=group.whole, transposed=group.module.kind == "conv1d", groups=group.module.groups,
         )
-        for group in groups
+        for group in parts.resolve_roles(roles)
         for layer, path in group.paths()
     ]  # fmt: skip
 
@@ -139,8 +137,7 @@ def blocks(model: nn.Module, kind: str) -> list[Block]:
     """The live blocks of one kind: "attention" (self and cross), "mlp" or "layer"."""
     inside: dict[tuple[str, int | None], Sites] = {}
     parts = inventory(model)
-    found = parts.resolve_roles([p for p in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(p)])
-    for site in _taken(model, [group for group in found if group.whole or group.module.groups == 1]):
+    for site in _sites(model, parts, [role for role in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(role)]):
         inside.setdefault((site.stack, site.layer), Sites())[site.role] = site
     return [
         Block(
@@ -148,7 +145,7 @@ def blocks(model: nn.Module, kind: str) -> list[Block]:
             module=model.get_submodule(path), stack=block.stack, layer=layer, dims=block.dims,
             sites=Sites({
                 role: site
-                for role, site in inside[block.stack, layer].items()
+                for role, site in inside.get((block.stack, layer), Sites()).items()
                 if kind == "layer" or role.startswith(f"{block.name}.")
             }),
         )
@@ -252,7 +249,7 @@ def on_input(site: Site, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
 
 def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableHandle:
     """Put `act(input, output slice)` after the site's module, in place of that slice."""
-    part = None if site.whole else (site.start, site.stop)
+    part = None if site.whole else (site.groups, site.start // site.groups, site.stop // site.groups)
     return site.module.register_forward_hook(functools.partial(_after, act, part))
 
 
@@ -261,11 +258,12 @@ def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tens
 
 
 def _after(
-    act: Callable[[Tensor, Tensor], Tensor], part: tuple[int, int] | None,
+    act: Callable[[Tensor, Tensor], Tensor], part: tuple[int, int, int] | None,
     module: nn.Module, args: tuple[Tensor, ...], output: Tensor,
 ) -> Tensor:
     if part is None:
         return act(args[0], output)
-    start, stop = part
-    changed = act(args[0], output[..., start:stop])
-    return torch.cat([output[..., :start], changed, output[..., stop:]], dim=-1)
+    groups, start, stop = part
+    spread = output.unflatten(-1, (groups, -1))
+    changed = act(args[0], spread[..., start:stop].flatten(-2)).unflatten(-1, (groups, -1))
+    return torch.cat([spread[..., :start], changed, spread[..., stop:]], dim=-1).flatten(-2)
