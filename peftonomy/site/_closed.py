@@ -66,9 +66,14 @@ def size(formula: Formula, entry: MethodEntry) -> str:
 
 
 def _latex(expression: Any, entry: MethodEntry, fold: bool = False) -> str:
-    names = {s: symbol(s.name, entry.hyperparameters.get(s.name)) for s in expression.free_symbols}
-    product = r" \cdot " if any(name.startswith(r"\text") for name in names.values()) else None
-    return str(sympy.latex(expression, symbol_names=names, fold_short_frac=fold, mul_symbol=product))
+    found = sorted(expression.free_symbols, key=lambda s: s.name)
+    return _printed(expression, tuple((s, symbol(s.name, entry.hyperparameters.get(s.name))) for s in found), fold)
+
+
+@functools.cache
+def _printed(expression: Any, names: tuple[tuple[Any, str], ...], fold: bool) -> str:
+    product = r" \cdot " if any(name.startswith(r"\text") for _, name in names) else None
+    return str(sympy.latex(expression, symbol_names=dict(names), fold_short_frac=fold, mul_symbol=product))
 
 
 @dataclass(frozen=True)
