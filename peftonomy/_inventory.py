@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._errors import UnknownName, UsageError, shown
 from ._family import Linear, ModuleSpec, Shape, Sizes, Stack
@@ -142,7 +142,8 @@ class Inventory:
             name: stack for name, stack in backbone.family.stacks.items() if stack.tasks is None or task in stack.tasks
         }
         self.modules: tuple[Module, ...] = tuple(_modules(backbone, task, num_labels, self.stacks))
-        self._resolved: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SiteGroup]] = {}
+        self.memo: dict[Any, Any] = {}
+        """What was worked out on this inventory before, by a key of whoever asks."""
 
     # Counts and sizes.
 
@@ -208,9 +209,10 @@ class Inventory:
         Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
         """
         key = tuple(roles), tuple(kinds)
-        if key not in self._resolved:
-            self._resolved[key] = self._resolve(*key)
-        return list(self._resolved[key])
+        if key not in self.memo:
+            self.memo[key] = self._resolve(*key)
+        found: list[SiteGroup] = self.memo[key]
+        return found
 
     def has_role(self, role: str) -> bool:
         """Whether a role or pattern means any linear module, or slice of one."""

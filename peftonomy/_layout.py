@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UsageError, shown
+from ._formula import Formula
 from ._inventory import Block, Inventory, Module, SiteGroup, joined, role_matches
 from ._measure import Measure, measure
 from ._schema import MethodEntry, Tensor, Value
@@ -16,7 +18,7 @@ from ._schema import MethodEntry, Tensor, Value
 if TYPE_CHECKING:
     from ._kb import Method
 
-__all__ = ["Part", "Spot", "flattened", "sites", "spots", "totals"]
+__all__ = ["Part", "Places", "Spot", "alike", "flattened", "places", "sites", "spots", "totals"]
 
 MOST_PARTS = 50
 
@@ -32,6 +34,13 @@ class Part:
     parent: int
     rename: Mapping[str, str]
     fixed: Mapping[str, Value]
+
+    @cached_property
+    def domains(self) -> list[tuple[str, Formula, Callable[..., Any]]]:
+        """Each hyperparameter that has a domain, with it, and as a function of `(common, {}, *hyperparameters)`."""
+        specs, names = self.entry.hyperparameters, tuple(self.entry.hyperparameters)
+        domains = [(name, spec.domain) for name, spec in specs.items() if spec.domain is not None]
+        return [(name, domain, Formula.together([domain], names, ())) for name, domain in domains]
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
@@ -101,10 +110,14 @@ def sites(
 
 
 def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inventory) -> list[SiteGroup]:
-    present = [role for role in defaults if inventory.has_role(role)]  # only some families have all of them
-    if not present:
+    key = ("default", *defaults)
+    if key not in inventory.memo:
+        present = [role for role in defaults if inventory.has_role(role)]  # only some families have all of them
+        inventory.memo[key] = inventory.resolve_roles(present) if present else []
+    found: list[SiteGroup] = inventory.memo[key]
+    if not found:
         raise UsageError(f"{entry.id} finds none of its default targets in {inventory.backbone.id}; name others")
-    return inventory.resolve_roles(present)
+    return found
 
 
 def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
@@ -118,14 +131,61 @@ def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
     }
 
 
+@dataclass
+class Places:
+    """Spots that are alike in all that a tensor's sizes depend on, each with its number among all of the tensor's.
+
+    dims: what formulas may name there besides the model's dimensions. n: how many places the spots are together.
+    """
+
+    dims: Mapping[str, Any]
+    spots: list[tuple[int, Spot]]
+    n: int
+
+    @cached_property
+    def layers(self) -> dict[int, int]:
+        """How many of the places each layer has."""
+        return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
+
+
+def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[Places]:
+    """The places of a tensor, those together that are alike."""
+    tensor = measured.tensor
+    roles = None if tensor.roles is None else tuple(tensor.roles)
+    sited = tensor.per in ("site", "role")
+    key = (
+        tensor.per, roles, tensor.selecting, measured.names, measured.by_layer, measured.layered,
+        tuple(map(id, targeted)) if sited else None,
+    )  # fmt: skip
+    if key not in inventory.memo:
+        # The targeted modules are held too: while they are, no others can have their ids.
+        inventory.memo[key] = targeted, alike(measured, spots(measured, inventory, targeted))
+    found: list[Places] = inventory.memo[key][1]
+    return found
+
+
+def alike(measured: Measure, found: Iterable[Spot]) -> list[Places]:
+    """Spots, those together that are alike in all that the tensor's formulas name."""
+    groups: dict[tuple[Any, ...], Places] = {}
+    for number, spot in enumerate(found):
+        key = (spot.shape, *[spot.dims.get(name) for name in measured.names])
+        group = groups.get(key)
+        if group is None:
+            groups[key] = Places(spot.dims, [(number, spot)], spot.n)
+        else:
+            group.spots.append((number, spot))
+            group.n += spot.n
+    return list(groups.values())
+
+
 def spots(
-    measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     """Every spot of a tensor, in the network's order; split by layer only where sizes depend on the layer.
 
     A formula with the layer has nothing to say of places outside the layers, which are then left out.
     """
-    for spot in _SCOPES[measured.tensor.per](measured.tensor, inventory, targeted, common):
+    for spot in _SCOPES[measured.tensor.per](measured.tensor, inventory, targeted):
         if not measured.by_layer:
             yield spot
         elif measured.layered:
@@ -141,13 +201,13 @@ def _wanted(tensor: Tensor, role: str, stack: str) -> bool:
 
 
 def _model(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     yield Spot("", 1, {})
 
 
 def _sites(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     for site in targeted:
         if _wanted(tensor, site.role, site.stack):
@@ -156,7 +216,7 @@ def _sites(
 
 
 def _roles(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     sharing: dict[tuple[str, int, int], int] = {}
     for site in targeted:
@@ -168,16 +228,16 @@ def _roles(
 
 
 def _blocks(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     for block in inventory.blocks:
         if block.kind == tensor.per and _wanted(tensor, block.name, block.stack):
-            dims = common | block.dims | {"cross": int(block.name == "xattn")}
+            dims = block.dims | {"cross": int(block.name == "xattn")}
             yield Spot(block.name, len(block.layers), dims, block, block.layers)
 
 
 def _parameters(
-    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
     for module in inventory.modules:
         if not module.pretrained or not _wanted(tensor, module.role, module.stack):

@@ -5,11 +5,12 @@ Nothing here knows a model: the dimensions of the model (`common`) and of the pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ._family import DIMS
 from ._formula import Formula
 from ._schema import OF_PARAMETERS, Moved, Tensor
 
@@ -29,13 +30,6 @@ LOCAL: dict[str, frozenset[str]] = {
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
 
 ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
-
-
-class _Everything:
-    """Contains every name: a block has sizes of its own for all that the model has a size for."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,11 @@ class Measure:
     by_layer: bool
     layered: bool
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it acts on every targeted module."""
+        return self.tensor.per == "site" and self.tensor.roles is None and not self.by_layer
+
     @cached_property
     def across(self) -> list[tuple[str, Formula]]:
         """What is counted over all places together: the ledger or kind, and its formula."""
@@ -74,8 +73,10 @@ class Measure:
         return ["its size", "copies", *rest]
 
     @property
-    def _local(self) -> Container[str]:
-        return _Everything() if self.tensor.per in BLOCKS else LOCAL[self.tensor.per]
+    def _local(self) -> frozenset[str]:
+        """The names that are found at the place: in a block also the sizes, which may be its stack's own."""
+        local = LOCAL[self.tensor.per]
+        return local.union(DIMS, ("n_layers",)) if self.tensor.per in BLOCKS else local
 
     @cached_property
     def sizes(self) -> Callable[..., Any]:

@@ -7,17 +7,15 @@ query then only puts the hyperparameters in. That takes microseconds.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._costs import Cost, TensorCost
 from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._inventory import Inventory, Module, SiteGroup, role_matches
-from ._layout import Part, Spot, Suffixes, sites, spots, totals
+from ._layout import Part, Places, Spot, Suffixes, places, sites, totals
 from ._measure import HELD, Measure
 from ._schema import Hyperparameter, Tensor, Value
 from ._values import coerced
@@ -57,25 +55,18 @@ class Place:
     copies: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Piece:
-    """A tensor at `n` places that are alike in all that its sizes depend on; `dims` is what formulas may name there."""
+    """A tensor of one part of a method, at places that are alike."""
 
     part: int
     name: str
     measure: Measure
-    dims: Mapping[str, Any]
-    spots: list[tuple[int, Spot]]
-    n: int
+    places: Places
 
     @property
     def tensor(self) -> Tensor:
         return self.measure.tensor
-
-    @cached_property
-    def layers(self) -> dict[int, int]:
-        """How many of the places each layer has."""
-        return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
 
 
 @dataclass(slots=True)
@@ -127,41 +118,24 @@ class Plan:
             **totals([site for group in self.sites for site in group]),
         }
         self.pieces = [
-            piece
+            Piece(index, part.prefix + name, measured, where)
             for index, part in enumerate(self.parts)
             for name, measured in part.measures.items()
-            for piece in self._pieces(index, part.prefix + name, measured)
+            for where in places(measured, inventory, self.sites[index])
         ]
         self._check_all_used()
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
-        self._domains = [
-            (name, spec.domain, spec.domain.compile(self.names, self.common))
-            for name, spec in method.entry.hyperparameters.items()
-            if spec.domain is not None
-        ]
-
-    def _pieces(self, index: int, name: str, measured: Measure) -> Iterable[Piece]:
-        """A tensor's places, those together that are alike in all that its formulas name."""
-        alike: dict[tuple[Any, ...], Piece] = {}
-        for number, spot in enumerate(spots(measured, self.inventory, self.sites[index], self.common)):
-            dims = spot.dims
-            key = (spot.shape, *[dims.get(n) for n in measured.names])
-            piece = alike.get(key)
-            if piece is None:
-                alike[key] = Piece(index, name, measured, dims, [(number, spot)], spot.n)
-            else:
-                piece.spots.append((number, spot))
-                piece.n += spot.n
-        return alike.values()
 
     def _check_all_used(self) -> None:
         """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""
         label = self.inventory.backbone.id
         if not self.pieces:
             raise UsageError(f"{self.method.id} finds nothing to act on in {label} (task {self.inventory.task})")
-        used = {id(spot.source) for piece in self.pieces for _, spot in piece.spots}
-        for part, group in zip(self.parts, self.sites, strict=True):
-            if any(tensor.per == "site" for tensor in part.entry.tensors.values()):
+        for index, (part, group) in enumerate(zip(self.parts, self.sites, strict=True)):
+            own = part.measures.values()
+            if any(m.tensor.per == "site" for m in own) and not any(m.everywhere for m in own):
+                found = [piece.places for piece in self.pieces if piece.part == index]
+                used = {id(spot.source) for where in found for _, spot in where.spots}
                 for site in group:
                     if id(site) not in used:
                         where = f"{site.module.path} (role {site.role}) of {label}"
@@ -175,9 +149,9 @@ class Plan:
             n: coerced(n, spec, chosen[n]) if n in chosen else self.default(spec) for n, spec in specs.items()
         }
         arguments = tuple(filled.values())
-        for name, domain, holds in self._domains:
+        for name, domain, holds in self.parts[0].domains:
             try:
-                fine = holds(*arguments)
+                (fine,) = holds(self.common, {}, *arguments)
             except (ArithmeticError, ValueError, TypeError):
                 fine = False
             if not fine:
@@ -239,11 +213,11 @@ class Plan:
             args, measured, layers = arguments[piece.part], piece.measure, None
             try:
                 if measured.layered:
-                    common, dims, there = self.common, piece.dims, measured.there
-                    layers = frozenset([layer for layer in piece.layers if there(common, dims, layer, *args)[0]])
+                    common, dims, there = self.common, piece.places.dims, measured.there
+                    layers = frozenset([layer for layer in piece.places.layers if there(common, dims, layer, *args)[0]])
                     if not layers:
                         continue
-                found = measured.sizes(self.common, piece.dims, *args)
+                found = measured.sizes(self.common, piece.places.dims, *args)
             except (ArithmeticError, ValueError) as error:
                 raise UsageError(f"{self.method.id}: tensor {piece.name} has no size here: {error}") from None
             if found is not None:
@@ -259,9 +233,10 @@ class Plan:
             if type(number) is not int or not 0 <= number <= EXACT:
                 found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
                 break
-        places = piece.n if layers is None else sum(n for layer, n in piece.layers.items() if layer in layers)
+        where = piece.places
+        there = where.n if layers is None else sum(n for layer, n in where.layers.items() if layer in layers)
         count, copies, trained = found[0], found[1], measured.trained
-        n = places * copies
+        n = there * copies
         all_or_none = count * n if trained else 0
         moved = all_or_none if isinstance(trained, bool) else n * found[trained]
         row = _Row(piece, args, count, n, moved, copies, layers)
@@ -297,9 +272,9 @@ class Plan:
         return row
 
     def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> str:
-        formula, role = piece.measure.requires, piece.spots[0][1].role
+        formula, role = piece.measure.requires, piece.places.spots[0][1].role
         assert formula is not None
-        known = self.common | dict(piece.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
+        known = self.common | dict(piece.places.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
         bound = ", ".join(f"{n} = {known[n]}" for n in sorted(formula.names))
         where = f" at {role}" if role else ""
         return f"{self.method.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
@@ -369,17 +344,17 @@ class Plan:
         """Every declared tensor at every single place of the network, tensor by tensor in the network's order."""
         rows = self._each(self.values(given))
         order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
-        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.spots]
+        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
         found.sort(key=lambda place: place[:2])
         return [place for _, _, row, spot in found for place in _single(row, spot, self._shape(row, spot))]
 
     def _shape(self, row: _Row, spot: Spot | None = None) -> tuple[int, ...] | None:
         """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
         piece = row.piece
-        own = (spot or piece.spots[0][1]).shape
+        own = (spot or piece.places.spots[0][1]).shape
         if row.roles or own is not None or piece.tensor.shape is None:
             return None if row.roles else own
-        return tuple([int(size) for size in piece.measure.shape(self.common, piece.dims, *row.args)])
+        return tuple([int(size) for size in piece.measure.shape(self.common, piece.places.dims, *row.args)])
 
     def _merged(self, rows: Sequence[_Row]) -> Iterator[TensorCost]:
         groups: dict[tuple[Any, ...], list[_Row]] = {}
@@ -416,7 +391,7 @@ def _roles(rows: Iterable[_Row]) -> Iterator[str]:
     numbered = sorted(
         (number, spot.role)
         for row in rows
-        for number, spot in row.piece.spots
+        for number, spot in row.piece.places.spots
         if row.layers is None or not row.layers.isdisjoint(spot.layers)
     )
     return iter(dict.fromkeys(role for _, role in numbered if role))

@@ -161,7 +161,7 @@ def _counted(plan: Plan, values: Mapping[str, Any], n: int, kind: type) -> tuple
         measured = piece.measure
         args = arguments[piece.part]
         places = _places(plan, piece, args, n)
-        fine, *numbers = measured.arrays(plan.common, piece.dims, *args)
+        fine, *numbers = measured.arrays(plan.common, piece.places.dims, *args)
         if measured.exists is not None:
             numbers = [np.where(places > 0, number, 0) for number in numbers]
         if measured.requires is not None:
@@ -197,13 +197,13 @@ def _places(plan: Plan, piece: Piece, args: Sequence[Any], n: int) -> Any:
     import numpy as np
 
     if piece.measure.exists is None:
-        return np.full(n, piece.n)
+        return np.full(n, piece.places.n)
     if not piece.measure.layered:
-        (there,) = piece.measure.there_arrays(plan.common, piece.dims, piece.dims.get("layer", 0), *args)
-        return np.broadcast_to(np.asarray(there, bool) * piece.n, n)
-    layers = np.array([*piece.layers])[:, None]
-    (there,) = piece.measure.there_arrays(plan.common, piece.dims, layers, *args)
-    return np.array([*piece.layers.values()]) @ np.broadcast_to(np.asarray(there, int), (len(layers), n))
+        (there,) = piece.measure.there_arrays(plan.common, piece.places.dims, piece.places.dims.get("layer", 0), *args)
+        return np.broadcast_to(np.asarray(there, bool) * piece.places.n, n)
+    layers = np.array([*piece.places.layers])[:, None]
+    (there,) = piece.measure.there_arrays(plan.common, piece.places.dims, layers, *args)
+    return np.array([*piece.places.layers.values()]) @ np.broadcast_to(np.asarray(there, int), (len(layers), n))
 
 
 def _row(piece: Piece, places: Any, numbers: Sequence[Any]) -> _Rows:
