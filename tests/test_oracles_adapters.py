@@ -36,16 +36,20 @@ UNIONS = {
     "unipelt": {"prefix_tuning": "prefix_tuning", "adapter": "pfeiffer_adapter", "lora": "lora"},
 }
 """Configurations of configurations: the argument, and the entry that says what stands there."""
+AS_LORA = ("dora",)
+"""Whose entries have other default targets than the library, which takes LoRA's."""
 COUNTED = [method for method, library in LIBRARY.items() if library.type or method in UNIONS]
 ORACLES = {path.stem.removeprefix("adapters_"): importlib.import_module(f"tests.oracles.{path.stem}")
            for path in sorted(FOLDER.glob("adapters_*.py")) if path != SIDE}  # fmt: skip
 COMPARED = [(method, family) for method, oracle in ORACLES.items() for family in oracle.FAMILIES]
 REFUSED = {
     ("prompt_tuning", "t5"), ("prompt_tuning", "gpt2"), ("prompt_tuning", "llama"), ("invertible_adapter", "vit"),
+    ("dora", "gpt2"),
 }  # fmt: skip
 """Where the library has the method, but not for this family."""
 LOST = "the file lacks the shared matrices"
 OTHERWISE = {
+    **{("vera", family): "the two diagonal matrices as full ones" for family in tiny.CONFIGS},
     ("ia3", "llama"): "instead of its inside, as many numbers as the model is wide",
     ("mtl_lora", "gpt2"): "one matrix and one set of weights serve",
     **{(method, "llama"): "heads to be as wide as the model over" for method in ("prefix_tuning", *UNIONS)},
@@ -62,13 +66,22 @@ def environment() -> None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(absent)
 
 
+def targets(method: str, family: str) -> tuple[str, ...] | None:
+    """Roles to name, or none where the entry's own defaults are the library's."""
+    return KB["lora"].cost(layout(family)[0]).targets if method in AS_LORA else None
+
+
 def settings(method: str, family: str) -> Iterator[Trial]:
-    """The trials of the behaviour suite, and the library's defaults; all with the default targets."""
+    """The settings of the behaviour suite, and the library's defaults; what the library lacks stays at our default."""
     first, second, *_ = trials(method, family)
-    defaults = {name: spec.default for name, spec in first.entry.hyperparameters.items()} | LIBRARY[method].defaults
-    wide = {name: first.hyperparameters[name] for name, value in defaults.items() if isinstance(value, str)
-            and first.entry.hyperparameters[name].type != "choice"}  # fmt: skip
-    for trial in (first, replace(second, targets=None), replace(first, hyperparameters=defaults | wide)):
+    library, specs = LIBRARY[method], first.entry.hyperparameters
+    small = {name: value for name, value in first.hyperparameters.items() if isinstance(specs[name].default, str)
+             and specs[name].type != "choice"}  # fmt: skip
+    defaults = {name: spec.default for name, spec in specs.items()} | small | library.defaults
+    has = {*library.rename, *(name for formula in library.write.values() for name in formula.names)}
+    for given in (first.hyperparameters, second.hyperparameters, {}):
+        setting = defaults | {name: value for name, value in given.items() if name in has or method in UNIONS}
+        trial = replace(first, hyperparameters=setting, targets=targets(method, family))
         try:
             _ = trial.cost
         except UsageError:          # does not fit a model this small
@@ -112,7 +125,8 @@ def declared(trial: Trial) -> dict[str, int]:
 def compared(method: str, family: str) -> tuple[Trial, nn.Module, dict[str, Any]]:
     """Our model, shaken away from its start, and the case that puts its numbers into the library's."""
     oracle, trial = ORACLES[method], trials(method, family)[0]
-    trial = replace(trial, targets=None, hyperparameters=trial.hyperparameters | getattr(oracle, "SETTING", {}))
+    setting = trial.hyperparameters | getattr(oracle, "SETTING", {})
+    trial = replace(trial, targets=targets(method, family), hyperparameters=setting)
     ours = trial.make()
     shake(ours)
     asks = case(trial)

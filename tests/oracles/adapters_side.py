@@ -31,7 +31,7 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
     try:
         adapters.init(model)
         model.add_adapter("a", config=configuration(case["config"], case["arguments"]))
-    except (AssertionError, AttributeError, ValueError) as error:
+    except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
         return {"refused": f"{type(error).__name__}: {error}"}
     model.double().train_adapter("a")
     new = [parameter for parameter in model.parameters() if id(parameter) not in own]
