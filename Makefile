@@ -4,7 +4,7 @@
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
 # make pictures   the screenshots in the README
-# make clean      remove what the others made, but for the virtual environment
+# make clean      remove what the others made, but for the virtual environments
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,6 +13,7 @@ SERVE  ?= 1
 JOBS   ?= 2
 
 bin   := $(VENV)/bin
+other := $(VENV)-adapters
 pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
 tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
 
@@ -27,8 +28,8 @@ ifneq ($(SERVE),0)
 	$(bin)/peftonomy site serve --dir build/site --port $(PORT)
 endif
 
-test: $(VENV)/dev.stamp lint
-	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(tests)
+test: $(VENV)/dev.stamp $(other)/stamp lint
+	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && ADAPTERS_PYTHON=$(other)/bin/python $(tests)
 
 check: $(VENV)/dev.stamp lint
 	$(bin)/peftonomy check
@@ -49,7 +50,7 @@ pictures: $(VENV)/dev.stamp
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +
 
 # The stamps make reruns quick; a change of the dependencies installs again.
 $(bin)/python:
@@ -64,3 +65,9 @@ $(VENV)/site.stamp: pyproject.toml | $(bin)/python
 $(VENV)/dev.stamp: pyproject.toml | $(bin)/python
 	$(pip) --editable '.[dev]'
 	touch $@ $(VENV)/site.stamp
+
+# AdapterHub's library is an oracle as well. It pins a transformers that is too old for ours, so it lives by itself.
+$(other)/stamp: Makefile | $(bin)/python
+	$(PYTHON) -m venv $(other)
+	$(other)/bin/python -m pip --disable-pip-version-check install --quiet adapters==1.3.0 transformers==4.57.6 torch
+	touch $@

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-__all__ = ["prepend"]
+__all__ = ["by_name", "cached", "prepend"]
 
 Prompt = Callable[[], Tensor]
 Arguments = tuple[tuple[()], dict[str, Any]]
@@ -46,9 +46,9 @@ def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
 
 
 def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    given = _by_name(stack, args, kwargs)
+    given = by_name(stack, args, kwargs)
     p = prompt()
-    new = 0 if _cached(given) else len(p)
+    new = 0 if cached(given) else len(p)
     if new:
         tokens = given.pop("input_ids", None)
         embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
@@ -79,7 +79,7 @@ def _before_pooler(prompt: Prompt, _: nn.Module, args: tuple[Tensor, ...]) -> tu
 
 
 def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    given = _by_name(decoder, args, kwargs)
+    given = by_name(decoder, args, kwargs)
     if "encoder_attention_mask" in given:
         mask = given["encoder_attention_mask"]
         given["encoder_attention_mask"] = pad(mask, (len(prompt()), 0), value=1)    # (batch, length + n)
@@ -90,12 +90,13 @@ def _join(prompt: Tensor, embedded: Tensor) -> Tensor:
     return torch.cat([prompt.expand(len(embedded), -1, -1), embedded], dim=1)       # (batch, length + n, d_model)
 
 
-def _cached(given: dict[str, Any]) -> bool:
+def cached(given: dict[str, Any]) -> bool:
+    """Whether this call of a stack goes on from a cache, so that the input's beginning is behind it."""
     cache = given.get("cache", given.get("past_key_values"))
     return cache is not None and cache.get_seq_length() > 0
 
 
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call of `module`, all by name; None counts as not given."""
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     rest = given.pop("kwargs", {})

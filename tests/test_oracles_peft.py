@@ -183,24 +183,6 @@ def test_ia3_outputs(family: str) -> None:
     agree(family, ours, theirs)
 
 
-@pytest.mark.parametrize("family", [f for f in tiny.CONFIGS if f != "gpt2"])
-def test_adalora_outputs(family: str) -> None:
-    ours = adalora.apply(tiny.model(family), init_r=4, target_r=2, alpha=5.0)
-    shake(ours)
-    children = list(kit.at_sites(ours, "adalora", adalora.Triplets))
-    paths = [site.path for site, _ in children]
-    config = peft.AdaLoraConfig(init_r=4, target_r=2, total_step=9, lora_alpha=5, target_modules=paths)
-    theirs = wrapped(tiny.model(family), config)
-    assert trained(ours) == trained(theirs)
-    for site, child in children:
-        layer = inner(theirs, site)
-        layer.lora_A["default"].data.copy_(child.Q)
-        layer.lora_B["default"].data.copy_(child.P)
-        layer.lora_E["default"].data.copy_(child.Lambda[:, None])
-        child.scale = 5.0 / (4 + 1e-5)      # deviation: peft adds this to the rank
-    agree(family, ours, theirs)
-
-
 def test_adalora_importance() -> None:
     """The same scores as peft's allocator after three steps, so that the same triplets survive."""
     ours = adalora.apply(tiny.model("llama"), init_r=4, target_r=2, alpha=5.0, targets=("attn.q", "attn.v"))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import peftonomy
 from reference_impls import _kit as kit
-from reference_impls import p_tuning, prefix_tuning, prompt_tuning
+from reference_impls import cartridges, cpt, mpt, p_tuning, prefix_tuning, prompt_tuning
 from tests.behaviour import tiny
 
 pytestmark = [
@@ -170,6 +170,55 @@ def test_prefix_tuning_of_encoders() -> None:
     model = peft.get_peft_model(tiny.model("bert"), config)
     with pytest.raises(ValueError, match="does not support past key values"):
         model(**tiny.batch("bert"))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_mpt(family: str) -> None:
+    """Equal counts and outputs for one task. peft's classes for other tasks lose the ids of tasks on the way."""
+    reference = theirs(family, peft.MultitaskPromptTuningConfig, num_ranks=2)
+    model = mpt.apply(base(family), prompt_length=LENGTH, rank=2)
+    assert trained(reference) == trained(model) == cost("mpt", model, prompt_length=LENGTH, rank=2)
+    task = torch.zeros(len(tiny.batch(family)["input_ids"]), dtype=torch.long)
+    assert not agree(answer(model, family), answer(reference, family, task_ids=task))
+    source = encoder(reference)
+    model.mpt.P.data.copy_(source.embedding.weight[:LENGTH])
+    model.mpt.u.data.copy_(source.prefix_task_cols[0, :LENGTH])
+    model.mpt.v.data.copy_(source.prefix_task_rows[0])
+    assert agree(answer(model, family), answer(reference, family, task_ids=task))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_cpt(family: str) -> None:
+    """Equal outputs before and after both were moved out of their balls, and brought back into them."""
+    tokens, kinds = [5, 9, 30], [1, 2, 4]
+    reference = theirs(family, peft.CPTConfig, cpt_token_ids=tokens, cpt_tokens_type_mask=kinds)
+    model = cpt.apply(base(family), prompt_length=LENGTH, labels=1)
+    cpt.context(model, torch.tensor(tokens), [cpt.TEMPLATE, cpt.INPUT, cpt.LABEL])
+    assert trained(reference) == LENGTH * kit.inventory(model).dims["d_model"]
+    assert agree(answer(model, family), answer(reference, family, labels=None))
+    shift = torch.randn_like(model.cpt.D)
+    model.cpt.D.data.copy_(shift)
+    encoder(reference).delta_embedding.weight.data.copy_(shift)
+    assert agree(answer(model, family), answer(reference, family, labels=None))
+    assert model.cpt.D.norm(dim=1).max() < 0.1
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_cartridges(family: str) -> None:
+    """Equal counts, and equal outputs once real tokens stand at the positions where peft's cache puts them."""
+    reference = theirs(family, peft.CartridgeConfig)
+    model = cartridges.apply(base(family), prefix_length=LENGTH)
+    assert trained(reference) == trained(model) == cost("cartridges", model, prefix_length=LENGTH)
+    children = kit.attached(model, "cartridges")
+    values = encoder(reference).weight.detach().unflatten(1, (len(children), 2, -1))
+    for i, child in enumerate(children):
+        for j, which in enumerate("kv"):
+            first, rest = child.parts(which)
+            first.data.copy_(values[:1, i, j])
+            rest.data.copy_(values[1:, i, j])
+    moved = torch.arange(LENGTH, LENGTH + 7)[None]
+    assert agree(answer(model, family, position_ids=moved), answer(reference, family))
+    assert not agree(answer(model, family), answer(reference, family))
 
 
 @pytest.mark.parametrize("method", [prompt_tuning, p_tuning])

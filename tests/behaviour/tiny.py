@@ -90,8 +90,21 @@ def outputs(model: nn.Module, name: str) -> Tensor:
     return values
 
 
-def loss(model: nn.Module, name: str) -> Tensor:
-    """How far the outputs are from fixed random targets."""
+def loss(model: Any, name: str) -> Tensor:
+    """How far the outputs are from fixed random targets.
+
+    A classifier reads one position only. What a method does at the others in the last layer must be reached too, so
+    there the last hidden states count as well.
+    """
+    if "num_labels" not in CONFIGS[name][1]:
+        return _error(outputs(model, name))
+    states: list[Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda _, __, found: states.append(found.last_hidden_state))
     values = outputs(model, name)
+    hook.remove()
+    return _error(values) + _error(states[-1])
+
+
+def _error(values: Tensor) -> Tensor:
     target = torch.randn(values.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return ((values - target) ** 2).mean()

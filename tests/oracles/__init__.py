@@ -4,6 +4,10 @@ A module has `copy(ours, theirs)`, which writes every tensor of our method into 
 shaken away from its start). It may have `SETTING` (hyperparameters, where small ones do not suit peft) and `FAMILIES`
 (those that peft supports, where that is not all), and `SINGLE` where peft starts from weights in single precision only.
 What peft is configured with comes from the entry.
+
+AdapterHub's library is asked in another environment, by `adapters_side.py`. Its modules, `adapters_<id>.py`, have
+`tensors(ours)`, the library's names with our numbers, `FAMILIES`, and may have `SETTING` and `ARGUMENTS` (of the
+library's configuration, beyond what the entry says).
 """
 
 from __future__ import annotations
