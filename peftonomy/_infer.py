@@ -67,6 +67,8 @@ EXPERTS = {
     "router": "gate.weight router router.weight shared_expert_gate",
 }  # fmt: skip
 NORMS = {"q": "q_norm", "k": "k_norm", "q_latent": "q_a_layernorm", "kv_latent": "kv_a_layernorm"}
+FEED_FORWARD_ENDS = [("mlp.up", "mlp.down"), ("mlp.gate_up", "mlp.down"), ("moe.gate_up", "moe.down")]
+"""The roles with which a feed-forward block begins and ends."""
 BEFORE_ATTENTION = "input_layernorm ln_1 ln1 norm1 norm_1 layer_norm1 layernorm_before sa_layer_norm"
 BEFORE_FEED_FORWARD = (
     "post_attention_layernorm ln_2 ln2 norm2 norm_2 layer_norm2 layernorm_after final_layer_norm output_layer_norm "
@@ -435,12 +437,13 @@ def _stack(path: str, seen: Sequence[_Seen], config: Any) -> dict[str, Any]:
     tasks, layers = list(dict.fromkeys(task for task, _, _ in each)), 1 + max(n for _, n, _ in each)
     modules = _specs(each, path, layers, tasks)
     places = {block: at for block in ("attn", "xattn") if (at := _holder(modules, block))}
-    fused = any(spec["role"] == "mlp.gate_up" for spec in modules)
+    roles = {spec["role"] for spec in modules}
+    ends = next((e for e in FEED_FORWARD_ENDS if {*e} <= roles), FEED_FORWARD_ENDS[0])
     shown, head_dims = _widths(modules), (m.head_dim for _, _, m in each if m.role in [f"attn.{q}" for q in QUERIES])
     return {
         "layers": layers, "path": f"{path}.{{layer}}", "tasks": tasks if len(tasks) < len(seen) else None,
         "dims": shown | _heads(config, shown, next(head_dims, 0)), "attention": places,
-        "mlp": {"in": "mlp.gate_up" if fused else "mlp.up", "out": "mlp.down"}, "modules": modules,
+        "mlp": {"in": ends[0], "out": ends[1]}, "modules": modules,
     }  # fmt: skip
 
 
