@@ -272,6 +272,11 @@ TWINS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "layers with experts": ("deepseek_v3", lambda d: module_of(d, "moe.router", "decoder").pop("where")),
     "another name": ("gptj", lambda d: d["config"]["n_embd"].update(key="hidden_size", aliases=[], default=8)),
     "layers": ("t5", lambda d: d["stacks"]["decoder"].update(layers="num_layers")),
+    "stack of a task": ("whisper", lambda d: d["stacks"]["decoder"].pop("tasks")),
+    "width of a stack": ("clip", lambda d: d["stacks"]["encoder_vision"]["dims"].update(d_model="text_width")),
+    "likeness": ("swin", lambda d: d["stacks"]["encoder_2"]["dims"].update(d_ff="embed_dim")),
+    "key of an object": ("clip", lambda d: d["config"]["text_ffn"].update(key="vision_config.intermediate_size")),
+    "half a tie": ("electra", lambda d: module_of(d, "head.lm").pop("ties")),
 }
 
 
