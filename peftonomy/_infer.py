@@ -60,11 +60,15 @@ FEED_FORWARD = {
     "gate_up": "gate_up_proj",
     "down": "down_proj wo c_proj fc2 lin2 linear2 fc_out ffn_output down dense_4h_to_h output.dense",
 }
+QUERIES = ("q", "q_gate", "qkv")
+"""The maps that make queries, of which an attention has one."""
 EXPERTS = {
     "gate_up": "gate_up_proj", "gate": "gate_proj w1", "up": "up_proj w3", "down": "down_proj w2",
     "router": "gate.weight router router.weight shared_expert_gate",
 }  # fmt: skip
 NORMS = {"q": "q_norm", "k": "k_norm", "q_latent": "q_a_layernorm", "kv_latent": "kv_a_layernorm"}
+FEED_FORWARD_ENDS = [("mlp.up", "mlp.down"), ("mlp.gate_up", "mlp.down"), ("moe.gate_up", "moe.down")]
+"""The roles with which a feed-forward block begins and ends."""
 BEFORE_ATTENTION = "input_layernorm ln_1 ln1 norm1 norm_1 layer_norm1 layernorm_before sa_layer_norm"
 BEFORE_FEED_FORWARD = (
     "post_attention_layernorm ln_2 ln2 norm2 norm_2 layer_norm2 layernorm_after final_layer_norm output_layer_norm "
@@ -79,6 +83,8 @@ PARAMETERS = {
 }  # fmt: skip
 """What a table or a bare tensor is, by the first pattern that its name matches."""
 IS_ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
+IS_RECURRENT = re.compile(r"linear_att|delta|mamba|ssm", re.IGNORECASE)
+"""What calls itself attention and has no queries that meet keys."""
 IS_SEEN = r"vision|visual|image|audio|speech|encoder"
 """What stands in the path of layers that do not generate."""
 SPLIT_EXPERTS = ["gate", "gate_proj", "up_proj", "down_proj"]
@@ -308,16 +314,20 @@ def _role(m: _Module) -> str:
         return "embed.patch" if "patch" in m.path else "conv"
     if kind == "norm":
         return _norm_role(m.path, leaf)
-    if leaf.endswith("bias") and IS_ATTENTION.search(m.path) and not re.search(PARAMETERS["attn.rel"], m.path):
+    if leaf.endswith("bias") and _attends(m.path) and not re.search(PARAMETERS["attn.rel"], m.path):
         return "attn.bias"
     return next((role for role, pattern in PARAMETERS.items() if re.search(pattern, m.path, re.IGNORECASE)), "other")
+
+
+def _attends(path: str) -> bool:
+    return bool(IS_ATTENTION.search(path)) and not IS_RECURRENT.search(path)
 
 
 def _linear_role(above: Sequence[str], leaf: str) -> str:
     holders = ".".join(above)
     if "pooler" in (*above, leaf):
         return "pooler"
-    if IS_ATTENTION.search(holders):
+    if _attends(holders):
         block = "xattn" if IS_CROSS.search(holders) else "attn"
         part = next((part for part, names in ATTENTION.items() if leaf in names.split()), "")
         return f"{block}.{part}" if part else "other"
@@ -345,7 +355,7 @@ def _norm_role(path: str, leaf: str) -> str:
         return "norm.xattn"
     if leaf.lower() in BEFORE_FEED_FORWARD.split() or re.search(r"ffn|mlp|feed_forward|(^|\.)output\.LayerNorm$", path):
         return "norm.attn" if re.search(r"attention\.output\.", path) else "norm.mlp"
-    if leaf.lower() in BEFORE_ATTENTION.split() or IS_ATTENTION.search(path):
+    if leaf.lower() in BEFORE_ATTENTION.split() or _attends(path):
         return "norm.attn"
     return "norm.final"
 
@@ -367,19 +377,23 @@ def _tell_outside(modules: Sequence[_Module], base: Set[str]) -> None:
 def _tell_by_place(layer: Sequence[_Module]) -> None:
     """Correct the roles in one layer by what stands beside a module, and by its widths."""
     blocks = {m.role.partition(".")[0] for m in layer}
+    plain = "attn" in blocks and not blocks & {"mlp", "moe"}
     for m in layer:
         if m.role == "norm.final":  # no name that says more
             holder = m.path.rpartition(".")[0]
             beside = {o.role.partition(".")[0] for o in layer if o.linear and o.path.startswith(f"{holder}.")}
             told = beside & {"attn", "xattn", "mlp"}
             m.role = f"norm.{told.pop()}" if len(told) == 1 else "other"
-        elif m.linear and m.role == "other" and "mlp" not in blocks and not IS_ATTENTION.search(m.path):
+        elif m.linear and m.role == "other" and plain and not IS_ATTENTION.search(m.path):
             wider = m.spec["out"] - m.spec["in"]
             m.role = "mlp.up" if wider > 0 else "mlp.down" if wider < 0 else "other"
+    read = {m.spec["in"] for m in layer if m.role == "attn.o"}
     downs = {m.spec["in"] for m in layer if m.role == "mlp.down"}
     for m in layer:
         if m.role == "mlp.up" and m.spec["out"] not in downs and m.spec["out"] / 2 in downs:
             m.role = "mlp.gate_up"
+        if m.role == "attn.q" and m.spec["out"] not in read and m.spec["out"] / 2 in read:
+            m.role = "attn.q_gate"
 
 
 # Layers.
@@ -423,18 +437,19 @@ def _stack(path: str, seen: Sequence[_Seen], config: Any) -> dict[str, Any]:
     tasks, layers = list(dict.fromkeys(task for task, _, _ in each)), 1 + max(n for _, n, _ in each)
     modules = _specs(each, path, layers, tasks)
     places = {block: at for block in ("attn", "xattn") if (at := _holder(modules, block))}
-    fused = any(spec["role"] == "mlp.gate_up" for spec in modules)
-    shown, head_dims = _widths(modules), (m.head_dim for _, _, m in each if m.role in ("attn.q", "attn.qkv"))
+    roles = {spec["role"] for spec in modules}
+    ends = next((e for e in FEED_FORWARD_ENDS if {*e} <= roles), FEED_FORWARD_ENDS[0])
+    shown, head_dims = _widths(modules), (m.head_dim for _, _, m in each if m.role in [f"attn.{q}" for q in QUERIES])
     return {
         "layers": layers, "path": f"{path}.{{layer}}", "tasks": tasks if len(tasks) < len(seen) else None,
         "dims": shown | _heads(config, shown, next(head_dims, 0)), "attention": places,
-        "mlp": {"in": "mlp.gate_up" if fused else "mlp.up", "out": "mlp.down"}, "modules": modules,
+        "mlp": {"in": ends[0], "out": ends[1]}, "modules": modules,
     }  # fmt: skip
 
 
 def _holder(modules: Sequence[Mapping[str, Any]], block: str) -> str:
     """The module inside a layer that holds the maps of an attention."""
-    maps = (spec["path"] for spec in modules if spec["role"] in (f"{block}.q", f"{block}.qkv"))
+    maps = (spec["path"] for spec in modules if spec["role"] in [f"{block}.{q}" for q in QUERIES])
     return next(maps, "").rpartition(".")[0]
 
 

@@ -192,7 +192,8 @@ class Inventory:
             inside = [m for m in self.modules if m.stack == name and m.role.startswith(f"{attention}.")]
             if having := tuple(sorted({n for m in inside for n in m.layers})):
                 yield Block("attention", attention, name, having, f"{layer}.{path}", "", "", dims)
-        yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
+        if any(m.stack == name and m.role == stack.mlp.out for m in self.modules):
+            yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
         yield Block("layer", "layer", name, layers, layer, "", "", dims)
 
     # Selection by role.

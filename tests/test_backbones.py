@@ -301,6 +301,11 @@ TWINS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "layers with experts": ("deepseek_v3", lambda d: module_of(d, "moe.router", "decoder").pop("where")),
     "another name": ("gptj", lambda d: d["config"]["n_embd"].update(key="hidden_size", aliases=[], default=8)),
     "layers": ("t5", lambda d: d["stacks"]["decoder"].update(layers="num_layers")),
+    "stack of a task": ("whisper", lambda d: d["stacks"]["decoder"].pop("tasks")),
+    "width of a stack": ("clip", lambda d: d["stacks"]["encoder_vision"]["dims"].update(d_model="text_width")),
+    "likeness": ("swin", lambda d: d["stacks"]["encoder_2"]["dims"].update(d_ff="embed_dim")),
+    "key of an object": ("clip", lambda d: d["config"]["text_ffn"].update(key="vision_config.intermediate_size")),
+    "half a tie": ("electra", lambda d: module_of(d, "head.lm").pop("ties")),
 }
 
 
@@ -357,7 +362,7 @@ def inferred(model_type: str, config: Mapping[str, Any]) -> Backbone:
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_hidden_family_is_inferred(model_type: str) -> None:
-    """Names and shapes, blocks and modules by their names to the last; roles of linear maps nearly always."""
+    """Names and shapes, blocks and modules by their names to the last; roles of linear maps are right or `other`."""
     known = Backbone.from_config(TINY[model_type] | {"model_type": model_type}, families=FAMILIES)
     found = inferred(model_type, TINY[model_type])
     assert (found.tasks, found.default_task, found.family.kind) == (known.tasks, known.default_task, known.family.kind)
@@ -373,9 +378,9 @@ def test_a_hidden_family_is_inferred(model_type: str) -> None:
             {path: m.role for m in i.modules if m.kind in LINEAR for _, path in m.paths()} for i in (ours, theirs)
         )
         assert roles.keys() == right.keys()
-        if model_type != "qwen3_next":  # whose queries come with gates, and whose delta rule has names of its own
-            assert sum(roles[path] != role for path, role in right.items()) <= len(right) / 10
-            assert {r for r in roles.values() if "attn." in r} == {r for r in right.values() if "attn." in r}
+        assert {(roles[path], role) for path, role in right.items() if roles[path] not in (role, "other")} == set()
+        assert sum(role == "other" for role in roles.values()) <= len(right) / 3
+        assert {r for r in roles.values() if "attn." in r} == {r for r in right.values() if "attn." in r}
         assert ours.dims["d_model"] == theirs.dims["d_model"]
         if model_type not in ("albert", "qwen3_next"):  # of the first, groups become stacks
             assert blocks(ours) == blocks(theirs)

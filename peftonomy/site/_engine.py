@@ -211,8 +211,9 @@ def _pattern(pattern: str) -> list[str]:
 def _stack(stack: Stack, formulas: Formulas) -> dict[str, Any]:
     return {
         "layers": formulas.add(stack.layers), "keys": sorted(stack.layers.names), "path": stack.path,
-        "attention": stack.attention, "modules": [_spec(spec, formulas) for spec in stack.modules],
-        "tasks": stack.tasks, "dims": {name: formulas.add(f) for name, f in stack.dims.items()},
+        "attention": stack.attention, "mlp": stack.mlp.out, "tasks": stack.tasks,
+        "modules": [_spec(spec, formulas) for spec in stack.modules],
+        "dims": {name: formulas.add(f) for name, f in stack.dims.items()},
     }  # fmt: skip
 
 

@@ -379,7 +379,7 @@ var peft = (function () {
         var having = range(0, n).filter(function (layer) { return inside.some(function (m) { return layersOf(m.layers).indexOf(layer) >= 0; }); });
         if (having.length) add("attention", attention, having.length === n ? [0, n] : { at: having });
       });
-      add("mlp", "mlp", [0, n]);
+      if (modules.some(function (m) { return m.stack === name && m.role === backbone.family.stacks[name].mlp; })) add("mlp", "mlp", [0, n]);
       add("layer", "layer", [0, n]);
     });
     return out;
