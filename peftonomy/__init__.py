@@ -6,6 +6,7 @@
     4194304
 """
 
+from ._adapter import Adapter, Extra, Reported
 from ._backbone import Backbone
 from ._costs import Cost, TensorCost
 from ._errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
@@ -17,10 +18,12 @@ from ._rules import check
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapter",
     "Backbone",
     "ConfigError",
     "Cost",
     "DataError",
+    "Extra",
     "Formula",
     "FormulaError",
     "KnowledgeBase",
@@ -28,6 +31,7 @@ __all__ = [
     "PeftonomyError",
     "Place",
     "Problem",
+    "Reported",
     "TensorCost",
     "UnknownName",
     "UsageError",

@@ -20,6 +20,7 @@ from . import _output as out
 from ._errors import DataError, PeftonomyError, UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
+    from ._adapter import Adapter
     from ._costs import Cost
     from ._kb import KnowledgeBase, Method
     from ._schema import Tensor
@@ -126,6 +127,16 @@ class Question:
             num_labels=self.num_labels,
         )
         return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
+
+    def read(self, file: str, method: str | None) -> Adapter:
+        """The configuration in a file, on this model. Raises PeftonomyError."""
+        said = {"--set": self.settings, "--targets": self.targets, "--target-modules": self.target_modules}
+        for option, given in said.items():
+            if given:
+                raise UsageError(f"{option} and --adapter-config are two ways to say one thing; give one of them")
+        return knowledge().adapter(
+            file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
+        )
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
@@ -382,16 +393,65 @@ def cited(method: Method, everything: bool) -> Iterator[str]:
 # Counting
 
 
+def method_or_configuration(ctx: click.Context, param: click.Parameter, method: str | None) -> str | None:
+    """The method, which only a configuration makes needless (that option is read first)."""
+    if method is None and ctx.params["adapter_config"] is None:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return method
+
+
 @cli.command()
-@method_argument
+@click.argument(
+    "method", metavar="METHOD", required=False, shell_complete=completes("methods"), callback=method_or_configuration
+)
+@click.option(
+    "--adapter-config",
+    metavar="FILE",
+    is_eager=True,
+    type=click.Path(exists=True),
+    help="peft's adapter_config.json: it says which method, setting and modules; METHOD only where it cannot.",
+)
 @question_options
 @json_option
-def cost(method: str, as_json: bool, **asked: Any) -> None:
+def cost(method: str | None, adapter_config: str | None, as_json: bool, **asked: Any) -> None:
     """Count what a method costs on a model."""
-    found = question(asked).ask(knowledge()[method])
+    wanted = question(asked)
+    if adapter_config is not None:
+        return adapter_cost(wanted.read(adapter_config, method), asked["model"], as_json)
+    found = wanted.ask(knowledge()[str(method)])
     if as_json:
         return out.print_json(found.to_dict())
-    click.echo(f"{found.method} on {found.model or asked['model']}, task {found.task}")
+    return print_cost(found, asked["model"])
+
+
+def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
+    """The answer for a library's configuration: the method's cost, and what the library reports."""
+    if as_json:
+        return out.print_json(adapter.to_dict())
+    print_cost(adapter.cost, model)
+    reported, library = adapter.reported, adapter.library
+    click.echo(f"\n{library.name} {library.version}, {adapter.type}, reports")
+    out.print_table(
+        ("", "numbers", ""),
+        [
+            ("trained", out.number(reported.trained), ""),
+            ("total", out.number(reported.total), ""),
+            ("file", out.number(reported.stored), f"{out.bytes_text(reported.stored_bytes)} in {adapter.dtype}"),
+            *((extra.name, out.number(extra.trained), "of them") for extra in adapter.extras if extra.trained),
+            *((extra.name, out.number(extra.stored), "of the file") for extra in adapter.extras if not extra.trained),
+        ],
+        right=["numbers"],
+    )
+    said = [*(f"{key}: {name} = {value}" for key, own in adapter.patterns.items() for name, value in own.items()),
+            *(f"note: {note}" for note in adapter.notes),
+            *(f"differs in {d.effect}: {' '.join(d.note.split())}" for d in adapter.deviations)]  # fmt: skip
+    click.echo("".join(f"\n{line}" for line in said), nl=bool(said))
+    return None
+
+
+def print_cost(found: Cost, model: str) -> None:
+    """The ledgers and the tensors that they are sums of."""
+    click.echo(f"{found.method} on {found.model or model}, task {found.task}")
     click.echo(with_values(found) or "no hyperparameters")
     targets = found.target_modules or found.targets
     named = targets if isinstance(targets, str) else ", ".join(targets)

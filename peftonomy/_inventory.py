@@ -28,6 +28,8 @@ __all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "joined", "rol
 
 LINEAR = ("linear", "conv1d")
 """The kinds that are linear maps: torch's Linear, and transformers' Conv1D with its transposed weight."""
+INPUT_EMBEDDING = "embed.token"
+"""The role of the table that token ids are looked up in."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` leaves out."""
 SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")

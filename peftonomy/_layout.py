@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ._schema import MethodEntry, Tensor, Value
 if TYPE_CHECKING:
     from ._kb import Method
 
-__all__ = ["Part", "Spot", "flattened", "sites", "spots", "totals"]
+__all__ = ["Chosen", "Part", "Spot", "flattened", "sites", "spots", "totals"]
 
 MOST_PARTS = 50
 
@@ -63,6 +63,45 @@ class Spot:
             return ""
         holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
         return joined(holder.path, self.suffix) if self.suffix else holder.path
+
+    def within(self, named: Callable[[str], bool]) -> Spot:
+        """The spot in those layers only where the name of its module is meant."""
+        holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
+        if holder is None:
+            return self
+        if not self.layers:
+            return self if named(holder.path) else replace(self, n=0)
+        layers = tuple(n for n in self.layers if named(holder.path.replace("{layer}", str(n))))
+        return replace(self, n=len(layers), layers=layers)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Places that are named one by one, in place of roles or suffixes.
+
+    sites: what tensors per site act on. named: which modules are meant by the tensors of a method without targets.
+    apart: for tensors that are told apart by where they act, those of the sites that are theirs, whatever roles they
+    declare. own: sites with hyperparameters of their own.
+    """
+
+    sites: tuple[SiteGroup, ...]
+    named: Callable[[str], bool]
+    apart: Mapping[str, tuple[SiteGroup, ...]] = field(default_factory=dict)
+    own: Mapping[SiteGroup, Mapping[str, Value]] = field(default_factory=dict)
+
+    def spots(
+        self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup], common: dict[str, Any]
+    ) -> Iterator[Spot]:
+        """Every spot of a tensor among the chosen places."""
+        if name in self.apart:
+            anywhere = measured.tensor.model_copy(update={"roles": None})
+            yield from _sites(anywhere, inventory, self.apart[name], common)
+            return
+        found = spots(measured, inventory, targeted, common)
+        if targeted or measured.tensor.per == "model":
+            yield from found
+        else:
+            yield from (kept for spot in found if (kept := spot.within(self.named)).n)
 
 
 def flattened(method: Method) -> tuple[Part, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ._costs import Cost, TensorCost
 from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._inventory import Inventory, Module, SiteGroup, role_matches
-from ._layout import Part, Spot, Suffixes, sites, spots, totals
+from ._layout import Chosen, Part, Spot, Suffixes, sites, spots, totals
 from ._measure import HELD, Measure
 from ._schema import Hyperparameter, Tensor, Value
 from ._values import coerced
@@ -67,6 +67,8 @@ class Piece:
     dims: Mapping[str, Any]
     spots: list[tuple[int, Spot]]
     n: int
+    own: Mapping[str, Value] = field(default_factory=dict)
+    """Hyperparameters that have other values at these places than elsewhere."""
 
     @property
     def tensor(self) -> Tensor:
@@ -113,13 +115,20 @@ class Plan:
         inventory: Inventory,
         targets: tuple[str, ...] | None = None,
         target_modules: Suffixes | None = None,
+        chosen: Chosen | None = None,
     ):
         self.method, self.inventory, self.target_modules = method, inventory, target_modules
+        self.chosen = chosen
         self.parts = method.parts
         self.names = tuple(method.entry.hyperparameters)
         if (targets or target_modules) and not any(p.entry.targets for p in self.parts):
             raise UsageError(f"{method.id} has no targets: it does not act on chosen linear modules")
-        self.sites = [sites(self.parts, part, inventory, targets, target_modules) for part in self.parts]
+        self.sites = [
+            sites(self.parts, part, inventory, targets, target_modules)
+            if chosen is None
+            else list(chosen.sites if part.entry.targets else ())
+            for part in self.parts
+        ]
         self.targets = targets or tuple(dict.fromkeys(site.role for group in self.sites for site in group))
         self.common: dict[str, Any] = {
             **inventory.dims,
@@ -143,12 +152,15 @@ class Plan:
     def _pieces(self, index: int, name: str, measured: Measure) -> Iterable[Piece]:
         """A tensor's places, those together that are alike in all that its formulas name."""
         alike: dict[tuple[Any, ...], Piece] = {}
-        for number, spot in enumerate(spots(measured, self.inventory, self.sites[index], self.common)):
+        chosen, where = self.chosen, (self.inventory, self.sites[index], self.common)
+        found = spots(measured, *where) if chosen is None else chosen.spots(name, measured, *where)
+        for number, spot in enumerate(found):
             dims = spot.dims
-            key = (spot.shape, *[dims.get(n) for n in measured.names])
+            own = chosen.own.get(spot.source, {}) if chosen is not None and isinstance(spot.source, SiteGroup) else {}
+            key = (spot.shape, *own.items(), *[dims.get(n) for n in measured.names])
             piece = alike.get(key)
             if piece is None:
-                alike[key] = Piece(index, name, measured, dims, [(number, spot)], spot.n)
+                alike[key] = Piece(index, name, measured, dims, [(number, spot)], spot.n, own)
             else:
                 piece.spots.append((number, spot))
                 piece.n += spot.n
@@ -237,6 +249,8 @@ class Plan:
         rows = []
         for piece in self.pieces:
             args, measured, layers = arguments[piece.part], piece.measure, None
+            if piece.own:
+                args = self.arguments({**values, **piece.own})[piece.part]
             try:
                 if measured.layered:
                     common, dims, there = self.common, piece.dims, measured.there

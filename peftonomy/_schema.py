@@ -57,6 +57,8 @@ FormulaField = Annotated[
 ]
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
+Argument = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*$", max_length=80)]
+"""A library's argument; one inside another's value with dots: `use_bdlora.nblocks`."""
 Citation = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(#\S.*)?$", max_length=200)]
 """`bibkey`, `bibkey#locator`, or `editors` (our own judgement, shown as such)."""
 Role = Annotated[str, Field(pattern=r"^([a-z_]+:)?[a-z_]+(\.[a-z_*]+)*$|^([a-z_]+:)?\*$", max_length=60)]
@@ -343,12 +345,16 @@ class Implementation(Entry):
     url: Annotated[str, Field(pattern=r"^https://[^\s\"'<>]+$", max_length=300)] | None = None
     type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = None
     """How the library's saved configurations name it (`peft_type` in an adapter_config.json)."""
-    rename: dict[Name, Name] = {}
+    rename: dict[Name, Argument] = {}
     """Our hyperparameter -> the library's name (all that it has, those of the same name too, where there is a `type`).
     The command line accepts these as well."""
     set: dict[Name, Any] = {}
-    """The library's arguments that make it this method and not a relative of the same type, with their values."""
-    write: dict[Name, FormulaField] = {}
+    """The library's arguments that make it this method and not a relative of the same type, with their values. A list
+    stands for any list that is not empty, a mapping for any that has its items."""
+    apart: dict[Name, Name] = {}
+    """A tensor per site -> the library's argument that names the modules which are its own; other tensors have the
+    other targets."""
+    write: dict[Argument, FormulaField] = {}
     """Further arguments of the library, computed from our hyperparameters and the model's dimensions."""
     read: dict[Name, FormulaField] = {}
     """Our hyperparameters that are no renamed argument, computed from the library's arguments."""
@@ -413,7 +419,7 @@ class MethodEntry(Entry):
         found: dict[str, str] = {}
         for implementation in self.implementations.values():
             for ours, theirs in implementation.rename.items():
-                if theirs not in self.hyperparameters:
+                if theirs not in self.hyperparameters and "." not in theirs:
                     found.setdefault(theirs, ours)
         return found
 
