@@ -244,7 +244,8 @@ class _Reading:
         if wanted is not None:
             method = self.kb[wanted]
             entry = method.entry.implementations.get(self.library.id)
-            if entry is None or entry.type != self.type:
+            known = self.library.defaults(self.type)
+            if entry is None or entry.type not in (None, self.type) or not known.keys() >= set(entry.rename.values()):
                 raise UsageError(f"{wanted} is no {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
                 if not _meets(self.values.get(name), value):
