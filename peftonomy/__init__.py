@@ -10,6 +10,7 @@ from ._adapter import Adapter, Extra, Reported
 from ._backbone import Backbone
 from ._costs import Cost, TensorCost
 from ._errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
+from ._export import Configuration
 from ._formula import Formula
 from ._kb import KnowledgeBase, Method, load
 from ._plan import Place
@@ -21,6 +22,7 @@ __all__ = [
     "Adapter",
     "Backbone",
     "ConfigError",
+    "Configuration",
     "Cost",
     "DataError",
     "Extra",

@@ -114,18 +114,24 @@ class Question:
     target_modules: tuple[str, ...] | None
     task: str | None
     num_labels: int
-    dtype: str
+    dtype: str = "float32"
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The model, and where on it, as `Method.plan` is asked."""
+        modules: Any = self.target_modules
+        return {
+            "model": self.model,
+            "targets": self.targets,
+            "target_modules": modules[0] if modules == ("all-linear",) else modules,
+            "task": self.task,
+            "num_labels": self.num_labels,
+        }
 
     def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
         """The cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
-        modules: Any = self.target_modules
-        plan = method.plan(
-            self.model,
-            targets=self.targets if targeted else None,
-            target_modules=(modules[0] if modules == ("all-linear",) else modules) if targeted else None,
-            task=self.task,
-            num_labels=self.num_labels,
-        )
+        place = self.place if targeted else self.place | {"targets": None, "target_modules": None}
+        plan = method.plan(**place)
         return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
 
     def read(self, file: str, method: str | None) -> Adapter:
@@ -202,8 +208,8 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-def question_options(command: F) -> F:
-    """The options that make up a `Question`."""
+def model_options(command: F) -> F:
+    """The options that say on what a method is laid out."""
     options = [
         click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
                      help="A catalogued model, or the path of a Hugging Face config.json."),
@@ -217,12 +223,18 @@ def question_options(command: F) -> F:
                      help="none, causal_lm or seq_cls; default: what the model was trained for."),
         click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
                      help="Labels of a seq_cls head."),
-        click.option("--dtype", metavar="DTYPE", default="float32", show_default=True,
-                     help="The type that checkpoints are counted in."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def question_options(command: F) -> F:
+    """The options that make up a `Question`."""
+    option = click.option(
+        "--dtype", metavar="DTYPE", default="float32", show_default=True, help="The type of the numbers in checkpoints."
+    )
+    return model_options(option(command))
 
 
 def question(given: dict[str, Any]) -> Question:
@@ -501,6 +513,21 @@ def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     ]  # fmt: skip
     columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
     return out.print_table(columns, rows, right=columns[1:6])
+
+
+@cli.command()
+@method_argument
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft or adapters.")
+@model_options
+@json_option
+def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
+    """Write a method at a setting as a library's configuration: the call, and the file that it saves."""
+    wanted = question(asked)
+    settings: Any = once(wanted.settings)
+    found = knowledge()[method].export(**wanted.place, to=to, **settings)
+    if not as_json:
+        click.echo(f"{found.python}\n\n{found.library.file}")
+    return out.print_json(found.to_dict())
 
 
 # Looking after the data

@@ -18,6 +18,7 @@ from ._yaml import Document, load_yaml
 if TYPE_CHECKING:
     from ._adapter import Adapter
     from ._bib import Bibliography
+    from ._export import Configuration
     from ._graph import Graph
     from ._library import Library
     from ._query import Selection
@@ -173,6 +174,27 @@ class Method:
         """Every declared tensor at every place of the model, named as in the live model. Arguments as for `cost`."""
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.places(hyperparameters)
+
+    def export(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        to: str = "peft",
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        **hyperparameters: Any,
+    ) -> Configuration:
+        """The method at this setting as a library is told of it: the call in Python, and the saved configuration.
+
+        to: a library's package, or its id. Other arguments as for `cost`. Raises UsageError for what the library
+        cannot do.
+        """
+        from ._export import export, library_called
+
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return export(self, plan, hyperparameters, library_called(self.kb.libraries, to))
 
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"

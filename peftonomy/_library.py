@@ -28,6 +28,8 @@ class Task(Entry):
     """A task of the library: which of ours it is, and the modules that it trains in full by itself."""
 
     task: Id
+    kind: Word | None = None
+    """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
 
 

@@ -1,0 +1,174 @@
+"""Writing a library's configuration: the call and the saved form of a method at a setting, on a model's modules.
+
+    >>> import peftonomy
+    >>> kb = peftonomy.load()
+    >>> config = kb["lora"].export("llama_2_7b", r=8, targets=["attn.q", "attn.v"])
+    >>> print(config.python)
+    import peft
+    <BLANKLINE>
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=8,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "v_proj"],
+    )
+    model = peft.get_peft_model(model, config)
+
+Everything comes from the entry's `implementations` and the library's own file; what is written reads back
+(`KnowledgeBase.adapter`) as the same cost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ._errors import UnknownName, UsageError
+from ._inventory import Inventory, Module, SiteGroup
+
+if TYPE_CHECKING:
+    from ._kb import Method
+    from ._library import Library
+    from ._plan import Plan
+    from ._schema import Implementation
+
+__all__ = ["Configuration", "export", "library_called"]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A method's configuration in a library: its type, and the arguments that it is called with."""
+
+    library: Library
+    type: str
+    method: str
+    arguments: dict[str, Any]
+
+    @property
+    def symbol(self) -> str:
+        """The configuration's class."""
+        return self.library.types[self.type].symbol
+
+    def to_dict(self) -> dict[str, Any]:
+        """The essential keys of the file that the library would save."""
+        return {self.library.type_key: self.type, **self.arguments}
+
+    @property
+    def python(self) -> str:
+        """The call, for a model that is there as `model`."""
+        package = self.library.package
+        arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
+        call = f"config = {package}.{self.symbol}(\n{arguments})"
+        return f"import {package}\n\n{call}\n{self.library.usage.format(config='config')}"
+
+
+def library_called(libraries: Mapping[str, Library], name: str) -> Library:
+    """The library of this id, or of this package. Raises UnknownName."""
+    for library in libraries.values():
+        if name in (library.id, library.package):
+            return library
+    raise UnknownName("library", name, [library.package for library in libraries.values()])
+
+
+def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Library) -> Configuration:
+    """See `Method.export`."""
+    entry = method.entry.implementations.get(library.id)
+    if entry is None or entry.type is None:
+        reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
+        raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
+    values = plan.values(given)
+    known = plan.common | values
+    written: dict[str, Any] = {}
+    said: Iterable[tuple[str, Any]] = (
+        *((theirs, values[ours]) for ours, theirs in entry.rename.items()),
+        *entry.set.items(),
+        *((theirs, formula(known)) for theirs, formula in entry.write.items()),
+    )
+    for name, value in said:
+        _put(written, name, value)
+    defaults = library.defaults(entry.type)
+    arguments = {name: _as_there(value, defaults.get(name)) for name, value in written.items()}
+    head = {"task_type": task} if "task_type" in defaults and (task := _task(library, plan)) else {}
+    arguments = {**head, **arguments, **_modules(entry, plan, library)}
+    return Configuration(library, entry.type, method.id, arguments)
+
+
+def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Set an argument; a dotted name is an item of a mapping."""
+    *above, last = name.split(".")
+    for holder in above:
+        arguments = arguments.setdefault(holder, {})
+    arguments[last] = {**value} if isinstance(value, Mapping) else value
+
+
+def _as_there(value: Any, default: Any) -> Any:
+    """A value as the library takes it: whole where its own default is, a list of that length where that is a list."""
+    if isinstance(default, list) and isinstance(value, int):
+        return list(range(value))
+    whole = isinstance(value, float) and value == int(value)
+    return int(value) if whole and isinstance(default, int) and not isinstance(default, bool) else value
+
+
+def _task(library: Library, plan: Plan) -> str | None:
+    family = plan.inventory.backbone.family
+    tasks = library.tasks.items()
+    return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
+
+
+# Which modules
+
+
+def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, Any]:
+    """The arguments that name the modules. Raises UsageError for what the library cannot act on."""
+    accepts = library.types[str(entry.type)].accepts
+    if not accepts:
+        return {}
+    if plan.target_modules is not None and not entry.apart:
+        named: Any = plan.target_modules
+        return {"target_modules": list(named) if isinstance(named, tuple) else named}
+    sources = [piece.spot.source for piece in plan.pieces]
+    meant = dict.fromkeys(s for s in sources if isinstance(s, SiteGroup | Module))
+    for source in meant:
+        _acceptable(source, accepts, f"{library.name}'s {entry.type}")
+    apart = {
+        argument: dict.fromkeys(p.spot.source for p in plan.pieces if p.name == tensor)
+        for tensor, argument in entry.apart.items()
+    }
+    elsewhere = [source for group in apart.values() for source in group]
+    found = {name: _names(plan.inventory, [s for s in meant if s in group]) for name, group in apart.items()}
+    rest = _names(plan.inventory, [s for s in meant if s not in elsewhere])
+    return {"target_modules": sorted({*rest, *(n for names in found.values() for n in names)}), **found}
+
+
+def _acceptable(source: SiteGroup | Module, accepts: Iterable[str], label: str) -> None:
+    module = source.module if isinstance(source, SiteGroup) else source
+    if module.kind not in accepts:
+        raise UsageError(f"{label} has no layer for {module.path}, which is of kind {module.kind}")
+    if isinstance(source, SiteGroup) and not source.whole:
+        raise UsageError(f"{label} acts on whole modules; {source.role} is a slice of {module.role}, so target that")
+
+
+def _names(inventory: Inventory, sources: Iterable[SiteGroup | Module]) -> list[str]:
+    """The shortest endings of module names that mean these places and no others, else whole names."""
+    wanted = {path for source in sources for _, path in source.paths()}
+    every = [path for module in inventory.modules if module.kind != "parameter" for _, path in module.paths()]
+    names: dict[str, None] = {}
+    for path in sorted(wanted):
+        parts = path.split(".")
+        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        names[next(e for e in endings if all(p in wanted for p in every if f".{p}".endswith(f".{e}")))] = None
+    return sorted(names)
+
+
+def _literal(value: Any) -> str:
+    """A value as Python has it, texts in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)

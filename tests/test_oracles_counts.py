@@ -1,0 +1,127 @@
+"""peft as oracle for counts: every method that an entry says it has, exported, built by peft and counted.
+
+What is exported must read back as the same method at the same cost, and peft must report exactly what we say that it
+reports: numbers that are trained, all parameters, and numbers in the file. Models are as small as the setting allows:
+tiny ones for small settings, medium ones for the defaults. They have no numbers, where peft can do without.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import peftonomy
+from peftonomy import Configuration, UsageError
+from tests.behaviour import tiny
+from tests.behaviour.trial import _candidates
+from tests.peft_counts import Counts, counts, plain, question, wrapped
+from tests.test_oracles_peft import OTHERS, SIZES
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
+]
+KB = peftonomy.load()
+PEFT = KB.libraries["hf_peft"]
+METHODS = [m.id for m in KB.values() if (i := m.entry.implementations.get("hf_peft")) is not None and i.type]
+MEDIUM_SIZES = {
+    "vocab_size": 40, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512,
+}  # fmt: skip
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {**tiny.CONFIGS, **OTHERS}
+MEDIUM: dict[str, tuple[str, dict[str, Any]]] = {
+    "medium bert": ("BertForSequenceClassification", MEDIUM_SIZES | {"max_position_embeddings": 40}),
+    "medium llama": ("LlamaForCausalLM", MEDIUM_SIZES | {"num_key_value_heads": 2}),
+    "medium gpt2": ("GPT2LMHeadModel", {"vocab_size": 40, "n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 40}),
+    "medium t5": ("T5ForConditionalGeneration", {
+        "vocab_size": 40, "d_model": 256, "d_kv": 32, "num_heads": 8, "d_ff": 512, "num_layers": 2,
+        "decoder_start_token_id": 0,
+    }),
+}  # fmt: skip
+UNSUPPORTED: dict[tuple[str, str], str] = {}
+"""(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
+
+
+@functools.cache
+def base(family: str, device: str) -> Any:
+    return plain(*{**SMALL, **MEDIUM}[family], device=device)
+
+
+@functools.cache
+def asked(family: str) -> tuple[Any, dict[str, Any]]:
+    return question(base(family, "meta"))
+
+
+def targets(method: str, family: str) -> tuple[str, ...] | None:
+    """The default targets, or where these are slices of fused modules the whole of those; None for no targets."""
+    backbone, question = asked(family)
+    if KB[method].entry.targets is None:
+        return None
+    sites = [site for group in KB[method].plan(backbone, **question).sites for site in group]
+    return tuple(dict.fromkeys(site.module.role for site in sites))
+
+
+def settings(method: str, family: str) -> Iterator[dict[str, Any]]:
+    """The defaults of peft for a medium model, two small settings for a tiny one."""
+    backbone, question = asked(family)
+    specs = KB[method].entry.hyperparameters
+    entry = KB[method].entry.implementations["hf_peft"]
+    where = {"targets": targets(method, family), **question}
+    if family in MEDIUM:
+        yield dict(entry.defaults)
+        return
+    for ints, alike in (((2, 3, 1, 4, 5, 6, 8), True), ((3, 1, 4, 2, 5, 6, 9), False)):
+        refusals = []
+        for values in itertools.product(*(_candidates(spec, ints, alike) for spec in specs.values())):
+            setting = dict(zip(specs, values, strict=True))
+            try:
+                KB[method].cost(backbone, **where, **setting)
+            except UsageError as error:
+                refusals.append(error)
+                continue
+            yield setting
+            break
+        else:
+            raise refusals[0]
+
+
+def measured(config: Configuration, family: str) -> Counts:
+    """What peft counts: without numbers if it can, else with them."""
+    import copy
+
+    for device in ("meta", "cpu"):
+        try:
+            return counts(wrapped(copy.deepcopy(base(family, device)), config.to_dict()))
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+    raise AssertionError
+
+
+@pytest.mark.parametrize("family", [*SMALL, *MEDIUM])
+@pytest.mark.parametrize("method", METHODS)
+def test_counts(method: str, family: str) -> None:
+    backbone, question = asked(family)
+    try:
+        found = list(settings(method, family))
+    except UsageError as error:
+        pytest.skip(f"nothing to count: {error}")
+    for setting in found:
+        where = {"targets": targets(method, family), **question}
+        try:
+            config = KB[method].export(backbone, **where, **setting)
+        except UsageError as error:
+            pytest.skip(str(error))
+        reason = UNSUPPORTED.get((method, family)) or UNSUPPORTED.get((method, "*"))
+        if reason is not None:
+            with pytest.raises(Exception):  # noqa: B017, PT011 (whatever peft raises)
+                measured(config, family)
+            pytest.skip(reason)
+        adapter = KB.adapter(config.to_dict(), backbone, method=method, **question)
+        cost = KB[method].cost(backbone, **where, **setting)
+        assert adapter.cost.to_dict() == cost.to_dict() | {"targets": list(adapter.cost.targets)}
+        reported = adapter.reported
+        assert Counts(reported.trained, reported.total, reported.stored) == measured(config, family), config.to_dict()
