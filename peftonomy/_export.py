@@ -105,9 +105,11 @@ def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _as_there(value: Any, default: Any) -> Any:
-    """A value as the library takes it: whole where its own default is, a list of that length where that is a list."""
+    """A value as the library takes it: of the kind and the case that its own default has; a number as so many items."""
     if isinstance(default, list) and isinstance(value, int):
         return list(range(value))
+    if isinstance(value, str) and isinstance(default, str) and default.isupper():
+        return value.upper()
     whole = isinstance(value, float) and value == int(value)
     return int(value) if whole and isinstance(default, int) and not isinstance(default, bool) else value
 
