@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,13 +47,14 @@ IMAGES = "peft puts prompts before token embeddings, which a vision model does n
 OTHER_MODELS = "peft has LLaMA-Adapter for LLaMA, Mistral and GPT-2 only"
 UNSUPPORTED: dict[tuple[str, str], str] = {
     ("qa_lora", "*"): "peft has QA-LoRA on GPTQ layers only; elsewhere it makes plain LoRA of the same configuration",
-    ("loftq", "*"): "peft rounds with bitsandbytes, which is not installed",
     **{(m, "vit"): IMAGES for m in ("prompt_tuning", "p_tuning", "prefix_tuning", "mpt", "cpt", "cartridges")},
-    **{("llama_adapter", f): OTHER_MODELS for f in (*SMALL, *MEDIUM) if not any(k in f for k in ("llama", "mis", "gpt2"))},
+    **{("llama_adapter", f): OTHER_MODELS for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2", f)},
 }  # fmt: skip
 """(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
-BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}}
-"""What peft refuses to exceed on models of two layers."""
+BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}}
+"""What peft refuses to exceed on models of two layers, and what makes a difference at all."""
+STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
+"""Arguments that ask for a start which needs data or another library, and what has the same tensors."""
 
 
 @functools.cache
@@ -101,9 +103,13 @@ def settings(method: str, family: str) -> Iterator[dict[str, Any]]:
 
 def measured(config: Configuration, family: str) -> Counts:
     """What peft counts: without numbers if it can, else with them."""
+    said = config.to_dict()
+    for name, (instead, words) in STARTS.items():
+        if said.get(name) in words:
+            said |= {name: instead}
     for device in ("meta", "cpu"):
         try:
-            return counts(wrapped(copy.deepcopy(base(family, device)), config.to_dict()))
+            return counts(wrapped(copy.deepcopy(base(family, device)), said))
         except (NotImplementedError, RuntimeError):
             if device == "cpu":
                 raise
@@ -144,5 +150,5 @@ def built(config: Configuration, family: str) -> Counts | None:
     """What peft counts, or None if it cannot."""
     try:
         return measured(config, family)
-    except Exception:  # noqa: BLE001 (whatever peft raises)
+    except Exception:
         return None
