@@ -374,7 +374,8 @@ def _configurations(method: Method) -> Iterator[Finding]:
             said = implementation.defaults.get(ours, None if spec is None else spec.default)
             default = known.get(theirs)
             if spec is not None and isinstance(default, bool | int | float) and said != default:
-                yield Finding((*keys, "defaults", ours), str(said), f"{default}, which is {library.name}'s for {theirs}")
+                expected = f"{default}, which is {library.name}'s for {theirs}"
+                yield Finding((*keys, "defaults", ours), str(said), expected)
 
 
 @rule(
