@@ -23,6 +23,8 @@ OPTIMIZERS = {"lora-fa": "lora_fa"}
 """Methods that an optimiser makes of a configuration."""
 HALF = {"ADAPTION_PROMPT", "LN_TUNING", "OSF", "FULL"}
 """Types whose tensors keep the model's bfloat16; peft casts those of the others to float32."""
+PRUNED = {"adalora--llama-3.2-3B-rank32"}
+"""Runs that saved less than they trained: of AdaLoRA's triplets the file holds those that survived, about half."""
 HEAD = 250
 """Bytes at most that a safetensors file spends on the name, shape and place of one tensor."""
 
@@ -57,4 +59,7 @@ def test_published_counts(run: str) -> None:
         pytest.skip(f"no entry describes it yet: {error}")
     assert (trained, total) == (int(row["trainable"]), int(row["total"]))
     size = stored * (2 if row["peft_type"] in HALF else 4)
+    if run in PRUNED:
+        assert 0.4 * size < int(row["checkpoint_bytes"]) < 0.6 * size
+        return
     assert size <= int(row["checkpoint_bytes"]) <= size * 1.01 + HEAD * tensors
