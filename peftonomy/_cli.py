@@ -378,6 +378,20 @@ def categories(as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@json_option
+def deviations(methods: tuple[str, ...], as_json: bool) -> None:
+    """List where libraries differ from the methods (or from those named), and in what."""
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    rows = [row for row in kb.deviations if row["method"] in wanted]
+    if as_json:
+        return out.print_json(rows)
+    columns = ("method", "library", "against", "about", "effect", "note")
+    return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
 @methods_argument
 @click.option(
     "--all", "everything", is_flag=True, help="Everything that the entries cite, not only the methods' papers."

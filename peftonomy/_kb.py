@@ -13,6 +13,7 @@ from ._errors import DataError, Problem, UnknownName, UsageError
 from ._layout import Part, flattened
 from ._plan import Place, Plan
 from ._schema import MethodEntry, method_from
+from ._table import Table
 from ._yaml import Document, load_yaml
 
 if TYPE_CHECKING:
@@ -295,6 +296,20 @@ class KnowledgeBase(Mapping[str, Method]):
         from ._graph import Graph
 
         return Graph(self)
+
+    @property
+    def deviations(self) -> Table:
+        """Every recorded difference between a library and a method: a row each, with what it changes and its source."""
+        rows = [
+            {
+                "method": method.id, "library": library, "against": d.against, "about": d.subject, "effect": d.effect,
+                "note": " ".join(d.note.split()), "source": d.source or found.source or "",
+            }
+            for method in self.values()
+            for library, found in method.entry.implementations.items()
+            for d in found.deviations
+        ]  # fmt: skip
+        return Table(rows, caption="Deviations of libraries")
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection:
         """The methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""

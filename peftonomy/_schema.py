@@ -327,11 +327,22 @@ class Pitfall(Entry):
 
 
 class Deviation(Entry):
-    """A difference between a library and this entry."""
+    """A difference between a library (or the authors' code) and what it is held against."""
 
     note: Prose
     effect: Literal["counts", "outputs", "none"]
+    """What of the trained model it changes: its counts, its outputs for the same tensors, or neither."""
+    against: Literal["reference", "paper"] = "reference"
+    """Ours (the entry and its reference implementation), or the paper where ours follows the library."""
+    about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
+    """What it is about, where the effect does not say: the start, defaults, names of arguments, models or modules that
+    are not supported, what files hold, how it is trained."""
     source: Citation | None = None
+
+    @property
+    def subject(self) -> str:
+        """What it is about in a word."""
+        return self.about or (self.effect if self.effect != "none" else "other")
 
 
 class Implementation(Entry):

@@ -312,7 +312,8 @@ def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
 
 
 LISTING = [
-    "methods", "models", "categories", "show lora", "export lora --model llama_2_7b", "show mam_adapter",
+    "methods", "models", "categories", "deviations", "deviations lora", "show lora", "show mam_adapter",
+    "export lora --model llama_2_7b",
     "cost lora --model gpt2", "compare lora --model gpt2", "cite lora", "cite lora --all", "check",
 ]  # fmt: skip
 
@@ -339,6 +340,16 @@ def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -
     below = {m["id"] for m in json.loads(run("methods --category reparameterized --json").out)}
     assert below == {m.id for m in kb.values() if m.category.startswith("reparameterized")}
     assert "lora" in below
+
+
+def test_deviations_are_a_table(run: Run, kb: peftonomy.KnowledgeBase) -> None:
+    rows = json.loads(run("deviations --json").out)
+    assert rows == list(kb.deviations)
+    assert len(rows) == sum(len(i.deviations) for m in kb.values() for i in m.entry.implementations.values())
+    assert {row["effect"] for row in rows} == {"counts", "outputs", "none"}
+    assert {row["method"] for row in json.loads(run("deviations lora adalora --json").out)} == {"lora", "adalora"}
+    first, *_ = run("deviations adalora").out.splitlines()
+    assert first.split() == ["method", "library", "against", "about", "effect", "note"]
 
 
 def test_cite_prints_each_record_once(run: Run) -> None:
@@ -412,6 +423,7 @@ MISTAKES = {
     "cost lora": (2, "Missing option", "--model"),
     "cost": (2, "Missing argument", "METHOD"),
     "csot lora --model llama_2_7b": (2, "csot", "cost"),
+    "deviations lroa": (2, "unknown method 'lroa'", "lora"),
     "export lora --model llama_2_7b --to peff": (2, "unknown library 'peff'", "peft"),
     "export bitfit --model bert_base": (2, "PEFT has no configuration that makes bitfit", "bias='all'"),
     "export lora --model gpt2": (2, "attn.q is a slice of attn.qkv", "target that"),
