@@ -131,12 +131,12 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     if plan.target_modules is not None and not entry.apart:
         named: Any = plan.target_modules
         return {"target_modules": list(named) if isinstance(named, tuple) else named}
-    sources = [piece.spot.source for piece in plan.pieces]
-    meant = dict.fromkeys(s for s in sources if isinstance(s, SiteGroup | Module))
+    sources = [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.spots]
+    meant = dict.fromkeys(s for _, s in sources if isinstance(s, SiteGroup | Module))
     for source in meant:
         _acceptable(source, accepts, f"{library.name}'s {entry.type}")
     apart = {
-        argument: dict.fromkeys(p.spot.source for p in plan.pieces if p.name == tensor)
+        argument: dict.fromkeys(source for name, source in sources if name == tensor)
         for tensor, argument in entry.apart.items()
     }
     elsewhere = [source for group in apart.values() for source in group]
