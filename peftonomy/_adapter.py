@@ -112,7 +112,7 @@ class Adapter:
         grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
         known = _numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown}  # fmt: skip
+        } | {"added": grown} | _biased(self.plan)  # fmt: skip
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -316,7 +316,11 @@ class _Reading:
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
-            if name not in understood and value != self._default(name) and not self.library.inert_at(name, value):
+            if name in understood or value == self._default(name) or self.library.inert_at(name, value):
+                continue
+            if name in self.spec.noted:
+                self.notes.append(f"{name}: {self.spec.noted[name]}")
+            else:
                 default = json.dumps(self._default(name))
                 hint = f"no entry of type {self.type} says what it changes"
                 raise self.refuse(name, value, f"{default}, its default", hint)
@@ -340,12 +344,12 @@ class _Reading:
             apart |= {n: rest for n, t in method.entry.tensors.items() if t.per == "site" and n not in apart}
         own: dict[SiteGroup, dict[str, Value]] = {}
         names = {theirs: ours for ours, theirs in entry.rename.items()}
-        for argument, sets in self.spec.patterns.items():
+        for argument, pattern in self.spec.patterns.items():
             table = self.values[argument] or {}
-            if table and sets not in names:
-                raise self.refuse(argument, table, f"nothing: {method.id} has no {sets}")
+            if table and pattern.sets not in names:
+                raise self.refuse(argument, table, f"nothing: {method.id} has no {pattern.sets}")
             if table:
-                sites = tuple(self._split(sites, where, table, argument, method, names[sets], own, patterns))
+                sites = tuple(self._split(sites, where, table, argument, method, names[pattern.sets], own, patterns))
         return Chosen(sites, where.named, apart, own)
 
     def _split(
@@ -360,13 +364,14 @@ class _Reading:
         patterns: dict[str, dict[str, Value]],
     ) -> Iterator[SiteGroup]:
         """The sites, those apart whose modules a pattern of the table means; each has the first that does."""
-        tests = [(re.compile(rf"(.*\.)?({key})$"), key) for key in where.expressions(table, argument)]
+        pattern = self.spec.patterns[argument]
+        tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
         used: set[str] = set()
         for site in sites:
             before = own.pop(site, {})
             groups: dict[str | None, list[int | None]] = {}
             for layer, path in site.paths():
-                key = next((key for test, key in tests if test.match(path)), None)
+                key = next((key for test, key in tests if test(path)), None)
                 groups.setdefault(key, []).append(layer)
             for key, layers in groups.items():
                 part = replace(site, layers=tuple(n for n in layers if n is not None))
@@ -656,6 +661,16 @@ class _Where:
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
                 numel = math.prod(self._shapes(site.module)[0])
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def _biased(plan: Plan) -> dict[str, int]:
+    """What the library's own formulas may name besides: the number and the widths of targeted modules with a bias."""
+    sites = [site for group in plan.sites for site in group if site.bias]
+    return {
+        "n_biased": sum(site.count for site in sites),
+        "biased_d_in": sum(site.count * site.d_in for site in sites),
+        "biased_d_out": sum(site.count * site.d_out for site in sites),
+    }
 
 
 def _meets(value: Any, wanted: Any) -> bool:

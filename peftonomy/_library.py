@@ -7,7 +7,8 @@ there stands in that method's entry (`Implementation`). With the two a configura
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ._schema import Citation, Entry, Id, Name, Prose, Stem, validated
+from ._schema import Citation, Entry, Id, Line, Name, Prose, Stem, validated
 from ._yaml import load_yaml
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
@@ -43,6 +44,20 @@ class ByModel(Entry):
     models: dict[Stem, list[Stem] | Stem] = Field(default={})
 
 
+class Pattern(Entry):
+    """An argument that maps expressions over module names to values of another; the first that matches counts."""
+
+    sets: Name
+    where: Literal["end", "below", "anywhere"] = "end"
+    """What must match: the end of a name from a dot on (or all of it), the end after a dot, or any part."""
+
+    def compile(self, expression: str) -> Callable[[str], object]:
+        """A function that says whether a module's name is meant. Raises re.error."""
+        if self.where == "anywhere":
+            return re.compile(expression).search
+        return re.compile(rf"(.*\.)?({expression})$" if self.where == "end" else rf".*\.{expression}$").match
+
+
 class ConfigType(Entry):
     """One type of configuration."""
 
@@ -54,8 +69,9 @@ class ConfigType(Entry):
     """What is meant where neither the configuration nor a table names modules: all-linear, or input-embedding."""
     by_model: dict[Name, Id] = Field(default={})
     """Arguments whose default depends on the model: the table that has it."""
-    patterns: dict[Name, Name] = Field(default={})
-    """Arguments that map patterns of module names to values: the argument that they set there."""
+    patterns: dict[Name, Pattern] = Field(default={})
+    noted: dict[Name, Line] = Field(default={})
+    """Arguments that are passed over when they say something, with the note to make of it."""
     arguments: dict[Name, Any]
     """Every argument of its own, with its default."""
 
@@ -93,7 +109,7 @@ class Library(Entry):
             for table in kind.by_model.values():
                 if table not in self.tables:
                     raise ValueError(f"type {name} names no table: {table}")
-            for argument in (*kind.by_model, *kind.patterns, *kind.patterns.values()):
+            for argument in (*kind.by_model, *kind.patterns, *(p.sets for p in kind.patterns.values()), *kind.noted):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
         for name, rows in self.tables.items():
