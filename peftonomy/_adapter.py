@@ -310,8 +310,8 @@ class _Reading:
     def _nothing_left(self, entry: Implementation) -> None:
         """Raise ConfigError for an argument that says something that is not understood."""
         understood = {
-            *STRUCTURE, *self.spec.patterns, *entry.set, *entry.apart.values(),
-            *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write)),
+            *STRUCTURE, *self.spec.patterns, *entry.set,
+            *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
             *(name for formula in (*entry.read.values(), entry.trained, entry.stored, entry.added)
               if formula is not None for name in formula.names),
         }  # fmt: skip
@@ -337,7 +337,7 @@ class _Reading:
         apart: dict[str, tuple[SiteGroup, ...]] = {}
         rest = sites
         for tensor, argument in entry.apart.items():
-            names = self.values[argument] or []
+            names = self._look(argument) or []
             apart[tensor] = tuple(where.among(sites, names, argument))
             rest = tuple(where.among(rest, names, argument, inside=False))
         if apart:
@@ -561,11 +561,19 @@ class _Where:
         self, sites: Sequence[SiteGroup], names: Any, argument: str, inside: bool = True
     ) -> Iterator[SiteGroup]:
         """Those of the sites (in some of their layers) whose modules the names mean, or do not mean."""
-        meant = self._by_name(names, argument)
+        meant = self._picked(names, argument)
         for site in sites:
             layers = [n for n, path in site.paths() if meant(path) is inside]
             if layers:
                 yield replace(site, layers=tuple(n for n in layers if n is not None))
+
+    def _picked(self, names: Any, argument: str) -> Callable[[str], bool]:
+        """Whether a target is picked: by an expression that its name matches whole, or by ends or parts of it."""
+        if isinstance(names, str) or not all(isinstance(word, str) for word in names):
+            return self._by_name(names, argument)
+        if self.reading.spec.picks.get(argument) == "part":
+            return lambda path: any(word in path for word in names)
+        return lambda path: path.endswith(tuple(names))
 
     # What is trained besides
 

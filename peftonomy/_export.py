@@ -21,6 +21,7 @@ Everything comes from the entry's `implementations` and the library's own file; 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -83,16 +84,21 @@ def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Librar
     known = plan.common | values
     written: dict[str, Any] = {}
     said: Iterable[tuple[str, Any]] = (
+        *copy.deepcopy(entry.set).items(),
         *((theirs, values[ours]) for ours, theirs in entry.rename.items()),
-        *entry.set.items(),
         *((theirs, formula(known)) for theirs, formula in entry.write.items()),
     )
     for name, value in said:
         _put(written, name, value)
     defaults = library.defaults(entry.type)
-    arguments = {name: _as_there(value, defaults.get(name)) for name, value in written.items()}
+    arguments = {
+        name: list(range(value)) if name in library.counted else _as_there(value, defaults.get(name))
+        for name, value in written.items()
+    }
     head = {"task_type": task} if "task_type" in defaults and (task := _task(library, plan)) else {}
-    arguments = {**head, **arguments, **_modules(entry, plan, library)}
+    arguments = {**head, **arguments}
+    for name, value in _modules(entry, plan, library).items():
+        _put(arguments, name, value)
     return Configuration(library, entry.type, method.id, arguments)
 
 
@@ -101,13 +107,11 @@ def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
     *above, last = name.split(".")
     for holder in above:
         arguments = arguments.setdefault(holder, {})
-    arguments[last] = {**value} if isinstance(value, Mapping) else value
+    arguments[last] = value
 
 
 def _as_there(value: Any, default: Any) -> Any:
-    """A value as the library takes it: of the kind and the case that its own default has; a number as so many items."""
-    if isinstance(default, list) and isinstance(value, int):
-        return list(range(value))
+    """A value as the library takes it: of the kind and the case that its own default has."""
     if isinstance(value, str) and isinstance(default, str) and default.isupper():
         return value.upper()
     whole = isinstance(value, float) and value == int(value)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ._schema import Citation, Entry, Id, Line, Name, Prose, Stem, validated
+from ._schema import Argument, Citation, Entry, Id, Line, Name, Prose, Stem, validated
 from ._yaml import load_yaml
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
@@ -70,6 +70,8 @@ class ConfigType(Entry):
     by_model: dict[Name, Id] = Field(default={})
     """Arguments whose default depends on the model: the table that has it."""
     patterns: dict[Name, Pattern] = Field(default={})
+    picks: dict[Argument, Literal["end", "part"]] = Field(default={})
+    """Arguments that name some of the targets, by an end of a module's name or by any part of it."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are passed over when they say something, with the note to make of it."""
     arguments: dict[Name, Any]
@@ -97,6 +99,8 @@ class Library(Entry):
     """Arguments that change neither number nor shape of any tensor, whatever they say."""
     inert_values: dict[Name, list[Any]] = Field(default={})
     """Those of which this holds of some values (words with `*` for anything) and not of others."""
+    counted: list[Name] = Field(default=[])
+    """Arguments that are lists of which only the length counts here."""
     tasks: dict[Word, Task] = Field(default={})
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved whole beside the adapter once they are targeted by one of these names."""

@@ -362,7 +362,7 @@ class Implementation(Entry):
     set: dict[Name, Any] = {}
     """The library's arguments that make it this method and not a relative of the same type, with their values. A list
     stands for any list that is not empty, a mapping for any that has its items."""
-    apart: dict[Name, Name] = {}
+    apart: dict[Name, Argument] = {}
     """A tensor per site -> the library's argument that names the modules which are its own; other tensors have the
     other targets."""
     write: dict[Argument, FormulaField] = {}
