@@ -112,7 +112,7 @@ class Adapter:
         grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
         known = _numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown} | _biased(self.plan)  # fmt: skip
+        } | {"added": grown} | _besides(self.plan)  # fmt: skip
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -244,8 +244,12 @@ class _Reading:
         if wanted is not None:
             method = self.kb[wanted]
             entry = method.entry.implementations.get(self.library.id)
-            known = self.library.defaults(self.type)
-            if entry is None or entry.type not in (None, self.type) or not known.keys() >= set(entry.rename.values()):
+            known = self.library.defaults(self.type).keys()
+            if (
+                entry is None
+                or entry.type not in (None, self.type)
+                or not known >= {theirs.partition(".")[0] for theirs in entry.rename.values()}
+            ):
                 raise UsageError(f"{wanted} is no {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
                 if not _meets(self.values.get(name), value):
@@ -334,22 +338,23 @@ class _Reading:
         sites = tuple(where.sites())
         if not targeted:
             return Chosen((), where.named)
-        apart: dict[str, tuple[SiteGroup, ...]] = {}
-        rest = sites
-        for tensor, argument in entry.apart.items():
+        picked, rest = {}, sites
+        for argument in dict.fromkeys(entry.apart.values()):
             names = self._look(argument) or []
-            apart[tensor] = tuple(where.among(sites, names, argument))
+            picked[argument] = tuple(where.among(sites, names, argument))
             rest = tuple(where.among(rest, names, argument, inside=False))
+        apart = {tensor: picked[argument] for tensor, argument in entry.apart.items()}
         if apart:
             apart |= {n: rest for n, t in method.entry.tensors.items() if t.per == "site" and n not in apart}
+            sites = (*(site for group in picked.values() for site in group), *rest)
         own: dict[SiteGroup, dict[str, Value]] = {}
-        names = {theirs: ours for ours, theirs in entry.rename.items()}
+        ours = {theirs: name for name, theirs in entry.rename.items()}
         for argument, pattern in self.spec.patterns.items():
             table = self.values[argument] or {}
-            if table and pattern.sets not in names:
+            if table and pattern.sets not in ours:
                 raise self.refuse(argument, table, f"nothing: {method.id} has no {pattern.sets}")
             if table:
-                sites = tuple(self._split(sites, where, table, argument, method, names[pattern.sets], own, patterns))
+                sites = tuple(self._split(sites, where, table, argument, method, ours[pattern.sets], own, patterns))
         return Chosen(sites, where.named, apart, own)
 
     def _split(
@@ -671,10 +676,13 @@ class _Where:
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
 
 
-def _biased(plan: Plan) -> dict[str, int]:
-    """What the library's own formulas may name besides: the number and the widths of targeted modules with a bias."""
+def _besides(plan: Plan) -> dict[str, int]:
+    """What the library's own formulas may name besides: of targeted modules with a bias the number and the widths, and
+    how many modules share the table of the input embedding."""
     sites = [site for group in plan.sites for site in group if site.bias]
+    tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
     return {
+        "n_tied": len(tied),
         "n_biased": sum(site.count for site in sites),
         "biased_d_in": sum(site.count * site.d_in for site in sites),
         "biased_d_out": sum(site.count * site.d_out for site in sites),

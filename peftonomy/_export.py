@@ -81,6 +81,8 @@ def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Librar
         reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
         raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
     values = plan.values(given)
+    for name in plan.named(given):
+        _expressed(method, entry, library, name, values[name])
     known = plan.common | values
     written: dict[str, Any] = {}
     said: Iterable[tuple[str, Any]] = (
@@ -100,6 +102,15 @@ def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Librar
     for name, value in _modules(entry, plan, library).items():
         _put(arguments, name, value)
     return Configuration(library, entry.type, method.id, arguments)
+
+
+def _expressed(method: Method, entry: Implementation, library: Library, name: str, value: Any) -> None:
+    """Raise UsageError for a value of a hyperparameter that the library has no argument for."""
+    if name in entry.rename or name in entry.read or any(name in formula.names for formula in entry.write.values()):
+        return
+    there = entry.defaults.get(name, method.entry.hyperparameters[name].default)
+    if value != there:
+        raise UsageError(f"{library.name}'s {entry.type} has no argument for {name}: there it is {there}")
 
 
 def _put(arguments: dict[str, Any], name: str, value: Any) -> None:

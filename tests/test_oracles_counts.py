@@ -51,6 +51,11 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
     **{("llama_adapter", f): OTHER_MODELS for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2", f)},
 }  # fmt: skip
 """(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
+UNSUPPORTED |= {("kasa", f): "peft has no KaSA for Conv1D" for f in ("gpt2", "medium gpt2")}
+UNSUPPORTED |= {
+    ("cpt", f): "peft has CPT for causal language models only"
+    for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
+}  # fmt: skip
 BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}}
 """What peft refuses to exceed on models of two layers, and what makes a difference at all."""
 STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
@@ -86,10 +91,12 @@ def settings(method: str, family: str) -> Iterator[dict[str, Any]]:
         KB[method].cost(backbone, **where, **entry.defaults)
         yield entry.defaults | BOUNDED.get(method, {})
         return
+    said = {*entry.rename, *entry.read, *(n for formula in entry.write.values() for n in formula.names)}
+    fixed = {n: entry.defaults.get(n, spec.default) for n, spec in specs.items() if n not in said}
     for ints, alike in (((2, 3, 1, 4, 5, 6, 8), True), ((3, 1, 4, 2, 5, 6, 9), False)):
         refusals = []
         for values in itertools.product(*(_candidates(spec, ints, alike) for spec in specs.values())):
-            setting = dict(zip(specs, values, strict=True)) | BOUNDED.get(method, {})
+            setting = dict(zip(specs, values, strict=True)) | fixed | BOUNDED.get(method, {})
             try:
                 KB[method].cost(backbone, **where, **setting)
             except UsageError as error:
