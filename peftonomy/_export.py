@@ -55,7 +55,9 @@ class Configuration:
 
     def to_dict(self) -> dict[str, Any]:
         """The essential keys of the file that the library would save."""
-        return {self.library.type_key: self.type, **self.arguments}
+        kind = self.library.types[self.type]
+        named = kind.saved if "saved" in kind.model_fields_set else self.type
+        return {self.library.type_key: named, **self.arguments}
 
     @property
     def python(self) -> str:
@@ -63,7 +65,8 @@ class Configuration:
         package = self.library.package
         arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
         call = f"config = {package}.{self.symbol}(\n{arguments})"
-        return f"import {package}\n\n{call}\n{self.library.usage.format(config='config')}"
+        usage = (line.format(config="config") for line in self.library.usage)
+        return "\n".join((f"import {package}", "", call, *usage))
 
 
 def library_called(libraries: Mapping[str, Library], name: str) -> Library:
@@ -140,7 +143,9 @@ def _task(library: Library, plan: Plan) -> str | None:
 
 def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, Any]:
     """The arguments that name the modules. Raises UsageError for what the library cannot act on."""
-    accepts = library.types[str(entry.type)].accepts
+    roles, accepts = library.roles(str(entry.type)), library.types[str(entry.type)].accepts
+    if roles:
+        return _by_role(plan, roles, f"{library.name}' {entry.type}")
     if not accepts:
         return {}
     if plan.target_modules is not None and not entry.apart:
@@ -158,6 +163,29 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     found = {name: _names(plan.inventory, [s for s in meant if s in group]) for name, group in apart.items()}
     rest = _names(plan.inventory, [s for s in meant if s not in elsewhere])
     return {"target_modules": sorted({*rest, *(n for names in found.values() for n in names)}), **found}
+
+
+def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
+    """The arguments that stand for the targeted roles. Raises UsageError where none do, or where they mean more."""
+    targeted = dict.fromkeys(site.role for group in plan.sites for site in group)
+    said: dict[str, Any] = {}
+    for role in targeted:
+        if role not in roles:
+            raise UsageError(f"{label} does not act on {role}; it does on {', '.join(roles)}")
+        for name, value in roles[role].items():
+            together = isinstance(value, list)
+            said[name] = list(dict.fromkeys([*said.get(name, []), *value])) if together else value
+    for role in plan.inventory.roles():
+        asked = roles.get(role, {"": None})
+        if role not in targeted and all(_covers(said.get(name), value) for name, value in asked.items()):
+            raise UsageError(f"{label} cannot leave out {role} where it acts on {', '.join(targeted)}")
+    for name, value in ((n, v) for asked in roles.values() for n, v in asked.items()):
+        said.setdefault(name, [] if isinstance(value, list) else not value)
+    return said
+
+
+def _covers(said: Any, value: Any) -> bool:
+    return isinstance(said, list) and all(v in said for v in value) if isinstance(value, list) else bool(said == value)
 
 
 def _acceptable(source: SiteGroup | Module, accepts: Iterable[str], label: str) -> None:

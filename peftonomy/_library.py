@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ._schema import Argument, Citation, Entry, Id, Line, Name, Prose, Stem, validated
+from ._schema import Argument, Citation, Entry, Id, Line, Name, Prose, Role, Stem, validated
 from ._yaml import load_yaml
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
@@ -63,6 +63,12 @@ class ConfigType(Entry):
 
     symbol: Stem
     """Its class."""
+    saved: Stem | None = None
+    """What a saved configuration has for its type, where that is not the type's name; null for nothing."""
+    like: Word | None = None
+    """Another type whose arguments and roles it takes over."""
+    roles: dict[Role, dict[Name, Any]] = Field(default={})
+    """The arguments that one of our roles stands for, with their values; lists are put together."""
     accepts: list[Kind] = Field(default=[])
     """The kinds of module that it adapts and that an entry can count."""
     otherwise: Stem | None = None
@@ -91,8 +97,8 @@ class Library(Entry):
     """The file that a saved configuration is in."""
     type_key: Name
     """The key that tells the types apart."""
-    usage: Stem
-    """The call that puts a configuration to use, with `{config}` for it."""
+    usage: list[Stem]
+    """The calls that put a configuration to use, with `{config}` for it."""
     arguments: dict[Name, Any] = Field(default={})
     """Arguments of every type, with their defaults."""
     inert: list[Name] = Field(default=[])
@@ -113,6 +119,8 @@ class Library(Entry):
             for table in kind.by_model.values():
                 if table not in self.tables:
                     raise ValueError(f"type {name} names no table: {table}")
+            if kind.like is not None and (kind.like not in self.types or self.types[kind.like].like is not None):
+                raise ValueError(f"type {name} is like no plain type: {kind.like}")
             for argument in (*kind.by_model, *kind.patterns, *(p.sets for p in kind.patterns.values()), *kind.noted):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
@@ -123,7 +131,13 @@ class Library(Entry):
 
     def defaults(self, kind: str) -> dict[str, Any]:
         """Every argument of a type with its default."""
-        return {**self.arguments, **self.types[kind].arguments}
+        one = self.types[kind]
+        return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
+
+    def roles(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The arguments that a type has for our roles."""
+        one = self.types[kind]
+        return {**({} if one.like is None else self.roles(one.like)), **one.roles}
 
     @cached_property
     def _tables(self) -> Mapping[str, Mapping[str, list[str] | str]]:

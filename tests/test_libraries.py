@@ -1,9 +1,13 @@
-"""What `taxonomy/libraries` says of peft is what the installed peft says of itself."""
+"""What `taxonomy/libraries` says of peft and adapters is what the installed libraries say of themselves."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,7 +19,26 @@ from peft.utils import constants
 import peftonomy
 
 pytestmark = pytest.mark.torch
-PEFT = peftonomy.load().libraries["hf_peft"]
+PEFT, ADAPTERS = (peftonomy.load().libraries[name] for name in ("hf_peft", "adapters"))
+PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters" / "bin" / "python"))
+DUMP = """
+import dataclasses, importlib.metadata, json
+from adapters.configuration import adapter_config as module
+
+def default(field):
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+def plain(value):
+    return None if value is dataclasses.MISSING else value
+
+found = {name: {f.name: plain(default(f)) for f in dataclasses.fields(kind) if f.init}
+         for name, kind in vars(module).items()
+         if dataclasses.is_dataclass(kind) and issubclass(kind, module.AdapterConfig)}
+print(json.dumps({"version": importlib.metadata.version("adapters"), "types": found}))
+"""
+ABSTRACT = {"AdapterConfig", "MultiTaskConfig", "ReftConfig", "ConfigUnion"}
+"""Classes of adapters that no configuration is made of."""
 CONFIGS = {str(getattr(kind, "value", kind)): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
@@ -79,3 +102,14 @@ def test_heads_and_embeddings() -> None:
 def test_arguments_that_change_no_tensor_exist() -> None:
     known = {name for kind in PEFT.types for name in PEFT.defaults(kind)}
     assert {*PEFT.inert, *PEFT.inert_values} <= known
+
+
+def test_adapters() -> None:
+    if not PYTHON.exists():
+        absent = f"{PYTHON} is not there: `make test` builds it"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(absent)
+    ran = subprocess.run([str(PYTHON), "-c", DUMP], capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(ran.stdout.splitlines()[-1])
+    theirs = {name: arguments for name, arguments in said["types"].items() if name not in ABSTRACT}
+    ours = {name: {"architecture": kind.saved} | ADAPTERS.defaults(name) for name, kind in ADAPTERS.types.items()}
+    assert (ADAPTERS.version, ours) == (said["version"], theirs)
