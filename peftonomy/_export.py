@@ -175,9 +175,8 @@ def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> 
         for name, value in roles[role].items():
             together = isinstance(value, list)
             said[name] = list(dict.fromkeys([*said.get(name, []), *value])) if together else value
-    for role in plan.inventory.roles():
-        asked = roles.get(role, {"": None})
-        if role not in targeted and all(_covers(said.get(name), value) for name, value in asked.items()):
+    for role in roles.keys() & set(plan.inventory.roles()) - targeted.keys():
+        if all(_covers(said.get(name), value) for name, value in roles[role].items()):
             raise UsageError(f"{label} cannot leave out {role} where it acts on {', '.join(targeted)}")
     for name, value in ((n, v) for asked in roles.values() for n, v in asked.items()):
         said.setdefault(name, [] if isinstance(value, list) else not value)

@@ -32,7 +32,8 @@ def default(field):
 def plain(value):
     return None if value is dataclasses.MISSING else value
 
-found = {name: {f.name: plain(default(f)) for f in dataclasses.fields(kind) if f.init}
+found = {name: {"architecture": kind.architecture} | {
+             f.name: plain(default(f)) for f in dataclasses.fields(kind) if f.init}
          for name, kind in vars(module).items()
          if dataclasses.is_dataclass(kind) and issubclass(kind, module.AdapterConfig)}
 print(json.dumps({"version": importlib.metadata.version("adapters"), "types": found}))
