@@ -66,7 +66,7 @@ class ConfigType(Entry):
     saved: Stem | None = None
     """What a saved configuration has for its type, where that is not the type's name; null for nothing."""
     like: Word | None = None
-    """Another type whose arguments and roles it takes over."""
+    """Another type whose arguments it takes over, and its roles if it has none of its own."""
     roles: dict[Role, dict[Name, Any]] = Field(default={})
     """The arguments that one of our roles stands for, with their values; lists are put together."""
     accepts: list[Kind] = Field(default=[])
@@ -137,7 +137,7 @@ class Library(Entry):
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
         """The arguments that a type has for our roles."""
         one = self.types[kind]
-        return {**({} if one.like is None else self.roles(one.like)), **one.roles}
+        return one.roles if one.roles or one.like is None else self.roles(one.like)
 
     @cached_property
     def _tables(self) -> Mapping[str, Mapping[str, list[str] | str]]:
