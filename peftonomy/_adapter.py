@@ -224,6 +224,10 @@ class _Reading:
             plan.values(given)
         except UsageError as error:
             raise self.refuse("", str(error), f"what {method.id} admits") from None
+        for formula in (entry.trained, entry.stored, entry.added):
+            if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
+                named = ", ".join(entry.rename[name] for name in sorted(told))
+                raise self.refuse(named, patterns, "one value for all modules: what the library counts follows from it")
         extras = tuple((where or _Where(self, inventory, saved)).extras(plan))
         return Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype

@@ -11,6 +11,7 @@
         r=8,
         lora_alpha=8,
         lora_dropout=0.0,
+        lora_bias=False,
         target_modules=["q_proj", "v_proj"],
     )
     model = peft.get_peft_model(model, config)
@@ -23,12 +24,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UnknownName, UsageError
-from ._inventory import Inventory, Module, SiteGroup
+from ._inventory import Module, SiteGroup
 
 if TYPE_CHECKING:
     from ._kb import Method
@@ -143,7 +144,8 @@ def _task(library: Library, plan: Plan) -> str | None:
 
 def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, Any]:
     """The arguments that name the modules. Raises UsageError for what the library cannot act on."""
-    roles, accepts = library.roles(str(entry.type)), library.types[str(entry.type)].accepts
+    kind = library.types[str(entry.type)]
+    roles, accepts = library.roles(str(entry.type)), kind.accepts
     if roles:
         return _by_role(plan, roles, f"{library.name}' {entry.type}")
     if not accepts:
@@ -155,14 +157,16 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     meant = dict.fromkeys(s for _, s in sources if isinstance(s, SiteGroup | Module))
     for source in meant:
         _acceptable(source, accepts, f"{library.name}'s {entry.type}")
-    apart = {
-        argument: dict.fromkeys(source for name, source in sources if name == tensor)
-        for tensor, argument in entry.apart.items()
-    }
-    elsewhere = [source for group in apart.values() for source in group]
-    found = {name: _names(plan.inventory, [s for s in meant if s in group]) for name, group in apart.items()}
-    rest = _names(plan.inventory, [s for s in meant if s not in elsewhere])
-    return {"target_modules": sorted({*rest, *(n for names in found.values() for n in names)}), **found}
+    every = [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
+    named, targeted = (every, _by_suffix), _paths(meant)
+    apart: dict[str, list[str]] = {}
+    rest = list(meant)
+    for argument in dict.fromkeys(entry.apart.values()):
+        tensors = [tensor for tensor, its in entry.apart.items() if its == argument]
+        group = list(dict.fromkeys(s for name, s in sources if name in tensors and isinstance(s, SiteGroup)))
+        apart[argument] = _names(group, named, (targeted, _PICKS[kind.picks[argument]]))
+        rest = [source for source in rest if source not in group]
+    return {"target_modules": sorted({*_names(rest, named), *(n for names in apart.values() for n in names)}), **apart}
 
 
 def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
@@ -195,15 +199,34 @@ def _acceptable(source: SiteGroup | Module, accepts: Iterable[str], label: str) 
         raise UsageError(f"{label} acts on whole modules; {source.role} is a slice of {module.role}, so target that")
 
 
-def _names(inventory: Inventory, sources: Iterable[SiteGroup | Module]) -> list[str]:
-    """The shortest endings of module names that mean these places and no others, else whole names."""
-    wanted = {path for source in sources for _, path in source.paths()}
-    every = [path for module in inventory.modules if module.kind != "parameter" for _, path in module.paths()]
+def _paths(sources: Iterable[SiteGroup | Module]) -> list[str]:
+    return [path for source in sources for _, path in source.paths()]
+
+
+Meaning = Callable[[str, str], bool]
+"""Whether an ending means the module of a name."""
+
+
+def _by_suffix(ending: str, path: str) -> bool:
+    return f".{path}".endswith(f".{ending}")
+
+
+_PICKS: dict[str, Meaning] = {
+    "end": lambda ending, path: path.endswith(ending),
+    "part": lambda ending, path: ending in path,
+}
+"""How an argument picks among the targets: `ConfigType.picks`."""
+
+
+def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], Meaning]) -> list[str]:
+    """The shortest endings of module names that mean these places and no others among names, else whole names."""
+    wanted = set(_paths(sources))
     names: dict[str, None] = {}
     for path in sorted(wanted):
         parts = path.split(".")
         endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        names[next(e for e in endings if all(p in wanted for p in every if f".{p}".endswith(f".{e}")))] = None
+        fits = (e for e in endings if all(p in wanted for paths, means in among for p in paths if means(e, p)))
+        names[next(fits, path)] = None
     return sorted(names)
 
 

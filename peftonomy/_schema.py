@@ -372,7 +372,9 @@ class Implementation(Entry):
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, where that is another than ours."""
     trained: FormulaField | None = None
-    """What the library trains, where that is not our `trained`: over the ledgers, hyperparameters and dimensions."""
+    """What the library trains, where that is not our `trained`: over the ledgers, `added` (all new tensors), our
+    hyperparameters, its arguments, the model's dimensions, `biased_d_in biased_d_out n_biased` (of targeted modules
+    with a bias) and `n_tied` (modules that share the table of the input embedding)."""
     stored: FormulaField | None = None
     """Numbers in the file that the library saves, where that is not our `stored`."""
     added: FormulaField | None = None

@@ -121,7 +121,7 @@ def test_a_configuration_as_text_is_printed_whole(run: Run, adapter: Callable[..
     result = run(f"cost --adapter-config {adapter()} --model llama_3_2_3b")
     assert result.out.splitlines() == [
         "lora on llama_3_2_3b, task causal_lm",
-        "r = 32, alpha = 64.0, dropout = 0.0",
+        "r = 32, alpha = 64.0, dropout = 0.0, lora_bias = False",
         "targets attn.q, attn.v",
         "",
         "                numbers",
@@ -214,6 +214,7 @@ def test_an_export_as_text_is_printed_whole(run: Run) -> None:
         "    r=4,",
         "    lora_alpha=8,",
         "    lora_dropout=0.0,",
+        "    lora_bias=False,",
         '    target_modules=["down_proj", "gate_proj", "q_proj", "up_proj"],',
         ")",
         "model = peft.get_peft_model(model, config)",
@@ -225,6 +226,7 @@ def test_an_export_as_text_is_printed_whole(run: Run) -> None:
         '  "r": 4,',
         '  "lora_alpha": 8,',
         '  "lora_dropout": 0.0,',
+        '  "lora_bias": false,',
         '  "target_modules": [',
         '    "down_proj",',
         '    "gate_proj",',

@@ -51,7 +51,7 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
     **{("llama_adapter", f): OTHER_MODELS for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2", f)},
 }  # fmt: skip
 """(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
-UNSUPPORTED |= {("kasa", f): "peft has no KaSA for Conv1D" for f in ("gpt2", "medium gpt2")}
+UNSUPPORTED |= {(m, f): "peft has it for Linear only" for m in ("kasa", "bd_lora") for f in ("gpt2", "medium gpt2")}
 UNSUPPORTED |= {
     ("cpt", f): "peft has CPT for causal language models only"
     for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
