@@ -112,7 +112,7 @@ class Adapter:
         grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
         known = _numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown} | _besides(self.plan)  # fmt: skip
+        } | {"added": grown} | _besides(self.plan) | _totals(cost)  # fmt: skip
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -691,6 +691,15 @@ def _besides(plan: Plan) -> dict[str, int]:
         "biased_d_in": sum(site.count * site.d_in for site in sites),
         "biased_d_out": sum(site.count * site.d_out for site in sites),
     }
+
+
+def _totals(cost: Cost) -> dict[str, int]:
+    """Of each of our tensors, by name: how many there are, and their entries together."""
+    found: dict[str, int] = {}
+    for tensor in cost.tensors:
+        for name, number in ((f"n_{tensor.name}", tensor.sites), (f"total_{tensor.name}", tensor.total)):
+            found[name] = found.get(name, 0) + number
+    return found
 
 
 def _meets(value: Any, wanted: Any) -> bool:

@@ -374,7 +374,8 @@ class Implementation(Entry):
     trained: FormulaField | None = None
     """What the library trains, where that is not our `trained`: over the ledgers, `added` (all new tensors), our
     hyperparameters, its arguments, the model's dimensions, `biased_d_in biased_d_out n_biased` (of targeted modules
-    with a bias) and `n_tied` (modules that share the table of the input embedding)."""
+    with a bias), `n_tied` (modules that share the table of the input embedding), and for a tensor T of ours `n_T` and
+    `total_T` (how many there are, and their entries together)."""
     stored: FormulaField | None = None
     """Numbers in the file that the library saves, where that is not our `stored`."""
     added: FormulaField | None = None

@@ -53,11 +53,19 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
 """(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
 UNSUPPORTED |= {(m, f): "peft has it for Linear only" for m in ("kasa", "bd_lora") for f in ("gpt2", "medium gpt2")}
 UNSUPPORTED |= {
+    ("x_lora", "*"): "peft makes X-LoRA of LoRA files that were trained before",
+    ("adamss", "*"): "peft clusters with scikit-learn, which is not installed",
+    **{("lily", f): "a suffix such as q shares between self-attention and cross attention"
+       for f in ("t5", "t5 without gates", "medium t5")},
+}  # fmt: skip
+UNSUPPORTED |= {
     ("cpt", f): "peft has CPT for causal language models only"
     for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
 }  # fmt: skip
 BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}}
 """What peft refuses to exceed on models of two layers, and what makes a difference at all."""
+WITH_NUMBERS = {"monteclora"}
+"""Methods that peft leaves out without a word where there are no numbers."""
 STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
 """Arguments that ask for a start which needs data or another library, and what has the same tensors."""
 
@@ -75,7 +83,8 @@ def asked(family: str) -> tuple[Any, dict[str, Any]]:
 def targets(method: str, family: str) -> tuple[str, ...] | None:
     """The default targets, or where these are slices of fused modules the whole of those; None for no targets."""
     backbone, question = asked(family)
-    if KB[method].entry.targets is None:
+    kind = PEFT.types[str(KB[method].entry.implementations["hf_peft"].type)]
+    if KB[method].entry.targets is None or not kind.accepts:
         return None
     sites = [site for group in KB[method].plan(backbone, **question).sites for site in group]
     return tuple(dict.fromkeys(site.module.role for site in sites))
@@ -114,7 +123,7 @@ def measured(config: Configuration, family: str) -> Counts:
     for name, (instead, words) in STARTS.items():
         if said.get(name) in words:
             said |= {name: instead}
-    for device in ("meta", "cpu"):
+    for device in ("cpu",) if config.method in WITH_NUMBERS else ("meta", "cpu"):
         try:
             return counts(wrapped(copy.deepcopy(base(family, device)), said))
         except (NotImplementedError, RuntimeError):
