@@ -542,7 +542,14 @@ class _Where:
                 raise self.refuse("target_parameters", name, "the weight of a linear module; others are not counted")
 
     def _named_well(self) -> None:
-        """Note names that mean nothing; refuse those of modules that hold modules."""
+        """Note names that mean nothing; refuse those of modules that hold modules, and of experts."""
+        experts = self.reading.backbone.family.expert_names
+        every = isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR
+        for word in [ALL_LINEAR] if every else self.targets if isinstance(self.targets, list) else ():
+            if experts and (every or word.rpartition(".")[2] in experts):
+                name = self.reading.library.name
+                expected = f"other names; by this one {name} means tensors of experts, which are not counted"
+                raise self.refuse("target_modules", word, expected)
         leaves = {path for m in self.leaves for _, path in m.paths()}
         holders = {path.rpartition(".")[0] for path in leaves} - {""}
         while above := {path.rpartition(".")[0] for path in holders} - holders - {""}:

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 import peftonomy
+from peftonomy import ConfigError
+from tests.families import TINY as ENCODERS
+from tests.families_decoders import TINY as DECODERS
 from tests.peft_counts import Counts, counts, model_of, question, wrapped
 from tests.test_oracles_peft import OTHERS
 
@@ -15,6 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
 ]
 KB = peftonomy.load()
+PEFT = KB.libraries["hf_peft"]
 TIED = {"llama tied": ("LlamaForCausalLM", {
     "vocab_size": 37, "hidden_size": 18, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
     "head_dim": 4, "intermediate_size": 28, "attention_bias": True, "tie_word_embeddings": True,
@@ -81,6 +85,33 @@ def test_same_modules(case: str) -> None:
         pytest.skip("no entry of this type yet")
     model = model_of(family, OTHERS | TIED)
     backbone, asked = question(model)
-    reported = KB.adapter(config, backbone, **asked).reported
-    ours = Counts(reported.trained, reported.total, reported.stored)
-    assert ours == counts(wrapped(model, config))
+    assert reported(config, backbone, asked) == counts(wrapped(model, config))
+
+
+ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {**ENCODERS, **DECODERS}
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_same_modules_of_every_family(family: str) -> None:
+    """All linear modules; and those that peft means where none are named, or a refusal where it has none."""
+    config = LORA | {"target_modules": "all-linear"}
+    model = model_of(family, ELSEWHERE)
+    backbone, asked = question(model)
+    if backbone.family.expert_names:
+        with pytest.raises(ConfigError, match="experts"):
+            KB.adapter(config, backbone, **asked)
+    else:
+        assert reported(config, backbone, asked) == counts(wrapped(model, config))
+    model = model_of(family, ELSEWHERE)
+    if PEFT.default("LORA", "target_modules", backbone.family.model_type) is None:
+        with pytest.raises(ConfigError, match="no default"):
+            KB.adapter(LORA, backbone, **asked)
+        with pytest.raises(ValueError, match="target_modules"):
+            wrapped(model, LORA)
+    else:
+        assert reported(LORA, backbone, asked) == counts(wrapped(model, LORA))
+
+
+def reported(config: dict[str, Any], backbone: Any, asked: dict[str, Any]) -> Counts:
+    found = KB.adapter(config, backbone, **asked).reported
+    return Counts(found.trained, found.total, found.stored)
