@@ -543,12 +543,12 @@ class _Where:
 
     def _named_well(self) -> None:
         """Note names that mean nothing; refuse those of modules that hold modules, and of experts."""
-        experts = self.reading.backbone.family.expert_names
-        every = isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR
-        for word in [ALL_LINEAR] if every else self.targets if isinstance(self.targets, list) else ():
-            if experts and (every or word.rpartition(".")[2] in experts):
-                name = self.reading.library.name
-                expected = f"other names; by this one {name} means tensors of experts, which are not counted"
+        experts, name = self.reading.backbone.family.expert_names, self.reading.library.name
+        if experts and self.reading.raw.get("target_modules") is None:
+            raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
+        for word in self.targets if isinstance(self.targets, list) else [self.targets]:
+            if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
+                expected = f"other names; by this one {name} may mean tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
         leaves = {path for m in self.leaves for _, path in m.paths()}
         holders = {path.rpartition(".")[0] for path in leaves} - {""}
