@@ -546,7 +546,7 @@ class _Where:
         experts, name = self.reading.backbone.family.expert_names, self.reading.library.name
         if experts and self.reading.raw.get("target_modules") is None:
             raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
-        for word in self.targets if isinstance(self.targets, list) else [self.targets]:
+        for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
             if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
                 expected = f"other names; by this one {name} may mean tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from peft.utils.error import NoMatchingPeftModuleError
 
 import peftonomy
 from peftonomy import ConfigError
@@ -91,7 +92,12 @@ def test_same_modules(case: str) -> None:
 ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {**ENCODERS, **DECODERS}
 
 
-@pytest.mark.parametrize("family", ELSEWHERE)
+UNNAMED = {"mixtral": "its family does not say by which names peft means experts: gate, w1, w2, w3"}
+
+
+@pytest.mark.parametrize("family", [
+    pytest.param(f, marks=pytest.mark.xfail(strict=True, reason=UNNAMED[f])) if f in UNNAMED else f for f in ELSEWHERE
+])  # fmt: skip
 def test_same_modules_of_every_family(family: str) -> None:
     """All linear modules; and those that peft means where none are named, or a refusal where it has none."""
     config = LORA | {"target_modules": "all-linear"}
@@ -106,7 +112,7 @@ def test_same_modules_of_every_family(family: str) -> None:
     if backbone.family.expert_names or PEFT.default("LORA", "target_modules", backbone.family.model_type) is None:
         with pytest.raises(ConfigError, match="no default"):
             KB.adapter(LORA, backbone, **asked)
-        with pytest.raises(ValueError, match=r"target_modules|Target modules"):
+        with pytest.raises((ValueError, NoMatchingPeftModuleError), match="target_modules"):
             wrapped(model, LORA)
     else:
         assert reported(LORA, backbone, asked) == counts(wrapped(model, LORA))
