@@ -6,9 +6,11 @@
     4194304
 """
 
+from ._adapter import Adapter, Extra, Reported
 from ._backbone import Backbone
 from ._costs import Cost, TensorCost
 from ._errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
+from ._export import Configuration
 from ._formula import Formula
 from ._kb import KnowledgeBase, Method, load
 from ._plan import Place
@@ -17,10 +19,13 @@ from ._rules import check
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapter",
     "Backbone",
     "ConfigError",
+    "Configuration",
     "Cost",
     "DataError",
+    "Extra",
     "Formula",
     "FormulaError",
     "KnowledgeBase",
@@ -28,6 +33,7 @@ __all__ = [
     "PeftonomyError",
     "Place",
     "Problem",
+    "Reported",
     "TensorCost",
     "UnknownName",
     "UsageError",

@@ -20,6 +20,7 @@ from . import _output as out
 from ._errors import DataError, PeftonomyError, UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
+    from ._adapter import Adapter
     from ._costs import Cost
     from ._kb import KnowledgeBase, Method
     from ._schema import Tensor
@@ -113,19 +114,35 @@ class Question:
     target_modules: tuple[str, ...] | None
     task: str | None
     num_labels: int
-    dtype: str
+    dtype: str = "float32"
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The model, and where on it, as `Method.plan` is asked."""
+        modules: Any = self.target_modules
+        return {
+            "model": self.model,
+            "targets": self.targets,
+            "target_modules": modules[0] if modules == ("all-linear",) else modules,
+            "task": self.task,
+            "num_labels": self.num_labels,
+        }
 
     def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
         """The cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
-        modules: Any = self.target_modules
-        plan = method.plan(
-            self.model,
-            targets=self.targets if targeted else None,
-            target_modules=(modules[0] if modules == ("all-linear",) else modules) if targeted else None,
-            task=self.task,
-            num_labels=self.num_labels,
-        )
+        place = self.place if targeted else self.place | {"targets": None, "target_modules": None}
+        plan = method.plan(**place)
         return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
+
+    def read(self, file: str, method: str | None) -> Adapter:
+        """The configuration in a file, on this model. Raises PeftonomyError."""
+        said = {"--set": self.settings, "--targets": self.targets, "--target-modules": self.target_modules}
+        for option, given in said.items():
+            if given:
+                raise UsageError(f"{option} and --adapter-config are two ways to say one thing; give one of them")
+        return knowledge().adapter(
+            file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
+        )
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
@@ -191,8 +208,8 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-def question_options(command: F) -> F:
-    """The options that make up a `Question`."""
+def model_options(command: F) -> F:
+    """The options that say on what a method is laid out."""
     options = [
         click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
                      help="A catalogued model, or the path of a Hugging Face config.json."),
@@ -206,12 +223,18 @@ def question_options(command: F) -> F:
                      help="none, causal_lm or seq_cls; default: what the model was trained for."),
         click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
                      help="Labels of a seq_cls head."),
-        click.option("--dtype", metavar="DTYPE", default="float32", show_default=True,
-                     help="The type that checkpoints are counted in."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def question_options(command: F) -> F:
+    """The options that make up a `Question`."""
+    option = click.option(
+        "--dtype", metavar="DTYPE", default="float32", show_default=True, help="The type of the numbers in checkpoints."
+    )
+    return model_options(option(command))
 
 
 def question(given: dict[str, Any]) -> Question:
@@ -355,6 +378,20 @@ def categories(as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@json_option
+def deviations(methods: tuple[str, ...], as_json: bool) -> None:
+    """List where libraries differ from the methods (or from those named), and in what."""
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    rows = [row for row in kb.deviations if row["method"] in wanted]
+    if as_json:
+        return out.print_json(rows)
+    columns = ("method", "library", "against", "about", "effect", "note")
+    return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
 @methods_argument
 @click.option(
     "--all", "everything", is_flag=True, help="Everything that the entries cite, not only the methods' papers."
@@ -382,16 +419,65 @@ def cited(method: Method, everything: bool) -> Iterator[str]:
 # Counting
 
 
+def method_or_configuration(ctx: click.Context, param: click.Parameter, method: str | None) -> str | None:
+    """The method, which only a configuration makes needless (that option is read first)."""
+    if method is None and ctx.params["adapter_config"] is None:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return method
+
+
 @cli.command()
-@method_argument
+@click.argument(
+    "method", metavar="METHOD", required=False, shell_complete=completes("methods"), callback=method_or_configuration
+)
+@click.option(
+    "--adapter-config",
+    metavar="FILE",
+    is_eager=True,
+    type=click.Path(exists=True),
+    help="peft's adapter_config.json: it says which method, setting and modules; METHOD only where it cannot.",
+)
 @question_options
 @json_option
-def cost(method: str, as_json: bool, **asked: Any) -> None:
+def cost(method: str | None, adapter_config: str | None, as_json: bool, **asked: Any) -> None:
     """Count what a method costs on a model."""
-    found = question(asked).ask(knowledge()[method])
+    wanted = question(asked)
+    if adapter_config is not None:
+        return adapter_cost(wanted.read(adapter_config, method), asked["model"], as_json)
+    found = wanted.ask(knowledge()[str(method)])
     if as_json:
         return out.print_json(found.to_dict())
-    click.echo(f"{found.method} on {found.model or asked['model']}, task {found.task}")
+    return print_cost(found, asked["model"])
+
+
+def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
+    """The answer for a library's configuration: the method's cost, and what the library reports."""
+    if as_json:
+        return out.print_json(adapter.to_dict())
+    print_cost(adapter.cost, model)
+    reported, library = adapter.reported, adapter.library
+    click.echo(f"\n{library.name} {library.version}, {adapter.type}, reports")
+    out.print_table(
+        ("", "numbers", ""),
+        [
+            ("trained", out.number(reported.trained), ""),
+            ("total", out.number(reported.total), ""),
+            ("file", out.number(reported.stored), f"{out.bytes_text(reported.stored_bytes)} in {adapter.dtype}"),
+            *((extra.name, out.number(extra.trained), "of them") for extra in adapter.extras if extra.trained),
+            *((extra.name, out.number(extra.stored), "of the file") for extra in adapter.extras if not extra.trained),
+        ],
+        right=["numbers"],
+    )
+    said = [*(f"{key}: {name} = {value}" for key, own in adapter.patterns.items() for name, value in own.items()),
+            *(f"note: {note}" for note in adapter.notes),
+            *(f"differs in {d.effect}: {' '.join(d.note.split())}" for d in adapter.deviations)]  # fmt: skip
+    click.echo("".join(f"\n{line}" for line in said), nl=bool(said))
+    return None
+
+
+def print_cost(found: Cost, model: str) -> None:
+    """The ledgers and the tensors that they are sums of."""
+    click.echo(f"{found.method} on {found.model or model}, task {found.task}")
     click.echo(with_values(found) or "no hyperparameters")
     targets = found.target_modules or found.targets
     named = targets if isinstance(targets, str) else ", ".join(targets)
@@ -441,6 +527,21 @@ def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     ]  # fmt: skip
     columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
     return out.print_table(columns, rows, right=columns[1:6])
+
+
+@cli.command()
+@method_argument
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft or adapters.")
+@model_options
+@json_option
+def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
+    """Write a method at a setting as a library's configuration: the call, and the file that it saves."""
+    wanted = question(asked)
+    settings: Any = once(wanted.settings)
+    found = knowledge()[method].export(**wanted.place, to=to, **settings)
+    if not as_json:
+        click.echo(f"{found.python}\n\n{found.library.file}")
+    return out.print_json(found.to_dict())
 
 
 # Looking after the data

@@ -87,8 +87,9 @@ IS_RECURRENT = re.compile(r"linear_att|delta|mamba|ssm", re.IGNORECASE)
 """What calls itself attention and has no queries that meet keys."""
 IS_SEEN = r"vision|visual|image|audio|speech|encoder"
 """What stands in the path of layers that do not generate."""
-SPLIT_EXPERTS = ["gate", "gate_proj", "up_proj", "down_proj"]
-"""What peft takes for tensors of experts in a model whose older checkpoints hold each expert by itself."""
+SPLIT_EXPERTS = {"qwen2_moe": ["gate", "gate_proj", "up_proj", "down_proj"], "mixtral": ["gate", "w1", "w2", "w3"]}
+"""What peft takes for tensors of experts in a model whose older checkpoints hold each expert by itself: by the name
+under which transformers converts such checkpoints."""
 IS_CROSS = re.compile(r"cross|enc_?dec_?att|encoder_att|xatt|src_att", re.IGNORECASE)
 
 
@@ -136,7 +137,7 @@ def _built(text: str) -> Family | str:
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
         "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
         "modules": single, "stacks": stacks,
-        "expert_names": SPLIT_EXPERTS if _splits_experts(raw["model_type"]) else [],
+        "expert_names": _expert_names(raw["model_type"]),
     })  # fmt: skip
 
 
@@ -183,12 +184,12 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
             yield value
 
 
-def _splits_experts(model_type: str) -> bool:
-    """Whether peft reads a target module as the name of an expert's own map: it follows this table of transformers."""
+def _expert_names(model_type: str) -> list[str]:
+    """What peft reads as names of an expert's own maps: it follows this table of transformers, with one line more."""
     from transformers import conversion_mapping
 
-    patterns: dict[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
-    return patterns.get(model_type) == "qwen2_moe"
+    patterns: dict[str, str] = {"mixtral": "mixtral"} | getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    return SPLIT_EXPERTS.get(patterns.get(model_type, ""), [])
 
 
 def _kind(config: Any) -> str:

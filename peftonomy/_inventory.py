@@ -28,6 +28,8 @@ __all__ = ["LINEAR", "Block", "Inventory", "Module", "SiteGroup", "joined", "rol
 
 LINEAR = ("linear", "conv1d")
 """The kinds that are linear maps: torch's Linear, and transformers' Conv1D with its transposed weight."""
+INPUT_EMBEDDING = "embed.token"
+"""The role of the table that token ids are looked up in."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` leaves out."""
 SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
@@ -269,6 +271,13 @@ class Inventory:
         output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
         others that find something. So is one by which peft means tensors of experts.
         """
+        key = "suffixes", suffixes if isinstance(suffixes, str) else tuple(suffixes)
+        if key not in self.memo:
+            self.memo[key] = self._named(suffixes)
+        found: list[SiteGroup] = self.memo[key]
+        return found
+
+    def _named(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
         linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
         if isinstance(suffixes, str):
             if suffixes.lower() != "all-linear":

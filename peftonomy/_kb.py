@@ -13,11 +13,15 @@ from ._errors import DataError, Problem, UnknownName, UsageError
 from ._layout import Part, flattened
 from ._plan import Place, Plan
 from ._schema import MethodEntry, method_from
+from ._table import Table
 from ._yaml import Document, load_yaml
 
 if TYPE_CHECKING:
+    from ._adapter import Adapter
     from ._bib import Bibliography
+    from ._export import Configuration
     from ._graph import Graph
+    from ._library import Library
     from ._query import Selection
     from ._sweep import Sweep
     from ._taxonomy import Planned, Taxonomy
@@ -172,6 +176,27 @@ class Method:
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.places(hyperparameters)
 
+    def export(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        to: str = "peft",
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        **hyperparameters: Any,
+    ) -> Configuration:
+        """The method at this setting as a library is told of it: the call in Python, and the saved configuration.
+
+        to: a library's package, or its id. Other arguments as for `cost`. Raises UsageError for what the library
+        cannot do.
+        """
+        from ._export import export, library_called
+
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return export(self, plan, hyperparameters, library_called(self.kb.libraries, to))
+
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"
 
@@ -189,6 +214,7 @@ class KnowledgeBase(Mapping[str, Method]):
         self.methods: Shelf[Method] = Shelf("method", root / "methods", self._method)
         self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
+        self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
 
     def _method(self, path: Path) -> Method:
         document = load_yaml(path, self.shown(path))
@@ -199,6 +225,11 @@ class KnowledgeBase(Mapping[str, Method]):
 
     def _model(self, path: Path) -> Backbone:
         return load_model(path, families=self.families, name=self.shown(path))
+
+    def _library(self, path: Path) -> Library:
+        from ._library import load_library
+
+        return load_library(path, self.shown(path))
 
     def shown(self, path: Path) -> str:
         """How messages call a file: relative to the root where it lies below it."""
@@ -213,6 +244,30 @@ class KnowledgeBase(Mapping[str, Method]):
         if isinstance(model, str) and not ("/" in model or model.endswith(".json") or Path(model).exists()):
             raise UnknownName("model", model, self.models, "(an id of the catalogue, or a path to a config.json)")
         return Backbone.from_config(model, families=self.families)
+
+    def adapter(
+        self,
+        config: str | Path | Mapping[str, Any],
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        library: str = "hf_peft",
+        method: str | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+    ) -> Adapter:
+        """What a library's saved configuration says, and what it costs on a model.
+
+        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: which
+        it is, where a configuration cannot tell (another optimiser, a quantised model). task, num_labels: the class of
+        the model, where the configuration does not name it. dtype: of the numbers in the file. Raises ConfigError for
+        a configuration that cannot be counted, UsageError for other arguments that make no sense.
+        """
+        from ._adapter import read_adapter
+
+        return read_adapter(
+            self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype
+        )
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
@@ -241,6 +296,20 @@ class KnowledgeBase(Mapping[str, Method]):
         from ._graph import Graph
 
         return Graph(self)
+
+    @property
+    def deviations(self) -> Table:
+        """Every recorded difference between a library and a method: a row each, with what it changes and its source."""
+        rows = [
+            {
+                "method": method.id, "library": library, "against": d.against, "about": d.subject, "effect": d.effect,
+                "note": " ".join(d.note.split()), "source": d.source or found.source or "",
+            }
+            for method in self.values()
+            for library, found in method.entry.implementations.items()
+            for d in found.deviations
+        ]  # fmt: skip
+        return Table(rows, caption="Deviations of libraries")
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection:
         """The methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""

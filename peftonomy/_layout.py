@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ._schema import MethodEntry, Tensor, Value
 if TYPE_CHECKING:
     from ._kb import Method
 
-__all__ = ["Part", "Places", "Spot", "alike", "flattened", "places", "sites", "spots", "totals"]
+__all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites", "totals"]
 
 MOST_PARTS = 50
 
@@ -72,6 +72,55 @@ class Spot:
             return ""
         holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
         return joined(holder.path, self.suffix) if self.suffix else holder.path
+
+    def within(self, named: Callable[[str], bool]) -> Spot:
+        """The spot in those layers only where the name of its module is meant."""
+        holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
+        if holder is None:
+            return self
+        if not self.layers:
+            return self if named(holder.path) else replace(self, n=0)
+        layers = tuple(n for n in self.layers if named(holder.path.replace("{layer}", str(n))))
+        return replace(self, n=len(layers), layers=layers)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Places that are named one by one, in place of roles or suffixes.
+
+    sites: what tensors per site act on. named: which modules are meant by the tensors of a method without targets.
+    apart: for tensors that are told apart by where they act, those of the sites that are theirs, whatever roles they
+    declare. own: sites with hyperparameters of their own.
+    """
+
+    sites: tuple[SiteGroup, ...]
+    named: Callable[[str], bool]
+    apart: Mapping[str, tuple[SiteGroup, ...]] = field(default_factory=dict)
+    own: Mapping[SiteGroup, Mapping[str, Value]] = field(default_factory=dict)
+
+    def places(
+        self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
+    ) -> Iterator[tuple[Places, Mapping[str, Value]]]:
+        """A tensor's places among the chosen, with the hyperparameters that have values of their own there."""
+        owned: dict[tuple[tuple[str, Value], ...], list[tuple[int, Spot]]] = {}
+        for number, spot in enumerate(self._spots(name, measured, inventory, targeted)):
+            own = self.own.get(spot.source, {}) if isinstance(spot.source, SiteGroup) else {}
+            owned.setdefault(tuple(own.items()), []).append((number, spot))
+        for items, numbered in owned.items():
+            yield from ((where, dict(items)) for where in alike(measured, numbered))
+
+    def _spots(
+        self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
+    ) -> Iterator[Spot]:
+        if name in self.apart:
+            anywhere = measured.tensor.model_copy(update={"roles": None})
+            yield from _sites(anywhere, inventory, self.apart[name])
+            return
+        found = spots(measured, inventory, targeted)
+        if targeted or measured.tensor.per == "model":
+            yield from found
+        else:
+            yield from (kept for spot in found if (kept := spot.within(self.named)).n)
 
 
 def flattened(method: Method) -> tuple[Part, ...]:
@@ -159,15 +208,15 @@ def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup
     )  # fmt: skip
     if key not in inventory.memo:
         # The targeted modules are held too: while they are, no others can have their ids.
-        inventory.memo[key] = targeted, alike(measured, spots(measured, inventory, targeted))
+        inventory.memo[key] = targeted, alike(measured, enumerate(spots(measured, inventory, targeted)))
     found: list[Places] = inventory.memo[key][1]
     return found
 
 
-def alike(measured: Measure, found: Iterable[Spot]) -> list[Places]:
+def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[Places]:
     """Spots, those together that are alike in all that the tensor's formulas name."""
     groups: dict[tuple[Any, ...], Places] = {}
-    for number, spot in enumerate(found):
+    for number, spot in numbered:
         key = (spot.shape, *[spot.dims.get(name) for name in measured.names])
         group = groups.get(key)
         if group is None:

@@ -15,7 +15,7 @@ from ._costs import Cost, TensorCost
 from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._inventory import Inventory, Module, SiteGroup, role_matches
-from ._layout import Part, Places, Spot, Suffixes, places, sites, totals
+from ._layout import Chosen, Part, Places, Spot, Suffixes, places, sites, totals
 from ._measure import HELD, Measure
 from ._schema import Hyperparameter, Tensor, Value
 from ._values import coerced
@@ -28,6 +28,7 @@ __all__ = ["BYTES", "Place", "Plan"]
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 INDEX_BYTES = 4
 """Bytes of one stored position (int32)."""
+NOTHING: Mapping[str, Any] = {}
 EXACT = 2**53
 """Counts stay below this, where JavaScript is exact too."""
 
@@ -63,6 +64,8 @@ class Piece:
     name: str
     measure: Measure
     places: Places
+    own: Mapping[str, Value]
+    """Hyperparameters that have other values at these places than elsewhere."""
 
     @property
     def tensor(self) -> Tensor:
@@ -104,13 +107,19 @@ class Plan:
         inventory: Inventory,
         targets: tuple[str, ...] | None = None,
         target_modules: Suffixes | None = None,
+        chosen: Chosen | None = None,
     ):
         self.method, self.inventory, self.target_modules = method, inventory, target_modules
+        self.chosen = chosen
         self.parts = method.parts
-        self.names = tuple(method.entry.hyperparameters)
         if (targets or target_modules) and not any(p.entry.targets for p in self.parts):
             raise UsageError(f"{method.id} has no targets: it does not act on chosen linear modules")
-        self.sites = [sites(self.parts, part, inventory, targets, target_modules) for part in self.parts]
+        self.sites = [
+            sites(self.parts, part, inventory, targets, target_modules)
+            if chosen is None
+            else list(chosen.sites if part.entry.targets else ())
+            for part in self.parts
+        ]
         self.targets = targets or tuple(dict.fromkeys(site.role for group in self.sites for site in group))
         self.common: dict[str, Any] = {
             **inventory.dims,
@@ -118,13 +127,19 @@ class Plan:
             **totals([site for group in self.sites for site in group]),
         }
         self.pieces = [
-            Piece(index, part.prefix + name, measured, where)
+            Piece(index, part.prefix + name, measured, where, own)
             for index, part in enumerate(self.parts)
             for name, measured in part.measures.items()
-            for where in places(measured, inventory, self.sites[index])
+            for where, own in self._places(index, part.prefix + name, measured)
         ]
         self._check_all_used()
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
+
+    def _places(self, index: int, name: str, measured: Measure) -> Iterable[tuple[Places, Mapping[str, Value]]]:
+        """The places of a part's tensor, with the hyperparameters that have values of their own there."""
+        if self.chosen is not None:
+            return self.chosen.places(name, measured, self.inventory, self.sites[index])
+        return ((where, NOTHING) for where in places(measured, self.inventory, self.sites[index]))
 
     def _check_all_used(self) -> None:
         """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""
@@ -211,6 +226,8 @@ class Plan:
         rows = []
         for piece in self.pieces:
             args, measured, layers = arguments[piece.part], piece.measure, None
+            if piece.own:
+                args = self.arguments({**values, **piece.own})[piece.part]
             try:
                 if measured.layered:
                     common, dims, there = self.common, piece.places.dims, measured.there

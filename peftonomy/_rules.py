@@ -108,6 +108,9 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
             yield ("closed_forms", i, "assumes", j), assumed, everywhere
     for i, claim in enumerate(entry.claims):
         yield ("claims", i, "quantity"), claim.quantity, MODEL_NAMES | frozenset(QUANTITIES)
+    for key, implementation in entry.implementations.items():
+        for name, formula in implementation.write.items():
+            yield ("implementations", key, "write", name), formula, everywhere
 
 
 def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
@@ -331,20 +334,48 @@ def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 
 @rule(
     "renames",
-    "A library's rename table maps our hyperparameters.",
+    "What an entry maps to a library's arguments are its own hyperparameters and tensors.",
 )
 def _renames(method: Method) -> Iterator[Finding]:
     entry = method.entry
     for library, implementation in entry.implementations.items():
-        for name in implementation.rename:
-            if name not in entry.hyperparameters:
-                known = entry.hyperparameters
-                yield Finding(
-                    ("implementations", library, "rename", name),
-                    name,
-                    "one of our hyperparameters",
-                    _closest(name, known),
-                )
+        for field in ("rename", "read", "defaults", "apart"):
+            known: Iterable[str] = entry.tensors if field == "apart" else entry.hyperparameters
+            what = "one of our tensors" if field == "apart" else "one of our hyperparameters"
+            for name in getattr(implementation, field):
+                if name not in known:
+                    yield Finding(("implementations", library, field, name), name, what, _closest(name, known))
+
+
+@rule(
+    "configurations",
+    "What an entry says of a library's configuration is what that library has: type, arguments and their defaults.",
+)
+def _configurations(method: Method) -> Iterator[Finding]:
+    entry = method.entry
+    for key, implementation in entry.implementations.items():
+        if implementation.type is None or key not in method.kb.libraries:
+            continue
+        library, keys = method.kb.libraries[key], ("implementations", key)
+        if implementation.type not in library.types:
+            expected = f"a type of {library.name}"
+            yield Finding((*keys, "type"), implementation.type, expected, _closest(implementation.type, library.types))
+            continue
+        known = library.defaults(implementation.type)
+        for field in ("rename", "set", "write", "apart"):
+            table = getattr(implementation, field)
+            for name, theirs in table.items():
+                argument = (name if field in ("set", "write") else theirs).partition(".")[0]
+                if argument not in known:
+                    expected = f"an argument of {library.types[implementation.type].symbol}"
+                    yield Finding((*keys, field, name), argument, expected, _closest(argument, known))
+        for ours, theirs in implementation.rename.items():
+            spec = entry.hyperparameters.get(ours)
+            said = implementation.defaults.get(ours, None if spec is None else spec.default)
+            default = known.get(theirs)
+            if spec is not None and isinstance(default, bool | int | float) and said != default:
+                expected = f"{default}, which is {library.name}'s for {theirs}"
+                yield Finding((*keys, "defaults", ours), str(said), expected)
 
 
 @rule(
@@ -373,7 +404,8 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
     def wanted(path: Path) -> bool:
         return not chosen or path.resolve() in chosen
 
-    paths = [shelf.path(key) for shelf in (kb.methods, kb.families, kb.models) for key in shelf]
+    shelves = (kb.methods, kb.families, kb.models, kb.libraries)
+    paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     strangers = chosen - {p.resolve() for p in [*paths, *taxonomy]}
     if strangers:
@@ -385,7 +417,7 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
-    for shelf in (kb.families, kb.models, kb.methods):
+    for shelf in (kb.libraries, kb.families, kb.models, kb.methods):
         for key in shelf:
             try:
                 shelf[key]

@@ -57,6 +57,8 @@ FormulaField = Annotated[
 ]
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
+Argument = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*$", max_length=80)]
+"""A library's argument; one inside another's value with dots: `use_bdlora.nblocks`."""
 Citation = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(#\S.*)?$", max_length=200)]
 """`bibkey`, `bibkey#locator`, or `editors` (our own judgement, shown as such)."""
 Role = Annotated[str, Field(pattern=r"^([a-z_]+:)?[a-z_]+(\.[a-z_*]+)*$|^([a-z_]+:)?\*$", max_length=60)]
@@ -325,11 +327,22 @@ class Pitfall(Entry):
 
 
 class Deviation(Entry):
-    """A difference between a library and this entry."""
+    """A difference between a library (or the authors' code) and what it is held against."""
 
     note: Prose
     effect: Literal["counts", "outputs", "none"]
+    """What of the trained model it changes: its counts, its outputs for the same tensors, or neither."""
+    against: Literal["reference", "paper"] = "reference"
+    """Ours (the entry and its reference implementation), or the paper where ours follows the library."""
+    about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
+    """What it is about, where the effect does not say: the start, defaults, names of arguments, models or modules that
+    are not supported, what files hold, how it is trained."""
     source: Citation | None = None
+
+    @property
+    def subject(self) -> str:
+        """What it is about in a word."""
+        return self.about or (self.effect if self.effect != "none" else "other")
 
 
 class Implementation(Entry):
@@ -343,19 +356,26 @@ class Implementation(Entry):
     url: Annotated[str, Field(pattern=r"^https://[^\s\"'<>]+$", max_length=300)] | None = None
     type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = None
     """How the library's saved configurations name it (`peft_type` in an adapter_config.json)."""
-    rename: dict[Name, Name] = {}
+    rename: dict[Name, Argument] = {}
     """Our hyperparameter -> the library's name (all that it has, those of the same name too, where there is a `type`).
     The command line accepts these as well."""
     set: dict[Name, Any] = {}
-    """The library's arguments that make it this method and not a relative of the same type, with their values."""
-    write: dict[Name, FormulaField] = {}
+    """The library's arguments that make it this method and not a relative of the same type, with their values. A list
+    stands for any list that is not empty, a mapping for any that has its items."""
+    apart: dict[Name, Argument] = {}
+    """A tensor per site -> the library's argument that names the modules which are its own; other tensors have the
+    other targets."""
+    write: dict[Argument, FormulaField] = {}
     """Further arguments of the library, computed from our hyperparameters and the model's dimensions."""
     read: dict[Name, FormulaField] = {}
     """Our hyperparameters that are no renamed argument, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, where that is another than ours."""
     trained: FormulaField | None = None
-    """What the library trains, where that is not our `trained`: over the ledgers, hyperparameters and dimensions."""
+    """What the library trains, where that is not our `trained`: over the ledgers, `added` (all new tensors), our
+    hyperparameters, its arguments, the model's dimensions, `biased_d_in biased_d_out n_biased` (of targeted modules
+    with a bias), `n_tied` (modules that share the table of the input embedding), and for a tensor T of ours `n_T` and
+    `total_T` (how many there are, and their entries together)."""
     stored: FormulaField | None = None
     """Numbers in the file that the library saves, where that is not our `stored`."""
     added: FormulaField | None = None
@@ -413,7 +433,7 @@ class MethodEntry(Entry):
         found: dict[str, str] = {}
         for implementation in self.implementations.values():
             for ours, theirs in implementation.rename.items():
-                if theirs not in self.hyperparameters:
+                if theirs not in self.hyperparameters and "." not in theirs:
                     found.setdefault(theirs, ours)
         return found
 

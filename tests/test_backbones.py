@@ -842,9 +842,8 @@ def test_names_by_which_peft_means_tensors_of_experts_are_refused(model_type: st
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_no_other_family_has_names_that_peft_takes_otherwise(model_type: str) -> None:
     from peft.utils import transformers_weight_conversion as theirs
-    from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN as ALIKE
-
-    renamed = theirs._MOE_TARGET_MODULE_MAPPING.get(ALIKE.get(model_type, ""), {})
+    alike = theirs._MODEL_TO_CONVERSION_PATTERN
+    renamed = theirs._MOE_TARGET_MODULE_MAPPING.get(alike.get(model_type, ""), {})
     assert set(FAMILIES[model_type].expert_names) == set(renamed)
 
 

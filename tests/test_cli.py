@@ -99,6 +99,153 @@ def test_cost_as_text_is_printed_whole(run: Run) -> None:
     ]
 
 
+ADAPTER = {
+    "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 32, "lora_alpha": 64, "target_modules": ["q_proj", "v_proj"],
+    "rank_pattern": {"v_proj": 4}, "modules_to_save": ["lm_head"], "layers_to_transform": [0, 1], "use_dora": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an adapter_config.json: a good one, changed as asked."""
+
+    def written(**changes: object) -> Path:
+        path = tmp_path / "adapter_config.json"
+        path.write_text(json.dumps(ADAPTER | changes))
+        return path
+
+    return written
+
+
+def test_a_configuration_as_text_is_printed_whole(run: Run, adapter: Callable[..., Path]) -> None:
+    result = run(f"cost --adapter-config {adapter()} --model llama_3_2_3b")
+    assert result.out.splitlines() == [
+        "lora on llama_3_2_3b, task causal_lm",
+        "r = 32, alpha = 64.0, dropout = 0.0, lora_bias = False",
+        "targets attn.q, attn.v",
+        "",
+        "                numbers",
+        "trained         425,984  0.01326 % of the backbone",
+        "stored          425,984  1.7 MB in float32",
+        "served                0  beyond the backbone, at inference",
+        "backbone  3,212,749,824  12.9 GB as the method holds it",
+        "",
+        "tensor  per       shape  sites    total  trained   stored  served  roles",
+        "A       site  32 x 3072      2  196,608  196,608  196,608       0  attn.q",
+        "A       site   4 x 3072      2   24,576   24,576   24,576       0  attn.v",
+        "B       site  3072 x 32      2  196,608  196,608  196,608       0  attn.q",
+        "B       site   1024 x 4      2    8,192    8,192    8,192       0  attn.v",
+        "",
+        "PEFT 0.21.2, LORA, reports",
+        "                                numbers",
+        "trained                     394,428,416",
+        "total                     3,607,178,240",
+        "file                        394,428,416  1.58 GB in float32",
+        "modules_to_save: lm_head    394,002,432  of them",
+        "",
+        "v_proj: r = 4",
+        *(
+            f"differs in {d.effect}: {' '.join(d.note.split())}"
+            for d in peftonomy.load()["lora"].entry.implementations["hf_peft"].deviations
+        ),
+    ]
+
+
+def test_a_configuration_as_json(run: Run, adapter: Callable[..., Path]) -> None:
+    path = adapter()
+    printed = json.loads(run(f"cost --adapter-config {path} --model llama_3_2_3b --json").out)
+    assert (printed["method"], printed["library"], printed["type"]) == ("lora", "hf_peft", "LORA")
+    assert printed["trained"] == 425_984
+    assert printed["reported"]["trained"] == 425_984 + 394_002_432
+    assert printed["patterns"] == {"v_proj": {"r": 4}}
+    folder = json.loads(run(f"cost --adapter-config {path.parent} --model llama_3_2_3b --json").out)
+    assert folder == printed
+
+
+WRONG: dict[str, tuple[dict[str, object], str, str]] = {
+    "no such type": ({"peft_type": "LROA"}, "LROA", "LORA"),
+    "no type": ({"peft_type": None}, "peft_type", "LORA"),
+    "no such argument": ({"lora_alfa": 3}, "lora_alfa", "lora_alpha"),
+    "not understood": ({"use_dora": "maybe"}, "use_dora", "false"),
+    "no such module": ({"target_modules": ["q_porj"], "rank_pattern": {}}, "q_porj", "q_proj"),
+    "a module of modules": ({"target_modules": ["self_attn"]}, "self_attn", "inside"),
+    "of another kind": ({"target_modules": ["input_layernorm"]}, "norm", "linear"),
+    "no expression": ({"target_modules": "(q_proj", "layers_to_transform": None}, "(q_proj", "regular expression"),
+    "no names": ({"target_modules": [1]}, "target_modules", "names"),
+    "layers of an expression": ({"target_modules": ".*q_proj"}, "layers_to_transform", "expression"),
+    "no layers": ({"layers_to_transform": ["one"]}, "layers_to_transform", "numbers"),
+    "out of its domain": ({"r": 0}, "r = 0", "r >= 1"),
+    "no number": ({"r": "many"}, "many", "a whole number"),
+    "no number for a site": ({"rank_pattern": {"v_proj": "many"}}, "rank_pattern.v_proj", "a whole number"),
+    "no task": ({"task_type": "CAUSAL"}, "CAUSAL", "CAUSAL_LM"),
+    "no bias": ({"bias": "some"}, "bias", "none"),
+    "no tokens": ({"trainable_token_indices": ["a"]}, "trainable_token_indices", "numbers"),
+    "no weight": ({"target_parameters": ["norm.weight"]}, "norm.weight", "linear"),
+    "nothing is left": ({"exclude_modules": ["q_proj", "v_proj"]}, "target_modules", "act on"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_configuration_that_cannot_be_counted_is_one_line(run: Run, adapter: Callable[..., Path], case: str) -> None:
+    changes, found, hint = WRONG[case]
+    path = adapter(**changes)
+    result = run(f"cost --adapter-config {path} --model llama_3_2_3b")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert "adapter_config.json" in result.err
+    assert found in result.err
+    assert hint in result.err
+
+
+def test_a_configuration_and_settings_exclude_each_other(run: Run, adapter: Callable[..., Path]) -> None:
+    for option in ("--set r=2", "--targets attn.q", "--target-modules q_proj"):
+        result = run(f"cost --adapter-config {adapter()} --model llama_3_2_3b {option}")
+        assert result.code == 2
+        assert_one_line(result.err)
+        assert option.split()[0] in result.err
+
+
+def test_an_export_as_text_is_printed_whole(run: Run) -> None:
+    assert run("export lora --model llama_2_7b --set r=4 --targets attn.q,mlp.*").out.splitlines() == [
+        "import peft",
+        "",
+        "config = peft.LoraConfig(",
+        '    task_type="CAUSAL_LM",',
+        "    r=4,",
+        "    lora_alpha=8,",
+        "    lora_dropout=0.0,",
+        "    lora_bias=False,",
+        '    target_modules=["down_proj", "gate_proj", "q_proj", "up_proj"],',
+        ")",
+        "model = peft.get_peft_model(model, config)",
+        "",
+        "adapter_config.json",
+        "{",
+        '  "peft_type": "LORA",',
+        '  "task_type": "CAUSAL_LM",',
+        '  "r": 4,',
+        '  "lora_alpha": 8,',
+        '  "lora_dropout": 0.0,',
+        '  "lora_bias": false,',
+        '  "target_modules": [',
+        '    "down_proj",',
+        '    "gate_proj",',
+        '    "q_proj",',
+        '    "up_proj"',
+        "  ]",
+        "}",
+    ]
+
+
+def test_what_is_exported_reads_back_at_the_same_cost(run: Run, tmp_path: Path) -> None:
+    asked = "lora --model llama_2_7b --set r=4 --targets attn.q,mlp.down"
+    path = tmp_path / "adapter_config.json"
+    path.write_text(run(f"export {asked} --to peft --json").out)
+    read = json.loads(run(f"cost --adapter-config {path} --model llama_2_7b --json").out)
+    counted = json.loads(run(f"cost {asked} --json").out)
+    assert {name: read[name] for name in counted} == counted
+
+
 def readme_examples(root: Path) -> Iterator[tuple[str, str]]:
     """Commands of the README with the output that it shows for them."""
     for block in re.findall(r"```console\n(.*?)```", (root / "README.md").read_text(), re.DOTALL):
@@ -167,8 +314,9 @@ def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
 
 
 LISTING = [
-    "methods", "models", "categories", "show lora", "show mam_adapter", "cost lora --model gpt2",
-    "compare lora --model gpt2", "cite lora", "cite lora --all", "check",
+    "methods", "models", "categories", "deviations", "deviations lora", "show lora", "show mam_adapter",
+    "export lora --model llama_2_7b",
+    "cost lora --model gpt2", "compare lora --model gpt2", "cite lora", "cite lora --all", "check",
 ]  # fmt: skip
 
 
@@ -194,6 +342,16 @@ def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -
     below = {m["id"] for m in json.loads(run("methods --category reparameterized --json").out)}
     assert below == {m.id for m in kb.values() if m.category.startswith("reparameterized")}
     assert "lora" in below
+
+
+def test_deviations_are_a_table(run: Run, kb: peftonomy.KnowledgeBase) -> None:
+    rows = json.loads(run("deviations --json").out)
+    assert rows == list(kb.deviations)
+    assert len(rows) == sum(len(i.deviations) for m in kb.values() for i in m.entry.implementations.values())
+    assert {row["effect"] for row in rows} == {"counts", "outputs", "none"}
+    assert {row["method"] for row in json.loads(run("deviations lora adalora --json").out)} == {"lora", "adalora"}
+    first, *_ = run("deviations adalora").out.splitlines()
+    assert first.split() == ["method", "library", "against", "about", "effect", "note"]
 
 
 def test_cite_prints_each_record_once(run: Run) -> None:
@@ -267,6 +425,12 @@ MISTAKES = {
     "cost lora": (2, "Missing option", "--model"),
     "cost": (2, "Missing argument", "METHOD"),
     "csot lora --model llama_2_7b": (2, "csot", "cost"),
+    "deviations lroa": (2, "unknown method 'lroa'", "lora"),
+    "export lora --model llama_2_7b --to peff": (2, "unknown library 'peff'", "peft"),
+    "export bitfit --model bert_base": (2, "PEFT has no configuration that makes bitfit", "bias='all'"),
+    "export lora --model gpt2": (2, "attn.q is a slice of attn.qkv", "target that"),
+    "export lora --model llama_2_7b --set rr=2": (2, "unknown hyperparameter 'rr'", "r"),
+    "cost --adapter-config /no/such.json --model llama_2_7b": (2, "/no/such.json", "does not exist"),
     "compare lora bitfit --model roberta_base --set rr=2": (2, "unknown hyperparameter 'rr'", "r"),
     "compare lora lroa --model roberta_base": (2, "unknown method 'lroa'", "lora"),
     "show lroa": (2, "unknown method 'lroa'", "lora"),

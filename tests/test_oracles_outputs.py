@@ -28,7 +28,6 @@ pytestmark = [
 ]
 FOLDER = Path(__file__).parent / "oracles"
 METHODS = sorted(path.stem.removeprefix("peft_") for path in FOLDER.glob("peft_*.py"))
-TASKS = {"causal_lm": "CAUSAL_LM", "seq_cls": "SEQ_CLS", "none": "FEATURE_EXTRACTION"}
 
 
 def oracle(method: str) -> Any:
@@ -36,21 +35,15 @@ def oracle(method: str) -> Any:
 
 
 def configuration(trial: Trial) -> Any:
-    """peft's configuration of a trial, from what the entry says of it."""
-    library = trial.entry.implementations["hf_peft"]
-    plan = KB[trial.method].plan(layout(trial.family)[0], **{k: trial.asked[k] for k in ("task", "num_labels")},
-                                 targets=trial.targets)
-    known = plan.common | trial.cost.hyperparameters
-    arguments = {theirs: known[ours] for ours, theirs in library.rename.items()}
-    arguments |= library.set | {name: formula(known) for name, formula in library.write.items()}
-    sites = [site for group in plan.sites for site in group]
-    if not all(site.whole for site in sites):
-        pytest.skip("acts on a slice of a fused module, which peft does not")
-    if sites:
-        arguments["target_modules"] = list(dict.fromkeys(path for site in sites for _, path in site.paths()))
-    else:
-        arguments["task_type"] = "SEQ_2_SEQ_LM" if trial.family == "t5" else TASKS[trial.cost.task]
-    return getattr(peft, library.symbol)(**arguments)
+    """peft's configuration of a trial, exported; with a task only where it decides where a prompt goes."""
+    try:
+        config = KB[trial.method].export(layout(trial.family)[0], **trial.asked)
+    except UsageError as error:
+        pytest.skip(str(error))
+    arguments = dict(config.arguments)
+    if "target_modules" in arguments:
+        arguments.pop("task_type")
+    return getattr(peft, config.symbol)(**arguments)
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)

@@ -22,6 +22,7 @@ FILES = {
     "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
     "surveys.json": "The trees of other surveys, and where each of them files each method.",
     "experiments.json": "The survey's printed counts, recomputed: configuration, our number, verdict and reason.",
+    "deviations.json": "Where libraries differ from the methods: what it changes, the reason, the source.",
     "categories.json": "The category tree with definitions and the methods in each place.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -45,6 +46,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         },
         "surveys.json": {"surveys": list(_surveyed(kb)), "filed": _surveys.crosswalk(kb)},
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
+        "deviations.json": {"deviations": list(kb.deviations)},
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }

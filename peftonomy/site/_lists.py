@@ -122,6 +122,8 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
+    about = "Where libraries differ from the methods, and in what."
+    yield page("deviations.md", "Deviations", about, WIDE, deviations=list(_deviations(site)))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
@@ -155,6 +157,13 @@ def _rules(site: Site) -> Iterator[View]:
                 "name": rule.name, "heading": Markup(inline(rule.name)), "sentence": rule.sentence,
                 "good": example.good.strip(), "bad": example.bad.strip(),
             }  # fmt: skip
+
+
+def _deviations(site: Site) -> Iterator[View]:
+    """Every deviation with the names and links that the page shows."""
+    for row in site.kb.deviations:
+        shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
+        yield {**row, "name": site.kb[row["method"]].name, **shown}
 
 
 def _template(site: Site) -> list[View]:

@@ -434,6 +434,27 @@ class IndexAnswer(Answer):
     """Every file of the API, with `<id>` where there are many, and what it holds."""
 
 
+class DeviationRow(Record):
+    """A difference between a library and a method."""
+
+    method: str
+    library: str
+    against: Literal["reference", "paper"]
+    """What the library is held against."""
+    about: str
+    """What the difference is about."""
+    effect: Literal["counts", "outputs", "none"]
+    """What it changes of the trained model."""
+    note: str
+    source: str
+
+
+class DeviationsAnswer(Answer):
+    """deviations.json"""
+
+    deviations: list[DeviationRow]
+
+
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
     "method": (MethodEntry, ""),
@@ -446,6 +467,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "graph": (GraphAnswer, "graph.json"),
     "surveys": (SurveysAnswer, "surveys.json"),
     "experiments": (ExperimentsAnswer, "experiments.json"),
+    "deviations": (DeviationsAnswer, "deviations.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes; an entry and a cost are parts of files."""

@@ -1,4 +1,4 @@
-"""Lily: peft keeps the pool as one linear map. It is configured with full paths here and so shares nothing itself."""
+"""Lily: peft keeps the pool as one linear map, and shares as we do where no suffix means modules of two roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reference_impls.lily import Lily
 
 from . import layer
 
-FAMILIES = ("bert", "roberta", "t5", "llama", "vit")
+FAMILIES = ("bert", "roberta", "llama", "vit")      # in T5 the suffix q shares with cross attention
 
 
 def copy(ours: nn.Module, theirs: Any) -> None:

@@ -1,0 +1,116 @@
+"""Configurations that say where: peft resolves the same modules, and counts the same numbers, as `kb.adapter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from peft.utils.error import NoMatchingPeftModuleError
+
+import peftonomy
+from peftonomy import ConfigError
+from tests.families import TINY as ENCODERS
+from tests.families_decoders import TINY as DECODERS
+from tests.peft_counts import Counts, counts, model_of, question, wrapped
+from tests.test_oracles_peft import OTHERS
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
+]
+KB = peftonomy.load()
+PEFT = KB.libraries["hf_peft"]
+TIED = {"llama tied": ("LlamaForCausalLM", {
+    "vocab_size": 37, "hidden_size": 18, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "head_dim": 4, "intermediate_size": 28, "attention_bias": True, "tie_word_embeddings": True,
+})}  # fmt: skip
+LORA: dict[str, Any] = {"peft_type": "LORA", "r": 3}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "defaults": ("bert", {}),
+    "defaults of t5": ("t5", {}),
+    "defaults of gpt2": ("gpt2", {}),
+    "a task's head is copied": ("bert", {"task_type": "SEQ_CLS"}),
+    "all-linear, head copied": ("bert", {"task_type": "SEQ_CLS", "target_modules": "all-linear"}),
+    "all-linear, head targeted": ("bert", {"target_modules": "all-linear"}),
+    "all-linear, output embedding left out": ("llama", {"target_modules": "ALL-linear"}),
+    "suffixes": ("llama", {"target_modules": ["self_attn.q_proj", "down_proj", "none_such"]}),
+    "one layer by name": ("llama", {"target_modules": ["layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"]}),
+    "expression": ("t5", {"target_modules": r".*decoder.*\.(q|wi_\d)"}),
+    "expression matches whole names": ("bert", {"target_modules": r".*attention\.self\.(query|key)"}),
+    "exclude names": ("llama", {"target_modules": "all-linear", "exclude_modules": ["q_proj", "layers.0.mlp.up_proj"]}),
+    "exclude expression": ("llama", {"target_modules": "all-linear", "exclude_modules": r".*layers\.1\..*"}),
+    "layers": ("bert", {"target_modules": ["query", "dense"], "layers_to_transform": [1]}),
+    "layers by number, pattern": ("t5", {"target_modules": ["q"], "layers_to_transform": 1, "layers_pattern": "block"}),
+    "layers, several patterns": ("t5", {"target_modules": ["q"], "layers_to_transform": [0, 2],
+                                        "layers_pattern": ["layers", "block"]}),
+    "layers do not bind whole names": ("llama", {"target_modules": ["q_proj", "model.layers.0.mlp.up_proj"],
+                                                 "layers_to_transform": [1]}),
+    "rank pattern": ("llama", {"target_modules": ["q_proj", "v_proj", "up_proj"], "rank_pattern": {
+        "v_proj": 5, r"layers\.0\.self_attn\.q_proj": 2}, "alpha_pattern": {"up_proj": 4}}),
+    "first pattern wins": ("llama", {"target_modules": ["q_proj"], "rank_pattern": {r"layers\.1.*": 7, "q_proj": 2}}),
+    "modules to save": ("llama", {"modules_to_save": ["lm_head", "norm"]}),
+    "modules to save are not targeted": ("llama", {"target_modules": "all-linear", "modules_to_save": ["q_proj"]}),
+    "a block to save": ("llama", {"modules_to_save": ["layers.0.mlp"]}),
+    "tied head to save": ("llama tied", {"modules_to_save": ["lm_head"]}),
+    "both tied to save": ("llama tied", {"modules_to_save": ["lm_head", "embed_tokens"]}),
+    "tied copies": ("llama tied", {"modules_to_save": ["lm_head"], "ensure_weight_tying": True}),
+    "tied adapters": ("llama tied", {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}),
+    "tied adapters by the head": ("llama tied", {"target_modules": ["lm_head", "q_proj"], "ensure_weight_tying": True}),
+    "tied rows": ("llama tied", {"trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [1, 2]},
+                                 "ensure_weight_tying": True}),
+    "rows of a tied table that differ": ("llama tied", {"trainable_token_indices": {
+        "embed_tokens": [1, 2], "lm_head": [3]}}),
+    "all biases": ("bert", {"bias": "all"}),
+    "all biases, head copied": ("bert", {"bias": "all", "task_type": "SEQ_CLS"}),
+    "its own biases": ("llama tied", {"bias": "lora_only"}),
+    "embedding": ("bert", {"target_modules": ["word_embeddings", "query"]}),
+    "embedding by a name that is saved": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "both embeddings": ("llama", {"target_modules": ["embed_tokens", "lm_head"]}),
+    "embedding by expression": ("llama", {"target_modules": r"(.*\.)?(embed_tokens|k_proj)"}),
+    "convolution": ("vit", {"target_modules": ["projection", "q_proj"]}),
+    "rows of the embedding": ("llama", {"trainable_token_indices": [1, 2, 5]}),
+    "rows of both": ("llama", {"trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3]}}),
+    "rows of a tied table": ("llama tied", {"trainable_token_indices": [1, 2, 5]}),
+    "rows of a tied table by both names": ("llama tied", {"trainable_token_indices": {
+        "embed_tokens": [1], "lm_head": [1]}}),
+    "the weight of a module": ("llama", {"target_modules": ["q_proj"], "target_parameters": ["mlp.up_proj.weight"]}),
+    "loha ranks": ("llama", {"peft_type": "LOHA", "rank_pattern": {"v_proj": 5}}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_modules(case: str) -> None:
+    family, says = CASES[case]
+    config = LORA | says
+    model = model_of(family, OTHERS | TIED)
+    backbone, asked = question(model)
+    assert reported(config, backbone, asked) == counts(wrapped(model, config))
+
+
+ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {**ENCODERS, **DECODERS}
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_same_modules_of_every_family(family: str) -> None:
+    """All linear modules; and those that peft means where none are named, or a refusal where it has none."""
+    config = LORA | {"target_modules": "all-linear"}
+    model = model_of(family, ELSEWHERE)
+    backbone, asked = question(model)
+    if backbone.family.expert_names:
+        with pytest.raises(ConfigError, match="experts"):
+            KB.adapter(config, backbone, **asked)
+    else:
+        assert reported(config, backbone, asked) == counts(wrapped(model, config))
+    model = model_of(family, ELSEWHERE)
+    if backbone.family.expert_names or PEFT.default("LORA", "target_modules", backbone.family.model_type) is None:
+        with pytest.raises(ConfigError, match="no default"):
+            KB.adapter(LORA, backbone, **asked)
+        with pytest.raises((ValueError, NoMatchingPeftModuleError), match="target_modules"):
+            wrapped(model, LORA)
+    else:
+        assert reported(LORA, backbone, asked) == counts(wrapped(model, LORA))
+
+
+def reported(config: dict[str, Any], backbone: Any, asked: dict[str, Any]) -> Counts:
+    found = KB.adapter(config, backbone, **asked).reported
+    return Counts(found.trained, found.total, found.stored)

@@ -1,0 +1,116 @@
+"""What `taxonomy/libraries` says of peft and adapters is what the installed libraries say of themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
+from peft.utils import constants
+
+import peftonomy
+
+pytestmark = pytest.mark.torch
+PEFT, ADAPTERS = (peftonomy.load().libraries[name] for name in ("hf_peft", "adapters"))
+PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters" / "bin" / "python"))
+DUMP = """
+import dataclasses, importlib.metadata, json
+from adapters.configuration import adapter_config as module
+
+def default(field):
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+def plain(value):
+    return None if value is dataclasses.MISSING else value
+
+found = {name: {"architecture": kind.architecture} | {
+             f.name: plain(default(f)) for f in dataclasses.fields(kind) if f.init}
+         for name, kind in vars(module).items()
+         if dataclasses.is_dataclass(kind) and issubclass(kind, module.AdapterConfig)}
+print(json.dumps({"version": importlib.metadata.version("adapters"), "types": found}))
+"""
+ABSTRACT = {"AdapterConfig", "MultiTaskConfig", "ReftConfig", "ConfigUnion"}
+"""Classes of adapters that no configuration is made of."""
+CONFIGS = {str(getattr(kind, "value", kind)): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+def plain(value: Any) -> Any:
+    """A default as a saved configuration has it; objects for use at run time are not saved."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    return None if dataclasses.is_dataclass(value) else value
+
+
+def arguments(config: Any) -> dict[str, Any]:
+    found = {}
+    for field in dataclasses.fields(config):
+        if field.init:
+            missing = field.default is dataclasses.MISSING
+            made = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+            found[field.name] = plain(made if missing else field.default)
+    return found
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert PEFT.version == peft.__version__
+
+
+def test_every_type_is_there() -> None:
+    assert {name: kind.symbol for name, kind in PEFT.types.items()} == {n: c.__name__ for n, c in CONFIGS.items()}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_arguments_and_their_defaults(kind: str) -> None:
+    ours, theirs = PEFT.defaults(kind), arguments(CONFIGS[kind])
+    assert ours == theirs
+    assert {n: type(v) for n, v in ours.items()} == {n: type(v) for n, v in theirs.items()}
+
+
+def default_modules(kind: str) -> dict[str, Any] | None:
+    if kind == "IA3":
+        return constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    if kind == "ADAPTION_PROMPT":
+        return {name: config.target_modules for name, config in TRANSFORMERS_MODEL_CONFIG.items()}
+    return getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "target_module_mapping", None) or None
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_modules_meant_by_default(kind: str) -> None:
+    table = PEFT.types[kind].by_model.get("target_modules")
+    assert (None if table is None else dict(PEFT.table(table))) == default_modules(kind)
+
+
+def test_feed_forward_modules_meant_by_default() -> None:
+    theirs = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+    assert dict(PEFT.table(PEFT.types["IA3"].by_model["feedforward_modules"])) == theirs
+
+
+def test_heads_and_embeddings() -> None:
+    assert PEFT.tasks["SEQ_CLS"].saved == ["classifier", "score"]
+    assert sorted(constants.SEQ_CLS_HEAD_NAMES) == ["classifier", "score"]
+    assert PEFT.embedding_names == constants.EMBEDDING_LAYER_NAMES
+
+
+def test_arguments_that_change_no_tensor_exist() -> None:
+    known = {name for kind in PEFT.types for name in PEFT.defaults(kind)}
+    assert {*PEFT.inert, *PEFT.inert_values} <= known
+
+
+def test_adapters() -> None:
+    if not PYTHON.exists():
+        absent = f"{PYTHON} is not there: `make test` builds it"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(absent)
+    ran = subprocess.run([str(PYTHON), "-c", DUMP], capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(ran.stdout.splitlines()[-1])
+    theirs = {name: arguments for name, arguments in said["types"].items() if name not in ABSTRACT}
+    ours = {name: {"architecture": kind.saved} | ADAPTERS.defaults(name) for name, kind in ADAPTERS.types.items()}
+    assert (ADAPTERS.version, ours) == (said["version"], theirs)

@@ -1,0 +1,170 @@
+"""peft as oracle for counts: every method that an entry says it has, exported, built by peft and counted.
+
+What is exported must read back as the same method at the same cost, and peft must report exactly what we say that it
+reports: numbers that are trained, all parameters, and numbers in the file. Models are as small as the setting allows:
+tiny ones for small settings, medium ones for the defaults. They have no numbers, where peft can do without.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import peftonomy
+from peftonomy import Configuration, Cost, UsageError
+from tests.behaviour import tiny
+from tests.behaviour.trial import _candidates
+from tests.peft_counts import Counts, counts, plain, question, wrapped
+from tests.test_oracles_peft import OTHERS
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
+]
+KB = peftonomy.load()
+PEFT = KB.libraries["hf_peft"]
+METHODS = [m.id for m in KB.values() if (i := m.entry.implementations.get("hf_peft")) is not None and i.type]
+MEDIUM_SIZES = {
+    "vocab_size": 40, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512,
+}  # fmt: skip
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {**tiny.CONFIGS, **OTHERS}
+MEDIUM: dict[str, tuple[str, dict[str, Any]]] = {
+    "medium bert": ("BertForSequenceClassification", MEDIUM_SIZES | {"max_position_embeddings": 40}),
+    "medium llama": ("LlamaForCausalLM", MEDIUM_SIZES | {"num_key_value_heads": 2}),
+    "medium gpt2": ("GPT2LMHeadModel", {"vocab_size": 40, "n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 40}),
+    "medium t5": ("T5ForConditionalGeneration", {
+        "vocab_size": 40, "d_model": 256, "d_kv": 32, "num_heads": 8, "d_ff": 512, "num_layers": 2,
+        "decoder_start_token_id": 0,
+    }),
+}  # fmt: skip
+IMAGES = "peft puts prompts before token embeddings, which a vision model does not have"
+OTHER_MODELS = "peft has LLaMA-Adapter for LLaMA, Mistral and GPT-2 only"
+UNSUPPORTED: dict[tuple[str, str], str] = {
+    ("qa_lora", "*"): "peft has QA-LoRA on GPTQ layers only; elsewhere it makes plain LoRA of the same configuration",
+    **{(m, "vit"): IMAGES for m in ("prompt_tuning", "p_tuning", "prefix_tuning", "mpt", "cpt", "cartridges")},
+    **{("llama_adapter", f): OTHER_MODELS for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2", f)},
+}  # fmt: skip
+"""(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
+UNSUPPORTED |= {(m, f): "peft has it for Linear only" for m in ("kasa", "bd_lora") for f in ("gpt2", "medium gpt2")}
+UNSUPPORTED |= {
+    ("x_lora", "*"): "peft makes X-LoRA of LoRA files that were trained before",
+    ("adamss", "*"): "peft clusters with scikit-learn, which is not installed",
+    **{("lily", f): "a suffix such as q shares between self-attention and cross attention"
+       for f in ("t5", "t5 without gates", "medium t5")},
+}  # fmt: skip
+UNSUPPORTED |= {
+    ("cpt", f): "peft has CPT for causal language models only"
+    for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
+}  # fmt: skip
+BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}}
+"""What peft refuses to exceed on models of two layers, and what makes a difference at all."""
+WITH_NUMBERS = {"monteclora"}
+"""Methods that peft leaves out without a word where there are no numbers."""
+STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
+"""Arguments that ask for a start which needs data or another library, and what has the same tensors."""
+
+
+@functools.cache
+def base(family: str, device: str) -> Any:
+    return plain(*{**SMALL, **MEDIUM}[family], device=device)
+
+
+@functools.cache
+def asked(family: str) -> tuple[Any, dict[str, Any]]:
+    return question(base(family, "meta"))
+
+
+def targets(method: str, family: str) -> tuple[str, ...] | None:
+    """The default targets, or where these are slices of fused modules the whole of those; None for no targets."""
+    backbone, question = asked(family)
+    kind = PEFT.types[str(KB[method].entry.implementations["hf_peft"].type)]
+    if KB[method].entry.targets is None or not kind.accepts:
+        return None
+    sites = [site for group in KB[method].plan(backbone, **question).sites for site in group]
+    return tuple(dict.fromkeys(site.module.role for site in sites))
+
+
+def settings(method: str, family: str) -> Iterator[dict[str, Any]]:
+    """The defaults of peft for a medium model, two small settings for a tiny one."""
+    backbone, question = asked(family)
+    specs = KB[method].entry.hyperparameters
+    entry = KB[method].entry.implementations["hf_peft"]
+    where = {"targets": targets(method, family), **question}
+    if family in MEDIUM:
+        KB[method].cost(backbone, **where, **entry.defaults)
+        yield entry.defaults | BOUNDED.get(method, {})
+        return
+    said = {*entry.rename, *entry.read, *(n for formula in entry.write.values() for n in formula.names)}
+    fixed = {n: entry.defaults.get(n, spec.default) for n, spec in specs.items() if n not in said}
+    for ints, alike in (((2, 3, 1, 4, 5, 6, 8), True), ((3, 1, 4, 2, 5, 6, 9), False)):
+        refusals = []
+        for values in itertools.product(*(_candidates(spec, ints, alike) for spec in specs.values())):
+            setting = dict(zip(specs, values, strict=True)) | fixed | BOUNDED.get(method, {})
+            try:
+                KB[method].cost(backbone, **where, **setting)
+            except UsageError as error:
+                refusals.append(error)
+                continue
+            yield setting
+            break
+        else:
+            raise refusals[0]
+
+
+def measured(config: Configuration, family: str) -> Counts:
+    """What peft counts: without numbers if it can, else with them."""
+    said = config.to_dict()
+    for name, (instead, words) in STARTS.items():
+        if said.get(name) in words:
+            said |= {name: instead}
+    for device in ("cpu",) if config.method in WITH_NUMBERS else ("meta", "cpu"):
+        try:
+            return counts(wrapped(copy.deepcopy(base(family, device)), said))
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+    raise AssertionError
+
+
+@pytest.mark.parametrize("family", [*SMALL, *MEDIUM])
+@pytest.mark.parametrize("method", METHODS)
+def test_counts(method: str, family: str) -> None:
+    backbone, question = asked(family)
+    try:
+        chosen = list(settings(method, family))
+    except UsageError as error:
+        pytest.skip(f"nothing to count: {error}")
+    for setting in chosen:
+        where = {"targets": targets(method, family), **question}
+        try:
+            config = KB[method].export(backbone, **where, **setting)
+        except UsageError as error:
+            pytest.skip(str(error))
+        reason = UNSUPPORTED.get((method, family)) or UNSUPPORTED.get((method, "*"))
+        adapter = KB.adapter(config.to_dict(), backbone, method=method, **question)
+        assert ledgers(adapter.cost) == ledgers(KB[method].cost(backbone, **where, **setting))
+        found = adapter.reported
+        ours = Counts(found.trained, found.total, found.stored)
+        if reason is None:
+            assert ours == measured(config, family), config.to_dict()
+        else:
+            assert ours != built(config, family), f"no longer true: {reason}"
+
+
+def ledgers(cost: Cost) -> dict[str, Any]:
+    """A cost without what it was asked for."""
+    return {name: value for name, value in cost.to_dict().items() if name not in ("hyperparameters", "targets")}
+
+
+def built(config: Configuration, family: str) -> Counts | None:
+    """What peft counts, or None if it cannot."""
+    try:
+        return measured(config, family)
+    except Exception:
+        return None
