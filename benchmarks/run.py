@@ -6,6 +6,9 @@ does can only slow a run down. Every warm query asks for another rank, so that n
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
 import itertools
 import os
 import platform
@@ -18,8 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import peftonomy
+from peftonomy._plan import Plan
 
 METHOD, MODEL, RANK = "lora", "llama_2_7b", 8
+WIDE = "llama_3_2_1b"
+"""The model on which every method of peft is wrapped: wide enough for all defaults, and quick to build."""
 QUERIES = 2_000
 
 
@@ -32,8 +38,15 @@ def main() -> None:
     row(f"warm cost of {METHOD} on {MODEL}; `get_peft_model` on a meta-device model", warm, wrapped)
     row("the same, with the construction of that model", warm, built + wrapped)
     row("cold command line; `python -c 'import peft'`", *cold_start())
-    answered, refused, seconds = everything(kb)
-    row(f"all methods on all models: {answered} answers, {refused} that do not fit", seconds)
+    ratios = every_method(kb)
+    middle = sorted(ratios, key=lambda pair: pair[1] / pair[0])[len(ratios) // 2]
+    row(f"the median of {len(ratios)} methods of peft on {WIDE}, each at its defaults; `get_peft_model` alone", *middle)
+    for part in (3, 1):
+        answered, refused, taken = everything(kb, part)
+        share = "all" if part == 1 else f"every {part}rd"
+        row(f"{share} models, all methods, three settings: {answered:,} answers, {refused:,} that do not fit", taken)
+    for method in ("lora", "prefix_tuning", "adapterdrop"):
+        row(f"a setting of {method} in a sweep of a million", sweep(kb, method), None)
     row("`peftonomy site build`", site_build())
 
 
@@ -47,7 +60,7 @@ def row(what: str, ours: float, theirs: float | None = None) -> None:
 
 def duration(seconds: float) -> str:
     """A time with three digits and its unit."""
-    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
     unit, size = next((pair for pair in units if seconds >= pair[1]), units[-1])
     return f"{seconds / size:.3g} {unit}"
 
@@ -114,19 +127,82 @@ def process(command: list[str]) -> float:
     return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
 
-def everything(kb: peftonomy.KnowledgeBase) -> tuple[int, int, float]:
-    """Answers, refusals (a method with no place in a model) and seconds for all methods on all models."""
+def every_method(kb: peftonomy.KnowledgeBase) -> list[tuple[float, float]]:
+    """For every method that peft has and can put on a model without numbers: seconds of our query, and of peft's."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    def ask() -> Iterator[bool]:
-        for method, model in itertools.product(kb.methods.values(), kb.models):
+    backbone = kb.models[WIDE]
+    config = AutoConfig.for_model(backbone.family.model_type, **backbone.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    found = []
+    for method in kb.values():
+        library = method.entry.implementations.get("hf_peft")
+        if library is None or not library.type:
+            continue
+        ask = functools.partial(method.cost, WIDE, **library.defaults)
+        try:
+            said = method.export(WIDE, **library.defaults).to_dict()
+            ask()
+        except peftonomy.UsageError:  # it has no place in this model, or peft no argument for it
+            continue
+        with contextlib.suppress(Exception):  # peft's: it needs numbers, data or a further library
+            theirs = min(wrapping(copy.deepcopy(model), copy.deepcopy(said)) for _ in range(3))
+            found.append((min(seconds(ask) for _ in range(200)), theirs))
+    return found
+
+
+def wrapping(model: Any, said: dict[str, Any]) -> float:
+    """Seconds that `get_peft_model` takes with a saved configuration, on the meta device."""
+    import torch
+    from peft import get_peft_model
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[said.pop("peft_type")]
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        return seconds(lambda: get_peft_model(model, kind(**said), low_cpu_mem_usage=True))
+
+
+def everything(kb: peftonomy.KnowledgeBase, part: int) -> tuple[int, int, float]:
+    """Answers, refusals and seconds for all methods at three settings on all models, or on one of so many.
+
+    The files have been read before, and nothing is remembered from pass to pass but what belongs to a model.
+    """
+    inventories = [kb.models[model].inventory() for model in [*kb.models][::part]]
+    sizes = {
+        m.id: next((n for n, s in m.entry.hyperparameters.items() if s.type == "int"), None) for m in kb.values()
+    }
+
+    def ask() -> Iterator[int]:
+        for method, inventory in itertools.product(kb.values(), inventories):
+            size = sizes[method.id]
             try:
-                method.cost(model)
-                yield True
+                plan = Plan(method, inventory)
+                usual = plan.cost({}).hyperparameters
             except peftonomy.UsageError:
-                yield False
+                yield 0
+                continue
+            answers = 1
+            for factor in (2, 3):
+                with contextlib.suppress(peftonomy.UsageError):
+                    plan.cost({} if size is None else {size: factor * int(usual[size])})
+                    answers += 1
+            yield answers
 
     answers = list(ask())
-    return sum(answers), answers.count(False), min(seconds(lambda: list(ask())) for _ in range(3))
+    taken = min(seconds(lambda: list(ask())) for _ in range(3))
+    return sum(answers), 3 * len(answers) - sum(answers), taken
+
+
+def sweep(kb: peftonomy.KnowledgeBase, method: str) -> float:
+    """Seconds for one setting when a million values of the first whole number are asked for at once."""
+    import numpy as np
+
+    size = next(n for n, s in kb[method].entry.hyperparameters.items() if s.type == "int")
+    given: dict[str, Any] = {size: np.arange(1_000_000) % 8 + 1}
+    return min(seconds(lambda: kb[method].sweep(MODEL, **given)) for _ in range(3)) / 1_000_000
 
 
 def site_build() -> float:
