@@ -141,9 +141,10 @@ def every_method(kb: peftonomy.KnowledgeBase) -> list[tuple[float, float]]:
         library = method.entry.implementations.get("hf_peft")
         if library is None or not library.type:
             continue
-        ask = functools.partial(method.cost, WIDE, **library.defaults)
+        defaults: dict[str, Any] = dict(library.defaults)
+        ask = functools.partial(method.cost, WIDE, **defaults)
         try:
-            said = method.export(WIDE, **library.defaults).to_dict()
+            said = method.export(WIDE, **defaults).to_dict()
             ask()
         except peftonomy.UsageError:  # it has no place in this model, or peft no argument for it
             continue
