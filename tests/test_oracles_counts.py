@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 import peftonomy
-from peftonomy import Configuration, Cost, UsageError
+from peftonomy import ConfigError, Configuration, Cost, UsageError
 from tests.behaviour import tiny
 from tests.behaviour.trial import _candidates
 from tests.peft_counts import Counts, counts, plain, question, wrapped
+from tests.test_adapter import ELSEWHERE
 from tests.test_oracles_peft import OTHERS
 
 pytestmark = [
@@ -72,7 +73,7 @@ STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
 
 @functools.cache
 def base(family: str, device: str) -> Any:
-    return plain(*{**SMALL, **MEDIUM}[family], device=device)
+    return plain(*{**SMALL, **MEDIUM, **ELSEWHERE}[family], device=device)
 
 
 @functools.cache
@@ -168,3 +169,57 @@ def built(config: Configuration, family: str) -> Counts | None:
         return measured(config, family)
     except Exception:
         return None
+
+
+# Every family that is described.
+
+TWICE = "a suffix such as q shares between self-attention and cross attention"
+LATENT = "peft makes prefixes as wide as hidden_size over the heads, not as this attention's keys and values"
+ONE_QUERY = "peft gives every head keys of its own, the model has one for all"
+WIDTHS = "the two towers have different widths, and peft takes one"
+DIFFER: dict[tuple[str, str], str] = {
+    **{("lily", f): TWICE for f in ("bart", "mbart", "pegasus", "mt5", "whisper")},
+    **{(m, f): LATENT for m in ("cartridges", "prefix_tuning") for f in ("deepseek_v2", "deepseek_v3")},
+    **{(m, "falcon"): ONE_QUERY for m in ("cartridges", "prefix_tuning")},
+    **{(m, "albert"): "peft counts every layer, of which the model has one set of weights"
+       for m in ("cartridges", "prefix_tuning")},
+    **{(m, "clip"): WIDTHS for m in ("cartridges", "prefix_tuning", "mpt", "p_tuning", "prompt_tuning")},
+}  # fmt: skip
+"""(method, family) that peft counts otherwise than we do, with the reason; each must still be so."""
+REFUSALS = (
+    "Unsupported model type for adaption prompt", "CPTConfig only supports task_type", "Please specify `token_dim`",
+    "Please specify `num_attention_heads`", "has no attribute 'vocab_size'", "matches both", "is not a plain torch",
+    "cannot be multiplied", "Sizes of tensors must match", "The size of tensor a", "^$",
+)  # fmt: skip
+"""What peft says where it cannot build a method on a family; the last is a StopIteration (no norm that it knows)."""
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_counts_of_every_family(family: str) -> None:
+    """All methods at a small setting, on a tiny model of each family that has no test above."""
+    backbone, question = asked(family)
+    experts, refused, wrong, compared = list[str](), dict[str, str](), dict[str, Any](), 0
+    for method in METHODS:
+        if (method, "*") in UNSUPPORTED:
+            continue
+        try:
+            where = {"targets": targets(method, family), **question}
+            config = KB[method].export(backbone, **where, **next(settings(method, family)))
+            reported = KB.adapter(config.to_dict(), backbone, method=method, **question).reported
+            theirs = measured(config, family)
+        except UsageError:  # nothing to act on, or only what peft cannot be told of
+            continue
+        except ConfigError:  # a name by which peft means experts
+            experts.append(method)
+            continue
+        except Exception as error:
+            refused[method] = str(error)
+            continue
+        compared += 1
+        ours = Counts(reported.trained, reported.total, reported.stored)
+        if (ours == theirs) == ((method, family) in DIFFER):
+            wrong[method] = ours, theirs
+    assert wrong == {}
+    assert compared > 30
+    assert not experts or backbone.family.expert_names, experts
+    assert [said for said in refused.items() if not any(re.search(r, said[1]) for r in REFUSALS)] == []
