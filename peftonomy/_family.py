@@ -22,11 +22,14 @@ from ._yaml import Document, dotted, load_yaml
 
 __all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
 
-DIMS = ("d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions")
+DIMS = (
+    "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
+)  # fmt: skip
 """The sizes that every family must give a formula for, so that methods may use them on every model.
 
-`d_attn` and `d_kv` are the widths of queries and of keys (or values) over all heads; `vocab` is 0 without a
-vocabulary, `max_positions` is 0 where positions have no limit."""
+`d_embed` is the width of the vectors of tokens (or patches), before any map to the layers' own: `d_model` where a
+family does not say otherwise. `d_attn` and `d_kv` are the widths of queries and of keys (or values) over all heads;
+`vocab` is 0 without a vocabulary, `max_positions` is 0 where positions have no limit."""
 
 MAX_DIMENSION = 10**9
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
@@ -307,6 +310,23 @@ class Family(Entry):
             for name, s in stacks.items()
         }
         return data | {"stacks": filled}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, data: Any) -> Any:
+        """The data with `d_embed` beside `d_model`, unless the family has a formula of its own for it."""
+        if not isinstance(data, dict) or "d_embed" in (data.get("dims") or {}):
+            return data
+
+        def filled(part: Any) -> Any:
+            own = part.get("dims") if isinstance(part, dict) else None
+            if not isinstance(own, dict) or "d_model" not in own:
+                return part
+            return part | {"dims": own | {"d_embed": own["d_model"]}}
+
+        stacks = data.get("stacks")
+        parts = {"stacks": {name: filled(stack) for name, stack in stacks.items()}} if isinstance(stacks, dict) else {}
+        return filled(data | parts)
 
     def task_of(self, class_name: str) -> Task:
         """The task for which `transformers` builds the class of that name. Raises UnknownName."""

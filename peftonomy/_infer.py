@@ -133,7 +133,7 @@ def _built(text: str) -> Family | str:
     single = _specs(((s.task, 0, m) for s in seen for m in s.outside(layers)), "", 1, tasks)
     return Family.model_validate({
         "model_type": raw["model_type"], "name": raw["model_type"], "kind": kind, "source": "editors", "config": {},
-        "dims": _dims(config, next(iter(stacks.values()), None), single),
+        "dims": _dims(config, [*stacks.values()], single),
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
         "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
         "modules": single, "stacks": stacks,
@@ -531,14 +531,16 @@ def _said(config: Any, *names: str) -> int:
     return 0
 
 
-def _dims(config: Any, stack: Mapping[str, Any] | None, single: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _dims(config: Any, stacks: Sequence[Mapping[str, Any]], single: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """The sizes that methods may use: what the first stack shows, else what the config says, else 0."""
-    text, shown = config.get_text_config(), {} if stack is None else stack["dims"]
+    text, shown = config.get_text_config(), stacks[0]["dims"] if stacks else {}
     width = shown.get("d_model") or _said(text, "hidden_size", "d_model")
     tables = (spec["shape"][-2] for spec in single if spec["role"] == "embed.position" and len(spec["shape"]) > 1)
+    vectors = {spec["shape"][-1] for spec in single if spec["role"] == "embed.token"}
+    narrow = vectors - {stack["dims"].get("d_model") for stack in stacks}  # others are those of a stack as wide
     positions = _said(text, "max_position_embeddings", "max_target_positions") or next(tables, 0)
     return {
         "d_model": width, "d_ff": _said(text, "intermediate_size"), "d_attn": width, "d_kv": width,
         "vocab": _said(text, "vocab_size"), "max_positions": positions,
-        **_heads(config, {"d_attn": width}, 0), **shown,
+        **_heads(config, {"d_attn": width}, 0), **shown, **({"d_embed": max(narrow)} if narrow else {}),
     }  # fmt: skip

@@ -28,8 +28,9 @@ __all__ = ["RULES", "Finding", "Rule", "check"]
 
 Keys = tuple[str | int, ...]
 MODEL_NAMES = frozenset({
-    "d_model", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers", "n_encoder_layers",
-    "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
+    "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers",
+    "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out",
+    "backbone",
 })  # fmt: skip
 """Dimensions that every formula of an entry may name."""
 

@@ -21,28 +21,41 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-__all__ = ["by_name", "cached", "prepend"]
+__all__ = ["by_name", "cached", "prepend", "reader"]
 
 Prompt = Callable[[], Tensor]
 Arguments = tuple[tuple[()], dict[str, Any]]
 
 
 def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
-    """Begin every input of `model` with `prompt()`, which is (length, d_model)."""
+    """Begin every input of `model` with `prompt()`, which is (length, d_embed): as wide as the vectors of tokens."""
     base = cast(Any, cast(PreTrainedModel, model).base_model)
-    if hasattr(base, "decoder"):
+    stack = reader(base)
+    if hasattr(base, "encoder") and hasattr(base, "decoder"):
         return [
-            base.encoder.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True),
+            stack.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True),
             base.decoder.register_forward_pre_hook(partial(_widen_source, prompt), with_kwargs=True),
         ]
     if base.main_input_name == "input_ids":
-        enter = base.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True)
+        enter = stack.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True)
     else:       # an image has no token table: the prompt joins the embedded patches
         enter = base.embeddings.register_forward_hook(partial(_enter_patches, prompt))
-    handles = [enter, base.register_forward_hook(partial(_leave, prompt), with_kwargs=True)]
-    if getattr(base, "pooler", None) is not None:
-        handles.append(base.pooler.register_forward_pre_hook(partial(_before_pooler, prompt)))
+    pooler = getattr(stack, "pooler", None)
+    chosen = isinstance(pooler, nn.Linear)      # gets the first vector alone, which must be a real one by then
+    end = stack.encoder if chosen else stack
+    handles = [enter, end.register_forward_hook(partial(_leave, prompt), with_kwargs=True)]
+    if pooler is not None and not chosen:
+        handles.append(pooler.register_forward_pre_hook(partial(_before_pooler, prompt)))
     return handles
+
+
+def reader(base: Any) -> Any:
+    """The stack that gets the input: the encoder of an encoder-decoder, else the only one.
+
+    Where that is a decoder inside the base model (OPT), heads call it and leave the base model out.
+    """
+    inner = ("encoder", "decoder") if hasattr(base, "decoder") else ()
+    return next((getattr(base, name) for name in inner if hasattr(base, name)), base)
 
 
 def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -52,7 +65,7 @@ def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if new:
         tokens = given.pop("input_ids", None)
         embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
-        given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_model)
+        given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_embed)
     if "attention_mask" in given:       # covers the cached positions too
         given["attention_mask"] = pad(given["attention_mask"], (len(p), 0), value=1)    # (batch, length + n)
     if "token_type_ids" in given:
@@ -65,17 +78,17 @@ def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _enter_patches(prompt: Prompt, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
-    return _join(prompt(), embedded)                                                # (batch, length + n, d_model)
+    return _join(prompt(), embedded)                                                # (batch, length + n, d_embed)
 
 
 def _leave(prompt: Prompt, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     if kwargs.get("input_ids") is None:     # else `_enter` found the prompt in the cache
-        output.last_hidden_state = output.last_hidden_state[:, len(prompt()) :]     # (batch, n, d_model)
+        output.last_hidden_state = output.last_hidden_state[:, len(prompt()) :]     # (batch, n, d_embed)
     return output
 
 
 def _before_pooler(prompt: Prompt, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return args[0][:, len(prompt()) :], *args[1:]                                   # (batch, n, d_model)
+    return args[0][:, len(prompt()) :], *args[1:]                                   # (batch, n, d_embed)
 
 
 def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -87,7 +100,7 @@ def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwa
 
 
 def _join(prompt: Tensor, embedded: Tensor) -> Tensor:
-    return torch.cat([prompt.expand(len(embedded), -1, -1), embedded], dim=1)       # (batch, length + n, d_model)
+    return torch.cat([prompt.expand(len(embedded), -1, -1), embedded], dim=1)       # (batch, length + n, d_embed)
 
 
 def cached(given: dict[str, Any]) -> bool:

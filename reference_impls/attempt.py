@@ -21,42 +21,42 @@ from torch.nn.functional import layer_norm, linear, silu
 from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
-from ._prompt import prepend
+from ._prompt import prepend, reader
 
 
 class Attempt(nn.Module):
     """The prompts, and what chooses among them."""
 
-    def __init__(self, d_model: int, *, prompt_length: int, n_sources: int, bottleneck: int, temperature: float):
+    def __init__(self, d_embed: int, *, prompt_length: int, n_sources: int, bottleneck: int, temperature: float):
         super().__init__()
         fixed = torch.Generator().manual_seed(0)
-        noise = [torch.randn(prompt_length, d_model, generator=fixed) for _ in range(n_sources)]
+        noise = [torch.randn(prompt_length, d_embed, generator=fixed) for _ in range(n_sources)]
         self.S = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in noise)
-        self.P = nn.Parameter(torch.empty(prompt_length, d_model).uniform_(-0.5, 0.5))
-        self.W_down = nn.Parameter(nn.Linear(d_model, bottleneck).weight.detach())
-        self.W_up = nn.Parameter(nn.Linear(bottleneck, d_model).weight.detach())
-        self.gain = nn.Parameter(torch.ones(d_model))
-        self.bias = nn.Parameter(torch.zeros(d_model))
+        self.P = nn.Parameter(torch.empty(prompt_length, d_embed).uniform_(-0.5, 0.5))
+        self.W_down = nn.Parameter(nn.Linear(d_embed, bottleneck).weight.detach())
+        self.W_up = nn.Parameter(nn.Linear(bottleneck, d_embed).weight.detach())
+        self.gain = nn.Parameter(torch.ones(d_embed))
+        self.bias = nn.Parameter(torch.zeros(d_embed))
         self.temperature = temperature
 
     def vectors(self) -> Tensor:
-        return self.P                                               # (prompt_length, d_model)
+        return self.P                                               # (prompt_length, d_embed)
 
     def weigh(self, x: Tensor, present: Tensor) -> Tensor:
-        largest = x.masked_fill(~present[..., None], -torch.inf).amax(dim=1)            # (batch, d_model)
-        z = linear(silu(linear(largest, self.W_down)), self.W_up)                       # (batch, d_model)
-        g = layer_norm(z, self.gain.shape, self.gain, self.bias)                        # (batch, d_model)
-        keys = torch.stack([p.amax(dim=0) for p in (*self.S, self.P)])                  # (n_sources + 1, d_model)
+        largest = x.masked_fill(~present[..., None], -torch.inf).amax(dim=1)            # (batch, d_embed)
+        z = linear(silu(linear(largest, self.W_down)), self.W_up)                       # (batch, d_embed)
+        g = layer_norm(z, self.gain.shape, self.gain, self.bias)                        # (batch, d_embed)
+        keys = torch.stack([p.amax(dim=0) for p in (*self.S, self.P)])                  # (n_sources + 1, d_embed)
         return torch.softmax(g @ keys.T / self.temperature, dim=-1)                     # (batch, n_sources + 1)
 
     def mixed(self, embedded: Tensor, mask: Tensor | None) -> Tensor:
-        """The embedded input, (batch, length + n, d_model), with its own prompt in the place of P."""
+        """The embedded input, (batch, length + n, d_embed), with its own prompt in the place of P."""
         n = len(self.P)
         x = embedded[:, n:]
         present = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask[:, n:].bool()
         a = self.weigh(x, present.to(x.device))
-        prompts = torch.stack([*self.S, self.P])                                # (n_sources + 1, length, d_model)
-        mixture = torch.einsum("bj,jld->bld", a, prompts)                       # (batch, length, d_model)
+        prompts = torch.stack([*self.S, self.P])                                # (n_sources + 1, length, d_embed)
+        mixture = torch.einsum("bj,jld->bld", a, prompts)                       # (batch, length, d_embed)
         return torch.cat([mixture + self.P, x], dim=1)
 
 
@@ -67,7 +67,7 @@ def apply(
     """Freeze the model and put a mixture of prompts in front of its inputs."""
     kit.freeze(model)
     prompts = Attempt(
-        kit.inventory(model).dims["d_model"],
+        kit.inventory(model).dims["d_embed"],
         prompt_length=prompt_length, n_sources=n_sources, bottleneck=bottleneck, temperature=temperature,
     )  # fmt: skip
     hooks = kit.attach(model, name, prompts)
@@ -78,7 +78,7 @@ def apply(
 
 @torch.no_grad()
 def load(model: nn.Module, sources: Sequence[Tensor], name: str = "attempt") -> nn.Module:
-    """Take over the prompts of the source tasks, each (prompt_length, d_model)."""
+    """Take over the prompts of the source tasks, each (prompt_length, d_embed)."""
     [child] = kit.attached(model, name)
     for mine, source in zip(cast(Attempt, child).S, sources, strict=True):
         mine.copy_(source)
@@ -90,8 +90,7 @@ def _mix(base: Any, prompts: Attempt) -> RemovableHandle:
     if base.main_input_name != "input_ids":
         handle = base.embeddings.register_forward_hook(partial(_patches, prompts.mixed))
     else:
-        stack = base.encoder if hasattr(base, "decoder") else base
-        handle = stack.register_forward_pre_hook(partial(_tokens, prompts.mixed), with_kwargs=True)
+        handle = reader(base).register_forward_pre_hook(partial(_tokens, prompts.mixed), with_kwargs=True)
     return cast(RemovableHandle, handle)
 
 

@@ -1,9 +1,9 @@
 """CPT: context-aware prompt tuning (blau2024cpt; hf_peft#src/peft/tuners/cpt/model.py:CPTEmbedding).
 
-    X <- [P + D; X],    |D_i| <= epsilon_i sqrt(d_model / 2048)
+    X <- [P + D; X],    |D_i| <= epsilon_i sqrt(d_embed / 2048)
 
 The prompt P is a context of worked examples, as the model's own embeddings have it (`context`). Trained: a shift D
-(prompt_length, d_model), zero at the start, of which every row is brought back into its ball before it is used. Rows
+(prompt_length, d_embed), zero at the start, of which every row is brought back into its ball before it is used. Rows
 of labels do not move at all, those of the template have a radius of their own. At inference P + D remains: `finish`
 adds the two up. Inputs are `prompt_length` positions longer.
 
@@ -25,12 +25,12 @@ TEMPLATE, INPUT, LABEL = 1, 2, 0
 class Context(nn.Module):
     """The context and what has been learned on top of it."""
 
-    def __init__(self, d_model: int, *, prompt_length: int, labels: int, epsilon: float, format_epsilon: float):
+    def __init__(self, d_embed: int, *, prompt_length: int, labels: int, epsilon: float, format_epsilon: float):
         super().__init__()
-        self.P = nn.Parameter(torch.randn(prompt_length, d_model), requires_grad=False)
-        self.D = nn.Parameter(torch.zeros(prompt_length, d_model))
+        self.P = nn.Parameter(torch.randn(prompt_length, d_embed), requires_grad=False)
+        self.D = nn.Parameter(torch.zeros(prompt_length, d_embed))
         self.D.register_hook(self.hold)
-        unit = (d_model / 2048) ** 0.5
+        unit = (d_embed / 2048) ** 0.5
         self.radii = {INPUT: epsilon * unit, TEMPLATE: format_epsilon * unit, LABEL: 0.0}
         self.kinds = [INPUT] * (prompt_length - labels) + [LABEL] * labels
 
@@ -38,7 +38,7 @@ class Context(nn.Module):
         return torch.tensor([[self.radii[kind]] for kind in self.kinds]).to(self.D)     # (prompt_length, 1)
 
     def hold(self, gradient: Tensor) -> Tensor:
-        return gradient * (self.radius() > 0)                       # (prompt_length, d_model)
+        return gradient * (self.radius() > 0)                       # (prompt_length, d_embed)
 
     def vectors(self) -> Tensor:
         if not hasattr(self, "D"):
@@ -46,7 +46,7 @@ class Context(nn.Module):
         with torch.no_grad():
             norm = self.D.norm(dim=1, keepdim=True)                 # (prompt_length, 1)
             self.D.mul_(self.radius() / norm.maximum(self.radius()).clamp(min=1e-30))
-        return self.P + self.D                                      # (prompt_length, d_model)
+        return self.P + self.D                                      # (prompt_length, d_embed)
 
 
 def apply(
@@ -55,7 +55,7 @@ def apply(
     """Freeze the model and put a context in front of its inputs."""
     kit.freeze(model)
     child = Context(
-        kit.inventory(model).dims["d_model"],
+        kit.inventory(model).dims["d_embed"],
         prompt_length=prompt_length, labels=labels, epsilon=epsilon, format_epsilon=format_epsilon,
     )  # fmt: skip
     kit.attach(model, "cpt", child).extend(prepend(model, child.vectors))

@@ -19,6 +19,6 @@ from .mad_x import Coupling, around
 def apply(model: nn.Module, *, width: int) -> nn.Module:
     """Freeze the model and put the coupling behind its token embeddings, its inverse before the output embedding."""
     kit.freeze(model)
-    coupling = Coupling(kit.inventory(model).dims["d_model"], width=width)
+    coupling = Coupling(kit.inventory(model).dims["d_embed"], width=width)
     kit.attach(model, "invertible_adapter", coupling).extend(around(model, coupling))
     return model

@@ -89,7 +89,7 @@ def apply(
     for block in kit.blocks(model, "mlp"):
         kit.attach(block.sites["mlp.down"], name, Stack(block.dims["d_model"], widths, frozen=frozen))
     if invertible:
-        coupling = Coupling(kit.inventory(model).dims["d_model"], width=invertible_width)
+        coupling = Coupling(kit.inventory(model).dims["d_embed"], width=invertible_width)
         coupling.requires_grad_(phase == "language")
         kit.attach(model, name, coupling).extend(around(model, coupling))
     return model
@@ -98,7 +98,7 @@ def apply(
 def around(model: Any, coupling: Coupling) -> list[Any]:
     """Put the coupling behind the token embeddings of every stack, and its inverse before the output embedding."""
     base = model.base_model
-    stacks = [base.encoder, base.decoder] if hasattr(base, "decoder") else [base]
+    stacks = [base.encoder, base.decoder] if hasattr(base, "encoder") and hasattr(base, "decoder") else [base]
     tables = dict.fromkeys(stack.get_input_embeddings() for stack in stacks)
     hooks = [table.register_forward_hook(coupling.enter) for table in tables]
     head = model.get_output_embeddings()

@@ -1,6 +1,6 @@
 """MPT: multitask prompt tuning (wang2023mpt).
 
-    X <- [P * (u v); X],    u (prompt_length, rank), v (rank, d_model)
+    X <- [P * (u v); X],    u (prompt_length, rank), v (rank, d_embed)
 
 One prompt is shared by all tasks, and each task scales its entries by a matrix of low rank. The shared prompt is
 first learned from prompts that source tasks have taught (`distillation`), then tuned on the target. Trained, and
@@ -22,22 +22,22 @@ from ._prompt import prepend
 class MultitaskPrompt(nn.Module):
     """The shared prompt as one task sees it."""
 
-    def __init__(self, d_model: int, *, prompt_length: int, rank: int):
+    def __init__(self, d_embed: int, *, prompt_length: int, rank: int):
         super().__init__()
-        self.P = nn.Parameter(torch.empty(prompt_length, d_model).uniform_(-0.5, 0.5))
+        self.P = nn.Parameter(torch.empty(prompt_length, d_embed).uniform_(-0.5, 0.5))
         self.u = nn.Parameter(torch.full((prompt_length, rank), 1 / rank))
-        self.v = nn.Parameter(torch.ones(rank, d_model))
+        self.v = nn.Parameter(torch.ones(rank, d_embed))
         if rank > 1:        # equal columns would stay equal for ever
             nn.init.normal_(self.v, mean=1.0, std=0.02)
 
     def vectors(self) -> Tensor:
-        return self.P * (self.u @ self.v)                           # (prompt_length, d_model)
+        return self.P * (self.u @ self.v)                           # (prompt_length, d_embed)
 
 
 def apply(model: nn.Module, *, prompt_length: int = 100, rank: int = 1, name: str = "mpt") -> nn.Module:
     """Freeze the model and put the task's form of the shared prompt in front of its inputs."""
     kit.freeze(model)
-    prompt = MultitaskPrompt(kit.inventory(model).dims["d_model"], prompt_length=prompt_length, rank=rank)
+    prompt = MultitaskPrompt(kit.inventory(model).dims["d_embed"], prompt_length=prompt_length, rank=rank)
     kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
     return model
 

@@ -3,12 +3,12 @@
     X <- [P; X],    P = mlp(lstm(E))  while training
 
 A small network makes the prompt from embeddings, so that its vectors depend on one another. `encoder="lstm"`: two
-bidirectional layers, `encoder_hidden` = h wide in each direction, and an MLP 2h -> 2h -> d_model;
-`encoder="mlp"`: an MLP d_model -> h -> h -> d_model. Trained: E (prompt_length, d_model) and the network. At
-inference P (prompt_length, d_model) remains: `finish` computes it one last time and drops the rest.
+bidirectional layers, `encoder_hidden` = h wide in each direction, and an MLP 2h -> 2h -> d_embed;
+`encoder="mlp"`: an MLP d_embed -> h -> h -> d_embed. Trained: E (prompt_length, d_embed) and the network. At
+inference P (prompt_length, d_embed) remains: `finish` computes it one last time and drops the rest.
 
 The official code spreads the vectors over a template, here (as in peft) they all come first; half of it also
-trains the language model. Its h is d_model / 2, peft's d_model. For encoder-decoders peft trains twice the
+trains the language model. Its h is d_embed / 2, peft's d_embed. For encoder-decoders peft trains twice the
 embeddings and uses the first half of the result.
 """
 
@@ -24,22 +24,22 @@ from ._prompt import prepend
 class PromptEncoder(nn.Module):
     """The network while training, its last output afterwards."""
 
-    def __init__(self, d_model: int, *, prompt_length: int, encoder: str, encoder_hidden: int):
+    def __init__(self, d_embed: int, *, prompt_length: int, encoder: str, encoder_hidden: int):
         super().__init__()
-        self.P = nn.Parameter(torch.zeros(prompt_length, d_model), requires_grad=False)
-        self.E = nn.Parameter(torch.randn(prompt_length, d_model))
-        widths = [d_model, encoder_hidden, encoder_hidden, d_model]
+        self.P = nn.Parameter(torch.zeros(prompt_length, d_embed), requires_grad=False)
+        self.E = nn.Parameter(torch.randn(prompt_length, d_embed))
+        widths = [d_embed, encoder_hidden, encoder_hidden, d_embed]
         if encoder == "lstm":
-            self.lstm = nn.LSTM(d_model, encoder_hidden, num_layers=2, bidirectional=True)
-            widths = [2 * encoder_hidden, 2 * encoder_hidden, d_model]
+            self.lstm = nn.LSTM(d_embed, encoder_hidden, num_layers=2, bidirectional=True)
+            widths = [2 * encoder_hidden, 2 * encoder_hidden, d_embed]
         layers = [part for a, b in pairwise(widths) for part in (nn.ReLU(), nn.Linear(a, b))]
         self.mlp = nn.Sequential(*layers[1:])
 
     def vectors(self) -> Tensor:
         if not hasattr(self, "E"):
             return self.P
-        h = self.lstm(self.E)[0] if hasattr(self, "lstm") else self.E   # (prompt_length, 2h or d_model)
-        p: Tensor = self.mlp(h)                                         # (prompt_length, d_model)
+        h = self.lstm(self.E)[0] if hasattr(self, "lstm") else self.E   # (prompt_length, 2h or d_embed)
+        p: Tensor = self.mlp(h)                                         # (prompt_length, d_embed)
         return p
 
 
@@ -48,8 +48,8 @@ def apply(
 ) -> nn.Module:
     """Freeze the model and put a prompt from a network in front of its inputs."""
     kit.freeze(model)
-    d_model = kit.inventory(model).dims["d_model"]
-    prompt = PromptEncoder(d_model, prompt_length=prompt_length, encoder=encoder, encoder_hidden=encoder_hidden)
+    d_embed = kit.inventory(model).dims["d_embed"]
+    prompt = PromptEncoder(d_embed, prompt_length=prompt_length, encoder=encoder, encoder_hidden=encoder_hidden)
     kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
     return model
 

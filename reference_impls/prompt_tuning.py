@@ -3,7 +3,7 @@
     X <- [P; X]
 
 Vectors stand in front of the embedded input of a frozen model; an encoder-decoder has them in its encoder, as in
-the paper. Trained, and all that remains at inference: P (prompt_length, d_model), uniform in [-0.5, 0.5] at the
+the paper. Trained, and all that remains at inference: P (prompt_length, d_embed), uniform in [-0.5, 0.5] at the
 start (the paper does better with embeddings of words or of the class labels). Inputs are `prompt_length`
 positions longer.
 
@@ -22,17 +22,17 @@ from ._prompt import prepend
 class Prompt(nn.Module):
     """What stands in front of the input."""
 
-    def __init__(self, d_model: int, *, prompt_length: int):
+    def __init__(self, d_embed: int, *, prompt_length: int):
         super().__init__()
-        self.P = nn.Parameter(torch.empty(prompt_length, d_model).uniform_(-0.5, 0.5))
+        self.P = nn.Parameter(torch.empty(prompt_length, d_embed).uniform_(-0.5, 0.5))
 
     def vectors(self) -> Tensor:
-        return self.P                                               # (prompt_length, d_model)
+        return self.P                                               # (prompt_length, d_embed)
 
 
 def apply(model: nn.Module, *, prompt_length: int = 100, name: str = "prompt_tuning") -> nn.Module:
     """Freeze the model and put a prompt in front of its inputs."""
     kit.freeze(model)
-    prompt = Prompt(kit.inventory(model).dims["d_model"], prompt_length=prompt_length)
+    prompt = Prompt(kit.inventory(model).dims["d_embed"], prompt_length=prompt_length)
     kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
     return model

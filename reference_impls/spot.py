@@ -27,7 +27,7 @@ def apply(model: nn.Module, *, prompt_length: int = 100, name: str = "spot") -> 
 
 
 def prompt(model: nn.Module, name: str = "spot") -> nn.Parameter:
-    """The prompt of this model, (prompt_length, d_model)."""
+    """The prompt of this model, (prompt_length, d_embed)."""
     [child] = kit.attached(model, f"{name}.prompt")
     assert isinstance(child, prompt_tuning.Prompt)
     return child.P

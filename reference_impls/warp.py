@@ -4,7 +4,7 @@
 
 A frozen language model reads trained vectors beside the text, and what it says at one token is compared with one
 trained vector for each class: no word has to be chosen, neither for the prompt nor for the answers. Trained, and
-kept at inference: P (prompt_length, d_model), V (n_classes, d_model), b (n_classes,). The model's own head is
+kept at inference: P (prompt_length, d_embed), V (n_classes, d_model), b (n_classes,). The model's own head is
 computed and not used. `read_at` is the place of the mask token in the text (of the decoder's input, in an
 encoder-decoder); without a mask token, as in decoders, let it be a token at the end that is there in every text.
 
@@ -28,7 +28,7 @@ class WARP(nn.Module):
 
     def __init__(self, d_model: int, table: Tensor, *, prompt_length: int, n_classes: int, read_at: int):
         super().__init__()
-        self.P = nn.Parameter(table.mean(0) + table.std(0) * torch.randn(prompt_length, d_model))
+        self.P = nn.Parameter(table.mean(0) + table.std(0) * torch.randn(prompt_length, table.shape[1]))
         self.V = nn.Parameter(torch.empty(n_classes, d_model))
         self.b = nn.Parameter(torch.zeros(n_classes))
         nn.init.kaiming_uniform_(self.V, a=math.sqrt(5))
@@ -36,7 +36,7 @@ class WARP(nn.Module):
         self.h: Tensor | None = None
 
     def vectors(self) -> Tensor:
-        return self.P                                               # (prompt_length, d_model)
+        return self.P                                               # (prompt_length, d_embed)
 
     def read(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.h = output.last_hidden_state[:, self.read_at]          # (batch, d_model)
@@ -54,10 +54,10 @@ def apply(
     """Freeze the model, put a prompt in front of its inputs and answer with the classes' own vectors."""
     kit.freeze(model)
     tokens = cast(Any, model).get_input_embeddings()
-    d_model = kit.inventory(model).dims["d_model"]
-    table = tokens.weight if isinstance(tokens, nn.Embedding) else torch.randn(100, d_model)
+    dims = kit.inventory(model).dims
+    table = tokens.weight if isinstance(tokens, nn.Embedding) else torch.randn(100, dims["d_embed"])
     with torch.no_grad():
-        warp = WARP(d_model, table, prompt_length=prompt_length, n_classes=n_classes, read_at=read_at)
+        warp = WARP(dims["d_model"], table, prompt_length=prompt_length, n_classes=n_classes, read_at=read_at)
     hooks = kit.attach(model, name, warp)
     hooks += prepend(model, warp.vectors)
     base = cast(Any, model).base_model

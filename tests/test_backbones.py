@@ -382,6 +382,7 @@ def test_a_hidden_family_is_inferred(model_type: str) -> None:
         assert sum(role == "other" for role in roles.values()) <= len(right) / 3
         assert {r for r in roles.values() if "attn." in r} == {r for r in right.values() if "attn." in r}
         assert ours.dims["d_model"] == theirs.dims["d_model"]
+        assert ours.dims["d_embed"] == theirs.dims["d_embed"]
         if model_type not in ("albert", "qwen3_next"):  # of the first, groups become stacks
             assert blocks(ours) == blocks(theirs)
 
@@ -891,8 +892,9 @@ def test_a_suffix_that_names_nothing(model_type: str, task: str, suffixes: list[
 def test_sizes_of_the_model_and_of_its_blocks() -> None:
     inventory = tiny("t5")
     assert inventory.dims == {
-        "d_model": 10, "d_ff": 22, "n_heads": 4, "n_kv_heads": 4, "head_dim": 3, "d_attn": 12, "d_kv": 12, "vocab": 31,
-        "max_positions": 0, "n_layers": 5, "n_encoder_layers": 2, "n_decoder_layers": 3, "n_attention": 8,
+        "d_model": 10, "d_embed": 10, "d_ff": 22, "n_heads": 4, "n_kv_heads": 4, "head_dim": 3, "d_attn": 12,
+        "d_kv": 12, "vocab": 31, "max_positions": 0, "n_layers": 5,
+        "n_encoder_layers": 2, "n_decoder_layers": 3, "n_attention": 8,
     }  # fmt: skip
     blocks = [(b.stack, b.kind, b.name, b.path, b.dims["n_layers"]) for b in inventory.blocks]
     assert blocks == [
@@ -905,6 +907,16 @@ def test_sizes_of_the_model_and_of_its_blocks() -> None:
         ("decoder", "layer", "layer", "decoder.block.{layer}", 3),
     ]
     assert tiny("llama").dims | {"d_attn": 24, "d_kv": 12, "n_kv_heads": 2} == tiny("llama").dims
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_how_wide_vectors_of_tokens_are(model_type: str) -> None:
+    """As wide as their table; where there is none, as wide as the layers."""
+    inventory = tiny(model_type)
+    widths = {m.d_out for m in inventory.modules if m.role == "embed.token"} or {inventory.dims["d_model"]}
+    assert widths == {inventory.dims["d_embed"]}
+    narrower = inventory.dims["d_embed"] < inventory.dims["d_model"]
+    assert narrower == (model_type in ("electra", "albert", "opt"))
 
 
 def test_cross_attention_is_a_block_only_where_it_exists() -> None:

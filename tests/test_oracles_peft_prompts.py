@@ -6,6 +6,7 @@ Where peft differs, the difference is a deviation of the entry, and a test here 
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 
 import peftonomy
 from reference_impls import _kit as kit
-from reference_impls import cartridges, cpt, mpt, p_tuning, prefix_tuning, prompt_tuning
+from reference_impls import cartridges, cpt, mpt, p_tuning, prefix_tuning, prompt_tuning, warp
+from tests import families
+from tests import families_decoders as decoders
 from tests.behaviour import tiny
 
 pytestmark = [
@@ -30,7 +33,16 @@ TASKS = {
     "t5": "SEQ_2_SEQ_LM", "gpt2": "CAUSAL_LM", "llama": "CAUSAL_LM",
 }  # fmt: skip
 DECODERS = ("gpt2", "llama")
+NARROW = {name: (families.TINY | decoders.TINY)[name] for name in ("electra", "albert", "opt")}
+"""Models whose vectors of tokens are narrower than their layers."""
 P_TUNING = {"prompt_length": LENGTH, "encoder_hidden": HIDDEN}
+BESIDE_TOKENS: dict[str, dict[str, Any]] = {
+    "prompt_tuning": {"prompt_length": LENGTH}, "p_tuning": P_TUNING, "mpt": {"prompt_length": LENGTH},
+    "cpt": {"prompt_length": LENGTH, "labels": 0}, "spot": {"prompt_length": LENGTH},
+    "attempt": {"prompt_length": LENGTH, "n_sources": 2, "bottleneck": 4}, "invertible_adapter": {"width": 2},
+    "mad_x": {"language_bottleneck": 3, "task_bottleneck": 2, "invertible_width": 2},
+}  # fmt: skip
+"""What acts on the vectors of tokens, with small settings."""
 PREFIX = {"prefix_length": LENGTH, "mid_dim": HIDDEN}
 
 
@@ -247,3 +259,86 @@ def test_copies_are_independent() -> None:
     twin = copy.deepcopy(model)
     twin.prompt_tuning.P.data.neg_()
     assert not agree(answer(model, "gpt2"), answer(twin, "gpt2"))
+
+
+def narrow(family: str) -> nn.Module:
+    """A model with narrow vectors of tokens, which can read the texts that are BERT's."""
+    kind, settings = NARROW[family]
+    return tiny.built(kind, settings | {"vocab_size": 37})
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [(prompt_tuning, "electra"), (prompt_tuning, "albert"), (prompt_tuning, "opt"), (p_tuning, "albert"), (mpt, "opt")],
+)
+def test_narrow_vectors_of_tokens(method: Any, family: str) -> None:
+    """Equal counts and outputs once peft is told their width. Untold it takes the layers', and fails."""
+    plain, name = narrow(family), method.__name__.rpartition(".")[2]
+    task = "CAUSAL_LM" if family == "opt" else "FEATURE_EXTRACTION"
+    plain = plain if family == "opt" else plain.base_model
+    dims, library = kit.inventory(plain).dims, KB[name].entry.implementations["hf_peft"]
+    ours = P_TUNING | {"encoder": "mlp"} if method is p_tuning else {"prompt_length": LENGTH}
+    settings = {library.rename[key]: value for key, value in ours.items()} | {"task_type": task}
+    settings |= {"encoder_reparameterization_type": "MLP"} if method is p_tuning else {}
+    more = {"task_ids": torch.zeros(4, dtype=torch.long)} if method is mpt else {}
+    torch.manual_seed(5)
+    untold, told = (
+        peft.get_peft_model(copy.deepcopy(plain), getattr(peft, library.symbol)(**settings, **width)).double().eval()
+        for width in ({}, {key: formula(dims) for key, formula in library.write.items()})
+    )
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        answer(untold, "bert", **more)
+    model = method.apply(plain, **ours)
+    assert trained(told) == trained(model) == cost(name, model, **ours) < trained(untold)
+    source, [child] = encoder(told), kit.attached(model, name)
+    assert not agree(answer(model, "bert"), answer(told, "bert", **more))
+    if method is p_tuning:
+        child.E.data.copy_(source.embedding.weight)
+        child.mlp.load_state_dict(source.mlp_head.state_dict())
+    else:
+        child.P.data.copy_(source.embedding.weight)
+    if method is mpt:
+        child.u.data.copy_(source.prefix_task_cols[0])
+        child.v.data.copy_(source.prefix_task_rows[0])
+    assert agree(answer(model, "bert"), answer(told, "bert", **more))
+
+
+def test_cpt_and_narrow_vectors_of_tokens() -> None:
+    """peft overwrites the width that it is told."""
+    config = peft.CPTConfig(task_type="CAUSAL_LM", cpt_token_ids=[5, 9, 30], token_dim=7)
+    reference = peft.get_peft_model(narrow("opt"), config).double().eval()
+    assert trained(reference) == LENGTH * kit.inventory(narrow("opt")).dims["d_model"]
+    with pytest.raises(RuntimeError):
+        answer(reference, "bert", labels=None)
+
+
+@pytest.mark.parametrize("family", NARROW)
+@pytest.mark.parametrize("method", BESIDE_TOKENS)
+def test_as_wide_as_the_vectors_of_tokens(method: str, family: str) -> None:
+    """What acts on the vectors of tokens has their width, and the model runs."""
+    model, given, ours = narrow(family), tiny.batch("bert"), BESIDE_TOKENS[method]
+    before = model(**given).logits
+    importlib.import_module(f"reference_impls.{method}").apply(model, **ours)
+    assert trained(model) == cost(method, model, **ours)
+    after = model(**given).logits
+    assert after.shape == before.shape
+    assert not torch.equal(after, before)
+
+
+def test_a_pooler_that_gets_one_vector_gets_a_real_one() -> None:
+    """ALBERT hands its pooler the first vector of what its layers give out, by then without the prompt."""
+    model = narrow("albert")
+    prompt_tuning.apply(model, prompt_length=LENGTH)
+    seen: list[Tensor] = []
+    model.albert.pooler.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    states = model.albert(**tiny.batch("bert")).last_hidden_state
+    assert states.shape[1] == tiny.batch("bert")["input_ids"].shape[1]
+    assert torch.equal(seen[0], states[:, 0])
+
+
+@pytest.mark.parametrize("family", ["electra", "albert"])
+def test_classes_are_as_wide_as_the_layers(family: str) -> None:
+    """Only the prompt is as wide as the vectors of tokens: classes are compared with states."""
+    model = warp.apply(narrow(family), prompt_length=LENGTH, n_classes=2)
+    assert trained(model) == cost("warp", model, prompt_length=LENGTH, n_classes=2)
+    assert model(**tiny.batch("bert")).logits.shape == (4, 2)

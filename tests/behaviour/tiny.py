@@ -48,7 +48,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 @functools.cache
 def plain(name: str) -> nn.Module:
     """The one tiny model of a family that all tests share: to look at, not to change."""
-    kind, settings = CONFIGS[name]
+    return built(*CONFIGS[name])
+
+
+def built(kind: str, settings: dict[str, Any]) -> nn.Module:
+    """A model of the class of that name as described above: always the same numbers."""
     model_class = getattr(transformers, kind)
     torch.manual_seed(0)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)

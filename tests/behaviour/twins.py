@@ -114,7 +114,7 @@ class Cut(lora.LoRA):
         return y + self.scale * (x @ self.A.detach().T @ self.B.T)
 
 
-def apply_cut(model: nn.Module, *, r: int, alpha: float, dropout: float) -> nn.Module:
+def apply_cut(model: nn.Module, *, r: int, alpha: float, dropout: float, lora_bias: bool) -> nn.Module:
     kit.freeze(model)
     for site in kit.sites(model, QV):
         kit.attach(site, "lora", Cut(site.d_in, site.d_out, r=r, alpha=alpha, dropout=dropout))
