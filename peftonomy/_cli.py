@@ -22,7 +22,9 @@ from ._errors import DataError, PeftonomyError, UnknownName, UsageError, shown
 if TYPE_CHECKING:
     from ._adapter import Adapter
     from ._costs import Cost
+    from ._fit import Fit
     from ._kb import KnowledgeBase, Method
+    from ._memory import Memory
     from ._schema import Tensor
 
 __all__ = ["cli", "main"]
@@ -143,6 +145,26 @@ class Question:
         return knowledge().adapter(
             file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
         )
+
+    def remember(self, method: Method, **step: Any) -> Memory:
+        """The memory of a training step. Raises PeftonomyError."""
+        from ._memory import Setting
+
+        setting = Setting(dtype=self.dtype, **step)
+        return method.step(**self.place).memory(once(self.settings), setting)
+
+    def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
+        """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""
+        from ._fit import SOLVED, largest
+        from ._memory import Setting
+
+        known = {n.rpartition(".")[2]: text for n, text in once(self.settings).items() if knows(method, n)}
+        sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
+        if solve not in sizes.union(SOLVED):
+            raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
+        place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
+        step_ = method.step(**place)
+        return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
