@@ -259,7 +259,7 @@ class Step:
         for index, part in enumerate(plan.parts):
             for kept in self.mechanisms[index].keeps:
                 measured = measure(kept.tensor(), tuple(part.entry.hyperparameters))
-                places = list(spots(measured, inventory, plan.sites[index], plan.common))
+                places = list(spots(measured, inventory, plan.sites[index]))
                 self.keeps.append((index, kept, measured, places))
         self._layers: dict[Any, Layers] = {}
 
@@ -319,11 +319,11 @@ class Step:
         for row in rows:
             enters = self.mechanisms[row.piece.part].enters
             if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
-                for _, spot in row.piece.spots:
+                for _, spot in row.piece.places.spots:
                     note(spot, row.layers, 3, _roles(spot, enters))
             if row.piece.tensor.trained is False:
                 continue
-            for _, spot in row.piece.spots:
+            for _, spot in row.piece.places.spots:
                 note(spot, row.layers, 0, _roles(spot, enters))
                 if row.piece.tensor.selecting and spot.suffix == "weight":
                     note(spot, row.layers, 1, _roles(spot, enters))
@@ -679,10 +679,10 @@ class _Answer:
         """Numbers trained inside of layers, and of these those in feed-forward blocks."""
         inside = mlp = 0
         for row in self.rows:
-            _, spot = row.piece.spots[0]
+            _, spot = row.piece.places.spots[0]
             if spot.layers and (row.trained or row.piece.tensor.selecting) and row.piece.tensor.trained is not False:
                 inside += row.count * row.n
-                mlp += sum(row.count * s.n for _, s in row.piece.spots if s.role.startswith(("mlp", "norm.mlp")))
+                mlp += sum(row.count * s.n for _, s in row.piece.places.spots if s.role.startswith(("mlp", "norm.mlp")))
         return inside, mlp
 
     def _embedded(self) -> int:
@@ -710,7 +710,7 @@ class _Answer:
         """Numbers trained that products of matrices read, of which autocast makes copies in half precision."""
         number = self.step.inventory.head
         for row in self.rows:
-            source = row.piece.spots[0][1].source
+            source = row.piece.places.spots[0][1].source
             linear = not isinstance(source, Module) or source.kind in LINEAR
             if linear and row.piece.tensor.trained is not False and (row.trained or row.piece.tensor.selecting):
                 number += row.count * row.n
