@@ -253,7 +253,6 @@ class Step:
         self.keeps_output = bool(self.flow.keeps_output(inventory.backbone.config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
         self.side = any(m.gradients == "side" for m in self.mechanisms)
-        self.written_out = any(m.keys.literal != 0 for m in self.mechanisms)
         self.stacks = [Stack.of(inventory, name) for name in inventory.stacks]
         self.keeps: list[tuple[int, Kept, Measure, list[Spot]]] = []
         for index, part in enumerate(plan.parts):
@@ -301,13 +300,12 @@ class Step:
 
     def layers(self, rows: list[Row], extras: list[Extra]) -> Layers:
         """What the method does in each layer, given its tensors and what it keeps."""
-        inputs = [(e.record, e.place, e.layers) for e in extras if self.keeps[e.record][1].input]
-        key = tuple((id(row.piece), row.layers) for row in rows), tuple(inputs)
+        key = tuple((id(row.piece), row.layers) for row in rows), tuple((e.record, e.place, e.layers) for e in extras)
         if key not in self._layers:
-            self._layers[key] = self._walked(rows, inputs)
+            self._layers[key] = self._walked(rows, extras)
         return self._layers[key]
 
-    def _walked(self, rows: list[Row], inputs: list[tuple[int, int, frozenset[int] | None]]) -> Layers:
+    def _walked(self, rows: list[Row], extras: list[Extra]) -> Layers:
         found: dict[tuple[str, int], tuple[set[str], ...]] = {}
 
         def note(spot: Spot, only: frozenset[int] | None, kind: int, roles: list[str]) -> None:
@@ -327,9 +325,12 @@ class Step:
                 note(spot, row.layers, 0, _roles(spot, enters))
                 if row.piece.tensor.selecting and spot.suffix == "weight":
                     note(spot, row.layers, 1, _roles(spot, enters))
-        for record, place, only in inputs:
-            spot = self.keeps[record][3][place]
-            note(spot, only, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot, ""))
+        for extra in extras:
+            part, kept, _, where = self.keeps[extra.record]
+            spot = where[extra.place]
+            note(spot, extra.layers, 0, _roles(spot, self.mechanisms[part].enters))  # what is shared acts here too
+            if kept.input:
+                note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot, ""))
         empty: tuple[set[str], ...] = tuple(set() for _ in Layer._fields)
         layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
         layers[""] = [found.get(OUTSIDE, empty)]
@@ -345,6 +346,8 @@ class Step:
 
 def _roles(spot: Spot, enters: str) -> list[str]:
     """Where a tensor at a spot comes in."""
+    if spot.source is None:
+        return []
     if isinstance(spot.source, Block):
         return [f"{spot.role}:{enters}"]
     return [*_plain(spot.source.module.role if isinstance(spot.source, SiteGroup) else spot.role)]
@@ -392,7 +395,7 @@ class _Answer:
         self.arguments = self.plan.arguments(self.values)
         self.keys = self._total("keys")
         positions = self._total("positions")
-        self.eager = step.written_out or setting.attention == "eager"
+        self.eager = setting.attention == "eager"
         limit = self.plan.common["max_positions"]
         if limit and setting.seq + positions > limit:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
@@ -484,6 +487,8 @@ class _Answer:
             temporary = cells * (w + half) if scores else 0
         elif scores or v:
             kept += 2 * out + 2 * n_k * wide * w + LOGSUMEXP * batch * stack.heads * length
+            if self.keys and not cross and stack.causal:  # a mask of its own for each layer
+                kept += length * (n_k // batch) * w
             if flow.bias and stack.causal:  # joined with the mask, anew in each layer
                 kept += cells // batch * w
         if f"{name}.o" in keeping and (self.eager or not (scores or v)):
@@ -638,7 +643,8 @@ class _Answer:
         dequantised = step.largest * w if setting.quantized else 0
         fixed = inputs + everywhere
         kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss
-        kept += 0 if setting.checkpointing else inside
+        recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again
+        kept += 0 if recomputed else inside
 
         moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss, walked.forward)]
         one_layer, one_mlp = (w_t * number // n_layers for number in self._in_layers())

@@ -292,7 +292,7 @@ class Memory(Entry):
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that every input carries more while training."""
     keys: FormulaField = Field(default=0, validate_default=True)
-    """Keys that every attention sees more; where there may be any, the attention is written out (eager)."""
+    """Keys that every attention sees more."""
     gradients: Literal["through", "side"] = "through"
     """Whether gradients pass through the backbone, or only through what is beside it."""
     enters: Literal["inputs", "attention", "end"] = "end"

@@ -38,7 +38,7 @@ def remembered(row: dict[str, str]) -> Memory | None:
     try:
         return KB[row["method"]].memory(
             row["model"], batch=int(row["batch"]), seq=int(row["seq"]), dtype=row["dtype"], optimizer=row["optimizer"],
-            checkpointing=row["checkpointing"] == "True", attention=row["attention"], task=row["task"],
+            checkpointing=row["checkpointing"] == "True", attention=row["attends"], task=row["task"],
         )  # fmt: skip
     except UsageError as error:
         assert "does not say yet" in str(error), (row, error)
