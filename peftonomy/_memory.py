@@ -709,7 +709,7 @@ class _Answer:
                 own += row.count * row.n
             else:
                 added += row.count * row.n
-            largest = max(largest, row.count)
+            largest = max(largest, 0 if tensor.count is not None else row.count)  # a count may be of several tensors
         return own, added, largest, frozen
 
     def _copied(self) -> int:
