@@ -7,6 +7,7 @@ second of two training steps of the reference implementations, on fake tensors.
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import peftonomy
-from peftonomy import UsageError
+from peftonomy import UsageError, _cli
 from peftonomy._fit import gpu_bytes, largest
 from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting
 
@@ -248,3 +249,49 @@ def test_formulas_of_memory_are_checked() -> None:
     assert "tokens" in named["memory", "keeps", 3, "count"]
     assert "tokens" not in named["memory", "positions"]
     assert named["memory", "keeps", 0, "when"] == set(entry.hyperparameters)
+
+
+# The command line
+
+
+def run(capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
+    code = _cli.main(line.split())
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_memory_is_printed_as_python_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "memory lora --model llama_2_7b --batch 2 --seq 256 --set r=4 --targets attn.q --json")
+    assert code == 0
+    assert json.loads(out) == json.loads(json.dumps(asked(r=4, targets=["attn.q"]).to_dict()))
+    code, out, _ = run(capsys, "memory lora --model llama_2_7b --batch 2 --seq 256 --checkpointing --quantized nf4")
+    assert code == 0
+    assert "batch 2 x 256, bfloat16, adamw, sdpa, checkpointing, nf4" in out
+    assert f"peak {asked(checkpointing=True, quantized='nf4').peak:,}" in " ".join(out.split())
+
+
+def test_fit_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "fit lora full_fine_tuning --model llama_2_7b --gpu 24GiB --seq 512"
+    code, out, _ = run(capsys, line)
+    assert code == 0
+    assert [row.split()[0] for row in out.splitlines()] == ["method", "lora", "full_fine_tuning"]
+    code, out, _ = run(capsys, f"{line} --json")
+    assert [(f["method"], f["value"] > 0) for f in json.loads(out)] == [("lora", True), ("full_fine_tuning", False)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("memory lora --model llama_2_7b --batch 0 --seq 8", "batch: found 0"),
+        ("memory lora --model llama_2_7b --batch 1 --seq 9999", "4,096 positions"),
+        ("memory lora --model llama_2_7b --batch 1 --seq 8 --dtype int4", "unknown dtype"),
+        ("memory lora --model swin_tiny --batch 1 --seq 8", "dataflow"),
+        ("fit lora --model llama_2_7b --gpu big", "expected a size"),
+        ("fit lora --model llama_2_7b --gpu 24GiB --solve rr", "unknown size 'rr'"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    code, out, err = run(capsys, line)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
