@@ -22,7 +22,9 @@ from ._errors import DataError, PeftonomyError, UnknownName, UsageError, shown
 if TYPE_CHECKING:
     from ._adapter import Adapter
     from ._costs import Cost
+    from ._fit import Fit
     from ._kb import KnowledgeBase, Method
+    from ._memory import Memory
     from ._schema import Tensor
 
 __all__ = ["cli", "main"]
@@ -143,6 +145,26 @@ class Question:
         return knowledge().adapter(
             file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
         )
+
+    def remember(self, method: Method, **step: Any) -> Memory:
+        """The memory of a training step. Raises PeftonomyError."""
+        from ._memory import Setting
+
+        setting = Setting(dtype=self.dtype, **step)
+        return method.step(**self.place).memory(once(self.settings), setting)
+
+    def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
+        """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""
+        from ._fit import SOLVED, largest
+        from ._memory import Setting
+
+        known = {n.rpartition(".")[2]: text for n, text in once(self.settings).items() if knows(method, n)}
+        sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
+        if solve not in sizes.union(SOLVED):
+            raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
+        place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
+        step_ = method.step(**place)
+        return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
@@ -542,6 +564,96 @@ def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
     if not as_json:
         click.echo(f"{found.python}\n\n{found.library.file}")
     return out.print_json(found.to_dict())
+
+
+def step_options(command: F) -> F:
+    """The options that make up a `Setting`, apart from batch and length."""
+    options = [
+        click.option("--dtype", metavar="DTYPE", default="bfloat16", show_default=True,
+                     help="bfloat16, float16, float32, or mixed: what is trained in float32."),
+        click.option("--optimizer", metavar="NAME", default="adamw", show_default=True,
+                     help="adamw, adamw-foreach, adamw-8bit, paged-adamw, paged-adamw-8bit, adafactor or sgd."),
+        click.option("--checkpointing", is_flag=True, help="Keep only the layers' inputs and compute them again."),
+        click.option("--attention", metavar="KIND", default="sdpa", show_default=True, help="sdpa or eager."),
+        click.option("--quantized", metavar="KIND", help="Hold the layers' frozen matrices as nf4 or int8."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+STEP = ("optimizer", "checkpointing", "attention", "quantized")
+
+
+@cli.command()
+@method_argument
+@model_options
+@click.option("--batch", metavar="N", type=int, required=True, help="Sequences of a step.")
+@click.option("--seq", metavar="N", type=int, required=True, help="Tokens of a sequence.")
+@step_options
+@json_option
+def memory(method: str, as_json: bool, batch: int, seq: int, **asked: Any) -> None:
+    """Predict the memory and the operations of a training step."""
+    from ._memory import PARTS
+
+    step = {name: asked.pop(name) for name in STEP}
+    found = question(asked).remember(knowledge()[method], batch=batch, seq=seq, **step)
+    if as_json:
+        return out.print_json(found.to_dict())
+    setting = found.setting
+    click.echo(f"{found.method} on {found.model or asked['model']}, task {found.task}")
+    click.echo(", ".join(f"{n} = {v}" for n, v in found.hyperparameters.items()) or "no hyperparameters")
+    how = [f"batch {setting.batch} x {setting.seq}", setting.dtype, setting.optimizer, setting.attention]
+    how += ["checkpointing"] * setting.checkpointing + ([setting.quantized] if setting.quantized else [])
+    click.echo(", ".join(how) + "\n")
+    sizes = [(part.replace("_", " "), getattr(found, part), "") for part in PARTS]
+    sizes.append(("peak", found.peak, f", in the {found.phase} phase"))
+    sizes.append(("gpu extra", found.gpu_extra, ", an estimate, not in the peak"))
+    if found.paged:
+        sizes.append(("paged", found.paged, ", which may leave the GPU"))
+    rows = [(name, out.number(size), out.binary_text(size) + note) for name, size, note in sizes]
+    section(("", "bytes", ""), rows, right=["bytes"])
+    return click.echo(f"{found.forward_flops:.4g} operations forward, {found.step_flops:.4g} a step")
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@model_options
+@click.option("--gpu", metavar="SIZE", required=True, help="What the GPU holds: 24GiB, 80GB.")
+@click.option("--batch", metavar="N", type=int, default=1, show_default=True, help="Sequences of a step.")
+@click.option("--seq", metavar="N", type=int, default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--solve", metavar="NAME", default="batch", show_default=True,
+              help="What to solve for: batch, seq, or a hyperparameter that is a whole number.")  # fmt: skip
+@step_options
+@json_option
+def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int, solve: str, **asked: Any) -> None:
+    """Find the largest batch, length or size whose training step fits a GPU.
+
+    Without methods: all that can be sized on the model. The last column says which single change would help most.
+    """
+    from ._fit import gpu_bytes
+
+    kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
+    size, asking = gpu_bytes(gpu), question(asked)
+    found = []
+    for method in dict.fromkeys(methods or kb):
+        try:
+            found.append(asking.fit(kb[method], solve, size, batch=batch, seq=seq, **step))
+        except UsageError:
+            if methods:
+                raise
+    if not found:
+        raise UsageError("no method can be sized so; name one to see why")
+    found.sort(key=lambda f: -f.value)
+    if as_json:
+        return out.print_json([f.to_dict() for f in found])
+    rows = [
+        (f.method, out.number(f.value) if f.value else "none",
+         "" if f.memory is None else out.binary_text(f.memory.peak),
+         f"{f.changes[0].name}: {f.changes[0].value:,}" if f.changes else "")
+        for f in found
+    ]  # fmt: skip
+    return out.print_table(("method", solve, "peak", "best change"), rows, right=[solve, "peak"])
 
 
 # Looking after the data

@@ -250,6 +250,29 @@ class Parameter(ModuleSpec):
 AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discriminator="kind")]
 
 
+class Dataflow(Entry):
+    """How a layer computes, as far as it decides what autograd keeps for the backward pass."""
+
+    norm: Literal["kernel", "float32", "mixed"]
+    """`kernel`: one operation, which keeps its input. `float32`: written out in float32, of which it keeps the input's
+    copy. `mixed`: written out as products of the input and a float32 number, of which it keeps both."""
+    order: Literal["pre", "post"]
+    """Whether the norms stand before attention and feed-forward, or behind their residual sums."""
+    activation: FormulaField
+    """How many tensors as wide as the feed-forward its activation keeps."""
+    keeps_output: FormulaField = formula(0)
+    """Whether what the activation keeps is what it gives out."""
+    dropout: list[Literal["embedding", "attention", "residual", "mlp", "final"]] = Field(default_factory=list)
+    """Where dropout is, as the architecture is trained by default."""
+    softmax: Literal["float32", "model"] = "model"
+    """The type in which attention takes its softmax, `model` being that of the weights."""
+    loss: Literal["float32", "model"] = "float32"
+    """The type in which the language model's loss is taken."""
+    bias: bool = False
+    """Whether a position bias is added to the attention's scores."""
+    source: Citation
+
+
 class FeedForward(Entry):
     """The roles with which the feed-forward block begins and ends."""
 
@@ -296,6 +319,8 @@ class Family(Entry):
     modules: list[AnyModule]
     """What exists once."""
     stacks: dict[StackName, Stack]
+    dataflow: Dataflow | None = None
+    """What training keeps alive; without it nothing is said of memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -360,6 +385,9 @@ class Family(Entry):
                 above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
+        if self.dataflow is not None:
+            yield ("dataflow", "activation"), self.dataflow.activation, above
+            yield ("dataflow", "keeps_output"), self.dataflow.keeps_output, above
         for name, stack in self.stacks.items():
             yield ("stacks", name, "layers"), stack.layers, above
             yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._export import Configuration
     from ._graph import Graph
     from ._library import Library
+    from ._memory import Memory, Step
     from ._query import Selection
     from ._sweep import Sweep
     from ._taxonomy import Planned, Taxonomy
@@ -141,6 +142,45 @@ class Method:
         """
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.cost(hyperparameters, dtype)
+
+    def memory(
+        self,
+        model: str | Path | Mapping[str, Any] | Backbone,
+        *,
+        batch: int,
+        seq: int,
+        dtype: str = "bfloat16",
+        optimizer: str = "adamw",
+        checkpointing: bool = False,
+        attention: str = "sdpa",
+        quantized: str | None = None,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        **hyperparameters: Any,
+    ) -> Memory:
+        """What a training step of the method takes, in bytes, without running it.
+
+        batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (what is trained in float32,
+        the rest and the activations in half precision). optimizer: see `_memory.OPTIMIZERS`. attention: sdpa or eager.
+        quantized: nf4 or int8, how the layers' frozen matrices are held. task: by default the model's own, or sequence
+        classification where it has none. Others as for `cost`. Raises UsageError for what makes no sense, and where
+        entry or family do not say what it takes.
+        """
+        from ._memory import Setting
+
+        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        where: dict[str, Any] = {"targets": targets, "target_modules": target_modules, "num_labels": num_labels}
+        return self.step(model, task, **where).memory(hyperparameters, setting)
+
+    def step(self, model: str | Path | Mapping[str, Any] | Backbone, task: str | None = None, **where: Any) -> Step:
+        """The method laid out on a model for training; arguments as for `plan`, but for the task: by default the
+        model's own, or sequence classification where it has none. Raises UsageError."""
+        backbone = self.kb.backbone(model)
+        if task is None and backbone.default_task == "none" and "seq_cls" in backbone.tasks:
+            task = "seq_cls"
+        return self.plan(model if isinstance(model, str) else backbone, task=task, **where).step
 
     def sweep(
         self,

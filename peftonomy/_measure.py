@@ -14,7 +14,7 @@ from ._family import DIMS
 from ._formula import Formula
 from ._schema import OF_PARAMETERS, Moved, Tensor
 
-__all__ = ["BLOCKS", "HELD", "LOCAL", "Measure", "measure"]
+__all__ = ["BLOCKS", "HELD", "LOCAL", "OF_STEP", "Measure", "measure"]
 
 HELD = ("values", "indices", "bits", "shared")
 """What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
@@ -28,6 +28,8 @@ LOCAL: dict[str, frozenset[str]] = {
     **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
+OF_STEP = frozenset({"tokens", "seq"})
+"""Dimensions of a training step, which formulas of memory may name: tokens of a batch, and of a sequence."""
 
 ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-__all__ = ["bytes_text", "number", "print_json", "print_table", "progress", "write_atomically"]
+__all__ = ["binary_text", "bytes_text", "number", "print_json", "print_table", "progress", "write_atomically"]
 
 
 def print_json(value: Any) -> None:
@@ -43,6 +43,18 @@ def bytes_text(value: int) -> str:
     while size >= 999.5 and len(units) > 1:
         size, units = size / 1000, units[1:]
     return f"{size:.3g} {units[0]}"
+
+
+def binary_text(value: int) -> str:
+    """A size in binary units, as memory is counted: `16 MiB`.
+
+    >>> binary_text(16 * 2**20), binary_text(1000)
+    ('16 MiB', '1000 B')
+    """
+    size, units = float(value), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1023.5 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.4g} {units[0]}"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._costs import Cost, TensorCost
@@ -22,8 +23,9 @@ from ._values import coerced
 
 if TYPE_CHECKING:
     from ._kb import Method
+    from ._memory import Step
 
-__all__ = ["BYTES", "Place", "Plan"]
+__all__ = ["BYTES", "Place", "Plan", "Row"]
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 INDEX_BYTES = 4
@@ -73,7 +75,7 @@ class Piece:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers.
 
     copies: how many at each place. layers: those in which it exists, where that is not all of them.
@@ -156,6 +158,13 @@ class Plan:
                         where = f"{site.module.path} (role {site.role}) of {label}"
                         raise UsageError(f"no tensor of {self.method.id} acts on {where}; name other targets")
 
+    @cached_property
+    def step(self) -> Step:
+        """What the memory of a training step needs. Raises UsageError where entry or family do not say it."""
+        from ._memory import Step
+
+        return Step(self)
+
     def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """All hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
         chosen = self.named(given)
@@ -216,12 +225,13 @@ class Plan:
             everything.append(own)
         return [tuple(own.values()) for own in everything]
 
-    def rows(self, values: Mapping[str, Value]) -> list[_Row]:
+    def rows(self, values: Mapping[str, Value]) -> list[Row]:
         """Every piece that exists under these hyperparameters, with its counts."""
-        rows = self._each(values)
+        rows = self.each(values)
         return self._gathered(rows) if self.shares else rows
 
-    def _each(self, values: Mapping[str, Value]) -> list[_Row]:
+    def each(self, values: Mapping[str, Value]) -> list[Row]:
+        """As `rows`, but a tensor with a share across all its places still has a row for each kind of them."""
         arguments = self.arguments(values) if len(self.parts) > 1 else [tuple(values.values())]
         rows = []
         for piece in self.pieces:
@@ -241,7 +251,7 @@ class Plan:
                 rows.append(self._row(piece, args, found, layers))
         return rows
 
-    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> _Row:
+    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> Row:
         """found: what the measure of the piece says of each of its places, in these layers."""
         measured = piece.measure
         if found is False:
@@ -256,15 +266,15 @@ class Plan:
         n = there * copies
         all_or_none = count * n if trained else 0
         moved = all_or_none if isinstance(trained, bool) else n * found[trained]
-        row = _Row(piece, args, count, n, moved, copies, layers)
+        row = Row(piece, args, count, n, moved, copies, layers)
         for kind, at in measured.held:
             held = n * (count if at is None else found[at])
             setattr(row, kind, getattr(row, kind) + held)
         return row
 
-    def _gathered(self, rows: Sequence[_Row]) -> list[_Row]:
+    def _gathered(self, rows: Sequence[Row]) -> list[Row]:
         """Tensors with a share `across` all their places become one row each: that share has no place of its own."""
-        groups: dict[str, list[_Row]] = {}
+        groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.piece.name, []).append(row)
         gathered = []
@@ -275,10 +285,10 @@ class Plan:
                 gathered += members
         return gathered
 
-    def _whole_row(self, members: Sequence[_Row]) -> _Row:
+    def _whole_row(self, members: Sequence[Row]) -> Row:
         piece, args = members[0].piece, members[0].args
         numel = sum(r.count * r.n for r in members)
-        row = _Row(piece, args, numel, 1, 0, roles=tuple(_roles(members)))
+        row = Row(piece, args, numel, 1, 0, roles=tuple(_roles(members)))
         for kind in (*HELD, "trained"):
             setattr(row, kind, sum(getattr(r, kind) for r in members))
         known = self.common | {"numel": numel}
@@ -334,10 +344,10 @@ class Plan:
             trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
             shared, served, masks,
             inventory.head, inventory.backbone.parameters, lambda: tuple(self._merged(rows)),
-            lambda: self._base_bytes(values, size),
+            lambda: self.base_bytes(values, size),
         )  # fmt: skip
 
-    def _base_bytes(self, values: Mapping[str, Value], size: int) -> int:
+    def base_bytes(self, values: Mapping[str, Value], size: int) -> int:
         """Bytes of the backbone as the method holds it: `base_storage` where declared, `size` a number elsewhere."""
         plain = self.inventory.backbone.parameters * size
         for part, args in zip(self.parts, self.arguments(values), strict=True):
@@ -359,13 +369,13 @@ class Plan:
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:
         """Every declared tensor at every single place of the network, tensor by tensor in the network's order."""
-        rows = self._each(self.values(given))
+        rows = self.each(self.values(given))
         order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
         found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
         found.sort(key=lambda place: place[:2])
-        return [place for _, _, row, spot in found for place in _single(row, spot, self._shape(row, spot))]
+        return [place for _, _, row, spot in found for place in _single(row, spot, self.shape(row, spot))]
 
-    def _shape(self, row: _Row, spot: Spot | None = None) -> tuple[int, ...] | None:
+    def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
         """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
         piece = row.piece
         own = (spot or piece.places.spots[0][1]).shape
@@ -373,10 +383,10 @@ class Plan:
             return None if row.roles else own
         return tuple([int(size) for size in piece.measure.shape(self.common, piece.places.dims, *row.args)])
 
-    def _merged(self, rows: Sequence[_Row]) -> Iterator[TensorCost]:
-        groups: dict[tuple[Any, ...], list[_Row]] = {}
+    def _merged(self, rows: Sequence[Row]) -> Iterator[TensorCost]:
+        groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
-            key = row.piece.name, row.piece.tensor.per, self._shape(row), row.count
+            key = row.piece.name, row.piece.tensor.per, self.shape(row), row.count
             groups.setdefault(key, []).append(row)
         for (name, per, shape, count), members in groups.items():
             n = sum(r.n for r in members)
@@ -389,7 +399,7 @@ class Plan:
             )  # fmt: skip
 
 
-def _single(row: _Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
+def _single(row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
     source = spot.source
     start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
     stack = "" if source is None else source.stack
@@ -403,7 +413,7 @@ def _single(row: _Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Pl
         )  # fmt: skip
 
 
-def _roles(rows: Iterable[_Row]) -> Iterator[str]:
+def _roles(rows: Iterable[Row]) -> Iterator[str]:
     """The roles of the places where the rows' tensors are, each once, in the network's order."""
     numbered = sorted(
         (number, spot.role)

@@ -17,7 +17,7 @@ from ._claims import QUANTITIES, judge, printed
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
 from ._family import Family
 from ._formula import Formula
-from ._measure import LOCAL
+from ._measure import LOCAL, OF_STEP
 from ._schema import MethodEntry, Tensor
 from ._yaml import dotted, load_yaml
 
@@ -102,6 +102,11 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     for name, storage in entry.base_storage.items():
         yield ("base_storage", name, "count"), storage.count, everywhere | {"numel"}
     yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
+    if entry.memory is not None:
+        for keys, formula, scope in entry.memory.formulas():
+            step = OF_STEP if keys[0] == "keeps" else frozenset[str]()
+            known = own if keys[-1] == "when" else everywhere | LOCAL[scope] | step
+            yield ("memory", *keys), formula, known
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
         yield ("closed_forms", i, "formula"), closed.formula, everywhere
@@ -127,7 +132,7 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
     "No hyperparameter has the name of a dimension, which would hide one of the two from formulas.",
 )
 def _hyperparameter_names(method: Method) -> Iterator[Finding]:
-    taken = MODEL_NAMES.union(*LOCAL.values())
+    taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
             yield Finding(("hyperparameters", name), name, "a name that is no dimension's")
@@ -193,6 +198,8 @@ def _roles(method: Method) -> Iterator[Finding]:
         named += [(("targets", "allowed", i), role) for i, role in enumerate(entry.targets.allowed)]
     for name, tensor in entry.tensors.items():
         named += [(("tensors", name, "roles", i), role) for i, role in enumerate(tensor.roles or [])]
+    for k, kept in enumerate(entry.memory.keeps if entry.memory else ()):
+        named += [(("memory", "keeps", k, "roles", i), role) for i, role in enumerate(kept.roles or [])]
     for name, storage in entry.base_storage.items():
         named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
     for keys, role in named:

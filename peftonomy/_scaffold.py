@@ -37,6 +37,7 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     schema.Properties: ("", {}),
     schema.Include: ("", {}),
     schema.BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
     schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
     schema.Relation: ("", {}),

@@ -30,7 +30,7 @@ from ._yaml import Document, dotted
 
 __all__ = [
     "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
-    "MethodEntry", "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
+    "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
 ]  # fmt: skip
 
 
@@ -254,6 +254,63 @@ class Properties(Entry):
     note: Line | None = None
 
 
+class Kept(Entry):
+    """What training keeps alive from the forward pass to the backward pass, at every place of a scope."""
+
+    per: Literal["site", "attention", "mlp", "layer", "model"]
+    roles: list[Role] | None = None
+    where: FormulaField | None = None
+    when: FormulaField | None = None
+    """`roles`, `where` and `when` narrow it as they narrow a tensor."""
+    input: bool = False
+    """At a site or feed-forward block: the input of the module, which counts once for all that keep it."""
+    output: bool = False
+    """At a site: what the targeted module gives out, all of it where it is fused."""
+    count: FormulaField = Field(default=0, validate_default=True)
+    """Numbers more, over `seq` (the length of a sequence) and `tokens` (of all sequences of a batch) too. What the
+    model has once and names neither is held from step to step."""
+    bits: int | None = Field(default=None, ge=1, le=64)
+    """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
+    temporary: FormulaField = Field(default=0, validate_default=True)
+    """Numbers more that the backward pass needs there for a while."""
+
+    def tensor(self) -> Tensor:
+        """The same as a tensor that nobody holds, so that it is laid out like one."""
+        return Tensor(
+            per=self.per, roles=self.roles, where=self.where, when=self.when, count=self.count, init="activations",
+            trained=False, stored=[Stored.model_validate({"as": "none"})], served="absent",
+        )  # fmt: skip
+
+
+class Memory(Entry):
+    """What training keeps alive, as far as the tensors do not say it: mechanism only, never a measured number.
+
+    Without it a method can be sized only where all that it trains are parameters of the backbone itself.
+    """
+
+    keeps: list[Kept] = []
+    positions: FormulaField = Field(default=0, validate_default=True)
+    """Sequence positions that every input carries more while training."""
+    keys: FormulaField = Field(default=0, validate_default=True)
+    """Keys that every attention sees more."""
+    gradients: Literal["through", "side"] = "through"
+    """Whether gradients pass through the backbone, or only through what is beside it."""
+    enters: Literal["inputs", "attention", "end"] = "end"
+    """Where in a block the tensors that belong to it come in: with what its attention reads, between its keys and
+    queries, or behind it. Only what stands before the first of all keeps nothing."""
+    note: Line | None = None
+
+    def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula, str]]:
+        """Every formula with its place in the record and the scope that it is of."""
+        yield ("positions",), self.positions, "model"
+        yield ("keys",), self.keys, "model"
+        for i, kept in enumerate(self.keeps):
+            for keys, formula in kept.tensor().formulas():
+                if keys != ("copies",):
+                    yield ("keeps", i, *keys), formula, kept.per
+            yield ("keeps", i, "temporary"), kept.temporary, kept.per
+
+
 class ClosedForm(Entry):
     """A formula as printed in a paper; a test proves it equal to our count where the assumptions hold."""
 
@@ -410,6 +467,7 @@ class MethodEntry(Entry):
     includes: list[Include] = []
     base_storage: dict[Name, BaseStorage] = {}
     properties: Properties
+    memory: Memory | None = None
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []
     relations: list[Relation] = []

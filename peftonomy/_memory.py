@@ -1,0 +1,798 @@
+"""The answer to "does it fit?": the memory of a training step, from closed forms.
+
+    >>> import peftonomy
+    >>> memory = peftonomy.load()["lora"].memory("llama_2_7b", batch=1, seq=512, r=8)
+    >>> memory.phase, memory.weights, memory.optimizer_states
+    ('backward', 13485219840, 16777216)
+
+No constant is fitted. Autograd keeps a tensor if and only if the gradient of something that carries one needs it: a
+linear map keeps its input only if its weight is trained, a product the other factor, a softmax its output, a norm its
+input. Families say how their layers compute (`dataflow`), entries what their methods add (`memory`), and what is kept
+follows layer by layer: before the first trained tensor nothing is. All sizes are live bytes; what a GPU adds is an
+estimate of its own (`gpu_extra`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._errors import UnknownName, UsageError, shown
+from ._formula import Formula
+from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup
+from ._layout import Spot, spots
+from ._measure import OF_STEP, Measure, measure
+from ._schema import Kept, MethodEntry, Value
+from ._schema import Memory as Mechanism
+from ._table import Table
+
+if TYPE_CHECKING:
+    from ._plan import Plan, Row
+
+__all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "QUANTIZED", "Memory", "Setting", "Step"]
+
+DTYPES = {"float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "mixed": (2, 4)}
+"""Bytes of a number of the frozen weights (and of activations), and of one that is trained."""
+ATTENTION = ("sdpa", "eager")
+PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
+TOKEN_BYTES = 8 * 3
+"""Of a token's number, its place in the mask and its label, which are 64-bit integers."""
+BLOCK = 64
+"""Weights that share a scale in NF4, as in QLoRA."""
+QUANTIZED = {"nf4": 4, "int8": 8}
+"""Bits of a weight that is held quantised; a scale in float32 comes with each block (nf4) or row (int8)."""
+STATE_BLOCK = 256
+"""Values that share a scale in 8-bit optimizer states."""
+LOGSUMEXP = 4
+"""Bytes that fused attention keeps for every query of every head."""
+CONTEXT, WORKSPACE, FRAGMENTATION = 400 * 2**20, 32 * 2**20, 0.03
+"""What a GPU adds, roughly: its context, the workspaces of its libraries, and what allocation wastes."""
+MAX_TOKENS = 10**9
+READING = ("attn.q", "attn.k", "attn.v", "attn.qkv")
+"""Roles of what reads a layer's input first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """What an optimizer holds: how many `moments` of each trained number, and how.
+
+    factored: rows and columns of a matrix in place of it. foreach: whether all tensors are updated together.
+    """
+
+    moments: int
+    eight_bit: bool = False
+    paged: bool = False
+    factored: bool = False
+    foreach: bool = False
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(2),
+    "adamw-foreach": Optimizer(2, foreach=True),
+    "adamw-8bit": Optimizer(2, eight_bit=True),
+    "paged-adamw": Optimizer(2, paged=True),
+    "paged-adamw-8bit": Optimizer(2, eight_bit=True, paged=True),
+    "adafactor": Optimizer(1, factored=True),
+    "sgd": Optimizer(0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a step is trained, apart from method and model."""
+
+    batch: int
+    seq: int
+    dtype: str = "bfloat16"
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    quantized: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seq"):
+            number = getattr(self, name)
+            if type(number) is not int or not 1 <= number <= MAX_TOKENS:
+                raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
+        for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
+            if getattr(self, name) not in known:
+                raise UnknownName(name, str(getattr(self, name)), known)
+        if self.quantized is not None and self.quantized not in QUANTIZED:
+            raise UnknownName("quantization", str(self.quantized), QUANTIZED)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one training step (the second or a later one, when optimizer states exist), at its peak.
+
+    peak: the most that is alive at once; phase: when (forward, backward or optimizer). weights, gradients,
+    optimizer_states, activations (what the forward pass leaves for the backward pass), temporaries: what the peak is
+    made of. kept: what is alive besides weights and optimizer states when the forward pass ends. gpu_extra: what a GPU
+    adds, an estimate. paged: optimizer states that may leave the GPU, not in the peak. forward_flops, step_flops: of
+    one step, in products of matrices, a multiplication and an addition being two.
+    """
+
+    method: str
+    model: str
+    task: str
+    setting: Setting
+    hyperparameters: dict[str, Value]
+    targets: tuple[str, ...]
+    phase: str
+    weights: int
+    gradients: int
+    optimizer_states: int
+    activations: int
+    temporaries: int
+    kept: int
+    paged: int
+    trained: int
+    forward_flops: int
+    step_flops: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes alive when most are."""
+        return sum(getattr(self, part) for part in PARTS)
+
+    @property
+    def gpu_extra(self) -> int:
+        """An estimate of what a GPU holds besides: context, workspaces, fragmentation."""
+        return CONTEXT + WORKSPACE + int(FRAGMENTATION * (self.peak - self.weights))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `memory --json` prints it; integers are exact."""
+        return {
+            "method": self.method, "model": self.model, "task": self.task, **asdict(self.setting),
+            "hyperparameters": dict(self.hyperparameters), "targets": list(self.targets),
+            "peak": self.peak, "phase": self.phase, **{part: getattr(self, part) for part in PARTS},
+            "kept": self.kept, "paged": self.paged, "gpu_extra_estimate": self.gpu_extra, "trained": self.trained,
+            "forward_flops": self.forward_flops, "step_flops": self.step_flops,
+        }  # fmt: skip
+
+    def table(self) -> Table:
+        """One row per part of the peak."""
+        rows = [{"part": part, "bytes": getattr(self, part)} for part in PARTS]
+        return Table(rows, caption=f"{self.method} on {self.model}: {self.peak:,} bytes, in the {self.phase} phase")
+
+
+
+def mechanism(entry: MethodEntry) -> Mechanism:
+    """What an entry says of memory, or what follows where all that it trains is the backbone's own."""
+    if entry.memory is not None:
+        return entry.memory
+    if all(t.selecting and isinstance(t.trained, bool) for t in entry.tensors.values()):
+        return Mechanism()
+    raise UsageError(f"{entry.id} does not say yet what its training keeps alive, so its memory is not known")
+
+
+# What a method does in each layer
+
+
+class Layer(NamedTuple):
+    """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), and of which roles'
+    modules it trains the weight, keeps the input, and reads the input with tensors of its own."""
+
+    trained: frozenset[str] = frozenset()
+    weights: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset()
+
+
+OUTSIDE = "", -1
+Layers = Mapping[str, list[tuple[Layer, int]]]
+"""For each stack the runs of equal layers with their lengths; "" has what stands outside of stacks."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The sizes of equal layers, and what they are made of: attentions by name, roles of norms."""
+
+    name: str
+    layers: int
+    d: int
+    d_attn: int
+    d_kv: int
+    d_ff: int
+    heads: int
+    attentions: tuple[str, ...]
+    gated: bool
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees none behind it."""
+        return self.name.startswith("decoder")
+
+    @classmethod
+    def of(cls, inventory: Inventory, name: str) -> Stack:
+        dims = {**inventory.backbone.dims, **inventory.backbone.stack_dims[name]}
+        attentions = tuple(b.name for b in inventory.blocks if b.stack == name and b.kind == "attention")
+        gated = any(m.stack == name and m.role in ("mlp.gate", "mlp.gate_up") for m in inventory.modules)
+        return cls(
+            name, inventory.backbone.layers[name], dims["d_model"], dims["d_attn"], dims["d_kv"], dims["d_ff"],
+            dims["n_heads"], attentions, gated,
+        )  # fmt: skip
+
+
+def _plain(role: str) -> Iterator[str]:
+    """The roles within one that may be fused: `attn.qkv` is `attn.q`, `attn.k` and `attn.v`."""
+    block, _, letters = role.partition(".")
+    if block in ("attn", "xattn") and set(letters) <= set("qkvo"):
+        yield from (f"{block}.{letter}" for letter in letters)
+    else:
+        yield from ("mlp.gate", "mlp.up") if role == "mlp.gate_up" else (role,)
+
+
+class Extra(NamedTuple):
+    """A record of what a method keeps, at one of its places: bytes in all and in a layer, those that the backward pass
+    needs there for a while, in which layers, if not all, and whether it is held from step to step."""
+
+    record: int
+    place: int
+    total: int
+    layer: int
+    temporary: int
+    layers: frozenset[int] | None
+    held: bool
+
+
+class Step:
+    """A plan with what memory needs beyond it, worked out once; `Plan.step`. Raises UsageError."""
+
+    def __init__(self, plan: Plan):
+        inventory = plan.inventory
+        family = inventory.backbone.family
+        if family.dataflow is None:
+            raise UsageError(f"memory: family {family.model_type} does not say yet how its layers compute (dataflow)")
+        self.plan, self.inventory, self.flow = plan, inventory, family.dataflow
+        self.activation: int = self.flow.activation(inventory.backbone.config)
+        self.keeps_output = bool(self.flow.keeps_output(inventory.backbone.config))
+        self.mechanisms = [mechanism(part.entry) for part in plan.parts]
+        self.side = any(m.gradients == "side" for m in self.mechanisms)
+        self.stacks = [Stack.of(inventory, name) for name in inventory.stacks]
+        self.keeps: list[tuple[int, Kept, Measure, list[Spot]]] = []
+        for index, part in enumerate(plan.parts):
+            for kept in self.mechanisms[index].keeps:
+                measured = measure(kept.tensor(), tuple(part.entry.hyperparameters))
+                places = list(spots(measured, inventory, plan.sites[index]))
+                self.keeps.append((index, kept, measured, places))
+        self._layers: dict[Any, Layers] = {}
+
+    @cached_property
+    def vocab(self) -> int:
+        """Outputs of the language model's head, 0 without one."""
+        return sum(m.d_out for m in self.inventory.modules if m.role == "head.lm")
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether that head has the embedding's weight."""
+        return any(m.role == "head.lm" and "weight" not in dict(m.parameters) for m in self.inventory.modules)
+
+    @cached_property
+    def normed(self) -> bool:
+        """Whether a norm stands behind the embeddings."""
+        return any(m.role == "norm.embed" for m in self.inventory.modules)
+
+    @cached_property
+    def changed(self) -> bool:
+        """Whether something is done to embedded tokens before the first layer."""
+        positions = any(m.role == "embed.position" for m in self.inventory.modules)
+        return self.normed or positions or "embedding" in self.flow.dropout
+
+    @staticmethod
+    def embeds(outside: Layer) -> bool:
+        """Whether embeddings are trained."""
+        return any(role.startswith("embed.") for role in outside.trained)
+
+    @cached_property
+    def linears(self) -> list[Module]:
+        """The linear maps of the layers."""
+        return [m for m in self.inventory.modules if m.kind in LINEAR and m.stack]
+
+    @cached_property
+    def largest(self) -> int:
+        """Numbers of the largest matrix in the layers."""
+        return max((m.d_in * m.d_out for m in self.linears), default=0)
+
+    def layers(self, rows: list[Row], extras: list[Extra]) -> Layers:
+        """What the method does in each layer, given its tensors and what it keeps."""
+        key = tuple((id(row.piece), row.layers) for row in rows), tuple((e.record, e.place, e.layers) for e in extras)
+        if key not in self._layers:
+            self._layers[key] = self._walked(rows, extras)
+        return self._layers[key]
+
+    def _walked(self, rows: list[Row], extras: list[Extra]) -> Layers:
+        found: dict[tuple[str, int], tuple[set[str], ...]] = {}
+
+        def note(spot: Spot, only: frozenset[int] | None, kind: int, roles: list[str]) -> None:
+            stack = "" if spot.source is None else spot.source.stack
+            for layer in spot.layers or (-1,):
+                if only is None or layer in only:
+                    found.setdefault((stack, layer), tuple(set() for _ in Layer._fields))[kind].update(roles)
+
+        for row in rows:
+            enters = self.mechanisms[row.piece.part].enters
+            if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
+                for _, spot in row.piece.places.spots:
+                    note(spot, row.layers, 3, _roles(spot, enters))
+            if row.piece.tensor.trained is False:
+                continue
+            for _, spot in row.piece.places.spots:
+                note(spot, row.layers, 0, _roles(spot, enters))
+                if row.piece.tensor.selecting and spot.suffix == "weight":
+                    note(spot, row.layers, 1, _roles(spot, enters))
+        for extra in extras:
+            part, kept, _, where = self.keeps[extra.record]
+            spot = where[extra.place]
+            note(spot, extra.layers, 0, _roles(spot, self.mechanisms[part].enters))  # what is shared acts here too
+            if kept.input:
+                note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot, ""))
+        empty: tuple[set[str], ...] = tuple(set() for _ in Layer._fields)
+        layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
+        layers[""] = [found.get(OUTSIDE, empty)]
+        return {
+            name: [(Layer(*map(frozenset, sets)), len(list(same))) for sets, same in groupby(each)]
+            for name, each in layers.items()
+        }
+
+    def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
+        """The memory of a step with these hyperparameters. Raises UsageError."""
+        return _Answer(self, given, setting).memory()
+
+
+def _roles(spot: Spot, enters: str) -> list[str]:
+    """Where a tensor at a spot comes in."""
+    if spot.source is None:
+        return []
+    if isinstance(spot.source, Block):
+        return [f"{spot.role}:{enters}"]
+    return [*_plain(spot.source.module.role if isinstance(spot.source, SiteGroup) else spot.role)]
+
+
+# One question
+
+
+class Half(NamedTuple):
+    """A part of a layer: the bytes that it keeps, those of them that are released before its backward pass needs most,
+    and what that needs for a while."""
+
+    kept: int = 0
+    tail: int = 0
+    temporary: int = 0
+
+
+@dataclass
+class Walked:
+    """What the backbone keeps: bytes in its layers, before them, behind each stack and (of these) behind the last one;
+    what the last layer of the forward pass needs for a while (with a residual sum in front of its norm: the state of
+    the feed-forward, the model's input, the layer's, the block's, and what dropout and norm give out); the halves of
+    the first and the last layer that gradients reach; and in how many layers of a stack they flow into its input
+    and out of its last sum."""
+
+    layers: int = 0
+    entry: int = 0
+    forward: int = 0
+    ends: int = 0
+    final: int = 0
+    first: list[Half] = field(default_factory=list)
+    last: list[Half] = field(default_factory=list)
+    into: dict[str, int] = field(default_factory=dict)
+    through: dict[str, int] = field(default_factory=dict)
+
+
+class _Answer:
+    """One question: a step with hyperparameters and a setting put in."""
+
+    def __init__(self, step: Step, given: Mapping[str, Any], setting: Setting):
+        self.step, self.plan, self.setting, self.flow = step, step.plan, setting, step.flow
+        self.w, self.w_t = DTYPES[setting.dtype]
+        self.values = self.plan.values(given)
+        self.rows = self.plan.each(self.values)
+        self.arguments = self.plan.arguments(self.values)
+        self.keys = self._total("keys")
+        positions = self._total("positions")
+        self.eager = setting.attention == "eager"
+        limit = self.plan.common["max_positions"]
+        if limit and setting.seq + positions > limit:
+            raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
+        self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
+        self.prompted = positions > 0
+        self.extras = list(self._extras())
+        self.layers = step.layers(self.rows, self.extras)
+        self.outside = self.layers[""][0][0]
+
+    def _total(self, name: str) -> int:
+        """A number that the method's parts give together."""
+        total = 0
+        for part, mechanism, args in zip(self.plan.parts, self.step.mechanisms, self.arguments, strict=True):
+            found: Formula = getattr(mechanism, name)
+            if found.literal != 0:
+                total += int(found.compile(tuple(part.entry.hyperparameters), self.plan.common)(*args))
+        return total
+
+    def _extras(self) -> Iterator[Extra]:
+        """What the method keeps of its own."""
+        everywhere = max(self.lengths.values())
+        for record, (part, kept, measured, places) in enumerate(self.step.keeps):
+            args = self.arguments[part]
+            size = self.w if kept.bits is None else kept.bits / 8
+            for place, spot in enumerate(places):
+                stack = "" if spot.source is None else spot.source.stack
+                seq = self.lengths.get(stack, everywhere)
+                tokens = {"tokens": self.setting.batch * seq, "seq": seq}
+                common, dims = self.plan.common | tokens, {**spot.dims, **tokens}
+                layers = None
+                if measured.layered:
+                    layers = frozenset(n for n in spot.layers if measured.there(common, dims, n, *args)[0])
+                found = measured.sizes(common, dims, *args)
+                n = spot.n if layers is None else len(layers)
+                if found is None or not n:
+                    continue
+                one, temporary = math.ceil(found[0] * size), 0
+                if kept.output and isinstance(spot.source, SiteGroup):
+                    one += common["tokens"] * spot.source.module.d_out * self.w
+                if kept.temporary.literal != 0:
+                    temporary = int(kept.temporary.compile(measured.hyperparameters, common | dims)(*args)) * self.w
+                held = kept.per == "model" and kept.count.names.isdisjoint(OF_STEP)
+                yield Extra(record, place, n * one, one if spot.layers else 0, temporary, layers, held)
+
+    # A layer
+
+    def norm(self, d: int, tokens: int, live: bool, gain: bool) -> int:
+        """Bytes that a norm of that many tokens keeps."""
+        n = tokens * d
+        if self.flow.norm == "kernel":
+            return (n + 2 * tokens) * self.w if live or gain else 0
+        kept = n * self.w if gain else 0
+        if live:
+            kept += 4 * n + 4 * tokens
+            kept += n * self.w if self.flow.norm == "mixed" and self.w < 4 else 0
+        return kept
+
+    def attention(self, stack: Stack, name: str, layer: Layer, live: bool, source: bool) -> tuple[Half, bool]:
+        """An attention, whether a gradient flows into what it reads (and from where its keys come), and out of it."""
+        batch, w, flow = self.setting.batch, self.w, self.flow
+        cross = name == "xattn"
+        length = self.lengths[stack.name]
+        n = batch * length
+        n_k = batch * (self.lengths[self.step.stacks[0].name] if cross else length) + batch * self.keys
+        trained, keeping = layer.trained, layer.weights | layer.inputs
+        pre = flow.order == "pre"
+        gain = f"norm.{name}" in trained
+        kept = self.norm(stack.d, n, live, gain) if pre else 0
+        read = live or (pre and gain) or f"{name}:inputs" in trained
+        into = source if cross else read
+        q = read or f"{name}.q" in trained
+        extra = f"{name}:attention" in trained
+        k, v = into or extra or f"{name}.k" in trained, into or extra or f"{name}.v" in trained
+        if keeping & ({f"{name}.q"} if cross else {f"{name}.q", f"{name}.k", f"{name}.v"}):
+            same = self.setting.checkpointing and not pre and not cross  # the layer's own input, which is kept already
+            kept += 0 if same else n * stack.d * w
+        cells = n // batch * n_k * stack.heads
+        out, scores = n * stack.d_attn * w, q or k
+        wide = stack.d_attn if self.eager else stack.d_kv
+        temporary = 0
+        if self.eager:
+            half = 4 if flow.softmax == "float32" else w
+            kept += out * k + n_k * wide * w * (q + scores)
+            kept += cells * half * scores
+            if "attention" in flow.dropout:
+                kept += cells * scores + cells * w * v
+            elif v:
+                kept += cells * w * (not scores or half != w)
+            temporary = cells * (w + half) if scores else 0
+        elif scores or v:
+            kept += 2 * out + 2 * n_k * wide * w + LOGSUMEXP * batch * stack.heads * length
+            if self.keys and not cross and stack.causal:  # a mask of its own for each layer
+                kept += length * (n_k // batch) * w
+            if flow.bias and stack.causal:  # joined with the mask, anew in each layer
+                kept += cells // batch * w
+        if f"{name}.o" in keeping and (self.eager or not (scores or v)):
+            kept += out
+        live_out = scores or v or f"{name}.o" in trained or f"{name}:end" in trained
+        tail, live = self._tail(stack, n, live, live_out, gain)
+        return Half(kept + tail, tail, temporary), live
+
+    def _tail(self, stack: Stack, n: int, live: bool, added: bool, gain: bool) -> tuple[int, bool]:
+        """Bytes kept where half a layer ends, and whether a gradient flows out of it."""
+        kept = n * stack.d if added and "residual" in self.flow.dropout else 0
+        live = live or added
+        if self.flow.order == "post":
+            kept += self.norm(stack.d, n, live, gain)
+            live = live or gain
+        return kept, live
+
+    def feed_forward(self, stack: Stack, layer: Layer, live: bool) -> tuple[Half, bool]:
+        """The feed-forward block, and whether a gradient flows out of it."""
+        w, flow, trained, keeping = self.w, self.flow, layer.trained, layer.weights | layer.inputs
+        n = self.setting.batch * self.lengths[stack.name]
+        wide, pre, gain = n * stack.d_ff, flow.order == "pre", "norm.mlp" in layer.trained
+        kept = self.norm(stack.d, n, live, gain) if pre else 0
+        read = live or (pre and gain)
+        if keeping & {"mlp.up", "mlp.gate"}:
+            kept += n * stack.d * w
+        up, gate = read or "mlp.up" in trained, read or "mlp.gate" in trained
+        activated = gate if stack.gated else up
+        kept += self.step.activation * wide * w * activated
+        if stack.gated:
+            kept += wide * w * (up + gate)
+        inner = up or gate
+        dropped = "mlp" in flow.dropout
+        kept += wide * (inner and dropped)
+        same = self.step.keeps_output and not stack.gated and not dropped and inner
+        kept += wide * w * ("mlp.down" in keeping and not same)
+        live_out = inner or bool(trained & {"mlp.down", "mlp:end"})
+        tail, live = self._tail(stack, n, live, live_out, gain)
+        gone = 0
+        if "mlp.down" in layer.weights and not stack.gated:
+            temporary = wide * w + 2 * n * stack.d * w + stack.d * stack.d_ff * self.w_t
+        else:
+            several = stack.gated or self.step.activation > 1
+            if several and "mlp.down" in keeping:  # what it read is released before
+                gone = wide * w
+            tensors = 3 if several or ("mlp.down" in layer.reads and "mlp.down" not in keeping) else 2
+            temporary = tensors * wide * w + n * stack.d * w if inner else 0
+        return Half(kept + tail, tail + gone, temporary), live
+
+    def layer(self, stack: Stack, layer: Layer, live: bool, source: bool) -> tuple[list[Half], bool]:
+        """The halves of a layer in order, and whether a gradient flows out of it."""
+        halves = []
+        for name in stack.attentions:
+            half, live = self.attention(stack, name, layer, live, source)
+            halves.append(half)
+        half, live = self.feed_forward(stack, layer, live)
+        return [*halves, half], live or "layer:end" in layer.trained
+
+    # The model
+
+    def walk(self) -> Walked:
+        """The whole model, layer by layer. With checkpointing layers keep their inputs only."""
+        batch, w, checkpointing = self.setting.batch, self.w, self.setting.checkpointing
+        found = Walked()
+        source = False
+        for i, stack in enumerate([] if self.step.side else self.step.stacks):
+            n = batch * self.lengths[stack.name]
+            live = self.step.embeds(self.outside) or (self.prompted and i == 0) or checkpointing
+            reads: frozenset[str] = frozenset()
+            entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
+            live = live or "norm.embed" in self.outside.trained
+            crossing = False
+            for layer, count in self.layers[stack.name]:
+                for times in (1, count - 1) if count > 1 else (1,):  # a gradient may begin in the first of them
+                    found.into[stack.name] = found.into.get(stack.name, 0) + times * live
+                    halves, live = self.layer(stack, layer, live, source)
+                    found.through[stack.name] = found.through.get(stack.name, 0) + times * live
+                    found.layers += times * (n * stack.d * w if checkpointing else sum(half.kept for half in halves))
+                    if live:
+                        found.first, found.last = found.first or halves, halves
+                reads = layer.weights | layer.inputs
+                crossing = crossing or bool(reads & {"xattn.k", "xattn.v"})
+            if crossing and not checkpointing:
+                entry += batch * self.lengths[self.step.stacks[0].name] * stack.d * w
+            if self.flow.bias and not (self.eager or checkpointing or stack.causal):
+                entry += stack.heads * self.lengths[stack.name] ** 2 * w
+            found.entry += entry
+            if self.flow.order == "post" and not checkpointing:
+                first = bool(reads & {"attn.q", "attn.k", "attn.v"})
+                states = 5 - 2 * first - bool(reads & {"mlp.up"})
+                found.forward = n * w * (states * stack.d + stack.d_ff * ("mlp.down" not in reads))
+            gain = "norm.final" in self.outside.trained
+            if self.flow.order == "pre":
+                found.final = self.norm(stack.d, n, live, gain)
+            if (live or gain) and "final" in self.flow.dropout:
+                found.final += n * stack.d
+            found.ends += found.final
+            source = live or gain
+        return found
+
+    def _arguments(self, stack: Stack) -> int:
+        """Bytes of what all checkpointed layers of a stack are called with: mask, position biases, the other stack's
+        last state."""
+        batch, w, length = self.setting.batch, self.w, self.lengths[stack.name]
+        source = self.lengths[self.step.stacks[0].name]
+        kept = batch * length * length * w if self.eager and stack.causal else 0
+        kept += stack.heads * length * length * w if self.flow.bias else 0
+        if "xattn" in stack.attentions:
+            kept += batch * source * stack.d * w + (stack.heads * length * source * w if self.flow.bias else 0)
+        return kept
+
+    def _entry(self, stack: Stack, n: int, live: bool) -> int:
+        """Bytes kept where a stack begins."""
+        kept = 0
+        prompted = self.prompted and stack is self.step.stacks[0]
+        if self.setting.checkpointing and not self.step.embeds(self.outside) and (self.step.changed or prompted):
+            kept += self.setting.batch * self.setting.seq * stack.d * self.w  # a leaf, so that gradients begin there
+        if self.step.normed:
+            gain = "norm.embed" in self.outside.trained
+            kept += self.norm(stack.d, n, live, gain)
+            live = live or gain
+        return kept + n * stack.d * (live and "embedding" in self.flow.dropout)
+
+    # The step
+
+    def memory(self) -> Memory:
+        """The answer."""
+        setting, step, w, w_t = self.setting, self.step, self.w, self.w_t
+        n, d = setting.batch * setting.seq, step.stacks[-1].d
+        own, added, largest, extra_weights = self._trained()
+        head = step.inventory.head
+        trained = own + added + head
+        frozen = step.inventory.total - own - head
+        weights = frozen * w + trained * w_t + extra_weights * w + self._requantised()
+        gradients = trained * w_t
+        states, paged = self._states(trained)
+
+        walked = self.walk()
+        loss = n * step.vocab * (4 if self.flow.loss == "float32" else w)
+        head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
+        if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
+            walked.final += n * d * w
+            walked.ends += n * d * w
+        held = sum(e.total for e in self.extras if e.held)
+        weights += held
+        everywhere = sum(e.total for e in self.extras if not e.layer) - held
+        inside = sum(e.total for e in self.extras if e.layer)
+        n_layers = sum(stack.layers for stack in step.stacks)
+        one_inside = inside // n_layers
+        inputs = n * TOKEN_BYTES
+        copies = self._copied() * w if setting.dtype == "mixed" else 0
+        dequantised = step.largest * w if setting.quantized else 0
+        fixed = inputs + everywhere
+        kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss
+        recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again
+        kept += 0 if recomputed else inside
+
+        moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss, walked.forward)]
+        one_layer, one_mlp = (w_t * number // n_layers for number in self._in_layers())
+
+        def back(halves: list[Half], held: int, base: int) -> None:
+            """Through one layer, with `held` gradients there already."""
+            for i, half in reversed(list(enumerate(halves))):
+                last = i == len(halves) - 1
+                here = max((e.temporary for e in self.extras if self._in_mlp(e) == last), default=0)
+                moments.append(("backward", held, base - half.tail, max(half.temporary, here) + dequantised))
+                base -= half.kept
+                held += one_mlp if last else 0
+
+        heads = w_t * (head + (step.vocab * d if head_weight else 0))
+        again = sum(half.kept for half in walked.last) + one_inside if setting.checkpointing else 0
+        back(walked.last, heads, kept - loss - walked.final + again)
+        embedded = w_t * self._embedded()
+        left = fixed + copies // n_layers + walked.entry + sum(half.kept for half in walked.first) + one_inside
+        left += walked.layers // n_layers if setting.checkpointing else 0
+        back(walked.first, gradients - embedded - one_layer, left)
+        moments.append(("backward", gradients, fixed, n * d * w))
+        optimizer = OPTIMIZERS[setting.optimizer]
+        temporary = 0 if not optimizer.moments else gradients if optimizer.foreach else 2 * largest * w_t
+        moments.append(("optimizer", gradients, inputs, temporary))
+        phase, held, activations, temporaries = max(moments, key=lambda m: sum(m[1:]))
+        forward, total = self._flops(walked)
+        return Memory(
+            self.plan.method.id, step.inventory.backbone.id, step.inventory.task, setting, self.values,
+            self.plan.targets, phase, weights, held, states, activations, temporaries, kept, paged, trained,
+            forward, total,
+        )  # fmt: skip
+
+    def _in_mlp(self, extra: Extra) -> bool:
+        """Whether what a method keeps belongs to a feed-forward block."""
+        return self.step.keeps[extra.record][3][extra.place].role.startswith("mlp")
+
+    def _in_layers(self) -> tuple[int, int]:
+        """Numbers trained inside of layers, and of these those in feed-forward blocks."""
+        inside = mlp = 0
+        for row in self.rows:
+            _, spot = row.piece.places.spots[0]
+            if spot.layers and (row.trained or row.piece.tensor.selecting) and row.piece.tensor.trained is not False:
+                inside += row.count * row.n
+                mlp += sum(row.count * s.n for _, s in row.piece.places.spots if s.role.startswith(("mlp", "norm.mlp")))
+        return inside, mlp
+
+    def _embedded(self) -> int:
+        """Numbers of trained embeddings whose gradients come last."""
+        trained, tied = self.outside.trained, self.step.tied
+        chosen = [m for m in self.step.inventory.modules if m.role.startswith("embed.") and m.role in trained]
+        return sum(m.numel for m in chosen if not (tied and m.role == "embed.token"))
+
+    def _trained(self) -> tuple[int, int, int, int]:
+        """Numbers trained of the backbone and added, those of the largest such tensor, and those added but frozen."""
+        own = added = largest = frozen = 0
+        for row in self.rows:
+            tensor = row.piece.tensor
+            if tensor.trained is False or not (row.trained or tensor.selecting):
+                frozen += 0 if tensor.selecting or tensor.served == "absent" else row.count * row.n
+                continue
+            if tensor.selecting:
+                own += row.count * row.n
+            else:
+                added += row.count * row.n
+            largest = max(largest, 0 if tensor.count is not None else row.count)  # a count may be of several tensors
+        return own, added, largest, frozen
+
+    def _copied(self) -> int:
+        """Numbers trained that products of matrices read, of which autocast makes copies in half precision."""
+        number = self.step.inventory.head
+        for row in self.rows:
+            source = row.piece.places.spots[0][1].source
+            linear = not isinstance(source, Module) or source.kind in LINEAR
+            if linear and row.piece.tensor.trained is not False and (row.trained or row.piece.tensor.selecting):
+                number += row.count * row.n
+        return number
+
+    def _requantised(self) -> int:
+        """By how many bytes the weights grow (or shrink, below zero) as they are held."""
+        plan, setting = self.plan, self.setting
+        grown = plan.base_bytes(self.values, self.w) - plan.inventory.backbone.parameters * self.w
+        if setting.quantized is None:
+            return grown
+        roles = {plain for m in self.step.linears for plain in _plain(m.role)}
+        if any(layer.weights & roles for runs in self.layers.values() for layer, _ in runs):
+            raise UsageError(f"{plan.method.id} trains weights that are to be held in {setting.quantized}")
+        bits = QUANTIZED[setting.quantized]
+        for m in self.step.linears:
+            numel = m.d_in * m.d_out
+            scales = -(-numel // BLOCK) if setting.quantized == "nf4" else m.d_out
+            grown += m.count * (-(-numel * bits // 8) + 4 * scales - numel * self.w)
+        return grown
+
+    def _states(self, trained: int) -> tuple[int, int]:
+        """Bytes of the optimizer's states that stay, and of those that may leave."""
+        optimizer = OPTIMIZERS[self.setting.optimizer]
+        if optimizer.factored:
+            states = self._factored()
+        elif optimizer.eight_bit:
+            states = optimizer.moments * (trained + 4 * -(-trained // STATE_BLOCK))
+        else:
+            states = optimizer.moments * trained * self.w_t
+        return (0, states) if optimizer.paged else (states, 0)
+
+    def _factored(self) -> int:
+        """Adafactor's: of each matrix its rows and columns, of each vector itself, in float32."""
+        numbers = self.step.inventory.head
+        for row in self.rows:
+            tensor = row.piece.tensor
+            if tensor.trained is False or not (row.trained or tensor.selecting):
+                continue
+            shape = self.plan.shape(row)
+            factored = shape is not None and len(shape) >= 2
+            one = row.count // shape[-1] + row.count // shape[-2] if factored and shape else row.count
+            numbers += row.n * one
+        return 4 * numbers
+
+    # Operations
+
+    def _flops(self, walked: Walked) -> tuple[int, int]:
+        """Floating-point operations of a forward pass, and of a step: products of matrices, two for each pair."""
+        setting, step, batch = self.setting, self.step, self.setting.batch
+        n_loss = batch * setting.seq
+        weights = {role for runs in self.layers.values() for layer, _ in runs for role in layer.weights}
+        forward = head = 2 * n_loss * step.stacks[-1].d * step.vocab
+        head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
+        backward, again = head * (1 + head_weight), 0
+        source = self.lengths[step.stacks[0].name]
+        for m in step.linears:
+            length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
+            one = 2 * batch * length * m.d_in * m.d_out
+            again += one * m.count
+            reached = (walked.into if m.role in READING else walked.through).get(m.stack, 0)
+            backward += one * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
+            backward += one * m.count * bool(weights & {*_plain(m.role)})
+        for stack in step.stacks:
+            for name in stack.attentions:
+                length = self.lengths[stack.name]
+                keys = self.keys + (source if name == "xattn" else length)
+                one = 4 * batch * length * keys * stack.d_attn
+                again += one * stack.layers
+                backward += walked.through.get(stack.name, 0) * (one * 2 if self.eager else one * 5 // 2)
+        for row in self.rows:
+            tensor = row.piece.tensor
+            shape = None if tensor.selecting or tensor.per == "model" else self.plan.shape(row)
+            if shape is not None and len(shape) == 2:
+                one = 2 * batch * setting.seq * row.count * row.n
+                again += one
+                backward += one * (1 + bool(tensor.trained))
+        forward += again
+        return forward, forward + backward + (again if setting.checkpointing else 0)
