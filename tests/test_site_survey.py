@@ -44,8 +44,11 @@ def answer(made: Pages, path: str) -> dict[str, Any]:
 def test_the_survey_page_names_every_method_of_its_tree(kb: KnowledgeBase, made: Pages, site: Site) -> None:
     page = str(made["survey.md"])
     inside = {k for k, n in kb.taxonomy.categories.items() if n.source.partition("#")[0] == site.survey}
+    its = {key for k in inside for key in kb.taxonomy.categories[k].methods}
     for method in kb.values():
-        assert (f'href="methods/{method.id}.html"' in page) == (method.category in inside), method.id
+        assert (f'href="methods/{method.id}.html"' in page) == (method.id in its), method.id
+    for key in kb.taxonomy.categories:
+        assert (f'href="categories/{key}.html"' in page) == (key in inside), key
     planned = [p.name for p in kb.planned.values() if p.category in inside]
     assert page.count('class="pf-planned" title=') == len(planned)
     assert all(squeezed(name) in plain(page) for name in planned)

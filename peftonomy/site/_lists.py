@@ -108,7 +108,10 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),
         names=_names.shared(site), **shared,
     )  # fmt: skip
-    yield page("models/index.md", "Models", "All models by architecture.", families=_families(site), counts=site.counts)
+    yield page(
+        "models/index.md", "Models", "All models by architecture.", meta, families=list(_families(site)),
+        kinds=KINDS.items(), counts=site.counts,
+    )  # fmt: skip
     yield page(
         "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
         command=terminal[0]["text"], model=site.examples[0], method=site.example_method,
@@ -233,16 +236,15 @@ def _families(site: Site) -> Iterator[View]:
         models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
         rows = [
             {
-                "id": k, "name": m.name, "parameters": count(m.parameters), "width": count(m.dims["d_model"]),
+                "id": k, "name": m.name, "size": m.parameters, "parameters": count(m.parameters), "width": count(m.dims["d_model"]),
                 "layers": " + ".join(str(n) for n in m.layers.values()),
                 "heads": f"{m.dims['n_heads']} ({m.dims['n_kv_heads']})",
             }
             for k, m in sorted(models, key=lambda pair: (pair[1].parameters, pair[0]))
         ]  # fmt: skip
         if rows:
-            heading = Markup(inline(family.name))
             yield {
-                "id": key, "name": family.name, "heading": heading, "kind": KINDS[family.kind], "models": rows,
+                "id": key, "name": family.name, "kind": KINDS[family.kind], "kind_id": family.kind, "models": rows,
                 "source": site.cite(family.source), "note": family.note or "",
             }  # fmt: skip
 
