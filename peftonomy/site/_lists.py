@@ -236,7 +236,8 @@ def _families(site: Site) -> Iterator[View]:
         models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
         rows = [
             {
-                "id": k, "name": m.name, "size": m.parameters, "parameters": count(m.parameters), "width": count(m.dims["d_model"]),
+                "id": k, "name": m.name, "size": m.parameters, "parameters": count(m.parameters),
+                "width": count(m.dims["d_model"]),
                 "layers": " + ".join(str(n) for n in m.layers.values()),
                 "heads": f"{m.dims['n_heads']} ({m.dims['n_kv_heads']})",
             }
