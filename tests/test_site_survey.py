@@ -218,6 +218,28 @@ def test_the_neighbourhood_is_ordered_by_year(kb: KnowledgeBase, made: Pages) ->
             assert heights == sorted(heights)
 
 
+def test_no_line_of_the_neighbourhood_runs_under_a_box(kb: KnowledgeBase, made: Pages) -> None:
+    """Between its ends a line stays out of every box; all of its pieces are level or upright, but for the corners."""
+    crossed = []
+    for method in kb.values():
+        for svg in re.findall(r'<svg [^>]*class="pf-kin".*?</svg>', str(made[f"methods/{method.id}.md"]), re.DOTALL):
+            boxes = [
+                tuple(float(n) for n in found)
+                for found in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
+            ]
+            for d in re.findall(r'<path class="edge \w+" d="([^"]+)"', svg):
+                numbers = [float(n) for n in re.findall(r"[\d.]+", d)]
+                points = list(zip(numbers[::2], numbers[1::2], strict=True))
+                crossed += [
+                    (method.id, d)
+                    for (a, b), (c, e) in zip(points, points[1:], strict=False)
+                    for x, y, w, h in boxes
+                    if min(a, c) < x + w and max(a, c) > x and min(b, e) < y + h and max(b, e) > y
+                ]
+            assert len(boxes) > 1
+    assert crossed == []
+
+
 def test_the_facts_say_what_is_stored(kb: KnowledgeBase, made: Pages, site: Site) -> None:
     for method in kb.values():
         page = str(made[f"methods/{method.id}.md"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -126,7 +127,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
     about = "Where libraries differ from the methods, and in what."
-    yield page("deviations.md", "Deviations", about, WIDE, deviations=list(_deviations(site)))
+    yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
@@ -135,7 +136,10 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         terminal=terminal,
     )  # fmt: skip
     meta = {"source": "site/pages/about.md"}
-    yield page("about.md", "About", "How the numbers are checked, and how to add a method.", meta)
+    yield page(
+        "about.md", "About", "How the numbers are checked, and how to add a method.", meta, counts=site.counts,
+        libraries=_libraries(site),
+    )  # fmt: skip
     yield page(
         "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",
         {"source": "taxonomy/rules.yaml", "door": "About"},
@@ -148,6 +152,13 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         shared=[row | {"heading": Markup(inline(row["name"]))} for row in names],
     )  # fmt: skip
     yield "references.bib", site.kb.references.text
+
+
+def _libraries(site: Site) -> list[tuple[str, int]]:
+    """Each library with how many entries say what it calls the method, most first; the authors' own code is none."""
+    named = (key for m in site.kb.values() for key, i in m.entry.implementations.items() if i.symbol or i.type)
+    found = Counter(key for key in named if key in site.kb.libraries)
+    return [(site.library(key), n) for key, n in found.most_common()]
 
 
 def _rules(site: Site) -> Iterator[View]:
