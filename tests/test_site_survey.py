@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_no_line_of_the_neighbourhood_runs_under_a_box(kb: KnowledgeBase, made: 
                 points = list(zip(numbers[::2], numbers[1::2], strict=True))
                 crossed += [
                     (method.id, d)
-                    for (a, b), (c, e) in zip(points, points[1:], strict=False)
+                    for (a, b), (c, e) in pairwise(points)
                     for x, y, w, h in boxes
                     if min(a, c) < x + w and max(a, c) > x and min(b, e) < y + h and max(b, e) > y
                 ]
