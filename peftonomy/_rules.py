@@ -442,7 +442,7 @@ def check(kb: KnowledgeBase, files: Sequence[str | Path] = ()) -> list[Problem]:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], broken)
     if not broken and not chosen:
-        problems += [*_list_problems(kb), *_survey_problems(kb)]
+        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb)]
     return sorted(set(problems))
 
 
@@ -486,6 +486,16 @@ def _survey_problems(kb: KnowledgeBase) -> Iterator[Problem]:
                 if category not in categories:
                     hint = _closest(category, categories)
                     yield Problem(file, 0, where, category, "a category of the tree", hint, "surveys")
+
+
+def _category_problems(kb: KnowledgeBase) -> Iterator[Problem]:
+    """What a category's source has there must stand there."""
+    placed = {p.id: p.category for p in kb.planned.values()} | {m.id: m.category for m in kb.values()}
+    for key, node in kb.taxonomy.categories.items():
+        for method in node.methods:
+            if placed.get(method) != key:
+                found = placed.get(method, "no method")
+                yield Problem("taxonomy/categories.yaml", 0, f"{key}.{method}", found, key, "", "categories")
 
 
 def _planned_problems(kb: KnowledgeBase) -> Iterator[Problem]:

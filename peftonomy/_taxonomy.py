@@ -23,6 +23,8 @@ class CategoryNode(Entry):
     name: Stem
     definition: Line
     source: Citation
+    methods: list[Id] = Field(default=[])
+    """Those that its source has there; other methods of the category were filed by us."""
     children: list[CategoryNode] = Field(default=[])
 
     def walk(self) -> Iterator[CategoryNode]:

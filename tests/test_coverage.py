@@ -1,13 +1,15 @@
-"""The survey is covered: no method of its tree without an entry, an implementation, and tests that run it."""
+"""The survey and what came since are covered: no method without an entry, an implementation, and tests that run it."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 
 import pytest
 
 from peftonomy import KnowledgeBase
+from peftonomy._rules import check
 
 from .behaviour import tiny, trial
 from .behaviour.test_behaviour import NOWHERE_TO_ACT, PAIRS
@@ -44,6 +46,25 @@ def test_every_method_runs_on_several_families() -> None:
     covered = {method: {f for m, f in PAIRS if m == method} for method in trial.KB.methods}
     assert [m for m, families in covered.items() if len(families) < 2] == []
     assert all(family in tiny.CONFIGS for _, family in NOWHERE_TO_ACT)
+
+
+def test_what_the_survey_has_stands_where_the_survey_has_it(kb: KnowledgeBase, root: Path, tmp_path: Path) -> None:
+    for key, node in kb.taxonomy.categories.items():
+        assert all(kb[method].category == key for method in node.methods), key
+    for folder in ("taxonomy", "methods", "backbones"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    file = tmp_path / "taxonomy" / "categories.yaml"
+    file.write_text(file.read_text().replace("methods: [bitfit, ", "methods: [nobody, lora, "))
+    assert [(p.field, p.found, p.expected) for p in check(KnowledgeBase(tmp_path))] == [
+        ("partial.bias_update.lora", "reparameterized.low_rank_decomposition", "partial.bias_update"),
+        ("partial.bias_update.nobody", "no method", "partial.bias_update"),
+    ]
+
+
+def test_the_readme_says_how_much_there_is(kb: KnowledgeBase, root: Path) -> None:
+    text = " ".join((root / "README.md").read_text().split())
+    assert f"0.1 has {len(kb)} methods," in text
+    assert f"{len(kb.models)} models of {len(kb.families)} architectures" in text
 
 
 def test_enough_claims_are_recomputed(kb: KnowledgeBase) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def answer(made: Pages, path: str) -> dict[str, Any]:
 def test_the_survey_page_names_every_method_of_its_tree(kb: KnowledgeBase, made: Pages, site: Site) -> None:
     page = str(made["survey.md"])
     inside = {k for k, n in kb.taxonomy.categories.items() if n.source.partition("#")[0] == site.survey}
+    its = {key for k in inside for key in kb.taxonomy.categories[k].methods}
     for method in kb.values():
-        assert (f'href="methods/{method.id}.html"' in page) == (method.category in inside), method.id
+        assert (f'href="methods/{method.id}.html"' in page) == (method.id in its), method.id
+    for key in kb.taxonomy.categories:
+        assert (f'href="categories/{key}.html"' in page) == (key in inside), key
     planned = [p.name for p in kb.planned.values() if p.category in inside]
     assert page.count('class="pf-planned" title=') == len(planned)
     assert all(squeezed(name) in plain(page) for name in planned)
@@ -213,6 +217,28 @@ def test_the_neighbourhood_is_ordered_by_year(kb: KnowledgeBase, made: Pages) ->
             assert [int(y) for _, y in years] == sorted({int(y) for _, y in years})
             heights = [float(h) for h, _ in years]
             assert heights == sorted(heights)
+
+
+def test_no_line_of_the_neighbourhood_runs_under_a_box(kb: KnowledgeBase, made: Pages) -> None:
+    """Between its ends a line stays out of every box; all of its pieces are level or upright, but for the corners."""
+    crossed = []
+    for method in kb.values():
+        for svg in re.findall(r'<svg [^>]*class="pf-kin".*?</svg>', str(made[f"methods/{method.id}.md"]), re.DOTALL):
+            boxes = [
+                tuple(float(n) for n in found)
+                for found in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', svg)
+            ]
+            for d in re.findall(r'<path class="edge \w+" d="([^"]+)"', svg):
+                numbers = [float(n) for n in re.findall(r"[\d.]+", d)]
+                points = list(zip(numbers[::2], numbers[1::2], strict=True))
+                crossed += [
+                    (method.id, d)
+                    for (a, b), (c, e) in pairwise(points)
+                    for x, y, w, h in boxes
+                    if min(a, c) < x + w and max(a, c) > x and min(b, e) < y + h and max(b, e) > y
+                ]
+            assert len(boxes) > 1
+    assert crossed == []
 
 
 def test_the_facts_say_what_is_stored(kb: KnowledgeBase, made: Pages, site: Site) -> None:

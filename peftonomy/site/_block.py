@@ -274,7 +274,7 @@ def _prompt(kind: str) -> Markup:
 
 
 def _layer(kind: str) -> Markup:
-    turned = element("g", _adapter(0, 0), transform="translate(50 326) rotate(90) scale(.8)")
+    turned = element("g", _adapter(0, 0), transform="translate(50 324.5) rotate(90) scale(.5)")
     return turned + element("text", "in every layer", class_="small accent start", x=70, y=331)
 
 

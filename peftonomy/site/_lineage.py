@@ -11,9 +11,14 @@ from ._svg import element
 
 __all__ = ["Lane", "Link", "Spot", "lanes", "neighbourhood"]
 
-LABEL, BOX, GAP, ROW, ACROSS = 42, 118, 6, 46, 3
+LABEL, BOX, GAP, ROW, ACROSS = 42, 118, 18, 46, 3
 """Of the neighbourhood: the width left for years, a box and its gap, the height of a row, boxes in a row."""
-HIGH = 26
+HIGH, LANE, CORNER = 26, 8, 5
+"""The height of a box, how far from a box a line turns, and the radius of its corners."""
+SIDES = {"to": 4, "far": 0, "from": -4}
+"""What keeps the lines to descendants, between others, and from ancestors apart in a gap between columns."""
+CROWD = 12
+"""With more methods than this those next to the one in the middle are joined to it and not to each other."""
 COLUMN, LINE, HEAD, TOP = 158, 18, 30, 30
 """Of the lanes: the width of a year, the height of a name, the space above the names of a lane and above all."""
 
@@ -42,16 +47,19 @@ class Link:
 
 
 def neighbourhood(centre: str, spots: Sequence[Spot], links: Sequence[Link]) -> Markup:
-    """Years from top to bottom, the oldest first; curves lead from the older method to the younger."""
+    """Years from top to bottom, the oldest first; lines run between the boxes, never under one."""
     at, years, height = _rows(spots)
     known = {s.id: s for s in spots}
-    curves = [_curve(centre, link, at, known) for link in sorted(links, key=lambda e: centre in (e.source, e.target))]
+    ends = [{e.source, e.target} for e in links]
+    near = set().union(*(e for e in ends if centre in e))
+    shown = [e for e, pair in zip(links, ends, strict=True) if len(spots) <= CROWD or centre in pair or pair - near]
+    lines = [_line(centre, link, at, known) for link in sorted(shown, key=lambda e: centre in (e.source, e.target))]
     labels = [element("text", str(year), class_="year", x=2, y=y + HIGH / 2, dy=".35em") for year, y in years.items()]
     boxes = [_box(s, at[s.id], s.id == centre) for s in spots]
     width = LABEL + ACROSS * (BOX + GAP)
-    svg = {"class_": "pf-kin", "viewBox": f"0 0 {width} {height}", "role": "group"}
+    svg = {"class_": "pf-kin", "viewBox": f"0 0 {width} {height:g}", "role": "group"}
     label = f"Methods around {known[centre].name}, by year"
-    return element("svg", *curves, *labels, *boxes, xmlns="http://www.w3.org/2000/svg", aria_label=label, **svg)
+    return element("svg", *lines, *labels, *boxes, xmlns="http://www.w3.org/2000/svg", aria_label=label, **svg)
 
 
 def _rows(spots: Iterable[Spot]) -> tuple[dict[str, tuple[float, float]], dict[int, float], float]:
@@ -64,29 +72,49 @@ def _rows(spots: Iterable[Spot]) -> tuple[dict[str, tuple[float, float]], dict[i
     y = 4.0
     for year in sorted(by_year):
         years[year] = y
-        row = by_year[year]
-        for start in range(0, len(row), ACROSS):
-            some = row[start : start + ACROSS]
-            free = (ACROSS - len(some)) * (BOX + GAP) / 2
-            for i, spot in enumerate(some):
-                at[spot.id] = (LABEL + free + i * (BOX + GAP), y)
-            y += ROW
-    return at, years, y - ROW + HIGH + 12
+        for i, spot in enumerate(by_year[year]):
+            at[spot.id] = (LABEL + i % ACROSS * (BOX + GAP), y + i // ACROSS * ROW)
+        y += -(-len(by_year[year]) // ACROSS) * ROW
+    return at, years, y - ROW + HIGH + 2 * LANE
 
 
-def _curve(centre: str, link: Link, at: Mapping[str, tuple[float, float]], known: Mapping[str, Spot]) -> Markup:
-    (x1, y1), (x2, y2) = at[link.target], at[link.source]
-    x1, x2 = x1 + BOX / 2, x2 + BOX / 2
-    if y2 > y1:
-        start, stop = y1 + HIGH, y2
-        bend = min(26.0, (stop - start) / 2)
-        d = f"M{x1:g} {start:g}C{x1:g} {start + bend:g} {x2:g} {stop - bend:g} {x2:g} {stop:g}"
-    else:  # of one row, or the older one lies below: below both
-        low = max(y1, y2) + HIGH
-        d = f"M{x1:g} {y1 + HIGH:g}C{x1:g} {low + 14:g} {x2:g} {low + 14:g} {x2:g} {y2 + HIGH:g}"
+def _line(centre: str, link: Link, at: Mapping[str, tuple[float, float]], known: Mapping[str, Spot]) -> Markup:
     side = "to" if link.target == centre else "from" if link.source == centre else "far"
     said = f"{known[link.source].name} {link.label} {known[link.target].name}. {link.note}".strip()
+    d = _rounded(_route(at[link.target], at[link.source], SIDES[side]))
     return element("path", element("title", said), class_=f"edge {side}", d=d)
+
+
+def _route(one: tuple[float, float], other: tuple[float, float], aside: float) -> list[tuple[float, float]]:
+    """The corners of a line between two boxes: down from the upper one, along a gap of columns, into the lower one."""
+    (x1, y1), (x2, y2) = sorted((one, other), key=lambda corner: corner[1])
+    a, b = x1 + BOX / 2, x2 + BOX / 2
+    out, into = y1 + HIGH + LANE, y2 - LANE
+    if y1 == y2:
+        return [(a, y1 + HIGH), (a, out), (b, out), (b, y2 + HIGH)]
+    if y2 == y1 + ROW:
+        return [(a, y1 + HIGH), (a, into), (b, into), (b, y2)]
+    left = x1 < x2 or (x1 == x2 and x2 > LABEL)  # the gap on the upper box's side; in its own column the inner one
+    gap = (x2 if left else x2 + BOX + GAP) - GAP / 2 + aside
+    return [(a, y1 + HIGH), (a, out), (gap, out), (gap, into), (b, into), (b, y2)]
+
+
+def _rounded(corners: Sequence[tuple[float, float]]) -> str:
+    """The path through the corners, each rounded as far as its shorter side allows."""
+    points = [c for i, c in enumerate(corners) if i == 0 or c != corners[i - 1]]
+    d = "M{:g} {:g}".format(*points[0])
+    for before, here, after in zip(points, points[1:], points[2:], strict=False):
+        near, far = _towards(here, before), _towards(here, after)
+        d += f"L{near[0]:g} {near[1]:g}Q{here[0]:g} {here[1]:g} {far[0]:g} {far[1]:g}"
+    return d + "L{:g} {:g}".format(*points[-1])
+
+
+def _towards(corner: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    """The point on the way to `end` where the rounding of a corner stops."""
+    (x, y), (u, v) = corner, end
+    length = abs(u - x) + abs(v - y)  # lines are level or upright
+    step = min(CORNER, length / 2) / length
+    return x + (u - x) * step, y + (v - y) * step
 
 
 def _box(spot: Spot, corner: tuple[float, float], centre: bool) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -108,7 +109,10 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),
         names=_names.shared(site), **shared,
     )  # fmt: skip
-    yield page("models/index.md", "Models", "All models by architecture.", families=_families(site), counts=site.counts)
+    yield page(
+        "models/index.md", "Models", "All models by architecture.", meta, families=list(_families(site)),
+        kinds=KINDS.items(), counts=site.counts,
+    )  # fmt: skip
     yield page(
         "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
         command=terminal[0]["text"], model=site.examples[0], method=site.example_method,
@@ -123,7 +127,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
     about = "Where libraries differ from the methods, and in what."
-    yield page("deviations.md", "Deviations", about, WIDE, deviations=list(_deviations(site)))
+    yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
@@ -132,7 +136,10 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         terminal=terminal,
     )  # fmt: skip
     meta = {"source": "site/pages/about.md"}
-    yield page("about.md", "About", "How the numbers are checked, and how to add a method.", meta)
+    yield page(
+        "about.md", "About", "How the numbers are checked, and how to add a method.", meta, counts=site.counts,
+        libraries=_libraries(site),
+    )  # fmt: skip
     yield page(
         "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",
         {"source": "taxonomy/rules.yaml", "door": "About"},
@@ -145,6 +152,13 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         shared=[row | {"heading": Markup(inline(row["name"]))} for row in names],
     )  # fmt: skip
     yield "references.bib", site.kb.references.text
+
+
+def _libraries(site: Site) -> list[tuple[str, int]]:
+    """Each library with how many entries say what it calls the method, most first; the authors' own code is none."""
+    named = (key for m in site.kb.values() for key, i in m.entry.implementations.items() if i.symbol or i.type)
+    found = Counter(key for key in named if key in site.kb.libraries)
+    return [(site.library(key), n) for key, n in found.most_common()]
 
 
 def _rules(site: Site) -> Iterator[View]:
@@ -233,16 +247,16 @@ def _families(site: Site) -> Iterator[View]:
         models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
         rows = [
             {
-                "id": k, "name": m.name, "parameters": count(m.parameters), "width": count(m.dims["d_model"]),
+                "id": k, "name": m.name, "size": m.parameters, "parameters": count(m.parameters),
+                "width": count(m.dims["d_model"]),
                 "layers": " + ".join(str(n) for n in m.layers.values()),
                 "heads": f"{m.dims['n_heads']} ({m.dims['n_kv_heads']})",
             }
             for k, m in sorted(models, key=lambda pair: (pair[1].parameters, pair[0]))
         ]  # fmt: skip
         if rows:
-            heading = Markup(inline(family.name))
             yield {
-                "id": key, "name": family.name, "heading": heading, "kind": KINDS[family.kind], "models": rows,
+                "id": key, "name": family.name, "kind": KINDS[family.kind], "kind_id": family.kind, "models": rows,
                 "source": site.cite(family.source), "note": family.note or "",
             }  # fmt: skip
 

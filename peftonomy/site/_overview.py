@@ -47,7 +47,7 @@ def _survey(site: Site) -> str:
         for model in order
     ]
     reference = site.reference(site.survey)
-    nodes = [node for node in site.kb.taxonomy.tree if node.source.partition("#")[0] == site.survey]
+    nodes = [node for node in site.kb.taxonomy.tree if _surveyed(site, node)]
     return site.page(
         "survey.md",
         "The survey",
@@ -69,24 +69,34 @@ def _model(site: Site, key: str) -> str:
     return site.kb.models[key].name if key in site.kb.models else key
 
 
+def _surveyed(site: Site, node: CategoryNode) -> bool:
+    return node.source.partition("#")[0] == site.survey
+
+
 def _branch(site: Site, node: CategoryNode) -> View:
-    """A class of the tree with its methods, those without an entry marked."""
+    """A class of the survey's tree with the methods that it has there, those without an entry marked."""
     leaves: list[View] = [
-        {"id": m.id, "name": m.name, "year": m.year, "entry": True} for m in site.in_category(node.id)
+        {"id": m.id, "name": m.name, "year": m.year, "entry": True}
+        for m in site.in_category(node.id)
+        if m.id in node.methods
     ]
     leaves += [{"id": p.id, "name": p.name, "year": p.year, "entry": False} for p in site.planned(node.id)]
     leaves.sort(key=lambda leaf: (leaf["year"], leaf["id"]))
     return {
         "id": node.id, "name": node.name, "definition": node.definition, "hue": site.hue(node.id), "leaves": leaves,
-        "children": [_branch(site, child) for child in node.children],
+        "children": [_branch(site, child) for child in node.children if _surveyed(site, child)],
     }  # fmt: skip
 
 
 def _totals(site: Site, nodes: list[CategoryNode]) -> View:
-    inside = {n.id for root in nodes for n in root.walk()}
-    present = sum(m.category in inside for m in site.kb.values())
-    planned = sum(len(site.planned(key)) for key in inside)
-    return {"present": present, "all": present + planned, "classes": len(inside)}
+    """Its methods and classes, and how many methods we filed beyond it."""
+    inside = [n for root in nodes for n in root.walk() if _surveyed(site, n)]
+    present = {key for n in inside for key in n.methods if key in site.kb}
+    planned = sum(len(site.planned(n.id)) for n in inside)
+    beyond = [m for m in site.kb.values() if m.id not in present]
+    return {
+        "present": len(present), "all": len(present) + planned, "classes": len(inside), "beyond": len(beyond),
+    }  # fmt: skip
 
 
 def _shown(site: Site, row: View) -> View:

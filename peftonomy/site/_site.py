@@ -96,7 +96,6 @@ class Site:
             "methods": len(self.kb),
             "models": len(self.kb.models),
             "families": len(self.kb.families),
-            "categories": len(self.kb.taxonomy.categories),
             "claims": sum(c.verdict != "unverifiable" for m in self.kb.values() for c in m.entry.claims),
         }
 

@@ -1,4 +1,4 @@
-/* The finder of the methods page: narrows the table by words and facets, and keeps the question in the address.
+/* The finder of the pages of methods and of models: narrows the table by words and facets, and keeps the question in the address.
    Without it the page is the whole table. */
 "use strict";
 
@@ -49,8 +49,9 @@
       field.setAttribute("aria-invalid", isNaN(value) ? "true" : "false");
       return isNaN(value) ? Infinity : value;
     }
-    /* What a row's method trains on the model that is asked about; null where it finds nothing to act on. */
+    /* A model's size, or what a row's method trains on the model that is asked about; null where it finds nothing to act on. */
     trained(row) {
+      if (row.dataset.size) return Number(row.dataset.size);
       var counts = this.counted[this.model] || {};
       return counts[row.dataset.id] === undefined ? null : counts[row.dataset.id];
     }
@@ -69,8 +70,8 @@
     }
     /* The last column follows the chosen model. */
     onModel() {
-      var self = this, field = this.form.elements.on, model = field.value || this.dataset.model;
-      if (model === this.model) return;
+      var self = this, field = this.form.elements.on, model = field && (field.value || this.dataset.model);
+      if (!field || model === this.model) return;
       this.model = model;
       if (!this.counted[model]) this.count(model);
       this.querySelector("thead th:last-child").textContent = "Trained on " + field.selectedOptions[0].textContent;
@@ -105,7 +106,7 @@
       });
       [].forEach.call(this.querySelectorAll("tbody"), function (body) { body.hidden = !body.querySelector("tr[data-facets]:not([hidden])"); });
       this.sharedName();
-      this.querySelector("[data-found]").textContent = shown === this.rows.length ? "" : shown ? shown + " of " + this.rows.length + " methods" : "No method answers to all of this.";
+      this.querySelector("[data-found]").textContent = shown === this.rows.length ? "" : shown ? shown + " of " + this.rows.length + " " + this.dataset.what + "s" : "No " + this.dataset.what + " answers to all of this.";
     }
   }
   customElements.define("peft-finder", Finder);

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SHOTS = [  # file, page, colours, width, height
     ("home.png", "index.html", "light", 1280, 820),
     ("calculator.png", "methods/lora.html#calculator", "light", 1280, 820),
-    ("taxonomy.png", "taxonomy.html#lora", "dark", 1280, 1040),
+    ("taxonomy.png", "taxonomy.html#lora", "dark", 1280, 1400),
     ("phone.png", "methods/adalora.html", "dark", 390, 780),
 ]
 
