@@ -1,0 +1,425 @@
+"""The memory of one training step, to the byte, of a reference implementation on a model of any size.
+
+Nothing is allocated: model, method, optimizer and two steps run on fake tensors, which have shapes, types and storages
+but no numbers, and a dispatch mode follows every storage from its first use to its release. The second step is
+measured, since in the first one the optimizer has no states yet. What is counted is live bytes: what an allocator adds
+(rounding, fragmentation, workspaces) and temporaries inside of kernels are not in it.
+
+Where a fake run would take another way than a real one, it is led back: masks that a batch without padding does not
+need are skipped, and a condition on data holds. Dropout keeps the mask of one byte an entry that it has on a GPU.
+Attention of PyTorch's own (`sdpa`) goes without dropout, for which its CPU kernel has no fast way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import masking_utils
+
+from peftonomy import Backbone, KnowledgeBase, UsageError
+from peftonomy._backbone import read_json
+from peftonomy._costs import Cost
+from peftonomy._errors import UnknownName
+
+from . import _kit as kit
+
+__all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "PHASES", "Simulation", "simulate"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.bfloat16}
+"""Of the weights; with `mixed` what is trained is in float32, and the forward pass under autocast to bfloat16."""
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=False),
+    "adamw-foreach": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=True),
+    "sgd": lambda trained: torch.optim.SGD(trained, lr=1e-3, foreach=False),
+}
+ATTENTION = ("eager", "sdpa")
+PHASES = ("forward", "backward", "optimizer")
+PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a step is simulated of. seq: tokens of a sequence (of both stacks of an encoder-decoder)."""
+
+    method: str
+    model: str
+    task: str
+    batch: int
+    seq: int
+    dtype: str = "bfloat16"
+    optimizer: str = "adamw"
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    targets: tuple[str, ...] | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one training step takes, in bytes and in floating-point operations.
+
+    peak: the most bytes alive at once. phase: when that was. weights (with buffers and all else that a method holds),
+    gradients, optimizer_states, activations (what the forward pass left for the backward pass, inputs included), temporaries:
+    what the peak is made of, by what each tensor is or becomes. kept: what the forward pass left alive besides
+    weights and optimizer states. peaks: the peak of each phase. forward_flops, step_flops: of matrix products and
+    attention, a multiplication and an addition being two; a step is forward and backward pass, recomputation included.
+    """
+
+    question: Question
+    peak: int
+    phase: str
+    weights: int
+    gradients: int
+    optimizer_states: int
+    activations: int
+    temporaries: int
+    kept: int
+    peaks: dict[str, int]
+    trained: int
+    forward_flops: int
+    step_flops: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, the question's parts first."""
+        found = asdict(self)
+        return {**found.pop("question"), **found}
+
+
+def simulate(
+    kb: KnowledgeBase,
+    method: str,
+    model: str | Path | Mapping[str, Any],
+    *,
+    batch: int,
+    seq: int,
+    dtype: str = "bfloat16",
+    optimizer: str = "adamw",
+    checkpointing: bool = False,
+    attention: str = "sdpa",
+    targets: Sequence[str] | None = None,
+    task: str | None = None,
+    **hyperparameters: Any,
+) -> Simulation:
+    """One training step of a method on a model, simulated.
+
+    model: an id of the catalogue, a path to a `config.json`, or its content. batch: sequences, each of `seq` tokens.
+    dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods that
+    change the attention are eager all the same. targets: roles. task: by default the model's own, or sequence
+    classification where it has none. Raises UsageError for what makes no sense.
+    """
+    setup = Setup.of(
+        kb, method, model, task, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
+        attention=attention, targets=None if targets is None else tuple(targets), hyperparameters=hyperparameters,
+    )  # fmt: skip
+    with _fake():
+        return run(setup)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A question with what has been looked up to answer it."""
+
+    question: Question
+    backbone: Backbone
+    config: Mapping[str, Any]
+    cost: Cost
+
+    @classmethod
+    def of(
+        cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], task: str | None, *,
+        batch: int, seq: int, dtype: str, optimizer: str, attention: str, **rest: Any,
+    ) -> Setup:
+        """Raises UsageError for what makes no sense."""
+        for name, given, known in (
+            ("dtype", dtype, DTYPES), ("optimizer", optimizer, OPTIMIZERS), ("attention", attention, ATTENTION)
+        ):  # fmt: skip
+            if given not in known:
+                raise UnknownName(name, given, known)
+        for name, number in (("batch", batch), ("seq", seq)):
+            if type(number) is not int or number < 1:
+                raise UsageError(f"{name}: found {number}; expected a whole number from 1")
+        backbone = kb.backbone(model)
+        if task is None:
+            task = "seq_cls" if backbone.default_task == "none" else backbone.default_task
+        question = Question(
+            method, backbone.id, task, batch, seq, dtype=dtype, optimizer=optimizer, attention=attention, **rest
+        )
+        cost = kb[method].cost(backbone, task=task, targets=question.targets, **question.hyperparameters)
+        return cls(question, backbone, _content(backbone, model), cost)
+
+
+def _content(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    if backbone.file is not None:
+        return backbone.file.config
+    raw = model if isinstance(model, Mapping) else read_json(Path(model))
+    return {key: value for key, value in raw.items() if key not in ("model_type", "architectures", "torch_dtype", "dtype")}
+
+
+def run(setup: Setup) -> Simulation:
+    """Two steps on whatever tensors the modes around make, fake ones or real ones; the second one is measured."""
+    question = setup.question
+    with Memory() as memory, _conventions():
+        model = _built(setup)
+        given = _inputs(setup, model)
+        method = _reference(question.method)
+        if hasattr(method, "calibrate"):
+            method.calibrate(model, (_loss(question, model, given) for _ in range(1)))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = OPTIMIZERS[question.optimizer](trained)
+
+        with FlopCounterMode(display=False) as flops:
+            loss = _loss(question, model, given)
+            forward_flops = flops.get_total_flops()
+            loss.backward()     # type: ignore[no-untyped-call]
+        del loss
+        optimizer.step()
+        optimizer.zero_grad()
+
+        memory.begin()
+        memory.mark("optimizer_states", optimizer.state)
+        memory.mark("activations", given)
+        memory.mark("weights")
+        loss = _loss(question, model, given)
+        kept = memory.mark("activations")
+        memory.ends("forward")
+        loss.backward()         # type: ignore[no-untyped-call]
+        memory.mark("gradients", [p.grad for p in trained])
+        memory.ends("backward")
+        del loss
+        optimizer.step()
+        memory.ends("optimizer")
+    parts, peaks = memory.account()
+    return Simulation(
+        question=question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts, kept=kept,
+        peaks=peaks, trained=sum(p.numel() for p in trained), forward_flops=forward_flops,
+        step_flops=flops.get_total_flops(),
+    )  # fmt: skip
+
+
+# The steps
+
+
+def _built(setup: Setup) -> nn.Module:
+    """The model, in training mode, with the method applied and a new task head free."""
+    question, family = setup.question, setup.backbone.family
+    config = transformers.AutoConfig.for_model(family.model_type, **setup.config)
+    config.use_cache = False
+    if config.pad_token_id is None:
+        config.pad_token_id = 0         # sequence classification looks for the last token before the padding
+    dtype = DTYPES[question.dtype]
+    made = getattr(transformers, family.tasks[question.task].class_)
+    model = cast(nn.Module, made._from_config(config, dtype=dtype, attn_implementation=question.attention)).train()
+    with _default_dtype(dtype):
+        targets = {} if question.targets is None else {"targets": question.targets}
+        _reference(question.method).apply(model, **setup.cost.hyperparameters, **targets)
+    for weight in kit.weights(model):
+        if not weight.pretrained:
+            weight.value.requires_grad_(True)
+    if question.dtype == "mixed":
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.detach().float()
+    if question.checkpointing:
+        cast(transformers.PreTrainedModel, model).activation_checkpointing_enable()
+    return model
+
+
+def _inputs(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
+    """A batch without padding, and what it should say."""
+    question, config = setup.question, cast(Any, model).config
+    shape = question.batch, question.seq
+    labels = torch.ones(shape if question.task == "causal_lm" else shape[:1], dtype=torch.long)
+    if cast(Any, model).main_input_name == "pixel_values":
+        size = config.image_size
+        sides = size if isinstance(size, list | tuple) else (size, size)
+        images = torch.zeros(question.batch, config.num_channels, *sides, dtype=DTYPES[question.dtype])
+        return {"pixel_values": images, "labels": labels}
+    ids = torch.ones(shape, dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
+
+
+def _loss(question: Question, model: nn.Module, given: Mapping[str, Tensor]) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=question.dtype == "mixed"):
+        return cast(Tensor, model(**given).loss)
+
+
+def _reference(method: str) -> Any:
+    return importlib.import_module(f"{__package__}.{method}")
+
+
+# What is alive
+
+
+class Block:
+    """One storage: its bytes, and what it is part of as soon as that is known."""
+
+    __slots__ = ("part", "size")
+
+    def __init__(self, size: int):
+        self.size, self.part = size, "temporaries"
+
+
+class Memory(TorchDispatchMode):
+    """Follows every storage that an operation under it makes, from there until it is released.
+
+    Views share their storage, and an operation in place makes none. What an operation allocates and releases inside
+    of its kernel is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._live: dict[int, tuple[Block, weakref.ref[torch.UntypedStorage]]] = {}
+        self._start: list[Block] = []
+        self._log: list[tuple[Block, int]] = []     # what came (1) and went (-1), in order
+        self._ends: dict[str, int] = {}             # of a phase, in the log
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        return found
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._live:
+            block = Block(storage.nbytes())
+            self._live[key] = block, weakref.ref(storage, lambda _: self._release(key))
+            self._log.append((block, 1))
+
+    def _release(self, key: int) -> None:
+        block, _ = self._live.pop(key)
+        self._log.append((block, -1))
+
+    def begin(self) -> None:
+        """Account for what comes and goes from now on."""
+        self._log, self._start = [], [block for block, _ in self._live.values()]
+
+    def mark(self, part: str, tensors: Any = None) -> int:
+        """Say what all storages of a tree of tensors are part of, or all live ones that have none yet.
+
+        Returns the bytes alive in that part.
+        """
+        if tensors is None:
+            blocks = [block for block, _ in self._live.values() if block.part == "temporaries"]
+        else:
+            leaves = [leaf for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)]
+            blocks = [self._live[leaf.untyped_storage()._cdata][0] for leaf in leaves]
+        for block in blocks:
+            block.part = part
+        return sum(block.size for block, _ in self._live.values() if block.part == part)
+
+    def ends(self, phase: str) -> None:
+        """A phase ends here."""
+        self._ends[phase] = len(self._log)
+
+    def account(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The bytes of each part when most were alive, and the most of each phase."""
+        now = dict.fromkeys(PARTS, 0)
+        for block in self._start:
+            now[block.part] += block.size
+        most, peaks, position = dict(now), {}, 0
+        for phase, end in self._ends.items():
+            peaks[phase] = sum(now.values())
+            for block, sign in self._log[position:end]:
+                now[block.part] += sign * block.size
+                total = sum(now.values())
+                peaks[phase] = max(peaks[phase], total)
+                if total > sum(most.values()):
+                    most = dict(now)
+            position = end
+        return most, peaks
+
+
+# Where a fake run is led back to a real one, and a CPU's to a GPU's
+
+
+class _Scalars(TorchDispatchMode):
+    """Answers what only data can tell: a condition holds, and a number is one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
+            return True if args[0].dtype == torch.bool else 1 if not args[0].dtype.is_floating_point else 1.0
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _fake() -> Iterator[None]:
+    """Fake tensors for all that is made inside."""
+    with FakeTensorMode(), _Scalars(), _replaced(nn.Module, "_apply", _converted):
+        yield
+
+
+@contextlib.contextmanager
+def _conventions() -> Iterator[None]:
+    """What fake and real runs have in common."""
+    with (
+        _replaced(masking_utils, "is_tracing", lambda *_: False),
+        _replaced(nn.functional, "dropout", _dropout),
+        _replaced(nn.functional, "scaled_dot_product_attention", _without_dropout),
+        _replaced(torch, "randint", _largest),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    held = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, held)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    held = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(held)
+
+
+_attend, _draw = nn.functional.scaled_dot_product_attention, torch.randint
+
+
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """With the mask of one byte an entry that GPUs keep; a CPU's has the type of x."""
+    return torch.native_dropout(x, p, training)[0] if training and p else x
+
+
+def _without_dropout(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+    return _attend(query, key, value, *args, **{**options, "dropout_p": 0.0})
+
+
+def _largest(*args: Any, **options: Any) -> Tensor:
+    """A single number that is drawn is the largest that it may be."""
+    *bounds, size = args
+    return torch.tensor(bounds[-1] - 1) if not len(size) else _draw(*args, **options)
+
+
+def _converted(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """`Module._apply` that puts converted tensors in the place of the old ones, since fake ones cannot be swapped."""
+    for part in module.modules() if recurse else [module]:
+        for name, parameter in part._parameters.items():
+            if parameter is not None and (changed := function(parameter)) is not parameter:
+                part._parameters[name] = nn.Parameter(changed.detach(), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = function(buffer)
+    return module
