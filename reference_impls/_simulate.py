@@ -13,10 +13,11 @@ Attention of PyTorch's own (`sdpa`) goes without dropout, for which its CPU kern
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,6 @@ from transformers import masking_utils
 
 from peftonomy import Backbone, KnowledgeBase, UsageError
 from peftonomy._backbone import read_json
-from peftonomy._costs import Cost
 from peftonomy._errors import UnknownName
 
 from . import _kit as kit
@@ -52,30 +52,32 @@ PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries
 
 @dataclass(frozen=True)
 class Question:
-    """What a step is simulated of. seq: tokens of a sequence (of both stacks of an encoder-decoder)."""
+    """What a step is simulated of. seq: tokens of a sequence (in both stacks of an encoder-decoder)."""
 
     method: str
     model: str
     task: str
     batch: int
     seq: int
-    dtype: str = "bfloat16"
-    optimizer: str = "adamw"
-    checkpointing: bool = False
-    attention: str = "sdpa"
-    targets: tuple[str, ...] | None = None
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str
+    optimizer: str
+    checkpointing: bool
+    attention: str
+    targets: tuple[str, ...] | None
+    hyperparameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Simulation:
     """What one training step takes, in bytes and in floating-point operations.
 
-    peak: the most bytes alive at once. phase: when that was. weights (with buffers and all else that a method holds),
-    gradients, optimizer_states, activations (what the forward pass left for the backward pass, inputs included), temporaries:
-    what the peak is made of, by what each tensor is or becomes. kept: what the forward pass left alive besides
-    weights and optimizer states. peaks: the peak of each phase. forward_flops, step_flops: of matrix products and
-    attention, a multiplication and an addition being two; a step is forward and backward pass, recomputation included.
+    peak: the most bytes alive at once; phase: when that was; peaks: the most of each phase. What the peak consists of, by
+    what each tensor is or becomes: weights (with buffers, and all else that a method holds), gradients,
+    optimizer_states, activations (what the forward pass left for the backward pass, and the batch), temporaries.
+    before: bytes alive when the step begins. kept: activations at the end of the forward pass. attends: eager or sdpa,
+    as it came to be. trained: numbers that the optimizer updates, a new head included. forward_flops, step_flops: of
+    matrix products and attention, where a multiplication and an addition are two; a step is a forward and a backward
+    pass, with what is computed again.
     """
 
     question: Question
@@ -86,16 +88,18 @@ class Simulation:
     optimizer_states: int
     activations: int
     temporaries: int
+    before: int
     kept: int
     peaks: dict[str, int]
+    attends: str
     trained: int
     forward_flops: int
     step_flops: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, the question's parts first."""
+        """Plain data, what was asked first."""
         found = asdict(self)
-        return {**found.pop("question"), **found}
+        return found.pop("question") | found
 
 
 def simulate(
@@ -113,7 +117,7 @@ def simulate(
     task: str | None = None,
     **hyperparameters: Any,
 ) -> Simulation:
-    """One training step of a method on a model, simulated.
+    """One training step of a method on a model.
 
     model: an id of the catalogue, a path to a `config.json`, or its content. batch: sequences, each of `seq` tokens.
     dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods that
@@ -121,26 +125,26 @@ def simulate(
     classification where it has none. Raises UsageError for what makes no sense.
     """
     setup = Setup.of(
-        kb, method, model, task, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
-        attention=attention, targets=None if targets is None else tuple(targets), hyperparameters=hyperparameters,
+        kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
+        attention=attention, targets=targets, task=task, **hyperparameters,
     )  # fmt: skip
     with _fake():
-        return run(setup)
+        return measured(setup)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A question with what has been looked up to answer it."""
+    """A question, and what was looked up to answer it: the class of the model and its whole config."""
 
     question: Question
-    backbone: Backbone
-    config: Mapping[str, Any]
-    cost: Cost
+    class_: type[transformers.PreTrainedModel]
+    config: transformers.PretrainedConfig
 
     @classmethod
     def of(
-        cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], task: str | None, *,
-        batch: int, seq: int, dtype: str, optimizer: str, attention: str, **rest: Any,
+        cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, batch: int, seq: int,
+        dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
+        task: str | None, **hyperparameters: Any,
     ) -> Setup:
         """Raises UsageError for what makes no sense."""
         for name, given, known in (
@@ -154,110 +158,129 @@ class Setup:
         backbone = kb.backbone(model)
         if task is None:
             task = "seq_cls" if backbone.default_task == "none" else backbone.default_task
+        if task == "none":
+            raise UsageError("task: found none; expected one with a loss, causal_lm or seq_cls")
+        roles = None if targets is None else tuple(targets)
+        cost = kb[method].cost(backbone, task=task, targets=roles, **hyperparameters)
         question = Question(
-            method, backbone.id, task, batch, seq, dtype=dtype, optimizer=optimizer, attention=attention, **rest
-        )
-        cost = kb[method].cost(backbone, task=task, targets=question.targets, **question.hyperparameters)
-        return cls(question, backbone, _content(backbone, model), cost)
+            method, backbone.id, task, batch, seq, dtype, optimizer, checkpointing, attention, roles,
+            cost.hyperparameters,
+        )  # fmt: skip
+        config = _config(backbone, model)
+        positions = getattr(config, "max_position_embeddings", None) or seq
+        if seq > positions:
+            raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
+        return cls(question, getattr(transformers, backbone.family.tasks[task].class_), config)
 
 
-def _content(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transformers.PretrainedConfig:
     if backbone.file is not None:
-        return backbone.file.config
-    raw = model if isinstance(model, Mapping) else read_json(Path(model))
-    return {key: value for key, value in raw.items() if key not in ("model_type", "architectures", "torch_dtype", "dtype")}
+        raw: Mapping[str, Any] = backbone.file.config
+    elif isinstance(model, Backbone):
+        raw = backbone.config
+    else:
+        raw = model if isinstance(model, Mapping) else read_json(Path(model))
+    config = transformers.AutoConfig.for_model(**{**raw, "model_type": backbone.family.model_type})
+    config.use_cache = False
+    for token in ("pad_token_id", "decoder_start_token_id"):    # heads ask for them, and a config need not say
+        if getattr(config, token, None) is None:
+            setattr(config, token, 0)
+    return config
 
 
-def run(setup: Setup) -> Simulation:
-    """Two steps on whatever tensors the modes around make, fake ones or real ones; the second one is measured."""
-    question = setup.question
-    with Memory() as memory, _conventions():
-        model = _built(setup)
-        given = _inputs(setup, model)
-        method = _reference(question.method)
-        if hasattr(method, "calibrate"):
-            method.calibrate(model, (_loss(question, model, given) for _ in range(1)))
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = OPTIMIZERS[question.optimizer](trained)
-
+def measured(setup: Setup) -> Simulation:
+    """The second of two steps on whatever tensors the modes around make, fake ones or real ones."""
+    with conventions(), Memory() as memory:
+        training = Training(setup)
         with FlopCounterMode(display=False) as flops:
-            loss = _loss(question, model, given)
+            loss = training.loss()
             forward_flops = flops.get_total_flops()
             loss.backward()     # type: ignore[no-untyped-call]
         del loss
-        optimizer.step()
-        optimizer.zero_grad()
+        training.update()
 
-        memory.begin()
-        memory.mark("optimizer_states", optimizer.state)
-        memory.mark("activations", given)
+        before = memory.begin()
+        memory.mark("optimizer_states", training.optimizer.state)
+        memory.mark("activations", training.given)
         memory.mark("weights")
-        loss = _loss(question, model, given)
+        loss = training.loss()
         kept = memory.mark("activations")
         memory.ends("forward")
         loss.backward()         # type: ignore[no-untyped-call]
-        memory.mark("gradients", [p.grad for p in trained])
-        memory.ends("backward")
         del loss
-        optimizer.step()
+        memory.mark("gradients", [p.grad for p in training.trained])
+        memory.ends("backward")
+        training.update()
         memory.ends("optimizer")
     parts, peaks = memory.account()
     return Simulation(
-        question=question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts, kept=kept,
-        peaks=peaks, trained=sum(p.numel() for p in trained), forward_flops=forward_flops,
+        question=setup.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
+        before=before, kept=kept, peaks=peaks, attends=training.attends,
+        trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops,
         step_flops=flops.get_total_flops(),
     )  # fmt: skip
 
 
-# The steps
+class Training:
+    """A model in training mode with a method applied and a new task head free, a batch, and an optimizer."""
 
+    def __init__(self, setup: Setup):
+        self.question = setup.question
+        self.model = self._built(setup)
+        self.given = self._batch()
+        method = self._method()
+        if hasattr(method, "calibrate"):
+            method.calibrate(self.model, (self.loss() for _ in range(1)))
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = OPTIMIZERS[self.question.optimizer](self.trained)
 
-def _built(setup: Setup) -> nn.Module:
-    """The model, in training mode, with the method applied and a new task head free."""
-    question, family = setup.question, setup.backbone.family
-    config = transformers.AutoConfig.for_model(family.model_type, **setup.config)
-    config.use_cache = False
-    if config.pad_token_id is None:
-        config.pad_token_id = 0         # sequence classification looks for the last token before the padding
-    dtype = DTYPES[question.dtype]
-    made = getattr(transformers, family.tasks[question.task].class_)
-    model = cast(nn.Module, made._from_config(config, dtype=dtype, attn_implementation=question.attention)).train()
-    with _default_dtype(dtype):
+    def _method(self) -> Any:
+        return importlib.import_module(f"{__package__}.{self.question.method}")
+
+    def _built(self, setup: Setup) -> transformers.PreTrainedModel:
+        question, dtype = self.question, DTYPES[self.question.dtype]
+        model = cast(Any, setup.class_)._from_config(
+            copy.deepcopy(setup.config), dtype=dtype, attn_implementation=question.attention
+        ).train()
         targets = {} if question.targets is None else {"targets": question.targets}
-        _reference(question.method).apply(model, **setup.cost.hyperparameters, **targets)
-    for weight in kit.weights(model):
-        if not weight.pretrained:
-            weight.value.requires_grad_(True)
-    if question.dtype == "mixed":
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.detach().float()
-    if question.checkpointing:
-        cast(transformers.PreTrainedModel, model).activation_checkpointing_enable()
-    return model
+        with _default_dtype(dtype):
+            self._method().apply(model, **question.hyperparameters, **targets)
+        for weight in kit.weights(model):
+            if not weight.pretrained:
+                weight.value.requires_grad_(True)
+        if question.dtype == "mixed":
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.detach().float()
+        if question.checkpointing:
+            model.activation_checkpointing_enable()
+        return cast(transformers.PreTrainedModel, model)
 
+    def _batch(self) -> dict[str, Tensor]:
+        """Inputs without padding, and what the model should say."""
+        question, config = self.question, self.model.config
+        shape = question.batch, question.seq
+        labels = torch.ones(shape if question.task == "causal_lm" else shape[:1], dtype=torch.long)
+        if self.model.main_input_name == "pixel_values":
+            size = config.image_size
+            sides = size if isinstance(size, list | tuple) else (size, size)
+            images = torch.zeros(question.batch, config.num_channels, *sides, dtype=DTYPES[question.dtype])
+            return {"pixel_values": images, "labels": labels}
+        ids, mask = torch.full(shape, 2), torch.ones(shape, dtype=torch.long)       # 2 is no model's padding
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
-def _inputs(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
-    """A batch without padding, and what it should say."""
-    question, config = setup.question, cast(Any, model).config
-    shape = question.batch, question.seq
-    labels = torch.ones(shape if question.task == "causal_lm" else shape[:1], dtype=torch.long)
-    if cast(Any, model).main_input_name == "pixel_values":
-        size = config.image_size
-        sides = size if isinstance(size, list | tuple) else (size, size)
-        images = torch.zeros(question.batch, config.num_channels, *sides, dtype=DTYPES[question.dtype])
-        return {"pixel_values": images, "labels": labels}
-    ids = torch.ones(shape, dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
+    @property
+    def attends(self) -> str:
+        """How the model computes attention: an implementation of a method's own is eager."""
+        return "sdpa" if self.model.config._attn_implementation == "sdpa" else "eager"
 
+    def loss(self) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.question.dtype == "mixed"):
+            return cast(Tensor, self.model(**self.given).loss)
 
-def _loss(question: Question, model: nn.Module, given: Mapping[str, Tensor]) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=question.dtype == "mixed"):
-        return cast(Tensor, model(**given).loss)
-
-
-def _reference(method: str) -> Any:
-    return importlib.import_module(f"{__package__}.{method}")
+    def update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 # What is alive
@@ -304,9 +327,10 @@ class Memory(TorchDispatchMode):
         block, _ = self._live.pop(key)
         self._log.append((block, -1))
 
-    def begin(self) -> None:
-        """Account for what comes and goes from now on."""
+    def begin(self) -> int:
+        """Account for what comes and goes from now on. Returns the bytes that are alive already."""
         self._log, self._start = [], [block for block, _ in self._live.values()]
+        return sum(block.size for block in self._start)
 
     def mark(self, part: str, tensors: Any = None) -> int:
         """Say what all storages of a tree of tensors are part of, or all live ones that have none yet.
@@ -347,25 +371,35 @@ class Memory(TorchDispatchMode):
 # Where a fake run is led back to a real one, and a CPU's to a GPU's
 
 
-class _Scalars(TorchDispatchMode):
-    """Answers what only data can tell: a condition holds, and a number is one."""
+aten = torch.ops.aten
+SURE = {aten.all.default: True, aten.any.default: False}
+
+
+class Fake(FakeTensorMode):
+    """Answers what only data can tell: all of a tensor holds and not any, other conditions do, and a number is one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
-            return True if args[0].dtype == torch.bool else 1 if not args[0].dtype.is_floating_point else 1.0
-        return func(*args, **(kwargs or {}))
+        if func in SURE:
+            with self:
+                return torch.tensor(SURE[func])
+        if func is aten._local_scalar_dense.default and args[0].constant is None:
+            dtype = args[0].dtype
+            return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+        if func is aten.bincount.default:
+            return args[0].new_empty(kwargs["minlength"] if kwargs else args[2])
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 @contextlib.contextmanager
 def _fake() -> Iterator[None]:
     """Fake tensors for all that is made inside."""
-    with FakeTensorMode(), _Scalars(), _replaced(nn.Module, "_apply", _converted):
+    with Fake(), _replaced(nn.Module, "_apply", _converted):
         yield
 
 
 @contextlib.contextmanager
-def _conventions() -> Iterator[None]:
-    """What fake and real runs have in common."""
+def conventions() -> Iterator[None]:
+    """What is changed in real runs as in fake ones."""
     with (
         _replaced(masking_utils, "is_tracing", lambda *_: False),
         _replaced(nn.functional, "dropout", _dropout),

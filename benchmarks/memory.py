@@ -1,0 +1,131 @@
+"""Training memory, simulated: `python -m benchmarks.memory simulate` writes benchmarks/memory/simulated.tsv.
+
+A case is one training step of a method's reference implementation on a public model, and a row says what it takes
+(`reference_impls/_simulate.py`). Rows that are there stay: a run that was stopped goes on where it ended. A case that a
+method refuses is a row too, with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peftonomy
+from peftonomy import UsageError
+
+FOLDER = Path(__file__).parent / "memory"
+SIMULATED = FOLDER / "simulated.tsv"
+ASKED = ("method", "model", "batch", "seq", "dtype", "attention", "checkpointing", "optimizer", "targets")
+FOUND = (
+    "task", "attends", "peak", "phase", "weights", "gradients", "optimizer_states", "activations", "temporaries",
+    "before", "kept", "peak_forward", "peak_backward", "peak_optimizer", "trained", "forward_flops", "step_flops",
+    "hyperparameters", "seconds", "refused",
+)  # fmt: skip
+
+PLAIN: dict[str, Any] = {
+    "dtype": "bfloat16", "attention": "sdpa", "checkpointing": False, "optimizer": "adamw", "targets": "",
+}  # fmt: skip
+SMALL: dict[str, Any] = PLAIN | {"dtype": "float32", "attention": "eager"}
+HOMES: dict[str, dict[str, Any]] = {
+    "roberta_large": SMALL | {"batch": 8, "seq": 128},
+    "llama_2_7b": PLAIN | {"batch": 1, "seq": 512},
+    "t5_base": SMALL | {"batch": 8, "seq": 128},
+}
+"""The models that every method is tried on, each with its first case."""
+CORE = (
+    "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst", "lora_fa",
+    "dora", "compacter", "parallel_adapter", "p_tuning", "adalora", "krona", "qlora", "diff_pruning", "fish_mask",
+    "mam_adapter", "hadamard_adapter", "unipelt", "llama_adapter", "velora", "intrinsic_said",
+)  # fmt: skip
+"""Methods from every part of the taxonomy, on the whole grid."""
+PAIRS = {
+    "roberta_large": [(8, 128), (32, 128), (4, 512), (16, 256)],
+    "t5_base": [(8, 128), (32, 64), (4, 512), (16, 256)],
+    "llama_2_7b": [(1, 512), (4, 512), (1, 2048), (2, 1024)],
+    "llama_2_13b": [(1, 512)], "llama_3_8b": [(1, 512), (1, 2048)], "qwen2_5_7b": [(1, 512), (1, 2048)],
+}  # fmt: skip
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """The grid, in the order of what is wanted first."""
+    kb = peftonomy.load()
+    for model, home in HOMES.items():
+        for method in (*CORE, *(m for m in kb if m not in CORE)):
+            yield {"method": method, "model": model, **home}
+    for method in CORE:
+        for model in PAIRS:
+            batch, seq = PAIRS[model][0]
+            base = HOMES.get(model, PLAIN) | {"method": method, "model": model, "batch": batch, "seq": seq}
+            yield base
+            yield base | {"checkpointing": True}
+    for i, method, model in itertools.product(range(1, 4), CORE, PAIRS):
+        for batch, seq in PAIRS[model][i : i + 1]:
+            other = "sdpa" if HOMES.get(model, PLAIN)["attention"] == "eager" else "eager"
+            base = HOMES.get(model, PLAIN) | {"method": method, "model": model, "batch": batch, "seq": seq}
+            yield base
+            yield base | {"attention": other}
+    for method in ("lora", "full_fine_tuning", "ia3", "sequential_adapter"):
+        for change in ({"optimizer": "adamw-foreach"}, {"optimizer": "sgd"}, {"dtype": "float32"}, {"dtype": "mixed"}):
+            yield HOMES["llama_2_7b"] | {"method": method, "model": "llama_2_7b", **change}
+    for method, pattern in itertools.product(("lora", "lora_fa", "dora"), ("attn.*,mlp.*", "attn.q,attn.v")):
+        for model in HOMES:
+            yield HOMES[model] | {"method": method, "model": model, "targets": pattern}
+    for model in ("llama_2_70b", "llama_3_1_405b"):
+        yield PLAIN | {"method": "lora", "model": model, "batch": 1, "seq": 512}
+
+
+def simulate(limit: float = float("inf")) -> None:
+    """Write the rows that are missing, for so many seconds."""
+    warnings.simplefilter("ignore")
+    end = time.monotonic() + limit
+    kb = peftonomy.load()
+    FOLDER.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(SIMULATED.open(), delimiter="\t")) if SIMULATED.exists() else []
+    done = {key(row) for row in rows}
+    with SIMULATED.open("a", newline="") as file:
+        writer = csv.DictWriter(file, (*ASKED, *FOUND), delimiter="\t", lineterminator="\n")
+        if not rows:
+            writer.writeheader()
+        for case in cases():
+            if key(case) in done:
+                continue
+            if time.monotonic() > end:
+                break
+            done.add(key(case))
+            row = one(kb, case)
+            writer.writerow(row)
+            file.flush()
+            print(*row.values(), flush=True)
+    print(f"most memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
+
+
+def key(case: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(case[name]) for name in ASKED)
+
+
+def one(kb: peftonomy.KnowledgeBase, case: dict[str, Any]) -> dict[str, Any]:
+    """The row of one case."""
+    from reference_impls import _simulate
+
+    start = time.perf_counter()
+    targets = case["targets"].split(",") if case["targets"] else None
+    try:
+        found = _simulate.simulate(kb, **(case | {"targets": targets})).to_dict()
+    except (UsageError, ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        return case | {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    found |= {f"peak_{phase}": size for phase, size in found["peaks"].items()}
+    found["hyperparameters"] = json.dumps(found["hyperparameters"])
+    found["seconds"] = round(time.perf_counter() - start, 1)
+    return case | {name: found[name] for name in FOUND if name in found}
+
+
+if __name__ == "__main__":
+    simulate(*map(float, sys.argv[2:3]))
