@@ -128,7 +128,7 @@ def simulate(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
         attention=attention, targets=targets, task=task, **hyperparameters,
     )  # fmt: skip
-    with _fake():
+    with fake():
         return measured(setup)
 
 
@@ -253,7 +253,8 @@ class Training:
                 if parameter.requires_grad:
                     parameter.data = parameter.detach().float()
         if question.checkpointing:
-            model.activation_checkpointing_enable()
+            # the states of random generators, which checkpoints keep by default, are in the host's memory
+            model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         return cast(transformers.PreTrainedModel, model)
 
     def _batch(self) -> dict[str, Tensor]:
@@ -391,7 +392,7 @@ class Fake(FakeTensorMode):
 
 
 @contextlib.contextmanager
-def _fake() -> Iterator[None]:
+def fake() -> Iterator[None]:
     """Fake tensors for all that is made inside."""
     with Fake(), _replaced(nn.Module, "_apply", _converted):
         yield

@@ -1,0 +1,107 @@
+"""What a real training step on the CPU allocates, to hold the simulation against: small models of three architectures.
+
+The truth is what PyTorch's profiler writes down of every allocation and release, those inside of kernels included. The
+first step, with which the optimizer's states come to be, is not profiled; what it leaves is counted storage by storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import peftonomy
+from reference_impls import _simulate
+
+__all__ = ["MODELS", "TOLERANCE", "Truth", "cases", "compare"]
+
+TOLERANCE = 1e-3
+"""How far, relatively, a simulated peak may be from a profiled one: temporaries inside of kernels are not simulated."""
+MODELS: dict[str, dict[str, Any]] = {
+    "roberta": {
+        "model_type": "roberta", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 4,
+        "num_attention_heads": 6, "intermediate_size": 640, "max_position_embeddings": 130,
+    },
+    "t5": {
+        "model_type": "t5", "vocab_size": 2000, "d_model": 192, "num_layers": 3, "num_heads": 6, "d_kv": 32,
+        "d_ff": 640,
+    },
+    "llama": {
+        "model_type": "llama", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 4,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 448, "max_position_embeddings": 128,
+    },
+}  # fmt: skip
+DTYPES = {"roberta": "float32", "t5": "float32", "llama": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One case: the peaks in bytes that were simulated, counted on real tensors, and profiled."""
+
+    simulated: int
+    counted: int
+    profiled: int
+
+    @property
+    def error(self) -> float:
+        return self.simulated / self.profiled - 1
+
+
+def cases(methods: Sequence[str], kb: peftonomy.KnowledgeBase) -> Iterator[dict[str, Any]]:
+    """Every method on every model that it fits, with both kinds of attention, with and without checkpointing."""
+    for method in methods:
+        for model, config in MODELS.items():
+            try:
+                kb[method].cost(config)
+            except peftonomy.UsageError:
+                continue
+            for attention in _simulate.ATTENTION:
+                for checkpointing in (False, True):
+                    yield {"method": method, "model": model, "attention": attention, "checkpointing": checkpointing}
+
+
+def compare(kb: peftonomy.KnowledgeBase, case: dict[str, Any], *, batch: int = 4, seq: int = 48) -> Truth:
+    """Simulate a case and run it."""
+    setup = _simulate.Setup.of(
+        kb, case["method"], MODELS[case["model"]], batch=batch, seq=seq, dtype=DTYPES[case["model"]],
+        optimizer="adamw", checkpointing=case["checkpointing"], attention=case["attention"], targets=None, task=None,
+    )  # fmt: skip
+    with _simulate.fake():
+        simulated = _simulate.measured(setup)
+    counted = _simulate.measured(setup)
+    return Truth(simulated.peak, counted.peak, counted.before + profiled(setup))
+
+
+def profiled(setup: _simulate.Setup) -> int:
+    """By how many bytes the second step exceeds at most what was allocated when it began."""
+    with _simulate.conventions():
+        training = _simulate.Training(setup)
+        for profiler in (None, profile(activities=[ProfilerActivity.CPU], profile_memory=True)):
+            if profiler is not None:
+                profiler.start()
+            loss = training.loss()
+            loss.backward()     # type: ignore[no-untyped-call]
+            del loss
+            training.update()
+    assert profiler is not None
+    profiler.stop()
+    most = now = 0
+    for size in allocations(profiler):
+        now += size
+        most = max(most, now)
+    return most
+
+
+def allocations(profiler: profile) -> list[int]:
+    """The bytes of every allocation, and below zero of every release, in order."""
+    found, waiting = [], list(profiler.profiler.kineto_results.experimental_event_tree())   # type: ignore[union-attr]
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        kind, fields = event.typed
+        if kind == torch._C._profiler._EventType.Allocation:
+            found.append((event.start_time_ns, fields.alloc_size))
+    return [size for _, size in sorted(found, key=lambda pair: pair[0])]
