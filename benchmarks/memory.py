@@ -1,14 +1,16 @@
-"""Training memory, simulated: `python -m benchmarks.memory simulate` writes benchmarks/memory/simulated.tsv.
+"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|truth [SECONDS]`.
 
-A case is one training step of a method's reference implementation on a public model, and a row says what it takes
-(`reference_impls/_simulate.py`). Rows that are there stay: a run that was stopped goes on where it ended. A case that a
-method refuses is a row too, with its reason.
+simulate: what one training step of a method's reference implementation takes on a public model
+(`reference_impls/_simulate.py`), in memory/simulated.tsv. A case that a method refuses is a row with its reason.
+truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
+Rows that are there stay: a run that was stopped goes on where it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import gc
 import itertools
 import json
@@ -16,7 +18,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,10 @@ import peftonomy
 from peftonomy import UsageError
 
 FOLDER = Path(__file__).parent / "memory"
-SIMULATED = FOLDER / "simulated.tsv"
+SIMULATED, TRUTH = FOLDER / "simulated.tsv", FOLDER / "truth.tsv"
+KB = peftonomy.load()
+Case = dict[str, Any]
+Answer = Callable[[Case], Case]
 ASKED = ("method", "model", "batch", "seq", "dtype", "attention", "checkpointing", "optimizer", "targets")
 FOUND = (
     "task", "attends", "peak", "phase", "weights", "gradients", "optimizer_states", "activations", "temporaries",
@@ -43,9 +48,9 @@ HOMES: dict[str, dict[str, Any]] = {
 }
 """The models that every method is tried on, each with its first case."""
 CORE = (
-    "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst", "lora_fa",
-    "dora", "compacter", "parallel_adapter", "p_tuning", "adalora", "krona", "qlora", "diff_pruning", "fish_mask",
-    "mam_adapter", "hadamard_adapter", "unipelt", "llama_adapter", "velora", "intrinsic_said",
+    "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst",
+    "lora_fa", "dora", "compacter", "parallel_adapter", "p_tuning", "adalora", "krona", "qlora", "diff_pruning",
+    "fish_mask", "mam_adapter", "hadamard_adapter", "unipelt", "llama_adapter", "velora", "intrinsic_said",
 )  # fmt: skip
 """Methods from every part of the taxonomy, on the whole grid."""
 PAIRS = {
@@ -56,9 +61,8 @@ PAIRS = {
 }  # fmt: skip
 
 
-def cases() -> Iterator[dict[str, Any]]:
+def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     """The grid, in the order of what is wanted first."""
-    kb = peftonomy.load()
     for model, method in itertools.product(HOMES, CORE):
         yield {"method": method, "model": model, **HOMES[model]}
     for method in kb:
@@ -90,51 +94,64 @@ def first_home(kb: peftonomy.KnowledgeBase, method: str) -> str:
     return next(iter(HOMES))
 
 
-def simulate(limit: float = float("inf")) -> None:
-    """Write the rows that are missing, for so many seconds."""
+def grow(
+    path: Path, asked: Sequence[str], found: Sequence[str], cases: Iterable[Case], answer: Answer, limit: float
+) -> None:
+    """Append a row for every case that has none, for so many seconds."""
     warnings.simplefilter("ignore")
+    gc.freeze()         # what was imported stays: no collection need look at it
     end = time.monotonic() + limit
-    kb = peftonomy.load()
-    FOLDER.mkdir(exist_ok=True)
-    gc.freeze()     # what was imported stays: no collection need look at it
-    rows = list(csv.DictReader(SIMULATED.open(), delimiter="\t")) if SIMULATED.exists() else []
-    done = {key(row) for row in rows}
-    with SIMULATED.open("a", newline="") as file:
-        writer = csv.DictWriter(file, (*ASKED, *FOUND), delimiter="\t", lineterminator="\n")
+    path.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t")) if path.exists() else []
+    done = {tuple(row[name] for name in asked) for row in rows}
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, (*asked, *found), delimiter="\t", lineterminator="\n")
         if not rows:
             writer.writeheader()
-        for case in cases():
-            if key(case) in done:
+        for case in cases:
+            key = tuple(str(case[name]) for name in asked)
+            if key in done:
                 continue
             if time.monotonic() > end:
                 break
-            done.add(key(case))
-            row = one(kb, case)
+            done.add(key)
+            row = case | answer(case)
             writer.writerow(row)
             file.flush()
             print(*row.values(), flush=True)
     print(f"most memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
 
-def key(case: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(case[name]) for name in ASKED)
+def simulate(limit: float) -> None:
+    grow(SIMULATED, ASKED, FOUND, cases(KB), simulated, limit)
 
 
-def one(kb: peftonomy.KnowledgeBase, case: dict[str, Any]) -> dict[str, Any]:
-    """The row of one case."""
+def simulated(case: Case) -> Case:
     from reference_impls import _simulate
 
     start = time.perf_counter()
     targets = case["targets"].split(",") if case["targets"] else None
     try:
-        found = _simulate.simulate(kb, **(case | {"targets": targets})).to_dict()
+        found = _simulate.simulate(KB, **(case | {"targets": targets})).to_dict()
     except (UsageError, ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        return case | {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     found |= {f"peak_{phase}": size for phase, size in found["peaks"].items()}
     found["hyperparameters"] = json.dumps(found["hyperparameters"])
     found["seconds"] = round(time.perf_counter() - start, 1)
-    return case | {name: found[name] for name in FOUND if name in found}
+    return {name: found[name] for name in FOUND if name in found}
+
+
+def truth(limit: float) -> None:
+    import _truth
+
+    def answer(case: Case) -> Case:
+        found = _truth.compare(KB, case)
+        return {**dataclasses.asdict(found), "error": f"{found.error:.6f}"}
+
+    others = sorted(set(KB) - set(CORE))
+    every = itertools.chain(_truth.cases(CORE, KB), _truth.cases(others, KB))
+    grow(TRUTH, _truth.ASKED, _truth.FOUND, every, answer, limit)
 
 
 if __name__ == "__main__":
-    simulate(*map(float, sys.argv[2:3]))
+    {"simulate": simulate, "truth": truth}[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))

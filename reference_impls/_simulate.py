@@ -45,6 +45,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw-foreach": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=True),
     "sgd": lambda trained: torch.optim.SGD(trained, lr=1e-3, foreach=False),
 }
+aten = torch.ops.aten
 ATTENTION = ("eager", "sdpa")
 PHASES = ("forward", "backward", "optimizer")
 PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
@@ -71,8 +72,8 @@ class Question:
 class Simulation:
     """What one training step takes, in bytes and in floating-point operations.
 
-    peak: the most bytes alive at once; phase: when that was; peaks: the most of each phase. What the peak consists of, by
-    what each tensor is or becomes: weights (with buffers, and all else that a method holds), gradients,
+    peak: the most bytes alive at once; phase: when that was; peaks: the most of each phase. What the peak consists
+    of, by what each tensor is or becomes: weights (with buffers, and all else that a method holds), gradients,
     optimizer_states, activations (what the forward pass left for the backward pass, and the batch), temporaries.
     before: bytes alive when the step begins. kept: activations at the end of the forward pass. attends: eager or sdpa,
     as it came to be. trained: numbers that the optimizer updates, a new head included. forward_flops, step_flops: of
@@ -99,7 +100,8 @@ class Simulation:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, what was asked first."""
         found = asdict(self)
-        return found.pop("question") | found
+        question: dict[str, Any] = found.pop("question")
+        return question | found
 
 
 def simulate(
@@ -195,7 +197,7 @@ def measured(setup: Setup) -> Simulation:
         with FlopCounterMode(display=False) as flops:
             loss = training.loss()
             forward_flops = flops.get_total_flops()
-            loss.backward()     # type: ignore[no-untyped-call]
+            loss.backward()
         del loss
         training.update()
 
@@ -206,7 +208,7 @@ def measured(setup: Setup) -> Simulation:
         loss = training.loss()
         kept = memory.mark("activations")
         memory.ends("forward")
-        loss.backward()         # type: ignore[no-untyped-call]
+        loss.backward()
         del loss
         memory.mark("gradients", [p.grad for p in training.trained])
         memory.ends("backward")
@@ -300,21 +302,25 @@ class Memory(TorchDispatchMode):
     """Follows every storage that an operation under it makes, from there until it is released.
 
     Views share their storage, and an operation in place makes none. What an operation allocates and releases inside
-    of its kernel is not seen.
+    of its kernel is not seen. Autograd adds a gradient to one that nobody else holds in place, but not under a dispatch
+    mode: a sum whose first summand goes at once counts as having taken its place.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[Block, weakref.ref[torch.UntypedStorage]]] = {}
         self._start: list[Block] = []
         self._log: list[tuple[Block, int]] = []     # what came (1) and went (-1), in order
         self._ends: dict[str, int] = {}             # of a phase, in the log
+        self._sum = 0, 0                            # where in the log the last sum of gradients came, and of what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):
                 self._see(leaf.untyped_storage())
+        if func is aten.add.Tensor and not torch.is_grad_enabled():
+            self._sum = len(self._log), args[0].untyped_storage()._cdata
         return found
 
     def _see(self, storage: torch.UntypedStorage) -> None:
@@ -327,6 +333,8 @@ class Memory(TorchDispatchMode):
     def _release(self, key: int) -> None:
         block, _ = self._live.pop(key)
         self._log.append((block, -1))
+        if self._sum == (len(self._log) - 1, key):
+            self._log[-2:] = self._log[:-3:-1]
 
     def begin(self) -> int:
         """Account for what comes and goes from now on. Returns the bytes that are alive already."""
@@ -372,7 +380,6 @@ class Memory(TorchDispatchMode):
 # Where a fake run is led back to a real one, and a CPU's to a GPU's
 
 
-aten = torch.ops.aten
 SURE = {aten.all.default: True, aten.any.default: False}
 
 

@@ -1,0 +1,211 @@
+"""The simulator: what it says of a training step is what a real one on the CPU allocates."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import peftonomy
+from benchmarks import _truth as truth
+from peftonomy import UsageError
+from reference_impls import _simulate
+from reference_impls._simulate import Memory, simulate
+
+pytestmark = pytest.mark.torch
+KB = peftonomy.load()
+LLAMA = truth.MODELS["llama"]
+TABLE = Path(__file__).parent.parent / "benchmarks/memory/truth.tsv"
+ROWS = list(csv.DictReader(TABLE.read_text().splitlines(), delimiter="\t"))
+SAMPLE = [
+    ("lora", "llama", "sdpa", True),
+    ("lora", "roberta", "eager", False),
+    ("full_fine_tuning", "llama", "eager", True),
+    ("full_fine_tuning", "t5", "sdpa", False),
+    ("bitfit", "roberta", "sdpa", False),
+    ("ia3", "t5", "eager", False),
+    ("sequential_adapter", "roberta", "sdpa", True),
+    ("prompt_tuning", "llama", "sdpa", False),
+    ("prefix_tuning", "roberta", "eager", False),
+    ("lora_fa", "llama", "eager", False),
+    ("hadamard_adapter", "roberta", "eager", False),
+]
+
+
+def case(method: str, model: str, attention: str, checkpointing: bool) -> dict[str, Any]:
+    return {"method": method, "model": model, "attention": attention, "checkpointing": checkpointing}
+
+
+def small(method: str, **changes: Any) -> _simulate.Simulation:
+    return simulate(KB, method, LLAMA, **({"batch": 2, "seq": 16} | changes))
+
+
+# Against real steps
+
+
+@pytest.mark.parametrize("of", SAMPLE, ids=lambda of: "-".join(map(str, of)))
+def test_a_simulated_peak_is_the_profiled_one(of: tuple[str, str, str, bool]) -> None:
+    found = truth.compare(KB, case(*of))
+    assert found.simulated == found.counted
+    assert abs(found.error) < truth.TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [*truth.cases(sorted({row["method"] for row in ROWS}), KB)], ids=str)
+def test_every_case_of_the_table(of: dict[str, Any]) -> None:
+    found = truth.compare(KB, of)
+    assert found.simulated == found.counted
+    assert abs(found.error) < truth.TOLERANCE or found.inside in truth.INSIDE
+
+
+def test_the_table_shows_what_was_promised() -> None:
+    close = [row for row in ROWS if abs(float(row["error"])) < truth.TOLERANCE]
+    assert len(close) >= 150
+    sides = {"model": truth.MODELS, "attention": _simulate.ATTENTION, "checkpointing": ("False", "True")}
+    for name, values in sides.items():
+        shares = Counter(row[name] for row in close)
+        assert all(shares[value] > 10 for value in values)
+    assert all(row["simulated"] == row["counted"] for row in ROWS)
+    assert {row["inside"] for row in ROWS if row not in close} <= set(truth.INSIDE)
+
+
+def test_parts_and_operations_are_those_of_a_real_step() -> None:
+    setup = _simulate.Setup.of(
+        KB, "lora", LLAMA, batch=2, seq=16, dtype="float32", optimizer="adamw", checkpointing=False, attention="eager",
+        targets=None, task=None,
+    )  # fmt: skip
+    with _simulate.fake():
+        simulated = _simulate.measured(setup)
+    assert simulated == _simulate.measured(setup)
+
+
+# What is counted
+
+
+def test_a_view_costs_nothing_and_a_release_is_noticed() -> None:
+    with Memory() as memory:
+        held = torch.zeros(100)
+        assert memory.begin() == 400
+        memory.mark("weights")
+        made = held + 1             # 800
+        part = made[:10].view(5, 2)
+        del made                    # the view holds it
+        other = part * 2            # 840
+        del part, other
+        memory.ends("forward")
+        torch.zeros(50)             # 600
+        memory.ends("backward")
+    parts, peaks = memory.account()
+    assert peaks == {"forward": 840, "backward": 600}
+    assert parts == dict.fromkeys(_simulate.PARTS, 0) | {"weights": 400, "temporaries": 440}
+
+
+def test_gradients_add_up_in_place() -> None:
+    """As they do where no dispatch mode looks: three terms of one tensor's gradient are never four tensors."""
+    with Memory() as memory:
+        x = torch.ones(1000, requires_grad=True) * 1
+        y = (x.sin() + x.cos() + x.exp()).sum()
+        before = memory.begin()
+        y.backward()    # type: ignore[no-untyped-call]
+        memory.ends("backward")
+    _, peaks = memory.account()
+    assert peaks["backward"] == before + 3 * 4000 + 4
+
+
+def test_the_parts_are_the_peak() -> None:
+    found = small("lora", dtype="float32", attention="eager")
+    assert sum(getattr(found, part) for part in _simulate.PARTS) == found.peak == max(found.peaks.values())
+    assert found.trained == KB["lora"].cost(LLAMA).trained
+    assert found.kept <= found.peaks["forward"] - found.before + 3 * 2 * 16 * 8
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("adamw", 2), ("sgd", 0)])
+def test_states_of_the_optimizer(optimizer: str, copies: int) -> None:
+    found = small("full_fine_tuning", optimizer=optimizer, dtype="float32")
+    counts = 4 * len(KB["full_fine_tuning"].places(LLAMA)) if copies else 0
+    assert found.optimizer_states == copies * 4 * found.trained + counts
+
+
+def test_what_changes_the_peak() -> None:
+    plain = small("lora", batch=4, seq=64)
+    assert small("lora", batch=4, seq=64, checkpointing=True).peak < plain.peak
+    assert small("lora", batch=4, seq=64, dtype="float32").peak > plain.peak
+    assert small("lora", batch=4, seq=64, attention="eager").peak > plain.peak
+    assert small("lora", batch=4, seq=64, dtype="mixed").optimizer_states > plain.optimizer_states
+    assert small("lora", batch=4, seq=64, r=64).peak > plain.peak
+    full = small("full_fine_tuning")
+    assert small("full_fine_tuning", optimizer="adamw-foreach").peak > full.peak
+
+
+def test_floating_point_operations_of_a_forward_pass() -> None:
+    found = small("lora", attention="eager", r=4)
+    n, layers, d, ff, kv, vocab = 32, 2, 192, 448, 64, 2000
+    linear = layers * (2 * d * d + 2 * d * kv + 3 * d * ff) + d * vocab
+    lora = layers * 4 * ((d + d) + (d + kv))        # A and B of queries and of values
+    attention = layers * 2 * d * 16                 # scores and mixtures, each over 16 positions
+    assert found.forward_flops == 2 * n * (linear + lora + attention)
+    # behind the forward pass the gradients of activations, but not before the first trained tensors
+    assert 1.9 * found.forward_flops < found.step_flops < 2 * found.forward_flops
+
+
+def test_nothing_stays_patched() -> None:
+    before = nn.functional.dropout, nn.functional.scaled_dot_product_attention, nn.Module._apply, torch.randint
+    with pytest.raises(ZeroDivisionError), _simulate.fake(), _simulate.conventions():
+        1 / 0  # noqa: B018
+    small("lora")
+    assert before == (
+        nn.functional.dropout, nn.functional.scaled_dot_product_attention, nn.Module._apply, torch.randint
+    )  # fmt: skip
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.slow
+def test_a_model_of_405_billion_parameters_takes_seconds_and_little_memory() -> None:
+    start = time.process_time()
+    found = simulate(KB, "lora", "llama_3_1_405b", batch=1, seq=512)
+    assert found.weights > 2 * 405e9
+    assert time.process_time() - start < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20 * 1.5     # KiB, with all of the test session
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch": 0}, "batch: found 0; expected a whole number from 1"),
+        ({"batch": 1.5}, "batch: found 1.5; expected a whole number from 1"),
+        ({"seq": -1}, "seq: found -1; expected a whole number from 1"),
+        ({"seq": 129}, "seq: found 129; config has 128 positions"),
+        ({"dtype": "float8"}, "unknown dtype 'float8'; "),
+        ({"optimizer": "adamv"}, "unknown optimizer 'adamv'; did you mean adamw"),
+        ({"attention": "flash"}, "unknown attention 'flash'; known: eager, sdpa"),
+        ({"task": "none"}, "task: found none; expected one with a loss, causal_lm or seq_cls"),
+        ({"task": "song"}, "unknown task 'song'"),
+        ({"rank": 4}, "unknown hyperparameter 'rank'"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        small("lora", **given)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+# Twins: a comparison that could not fail would show nothing.
+
+
+def test_another_step_has_another_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = case("lora", "roberta", "eager", False)
+    right = truth.compare(KB, of)
+    monkeypatch.setattr(_simulate, "_dropout", lambda x, p=0.5, training=True, inplace=False: x)
+    wrong = truth.compare(KB, of)
+    assert abs(wrong.simulated / right.profiled - 1) > 10 * truth.TOLERANCE
