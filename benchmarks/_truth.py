@@ -30,7 +30,7 @@ INSIDE = {
 MODELS: dict[str, dict[str, Any]] = {
     "roberta": {
         "model_type": "roberta", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "intermediate_size": 640, "max_position_embeddings": 130,
+        "num_attention_heads": 6, "intermediate_size": 640, "max_position_embeddings": 514,
     },
     "t5": {
         "model_type": "t5", "vocab_size": 2000, "d_model": 192, "num_layers": 2, "num_heads": 6, "d_kv": 32,
@@ -38,7 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "llama": {
         "model_type": "llama", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 2,
-        "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 448, "max_position_embeddings": 128,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 448, "max_position_embeddings": 512,
     },
 }  # fmt: skip
 DTYPES = {"roberta": "float32", "t5": "float32", "llama": "bfloat16"}

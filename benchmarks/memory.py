@@ -50,7 +50,7 @@ HOMES: dict[str, dict[str, Any]] = {
 CORE = (
     "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst",
     "lora_fa", "dora", "compacter", "parallel_adapter", "p_tuning", "adalora", "krona", "qlora", "diff_pruning",
-    "fish_mask", "mam_adapter", "hadamard_adapter", "unipelt", "llama_adapter", "velora", "intrinsic_said",
+    "fish_mask", "mam_adapter", "hadamard_adapter", "unipelt", "llama_adapter", "velora",
 )  # fmt: skip
 """Methods from every part of the taxonomy, on the whole grid."""
 PAIRS = {

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import masking_utils
 
 from peftonomy import Backbone, KnowledgeBase, UsageError
@@ -47,6 +47,13 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 }
 aten = torch.ops.aten
 ATTENTION = ("eager", "sdpa")
+KERNELS = {
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""The operations of kernels that PyTorch's counter passes over, from the shapes of what they read."""
 PHASES = ("forward", "backward", "optimizer")
 PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
 
@@ -194,7 +201,7 @@ def measured(setup: Setup) -> Simulation:
     """The second of two steps on whatever tensors the modes around make, fake ones or real ones."""
     with conventions(), Memory() as memory:
         training = Training(setup)
-        with FlopCounterMode(display=False) as flops:
+        with FlopCounterMode(display=False, custom_mapping=KERNELS) as flops:
             loss = training.loss()
             forward_flops = flops.get_total_flops()
             loss.backward()
@@ -302,8 +309,8 @@ class Memory(TorchDispatchMode):
     """Follows every storage that an operation under it makes, from there until it is released.
 
     Views share their storage, and an operation in place makes none. What an operation allocates and releases inside
-    of its kernel is not seen. Autograd adds a gradient to one that nobody else holds in place, but not under a dispatch
-    mode: a sum whose first summand goes at once counts as having taken its place.
+    of its kernel is not seen. Autograd adds some gradients up in place, but not under a dispatch mode: a peak during
+    such a sum is too high by one tensor.
     """
 
     def __init__(self) -> None:
@@ -312,15 +319,12 @@ class Memory(TorchDispatchMode):
         self._start: list[Block] = []
         self._log: list[tuple[Block, int]] = []     # what came (1) and went (-1), in order
         self._ends: dict[str, int] = {}             # of a phase, in the log
-        self._sum = 0, 0                            # where in the log the last sum of gradients came, and of what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):
                 self._see(leaf.untyped_storage())
-        if func is aten.add.Tensor and not torch.is_grad_enabled():
-            self._sum = len(self._log), args[0].untyped_storage()._cdata
         return found
 
     def _see(self, storage: torch.UntypedStorage) -> None:
@@ -333,8 +337,6 @@ class Memory(TorchDispatchMode):
     def _release(self, key: int) -> None:
         block, _ = self._live.pop(key)
         self._log.append((block, -1))
-        if self._sum == (len(self._log) - 1, key):
-            self._log[-2:] = self._log[:-3:-1]
 
     def begin(self) -> int:
         """Account for what comes and goes from now on. Returns the bytes that are alive already."""

@@ -107,18 +107,6 @@ def test_a_view_costs_nothing_and_a_release_is_noticed() -> None:
     assert parts == dict.fromkeys(_simulate.PARTS, 0) | {"weights": 400, "temporaries": 440}
 
 
-def test_gradients_add_up_in_place() -> None:
-    """As they do where no dispatch mode looks: three terms of one tensor's gradient are never four tensors."""
-    with Memory() as memory:
-        x = torch.ones(1000, requires_grad=True) * 1
-        y = (x.sin() + x.cos() + x.exp()).sum()
-        before = memory.begin()
-        y.backward()    # type: ignore[no-untyped-call]
-        memory.ends("backward")
-    _, peaks = memory.account()
-    assert peaks["backward"] == before + 3 * 4000 + 4
-
-
 def test_the_parts_are_the_peak() -> None:
     found = small("lora", dtype="float32", attention="eager")
     assert sum(getattr(found, part) for part in _simulate.PARTS) == found.peak == max(found.peaks.values())
@@ -184,7 +172,7 @@ def test_a_model_of_405_billion_parameters_takes_seconds_and_little_memory() -> 
         ({"batch": 0}, "batch: found 0; expected a whole number from 1"),
         ({"batch": 1.5}, "batch: found 1.5; expected a whole number from 1"),
         ({"seq": -1}, "seq: found -1; expected a whole number from 1"),
-        ({"seq": 129}, "seq: found 129; config has 128 positions"),
+        ({"seq": 513}, "seq: found 513; config has 512 positions"),
         ({"dtype": "float8"}, "unknown dtype 'float8'; "),
         ({"optimizer": "adamv"}, "unknown optimizer 'adamv'; did you mean adamw"),
         ({"attention": "flash"}, "unknown attention 'flash'; known: eager, sdpa"),
