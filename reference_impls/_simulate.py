@@ -124,6 +124,7 @@ def simulate(
     attention: str = "sdpa",
     targets: Sequence[str] | None = None,
     task: str | None = None,
+    num_labels: int = 2,
     **hyperparameters: Any,
 ) -> Simulation:
     """One training step of a method on a model.
@@ -131,11 +132,11 @@ def simulate(
     model: an id of the catalogue, a path to a `config.json`, or its content. batch: sequences, each of `seq` tokens.
     dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods that
     change the attention are eager all the same. targets: roles. task: by default the model's own, or sequence
-    classification where it has none. Raises UsageError for what makes no sense.
+    classification (of `num_labels`) where it has none. Raises UsageError for what makes no sense.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
-        attention=attention, targets=targets, task=task, **hyperparameters,
+        attention=attention, targets=targets, task=task, num_labels=num_labels, **hyperparameters,
     )  # fmt: skip
     with fake():
         return measured(setup)
@@ -153,7 +154,7 @@ class Setup:
     def of(
         cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, batch: int, seq: int,
         dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
-        task: str | None, **hyperparameters: Any,
+        task: str | None, num_labels: int = 2, **hyperparameters: Any,
     ) -> Setup:
         """Raises UsageError for what makes no sense."""
         for name, given, known in (
@@ -170,12 +171,13 @@ class Setup:
         if task == "none":
             raise UsageError("task: found none; expected one with a loss, causal_lm or seq_cls")
         roles = None if targets is None else tuple(targets)
-        cost = kb[method].cost(backbone, task=task, targets=roles, **hyperparameters)
+        cost = kb[method].cost(backbone, task=task, num_labels=num_labels, targets=roles, **hyperparameters)
         question = Question(
             method, backbone.id, task, batch, seq, dtype, optimizer, checkpointing, attention, roles,
             cost.hyperparameters,
         )  # fmt: skip
         config = _config(backbone, model)
+        config.num_labels = num_labels
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
