@@ -27,8 +27,11 @@ INSIDE = {
     "aten::mul": "where a gradient is masked, the CPU's kernel first makes numbers of the mask",
 }
 """Operations inside of which a profiled peak may exceed the simulated one by more, and why; a GPU's do neither."""
-SUMMED = ("full_fine_tuning", "unipelt")
-"""Methods whose simulated peak may be higher by more: autograd sums their gradients in place, and not under a mode."""
+SUMMED = ("full_fine_tuning", "mam_adapter", "prefix_tuning", "unipelt")
+"""Methods whose simulated peak may be higher by more: autograd adds their gradients up in place, and not under a mode.
+
+Prefixes above all: each is a slice of one output, whose gradient has the size of the whole.
+"""
 MODELS: dict[str, dict[str, Any]] = {
     "roberta": {
         "model_type": "roberta", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 2,

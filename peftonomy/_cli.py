@@ -153,6 +153,20 @@ class Question:
         setting = Setting(dtype=self.dtype, **step)
         return method.step(**self.place).memory(once(self.settings), setting)
 
+    def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
+        """The memory of a training step that is run on fake tensors, as plain data. Raises PeftonomyError."""
+        try:
+            from reference_impls._simulate import simulate
+        except ModuleNotFoundError as error:
+            raise UsageError(f"--simulate needs {error.name}: install peftonomy[torch]") from None
+        if quantized or self.target_modules:
+            raise UsageError("--simulate takes neither --quantized nor --target-modules")
+        settings: dict[str, Any] = {**once(self.settings)}
+        for name in settings.keys() - hyperparameter_names(method):
+            raise UnknownName("hyperparameter", name, hyperparameter_names(method), f"of {method.id}")
+        where: dict[str, Any] = {"targets": self.targets, "task": self.task, "num_labels": self.num_labels}
+        return simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings).to_dict()
+
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
         """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""
         from ._fit import SOLVED, largest
@@ -591,29 +605,32 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 @click.option("--batch", metavar="N", type=int, required=True, help="Sequences of a step.")
 @click.option("--seq", metavar="N", type=int, required=True, help="Tokens of a sequence.")
 @step_options
+@click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
 @json_option
-def memory(method: str, as_json: bool, batch: int, seq: int, **asked: Any) -> None:
+def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
     """Predict the memory and the operations of a training step."""
     from ._memory import PARTS
 
-    step = {name: asked.pop(name) for name in STEP}
-    found = question(asked).remember(knowledge()[method], batch=batch, seq=seq, **step)
+    step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
+    asking = question(asked)
+    entry = knowledge()[method]
+    found = asking.simulate(entry, **step) if simulate else asking.remember(entry, **step).to_dict()
     if as_json:
-        return out.print_json(found.to_dict())
-    setting = found.setting
-    click.echo(f"{found.method} on {found.model or asked['model']}, task {found.task}")
-    click.echo(", ".join(f"{n} = {v}" for n, v in found.hyperparameters.items()) or "no hyperparameters")
-    how = [f"batch {setting.batch} x {setting.seq}", setting.dtype, setting.optimizer, setting.attention]
-    how += ["checkpointing"] * setting.checkpointing + ([setting.quantized] if setting.quantized else [])
+        return out.print_json(found)
+    click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
+    click.echo(", ".join(f"{n} = {v}" for n, v in found["hyperparameters"].items()) or "no hyperparameters")
+    how = [f"batch {batch} x {seq}", found["dtype"], found["optimizer"], found["attention"]]
+    how += ["checkpointing"] * found["checkpointing"] + ([found["quantized"]] if found.get("quantized") else [])
     click.echo(", ".join(how) + "\n")
-    sizes = [(part.replace("_", " "), getattr(found, part), "") for part in PARTS]
-    sizes.append(("peak", found.peak, f", in the {found.phase} phase"))
-    sizes.append(("gpu extra", found.gpu_extra, ", an estimate, not in the peak"))
-    if found.paged:
-        sizes.append(("paged", found.paged, ", which may leave the GPU"))
+    sizes = [(part.replace("_", " "), found[part], "") for part in PARTS]
+    sizes.append(("peak", found["peak"], f", in the {found['phase']} phase"))
+    if not simulate:
+        sizes.append(("gpu extra", found["gpu_extra_estimate"], ", an estimate, not in the peak"))
+    if found.get("paged"):
+        sizes.append(("paged", found["paged"], ", which may leave the GPU"))
     rows = [(name, out.number(size), out.binary_text(size) + note) for name, size, note in sizes]
     section(("", "bytes", ""), rows, right=["bytes"])
-    return click.echo(f"{found.forward_flops:.4g} operations forward, {found.step_flops:.4g} a step")
+    return click.echo(f"{found['forward_flops']:.4g} operations forward, {found['step_flops']:.4g} a step")
 
 
 @cli.command()

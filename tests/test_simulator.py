@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import resource
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from torch import nn
 import peftonomy
 from benchmarks import _truth as truth
 from peftonomy import UsageError
+from peftonomy._cli import main
 from reference_impls import _simulate
 from reference_impls._simulate import Memory, simulate
 
@@ -186,6 +188,33 @@ def test_a_mistake_is_one_clear_line(given: dict[str, Any], message: str) -> Non
         small("lora", **given)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["memory", "lora", "--model", "roberta_base", "--batch", "2", "--seq", "16", "--simulate", *words])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_line_asks_the_simulator(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = ask(capsys, "--set", "r=4", "--json")
+    found = simulate(KB, "lora", "roberta_base", batch=2, seq=16, r=4)
+    assert (code, json.loads(said)) == (0, json.loads(json.dumps(found.to_dict())))
+    _, said, _ = ask(capsys, "--set", "r=4")
+    assert f"{found.peak:,}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "batch=3"], "error: unknown hyperparameter 'batch' of lora; "),
+        (["--quantized", "nf4"], "error: --simulate takes neither --quantized nor --target-modules"),
+        (["--optimizer", "adafactor"], "error: unknown optimizer 'adafactor'; "),
+    ],
+)
+def test_a_mistake_on_the_command_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    code, _, complaint = ask(capsys, *words)
+    assert (code, complaint.count("\n")) == (2, 1)
+    assert complaint.startswith(message)
 
 
 # Twins: a comparison that could not fail would show nothing.
