@@ -35,7 +35,7 @@ SAMPLE = [
     ("ia3", "t5", "eager", False),
     ("sequential_adapter", "roberta", "sdpa", True),
     ("prompt_tuning", "llama", "sdpa", False),
-    ("prefix_tuning", "roberta", "eager", False),
+    ("llama_adapter", "llama", "eager", False),
     ("lora_fa", "llama", "eager", False),
     ("hadamard_adapter", "roberta", "eager", False),
 ]
