@@ -120,7 +120,7 @@ def _shallow(body: nn.Module, n_layers: int) -> nn.Module:
     config.num_hidden_layers = n_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:n_layers]
-    return cast(nn.Module, type(body)(config))
+    return type(body)(config)
 
 
 def _doubles(
