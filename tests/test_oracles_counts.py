@@ -59,6 +59,8 @@ UNSUPPORTED |= {
     **{("lily", f): "a suffix such as q shares between self-attention and cross attention"
        for f in ("t5", "t5 without gates", "medium t5")},
 }  # fmt: skip
+UNUSED = "peft also trains token embeddings that its shadow does not use, unless they are called embed_tokens"
+UNSUPPORTED |= {("shadow_peft", f): UNUSED for f in ("gpt2", "medium gpt2")}
 UNSUPPORTED |= {
     ("cpt", f): "peft has CPT for causal language models only"
     for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
@@ -183,13 +185,17 @@ DIFFER: dict[tuple[str, str], str] = {
     **{(m, "falcon"): ONE_QUERY for m in ("cartridges", "prefix_tuning")},
     **{(m, "albert"): "peft counts every layer, of which the model has one set of weights"
        for m in ("cartridges", "prefix_tuning")},
+    **{("shadow_peft", f): UNUSED for f in ("bloom", "falcon", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj")},
+    **{("shadow_peft", f): "peft saves the router's buffers with its shadow" for f in ("deepseek_v3", "glm4_moe")},
+    ("shadow_peft", "opt"): "peft also trains the maps from and to narrower embeddings, with which its shadow fails",
     **{(m, "clip"): WIDTHS for m in ("cartridges", "prefix_tuning", "mpt", "p_tuning", "prompt_tuning")},
 }  # fmt: skip
 """(method, family) that peft counts otherwise than we do, with the reason; each must still be so."""
 REFUSALS = (
     "Unsupported model type for adaption prompt", "CPTConfig only supports task_type", "Please specify `token_dim`",
     "Please specify `num_attention_heads`", "has no attribute 'vocab_size'", "matches both", "is not a plain torch",
-    "cannot be multiplied", "Sizes of tensors must match", "The size of tensor a", "^$",
+    "cannot be multiplied", "Sizes of tensors must match", "The size of tensor a",
+    "Unable to automatically find a `nn.ModuleList`", "^$",
 )  # fmt: skip
 """What peft says where it cannot build a method on a family; the last is a StopIteration (no norm that it knows)."""
 

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension"),         # where there is no GPU,
     pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor to 1"),      # and what it then does
     pytest.mark.filterwarnings("ignore:aLoRA is currently only supported"),     # where no task is named
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated"),       # the shadow's, by its old name
 ]
 FOLDER = Path(__file__).parent / "oracles"
 METHODS = sorted(path.stem.removeprefix("peft_") for path in FOLDER.glob("peft_*.py"))

@@ -7,7 +7,7 @@ import pytest
 from peftonomy import UsageError
 
 from . import checks, tiny
-from .trial import KB, trials, with_module
+from .trial import KB, Trial, trials, with_module
 from .twins import TWINS, Twin
 
 pytestmark = pytest.mark.torch
@@ -15,7 +15,9 @@ NOWHERE_TO_ACT = [(m, f) for m in ("bitfit", "u_bitfit", "s_bitfit") for f in ("
 NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
-PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in NOWHERE_TO_ACT]
+REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
+"""Where a method would find something, and its entry requires of the model what this family does not have."""
+PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
@@ -29,6 +31,14 @@ def test_method(method: str, family: str, check: checks.Check) -> None:
 def test_nowhere_to_act_is_still_true(method: str, family: str) -> None:
     with pytest.raises(UsageError, match="nothing to act on"):
         trials(method, family)
+
+
+@pytest.mark.parametrize(("method", "family"), REFUSED)
+def test_refused_by_entry_and_implementation(method: str, family: str) -> None:
+    with pytest.raises(UsageError, match="requires"):
+        trials(method, family)
+    with pytest.raises(UsageError):
+        Trial(method, family, {}).make()
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=str)
