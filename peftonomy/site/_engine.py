@@ -91,7 +91,8 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
         "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
         "facets": entry.facets, "size": size or None,
         "libraries": {
-            key: {"symbol": found.symbol, "rename": found.rename} for key, found in entry.implementations.items()
+            key: {"symbol": found.symbol, "type": found.type, "rename": found.rename, "set": found.set}
+            for key, found in entry.implementations.items()
         },
         "parts": [_part(part, name, formulas) for part, name in zip(parts, names, strict=True)],
     }  # fmt: skip

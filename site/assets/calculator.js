@@ -409,16 +409,32 @@ Object.assign(pf, (function () {
       if (!found || !/^\w+Config$/.test(found.symbol || "") || (!Object.keys(found.rename).length && this.specs().length)) return "";
       var answer = tried(function () { return { cost: peft.cost(s.method, question), names: self.takesTargets() ? peft.suffixes(s.method, question) : undefined }; }).value;
       if (!answer || answer.names === null) return "";
-      var model = this.backbone(), task = s.task || model.default_task, args = [];
+      var model = this.backbone(), task = s.task || model.default_task, said = coded(found.set || {});
       this.specs().forEach(function (h) {
-        var value = answer.cost.hyperparameters[h.name];
-        args.push((found.rename[h.name] || h.name) + "=" + self.literal(h, h.type === "choice" ? String(value).toUpperCase() : value));
+        var value = answer.cost.hyperparameters[h.name], name = found.rename[h.name] || (found.type ? "" : h.name);
+        if (name) put(said, name.split("."), self.literal(h, h.type === "choice" ? String(value).toUpperCase() : value));
       });
+      var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
       if (answer.names) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
       if (peft.data.peft_needs[found.symbol]) args.push(peft.data.peft_needs[found.symbol]);
       args.push('task_type="' + (task === "seq_cls" ? "SEQ_CLS" : task === "none" ? "FEATURE_EXTRACTION" : model.family.kind === "encoder_decoder" ? "SEQ_2_SEQ_LM" : "CAUSAL_LM") + '"');
       return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
     }
+  }
+  /* Arguments as Python has them: a text is code, an object a dictionary of such. */
+  function coded(value) {
+    if (Array.isArray(value)) return "[" + value.map(function (v) { return written(coded(v)); }).join(", ") + "]";
+    if (value === true || value === false || value === null) return { true: "True", false: "False", null: "None" }[value];
+    if (typeof value !== "object") return JSON.stringify(value);
+    return Object.keys(value).reduce(function (made, key) { made[key] = coded(value[key]); return made; }, {});
+  }
+  function written(code) {
+    return typeof code === "string" ? code : "{" + Object.keys(code).map(function (key) { return JSON.stringify(key) + ": " + written(code[key]); }).join(", ") + "}";
+  }
+  /* `a.b` is the key b of the dictionary a. */
+  function put(made, path, code) {
+    if (path.length === 1) made[path[0]] = code;
+    else put(typeof made[path[0]] === "object" ? made[path[0]] : (made[path[0]] = {}), path.slice(1), code);
   }
   function list(items) { return "[" + items.map(function (i) { return JSON.stringify(i); }).join(", ") + "]"; }
   function held(values, bits) { return bits ? (values ? number(values) + " + " : "") + number(bits) + " bits" : number(values); }
