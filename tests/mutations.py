@@ -144,6 +144,8 @@ def _closed_forms_hold(method: Method) -> bool:
                 continue
             try:
                 plan = method.plan(model, targets=closed.targets, task=closed.task)
+                if len({str(b.dims | {"n_layers": 0}) for b in plan.inventory.blocks}) > 1:
+                    continue  # a closed form speaks of one width
                 cost = plan.cost(closed.set)
             except PeftonomyError:
                 continue

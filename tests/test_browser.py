@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ KINDS = (
     "models/t5_base.html", "taxonomy.html", "calculator.html", "references.html", "api.html", "about.html", "404.html",
 )  # fmt: skip
 """One page of each kind."""
-EMPTY_INDEX = '{"config": {"lang": ["en"], "separator": " ", "pipeline": []}, "docs": []}'
+FIELDS = '{"title": {"boost": 1.0}, "text": {"boost": 1.0}, "tags": {"boost": 1.0}}'
+EMPTY_INDEX = f'{{"config": {{"lang": ["en"], "separator": " ", "pipeline": [], "fields": {FIELDS}}}, "docs": []}}'
 REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
 
 
 # Every page.
+
+
+def _fulfilled(route: Any, **answer: str) -> None:
+    route.fulfill(**answer)
 
 
 @pytest.mark.slow
@@ -37,9 +43,9 @@ def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, si
     The search gets an index without pages, which is most of what a page takes to load; other tests search.
     """
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
-    context.route("**/search_index.json", lambda route: route.fulfill(body=EMPTY_INDEX, content_type="application/json"))
-    script = {"body": f"var __index = {EMPTY_INDEX};", "content_type": "text/javascript"}
-    context.route("**/search_index.js", lambda route: route.fulfill(**script))
+    for name, body, kind in (("json", EMPTY_INDEX, "json"), ("js", f"var __index = {EMPTY_INDEX};", "javascript")):
+        answer = functools.partial(_fulfilled, body=body, content_type=f"application/{kind}")
+        context.route(f"**/search_index.{name}", answer)
     context.add_init_script(REPORT_REFUSALS)
     page = context.new_page()
     complaints, wrong = watch(page), {}

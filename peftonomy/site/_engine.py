@@ -18,7 +18,7 @@ from .._formula import Formula
 from .._kb import Method
 from .._layout import Part
 from .._query import facts
-from .._schema import Hyperparameter, MethodEntry, Moved, Tensor, Value
+from .._schema import Hyperparameter, Implementation, MethodEntry, Moved, Tensor, Value
 from . import _size
 from ._site import Site
 
@@ -36,7 +36,6 @@ def script(site: Site) -> str:
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
         "libraries": _libraries(site),
-        "peft_needs": site.settings.get("peft_needs", {}),
         "facets": {k: f.name for k, f in kb.taxonomy.facets.items()},
         "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
     }
@@ -91,10 +90,21 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
         "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
         "facets": entry.facets, "size": size or None,
         "libraries": {
-            key: {"symbol": found.symbol, "type": found.type, "rename": found.rename, "set": found.set}
-            for key, found in entry.implementations.items()
+            key: _library(site, key, found, formulas) for key, found in entry.implementations.items()
         },
         "parts": [_part(part, name, formulas) for part, name in zip(parts, names, strict=True)],
+    }  # fmt: skip
+
+
+def _library(site: Site, key: str, found: Implementation, formulas: Formulas) -> dict[str, Any]:
+    """How a library is told of the method. counted: lists of which we know the length; loud: words in capitals."""
+    library = site.kb.libraries.get(key)
+    defaults = library.defaults(found.type) if library is not None and found.type else {}
+    return {
+        "symbol": found.symbol, "type": found.type, "rename": found.rename, "set": found.set,
+        "write": {name: formulas.add(formula) for name, formula in found.write.items()},
+        "counted": library.counted if library is not None else [],
+        "loud": [name for name, default in defaults.items() if isinstance(default, str) and default.isupper()],
     }  # fmt: skip
 
 

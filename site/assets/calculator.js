@@ -409,14 +409,13 @@ Object.assign(pf, (function () {
       if (!found || !/^\w+Config$/.test(found.symbol || "") || (!Object.keys(found.rename).length && this.specs().length)) return "";
       var answer = tried(function () { return { cost: peft.cost(s.method, question), names: self.takesTargets() ? peft.suffixes(s.method, question) : undefined }; }).value;
       if (!answer || answer.names === null) return "";
-      var model = this.backbone(), task = s.task || model.default_task, said = coded(found.set || {});
+      var model = this.backbone(), task = s.task || model.default_task, said = coded(Object.assign({}, found.set, peft.written(s.method, question, "hf_peft")));
       this.specs().forEach(function (h) {
         var value = answer.cost.hyperparameters[h.name], name = found.rename[h.name] || (found.type ? "" : h.name);
-        if (name) put(said, name.split("."), self.literal(h, h.type === "choice" ? String(value).toUpperCase() : value));
+        if (name) put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" : self.literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
       });
       var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
       if (answer.names) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
-      if (peft.data.peft_needs[found.symbol]) args.push(peft.data.peft_needs[found.symbol]);
       args.push('task_type="' + (task === "seq_cls" ? "SEQ_CLS" : task === "none" ? "FEATURE_EXTRACTION" : model.family.kind === "encoder_decoder" ? "SEQ_2_SEQ_LM" : "CAUSAL_LM") + '"');
       return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
     }

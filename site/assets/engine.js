@@ -687,6 +687,12 @@ var peft = (function () {
     var size = sizeOf(options), plan = planOf(id, options), filled = valuesFor(plan, options.values || {});
     return answer(plan, filled, size);
   }
+  /* The arguments of a library that are computed from the hyperparameters. */
+  function written(id, options, library) {
+    var plan = planOf(id, options), names = merge(valuesFor(plan, options.values || {}), plan.common), found = {}, write = methodOf(id).libraries[library].write;
+    Object.keys(write).forEach(function (name) { found[name] = run(write[name], names); });
+    return found;
+  }
   function answer(plan, filled, size) {
     var rows = rowsOf(plan, filled), sum = sumsOf(rows, size), backbone = plan.inv.backbone.parameters;
     if (most(sum) > EXACT) fail("these hyperparameters give more than 2**53 numbers");
@@ -906,7 +912,7 @@ var peft = (function () {
   return {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
-    cost: cost, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
+    cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES)
