@@ -97,12 +97,16 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
 
 
 def _library(site: Site, key: str, found: Implementation, formulas: Formulas) -> dict[str, Any]:
-    """How a library is told of the method. counted: lists of which we know the length; loud: words in capitals."""
+    """How a library is told of the method.
+
+    aimed: whether it takes target modules. counted: lists of which we know the length. loud: words in capitals.
+    """
     library = site.kb.libraries.get(key)
     defaults = library.defaults(found.type) if library is not None and found.type else {}
     return {
         "symbol": found.symbol, "type": found.type, "rename": found.rename, "set": found.set,
         "write": {name: formulas.add(formula) for name, formula in found.write.items()},
+        "aimed": library is None or not found.type or bool(library.types[found.type].accepts),
         "counted": library.counted if library is not None else [],
         "loud": [name for name, default in defaults.items() if isinstance(default, str) and default.isupper()],
     }  # fmt: skip

@@ -415,7 +415,7 @@ Object.assign(pf, (function () {
         if (name) put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" : self.literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
       });
       var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
-      if (answer.names) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
+      if (answer.names && found.aimed) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
       args.push('task_type="' + (task === "seq_cls" ? "SEQ_CLS" : task === "none" ? "FEATURE_EXTRACTION" : model.family.kind === "encoder_decoder" ? "SEQ_2_SEQ_LM" : "CAUSAL_LM") + '"');
       return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
     }
