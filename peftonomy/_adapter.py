@@ -237,7 +237,7 @@ class _Reading:
         word = self.values.get("task_type")
         if word is None:
             return None
-        if word not in self.library.tasks:
+        if not isinstance(word, str) or word not in self.library.tasks:
             raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
         task = self.library.tasks[word].task
         return task if task in self.backbone.family.tasks else None
@@ -355,6 +355,8 @@ class _Reading:
         ours = {theirs: name for name, theirs in entry.rename.items()}
         for argument, pattern in self.spec.patterns.items():
             table = self.values[argument] or {}
+            if not isinstance(table, Mapping):
+                raise self.refuse(argument, table, f"expressions over names of modules, each with its {pattern.sets}")
             if table and pattern.sets not in ours:
                 raise self.refuse(argument, table, f"nothing: {method.id} has no {pattern.sets}")
             if table:
@@ -429,6 +431,8 @@ class _Where:
 
     def expressions(self, found: Sequence[str] | Mapping[str, Any], argument: str) -> list[str]:
         """The texts, each a regular expression."""
+        if not isinstance(found, list | Mapping):
+            raise self.refuse(argument, found, "regular expressions")
         for text in found:
             try:
                 re.compile(text)
@@ -585,7 +589,7 @@ class _Where:
 
     def _picked(self, names: Any, argument: str) -> Callable[[str], bool]:
         """Whether a target is picked: by an expression that its name matches whole, or by ends or parts of it."""
-        if isinstance(names, str) or not all(isinstance(word, str) for word in names):
+        if not isinstance(names, list) or not all(isinstance(word, str) for word in names):
             return self._by_name(names, argument)
         if self.reading.spec.picks.get(argument) == "part":
             return lambda path: any(word in path for word in names)
@@ -654,6 +658,8 @@ class _Where:
         if value is None:
             return
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
+        if not tables and not isinstance(value, Mapping):
+            raise self.refuse("trainable_token_indices", value, "nothing: the model has no table of tokens")
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
         seen: set[tuple[str, tuple[int, ...]]] = set()

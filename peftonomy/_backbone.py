@@ -232,7 +232,7 @@ def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family],
     found = raw.get("model_type")
     if isinstance(found, str) and found in families:
         return families[found]
-    if infer and isinstance(found, str) and (inferred := _infer.family(source, raw)):
+    if infer and isinstance(found, str) and (inferred := _infer.family(source, raw, families)):
         return inferred
     matches = near(found, families) if isinstance(found, str) else []
     hint = f"did you mean {' or '.join(matches)}?" if matches else ""

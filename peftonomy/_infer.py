@@ -87,16 +87,14 @@ IS_RECURRENT = re.compile(r"linear_att|delta|mamba|ssm", re.IGNORECASE)
 """What calls itself attention and has no queries that meet keys."""
 IS_SEEN = r"vision|visual|image|audio|speech|encoder"
 """What stands in the path of layers that do not generate."""
-SPLIT_EXPERTS = {"qwen2_moe": ["gate", "gate_proj", "up_proj", "down_proj"], "mixtral": ["gate", "w1", "w2", "w3"]}
-"""What peft takes for tensors of experts in a model whose older checkpoints hold each expert by itself: by the name
-under which transformers converts such checkpoints."""
 IS_CROSS = re.compile(r"cross|enc_?dec_?att|encoder_att|xatt|src_att", re.IGNORECASE)
 
 
-def family(source: str, raw: Mapping[str, Any]) -> Family | None:
+def family(source: str, raw: Mapping[str, Any], known: Mapping[str, Family]) -> Family | None:
     """The family of the config `raw`, or None without torch or where `transformers` has no such `model_type`.
 
-    Raises ConfigError, in one line, where it builds no model from this config.
+    known: the described families, one of which may tell what peft calls the experts. Raises ConfigError, in one line,
+    where it builds no model from this config.
     """
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return None
@@ -108,7 +106,7 @@ def family(source: str, raw: Mapping[str, Any]) -> Family | None:
     if isinstance(built, str):
         expected = f"a config of which transformers builds a model, since no family here describes it ({built})"
         raise ConfigError(source, "model_type", repr(raw["model_type"]), expected)
-    return built
+    return built.model_copy(update={"expert_names": _expert_names(raw["model_type"], known)})
 
 
 @lru_cache(maxsize=16)
@@ -137,7 +135,6 @@ def _built(text: str) -> Family | str:
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
         "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
         "modules": single, "stacks": stacks,
-        "expert_names": _expert_names(raw["model_type"]),
     })  # fmt: skip
 
 
@@ -184,12 +181,16 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
             yield value
 
 
-def _expert_names(model_type: str) -> list[str]:
-    """What peft reads as names of an expert's own maps: it follows this table of transformers, with one line more."""
+def _expert_names(model_type: str, known: Mapping[str, Family]) -> list[str]:
+    """What peft reads as names of an expert's own maps: the same as in a described family whose older checkpoints, with
+    each expert by itself, `transformers` converts alike; peft follows that table."""
     from transformers import conversion_mapping
 
-    patterns: dict[str, str] = {"mixtral": "mixtral"} | getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
-    return SPLIT_EXPERTS.get(patterns.get(model_type, ""), [])
+    patterns: dict[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    if (pattern := patterns.get(model_type)) is None:
+        return []
+    alike = (known[k] for k in known if pattern in (k, patterns.get(k)))
+    return next((found.expert_names for found in alike if found.expert_names), [])
 
 
 def _kind(config: Any) -> str:

@@ -105,6 +105,7 @@ def _fill(plan: Plan, values: Mapping[str, Any], dtype: str, ledgers: Mapping[st
         suspect |= ~(np.abs(checked[name]) <= EXACT) | (np.abs(checked[name] - numbers) > 0.5)
     stored, indices, bits = (counted[kind] for kind in ("values", "indices", "bits"))
     counted |= {"stored": stored + indices, "stored_bits": bits}
+    suspect |= counted["stored"] > EXACT
     counted["stored_bytes"] = stored * size + indices * INDEX_BYTES - (-bits // 8)
     for name, array in ledgers.items():
         array[at] = counted[name]

@@ -8,7 +8,7 @@ import pytest
 from peft.utils.error import NoMatchingPeftModuleError
 
 import peftonomy
-from peftonomy import ConfigError
+from peftonomy import ConfigError, PeftonomyError
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS
 from tests.peft_counts import Counts, counts, model_of, question, wrapped
@@ -114,3 +114,24 @@ def test_same_modules_of_every_family(family: str) -> None:
 def reported(config: dict[str, Any], backbone: Any, asked: dict[str, Any]) -> Counts:
     found = KB.adapter(config, backbone, **asked).reported
     return Counts(found.trained, found.total, found.stored)
+
+
+ODD: tuple[Any, ...] = (
+    3, 10**30, 1.5, True, "(", [1], ["("], [["a"]], {"a": 1}, {"(": 1}, {"q_proj": "x"}, {"q_proj": None},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["llama_3_2_1b", "vit_base"])
+def test_whatever_an_argument_says_is_understood_or_told_in_one_line(model: str) -> None:
+    """Every argument of every type, in the first type that has it."""
+    has = {name: kind for kind in reversed([*PEFT.types]) for name in PEFT.defaults(kind)}
+    messages = []
+    for name, kind in has.items():
+        where = {"target_modules": ["q_proj"]} if "target_modules" in PEFT.defaults(kind) else {}
+        for value in ODD:
+            try:
+                KB.adapter({PEFT.type_key: kind, **where, name: value}, model).to_dict()
+            except PeftonomyError as error:
+                messages.append(str(error))
+    assert len(messages) > 1000
+    assert not any("\n" in message for message in messages)
