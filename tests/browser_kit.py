@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 PHONE = {"width": 360, "height": 740}
 
@@ -94,9 +94,24 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
+FIELDS = '{"title": {"boost": 1.0}, "text": {"boost": 1.0}, "tags": {"boost": 1.0}}'
+EMPTY = f'{{"config": {{"lang": ["en"], "separator": " ", "pipeline": [], "fields": {FIELDS}}}, "docs": []}}'
+
+
+def without_index(context: BrowserContext) -> BrowserContext:
+    """A context whose pages get an index for searching without pages in it: building one is most of loading a page."""
+    for name, body in (("json", EMPTY), ("js", f"var __index = {EMPTY};")):
+        context.route(f"**/search_index.{name}", functools.partial(_answered, body=body))
+    return context
+
+
+def _answered(route: Route, body: str) -> None:
+    route.fulfill(body=body, content_type="application/json" if body is EMPTY else "application/javascript")
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
+    context = without_index(browser.new_context())
     yield context.new_page()
     context.close()
 
@@ -107,3 +122,10 @@ def watched(page: Page) -> Iterator[Page]:
     complaints = watch(page)
     yield page
     assert complaints == []
+
+
+@pytest.fixture
+def searching(watched: Page) -> Page:
+    """As `watched`, with the index that the site has."""
+    watched.context.unroute_all()
+    return watched
