@@ -388,7 +388,9 @@ class Plan:
         for row in rows:
             key = row.piece.name, row.piece.tensor.per, self.shape(row), row.count
             groups.setdefault(key, []).append(row)
-        for (name, per, shape, count), members in groups.items():
+        order = {name: i for i, name in enumerate(dict.fromkeys(name for name, *_ in groups))}
+        ordered = sorted(groups.items(), key=lambda group: (order[group[0][0]], min(_there(group[1]))))
+        for (name, per, shape, count), members in ordered:
             n = sum(r.n for r in members)
             roles = members[0].roles or tuple(_roles(members))
             yield TensorCost(
@@ -415,10 +417,12 @@ def _single(row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Pla
 
 def _roles(rows: Iterable[Row]) -> Iterator[str]:
     """The roles of the places where the rows' tensors are, each once, in the network's order."""
-    numbered = sorted(
-        (number, spot.role)
-        for row in rows
-        for number, spot in row.piece.places.spots
-        if row.layers is None or not row.layers.isdisjoint(spot.layers)
-    )
-    return iter(dict.fromkeys(role for _, role in numbered if role))
+    return iter(dict.fromkeys(role for _, role in sorted(_there(rows)) if role))
+
+
+def _there(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+    """The places where the rows' tensors are: the number of each in the network's order, and its role."""
+    for row in rows:
+        for number, spot in row.piece.places.spots:
+            if row.layers is None or not row.layers.isdisjoint(spot.layers):
+                yield number, spot.role
