@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page, Route
+    from playwright.sync_api import Browser, Page
 
 PHONE = {"width": 360, "height": 740}
 
@@ -40,12 +41,38 @@ def built(out: Path, root: Path) -> Path:
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a word; what pages share is fetched once."""
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
+    def end_headers(self) -> None:
+        if not self.path.endswith(".html"):
+            self.send_header("Cache-Control", "max-age=3600")
+        super().end_headers()
 
-def served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(Quiet, directory=str(folder))
+
+FIELDS = {"title": {"boost": 1.0}, "text": {"boost": 1.0}, "tags": {"boost": 1.0}}
+EMPTY = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": FIELDS}, "docs": []}
+
+
+class WithoutIndex(Quiet):
+    """As `Quiet`, but there is nothing to search: making that index is most of what a page takes to load."""
+
+    def do_GET(self) -> None:
+        if not self.path.endswith("/search_index.json"):
+            super().do_GET()
+            return
+        body = json.dumps(EMPTY).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def served(folder: Path, by: type[Quiet] = Quiet) -> Iterator[str]:
+    handler = functools.partial(by, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
@@ -78,6 +105,13 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
+    """Where the site is served, for tests that do not search."""
+    yield from served(site, WithoutIndex)
+
+
+@pytest.fixture(scope="session")
+def searchable(site: Path) -> Iterator[str]:
+    """Where the site is served whole."""
     yield from served(site)
 
 
@@ -94,24 +128,9 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
-FIELDS = '{"title": {"boost": 1.0}, "text": {"boost": 1.0}, "tags": {"boost": 1.0}}'
-EMPTY = f'{{"config": {{"lang": ["en"], "separator": " ", "pipeline": [], "fields": {FIELDS}}}, "docs": []}}'
-
-
-def without_index(context: BrowserContext) -> BrowserContext:
-    """A context whose pages get an index for searching without pages in it: building one is most of loading a page."""
-    for name, body in (("json", EMPTY), ("js", f"var __index = {EMPTY};")):
-        context.route(f"**/search_index.{name}", functools.partial(_answered, body=body))
-    return context
-
-
-def _answered(route: Route, body: str) -> None:
-    route.fulfill(body=body, content_type="application/json" if body is EMPTY else "application/javascript")
-
-
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = without_index(browser.new_context())
+    context = browser.new_context()
     yield context.new_page()
     context.close()
 
@@ -122,10 +141,3 @@ def watched(page: Page) -> Iterator[Page]:
     complaints = watch(page)
     yield page
     assert complaints == []
-
-
-@pytest.fixture
-def searching(watched: Page) -> Page:
-    """As `watched`, with the index that the site has."""
-    watched.context.unroute_all()
-    return watched

@@ -11,7 +11,7 @@ import pytest
 
 import peftonomy
 
-from .browser_kit import address, browser, page, searching, site, watched  # noqa: F401 (fixtures)
+from .browser_kit import address, browser, page, searchable, site, watched  # noqa: F401 (fixtures)
 
 collect_ignore = ["oracles/adapters_side.py"]    # runs in an environment of its own, with another transformers
 ROOT = Path(__file__).parent.parent

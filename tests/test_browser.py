@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 import peftonomy
 from peftonomy import KnowledgeBase, UsageError
 
-from .browser_kit import PHONE, built, search, watch, without_index
+from .browser_kit import PHONE, built, search, watch
 from .test_site import HOSTILE, edited
 
 pytestmark = pytest.mark.browser
@@ -32,7 +32,7 @@ REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.erro
 @pytest.mark.slow
 def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, site: Path) -> None:
     """All in one visit of each: no message, nothing refused by the policy, one heading, no wider than a phone."""
-    context = without_index(browser.new_context(viewport=PHONE))  # type: ignore[arg-type]
+    context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     context.add_init_script(REPORT_REFUSALS)
     page = context.new_page()
     complaints, wrong = watch(page), {}
@@ -81,18 +81,18 @@ def test_the_colours_follow_the_system_and_the_switch(browser: Browser, address:
         ("bottleneck", "Adapter"),
     ],
 )
-def test_searching_finds(searching: Page, address: str, words: str, title: str) -> None:
-    searching.goto(address)
-    search(searching, words)
-    results = searching.locator(".md-search-result__item h1")
+def test_searching_finds(watched: Page, searchable: str, words: str, title: str) -> None:
+    watched.goto(searchable)
+    search(watched, words)
+    results = watched.locator(".md-search-result__item h1")
     expect(results.filter(has_text=title).first).to_be_visible()
 
 
-def test_a_search_result_opens_its_page(searching: Page, address: str) -> None:
-    searching.goto(address)
-    search(searching, "low rank")
-    searching.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
-    expect(searching).to_have_url(re.compile(r"/methods/lora\.html"))
+def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
+    watched.goto(searchable)
+    search(watched, "low rank")
+    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
+    expect(watched).to_have_url(re.compile(r"/methods/lora\.html"))
 
 
 # The calculator.
@@ -281,13 +281,13 @@ def test_pages_read_without_script(browser: Browser, address: str, kb: Knowledge
     context.close()
 
 
-def test_it_works_from_a_folder_without_server_or_network(searching: Page, site: Path, kb: KnowledgeBase) -> None:
-    searching.context.set_offline(True)
-    searching.goto((site / "index.html").as_uri())
-    search(searching, "low rank")
-    searching.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
-    searching.get_by_label("Model", exact=True).select_option("t5_base")
-    assert number(searching, "trained") == kb["lora"].cost("t5_base").trained
+def test_it_works_from_a_folder_without_server_or_network(watched: Page, site: Path, kb: KnowledgeBase) -> None:
+    watched.context.set_offline(True)
+    watched.goto((site / "index.html").as_uri())
+    search(watched, "low rank")
+    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
+    watched.get_by_label("Model", exact=True).select_option("t5_base")
+    assert number(watched, "trained") == kb["lora"].cost("t5_base").trained
 
 
 def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> None:
@@ -310,7 +310,6 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
     page.goto((out / "methods" / "lora.html").as_uri())
     expect(page.locator("h1")).to_contain_text(name)
     expect(page.locator(".pf-subtitle")).to_contain_text(HOSTILE[:25])
-    page.context.unroute_all()  # the search as it is
     page.goto((out / "index.html").as_uri())
     search(page, "onerror")
     assert page.locator("img[src=x]").count() == 0

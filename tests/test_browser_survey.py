@@ -192,10 +192,10 @@ def test_other_names_find_the_method(watched: Page, address: str, words: str, me
     ("words", "title"),
     [("2106.09685", "LoRA"), ("(IA)^3", "(IA)^3"), ("IA3", "(IA)^3"), ("Houlsby", "Sequential Adapter")],
 )
-def test_the_search_knows_paper_ids_and_other_names(searching: Page, address: str, words: str, title: str) -> None:
-    searching.goto(address)
-    search(searching, words)
-    expect(searching.locator(".md-search-result__item h1").filter(has_text=title).first).to_be_visible()
+def test_the_search_knows_paper_ids_and_other_names(watched: Page, searchable: str, words: str, title: str) -> None:
+    watched.goto(searchable)
+    search(watched, words)
+    expect(watched.locator(".md-search-result__item h1").filter(has_text=title).first).to_be_visible()
 
 
 def test_facets_narrow_the_table_and_stay_in_the_address(watched: Page, address: str, kb: KnowledgeBase) -> None:
