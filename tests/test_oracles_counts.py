@@ -55,7 +55,6 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
 UNSUPPORTED |= {(m, f): "peft has it for Linear only" for m in ("kasa", "bd_lora") for f in ("gpt2", "medium gpt2")}
 UNSUPPORTED |= {
     ("x_lora", "*"): "peft makes X-LoRA of LoRA files that were trained before",
-    ("adamss", "*"): "peft clusters with scikit-learn, which is not installed",
     **{("lily", f): "a suffix such as q shares between self-attention and cross attention"
        for f in ("t5", "t5 without gates", "medium t5")},
 }  # fmt: skip
@@ -65,8 +64,11 @@ UNSUPPORTED |= {
     ("cpt", f): "peft has CPT for causal language models only"
     for f in (*SMALL, *MEDIUM) if not re.search("llama|mistral|gpt2|qwen2", f)
 }  # fmt: skip
-BOUNDED: dict[str, dict[str, Any]] = {"llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}}
-"""What peft refuses to exceed on models of two layers, and what makes a difference at all."""
+BOUNDED: dict[str, dict[str, Any]] = {
+    "llama_adapter": {"layers": 2}, "qa_lora": {"group": 2}, "adamss": {"subspace_rank": 1},
+}  # fmt: skip
+"""What peft refuses to exceed on models of two layers, what makes a difference at all, and what the smallest cluster of
+random weights has room for."""
 WITH_NUMBERS = {"monteclora"}
 """Methods that peft leaves out without a word where there are no numbers."""
 STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}

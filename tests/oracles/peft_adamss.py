@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from peft import AdamssConfig
 from peft.tuners.adamss import layer as peft_layer
 from torch import Tensor, nn
 
@@ -20,20 +16,11 @@ from . import layer
 FAMILIES = ("bert", "roberta", "t5", "llama", "vit")
 
 
-CHECKED = AdamssConfig.__post_init__
-
-
-def _unchecked(config: AdamssConfig) -> None:
-    with patch.dict(sys.modules, sklearn=ModuleType("sklearn")):
-        CHECKED(config)
-
-
 def _in_turn(rows: Tensor, clusters: int, _: int) -> tuple[Tensor, int]:
     return torch.arange(len(rows)) % clusters, clusters
 
 
-# peft asks for scikit-learn, and clusters by it. Our clusters are put in the place of any below.
-AdamssConfig.__post_init__ = _unchecked
+# peft clusters with scikit-learn; our clusters are put in the place of any below.
 peft_layer.clustering_Z = _in_turn
 
 
