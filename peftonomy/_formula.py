@@ -21,6 +21,7 @@ import ast
 import functools
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,14 @@ __all__ = ["FUNCTIONS", "Formula", "Number"]
 Number = int | float
 MAX_LENGTH, MAX_NODES, MAX_DEPTH, MAX_BITS, MAX_EXPONENT = 1000, 200, 60, 4096, 8
 MAX_LITERAL = 2**53
+MAX_FACTORED = 10**9
 
 FUNCTIONS: dict[str, tuple[int, int]] = {
     "abs": (1, 1), "ceil": (1, 1), "floor": (1, 1), "sqrt": (1, 1), "log2": (1, 1),
-    "gcd": (2, 2), "max": (2, 8), "min": (2, 8), "sum": (2, 8),
+    "gcd": (2, 2), "factor": (2, 2), "max": (2, 8), "min": (2, 8), "sum": (2, 8),
 }  # fmt: skip
-"""The named functions and how many arguments each takes, at least and at most."""
+"""The named functions and how many arguments each takes, at least and at most. `factor(n, f)` is f where f divides n,
+else the largest divisor of n up to f and up to the root of n (up to the root alone where f is below 1)."""
 
 ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**"}
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
@@ -137,7 +140,7 @@ class Formula:
         return _function(["_common", "_local", *arguments], body, _numpy_scope())
 
     def javascript(self) -> str:
-        """A JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd`."""
+        """A JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd factor`."""
         return _javascript(self.tree)
 
     def sympy(self, symbols: Mapping[str, Any] | None = None) -> Any:
@@ -314,9 +317,24 @@ def _gcd(a: Number, b: Number) -> int:
     return math.gcd(int(a), int(b))
 
 
+@functools.lru_cache(maxsize=1024)
+def _divisors(n: int) -> tuple[int, ...]:
+    """The divisors of a number up to its root, in order."""
+    if not 1 <= n <= MAX_FACTORED:
+        raise ValueError(f"factor of {n:,}, which is not from 1 to {MAX_FACTORED:,}")
+    return tuple(i for i in range(1, math.isqrt(n) + 1) if n % i == 0)
+
+
+def _factor(n: int, f: int) -> int:
+    if f > 0 and n % f == 0:
+        return f
+    divisors = _divisors(n)
+    return divisors[-1 if f < 1 else bisect_right(divisors, f) - 1]
+
+
 PYTHON: dict[str, Any] = {
     "abs": abs, "ceil": math.ceil, "floor": math.floor, "sqrt": math.sqrt, "log2": math.log2, "gcd": _gcd,
-    "max": max, "min": min, "sum": lambda *a: sum(a), "_bool": bool,
+    "factor": _factor, "max": max, "min": min, "sum": lambda *a: sum(a), "_bool": bool,
 }  # fmt: skip
 
 
@@ -364,8 +382,8 @@ def _numpy_scope() -> dict[str, Any]:
     reduce = functools.reduce
     return {
         "abs": np.abs, "ceil": _rounded(np.ceil), "floor": _rounded(np.floor), "sqrt": np.sqrt, "log2": np.log2,
-        "gcd": lambda a, b: np.gcd(_integers(a), _integers(b)), "max": lambda *a: reduce(np.maximum, a),
-        "min": lambda *a: reduce(np.minimum, a),
+        "gcd": lambda a, b: np.gcd(_integers(a), _integers(b)), "factor": _factors,
+        "max": lambda *a: reduce(np.maximum, a), "min": lambda *a: reduce(np.minimum, a),
         "sum": lambda *a: reduce(np.add, a), "_where": np.where, "_both": np.logical_and,
         "_either": np.logical_or, "_negate": np.logical_not,
     }  # fmt: skip
@@ -375,6 +393,19 @@ def _integers(a: Any) -> Any:
     import numpy as np
 
     return np.asarray(a).astype("int64")
+
+
+def _factors(n: Any, f: Any) -> Any:
+    """`factor` over arrays, number by number, of which there are few (widths)."""
+    import numpy as np
+
+    n, f = np.broadcast_arrays(n, f)
+    found = np.where((f > 0) & (n % np.maximum(f, 1) == 0), f, 0)
+    for one in np.unique(n[found == 0]):
+        here, divisors = (n == one) & (found == 0), np.array(_divisors(int(one)))
+        limits = np.where(f[here] < 1, one, f[here])
+        found[here] = divisors[np.searchsorted(divisors, limits, "right") - 1]
+    return found
 
 
 def _rounded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -432,7 +463,7 @@ def _javascript(node: Node) -> str:
         arguments = [_javascript(n) for n in node[2]]
         if node[1] == "sum":
             return f"({' + '.join(arguments)})"
-        return f"{'gcd' if node[1] == 'gcd' else 'Math.' + node[1]}({', '.join(arguments)})"
+        return f"{node[1] if node[1] in ('gcd', 'factor') else 'Math.' + node[1]}({', '.join(arguments)})"
     joint = " && " if kind == "and" else " || "
     return f"({joint.join(f'!!{_javascript(n)}' for n in node[1])})"
 
@@ -476,6 +507,8 @@ def _sympy_call(name: str, arguments: Sequence[Any]) -> Any:
         return sum(arguments)
     if name == "log2":
         return sympy.log(arguments[0], 2)
+    if name == "factor":
+        return sympy.Function(name)(*arguments)
     names = {"abs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
     return getattr(sympy, names.get(name, name))(*arguments)
 

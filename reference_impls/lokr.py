@@ -2,10 +2,11 @@
 
     h = W_0 x + (alpha / r) (w1 kron w2) x,    w2 = w2_a w2_b where r is below half of its larger side
 
-Trained, with f = decompose_factor: w1 (f, f), and w2 (d_out / f, d_in / f) or its thin factors w2_a (d_out / f, r)
-and w2_b (r, d_in / f); with decompose_both w1 is split likewise where r is below f / 2. w2 or w2_b starts at zero, as
-in LyCORIS (in peft w1, by default). At inference the product is added to W_0. The libraries also choose f by
-themselves, per width. LyCORIS 4.1.3 scales by (alpha / r)^2 when it merges, and by one where nothing is split.
+Trained, with a width's factor f (decompose_factor where that divides the width, else the largest divisor up to it and
+up to the width's root; -1 for no limit but the root): w1 (f_out, f_in), and w2 (d_out / f_out, d_in / f_in) or its thin
+factors w2_a (d_out / f_out, r) and w2_b (r, d_in / f_in); with decompose_both w1 is split likewise where r is below
+half of its larger side. w2 or w2_b starts at zero, as in LyCORIS (in peft w1, by default). At inference the product is
+added to W_0. LyCORIS 4.1.3 scales by (alpha / r)^2 when it merges, and by one where nothing is split.
 """
 
 import math
@@ -17,6 +18,14 @@ from . import _kit as kit
 from .krona import kronecker
 
 
+def factor(width: int, wanted: int) -> int:
+    """Into how many parts a width is divided."""
+    if wanted > 0 and width % wanted == 0:
+        return wanted
+    most = math.isqrt(width) if wanted < 1 else min(wanted, math.isqrt(width))
+    return next(f for f in range(most, 0, -1) if width % f == 0)
+
+
 class LoKr(nn.Module):
     """The correction beside one weight of shape (d_out, d_in)."""
 
@@ -24,11 +33,9 @@ class LoKr(nn.Module):
         self, d_in: int, d_out: int, *, r: int, alpha: float, decompose_factor: int, decompose_both: bool
     ):
         super().__init__()
-        f = decompose_factor
-        if d_in % f or d_out % f:
-            raise ValueError(f"decompose_factor = {f} must divide {d_in} and {d_out}")
-        self._split("w1", f, f, r if decompose_both else f)
-        self._split("w2", d_out // f, d_in // f, r)
+        f_in, f_out = factor(d_in, decompose_factor), factor(d_out, decompose_factor)
+        self._split("w1", f_out, f_in, r if decompose_both else max(f_in, f_out))
+        self._split("w2", d_out // f_out, d_in // f_in, r)
         nn.init.zeros_(self.get_parameter("w2" if hasattr(self, "w2") else "w2_b"))
         self.scale = alpha / r
 
@@ -53,7 +60,7 @@ class LoKr(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0, decompose_factor: int = 8, decompose_both: bool = False,
+    model: nn.Module, *, r: int = 8, alpha: float = 8.0, decompose_factor: int = -1, decompose_both: bool = False,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a Kronecker product beside every targeted weight."""

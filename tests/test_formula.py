@@ -65,7 +65,9 @@ def test_every_arithmetic_form() -> None:
         "a + b": 10, "a - b": 4, "a * b": 21, "a / b": 7 / 3, "a // b": 2, "a % b": 1, "a ** 2": 49, "-a": -7,
         "a > b": True, "1 < b < a": True, "a == 7 and b == 3": True, "a == 1 or b": True, "not a": False,
         "a if b > 5 else b": 3, "ceil(a / b)": 3, "floor(a / b)": 2, "min(a, b, 5)": 3, "max(a, b)": 7,
-        "sum(a, b, 1)": 11, "gcd(a * 4, 14)": 14, "abs(b - a)": 4, "sqrt(a + 2)": 3.0, "log2(8)": 3.0,
+        "sum(a, b, 1)": 11, "gcd(a * 4, 14)": 14,
+        "factor(a * 8, b + 1)": 4, "factor(a * 8, 8 * a)": 56, "factor(a * 8, 6)": 4, "factor(a * 8, -1)": 7,
+        "factor(a, -1)": 1, "abs(b - a)": 4, "sqrt(a + 2)": 3.0, "log2(8)": 3.0,
         "c == 'mlp'": True, "c != 'lstm'": True,
         "-a // 2": -4, "-a % 3": 2, "(a > b) * 5": 5,
     }  # fmt: skip
@@ -86,8 +88,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_no_value_is_one_line() -> None:
     with pytest.raises(FormulaError, match=r"has no value here: .*zero"):
         Formula.parse("1 / n")({"n": 0})
-    with pytest.raises(FormulaError, match="has no value here"):
-        Formula.parse("sqrt(n)")({"n": -1})
+    for text in ("sqrt(n)", "factor(n, 2)"):
+        with pytest.raises(FormulaError, match="has no value here"):
+            Formula.parse(text)({"n": -1})
 
 
 def test_constants_are_filled_in() -> None:
@@ -160,7 +163,8 @@ def test_javascript_equals_python(root: Path) -> None:
     context.eval((root / "site" / "assets" / "engine.js").read_text())
     draw = random.Random(0)
     texts = [
-        "a // b", "-a // b", "a % b", "-a % b", "a ** 3", "gcd(a, b)", "ceil(a / b)", "floor(-a / b)",
+        "a // b", "-a // b", "a % b", "-a % b", "a ** 3", "gcd(a, b)", "factor(a, b)", "factor(a, -1)",
+        "ceil(a / b)", "floor(-a / b)",
         "a if b > c else c",
         "(a > b) + (b >= c)", "min(a, b, c) + max(a, b)", "sum(a, b, c)", "not a or b == c and a != c", "1 < a < b",
     ]  # fmt: skip

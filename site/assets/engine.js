@@ -24,6 +24,12 @@ function gcd(a, b) {
   for (a = Math.abs(a), b = Math.abs(b); b; ) { var r = a % b; a = b; b = r; }
   return a;
 }
+function factor(n, f) {
+  if (f > 0 && n % f === 0) return f;
+  if (!(n >= 1 && n <= 1e9)) throw new Error("factor of a number that is not from 1 to 1,000,000,000");
+  for (var d = Math.floor(f < 1 ? Math.sqrt(n) : Math.min(f, Math.sqrt(n))); n % d; d--);
+  return d;
+}
 
 var peft = (function () {
   var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
