@@ -40,9 +40,11 @@ __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
 ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
 STRUCTURE = frozenset({
     "target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern",
-    "modules_to_save", "bias", "trainable_token_indices", "ensure_weight_tying",
+    "modules_to_save", "bias", "trainable_token_indices", "ensure_weight_tying", "layer_replication",
 })  # fmt: skip
 """Arguments that say where; they mean the same in every type that has them."""
+
+MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ class _Reading:
         try:
             where = _Where(self, inventory, saved) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
-            chosen = None if where is None else self._chosen(method, entry, where, patterns)
+            chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method, inventory, chosen=chosen)
             plan.values(given)
         except UsageError as error:
@@ -336,8 +338,9 @@ class _Reading:
     # On which modules
 
     def _chosen(
-        self, method: Method, entry: Implementation, where: _Where, patterns: dict[str, dict[str, Value]]
-    ) -> Chosen:
+        self, method: Method, entry: Implementation, where: _Where, given: Mapping[str, Any],
+        patterns: dict[str, dict[str, Value]],
+    ) -> Chosen:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
         sites = tuple(where.sites())
         if not targeted:
@@ -361,6 +364,12 @@ class _Reading:
                 raise self.refuse(argument, table, f"nothing: {method.id} has no {pattern.sets}")
             if table:
                 sites = tuple(self._split(sites, where, table, argument, method, ours[pattern.sets], own, patterns))
+        if self.spec.of_experts is not None:
+            name = ours[self.spec.of_experts]
+            for site in sites:
+                if (experts := _experts(site.module)) > 1:
+                    before = own.get(site, {})
+                    own[site] = {**before, name: experts * before.get(name, given[name])}
         return Chosen(sites, where.named, apart, own)
 
     def _split(
@@ -408,7 +417,8 @@ class _Where:
         self.saved = [*self._words("modules_to_save"), *saved]
         self.layers = self._layers()
         self.layer_patterns = [re.compile(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.") for p in self._patterns("layers_pattern")]
-        self.leaves = [m for m in inventory.modules if m.kind != "parameter"]
+        self.modules = self._replicated() if values.get("layer_replication") else inventory.modules
+        self.leaves = [m for m in self.modules if m.kind != "parameter"]
         self.tying = self._tied() if values.get("ensure_weight_tying") else []
         if sum(m.kind == "embedding" for m in self.tying) > 1:
             reason = "false: stacks that share a table of embeddings are not counted"
@@ -454,6 +464,22 @@ class _Where:
         if isinstance(self.targets, str):
             raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
         return frozenset(numbers)
+
+    def _replicated(self) -> list[Module]:
+        """The modules once layers are put in again, with the same weights and other numbers."""
+        value, inventory = self.reading.values["layer_replication"], self.inventory
+        ranges = [pair for pair in value if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
+        layers = [n for start, stop in ranges for n in range(max(start, 0), min(stop, MAX_LAYERS))]
+        [(_, count), *others] = inventory.backbone.layers.items()
+        if len(ranges) != len(value) or {*layers} != {*range(count)} or others:
+            expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
+            raise self.refuse("layer_replication", value, expected)
+        if self.reading.values.get("bias", "none") != "none":
+            raise self.refuse("bias", self.reading.values["bias"], "none, where layers share weights")
+        return [
+            replace(m, layers=tuple(n for n, was in enumerate(layers) if was in m.layers)) if m.layers else m
+            for m in inventory.modules
+        ]
 
     def _excluded(self) -> Callable[[str], bool]:
         value = self.reading.values.get("exclude_modules")
@@ -506,7 +532,7 @@ class _Where:
             raise self._nothing()
         kinds = self.reading.spec.accepts
         for site in found:
-            if site.module.kind not in kinds:
+            if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
                 raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
         yield from found
@@ -534,16 +560,22 @@ class _Where:
         )
 
     def _parameters(self) -> Iterator[SiteGroup]:
-        """Linear modules that are meant by the name of their weight."""
+        """Matrices that are meant by their own name: the weight of a linear module, a bare one, or those of experts.
+        Such a site's module has the parameter's name."""
         for name in self._words("target_parameters"):
             found = False
-            for module in self.leaves:
-                layers = [n for n, path in module.paths() if f".{path}.weight".endswith(f".{name}")]
-                if layers and module.kind in LINEAR:
-                    found = True
-                    yield self._site(module, tuple(n for n in layers if n is not None))
+            for module in self.modules:
+                for suffix, shape in module.parameters:
+                    matrix = suffix == "weight" if module.kind in LINEAR else module.kind == "parameter"
+                    one = replace(module, path=f"{module.path}.{suffix}")
+                    layers = [n for n, path in one.paths() if f".{path}".endswith(f".{name}")]
+                    if layers and matrix and len(shape) in (2, 3):
+                        found = True
+                        if module.kind == "parameter":
+                            one = replace(one, d_out=shape[-2], d_in=shape[-1])
+                        yield self._site(one, tuple(n for n in layers if n is not None))
             if not found:
-                raise self.refuse("target_parameters", name, "the weight of a linear module; others are not counted")
+                raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
 
     def _named_well(self) -> None:
         """Note names that mean nothing; refuse those of modules that hold modules, and of experts."""
@@ -691,6 +723,12 @@ class _Where:
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
                 numel = math.prod(self._shapes(site.module)[0])
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def _experts(module: Module) -> int:
+    """How many matrices a bare parameter holds."""
+    [(_, shape), *others] = module.parameters or [("", ())]
+    return shape[0] if module.kind == "parameter" and len(shape) == 3 and not others else 1
 
 
 def _besides(plan: Plan) -> dict[str, int]:

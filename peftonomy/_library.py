@@ -78,6 +78,8 @@ class ConfigType(Entry):
     patterns: dict[Name, Pattern] = Field(default={})
     picks: dict[Argument, Literal["end", "part"]] = Field(default={})
     """Arguments that name some of the targets, by an end of a module's name or by any part of it."""
+    of_experts: Name | None = None
+    """The argument that counts once for each expert, where the matrices of all are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are passed over when they say something, with the note to make of it."""
     arguments: dict[Name, Any]

@@ -74,6 +74,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rows of a tied table by both names": ("llama tied", {"trainable_token_indices": {
         "embed_tokens": [1], "lm_head": [1]}}),
     "the weight of a module": ("llama", {"target_modules": ["q_proj"], "target_parameters": ["mlp.up_proj.weight"]}),
+    "the rank of a weight by its name": ("llama", {
+        "target_modules": [], "target_parameters": ["mlp.up_proj.weight", "q_proj.weight"],
+        "rank_pattern": {"up_proj": 5, "q_proj.weight": 2}}),
+    "layers again": ("llama", {"target_modules": ["q_proj", "up_proj"], "layer_replication": [[0, 2], [1, 2], [0, 1]],
+                               "layers_to_transform": [1, 3], "rank_pattern": {r"layers\.3\..*": 5}}),
+    "layers again, a copy of each": ("bert", {"layer_replication": [[0, 2], [0, 2]], "modules_to_save": ["output"]}),
     "loha ranks": ("llama", {"peft_type": "LOHA", "rank_pattern": {"v_proj": 5}}),
 }
 
@@ -88,6 +94,21 @@ def test_same_modules(case: str) -> None:
 
 
 ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {**ENCODERS, **DECODERS}
+OF_EXPERTS = [name for name, family in KB.families.items() if name in ELSEWHERE and any(
+    m.role in ("moe.gate_up", "moe.down") for stack in family.stacks.values() for m in stack.modules)]
+
+
+@pytest.mark.parametrize("family", OF_EXPERTS)
+def test_matrices_of_experts(family: str) -> None:
+    """All experts' at once, and the router's, by the names of the tensors; one with a rank of its own."""
+    model = model_of(family, ELSEWHERE)
+    names = ["experts.gate_up_proj", "experts.down_proj"]
+    names += ["gate.weight"] if any(name.endswith("mlp.gate.weight") for name, _ in model.named_parameters()) else []
+    config = LORA | {
+        "target_modules": [], "target_parameters": names, "rank_pattern": {"experts.down_proj": 2},
+    }  # fmt: skip
+    backbone, asked = question(model)
+    assert reported(config, backbone, asked) == counts(wrapped(model, config))
 
 
 @pytest.mark.parametrize("family", ELSEWHERE)

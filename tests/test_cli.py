@@ -181,6 +181,9 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "no bias": ({"bias": "some"}, "bias", "none"),
     "no tokens": ({"trainable_token_indices": ["a"]}, "trainable_token_indices", "numbers"),
     "no weight": ({"target_parameters": ["norm.weight"]}, "norm.weight", "linear"),
+    "layers that do not exist": ({"layer_replication": [[0, 99]]}, "layer_replication", "each of the 28 layers"),
+    "layers of nothing": ({"layer_replication": ["all"]}, "layer_replication", "ranges"),
+    "biases of shared layers": ({"layer_replication": [[0, 28], [0, 1]], "bias": "all"}, "bias", "share weights"),
     "nothing is left": ({"exclude_modules": ["q_proj", "v_proj"]}, "target_modules", "act on"),
 }
 
