@@ -22,10 +22,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import UnknownName, UsageError, shown
-from ._formula import Formula
 from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup
 from ._layout import Spot, spots
-from ._measure import OF_STEP, Measure, measure
+from ._measure import Measure, measure
 from ._schema import Kept, MethodEntry, Value
 from ._schema import Memory as Mechanism
 from ._table import Table
@@ -174,13 +173,19 @@ def mechanism(entry: MethodEntry) -> Mechanism:
 
 
 class Layer(NamedTuple):
-    """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), and of which roles'
-    modules it trains the weight, keeps the input, and reads the input with tensors of its own."""
+    """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), of which roles' modules it
+    trains the weight, keeps the input, and reads the input with tensors of its own, and which attentions see how many
+    keys more, with the record that says so."""
 
     trained: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
+    keys: frozenset[tuple[str, int, int]] = frozenset()
+
+    def more(self, attention: str) -> int:
+        """Keys that an attention sees more."""
+        return sum(number for name, number, _ in self.keys if name == attention)
 
 
 OUTSIDE = "", -1
@@ -229,7 +234,7 @@ def _plain(role: str) -> Iterator[str]:
 
 class Extra(NamedTuple):
     """A record of what a method keeps, at one of its places: bytes in all and in a layer, those that the backward pass
-    needs there for a while, in which layers, if not all, and whether it is held from step to step."""
+    needs there for a while, in which layers, if not all, whether it is held from step to step, and keys more."""
 
     record: int
     place: int
@@ -238,6 +243,7 @@ class Extra(NamedTuple):
     temporary: int
     layers: frozenset[int] | None
     held: bool
+    keys: int
 
 
 class Step:
@@ -285,8 +291,8 @@ class Step:
 
     @staticmethod
     def embeds(outside: Layer) -> bool:
-        """Whether embeddings are trained."""
-        return any(role.startswith("embed.") for role in outside.trained)
+        """Whether embeddings are trained, or something right behind them."""
+        return any(role.startswith("embed.") or role == ":embeddings" for role in outside.trained)
 
     @cached_property
     def linears(self) -> list[Module]:
@@ -300,38 +306,41 @@ class Step:
 
     def layers(self, rows: list[Row], extras: list[Extra]) -> Layers:
         """What the method does in each layer, given its tensors and what it keeps."""
-        key = tuple((id(row.piece), row.layers) for row in rows), tuple((e.record, e.place, e.layers) for e in extras)
+        where = tuple((e.record, e.place, e.layers, e.keys) for e in extras)
+        key = tuple((id(row.piece), row.layers) for row in rows), where
         if key not in self._layers:
             self._layers[key] = self._walked(rows, extras)
         return self._layers[key]
 
     def _walked(self, rows: list[Row], extras: list[Extra]) -> Layers:
-        found: dict[tuple[str, int], tuple[set[str], ...]] = {}
+        found: dict[tuple[str, int], tuple[set[Any], ...]] = {}
 
-        def note(spot: Spot, only: frozenset[int] | None, kind: int, roles: list[str]) -> None:
+        def note(spot: Spot, only: frozenset[int] | None, kind: int, roles: list[Any]) -> None:
             stack = "" if spot.source is None else spot.source.stack
             for layer in spot.layers or (-1,):
                 if only is None or layer in only:
                     found.setdefault((stack, layer), tuple(set() for _ in Layer._fields))[kind].update(roles)
 
         for row in rows:
-            enters = self.mechanisms[row.piece.part].enters
             if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
                 for _, spot in row.piece.places.spots:
-                    note(spot, row.layers, 3, _roles(spot, enters))
+                    note(spot, row.layers, 3, _roles(spot))
             if row.piece.tensor.trained is False:
                 continue
             for _, spot in row.piece.places.spots:
-                note(spot, row.layers, 0, _roles(spot, enters))
+                note(spot, row.layers, 0, _roles(spot))
                 if row.piece.tensor.selecting and spot.suffix == "weight":
-                    note(spot, row.layers, 1, _roles(spot, enters))
+                    note(spot, row.layers, 1, _roles(spot))
         for extra in extras:
-            part, kept, _, where = self.keeps[extra.record]
+            _, kept, _, where = self.keeps[extra.record]
             spot = where[extra.place]
-            note(spot, extra.layers, 0, _roles(spot, self.mechanisms[part].enters))  # what is shared acts here too
+            enters = "attention" if extra.keys else kept.enters
+            note(spot, extra.layers, 0, _roles(spot, enters))  # what is shared acts here too
             if kept.input:
-                note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot, ""))
-        empty: tuple[set[str], ...] = tuple(set() for _ in Layer._fields)
+                note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot))
+            if extra.keys:
+                note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
+        empty: tuple[set[Any], ...] = tuple(set() for _ in Layer._fields)
         layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
         layers[""] = [found.get(OUTSIDE, empty)]
         return {
@@ -344,11 +353,9 @@ class Step:
         return _Answer(self, given, setting).memory()
 
 
-def _roles(spot: Spot, enters: str) -> list[str]:
+def _roles(spot: Spot, enters: str = "end") -> list[str]:
     """Where a tensor at a spot comes in."""
-    if spot.source is None:
-        return []
-    if isinstance(spot.source, Block):
+    if spot.source is None or isinstance(spot.source, Block):
         return [f"{spot.role}:{enters}"]
     return [*_plain(spot.source.module.role if isinstance(spot.source, SiteGroup) else spot.role)]
 
@@ -393,8 +400,7 @@ class _Answer:
         self.values = self.plan.values(given)
         self.rows = self.plan.each(self.values)
         self.arguments = self.plan.arguments(self.values)
-        self.keys = self._total("keys")
-        positions = self._total("positions")
+        positions = self._positions()
         self.eager = setting.attention == "eager"
         limit = self.plan.common["max_positions"]
         if limit and setting.seq + positions > limit:
@@ -405,13 +411,13 @@ class _Answer:
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
 
-    def _total(self, name: str) -> int:
-        """A number that the method's parts give together."""
+    def _positions(self) -> int:
+        """Sequence positions that the method's parts add together."""
         total = 0
         for part, mechanism, args in zip(self.plan.parts, self.step.mechanisms, self.arguments, strict=True):
-            found: Formula = getattr(mechanism, name)
-            if found.literal != 0:
-                total += int(found.compile(tuple(part.entry.hyperparameters), self.plan.common)(*args))
+            if mechanism.positions.literal != 0:
+                names = tuple(part.entry.hyperparameters)
+                total += int(mechanism.positions.compile(names, self.plan.common)(*args))
         return total
 
     def _extras(self) -> Iterator[Extra]:
@@ -432,13 +438,15 @@ class _Answer:
                 n = spot.n if layers is None else len(layers)
                 if found is None or not n:
                     continue
-                one, temporary = math.ceil(found[0] * size), 0
+                one = math.ceil(found[0] * size)
                 if kept.output and isinstance(spot.source, SiteGroup):
                     one += common["tokens"] * spot.source.module.d_out * self.w
-                if kept.temporary.literal != 0:
-                    temporary = int(kept.temporary.compile(measured.hyperparameters, common | dims)(*args)) * self.w
-                held = kept.per == "model" and kept.count.names.isdisjoint(OF_STEP)
-                yield Extra(record, place, n * one, one if spot.layers else 0, temporary, layers, held)
+                temporary, keys = (
+                    0 if number.literal == 0 else int(number.compile(measured.hyperparameters, common | dims)(*args))
+                    for number in (kept.temporary, kept.keys)
+                )
+                here = one if spot.layers else 0
+                yield Extra(record, place, n * one, here, temporary * self.w, layers, kept.held, keys)
 
     # A layer
 
@@ -459,7 +467,8 @@ class _Answer:
         cross = name == "xattn"
         length = self.lengths[stack.name]
         n = batch * length
-        n_k = batch * (self.lengths[self.step.stacks[0].name] if cross else length) + batch * self.keys
+        more = layer.more(name)
+        n_k = batch * (self.lengths[self.step.stacks[0].name] if cross else length) + batch * more
         trained, keeping = layer.trained, layer.weights | layer.inputs
         pre = flow.order == "pre"
         gain = f"norm.{name}" in trained
@@ -487,7 +496,7 @@ class _Answer:
             temporary = cells * (w + half) if scores else 0
         elif scores or v:
             kept += 2 * out + 2 * n_k * wide * w + LOGSUMEXP * batch * stack.heads * length
-            if self.keys and not cross and stack.causal:  # a mask of its own for each layer
+            if more and not cross and stack.causal:  # a mask of its own for each layer
                 kept += length * (n_k // batch) * w
             if flow.bias and stack.causal:  # joined with the mask, anew in each layer
                 kept += cells // batch * w
@@ -512,7 +521,7 @@ class _Answer:
         n = self.setting.batch * self.lengths[stack.name]
         wide, pre, gain = n * stack.d_ff, flow.order == "pre", "norm.mlp" in layer.trained
         kept = self.norm(stack.d, n, live, gain) if pre else 0
-        read = live or (pre and gain)
+        read = live or (pre and gain) or "mlp:inputs" in trained
         if keeping & {"mlp.up", "mlp.gate"}:
             kept += n * stack.d * w
         up, gate = read or "mlp.up" in trained, read or "mlp.gate" in trained
@@ -541,6 +550,7 @@ class _Answer:
     def layer(self, stack: Stack, layer: Layer, live: bool, source: bool) -> tuple[list[Half], bool]:
         """The halves of a layer in order, and whether a gradient flows out of it."""
         halves = []
+        live = live or "layer:inputs" in layer.trained
         for name in stack.attentions:
             half, live = self.attention(stack, name, layer, live, source)
             halves.append(half)
@@ -634,8 +644,8 @@ class _Answer:
             walked.ends += n * d * w
         held = sum(e.total for e in self.extras if e.held)
         weights += held
-        everywhere = sum(e.total for e in self.extras if not e.layer) - held
-        inside = sum(e.total for e in self.extras if e.layer)
+        everywhere = sum(e.total for e in self.extras if not (e.layer or e.held))
+        inside = sum(e.total for e in self.extras if e.layer and not e.held)
         n_layers = sum(stack.layers for stack in step.stacks)
         one_inside = inside // n_layers
         inputs = n * TOKEN_BYTES
@@ -783,10 +793,12 @@ class _Answer:
         for stack in step.stacks:
             for name in stack.attentions:
                 length = self.lengths[stack.name]
-                keys = self.keys + (source if name == "xattn" else length)
-                one = 4 * batch * length * keys * stack.d_attn
-                again += one * stack.layers
-                backward += walked.through.get(stack.name, 0) * (one * 2 if self.eager else one * 5 // 2)
+                one = 4 * batch * length * (source if name == "xattn" else length) * stack.d_attn
+                more = 4 * batch * length * stack.d_attn
+                more *= sum(count * layer.more(name) for layer, count in self.layers[stack.name])
+                again += one * stack.layers + more
+                back = walked.through.get(stack.name, 0) * one + more
+                backward += back * 2 if self.eager else back * 5 // 2
         for row in self.rows:
             tensor = row.piece.tensor
             shape = None if tensor.selecting or tensor.per == "model" else self.plan.shape(row)

@@ -267,12 +267,26 @@ class Kept(Entry):
     output: bool = False
     """At a site: what the targeted module gives out, all of it where it is fused."""
     count: FormulaField = Field(default=0, validate_default=True)
-    """Numbers more, over `seq` (the length of a sequence) and `tokens` (of all sequences of a batch) too. What the
-    model has once and names neither is held from step to step."""
+    """Numbers more, over `seq` (the length of a sequence) and `tokens` (of all sequences of a batch) too."""
     bits: int | None = Field(default=None, ge=1, le=64)
     """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
     temporary: FormulaField = Field(default=0, validate_default=True)
     """Numbers more that the backward pass needs there for a while."""
+    held: bool = False
+    """Whether it is held from step to step, like a mask of what may change."""
+    keys: FormulaField = Field(default=0, validate_default=True)
+    """At an attention: keys that it sees more."""
+    enters: Literal["embeddings", "inputs", "attention", "end"] = "end"
+    """Where what is trained there comes in, since what stands before all of it keeps nothing: in a block with what it
+    reads, between keys and queries, as more keys do, or behind it; of the model, at its embeddings."""
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.per != "attention" and (self.keys.literal != 0 or self.enters == "attention"):
+            raise ValueError(f"only an attention has keys; this is per {self.per}")
+        if (self.enters == "embeddings") > (self.per == "model"):
+            raise ValueError(f"only the model has embeddings; this is per {self.per}")
+        return self
 
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""
@@ -291,24 +305,19 @@ class Memory(Entry):
     keeps: list[Kept] = []
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that every input carries more while training."""
-    keys: FormulaField = Field(default=0, validate_default=True)
-    """Keys that every attention sees more."""
     gradients: Literal["through", "side"] = "through"
     """Whether gradients pass through the backbone, or only through what is beside it."""
-    enters: Literal["inputs", "attention", "end"] = "end"
-    """Where in a block the tensors that belong to it come in: with what its attention reads, between its keys and
-    queries, or behind it. Only what stands before the first of all keeps nothing."""
     note: Line | None = None
 
     def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula, str]]:
         """Every formula with its place in the record and the scope that it is of."""
         yield ("positions",), self.positions, "model"
-        yield ("keys",), self.keys, "model"
         for i, kept in enumerate(self.keeps):
             for keys, formula in kept.tensor().formulas():
                 if keys != ("copies",):
                     yield ("keeps", i, *keys), formula, kept.per
             yield ("keeps", i, "temporary"), kept.temporary, kept.per
+            yield ("keeps", i, "keys"), kept.keys, kept.per
 
 
 class ClosedForm(Entry):
