@@ -407,7 +407,9 @@ class _Answer:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
         self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
         self.prompted = positions > 0
-        self.extras = list(self._extras())
+        found = list(self._extras())
+        self.held = sum(e.total for e in found if e.held)
+        self.extras = [e for e in found if not e.held]
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
 
@@ -642,10 +644,9 @@ class _Answer:
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
             walked.final += n * d * w
             walked.ends += n * d * w
-        held = sum(e.total for e in self.extras if e.held)
-        weights += held
-        everywhere = sum(e.total for e in self.extras if not (e.layer or e.held))
-        inside = sum(e.total for e in self.extras if e.layer and not e.held)
+        weights += self.held
+        everywhere = sum(e.total for e in self.extras if not e.layer)
+        inside = sum(e.total for e in self.extras if e.layer)
         n_layers = sum(stack.layers for stack in step.stacks)
         one_inside = inside // n_layers
         inputs = n * TOKEN_BYTES

@@ -257,13 +257,15 @@ class Properties(Entry):
 class Kept(Entry):
     """What training keeps alive from the forward pass to the backward pass, at every place of a scope."""
 
-    per: Literal["site", "attention", "mlp", "layer", "model"]
+    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    """weight, bias, norm: at each of the backbone's own parameters of that kind, of `numel` numbers."""
     roles: list[Role] | None = None
     where: FormulaField | None = None
     when: FormulaField | None = None
     """`roles`, `where` and `when` narrow it as they narrow a tensor."""
     input: bool = False
-    """At a site or feed-forward block: the input of the module, which counts once for all that keep it."""
+    """At a site, a feed-forward block or the weight of a linear map: what the module reads, which counts once for all
+    that keep it."""
     output: bool = False
     """At a site: what the targeted module gives out, all of it where it is fused."""
     count: FormulaField = Field(default=0, validate_default=True)
@@ -273,7 +275,8 @@ class Kept(Entry):
     temporary: FormulaField = Field(default=0, validate_default=True)
     """Numbers more that the backward pass needs there for a while."""
     held: bool = False
-    """Whether it is held from step to step, like a mask of what may change."""
+    """Whether it stays from step to step, as a mask over gradients or a copy of the start does: then it counts as
+    weights do, and says nothing of where gradients flow."""
     keys: FormulaField = Field(default=0, validate_default=True)
     """At an attention: keys that it sees more."""
     enters: Literal["embeddings", "inputs", "attention", "end"] = "end"
