@@ -12,10 +12,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
+from mkdocs.utils.templates import TemplateContext
 
 import peftonomy
 from peftonomy.site import pages, preview
+from peftonomy.site._around import Around
 
 LISTED = ("methods/", "categories/", "models/", "lists/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
@@ -106,6 +109,23 @@ def _read(root: Path) -> Iterator[tuple[Path, bytes | int]]:
                 yield path, path.read_bytes() if path.parent == root / "methods" else path.stat().st_mtime_ns
 
 
+# What is HTML already goes around Markdown and the search.
+
+_around: dict[str, Around] = {}
+"""By page, while it is built."""
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave blocks of HTML out."""
+    around = _around[page.file.src_uri] = Around()
+    return around.cut(markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put back what is searched."""
+    return _around[page.file.src_uri].searched(html)
+
+
 # The Content-Security-Policy. A page can only say it in a meta element, and what an entry says can add nothing to it:
 # scripts in a page's content are refused, so that the inline scripts which are let in by their hash are the theme's.
 
@@ -118,11 +138,12 @@ SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORE
 CHARSET = '<meta charset="utf-8">'
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Refuse a script in a page's own content."""
-    if SCRIPT.search(html):
+def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> TemplateContext:
+    """Put a page together (plugins come before hooks, so the search has read it), and refuse a script in it."""
+    page.content = _around.pop(page.file.src_uri).whole(page.content or "")
+    if SCRIPT.search(page.content):
         raise PluginError(f"{page.file.src_uri}: a script in the page's content")
-    return html
+    return context
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

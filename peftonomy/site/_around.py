@@ -1,0 +1,66 @@
+"""HTML that goes around Markdown and around the search plugin: both would read it tag by tag and change nothing.
+
+A page's source is Markdown headings and prose with blocks of HTML between them. While a builder turns it into HTML,
+marks stand for the blocks: all of them while Markdown runs, and while the search plugin reads, whole sections that
+are left out of the search anyway.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Around"]
+
+BLOCK = re.compile(r"(?:^|(?<=\n\n))<(div|dl|p|section|table|ul|ol)\b")
+"""Where a block of HTML begins: after an empty line, with an element that Markdown takes for a block."""
+FENCE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"<!--around (\d+)-->")
+HEADING = re.compile(r"(?=<h[1-6]\b)")
+UNSEARCHED = re.compile(r"(<h([1-6])\b[^>]*\bdata-search-exclude\b.*?</h\2>)(.*)", re.DOTALL)
+
+
+class Around:
+    """The parts of one page that marks stand for."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def cut(self, markdown: str) -> str:
+        """The page with a mark for each block of HTML; a block whose end is not certain stays."""
+        out, at = list[str](), 0
+        fences = [m.span() for m in FENCE.finditer(markdown)]
+        for match in BLOCK.finditer(markdown):
+            start = match.start()
+            if start < at or any(a <= start < b for a, b in fences):
+                continue
+            end = _end(markdown, start, match[1])
+            if end and markdown[end : end + 2] in ("\n\n", "\n", ""):
+                out += [markdown[at:start], self._mark(markdown[start:end])]
+                at = end
+        return "".join(out) + markdown[at:]
+
+    def searched(self, html: str) -> str:
+        """The page for the search plugin: the marked blocks put back, but for what follows an excluded heading."""
+        return "".join(self._section(s) for s in HEADING.split(html))
+
+    def _section(self, html: str) -> str:
+        match = UNSEARCHED.fullmatch(html)
+        return match[1] + self._mark(self.whole(match[3])) if match else self.whole(html)
+
+    def whole(self, html: str) -> str:
+        """The page with everything put back."""
+        return MARK.sub(lambda m: self._parts[int(m[1])], html)
+
+    def _mark(self, part: str) -> str:
+        self._parts.append(part)
+        return f"<!--around {len(self._parts) - 1}-->"
+
+
+def _end(text: str, start: int, name: str) -> int:
+    """Where the element that begins at `start` ends; 0 if it does not."""
+    depth = 0
+    for tag in re.compile(rf"<(/?){name}\b[^>]*>").finditer(text, start):
+        depth += -1 if tag[1] else 1
+        if not depth:
+            return tag.end()
+    return 0
