@@ -19,18 +19,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ._errors import UnknownName, UsageError, shown
 from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup
 from ._layout import Spot, spots
 from ._measure import Measure, measure
+from ._plan import EXACT, Plan, Row
 from ._schema import Kept, MethodEntry, Value
 from ._schema import Memory as Mechanism
 from ._table import Table
-
-if TYPE_CHECKING:
-    from ._plan import Plan, Row
 
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "QUANTIZED", "Memory", "Setting", "Step"]
 
@@ -681,6 +679,8 @@ class _Answer:
         temporary = 0 if not optimizer.moments else gradients if optimizer.foreach else 2 * largest * w_t
         moments.append(("optimizer", gradients, inputs, temporary))
         phase, held, activations, temporaries = max(moments, key=lambda m: sum(m[1:]))
+        if max(weights + held + states + activations + temporaries, kept, paged) > EXACT:
+            raise UsageError("memory: this step takes more than 2**53 bytes")
         forward, total = self._flops(walked)
         return Memory(
             self.plan.method.id, step.inventory.backbone.id, step.inventory.task, setting, self.values,
@@ -696,10 +696,9 @@ class _Answer:
         """Numbers trained inside of layers, and of these those in feed-forward blocks."""
         inside = mlp = 0
         for row in self.rows:
-            _, spot = row.piece.places.spots[0]
-            if spot.layers and (row.trained or row.piece.tensor.selecting) and row.piece.tensor.trained is not False:
-                inside += row.count * row.n
-                mlp += sum(row.count * s.n for _, s in row.piece.places.spots if s.role.startswith(("mlp", "norm.mlp")))
+            for spot, n in row.spots() if row.learns else ():
+                inside += row.count * n * bool(spot.layers)
+                mlp += row.count * n * spot.role.startswith(("mlp", "norm.mlp"))
         return inside, mlp
 
     def _embedded(self) -> int:
@@ -713,7 +712,7 @@ class _Answer:
         own = added = largest = frozen = 0
         for row in self.rows:
             tensor = row.piece.tensor
-            if tensor.trained is False or not (row.trained or tensor.selecting):
+            if not row.learns:
                 frozen += 0 if tensor.selecting or tensor.served == "absent" else row.count * row.n
                 continue
             if tensor.selecting:
@@ -727,10 +726,9 @@ class _Answer:
         """Numbers trained that products of matrices read, of which autocast makes copies in half precision."""
         number = self.step.inventory.head
         for row in self.rows:
-            source = row.piece.places.spots[0][1].source
-            linear = not isinstance(source, Module) or source.kind in LINEAR
-            if linear and row.piece.tensor.trained is not False and (row.trained or row.piece.tensor.selecting):
-                number += row.count * row.n
+            for spot, n in row.spots() if row.learns else ():
+                linear = not isinstance(spot.source, Module) or spot.source.kind in LINEAR
+                number += row.count * n * linear
         return number
 
     def _requantised(self) -> int:
@@ -764,8 +762,7 @@ class _Answer:
         """Adafactor's: of each matrix its rows and columns, of each vector itself, in float32."""
         numbers = self.step.inventory.head
         for row in self.rows:
-            tensor = row.piece.tensor
-            if tensor.trained is False or not (row.trained or tensor.selecting):
+            if not row.learns:
                 continue
             shape = self.plan.shape(row)
             factored = shape is not None and len(shape) >= 2

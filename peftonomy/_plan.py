@@ -95,6 +95,19 @@ class Row:
     roles: tuple[str, ...] = ()
 
     @property
+    def learns(self) -> bool:
+        """Whether training updates it: all of it, or of what is the backbone's own a part."""
+        tensor = self.piece.tensor
+        return tensor.trained is not False and (self.trained > 0 or tensor.selecting)
+
+    def spots(self) -> Iterator[tuple[Spot, int]]:
+        """Each spot where it exists, with how many of its tensors are there."""
+        for _, spot in self.piece.places.spots:
+            n = spot.n if self.layers is None else len(self.layers.intersection(spot.layers))
+            if n:
+                yield spot, n * self.copies
+
+    @property
     def kept(self) -> int:
         """Entries that remain at inference, as numbers or (where they are stored as such) as bits."""
         return self.count * self.n if self.piece.tensor.served == "kept" else 0

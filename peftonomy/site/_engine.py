@@ -7,18 +7,22 @@ can be pasted into a page; tests compare the two over the whole grid.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .. import _memory
 from .._backbone import KNOWN_TYPES, MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
-from .._family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
+from .._errors import UsageError
+from .._family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from .._formula import Formula
 from .._kb import Method
 from .._layout import Part
+from .._measure import measure
 from .._query import facts
-from .._schema import Hyperparameter, Implementation, MethodEntry, Moved, Tensor, Value
+from .._schema import Hyperparameter, Implementation, Kept, MethodEntry, Moved, Tensor, Value
 from . import _size
 from ._site import Site
 
@@ -35,6 +39,7 @@ def script(site: Site) -> str:
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
+        "training": _training(),
         "libraries": _libraries(site),
         "facets": {k: f.name for k, f in kb.taxonomy.facets.items()},
         "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
@@ -118,6 +123,7 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
     # Where a value is computed from the includer's, any of its conditions may depend on the size.
     sized = {size} | ({*entry.hyperparameters} if any(isinstance(v, str) for v in part.fixed.values()) else set())
     return {
+        "name": entry.name,
         "prefix": part.prefix,
         "parent": part.parent,
         "rename": dict(part.rename),
@@ -136,6 +142,7 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
         "bounds": formulas.each(bounds.get("", [])),
         "base": [{"roles": b.roles, "count": formulas.add(b.count), "bits": b.bits}
                  for b in entry.base_storage.values()],
+        "memory": _mechanism(entry, formulas),
     }  # fmt: skip
 
 
@@ -179,6 +186,51 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# Memory of a training step.
+
+
+def _training() -> dict[str, Any]:
+    """What a step can be set to, and the constants that its memory is worked out with."""
+    setting = {f.name: f.default for f in dataclasses.fields(_memory.Setting) if f.default is not dataclasses.MISSING}
+    constants = ("TOKEN_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION")
+    return {
+        "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
+        "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},
+        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING,
+        **{name: getattr(_memory, name) for name in constants},
+    }  # fmt: skip
+
+
+def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
+    """What the entry keeps alive, nothing where that is not known."""
+    try:
+        said = _memory.mechanism(entry)
+    except UsageError:
+        return None
+    return {
+        "keeps": [_kept(kept, formulas) for kept in said.keeps],
+        "positions": _unless(said.positions, 0, formulas), "side": said.gradients == "side",
+        "reads": [n for n, t in entry.tensors.items() if "d_in" in measure(t, tuple(entry.hyperparameters)).names],
+    }  # fmt: skip
+
+
+def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
+    """Laid out like a tensor."""
+    tensor = _tensor("", kept.tensor(), formulas)
+    return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
+        "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "enters": kept.enters,
+        "temporary": _unless(kept.temporary, 0, formulas), "keys": _unless(kept.keys, 0, formulas),
+    }  # fmt: skip
+
+
+def _dataflow(flow: Dataflow, formulas: Formulas) -> dict[str, Any]:
+    return {
+        name: formulas.add(value) if isinstance(value, Formula) else value
+        for name, value in flow
+        if name != "source"
+    }
+
+
 def _libraries(site: Site) -> dict[str, str]:
     """The libraries that any entry names, as people call them."""
     keys = dict.fromkeys(key for m in site.kb.values() for key in m.entry.implementations)
@@ -205,6 +257,7 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
         "dims": {name: formulas.add(f) for name, f in family.dims.items()},
         "modules": [_spec(spec, formulas) for spec in family.modules],
         "stacks": {name: _stack(stack, formulas) for name, stack in family.stacks.items()},
+        "dataflow": None if family.dataflow is None else _dataflow(family.dataflow, formulas),
     }  # fmt: skip
 
 

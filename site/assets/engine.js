@@ -532,8 +532,8 @@ var peft = (function () {
   /* Every spot of a tensor: n equal places and the dimensions that its formulas may name there. */
   function spotsOf(tensor, inv, sites, common) {
     var out = [];
-    function add(role, source, dims, shape) {
-      out.push({ role: role, stack: source.stack || "", source: source, n: source.n, layers: source.layers, dims: merge(common, dims), shape: shape });
+    function add(role, source, dims, shape, suffix) {
+      out.push({ role: role, stack: source.stack || "", source: source, n: source.n, layers: source.layers, dims: merge(common, dims), shape: shape, suffix: suffix });
     }
     if (tensor.per === "model") add("", { n: 1, layers: null }, {});
     else if (tensor.per === "site") sites.forEach(function (s) {
@@ -545,7 +545,7 @@ var peft = (function () {
     else if (OF_PARAMETERS.indexOf(tensor.per) >= 0) inv.modules.forEach(function (m) {
       if (!m.pretrained || !wanted(tensor.roles, m.role, m.stack) || (tensor.per === "norm" && m.kind !== "norm")) return;
       m.parameters.forEach(function (p) {
-        if (tensor.per !== "bias" || p[0] === "bias") add(m.role, m, { numel: product(p[1]) }, tensor.selecting ? p[1] : undefined);
+        if (tensor.per !== "bias" || p[0] === "bias") add(m.role, m, { numel: product(p[1]) }, tensor.selecting ? p[1] : undefined, p[0]);
       });
     });
     else inv.blocks.forEach(function (b) {
@@ -614,19 +614,21 @@ var peft = (function () {
   /* `loose` leaves out what must hold: used to bracket an answer, never to give one. */
   function rowsOf(plan, filled, loose) {
     var args = argumentsOf(plan, filled), out = [];
-    plan.tensors.forEach(function (piece) {
-      var own = args[piece.part], rows = [];
-      piece.spots.forEach(function (spot) {
-        var row;
-        try { row = rowOf(piece, spot, own, loose); } catch (error) {
-          if (error.user) throw error;
-          fail("tensor " + piece.name + " has no size here: " + error.message);
-        }
-        if (row) rows.push(row);
-      });
-      out.push.apply(out, gathered(piece, rows, own, plan, loose));
-    });
+    plan.tensors.forEach(function (piece) { out.push.apply(out, gathered(piece, placed(piece, args[piece.part], loose), args[piece.part], plan, loose)); });
     return out;
+  }
+  /* The rows of a tensor, one for each spot where it exists. */
+  function placed(piece, own, loose) {
+    var rows = [];
+    piece.spots.forEach(function (spot) {
+      var row;
+      try { row = rowOf(piece, spot, own, loose); } catch (error) {
+        if (error.user) throw error;
+        fail("tensor " + piece.name + " has no size here: " + error.message);
+      }
+      if (row) rows.push(row);
+    });
+    return rows;
   }
   function whole(piece, what, value, loose) {
     value = Number(value);
@@ -921,6 +923,11 @@ var peft = (function () {
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
-    dtypes: Object.keys(BYTES)
+    dtypes: Object.keys(BYTES),
+    /* What memory.js goes on with. */
+    inner: {
+      EXACT: EXACT, LINEAR: LINEAR, fail: fail, given: given, merge: merge, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
+    }
   };
 })();

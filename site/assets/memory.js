@@ -1,0 +1,502 @@
+/* What a training step takes, in the page: peftonomy/_memory.py and _fit.py, step for step, over what engine.js lays out.
+   Bytes are integers below 2**53 and therefore exact; operations, which are more, are counted in BigInt. */
+"use strict";
+
+(function () {
+  var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, run = inner.run, total = inner.total;
+  var OUTSIDE = "|-1", KINDS = ["trained", "weights", "inputs", "reads", "keys"], MOST = Math.pow(2, 24);
+  function constants() { return peft.data.training; }
+  function floor(a, b) { return Math.floor(a / b); }
+  function ceil(a, b) { return Math.ceil(a / b); }
+  function sum(list) { return list.reduce(function (n, x) { return n + x; }, 0); }
+  /* Whether any of these roles of a block ("attn" and ["q", "k"]) is in a set. */
+  function any(set, block, names) { return names.some(function (name) { return set.has(block + "." + name); }); }
+  function starts(text, word) { return text.slice(0, word.length) === word; }
+
+  /* ---- the setting ---- */
+
+  function settingOf(asked) {
+    var known = constants(), setting = merge(known.setting, asked);
+    ["batch", "seq"].forEach(function (name) {
+      var n = setting[name];
+      if (!Number.isInteger(n) || n < 1 || n > known.most) fail(name + ": found " + inner.shown(String(n)) + "; expected a whole number from 1", name);
+    });
+    function check(name, list, called) { if (list.indexOf(setting[name]) < 0) fail("unknown " + called + " '" + inner.shown(String(setting[name])) + "'", name); }
+    check("dtype", Object.keys(known.dtypes), "dtype");
+    check("optimizer", Object.keys(known.optimizers), "optimizer");
+    check("attention", known.attention, "attention");
+    if (given(setting.quantized)) check("quantized", Object.keys(known.quantized), "quantization");
+    return setting;
+  }
+
+  /* ---- a plan with what memory needs beyond it ---- */
+
+  function stepOf(id, options) {
+    var model = peft.backbone(options), task = options.task;
+    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
+    var plan = inner.planOf(id, merge(options, { task: task }));
+    return plan.step || (plan.step = made(plan));
+  }
+  function made(plan) {
+    var inv = plan.inv, model = inv.backbone, flow = model.family.dataflow, modules = inv.modules, number = 0;
+    if (!flow) fail("memory: family " + model.type + " does not say yet how its layers compute (dataflow)");
+    var mechanisms = plan.method.parts.map(function (part) {
+      return part.memory || fail(part.name + " does not say yet what its training keeps alive, so its memory is not known");
+    });
+    function has(role) { return modules.some(function (m) { return m.role === role; }); }
+    function numbered(spots) { spots.forEach(function (spot) { spot.number = number++; }); return spots; }
+    plan.tensors.forEach(function (piece) { numbered(piece.spots); });
+    var step = {
+      plan: plan, flow: flow, mechanisms: mechanisms, laid: new Map(),
+      activation: run(flow.activation, model.config), keeps_output: Boolean(run(flow.keeps_output, model.config)),
+      side: mechanisms.some(function (m) { return m.side; }),
+      stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
+      keeps: [],
+      vocab: total(modules.filter(function (m) { return m.role === "head.lm"; }), "d_out"),
+      tied: modules.some(function (m) { return m.role === "head.lm" && !m.parameters.some(function (p) { return p[0] === "weight"; }); }),
+      normed: has("norm.embed"),
+      linears: modules.filter(function (m) { return inner.LINEAR.indexOf(m.kind) >= 0 && m.stack; })
+    };
+    mechanisms.forEach(function (mechanism, part) {
+      mechanism.keeps.forEach(function (kept) {
+        step.keeps.push({ part: part, kept: kept, spots: numbered(inner.spotsOf(kept, inv, plan.sites[part], plan.common)) });
+      });
+    });
+    step.changed = step.normed || has("embed.position") || flow.dropout.indexOf("embedding") >= 0;
+    step.largest = step.linears.reduce(function (n, m) { return Math.max(n, m.d_in * m.d_out); }, 0);
+    return step;
+  }
+  function stackOf(inv, name) {
+    var model = inv.backbone, dims = merge(model.dims, model.own[name]);
+    return {
+      name: name, layers: model.layers[name], d: dims.d_model, d_attn: dims.d_attn, d_kv: dims.d_kv, d_ff: dims.d_ff, heads: dims.n_heads,
+      attentions: inv.blocks.filter(function (b) { return b.stack === name && b.kind === "attention"; }).map(function (b) { return b.name; }),
+      gated: inv.modules.some(function (m) { return m.stack === name && (m.role === "mlp.gate" || m.role === "mlp.gate_up"); }),
+      causal: starts(name, "decoder")
+    };
+  }
+  /* The roles within one that may be fused. */
+  function plain(role) {
+    var cut = role.indexOf("."), block = role.slice(0, cut), letters = role.slice(cut + 1).split("");
+    if ((block === "attn" || block === "xattn") && letters.every(function (l) { return "qkvo".indexOf(l) >= 0; })) return letters.map(function (l) { return block + "." + l; });
+    return role === "mlp.gate_up" ? ["mlp.gate", "mlp.up"] : [role];
+  }
+  function isSite(spot) { return given(spot.source.module); }
+  function isBlock(spot) { return given(spot.source.name); }
+  function isModule(spot) { return given(spot.source.path); }
+  /* Where a tensor at a spot comes in. */
+  function rolesAt(spot, enters) {
+    return isSite(spot) ? plain(spot.source.module.role) : isModule(spot) ? plain(spot.role) : [spot.role + ":" + enters];
+  }
+
+  /* What the method does in each layer: for each stack the runs of equal layers; "" has what stands outside of stacks. */
+  function layersFor(step, rows, extras) {
+    var key = rows.map(function (r) { return r.spot.number; }).concat(extras.map(function (e) { return e.spot.number + ":" + e.keys; })).join();
+    if (step.laid.size > 50) step.laid.clear();
+    if (!step.laid.has(key)) step.laid.set(key, walked(step, rows, extras));
+    return step.laid.get(key);
+  }
+  function walked(step, rows, extras) {
+    var found = new Map();
+    function note(spot, kind, roles) {
+      var layers = inner.layersOf(spot.layers);
+      (layers.length ? layers : [-1]).forEach(function (n) {
+        var key = spot.stack + "|" + n;
+        if (!found.has(key)) found.set(key, KINDS.map(function () { return new Set(); }));
+        roles.forEach(function (role) { found.get(key)[kind].add(role); });
+      });
+    }
+    rows.forEach(function (row) {
+      var tensor = row.piece.tensor, roles = rolesAt(row.spot, "end");
+      if (!tensor.selecting && step.mechanisms[row.piece.part].reads.indexOf(tensor.name) >= 0) note(row.spot, 3, roles);
+      if (tensor.trained === false) return;
+      note(row.spot, 0, roles);
+      if (tensor.selecting && row.spot.suffix === "weight") note(row.spot, 1, roles);
+    });
+    extras.forEach(function (extra) {
+      var kept = step.keeps[extra.record].kept;
+      note(extra.spot, 0, rolesAt(extra.spot, extra.keys ? "attention" : kept.enters));
+      if (kept.input) note(extra.spot, 2, isBlock(extra.spot) ? ["mlp.up"] : rolesAt(extra.spot, "end"));
+      if (extra.keys) note(extra.spot, 4, [extra.spot.role + "|" + extra.record + "|" + extra.keys]);
+    });
+    /* Besides what it is made of, `more`: how many keys its attentions see more. */
+    function layerOf(sets) {
+      var layer = { key: "" };
+      KINDS.forEach(function (kind, i) {
+        layer[kind] = sets ? sets[i] : new Set();
+        layer.key += Array.from(layer[kind]).sort().join() + "|";
+      });
+      layer.more = {};
+      layer.keys.forEach(function (key) { var parts = key.split("|"); layer.more[parts[0]] = (layer.more[parts[0]] || 0) + Number(parts[2]); });
+      return layer;
+    }
+    var layers = { "": [[layerOf(found.get(OUTSIDE)), 1]] };
+    step.stacks.forEach(function (stack) {
+      var runs = layers[stack.name] = [];
+      for (var n = 0; n < stack.layers; n++) {
+        var layer = layerOf(found.get(stack.name + "|" + n)), last = runs[runs.length - 1];
+        if (last && last[0].key === layer.key) last[1]++; else runs.push([layer, 1]);
+      }
+    });
+    return layers;
+  }
+
+  /* ---- one question ---- */
+
+  function answer(step, chosen, setting) {
+    var plan = step.plan, inv = plan.inv, flow = step.flow, T = constants(), sizes = T.dtypes[setting.dtype], w = sizes[0], w_t = sizes[1];
+    var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
+    var values = inner.valuesFor(plan, chosen), args = inner.argumentsOf(plan, values), rows = [];
+    plan.tensors.forEach(function (piece) { rows.push.apply(rows, inner.placed(piece, args[piece.part])); });
+    var positions = positions_(), limit = plan.common.max_positions, prompted = positions > 0, lengths = {};
+    if (limit && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
+    step.stacks.forEach(function (stack, i) { lengths[stack.name] = seq + (i ? 0 : positions); });
+    var everywhere = Math.max.apply(null, Object.keys(lengths).map(function (name) { return lengths[name]; }));
+    var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
+    var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
+    var layers = layersFor(step, rows, extras), outside = layers[""][0][0];
+
+    function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
+    /* Sequence positions that the method's parts add together. */
+    function positions_() {
+      return sum(plan.method.parts.map(function (part, i) {
+        var formula = step.mechanisms[i].positions;
+        return given(formula) ? Math.trunc(run(formula, merge(plan.common, args[i]))) : 0;
+      }));
+    }
+    /* What the method keeps of its own. */
+    function kept_() {
+      var out = [];
+      step.keeps.forEach(function (record, index) {
+        var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
+        record.spots.forEach(function (spot) {
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = merge(own, spot.dims, { tokens: batch * length, seq: length });
+          function number(formula) { return given(formula) ? Math.trunc(run(formula, names)) : 0; }
+          if (kept.guard !== null && !run(kept.guard, names)) return;
+          var one = Math.ceil(run(kept.count, names) * size);
+          if (kept.output && isSite(spot)) one += names.tokens * spot.source.module.d_out * w;
+          out.push({
+            record: index, spot: spot, total: spot.n * one, layer: inner.layersOf(spot.layers).length ? one : 0,
+            temporary: number(kept.temporary) * w, keys: number(kept.keys), held: kept.held
+          });
+        });
+      });
+      return out;
+    }
+    function learns(row) { return row.piece.tensor.trained !== false && (row.trained > 0 || row.piece.tensor.selecting); }
+
+    /* Bytes that a norm of that many tokens keeps. */
+    function norm(d, tokens, live, gain) {
+      var n = tokens * d;
+      if (flow.norm === "kernel") return live || gain ? (n + 2 * tokens) * w : 0;
+      return (gain ? n * w : 0) + (live ? 4 * n + 4 * tokens + (flow.norm === "mixed" && w < 4 ? n * w : 0) : 0);
+    }
+    /* The bytes kept where half a layer ends, and whether a gradient flows out of it. */
+    function tailOf(stack, n, live, added, gain) {
+      var kept = added && dropped("residual") ? n * stack.d : 0;
+      live = live || added;
+      if (flow.order === "post") {
+        kept += norm(stack.d, n, live, gain);
+        live = live || gain;
+      }
+      return { kept: kept, live: live };
+    }
+    /* A half of a layer: {kept, tail, temporary, live}, as in Python's Half; live is whether a gradient flows out of it. */
+    function attention(stack, name, layer, live, source) {
+      var cross = name === "xattn", length = lengths[stack.name], n = batch * length, more = layer.more[name] || 0;
+      var n_k = batch * (cross ? source_length : length) + batch * more;
+      var trained = layer.trained, pre = flow.order === "pre", gain = trained.has("norm." + name);
+      function keeps(letters) { return any(layer.weights, name, letters) || any(layer.inputs, name, letters); }
+      var kept = pre ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has(name + ":inputs"), into = cross ? source : read;
+      var q = read || trained.has(name + ".q"), extra = trained.has(name + ":attention");
+      var k = into || extra || trained.has(name + ".k"), v = into || extra || trained.has(name + ".v");
+      if (keeps(cross ? ["q"] : ["q", "k", "v"])) kept += checkpointing && !pre && !cross ? 0 : n * stack.d * w;
+      var cells = floor(n, batch) * n_k * stack.heads, out = n * stack.d_attn * w, scores = q || k, wide = eager ? stack.d_attn : stack.d_kv, temporary = 0;
+      if (eager) {
+        var half = flow.softmax === "float32" ? 4 : w;
+        kept += out * k + n_k * wide * w * (q + scores) + cells * half * scores;
+        if (dropped("attention")) kept += cells * scores + cells * w * v;
+        else if (v) kept += cells * w * (!scores || half !== w);
+        temporary = scores ? cells * (w + half) : 0;
+      } else if (scores || v) {
+        kept += 2 * out + 2 * n_k * wide * w + T.LOGSUMEXP * batch * stack.heads * length;
+        if (more && !cross && stack.causal) kept += length * floor(n_k, batch) * w;
+        if (flow.bias && stack.causal) kept += floor(cells, batch) * w;
+      }
+      if (keeps(["o"]) && (eager || !(scores || v))) kept += out;
+      var end = tailOf(stack, n, live, scores || v || trained.has(name + ".o") || trained.has(name + ":end"), gain);
+      return { kept: kept + end.kept, tail: end.kept, temporary: temporary, live: end.live };
+    }
+    function feedForward(stack, layer, live) {
+      var trained = layer.trained, n = batch * lengths[stack.name], wide = n * stack.d_ff, pre = flow.order === "pre", gain = trained.has("norm.mlp");
+      function keeps(names) { return any(layer.weights, "mlp", names) || any(layer.inputs, "mlp", names); }
+      var kept = pre ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has("mlp:inputs");
+      if (keeps(["up", "gate"])) kept += n * stack.d * w;
+      var up = read || trained.has("mlp.up"), gate = read || trained.has("mlp.gate"), activated = stack.gated ? gate : up;
+      kept += step.activation * wide * w * activated;
+      if (stack.gated) kept += wide * w * (up + gate);
+      var inside = up || gate, drop = dropped("mlp");
+      kept += wide * (inside && drop);
+      var same = step.keeps_output && !stack.gated && !drop && inside, down = keeps(["down"]);
+      kept += wide * w * (down && !same);
+      var end = tailOf(stack, n, live, inside || trained.has("mlp.down") || trained.has("mlp:end"), gain);
+      var gone = 0, temporary;
+      if (layer.weights.has("mlp.down") && !stack.gated) temporary = wide * w + 2 * n * stack.d * w + stack.d * stack.d_ff * w_t;
+      else {
+        var several = stack.gated || step.activation > 1, tensors = several || (layer.reads.has("mlp.down") && !down) ? 3 : 2;
+        if (several && down) gone = wide * w;
+        temporary = inside ? tensors * wide * w + n * stack.d * w : 0;
+      }
+      return { kept: kept + end.kept, tail: end.kept + gone, temporary: temporary, live: end.live };
+    }
+
+    /* ---- the model, layer by layer ---- */
+
+    function embeds() { return Array.from(outside.trained).some(function (role) { return starts(role, "embed.") || role === ":embeddings"; }); }
+    function walk() {
+      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {} }, source = false;
+      (step.side ? [] : step.stacks).forEach(function (stack, i) {
+        var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || checkpointing, crossing = false, reads = new Set();
+        var entry = entryOf(stack, n, live) + (checkpointing ? argumentsOf(stack) : 0);
+        live = live || outside.trained.has("norm.embed");
+        found.into[stack.name] = found.through[stack.name] = 0;
+        layers[stack.name].forEach(function (run) {
+          var layer = run[0];
+          (run[1] > 1 ? [1, run[1] - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
+            found.into[stack.name] += times * live;
+            live = live || layer.trained.has("layer:inputs");
+            var halves = stack.attentions.map(function (name) { var half = attention(stack, name, layer, live, source); live = half.live; return half; });
+            halves.push(feedForward(stack, layer, live));
+            live = halves[halves.length - 1].live || layer.trained.has("layer:end");
+            found.through[stack.name] += times * live;
+            found.layers += times * (checkpointing ? n * stack.d * w : total(halves, "kept"));
+            if (!live) return;
+            if (!found.first.length) found.first = halves;
+            found.last = halves;
+          });
+          reads = new Set([].concat(Array.from(layer.weights), Array.from(layer.inputs)));
+          crossing = crossing || any(reads, "xattn", ["k", "v"]);
+        });
+        if (crossing && !checkpointing) entry += batch * source_length * first.d * w;
+        if (flow.bias && !(eager || checkpointing || stack.causal)) entry += stack.heads * Math.pow(lengths[stack.name], 2) * w;
+        found.entry += entry;
+        if (flow.order === "post" && !checkpointing) {
+          var states = 5 - 2 * any(reads, "attn", ["q", "k", "v"]) - reads.has("mlp.up");
+          found.forward = n * w * (states * stack.d + stack.d_ff * !reads.has("mlp.down"));
+        }
+        var gain = outside.trained.has("norm.final");
+        if (flow.order === "pre") found.final = norm(stack.d, n, live, gain);
+        if ((live || gain) && dropped("final")) found.final += n * stack.d;
+        found.ends += found.final;
+        source = live || gain;
+      });
+      return found;
+    }
+    /* Bytes of what all checkpointed layers of a stack are called with. */
+    function argumentsOf(stack) {
+      var length = lengths[stack.name], kept = eager && stack.causal ? batch * length * length * w : 0;
+      kept += flow.bias ? stack.heads * length * length * w : 0;
+      if (stack.attentions.indexOf("xattn") >= 0) kept += batch * source_length * stack.d * w + (flow.bias ? stack.heads * length * source_length * w : 0);
+      return kept;
+    }
+    /* Bytes kept where a stack begins. */
+    function entryOf(stack, n, live) {
+      var kept = 0, prompts = prompted && stack === first;
+      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * stack.d * w;
+      if (step.normed) {
+        var gain = outside.trained.has("norm.embed");
+        kept += norm(stack.d, n, live, gain);
+        live = live || gain;
+      }
+      return kept + n * stack.d * (live && dropped("embedding"));
+    }
+
+    /* ---- the step ---- */
+
+    function memory() {
+      var n = batch * seq, d = last.d, head = inv.head, numbers = trained_(), trained = numbers.own + numbers.added + head;
+      var weights = (inv.total - numbers.own - head) * w + trained * w_t + numbers.frozen * w + requantised();
+      var gradients = trained * w_t, states = statesOf(trained), paged = optimizer.paged ? states : 0;
+      if (optimizer.paged) states = 0;
+
+      var found = walk(), loss = n * step.vocab * (flow.loss === "float32" ? 4 : w);
+      if (headWeight || (head && inv.backbone.family.kind === "decoder")) {
+        found.final += n * d * w;
+        found.ends += n * d * w;
+      }
+      var around = 0, inside = 0, n_layers = total(step.stacks, "layers");
+      extras.forEach(function (e) { if (e.layer) inside += e.total; else around += e.total; });
+      weights += held;
+      var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
+      var dequantised = setting.quantized ? step.largest * w : 0, fixed = inputs + around;
+      var kept = fixed + copies + found.layers + found.entry + found.ends + loss + (checkpointing && !step.side ? 0 : inside);
+
+      var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss, found.forward]];
+      var there = inLayers(), one_layer = floor(w_t * there.inside, n_layers), one_mlp = floor(w_t * there.mlp, n_layers);
+      /* Through one layer, with `held` gradients there already. */
+      function back(halves, held, base) {
+        for (var i = halves.length - 1; i >= 0; i--) {
+          var end = i === halves.length - 1, here = 0;
+          extras.forEach(function (e) { if (starts(e.spot.role, "mlp") === end) here = Math.max(here, e.temporary); });
+          moments.push(["backward", held, base - halves[i].tail, Math.max(halves[i].temporary, here) + dequantised]);
+          base -= halves[i].kept;
+          held += end ? one_mlp : 0;
+        }
+      }
+      var heads = w_t * (head + (headWeight ? step.vocab * d : 0)), again = checkpointing ? total(found.last, "kept") + one_inside : 0;
+      back(found.last, heads, kept - loss - found.final + again);
+      var left = fixed + floor(copies, n_layers) + found.entry + total(found.first, "kept") + one_inside;
+      left += checkpointing ? floor(found.layers, n_layers) : 0;
+      back(found.first, gradients - w_t * embedded() - one_layer, left);
+      moments.push(["backward", gradients, fixed, n * d * w]);
+      moments.push(["optimizer", gradients, inputs, !optimizer.moments ? 0 : optimizer.foreach ? gradients : 2 * numbers.largest * w_t]);
+      function size(moment) { return moment[1] + moment[2] + moment[3]; }
+      var most = moments.reduce(function (best, moment) { return size(moment) > size(best) ? moment : best; });
+      var peak = weights + states + size(most);
+      if (Math.max(peak, kept, paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
+      var flops = operations(found);
+      return {
+        method: plan.id, task: inv.task, setting: setting, hyperparameters: values, targets: plan.targets,
+        peak: peak, phase: most[0], weights: weights, gradients: most[1], optimizer_states: states, activations: most[2], temporaries: most[3],
+        kept: kept, paged: paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
+        forward_flops: flops[0], step_flops: flops[1]
+      };
+    }
+    var headWeight = outside.weights.has("head.lm") || (step.tied && outside.weights.has("embed.token"));
+
+    /* Numbers trained inside of layers, and of these those in feed-forward blocks. */
+    function inLayers() {
+      var inside = 0, mlp = 0;
+      rows.filter(learns).forEach(function (row) {
+        var role = row.spot.role;
+        if (inner.layersOf(row.spot.layers).length) inside += row.count * row.n;
+        if (starts(role, "mlp") || starts(role, "norm.mlp")) mlp += row.count * row.n;
+      });
+      return { inside: inside, mlp: mlp };
+    }
+    /* Numbers of trained embeddings whose gradients come last. */
+    function embedded() {
+      return total(inv.modules.filter(function (m) {
+        return starts(m.role, "embed.") && outside.trained.has(m.role) && !(step.tied && m.role === "embed.token");
+      }), "numel");
+    }
+    /* Numbers trained of the backbone and added, those of the largest such tensor, and those added but frozen. */
+    function trained_() {
+      var found = { own: 0, added: 0, largest: 0, frozen: 0 };
+      rows.forEach(function (row) {
+        var tensor = row.piece.tensor, numbers = row.count * row.n;
+        if (!learns(row)) { if (!tensor.selecting && tensor.served !== "absent") found.frozen += numbers; return; }
+        if (tensor.selecting) found.own += numbers; else found.added += numbers;
+        if (!given(tensor.count)) found.largest = Math.max(found.largest, row.count);
+      });
+      return found;
+    }
+    /* Numbers trained that products of matrices read, of which autocast makes copies in half precision. */
+    function copied() {
+      return inv.head + sum(rows.filter(learns).map(function (row) {
+        return !isModule(row.spot) || inner.LINEAR.indexOf(row.spot.source.kind) >= 0 ? row.count * row.n : 0;
+      }));
+    }
+    /* By how many bytes the weights grow (or shrink, below zero) as they are held. */
+    function requantised() {
+      var grown = inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, as = setting.quantized;
+      if (!given(as)) return grown;
+      var roles = [].concat.apply([], step.linears.map(function (m) { return plain(m.role); }));
+      Object.keys(layers).forEach(function (name) {
+        layers[name].forEach(function (run) {
+          if (roles.some(function (role) { return run[0].weights.has(role); })) fail(plan.method.name + " trains weights that are to be held in " + as, "quantized");
+        });
+      });
+      step.linears.forEach(function (m) {
+        var numel = m.d_in * m.d_out, scales = as === "nf4" ? ceil(numel, T.BLOCK) : m.d_out;
+        grown += m.n * (ceil(numel * T.quantized[as], 8) + 4 * scales - numel * w);
+      });
+      return grown;
+    }
+    /* Bytes of the optimizer's states. */
+    function statesOf(trained) {
+      if (optimizer.factored) return factored();
+      return optimizer.moments * (optimizer.eight_bit ? trained + 4 * ceil(trained, T.STATE_BLOCK) : trained * w_t);
+    }
+    /* Of each matrix its rows and columns, of each vector itself, in float32. */
+    function factored() {
+      return 4 * (inv.head + sum(rows.filter(learns).map(function (row) {
+        var shape = row.shape;
+        return row.n * (shape && shape.length >= 2 ? floor(row.count, shape[shape.length - 1]) + floor(row.count, shape[shape.length - 2]) : row.count);
+      })));
+    }
+
+    /* Of a forward pass and of a step: products of matrices, two operations for each pair. */
+    function operations(found) {
+      function times() { return [].reduce.call(arguments, function (n, x) { return n * BigInt(x); }, 1n); }
+      var weights = new Set(), head = times(2, batch, seq, last.d, step.vocab), backward = head * (headWeight ? 2n : 1n), again = 0n;
+      Object.keys(layers).forEach(function (name) { layers[name].forEach(function (run) { run[0].weights.forEach(function (role) { weights.add(role); }); }); });
+      step.linears.forEach(function (m) {
+        var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
+        var one = times(2, batch, length, m.d_in, m.d_out), reached = (T.reading.indexOf(m.role) >= 0 ? found.into : found.through)[m.stack] || 0;
+        again += one * BigInt(m.n);
+        backward += one * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
+        if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n);
+      });
+      step.stacks.forEach(function (stack) {
+        stack.attentions.forEach(function (name) {
+          var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
+          var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
+          var back = times(found.through[stack.name] || 0, one) + more;
+          again += one * BigInt(stack.layers) + more;
+          backward += eager ? back * 2n : back * 5n / 2n;
+        });
+      });
+      rows.forEach(function (row) {
+        var tensor = row.piece.tensor, shape = tensor.selecting || tensor.per === "model" ? null : row.shape;
+        if (!shape || shape.length !== 2) return;
+        var one = times(2, batch, seq, row.count, row.n);
+        again += one;
+        backward += one * (tensor.trained !== false ? 2n : 1n);
+      });
+      var forward = head + again;
+      return [forward, forward + backward + (checkpointing ? again : 0n)];
+    }
+    return memory();
+  }
+
+  /* ---- what fits ---- */
+
+  /* The largest batch, length or hyperparameter whose step fits `gpu` bytes: {value, limited, memory}; value is 0 where
+     none does, limited says whether something else than memory is the limit. */
+  function fit(id, options, asked, solved, gpu) {
+    var step = stepOf(id, options), chosen = options.values || {};
+    function ask(value) {
+      var changed = {};
+      changed[solved] = value;
+      var ofStep = solved === "batch" || solved === "seq";
+      return answer(step, ofStep ? chosen : merge(chosen, changed), settingOf(ofStep ? merge(asked, changed) : asked));
+    }
+    function fits(value) { var memory = ask(value); return memory.peak + memory.gpu_extra_estimate <= gpu; }
+    /* null where the value makes no sense */
+    function tried(value) { try { return fits(value); } catch (error) { if (!error.user) throw error; return null; } }
+    if (!fits(1)) return { solved: solved, value: 0, limited: false, memory: null };
+    var low = 1, high = 2, limited = false, good;
+    while (high <= MOST) {
+      good = tried(high);
+      limited = good === null;
+      if (!good) break;
+      low = high;
+      high *= 2;
+    }
+    while (high - low > 1) {
+      var middle = floor(low + high, 2);
+      good = tried(middle);
+      limited = good === null || (limited && good);
+      if (good) low = middle; else high = middle;
+    }
+    return { solved: solved, value: low, limited: limited, memory: ask(low) };
+  }
+
+  /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
+  peft.memory = function (id, options, asked) {
+    var setting = settingOf(asked);
+    return answer(stepOf(id, options), options.values || {}, setting);
+  };
+  peft.fit = fit;
+})();
