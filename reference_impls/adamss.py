@@ -26,9 +26,10 @@ class AdaMSS(nn.Module):
         self.has_bias = bias is not None
         whole = weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)       # (d_out, d_in or d_in + 1)
         u, _, v = torch.linalg.svd(whole, full_matrices=False)
-        self.register_buffer("V", v[:r], persistent=False)
+        self.register_buffer("V", v[:r].clone(), persistent=False)
         self.register_buffer("cluster", clusters(u[:, :r], num_subspaces), persistent=False)            # (d_out,)
-        parts = [torch.linalg.svd(u[self.cluster == k, :r]).Vh[:subspace_rank] for k in range(num_subspaces)]
+        apart = [torch.where(self.cluster[:, None] == k, u[:, :r], 0) for k in range(num_subspaces)]
+        parts = [torch.linalg.svd(rows, full_matrices=False).Vh[:subspace_rank] for rows in apart]
         self.A = nn.Parameter(torch.stack(parts))                   # (K, s, r), orthonormal rows
         self.B = nn.Parameter(torch.zeros(len(weight), subspace_rank))
 

@@ -34,8 +34,8 @@ class BOFT(Turned):
         factors = cayley((self.R.mT - self.R) / 2)                  # (m, d_in / b, b, b)
         size = factors.shape[-1]
         for order, blocks in zip(self.order.flip(0), factors.flip(0), strict=True):
-            folded = x[..., order.argsort()].unflatten(-1, (-1, 1, size))       # (..., d_in) -> (..., d_in / b, 1, b)
-            x = (folded @ blocks).flatten(-3)[..., order]           # (..., d_in)
+            folded = x[..., order.argsort()].unflatten(-1, (-1, size))          # (..., d_in) -> (..., d_in / b, b)
+            x = torch.einsum("...nb,nbc->...nc", folded, blocks).flatten(-2)[..., order]        # (..., d_in)
         return x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:

@@ -48,17 +48,18 @@ class Parts(nn.Module):
     def weight(self, w: Tensor) -> Tensor:
         """W_0 * A + B, (d_out, d_in)."""
         total = torch.zeros_like(w)
-        for name, what in (("A", w), ("B", torch.ones_like(w))):
+        for name, what in (("A", w), ("B", None)):
             if (part := self.part(name)) is not None:
-                total = total + what * (part if part.ndim == 2 else part[:, None])
+                part = part if part.ndim == 2 else part[:, None]
+                total = total + (part if what is None else what * part)
         return total
 
     def bias(self, w: Tensor, b: Tensor) -> Tensor:
         """b_0 * D + E + W_0 C, (d_out,)."""
         total = torch.zeros_like(b)
-        for name, what in (("D", b), ("E", torch.ones_like(b))):
+        for name, what in (("D", b), ("E", None)):
             if (part := self.part(name)) is not None:
-                total = total + what * part
+                total = total + (part if what is None else what * part)
         return total if (part := self.part("C")) is None else total + w @ part
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:

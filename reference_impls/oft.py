@@ -28,8 +28,9 @@ class OFT(Turned):
 
     def turn(self, x: Tensor) -> Tensor:
         blocks = cayley(skew(self.Q, self.block), self.terms)       # (r or 1, b, b)
-        folded = x.unflatten(-1, (-1, 1, self.block))               # (..., d_in) -> (..., r, 1, b)
-        turned: Tensor = (folded @ blocks).flatten(-3)              # (..., d_in)
+        folded = x.unflatten(-1, (-1, self.block))                  # (..., d_in) -> (..., r, b)
+        blocks = blocks.expand(folded.shape[-2], -1, -1)            # (r, b, b)
+        turned: Tensor = torch.einsum("...rb,rbc->...rc", folded, blocks).flatten(-2)       # (..., d_in)
         return turned
 
 

@@ -53,8 +53,8 @@ def apply(
         child = OSF(u[:, k:].clone(), s[k:].clone(), v[k:].clone())
         site.weight.data.sub_(child.delta().detach())
         kit.attach(site, "osf", child)
-        child.U.register_hook(partial(away, u[:, :k]))
-        child.V.register_hook(partial(_away_from_rows, v[:k]))
+        child.U.register_hook(partial(away, u[:, :k].clone()))
+        child.V.register_hook(partial(_away_from_rows, v[:k].clone()))
     return model
 
 

@@ -24,7 +24,7 @@ class PSOFT(nn.Module):
     def __init__(self, weight: Tensor, *, r: int, mag_a: bool, mag_b: bool, terms: int | None):
         super().__init__()
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
-        self.register_buffer("A", v[:r], persistent=False)                  # (r, d_in)
+        self.register_buffer("A", v[:r].clone(), persistent=False)          # (r, d_in)
         self.register_buffer("B", u[:, :r] * s[:r], persistent=False)       # (d_out, r)
         self.Q = nn.Parameter(torch.zeros(r * (r - 1) // 2))
         self.a = nn.Parameter(torch.ones(r)) if mag_a else None

@@ -39,7 +39,7 @@ def apply(
     """Freeze the model and train r (d_in + d_out) entries of every targeted weight, drawn at random."""
     kit.freeze(model)
     for site in kit.sites(model, targets):
-        positions = torch.randperm(site.d_in * site.d_out)[: r * (site.d_in + site.d_out)]
+        positions = torch.randperm(site.d_in * site.d_out)[: r * (site.d_in + site.d_out)].clone()
         kit.attach(site, "shira", SHiRA(site.d_in, site.d_out, positions=positions))
     return model
 

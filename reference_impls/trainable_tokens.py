@@ -33,7 +33,7 @@ def apply(model: nn.Module, *, n_tokens: int = 1) -> nn.Module:
     """Let the optimiser move the last rows of the token embedding only."""
     kit.freeze(model)
     matrix = embedding(model).value.requires_grad_(True)            # (vocabulary, d_model)
-    mask = torch.zeros_like(matrix)
+    mask = matrix.new_zeros(len(matrix), 1)
     mask[-n_tokens:] = 1
     matrix.register_hook(partial(torch.mul, mask))
     kit.attach(model, "trainable_tokens", Tokens(mask[:, 0].nonzero()[:, 0]))
