@@ -155,7 +155,7 @@ def test_a_classification_head_is_counted_apart(watched: Page, address: str, kb:
 
 def test_the_copied_command_says_what_is_shown(watched: Page, address: str) -> None:
     watched.goto(f"{address}calculator.html?method=lora&model=gpt2_xl&r=4&targets=attn.q")
-    expect(watched.locator(".pf-command")).to_have_text(
+    expect(watched.locator(".pf-command").first).to_have_text(
         "peftonomy cost lora --model gpt2_xl --set r=4 --targets attn.q"
     )
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import peft
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from peftonomy import KnowledgeBase
+from peftonomy import KnowledgeBase, _cli
 from peftonomy._backbone import Backbone
+from peftonomy._memory import PARTS
 
 from .browser_kit import PHONE, watch
 from .test_browser import KINDS as PLAIN_KINDS
@@ -115,7 +117,7 @@ def test_modules_are_named_as_in_peft(watched: Page, address: str, kb: Knowledge
     assert out(watched, "trained") == wanted
     watched.reload()
     assert out(watched, "trained") == wanted
-    expect(watched.locator(".pf-command")).to_contain_text("--target-modules q_proj,3.self_attn.v_proj")
+    expect(watched.locator(".pf-command").first).to_contain_text("--target-modules q_proj,3.self_attn.v_proj")
     field(watched, "Module names, as peft's target_modules").fill("q_proj, nonsense")
     expect(watched.get_by_role("alert")).to_contain_text("has no linear module named nonsense")
     watched.get_by_role("button", name="by role").click()
@@ -133,13 +135,14 @@ def test_copied_code_gives_what_is_shown(clipboard: Page, address: str, kb: Know
     page = clipboard
     page.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&r=16&alpha=32&targets=attn.q&dtype=bfloat16")
     trained = out(page, "trained")
-    page.get_by_role("button", name="Python").click()
-    page.get_by_role("button", name="Copy", exact=True).click()
+    cost = page.locator(".pf-calc").first
+    cost.get_by_role("button", name="Python").click()
+    cost.get_by_role("button", name="Copy", exact=True).click()
     scope: dict[str, Any] = {}
     exec(page.evaluate("navigator.clipboard.readText()"), scope)
     assert (scope["cost"].trained, scope["cost"].dtype) == (trained, "bfloat16")
-    page.get_by_role("button", name="peft", exact=True).click()
-    page.get_by_role("button", name="Copy", exact=True).click()
+    cost.get_by_role("button", name="peft", exact=True).click()
+    cost.get_by_role("button", name="Copy", exact=True).click()
     exec(page.evaluate("navigator.clipboard.readText()"), scope)
     config = scope["config"]
     assert (config.r, config.lora_alpha, config.target_modules) == (16, 32, {"q_proj"})
@@ -187,6 +190,46 @@ def test_a_keystroke_takes_less_than_a_frame(watched: Page, address: str, capsys
         with capsys.disabled():
             print(f"\n  {path.partition('?')[0]}: median {times[20]:.1f} ms, worst {times[-1]:.1f} ms a keystroke")
         assert times[20] < 64
+
+
+def test_memory_of_a_step_is_that_of_python(
+    clipboard: Page, address: str, kb: KnowledgeBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = clipboard
+    page.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&r=16")
+    parts = ("peak", *PARTS)
+    field(page, "Batch").fill("4")
+    field(page, "Length").fill("1000")
+    field(page, "Optimizer").select_option("adafactor")
+    field(page, "Frozen matrices").select_option("nf4")
+    page.get_by_role("checkbox", name="gradient checkpointing").check()
+    given: dict[str, Any] = {"optimizer": "adafactor", "quantized": "nf4", "checkpointing": True}
+    found = kb["lora"].memory("llama_3_8b", batch=4, seq=1000, r=16, **given)
+    for _ in range(2):
+        assert {name: out(page, name) for name in parts} == {name: getattr(found, name) for name in parts}
+        expect(page.locator("[data-out=phase]")).to_have_text(found.phase)
+        page.reload()
+    step = page.locator(".pf-step")
+    step.get_by_role("button", name="Copy", exact=True).click()
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert _cli.main([*shlex.split(line)[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["peak"] == found.peak
+    step.get_by_role("button", name="Python").click()
+    step.get_by_role("button", name="Copy", exact=True).click()
+    scope: dict[str, Any] = {}
+    exec(page.evaluate("navigator.clipboard.readText()"), scope)
+    assert scope["memory"] == found
+
+
+def test_memory_that_is_not_known_is_told_in_one_line(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_2_7b&seq=4097")
+    told = watched.locator(".pf-step").get_by_role("status")
+    expect(told).to_have_text("seq: found 4,097; Llama 2 7B has 4,096 positions")
+    expect(field(watched, "Length")).to_have_attribute("aria-invalid", "true")
+    field(watched, "Length").fill("4 k")
+    expect(told).to_have_text("seq: found 4 k; expected a whole number from 1")
+    field(watched, "Length").fill("4096")
+    assert out(watched, "peak") > 0
 
 
 # Compare.

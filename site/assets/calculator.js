@@ -5,6 +5,14 @@
 Object.assign(pf, (function () {
   var make = pf.make, percent = pf.percent, serial = 0;
   var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
+  var BATCH = "1", SEQ = "512";
+  var CHOSEN = [
+    { field: "dtype", query: "precision", label: "Computed in", of: "dtypes" },
+    { field: "optimizer", query: "optimizer", label: "Optimizer", of: "optimizers" },
+    { field: "attention", query: "attention", label: "Attention", of: "attention" },
+    { field: "quantized", query: "quantized", label: "Frozen matrices", of: "quantized" }
+  ];
+  function choices(chosen) { var known = peft.data.training[chosen.of]; return Array.isArray(known) ? known : Object.keys(known); }
   var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
 
   function number(value) { return value.toLocaleString("en-US", { maximumFractionDigits: 0 }); }
@@ -13,6 +21,11 @@ Object.assign(pf, (function () {
     return Number(value.toPrecision(3)) + units[i];
   }
   function bytes(value) { return scaled(value, [" B", " kB", " MB", " GB", " TB", " PB"], 1000); }
+  /* As memory is counted, and as the command line prints it. */
+  function binary(value) {
+    for (var units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"], i = 0; value >= 1023.5 && i < units.length - 1; i++) value /= 1024;
+    return Number(value.toPrecision(4)) + " " + units[i];
+  }
   function short(value) { return scaled(value, ["", " k", " M", " G", " T"], 1000); }
   function words(text) { return (text || "").split(",").map(function (w) { return w.trim(); }).filter(Boolean); }
   function quoted(word) { return /^[\w.,:=+\/-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'"; }
@@ -30,6 +43,7 @@ Object.assign(pf, (function () {
       this.query = new URLSearchParams(location.search);
       this.state = { model: null, text: "", config: null, task: null, labels: 2, dtype: "float32" };
       this.readModel();
+      this.readStep();
       this.start();
     }
     known(name, list) { return list.indexOf(name) >= 0 ? name : null; }
@@ -44,6 +58,44 @@ Object.assign(pf, (function () {
       s.text = q.get("config");
       try { s.text = JSON.stringify(JSON.parse(s.text), null, 1); } catch (error) { /* shown as it is, with what is wrong */ }
       this.readText();
+    }
+    /* How a step is trained, as it is asked for. */
+    readStep() {
+      var q = this.query, usual = peft.data.training.setting, step = this.state.step = Object.assign({ batch: q.get("batch") || BATCH, seq: q.get("seq") || SEQ }, usual);
+      CHOSEN.forEach(function (c) { step[c.field] = this.known(q.get(c.query), choices(c)) || usual[c.field]; }, this);
+      step.checkpointing = q.get("checkpointing") === "1";
+    }
+    /* The same for engine.js: lengths as numbers, where they are some. */
+    setting() {
+      function whole(text) { return /^\d{1,10}$/.test(text) ? Number(text) : text; }
+      var step = this.state.step;
+      return Object.assign({}, step, { batch: whole(step.batch), seq: whole(step.seq) });
+    }
+    writeStep(query) {
+      var step = this.state.step, usual = peft.data.training.setting;
+      if (step.batch !== BATCH) query.set("batch", step.batch);
+      if (step.seq !== SEQ) query.set("seq", step.seq);
+      CHOSEN.forEach(function (c) { if (step[c.field] !== usual[c.field]) query.set(c.query, step[c.field]); });
+      if (step.checkpointing) query.set("checkpointing", "1");
+    }
+    stepFields(changed) {
+      var self = this, step = this.state.step;
+      function change(name) { return function (v) { step[name] = v; changed(); }; }
+      var chosen = CHOSEN.map(function (c) {
+        var none = peft.data.training.setting[c.field] === null ? [["", "as they are"]] : [];
+        return self.select(c.query, c.label, none.concat(choices(c).map(function (v) { return [v, v]; })), step[c.field], function (v) { step[c.field] = v || null; changed(); });
+      });
+      return [
+        make("div", { class: "pf-pair" }, [this.input("batch", "Batch", step.batch, "number", change("batch"), "sequences"), this.input("seq", "Length", step.seq, "number", change("seq"), "tokens of each")]),
+        make("div", { class: "pf-pair" }, chosen.slice(0, 2)), make("div", { class: "pf-pair" }, chosen.slice(2)),
+        this.tick("checkpointing", "gradient checkpointing", step.checkpointing, change("checkpointing"), "layers keep only what they read")
+      ];
+    }
+    /* What differs from the usual setting, as [name, value]; for code. */
+    stepArguments() {
+      var step = this.setting(), usual = peft.data.training.setting, found = [["batch", step.batch], ["seq", step.seq]];
+      Object.keys(usual).forEach(function (name) { if (step[name] !== usual[name]) found.push([name, step[name]]); });
+      return found;
     }
     /* The pasted text as a model; what is wrong with it is kept for its field. */
     readText() {
@@ -175,12 +227,12 @@ Object.assign(pf, (function () {
 
   /* ---- the calculator ---- */
 
-  var RESERVED = ["method", "model", "config", "task", "labels", "dtype", "targets", "modules"];
+  var RESERVED = ["method", "model", "config", "task", "labels", "dtype", "targets", "modules", "batch", "seq", "checkpointing"].concat(CHOSEN.map(function (c) { return c.query; }));
   function key(name) { return RESERVED.indexOf(name) < 0 ? name : "hp." + name; }
 
   class Calculator extends Tool {
     start() {
-      var q = this.query, s = this.state, methods = Object.keys(peft.data.methods);
+      var self = this, q = this.query, s = this.state, methods = Object.keys(peft.data.methods);
       s.method = this.getAttribute("method") || this.known(q.get("method"), methods) || this.known(this.dataset.method, methods) || methods[0];
       s.targets = q.get("targets") ? words(q.get("targets")) : null;
       s.modules = q.get("modules") ? (q.get("modules").toLowerCase() === "all-linear" ? "all-linear" : words(q.get("modules"))) : null;
@@ -188,13 +240,24 @@ Object.assign(pf, (function () {
       if (s.modules) s.targets = null;
       s.values = {};
       this.specs().forEach(function (h) { if (q.has(key(h.name))) s.values[h.name] = q.get(key(h.name)); });
-      this.code = "shell";
+      this.code = { cost: "shell", memory: "shell" };
+      this.form = this.emptyForm("Setting");
       this.out = make("div", { class: "pf-calc__out" });
-      this.form = make("form", { class: "pf-calc__form", "aria-label": "Setting" });
-      this.form.addEventListener("submit", function (event) { event.preventDefault(); });
-      this.replaceChildren(make("div", { class: "pf-calc" }, [this.form, this.out]));
+      this.stepForm = this.emptyForm("Training step");
+      this.stepOut = make("div", { class: "pf-calc__out" });
+      this.stepForm.append.apply(this.stepForm, this.stepFields(function () { self.show(); self.write(); }));
+      this.replaceChildren(
+        make("div", { class: "pf-calc" }, [this.form, this.out]),
+        make(this.hasAttribute("method") ? "h3" : "h2", { class: "pf-step__title", id: "memory" }, "Memory of a training step"),
+        make("div", { class: "pf-calc pf-step" }, [this.stepForm, this.stepOut])
+      );
       this.settle();
       this.build();
+    }
+    emptyForm(label) {
+      var form = make("form", { class: "pf-calc__form", "aria-label": label });
+      form.addEventListener("submit", function (event) { event.preventDefault(); });
+      return form;
     }
     specs() { return peft.data.methods[this.state.method].parts[0].hyperparameters; }
     settle() {
@@ -219,6 +282,7 @@ Object.assign(pf, (function () {
       if (s.targets) query.set("targets", s.targets.join(","));
       if (s.modules) query.set("modules", [].concat(s.modules).join(","));
       Object.keys(s.values).forEach(function (k) { query.set(key(k), s.values[k]); });
+      this.writeStep(query);
       this.address(query);
     }
 
@@ -308,11 +372,36 @@ Object.assign(pf, (function () {
 
     show() {
       var self = this, s = this.state, question = this.question();
-      if (!question) { this.out.replaceChildren(this.waiting()); return; }
+      if (!question) { this.out.replaceChildren(this.waiting()); this.stepOut.replaceChildren(this.waiting()); return; }
       var found = tried(function () { return peft.cost(s.method, question); }), wrong = found.problem && found.problem.field;
       this.specs().forEach(function (h) { self.wrong("hp-" + h.name, wrong === h.name); });
       this.toggleAttribute("data-wrong", !!found.problem);
       this.out.replaceChildren.apply(this.out, found.problem ? [this.problem(found.problem.message)] : this.answer(found.value));
+      if (found.problem) this.stepOut.replaceChildren(make("p", { class: "pf-muted pf-wait" }, "Nothing to train with this setting."));
+      else this.showStep(question);
+    }
+    /* What a step of training takes. */
+    showStep(question) {
+      var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
+      ["batch", "seq", "quantized"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
+      if (found.problem) { this.stepOut.replaceChildren(make("p", { class: "pf-alert", role: "status" }, found.problem.message)); return; }
+      var m = found.value, parts = peft.data.training.parts, asked = question.task || this.backbone().default_task;
+      var bar = make("div", { class: "pf-stack", "aria-hidden": "true" }, parts.map(function (part) { return make("i", { class: "part--" + part }); }));
+      parts.forEach(function (part, i) { bar.children[i].style.flexGrow = m[part] / m.peak; });
+      var ledgers = parts.map(function (part) {
+        return make("div", {}, [make("dt", {}, [make("i", { class: "pf-key part--" + part, "aria-hidden": "true" }), part.replace("_", " ")]),
+          make("dd", {}, [binary(m[part]), make("small", {}, [self.out_(part, m[part]), " bytes"])])]);
+      });
+      var notes = [
+        "A GPU adds about " + binary(m.gpu_extra_estimate) + " (an estimate of its context, its libraries' workspaces and fragmentation): " + binary(m.peak + m.gpu_extra_estimate) + " together.",
+        m.paged ? "Optimizer states of " + binary(m.paged) + " may leave the GPU and are not in the peak." : "",
+        m.task === asked ? "" : "Trained for " + TASKS[m.task] + ": the base model alone has no loss.",
+        "About " + power(m.forward_flops) + " operations forward and " + power(m.step_flops) + " a step."
+      ].filter(Boolean);
+      this.stepOut.replaceChildren(
+        make("p", { class: "pf-big" }, [binary(m.peak), make("span", { class: "pf-big__unit" }, ["at the peak, in the ", make("span", { "data-out": "phase" }, m.phase), " phase: ", this.out_("peak", m.peak), " bytes"])]),
+        bar, make("dl", { class: "pf-ledgers" }, ledgers), make("p", { class: "pf-small" }, notes.join(" ")), this.foot("memory")
+      );
     }
     ledger(name, value, note) { return make("div", {}, [make("dt", {}, name), make("dd", {}, [value, note ? make("small", {}, note) : null])]); }
     out_(name, value) { return make("span", { "data-out": name }, number(value)); }
@@ -330,7 +419,7 @@ Object.assign(pf, (function () {
       meter.firstChild.style.width = Math.min(100, cost.percent) + "%";
       return [
         make("p", { class: "pf-big", "aria-live": "polite" }, [this.out_("trained", cost.trained), make("span", { class: "pf-big__unit" }, "trained parameters, " + percent(cost.percent) + " of " + this.modelName())]),
-        meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.foot()
+        meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.foot("cost")
       ].filter(Boolean);
     }
     table(label, heads, rows, numeric) {
@@ -360,32 +449,34 @@ Object.assign(pf, (function () {
       return body.length ? details : null;
     }
 
-    /* The same question as a command, in Python and for peft. */
-    foot() {
-      var self = this, codes = { shell: this.shell(), python: this.python(), peft: this.peft() };
-      if (!codes[this.code]) this.code = "shell";
+    /* The same question (`of`: cost or memory) as a command, in Python and for peft. */
+    foot(of) {
+      var self = this, codes = { shell: this.shell(of), python: this.python(of), peft: of === "cost" ? this.peft() : "" };
+      var shown = codes[this.code[of]] ? this.code[of] : "shell";
       var options = [["shell", "Shell"], ["python", "Python"]].concat(codes.peft ? [["peft", "peft"]] : []);
-      var seg = this.choice("Copy as", options, this.code, function (v) {
-        self.code = v;
-        var old = self.querySelector(".pf-calc__foot"), made = self.foot();
-        old.replaceWith(made);
+      var seg = this.choice("Copy as", options, shown, function (v) {
+        self.code[of] = v;
+        var made = self.foot(of);
+        foot.replaceWith(made);
         made.querySelector('[aria-pressed="true"]').focus();
       });
-      return make("div", { class: "pf-calc__foot" }, [
+      var foot = make("div", { class: "pf-calc__foot" }, [
         make("div", { class: "pf-calc__bar" }, [seg,
-          make("button", { type: "button", class: "pf-button", "data-copy-text": codes[this.code] }, "Copy"),
+          make("button", { type: "button", class: "pf-button", "data-copy-text": codes[shown] }, "Copy"),
           make("button", { type: "button", class: "pf-button", "data-copy-address": true }, "Copy link")]),
-        make("div", { class: "pf-command", tabindex: "0", role: "region", "aria-label": "The same as code" }, codes[this.code])
+        make("div", { class: "pf-command", tabindex: "0", role: "region", "aria-label": "The same as code" }, codes[shown])
       ]);
+      return foot;
     }
-    shell() {
-      var s = this.state, parts = ["peftonomy cost", s.method, "--model", this.pasted ? "config.json" : s.model];
+    shell(of) {
+      var s = this.state, parts = ["peftonomy " + of, s.method, "--model", this.pasted ? "config.json" : s.model];
       Object.keys(s.values).forEach(function (k) { parts.push("--set", quoted(k + "=" + s.values[k])); });
       if (s.targets) parts.push("--targets", quoted(s.targets.join(",")));
       if (s.modules) parts.push("--target-modules", quoted([].concat(s.modules).join(",")));
       if (s.task) parts.push("--task", s.task);
       if (s.task === "seq_cls" && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
-      if (s.dtype !== "float32") parts.push("--dtype", s.dtype);
+      if (of === "memory") this.stepArguments().forEach(function (a) { parts.push("--" + a[0]); if (a[1] !== true) parts.push(quoted(a[1])); });
+      else if (s.dtype !== "float32") parts.push("--dtype", s.dtype);
       return parts.join(" ");
     }
     literal(spec, value) {
@@ -393,15 +484,16 @@ Object.assign(pf, (function () {
       if (spec.type === "bool") return /^(true|1)$/i.test(String(value)) ? "True" : "False";
       return spec.type === "float" && /^-?\d+$/.test(String(value)) ? value + ".0" : String(value);
     }
-    python() {
+    python(of) {
       var self = this, s = this.state, args = [JSON.stringify(this.pasted ? "./config.json" : s.model)];
       this.specs().forEach(function (h) { if (h.name in s.values) args.push(h.name + "=" + self.literal(h, s.values[h.name])); });
       if (s.targets) args.push("targets=" + list(s.targets));
       if (s.modules) args.push("target_modules=" + (s.modules === "all-linear" ? '"all-linear"' : list(s.modules)));
       if (s.task) args.push("task=" + JSON.stringify(s.task));
       if (s.task === "seq_cls" && Number(s.labels) !== 2) args.push("num_labels=" + s.labels);
-      if (s.dtype !== "float32") args.push("dtype=" + JSON.stringify(s.dtype));
-      return "import peftonomy\n\ncost = peftonomy.load()[" + JSON.stringify(s.method) + "].cost(" + args.join(", ") + ")";
+      if (of === "memory") this.stepArguments().forEach(function (a, i) { args.push(a[0] + "=" + (i < 2 ? a[1] : a[1] === true ? "True" : JSON.stringify(a[1]))); });
+      else if (s.dtype !== "float32") args.push("dtype=" + JSON.stringify(s.dtype));
+      return "import peftonomy\n\n" + of + " = peftonomy.load()[" + JSON.stringify(s.method) + "]." + of + "(" + args.join(", ") + ")";
     }
     /* peft's config, where the entry names its class and says how the hyperparameters are called there. */
     peft() {
@@ -437,6 +529,11 @@ Object.assign(pf, (function () {
   }
   function list(items) { return "[" + items.map(function (i) { return JSON.stringify(i); }).join(", ") + "]"; }
   function held(values, bits) { return bits ? (values ? number(values) + " + " : "") + number(bits) + " bits" : number(values); }
+  /* 6907381153792 as "6.91 × 10¹²". */
+  function power(value) {
+    var parts = Number(value).toExponential(2).split("e+");
+    return parts[0] + " × 10" + parts[1].replace(/\d/g, function (d) { return "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]; });
+  }
   /* "attn.q, attn.v, mlp.up" as "attn.q/v, mlp.up". */
   function together(roles) {
     var groups = new Map();
@@ -450,5 +547,5 @@ Object.assign(pf, (function () {
   function sitesNow(tool) { return peft.targets(tool.state.method, tool.question()); }
   customElements.define("peft-calculator", Calculator);
 
-  return { Tool: Tool, number: number, bytes: bytes, short: short, words: words, tried: tried, held: held, key: key };
+  return { Tool: Tool, number: number, bytes: bytes, binary: binary, short: short, words: words, tried: tried, held: held, key: key };
 })());
