@@ -46,6 +46,8 @@ var peft = (function () {
     throw error;
   }
   function merge() { return Object.assign.apply(null, [{}].concat([].slice.call(arguments))); }
+  /* Names seen through others: cheaper than a copy, of which a keystroke would make thousands. */
+  function atop(names, more) { return Object.assign(Object.create(names), more); }
   function run(index, names) { return formulas[index](names); }
   function given(value) { return value !== null && value !== undefined; }
   function product(shape) { return shape.reduce(function (a, b) { return a * b; }, 1); }
@@ -533,7 +535,7 @@ var peft = (function () {
   function spotsOf(tensor, inv, sites, common) {
     var out = [];
     function add(role, source, dims, shape, suffix) {
-      out.push({ role: role, stack: source.stack || "", source: source, n: source.n, layers: source.layers, dims: merge(common, dims), shape: shape, suffix: suffix });
+      out.push({ role: role, stack: source.stack || "", source: source, n: source.n, layers: source.layers, dims: atop(common, dims), shape: shape, suffix: suffix });
     }
     if (tensor.per === "model") add("", { n: 1, layers: null }, {});
     else if (tensor.per === "site") sites.forEach(function (s) {
@@ -554,7 +556,7 @@ var peft = (function () {
     if (!tensor.by_layer) return out;
     return [].concat.apply([], out.map(function (spot) {
       var layers = layersOf(spot.layers);
-      return layers.map(function (layer) { return merge(spot, { n: 1, layers: [layer, layer + 1], dims: merge(spot.dims, { layer: layer }) }); });
+      return layers.map(function (layer) { return merge(spot, { n: 1, layers: [layer, layer + 1], dims: atop(spot.dims, { layer: layer }) }); });
     }));
   }
 
@@ -636,7 +638,7 @@ var peft = (function () {
     return value;
   }
   function rowOf(piece, spot, own, loose) {
-    var tensor = piece.tensor, names = merge(own, spot.dims), row = { piece: piece, spot: spot };
+    var tensor = piece.tensor, names = atop(spot.dims, own), row = { piece: piece, spot: spot };
     if (tensor.guard !== null && !run(tensor.guard, names)) return null;
     if (!loose && tensor.requires !== null && !run(tensor.requires, names)) {
       fail("tensor " + piece.name + (spot.role ? " at " + spot.role : "") + " requires " + tensor.rule);
@@ -854,7 +856,7 @@ var peft = (function () {
     return plan.tensors.every(function (piece) {
       var tensor = piece.tensor;
       return tensor.requires === null || tensor.sized !== sized || piece.spots.every(function (spot) {
-        var names = merge(args[piece.part], spot.dims);
+        var names = atop(spot.dims, args[piece.part]);
         try { return (tensor.guard !== null && !run(tensor.guard, names)) || run(tensor.requires, names); } catch (error) { return false; }
       });
     });
@@ -867,7 +869,7 @@ var peft = (function () {
     }
     plan.method.parts.forEach(function (part, i) { part.bounds.forEach(function (b) { bound(b, merge(args[i], plan.common)); }); });
     plan.tensors.forEach(function (piece) {
-      piece.tensor.bounds.forEach(function (b) { piece.spots.forEach(function (spot) { bound(b, merge(args[piece.part], spot.dims)); }); });
+      piece.tensor.bounds.forEach(function (b) { piece.spots.forEach(function (spot) { bound(b, atop(spot.dims, args[piece.part])); }); });
     });
     return least;
   }
@@ -926,7 +928,7 @@ var peft = (function () {
     dtypes: Object.keys(BYTES),
     /* What memory.js goes on with. */
     inner: {
-      EXACT: EXACT, LINEAR: LINEAR, fail: fail, given: given, merge: merge, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      EXACT: EXACT, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
     }
   };

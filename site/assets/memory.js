@@ -170,7 +170,7 @@
       step.keeps.forEach(function (record, index) {
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
-          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = merge(own, spot.dims, { tokens: batch * length, seq: length });
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length });
           function number(formula) { return given(formula) ? Math.trunc(run(formula, names)) : 0; }
           if (kept.guard !== null && !run(kept.guard, names)) return;
           var one = Math.ceil(run(kept.count, names) * size);
