@@ -429,7 +429,7 @@ class _Answer:
             for place, spot in enumerate(places):
                 stack = "" if spot.source is None else spot.source.stack
                 seq = self.lengths.get(stack, everywhere)
-                tokens = {"tokens": self.setting.batch * seq, "seq": seq}
+                tokens = {"tokens": self.setting.batch * seq, "seq": seq, "outputs": self.step.vocab}
                 common, dims = self.plan.common | tokens, {**spot.dims, **tokens}
                 layers = None
                 if measured.layered:
@@ -586,10 +586,8 @@ class _Answer:
             if self.flow.bias and not (self.eager or checkpointing or stack.causal):
                 entry += stack.heads * self.lengths[stack.name] ** 2 * w
             found.entry += entry
-            if self.flow.order == "post" and not checkpointing:
-                first = bool(reads & {"attn.q", "attn.k", "attn.v"})
-                states = 5 - 2 * first - bool(reads & {"mlp.up"})
-                found.forward = n * w * (states * stack.d + stack.d_ff * ("mlp.down" not in reads))
+            if not checkpointing:
+                found.forward = self._passing(stack, reads, live)
             gain = "norm.final" in self.outside.trained
             if self.flow.order == "pre":
                 found.final = self.norm(stack.d, n, live, gain)
@@ -597,7 +595,18 @@ class _Answer:
                 found.final += n * stack.d
             found.ends += found.final
             source = live or gain
+        if self.step.side:
+            found.forward = self._passing(self.step.stacks[-1], frozenset(), False)
         return found
+
+    def _passing(self, stack: Stack, reads: frozenset[str], live: bool) -> int:
+        """Bytes that a stack's last layer needs for a while in the forward pass, where norms stand behind the sums."""
+        if self.flow.order == "pre":
+            return 0
+        first = bool(reads & {"attn.q", "attn.k", "attn.v"})
+        states = 5 - 2 * first - bool(reads & {"mlp.up"})
+        wide = ("mlp.down" not in reads) + (0 if live else self.step.activation)
+        return self.setting.batch * self.lengths[stack.name] * self.w * (states * stack.d + wide * stack.d_ff)
 
     def _arguments(self, stack: Stack) -> int:
         """Bytes of what all checkpointed layers of a stack are called with: mask, position biases, the other stack's
@@ -655,7 +664,8 @@ class _Answer:
         recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again
         kept += 0 if recomputed else inside
 
-        moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss, walked.forward)]
+        aside = one_inside if step.side else 0  # of the last layer, after which it comes
+        moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - aside, walked.forward)]
         one_layer, one_mlp = (w_t * number // n_layers for number in self._in_layers())
 
         def back(halves: list[Half], held: int, base: int) -> None:

@@ -269,7 +269,8 @@ class Kept(Entry):
     output: bool = False
     """At a site: what the targeted module gives out, all of it where it is fused."""
     count: FormulaField = Field(default=0, validate_default=True)
-    """Numbers more, over `seq` (the length of a sequence) and `tokens` (of all sequences of a batch) too."""
+    """Numbers more, over `seq` (the length of a sequence), `tokens` (of all sequences of a batch) and `outputs` (of the
+    language model's head, 0 without one) too."""
     bits: int | None = Field(default=None, ge=1, le=64)
     """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
     temporary: FormulaField = Field(default=0, validate_default=True)

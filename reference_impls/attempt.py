@@ -54,7 +54,7 @@ class Attempt(nn.Module):
         n = len(self.P)
         x = embedded[:, n:]
         present = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask[:, n:].bool()
-        a = self.weigh(x, present.to(x.device))
+        a = self.weigh(x.detach(), present.to(x.device))       # a slice of what P is in, but the tokens' part
         prompts = torch.stack([*self.S, self.P])                                # (n_sources + 1, length, d_embed)
         mixture = torch.einsum("bj,jld->bld", a, prompts)                       # (batch, length, d_embed)
         return torch.cat([mixture + self.P, x], dim=1)

@@ -22,27 +22,34 @@ from . import _kit as kit
 class Fusion(nn.Module):
     """The task's query, and the states of the layers while the network runs."""
 
-    def __init__(self, d_model: int):
+    def __init__(self, d_model: int, n_layers: int):
         super().__init__()
         self.q = nn.Parameter(0.02 * torch.randn(d_model))
-        self.states: list[Tensor] = []
+        self.n_layers = n_layers
+        self.states, self.seen = torch.empty(0), 0
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
-        self.states = [x.detach()]                                  # (batch, n, d_model)
+        x = args[0] if args else kwargs["hidden_states"]            # (batch, n, d_model)
+        self.states, self.seen = x.new_empty(self.n_layers + 1, *x.shape), 0
+        self.note(x)
+
+    def note(self, h: Tensor) -> None:
+        self.states[self.seen] = h.detach()
+        self.seen += 1
 
     def collect(self, _: nn.Module, args: Any, output: Any) -> None:
-        self.states.append((output[0] if isinstance(output, tuple) else output).detach())
+        if self.seen < self.n_layers:       # the last state is taken behind the final norm, where heads expect it
+            self.note(output[0] if isinstance(output, tuple) else output)
 
     def fuse(self, h: Tensor) -> Tensor:
         """The states of all layers, (n_layers + 1, batch, n, d_model), as one."""
         a = torch.softmax(h @ self.q / len(self.q) ** 0.5, dim=0)   # (n_layers + 1, batch, n)
-        return (a[..., None] * h).sum(dim=0)                        # (batch, n, d_model)
+        return torch.einsum("lbn,lbnd->bnd", a, h)                  # no product of a and h as large as h
 
     def end(self, base: Any, args: Any, output: Any) -> Any:
-        # the last state is taken behind the final norm, where heads expect it
-        output.last_hidden_state = self.fuse(torch.stack([*self.states[:-1], output.last_hidden_state.detach()]))
-        self.states = []                                            # keeps no memory
+        self.note(output.last_hidden_state)
+        output.last_hidden_state = self.fuse(self.states)
+        self.states = torch.empty(0)                                # keeps no memory
         if getattr(base, "pooler", None) is not None:
             output.pooler_output = base.pooler(output.last_hidden_state)
         return output
@@ -54,7 +61,7 @@ def apply(model: nn.Module, *, name: str = "attentionfusion") -> nn.Module:
     base = cast(Any, model).base_model
     layers = kit.blocks(model, "layer")
     last = [block for block in layers if block.stack == layers[-1].stack]
-    fusion = Fusion(last[0].dims["d_model"])
+    fusion = Fusion(last[0].dims["d_model"], len(last))
     hooks = kit.attach(model, name, fusion)
     hooks.append(last[0].module.register_forward_pre_hook(fusion.begin, with_kwargs=True))
     hooks += [block.module.register_forward_hook(fusion.collect) for block in last]

@@ -44,7 +44,7 @@ def test_the_head_reads_what_each_token_picks_from_its_own_layers(family: str) -
 
 
 def test_a_query_of_zero_averages_and_a_long_one_picks() -> None:
-    child = fusion.Fusion(4)
+    child = fusion.Fusion(4, n_layers=2)
     h = torch.randn(3, 2, 5, 4)
     with torch.no_grad():
         child.q.zero_()
