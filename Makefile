@@ -3,6 +3,7 @@
 # make check      what to run before a commit: under a minute once installed
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
+# make grid       count every method of peft on every family at its defaults and at two other settings
 # make pictures   the screenshots in the README
 # make clean      remove what the others made, but for the virtual environments
 
@@ -17,7 +18,7 @@ other := $(VENV)-adapters
 pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
 tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: site test check lint chromium bench mutants pictures clean
+.PHONY: site test check lint chromium bench mutants grid pictures clean
 .DELETE_ON_ERROR:
 
 site: $(VENV)/site.stamp
@@ -44,6 +45,9 @@ bench: $(VENV)/dev.stamp
 
 mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
+
+grid: $(VENV)/dev.stamp
+	GRID=whole $(tests) tests/test_oracles_counts.py
 
 pictures: $(VENV)/dev.stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py

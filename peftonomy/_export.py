@@ -98,7 +98,9 @@ def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Librar
         _put(written, name, value)
     defaults = library.defaults(entry.type)
     arguments = {
-        name: list(range(value)) if name in library.counted else _as_there(value, defaults.get(name))
+        name: list(range(value)) if name in library.counted
+        else {str(n): f"path/to/{n}" for n in range(value)} if name in library.files
+        else _as_there(value, defaults.get(name))
         for name, value in written.items()
     }
     head = {"task_type": task} if "task_type" in defaults and (task := _task(library, plan)) else {}

@@ -109,6 +109,8 @@ class Library(Entry):
     """Those of which this holds of some values (words with `*` for anything) and not of others."""
     counted: list[Name] = Field(default=[])
     """Arguments that are lists of which only the length counts here."""
+    files: list[Name] = Field(default=[])
+    """Arguments that name files by key; here too only their number counts."""
     tasks: dict[Word, Task] = Field(default={})
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved whole beside the adapter once they are targeted by one of these names."""

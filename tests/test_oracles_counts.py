@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,7 +56,7 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
 """(method, family, or * for all) that peft cannot build, with the reason; a test sees that it really cannot."""
 UNSUPPORTED |= {(m, f): "peft has it for Linear only" for m in ("kasa", "bd_lora") for f in ("gpt2", "medium gpt2")}
 UNSUPPORTED |= {
-    ("x_lora", "*"): "peft makes X-LoRA of LoRA files that were trained before",
+    ("x_lora", "*"): "peft makes X-LoRA of LoRA files that were trained before; a test of its own has some",
     **{("lily", f): "a suffix such as q shares between self-attention and cross attention"
        for f in ("t5", "t5 without gates", "medium t5")},
 }  # fmt: skip
@@ -69,6 +71,8 @@ BOUNDED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What peft refuses to exceed on models of two layers, what makes a difference at all, and what the smallest cluster of
 random weights has room for."""
+NARROW: dict[str, dict[str, Any]] = {"adamss": {"r": 4}}
+"""What the weights of tiny models have room for where a default is above it."""
 WITH_NUMBERS = {"monteclora"}
 """Methods that peft leaves out without a word where there are no numbers."""
 STARTS = {"init_lora_weights": (True, {"corda", "loftq", "lora_ga"})}
@@ -96,14 +100,20 @@ def targets(method: str, family: str) -> tuple[str, ...] | None:
 
 
 def settings(method: str, family: str) -> Iterator[dict[str, Any]]:
-    """The defaults of peft for a medium model, two small settings for a tiny one."""
+    """The defaults of peft where the model admits them, and two small settings for a tiny one."""
     backbone, question = asked(family)
     specs = KB[method].entry.hyperparameters
     entry = KB[method].entry.implementations["hf_peft"]
     where = {"targets": targets(method, family), **question}
+    if family in MEDIUM or family in ELSEWHERE:
+        setting = entry.defaults | BOUNDED.get(method, {}) | (NARROW.get(method, {}) if family in ELSEWHERE else {})
+        try:
+            KB[method].cost(backbone, **where, **setting)
+            yield setting
+        except UsageError:
+            if family in MEDIUM:
+                raise
     if family in MEDIUM:
-        KB[method].cost(backbone, **where, **entry.defaults)
-        yield entry.defaults | BOUNDED.get(method, {})
         return
     said = {*entry.rename, *entry.read, *(n for formula in entry.write.values() for n in formula.names)}
     fixed = {n: entry.defaults.get(n, spec.default) for n, spec in specs.items() if n not in said}
@@ -204,17 +214,24 @@ REFUSALS = (
 
 @pytest.mark.parametrize("family", ELSEWHERE)
 def test_counts_of_every_family(family: str) -> None:
-    """All methods at a small setting, on a tiny model of each family that has no test above."""
+    """All methods on a tiny model of each family that has no test above: at the defaults and at two small settings
+    (`make grid`), or at one of these, which is another for each neighbour."""
     backbone, question = asked(family)
-    experts, refused, wrong, compared = list[str](), dict[str, str](), dict[str, Any](), 0
-    for method in METHODS:
+    experts, refused, wrong, compared = list[str](), dict[str, str](), dict[str, Any](), set[str]()
+    for number, method in enumerate(METHODS, list(ELSEWHERE).index(family)):
         if (method, "*") in UNSUPPORTED:
             continue
         try:
             where = {"targets": targets(method, family), **question}
-            config = KB[method].export(backbone, **where, **next(settings(method, family)))
-            reported = KB.adapter(config.to_dict(), backbone, method=method, **question).reported
-            theirs = measured(config, family)
+            chosen = list(settings(method, family))
+            for setting in chosen if os.environ.get("GRID") == "whole" else [chosen[number % len(chosen)]]:
+                config = KB[method].export(backbone, **where, **setting)
+                reported = KB.adapter(config.to_dict(), backbone, method=method, **question).reported
+                theirs = measured(config, family)
+                compared.add(method)
+                ours = Counts(reported.trained, reported.total, reported.stored)
+                if (ours == theirs) == ((method, family) in DIFFER):
+                    wrong[method] = setting, ours, theirs
         except UsageError:  # nothing to act on, or only what peft cannot be told of
             continue
         except ConfigError:  # a name by which peft means experts
@@ -223,11 +240,34 @@ def test_counts_of_every_family(family: str) -> None:
         except Exception as error:
             refused[method] = str(error)
             continue
-        compared += 1
-        ours = Counts(reported.trained, reported.total, reported.stored)
-        if (ours == theirs) == ((method, family) in DIFFER):
-            wrong[method] = ours, theirs
     assert wrong == {}
-    assert compared > 30
+    assert len(compared) > 30
     assert not experts or backbone.family.expert_names, experts
     assert [said for said in refused.items() if not any(re.search(r, said[1]) for r in REFUSALS)] == []
+
+
+@pytest.mark.parametrize("family", [f for f in (*SMALL, *MEDIUM, *ELSEWHERE) if asked(f)[0].family.kind == "decoder"])
+def test_counts_of_given_experts(family: str, tmp_path: Path) -> None:
+    """X-LoRA over LoRA adapters that peft saved; all settings on the families with tests of their own, else one."""
+    backbone, question = asked(family)
+    where = {"targets": targets("lora", family), **question}
+    chosen = list(settings("x_lora", family))
+    for number in range(len(chosen)) if family not in ELSEWHERE else [len(family) % len(chosen)]:
+        setting = chosen[number]
+        cost = KB["x_lora"].cost(backbone, **where, **setting)
+        given = {name: cost.hyperparameters[name] for name in ("r", "alpha")}
+        config = KB["x_lora"].export(backbone, **where, **setting).to_dict()
+        for expert in range(int(cost.hyperparameters["n_experts"])):
+            model = wrapped(copy.deepcopy(base(family, "cpu")), KB["lora"].export(backbone, **where, **given).to_dict())
+            model.save_pretrained(folder := tmp_path / f"{number}-{expert}")
+            config["adapters"][str(expert)] = str(folder)
+        model = copy.deepcopy(base(family, "cpu"))
+        model.config.use_cache = False
+        if not hasattr(model, "model"):  # peft expects that the inner model is called so
+            with pytest.raises(ValueError, match="unexpected keys"):
+                wrapped(model, config)
+            continue
+        theirs = counts(wrapped(model, config))
+        found = KB.adapter(config, backbone, method="x_lora", **question).reported
+        total = backbone.inventory(**question).total + sum(tensor.total for tensor in cost.tensors)
+        assert Counts(found.trained, total, found.stored) == theirs  # of the targets only the experts' files know

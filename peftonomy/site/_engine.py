@@ -113,6 +113,7 @@ def _library(site: Site, key: str, found: Implementation, formulas: Formulas) ->
         "write": {name: formulas.add(formula) for name, formula in found.write.items()},
         "aimed": library is None or not found.type or bool(library.types[found.type].accepts),
         "counted": library.counted if library is not None else [],
+        "files": library.files if library is not None else [],
         "loud": [name for name, default in defaults.items() if isinstance(default, str) and default.isupper()],
     }  # fmt: skip
 

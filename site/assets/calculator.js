@@ -504,7 +504,10 @@ Object.assign(pf, (function () {
       var model = this.backbone(), task = s.task || model.default_task, said = coded(Object.assign({}, found.set, peft.written(s.method, question, "hf_peft")));
       this.specs().forEach(function (h) {
         var value = answer.cost.hyperparameters[h.name], name = found.rename[h.name] || (found.type ? "" : h.name);
-        if (name) put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" : self.literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
+        if (!name) return;
+        put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" :
+          found.files.indexOf(name) >= 0 ? '{str(n): f"path/to/{n}" for n in range(' + value + ")}" :
+          self.literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
       });
       var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
       if (answer.names && found.aimed) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
