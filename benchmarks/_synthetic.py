@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = ["tree"]
 
+PART = re.compile(r"\bmethod: (\w+)")
 LINKED = ("backbones", "site", "mkdocs.yml")
 
 
@@ -22,7 +23,8 @@ def tree(root: Path, target: Path, methods: int) -> Path:
     for name in ("taxonomy", "methods", "reference_impls"):
         shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted((root / "methods").glob("*.yaml"))}
-    for key in list(texts)[methods:]:
+    kept = _closed(texts, methods)
+    for key in texts.keys() - kept:
         (target / "methods" / f"{key}.yaml").unlink()
     for number in range(len(texts), methods):
         turn, at = divmod(number, len(texts))
@@ -33,6 +35,19 @@ def tree(root: Path, target: Path, methods: int) -> Path:
         if code.is_file():
             shutil.copy(code, target / "reference_impls" / f"{key}_{turn}.py")
     return target
+
+
+def _closed(texts: dict[str, str], most: int) -> set[str]:
+    """So many entries, from the first on, that each has the others which it names as parts."""
+    kept: set[str] = set()
+    for key in texts:
+        needed, waiting = set(), [key]
+        while waiting:
+            needed.add(one := waiting.pop())
+            waiting += {name for name in PART.findall(texts[one]) if name in texts} - needed
+        if len(kept | needed) <= most:
+            kept |= needed
+    return kept
 
 
 def _renamed(text: str, suffix: str, spoken: str, known: set[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -270,6 +270,17 @@ class KnowledgeBase(Mapping[str, Method]):
         from ._library import load_library
 
         return load_library(path, self.shown(path))
+
+    def reread(self, methods: Iterable[str]) -> KnowledgeBase:
+        """A knowledge base where these entries are read again and all else is as it was read here."""
+        found, again = KnowledgeBase(self.root), set(methods)
+        found.families, found.models, found.libraries = self.families, self.models, self.libraries
+        for name in ("taxonomy", "references"):
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
+        kept = {key: m for key, m in self.methods._held.items() if key not in again}
+        found.methods._held = {key: Method(found, m.entry, m.document) for key, m in kept.items()}
+        return found
 
     def shown(self, path: Path) -> str:
         """How messages call a file: relative to the root where it lies below it."""

@@ -10,10 +10,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
 
 from ._errors import FormulaError, UnknownName, UsageError
 from ._formula import PYTHON, Formula, Node
+from ._schema import Properties, Stored, Tensor
 from ._table import Table
 
 if TYPE_CHECKING:
@@ -23,6 +26,11 @@ __all__ = ["LEDGERS", "Selection", "facts", "select"]
 
 LEDGERS = ("trained", "stored", "stored_bytes", "served", "percent")
 """Facts that a query knows when it names a model to count on."""
+CLOSED: dict[str, tuple[type[BaseModel], str]] = {
+    "stores": (Stored, "as_"), "scope": (Tensor, "per"), "inference": (Tensor, "served"),
+    "merge": (Properties, "merge"), "identity_at_init": (Properties, "identity_at_init"),
+}  # fmt: skip
+"""Facts whose words are those of a field of the schema."""
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
@@ -127,8 +135,7 @@ class Predicate:
         self.words["category"] = set(kb.taxonomy.categories)
         for facet, spec in kb.taxonomy.facets.items():
             self.words[facet] = {*spec.values, "unknown"}
-        self.words["merge"] = {"exact", "none"}
-        self.words["identity_at_init"] = {"exact", "approximate", "none"}
+        self.words |= {name: set(get_args(model.model_fields[key].annotation)) for name, (model, key) in CLOSED.items()}
         self._check(self.formula.tree)
 
     def __call__(self, known: Mapping[str, Any]) -> bool:

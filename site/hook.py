@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
@@ -17,16 +18,15 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils.templates import TemplateContext
 
 import peftonomy
-from peftonomy.site import pages, preview
+from peftonomy.site import pages
 from peftonomy.site._around import Around
+from peftonomy.site._preview import WATCHED, Built, Preview, Source, seen
 
 LISTED = ("methods/", "categories/", "models/", "lists/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
 would be printed into every page."""
 BEHIND = ("lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
 """Pages behind one of the menu's doors."""
-
-WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -35,18 +35,36 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def on_serve(server: LiveReloadServer, config: MkDocsConfig, builder: object) -> LiveReloadServer:
-    """Rebuild when an entry, a template or a style changes."""
+def on_serve(server: LiveReloadServer, config: MkDocsConfig, builder: Callable[[], None]) -> LiveReloadServer:
+    """Rebuild when an entry, a template or a style changes; after the edit of an entry, its own page first."""
     for folder in (_root(config) / name for name in WATCHED):
         if folder.is_dir():
             server.watch(str(folder))
+    global _preview
+    server.builder = _preview = Preview(builder, lambda: _built)
     return server
+
+
+def on_shutdown() -> None:
+    """Let the preview end before its folder is gone."""
+    if _preview is not None:
+        _preview.end()
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Remember whether mkdocs serves."""
+    global _serving
+    _serving = command == "serve"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put every page and asset of the knowledge base in place of the templates that lie in the docs folder."""
+    global _source
+    root, repository = _root(config), config.extra.get("repository", "")
+    before = seen(root) if _serving else {}
     try:
-        made = _made(config)
+        kb = peftonomy.load(root)
+        made = pages(kb, repository=repository)
     except peftonomy.PeftonomyError as error:
         raise PluginError(str(error)) from None
     for template in [f for f in files if f.src_dir == config.docs_dir]:
@@ -54,59 +72,34 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in made.items():
         listed = path in BEHIND or (path.startswith(LISTED) and not path.endswith("index.md"))
         level = InclusionLevel.NOT_IN_NAV if listed else InclusionLevel.INCLUDED
-        file = Made if _dirty and content == _last.get(path) else File
-        files.append(file.generated(config, path, content=content, inclusion=level))
-    _last.update(made)
+        files.append(File.generated(config, path, content=content, inclusion=level))
+    if _serving:
+        _source = Source(kb, before, made, repository)
     return files
 
 
-# An author's preview, `mkdocs serve --dirty --no-strict` (mkdocs warns of every dirty build): after an edit of entries
-# only their own pages are made and built anew. What other pages say of them (lists, counts, relations seen from the
-# other end) stays as it was until something else than an entry changes, or until the next start.
+# While mkdocs serves, what the last build made is kept for the preview after the next edit.
 
-_serving = _dirty = False
-_last: dict[str, str | bytes] = {}
-"""The files of the last build."""
-_seen: dict[Path, bytes | int] = {}
-"""What the last build read: the content of each entry, and of all else when it was changed."""
+_serving = False
+_preview: Preview | None = None
+_source: Source
+_nav: Navigation
+_built: Built
 
 
-class Made(File):
-    """A file that the last build has written already."""
-
-    def is_modified(self) -> bool:
-        """Whether it has to be built: no, unless it is not there."""
-        return not Path(self.abs_dest_path).is_file()
-
-
-def on_startup(command: str, dirty: bool) -> None:
-    """Remember whether mkdocs serves: the script that it then puts into pages changes with each build."""
-    global _serving, _dirty
-    _serving, _dirty = command == "serve", command == "serve" and dirty
+def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
+    """Keep the menu."""
+    global _nav
+    _nav = nav
+    return nav
 
 
-def _made(config: MkDocsConfig) -> dict[str, str | bytes]:
-    """Every file; in a preview those of the last build, with the pages of the entries that were edited since."""
-    global _seen
-    root, repository = _root(config), config.extra.get("repository", "")
-    if not _dirty:
-        return pages(peftonomy.load(root), repository=repository)
-    before, now = _seen, dict(_read(root))
-    kb = peftonomy.load(root)
-    edited = [path for path in now if now[path] != before.get(path)]
-    if before.keys() == now.keys() and all(path.parent == root / "methods" for path in edited):
-        made = _last | preview(kb, [path.stem for path in edited], repository=repository)
-    else:
-        made = pages(kb, repository=repository)
-    _seen = now
-    return made
-
-
-def _read(root: Path) -> Iterator[tuple[Path, bytes | int]]:
-    for folder in WATCHED:
-        for path in sorted((root / folder).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path, path.read_bytes() if path.parent == root / "methods" else path.stat().st_mtime_ns
+def on_env(env: jinja2.Environment, config: MkDocsConfig, files: Files) -> jinja2.Environment:
+    """Keep what pages are built with."""
+    global _built
+    if _serving:
+        _built = Built(_source, config, files, _nav, env)
+    return env
 
 
 # What is HTML already goes around Markdown and the search.

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import markdown
 import pytest
 from mkdocs.config import load_config
 
+import peftonomy
 from peftonomy import KnowledgeBase, _cli
 from peftonomy.site import pages, preview
 from peftonomy.site._around import Around
@@ -28,9 +40,116 @@ def test_the_written_folder_holds_exactly_the_pages(
 
 
 @pytest.mark.slow
-def test_a_preview_has_the_pages_of_the_edited_entries_as_the_whole_site_has_them(kb: KnowledgeBase) -> None:
-    wanted = pages(kb)
-    assert preview(kb, ["lora", "bitfit"]) == {p: wanted[p] for p in ("methods/lora.md", "methods/bitfit.md")}
+def test_a_preview_is_the_whole_site_with_the_edited_entries_first(kb: KnowledgeBase) -> None:
+    found = list(preview(kb, ["lora", "bitfit"]))
+    assert [path for path, _ in found[:2]] == ["methods/lora.md", "methods/bitfit.md"]
+    assert len(dict(found)) == len(found)
+    assert dict(found) == pages(kb)
+
+
+def test_reread_reads_the_edited_entries_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    methods = small_tree(root, tmp_path, "lora", "qlora") / "methods"
+    before = peftonomy.load(tmp_path)
+    costs = {key: before[key].cost("roberta_base").trained for key in before}
+    for path in methods.glob("*.yaml"):
+        path.write_text(re.sub("^summary:.*", f"summary: {WORDS}", path.read_text(), flags=re.MULTILINE))
+    after = before.reread(["lora"])
+    assert after["lora"].entry.summary == WORDS != before["lora"].entry.summary
+    assert after["qlora"].entry is before["qlora"].entry
+    assert all(m.kb is after for m in after.values())
+    assert {key: after[key].cost("roberta_base").trained for key in after} == costs
+    assert after.models is before.models
+
+
+# mkdocs serve.
+
+WORDS = "Learns what this test has written into its entry."
+MODELS = ("roberta_base", "t5_base")
+
+
+def small_tree(root: Path, target: Path, *methods: str) -> Path:
+    """A copy of the data with some of the methods and models."""
+    shutil.copytree(root / "taxonomy", target / "taxonomy")
+    lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
+    (target / "taxonomy" / "lists.yaml").write_text(lists)  # conditions may only name what some entry has
+    for folder, keys in (("methods", methods), ("backbones/models", MODELS)):
+        (target / folder).mkdir(parents=True)
+        for key in keys:
+            shutil.copy(root / folder / f"{key}.yaml", target / folder)
+    (target / "backbones" / "families").symlink_to(root / "backbones" / "families")
+    for name in ("reference_impls", "site", "mkdocs.yml"):
+        (target / name).symlink_to(root / name)
+    return target
+
+
+class Served:
+    """A tree that `mkdocs serve` shows."""
+
+    def __init__(self, tree: Path):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{one.getsockname()[1]}"
+        self.told = tree / "told.txt"
+        words = [sys.executable, "-m", "mkdocs", "serve", "--quiet", "--dev-addr", self.address]
+        known = os.environ | {"PYTHONPATH": str(Path(peftonomy.__file__).parents[1]), "NO_MKDOCS_2_WARNING": "1"}
+        with self.told.open("w") as told:
+            self.process = subprocess.Popen(words, cwd=tree, env=known, stdout=told, stderr=told)
+
+    def get(self, path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=60) as answer:
+                return str(answer.read().decode())
+        except urllib.error.URLError:
+            return ""
+
+    def until(self, holds: Callable[[], object]) -> None:
+        end = time.monotonic() + 120
+        while not holds():
+            assert time.monotonic() < end, self.told.read_text()
+            assert self.process.poll() is None, self.told.read_text()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def served(root: Path, tmp_path: Path) -> Iterator[Served]:
+    server = Served(small_tree(root, tmp_path, "lora", "qlora"))
+    yield server
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0, server.told.read_text()
+    assert "Traceback" not in server.told.read_text()
+
+
+@pytest.mark.slow
+def test_mkdocs_serve_shows_an_edited_entry_everywhere(served: Served, tmp_path: Path) -> None:
+    entry = tmp_path / "methods" / "lora.yaml"
+    served.until(lambda: served.get("methods/lora.html"))
+    text = entry.read_text()
+    entry.write_text(re.sub("^summary:.*", "summary: short", text, flags=re.MULTILINE))
+    served.until(lambda: "methods/lora.yaml:" in served.told.read_text())  # told in one line, and the page stays
+    assert served.get("methods/lora.html")
+    entry.write_text(re.sub("^summary:.*", f"summary: {WORDS}", text, flags=re.MULTILINE))
+    own, *others = "methods/lora.html", "methods/index.html", "api/v1/index.json", "assets/data.js"
+    served.until(lambda: WORDS in served.get(own))
+    served.until(lambda: all(WORDS in served.get(page) for page in others))
+    served.until(lambda: WORDS in served.get("search/search_index.json"))
+    written = {page: settled(served.get(page)) for page in (own, *others)}
+    index = indexed(served)
+    with (tmp_path / "taxonomy" / "references.bib").open("a") as file:  # no entry: mkdocs builds everything
+        file.write("\n@misc{nobody2026,\n  title = {A source that nobody cites},\n  year = {2026},\n}\n")
+    served.until(lambda: "A source that nobody cites" in served.get("references.html"))
+    assert {page: settled(served.get(page)) for page in written} == written
+    assert indexed(served) == index
+
+
+def indexed(served: Served) -> list[str]:
+    """What the search knows of the pages that the test leaves as they are; new ones come last in a preview."""
+    docs = json.loads(served.get("search/search_index.json"))["docs"]
+    return sorted(str(doc) for doc in docs if doc["location"] != "references.html")
+
+
+def settled(page: str) -> str:
+    """The page without the numbers that the server counts its builds with."""
+    return re.sub(r"livereload\(\d+, \d+\)", "", page)
 
 
 # HTML that goes around Markdown.

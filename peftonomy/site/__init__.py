@@ -42,15 +42,14 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
         return all_pages(kb, repository)
 
 
-def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> dict[str, str | bytes]:
-    """Only the pages of these methods, as `pages` has them: what an author looks at after an edit."""
+def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> Iterator[tuple[str, str | bytes]]:
+    """The files of `pages` one after the other, the pages of these methods first: what an author looks at."""
     try:
-        from ._method import method_page
+        from ._pages import each_page
         from ._site import Site
     except ModuleNotFoundError as error:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
-    site = Site(kb, repository)
-    return {f"methods/{key}.md": method_page(site, kb[key]) for key in methods}
+    return each_page(Site(kb, repository), dict.fromkeys([*methods, *kb]))
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def _words(text: str) -> str:
 
 def size(formula: Formula, entry: MethodEntry) -> str:
     """One formula of an entry in LaTeX."""
-    return _latex(formula.sympy(_symbols(entry)), entry, fold=True)
+    return _latex(_expression(formula, _symbols(entry)), entry, fold=True)
 
 
 def _latex(expression: Any, entry: MethodEntry, fold: bool = False) -> str:
@@ -153,13 +153,23 @@ def _symbols(entry: MethodEntry) -> Symbols:
     return {name: _plain(name, spec) for name, spec in entry.hyperparameters.items()}
 
 
+def _expression(formula: Formula, symbols: Symbols) -> Any:
+    return _of(formula, tuple((name, symbols[name]) for name in sorted(formula.names) if name in symbols))
+
+
+@functools.cache
+def _of(formula: Formula, symbols: tuple[tuple[str, Any], ...]) -> Any:
+    """Many tensors have the same size."""
+    return sympy.sympify(formula.sympy(dict(symbols)))
+
+
 def _word(value: Any) -> Any:
     """A switch as 0 or 1, a word as itself."""
     return sympy.Integer(int(value)) if isinstance(value, bool) else sympy.Symbol(value)
 
 
 def _value(spec: Hyperparameter, value: Any, symbols: Symbols) -> Any:
-    return _word(value) if spec.type in ("bool", "choice") else Formula.parse(value).sympy(symbols)
+    return _word(value) if spec.type in ("bool", "choice") else _expression(Formula.parse(value), symbols)
 
 
 def _decided(expression: Any) -> Any:
@@ -169,7 +179,7 @@ def _decided(expression: Any) -> Any:
 
 
 def _holds(condition: Formula, symbols: Symbols) -> bool:
-    found = _decided(sympy.sympify(condition.sympy(symbols)))
+    found = _decided(_expression(condition, symbols))
     return bool(found != sympy.false and found != 0)
 
 
@@ -183,15 +193,15 @@ def _amounts(name: str, tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str,
     where = scope(tensor)
     whole = {**symbols, "numel": _plain(over(name, tensor))}
     size = _size(tensor, symbols)
-    copies = tensor.copies.sympy(symbols)
+    copies = _expression(tensor.copies, symbols)
     if isinstance(tensor.trained, Moved):
-        yield "", "trained", tensor.trained.across.sympy(whole)
+        yield "", "trained", _expression(tensor.trained.across, whole)
     elif tensor.trained:
         yield where, "trained", copies * (size if tensor.trained is True else _in(tensor.trained, symbols))
     held = [part for part in tensor.stored if part.as_ in HELD]
     for part in held:
         if part.across is not None:
-            yield "", HELD[part.as_], part.across.sympy(whole)
+            yield "", HELD[part.as_], _expression(part.across, whole)
         else:
             yield where, HELD[part.as_], copies * (size if part.count is None else _in(part.count, symbols))
     if tensor.served == "kept" and not any(part.as_ == "bits" for part in held):
@@ -207,7 +217,7 @@ def scope(tensor: Tensor) -> str:
 
 
 def _in(formula: Formula, symbols: Symbols) -> Any:
-    return _decided(sympy.sympify(formula.sympy(symbols)))
+    return _decided(_expression(formula, symbols))
 
 
 def _size(tensor: Tensor, symbols: Symbols) -> Any:

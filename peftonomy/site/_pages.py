@@ -8,7 +8,7 @@ from an entry.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .._kb import KnowledgeBase
@@ -19,7 +19,7 @@ from ._overview import overview_pages
 from ._site import HUES, Site
 from ._tools import tool_pages
 
-__all__ = ["all_pages"]
+__all__ = ["all_pages", "each_page"]
 
 STYLE = "peftonomy.css"
 ONLY_HERE = "katex.min.js"
@@ -28,18 +28,22 @@ ONLY_HERE = "katex.min.js"
 
 def all_pages(kb: KnowledgeBase, repository: str = "") -> dict[str, str | bytes]:
     """Path -> content, sorted by path."""
-    site = Site(kb, repository)
-    made: dict[str, str | bytes] = dict(standing_pages(site))
-    made |= dict(overview_pages(site))
-    made |= dict(tool_pages(site))
-    made |= {f"methods/{m.id}.md": method_page(site, m) for m in kb.values()}
-    made |= {f"categories/{key}.md": category_page(site, node) for key, node in kb.taxonomy.categories.items()}
-    made |= {f"models/{key}.md": model_page(site, key) for key in kb.models}
-    made |= _api.files(kb, site.examples, site.survey)
-    made |= dict(_assets(site))
-    made["assets/data.js"] = _engine.script(site)
-    made["assets/taxonomy.svg"] = _radial.standalone(picture(site, labels=True), _colours(site))
-    return dict(sorted(made.items()))
+    return dict(sorted(each_page(Site(kb, repository), kb)))
+
+
+def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
+    """Path and content of every file: the pages of the methods as they are named, then what there is but once."""
+    kb = site.kb
+    yield from ((f"methods/{key}.md", method_page(site, kb[key])) for key in methods)
+    yield from standing_pages(site)
+    yield from overview_pages(site)
+    yield from tool_pages(site)
+    yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
+    yield "assets/data.js", _engine.script(site)
+    yield "assets/taxonomy.svg", _radial.standalone(picture(site, labels=True), _colours(site))
+    yield from _api.files(kb, site.examples, site.survey).items()
+    yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)
+    yield from _assets(site)
 
 
 def _assets(site: Site) -> Iterator[tuple[str, bytes]]:

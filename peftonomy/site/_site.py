@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,7 @@ class Site:
         self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
         self._lists: dict[str, list[str]] = {}
         self._costs: dict[tuple[str, str], View] = {}
-        self.tex = Tex(self.folder / "vendor" / "katex" / "katex.min.js")
-        self.env = jinja2.Environment(
-            loader=jinja2.FileSystemLoader([self.folder / "templates", self.folder / "pages"]),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self.tex, self.env = _tex(self.folder), _environment(self.folder)
 
     def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
         """A markdown page with its head.
@@ -205,6 +198,25 @@ class Site:
             "key": key, "title": found.title, "byline": ". ".join(p for p in parts if p), "links": list(_links(found)),
             "bibtex": found.bibtex.strip(), "unread": found.read == "none",
         }  # fmt: skip
+
+
+# A preview makes one site after the other: these two stay.
+
+
+@cache
+def _tex(folder: Path) -> Tex:
+    return Tex(folder / "vendor" / "katex" / "katex.min.js")
+
+
+@cache
+def _environment(folder: Path) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder / "templates", folder / "pages"]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def short(reference: Reference) -> str:

@@ -1,0 +1,149 @@
+"""What `mkdocs serve` does after an edit: the page of the edited entry at once, every other page behind the scenes.
+
+mkdocs builds everything anew whenever a file changes. Where only entries changed, this stands in for it: it keeps what
+the last whole build made, and builds the pages whose text is another. A change of anything else is left to mkdocs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from mkdocs.commands.build import _build_page, _populate_page
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+from .._errors import PeftonomyError
+from .._kb import KnowledgeBase
+from . import preview
+
+__all__ = ["WATCHED", "Built", "Preview", "Source", "seen"]
+
+WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
+SEARCH = "material/search"
+log = logging.getLogger("mkdocs.hooks.preview")
+
+
+@dataclass
+class Source:
+    """What a whole build was made from, and the files that it was given."""
+
+    kb: KnowledgeBase
+    seen: dict[Path, bytes | int]
+    made: dict[str, str | bytes]
+    repository: str
+
+
+@dataclass
+class Built:
+    """A whole build, with what mkdocs builds its pages with."""
+
+    source: Source
+    config: MkDocsConfig
+    files: Files
+    nav: Navigation
+    env: jinja2.Environment
+    indexed: bool = True
+    """Whether the search index that is written knows every page as it is now."""
+
+
+def seen(root: Path) -> dict[Path, bytes | int]:
+    """What a build reads: the content of each entry, and of all else when it was changed."""
+    return dict(_seen(root))
+
+
+def _seen(root: Path) -> Iterator[tuple[Path, bytes | int]]:
+    for folder in WATCHED:
+        for path in sorted((root / folder).rglob("*")):
+            if folder == "methods":
+                if path.suffix == ".yaml":  # editors leave other files there for a moment
+                    yield path, path.read_bytes()
+            elif path.is_file() and "__pycache__" not in path.parts:
+                yield path, path.stat().st_mtime_ns
+
+
+class Preview:
+    """A builder for the server of mkdocs.
+
+    whole: mkdocs's own builder. built: gives the last whole build. What a browser asks for while this runs waits for
+    it, so all but the pages of the edited entries is made in a thread, which the next edit ends.
+    """
+
+    def __init__(self, whole: Callable[[], None], built: Callable[[], Built]):
+        self._whole, self._built = whole, built
+        self._thread, self._stop = threading.Thread(), threading.Event()
+
+    def __call__(self) -> None:
+        self.end()
+        built = self._built()
+        source = built.source
+        now, before = seen(source.kb.root), source.seen
+        edited = [path for path in now if now[path] != before.get(path)]
+        if now.keys() != before.keys() or any(path.parent.name != "methods" for path in edited):
+            self._whole()
+            return
+        source.seen = now
+        methods = [path.stem for path in edited]
+        try:
+            source.kb = source.kb.reread(methods)
+            rest = preview(source.kb, methods, repository=source.repository)
+            _place(built, islice(rest, len(methods)))
+        except PeftonomyError as error:
+            log.error(str(error))
+            return
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._place_rest, args=(built, rest, self._stop), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Leave what is still to be made."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _place_rest(self, built: Built, rest: Iterable[tuple[str, str | bytes]], stop: threading.Event) -> None:
+        try:
+            _place(built, rest, stop)
+        except PeftonomyError as error:
+            log.error(str(error))
+
+
+def _place(built: Built, pages: Iterable[tuple[str, str | bytes]], stop: threading.Event | None = None) -> None:
+    """Build those of the files that are not as they were. Raises DataError."""
+    made = built.source.made
+    for path, content in pages:
+        if stop is not None and stop.is_set():
+            return
+        file = built.files.get_file_from_path(path)
+        if content == made.get(path) or file is None:
+            continue
+        if file.page is not None and isinstance(content, str):
+            file.content_string = content
+            _build(built, file.page)
+        else:
+            Path(file.abs_dest_path).write_bytes(content.encode() if isinstance(content, str) else content)
+        made[path] = content
+    if not built.indexed:
+        built.config.plugins.on_post_build(config=built.config)
+        built.indexed = True
+
+
+def _build(built: Built, page: Page) -> None:
+    """As mkdocs does it in a whole build, but for what the search index says of the page already."""
+    index: Any = built.config.plugins[SEARCH]
+    index.search_index.entries = [e for e in index.search_index.entries if _page(e["location"]) != page.url]
+    built.indexed = False
+    _populate_page(page, built.config, built.files)
+    _build_page(page, built.config, built.files.documentation_pages(), built.nav, built.env)
+
+
+def _page(location: str) -> str:
+    return location.partition("#")[0]
