@@ -253,24 +253,62 @@ AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discri
 class Dataflow(Entry):
     """How a layer computes, as far as it decides what autograd keeps for the backward pass."""
 
-    norm: Literal["kernel", "float32", "mixed"]
+    norm: Literal["kernel", "float32", "mixed", "float32_gain", "centered", "float32_kernel"]
     """`kernel`: one operation, which keeps its input. `float32`: written out in float32, of which it keeps the input's
-    copy. `mixed`: written out as products of the input and a float32 number, of which it keeps both."""
-    order: Literal["pre", "post"]
-    """Whether the norms stand before attention and feed-forward, or behind their residual sums."""
+    copy. `mixed`: written out as products of the input and a float32 number, of which it keeps both. `float32_gain`:
+    as `float32`, the product with the gain in float32 too. `centered`: so, with the mean taken off, of which it keeps
+    two copies. `float32_kernel`: one operation on a float32 copy of the input, without a gain."""
+    order: Literal["pre", "post", "out"]
+    """Whether the norms stand before attention and feed-forward, behind their residual sums, or behind attention and
+    feed-forward in front of these sums. With `pre`, roles `norm.attn_out` and `norm.mlp_out` are norms of the last
+    kind besides."""
+    post: FormulaField = formula(0)
+    """Whether they stand behind the residual sums all the same."""
+    parallel: FormulaField = formula(0)
+    """Whether the feed-forward reads what attention reads: the layer's input, through a norm of its own
+    (`norm.mlp`) or else through that of attention."""
     activation: FormulaField
     """How many tensors as wide as the feed-forward its activation keeps."""
     keeps_output: FormulaField = formula(0)
     """Whether what the activation keeps is what it gives out."""
+    activation_needs: FormulaField = formula(0)
+    """How many such tensors its gradient needs for a while besides, where that is written out."""
     dropout: list[Literal["embedding", "attention", "residual", "mlp", "final"]] = Field(default_factory=list)
     """Where dropout is, as the architecture is trained by default."""
+    scaled: bool = False
+    """Whether embedded tokens are multiplied by a number."""
+    rotary: bool = False
+    """Whether queries and keys are turned by their positions, with a sine and a cosine for each of a head's numbers (at
+    most), and so are no longer parts of what a fused linear map gave out."""
+    repeated: FormulaField = formula(0)
+    """Whether keys and values are copied for all heads that share them, before fused attention too."""
+    heads_first: FormulaField = formula(0)
+    """Whether queries lie in memory head by head: what fused attention gives out is then copied for the linear map
+    behind it."""
+    scores: Literal["float32", "model"] = "model"
+    """The type of the queries and keys of which attention takes products, where these are written out."""
+    softcap: FormulaField = formula(0)
+    """Whether the scores pass a tanh."""
     softmax: Literal["float32", "model"] = "model"
     """The type in which attention takes its softmax, `model` being that of the weights."""
+    sdpa: bool = True
+    """Whether `transformers` lets the model use PyTorch's own attention; `eager` else."""
+    fused: FormulaField = formula(1)
+    """Whether that is one operation; with fewer keys than queries that are not said to be shared it is not, and is
+    written out in float32."""
+    logits: FormulaField = formula(0)
+    """How many tensors as wide as the vocabulary are kept between the head and the loss."""
     loss: Literal["float32", "model"] = "float32"
     """The type in which the language model's loss is taken."""
     bias: bool = False
     """Whether a position bias is added to the attention's scores."""
     source: Citation
+
+    def formulas(self) -> Iterator[tuple[str, Formula]]:
+        """Every formula with the name of its field."""
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Formula):
+                yield name, value
 
 
 class FeedForward(Entry):
@@ -386,8 +424,7 @@ class Family(Entry):
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
         if self.dataflow is not None:
-            yield ("dataflow", "activation"), self.dataflow.activation, above
-            yield ("dataflow", "keeps_output"), self.dataflow.keeps_output, above
+            yield from ((("dataflow", name), f, above) for name, f in self.dataflow.formulas())
         for name, stack in self.stacks.items():
             yield ("stacks", name, "layers"), stack.layers, above
             yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -193,7 +193,8 @@ Layers = Mapping[str, list[tuple[Layer, int]]]
 
 @dataclass(frozen=True)
 class Stack:
-    """The sizes of equal layers, and what they are made of: attentions by name, roles of norms."""
+    """The sizes of equal layers, and what they are made of: attentions by name, whether the feed-forward is gated and
+    queries, keys and values come from one linear map, and the widths of norms by role."""
 
     name: str
     layers: int
@@ -204,6 +205,8 @@ class Stack:
     heads: int
     attentions: tuple[str, ...]
     gated: bool
+    fused: bool
+    norms: Mapping[str, int]
 
     @property
     def causal(self) -> bool:
@@ -214,10 +217,12 @@ class Stack:
     def of(cls, inventory: Inventory, name: str) -> Stack:
         dims = {**inventory.backbone.dims, **inventory.backbone.stack_dims[name]}
         attentions = tuple(b.name for b in inventory.blocks if b.stack == name and b.kind == "attention")
-        gated = any(m.stack == name and m.role in ("mlp.gate", "mlp.gate_up") for m in inventory.modules)
+        modules = [m for m in inventory.modules if m.stack == name]
+        gated = any(m.role in ("mlp.gate", "mlp.gate_up") for m in modules)
+        norms = {m.role: m.d_out for m in modules if m.kind == "norm"}
         return cls(
             name, inventory.backbone.layers[name], dims["d_model"], dims["d_attn"], dims["d_kv"], dims["d_ff"],
-            dims["n_heads"], attentions, gated,
+            dims["n_heads"], attentions, gated, any(m.role == "attn.qkv" for m in modules), norms,
         )  # fmt: skip
 
 
@@ -253,8 +258,14 @@ class Step:
         if family.dataflow is None:
             raise UsageError(f"memory: family {family.model_type} does not say yet how its layers compute (dataflow)")
         self.plan, self.inventory, self.flow = plan, inventory, family.dataflow
-        self.activation: int = self.flow.activation(inventory.backbone.config)
-        self.keeps_output = bool(self.flow.keeps_output(inventory.backbone.config))
+        config = inventory.backbone.config
+        self.order = "post" if self.flow.post(config) else self.flow.order
+        self.activation: int = self.flow.activation(config)
+        self.keeps_output = bool(self.flow.keeps_output(config))
+        self.activation_needs = int(self.flow.activation_needs(config))
+        self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
+        self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
+        self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
         self.side = any(m.gradients == "side" for m in self.mechanisms)
         self.stacks = [Stack.of(inventory, name) for name in inventory.stacks]
@@ -282,10 +293,14 @@ class Step:
         return any(m.role == "norm.embed" for m in self.inventory.modules)
 
     @cached_property
+    def summed(self) -> bool:
+        """Whether embedded tokens are added to or multiplied before anything else is done to them."""
+        return self.flow.scaled or any(m.role == "embed.position" for m in self.inventory.modules)
+
+    @cached_property
     def changed(self) -> bool:
         """Whether something is done to embedded tokens before the first layer."""
-        positions = any(m.role == "embed.position" for m in self.inventory.modules)
-        return self.normed or positions or "embedding" in self.flow.dropout
+        return self.normed or self.summed or "embedding" in self.flow.dropout
 
     @staticmethod
     def embeds(outside: Layer) -> bool:
@@ -393,6 +408,8 @@ class _Answer:
     """One question: a step with hyperparameters and a setting put in."""
 
     def __init__(self, step: Step, given: Mapping[str, Any], setting: Setting):
+        if not step.flow.sdpa:
+            setting = replace(setting, attention="eager")
         self.step, self.plan, self.setting, self.flow = step, step.plan, setting, step.flow
         self.w, self.w_t = DTYPES[setting.dtype]
         self.values = self.plan.values(given)
@@ -450,15 +467,21 @@ class _Answer:
 
     # A layer
 
-    def norm(self, d: int, tokens: int, live: bool, gain: bool) -> int:
-        """Bytes that a norm of that many tokens keeps."""
-        n = tokens * d
-        if self.flow.norm == "kernel":
-            return (n + 2 * tokens) * self.w if live or gain else 0
-        kept = n * self.w if gain else 0
+    def norm(self, d: int, tokens: int, live: bool, gain: bool, fresh: bool = True) -> int:
+        """Bytes that a norm of that many tokens keeps; with `fresh`, its input is not kept yet."""
+        n, w, kind = tokens * d, self.w, self.flow.norm
+        if not (live or gain):
+            return 0
+        if kind == "kernel":
+            return (n * fresh + 2 * tokens) * w
+        copy = 4 * n * (fresh or w < 4)
+        if kind == "float32_kernel":
+            return copy + 8 * tokens
+        kept = n * (4 if kind in ("float32_gain", "centered") else w) if gain else 0
         if live:
-            kept += 4 * n + 4 * tokens
-            kept += n * self.w if self.flow.norm == "mixed" and self.w < 4 else 0
+            kept += 8 * n if kind == "centered" else copy
+            kept += 4 * tokens
+            kept += n * w if kind == "mixed" and w < 4 else 0
         return kept
 
     def attention(self, stack: Stack, name: str, layer: Layer, live: bool, source: bool) -> tuple[Half, bool]:
@@ -470,7 +493,7 @@ class _Answer:
         more = layer.more(name)
         n_k = batch * (self.lengths[self.step.stacks[0].name] if cross else length) + batch * more
         trained, keeping = layer.trained, layer.weights | layer.inputs
-        pre = flow.order == "pre"
+        pre = self.step.order == "pre"
         gain = f"norm.{name}" in trained
         kept = self.norm(stack.d, n, live, gain) if pre else 0
         read = live or (pre and gain) or f"{name}:inputs" in trained
@@ -481,48 +504,71 @@ class _Answer:
         if keeping & ({f"{name}.q"} if cross else {f"{name}.q", f"{name}.k", f"{name}.v"}):
             same = self.setting.checkpointing and not pre and not cross  # the layer's own input, which is kept already
             kept += 0 if same else n * stack.d * w
+        if "norm.q" in stack.norms and not cross:
+            for width, role, here in ((stack.d_attn, "norm.q", q), (stack.d_kv, "norm.k", k)):
+                kept += self.norm(stack.norms[role], n * width // stack.norms[role], here, role in trained)
+            q, k = q or "norm.q" in trained, k or "norm.k" in trained
         cells = n // batch * n_k * stack.heads
         out, scores = n * stack.d_attn * w, q or k
-        wide = stack.d_attn if self.eager else stack.d_kv
+        eager = self.eager or not self.step.fused
+        wide = stack.d_attn if eager or self.step.repeated else stack.d_kv
         temporary = 0
         if self.eager:
             half = 4 if flow.softmax == "float32" else w
-            kept += out * k + n_k * wide * w * (q + scores)
-            kept += cells * half * scores
+            kept += n_k * wide * w * scores
+            kept += (n * stack.d_attn * k + n_k * wide * q) * (4 if flow.scores == "float32" else w)
+            kept += cells * half * scores + cells * w * (scores and self.step.softcap)
             if "attention" in flow.dropout:
                 kept += cells * scores + cells * w * v
             elif v:
                 kept += cells * w * (not scores or half != w)
             temporary = cells * (w + half) if scores else 0
+        elif eager:  # PyTorch's own, written out
+            kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores or v))
+            temporary = 8 * cells if scores else 0
         elif scores or v:
             kept += 2 * out + 2 * n_k * wide * w + LOGSUMEXP * batch * stack.heads * length
+            if stack.fused and flow.rotary and v and not self.step.repeated:  # values are a part of its whole output
+                kept += out + n_k * wide * w
+            if self.step.heads_first and f"{name}.o" in keeping:
+                kept += out
             if more and not cross and stack.causal:  # a mask of its own for each layer
                 kept += length * (n_k // batch) * w
             if flow.bias and stack.causal:  # joined with the mask, anew in each layer
                 kept += cells // batch * w
-        if f"{name}.o" in keeping and (self.eager or not (scores or v)):
+        if f"{name}.o" in keeping and (eager or not (scores or v)):
             kept += out
         live_out = scores or v or f"{name}.o" in trained or f"{name}:end" in trained
-        tail, live = self._tail(stack, n, live, live_out, gain)
+        tail, live = self._tail(stack, name, n, live, live_out, trained)
         return Half(kept + tail, tail, temporary), live
 
-    def _tail(self, stack: Stack, n: int, live: bool, added: bool, gain: bool) -> tuple[int, bool]:
+    def _tail(
+        self, stack: Stack, block: str, n: int, live: bool, added: bool, trained: frozenset[str]
+    ) -> tuple[int, bool]:
         """Bytes kept where half a layer ends, and whether a gradient flows out of it."""
         kept = n * stack.d if added and "residual" in self.flow.dropout else 0
+        role = f"norm.{block}" if self.step.order == "out" else f"norm.{block}_out"
+        if role in stack.norms:
+            kept += self.norm(stack.d, n, added, role in trained)
+            added = added or role in trained
         live = live or added
-        if self.flow.order == "post":
+        if self.step.order == "post":
+            gain = f"norm.{block}" in trained
             kept += self.norm(stack.d, n, live, gain)
             live = live or gain
         return kept, live
 
-    def feed_forward(self, stack: Stack, layer: Layer, live: bool) -> tuple[Half, bool]:
-        """The feed-forward block, and whether a gradient flows out of it."""
+    def feed_forward(self, stack: Stack, layer: Layer, live: bool, before: bool) -> tuple[Half, bool]:
+        """The feed-forward block, and whether a gradient flows out of it. before: whether one flows into the layer."""
         w, flow, trained, keeping = self.w, self.flow, layer.trained, layer.weights | layer.inputs
         n = self.setting.batch * self.lengths[stack.name]
-        wide, pre, gain = n * stack.d_ff, flow.order == "pre", "norm.mlp" in layer.trained
-        kept = self.norm(stack.d, n, live, gain) if pre else 0
-        read = live or (pre and gain) or "mlp:inputs" in trained
-        if keeping & {"mlp.up", "mlp.gate"}:
+        wide, pre, parallel = n * stack.d_ff, self.step.order == "pre", self.step.parallel
+        shared = parallel and "norm.mlp" not in stack.norms
+        gain, state = "norm.attn" if shared else "norm.mlp", before if parallel else live
+        first = not parallel or not (state or "norm.attn" in trained)
+        kept = self.norm(stack.d, n, state, gain in trained, first) if pre and not shared else 0
+        read = state or (pre and gain in trained) or "mlp:inputs" in trained
+        if keeping & {"mlp.up", "mlp.gate"} and not (shared and keeping & {"attn.q", "attn.k", "attn.v"}):
             kept += n * stack.d * w
         up, gate = read or "mlp.up" in trained, read or "mlp.gate" in trained
         activated = gate if stack.gated else up
@@ -535,7 +581,7 @@ class _Answer:
         same = self.step.keeps_output and not stack.gated and not dropped and inner
         kept += wide * w * ("mlp.down" in keeping and not same)
         live_out = inner or bool(trained & {"mlp.down", "mlp:end"})
-        tail, live = self._tail(stack, n, live, live_out, gain)
+        tail, live = self._tail(stack, "mlp", n, live, live_out, trained)
         gone = 0
         if "mlp.down" in layer.weights and not stack.gated:
             temporary = wide * w + 2 * n * stack.d * w + stack.d * stack.d_ff * self.w_t
@@ -544,17 +590,18 @@ class _Answer:
             if several and "mlp.down" in keeping:  # what it read is released before
                 gone = wide * w
             tensors = 3 if several or ("mlp.down" in layer.reads and "mlp.down" not in keeping) else 2
+            tensors += self.step.activation_needs
             temporary = tensors * wide * w + n * stack.d * w if inner else 0
         return Half(kept + tail, tail + gone, temporary), live
 
     def layer(self, stack: Stack, layer: Layer, live: bool, source: bool) -> tuple[list[Half], bool]:
         """The halves of a layer in order, and whether a gradient flows out of it."""
+        live = before = live or "layer:inputs" in layer.trained
         halves = []
-        live = live or "layer:inputs" in layer.trained
         for name in stack.attentions:
             half, live = self.attention(stack, name, layer, live, source)
             halves.append(half)
-        half, live = self.feed_forward(stack, layer, live)
+        half, live = self.feed_forward(stack, layer, live, before)
         return [*halves, half], live or "layer:end" in layer.trained
 
     # The model
@@ -585,11 +632,13 @@ class _Answer:
                 entry += batch * self.lengths[self.step.stacks[0].name] * stack.d * w
             if self.flow.bias and not (self.eager or checkpointing or stack.causal):
                 entry += stack.heads * self.lengths[stack.name] ** 2 * w
+            if self.flow.rotary and found.through.get(stack.name):
+                entry += 2 * self.lengths[stack.name] * (stack.d_attn // stack.heads) * w
             found.entry += entry
             if not checkpointing:
                 found.forward = self._passing(stack, reads, live)
             gain = "norm.final" in self.outside.trained
-            if self.flow.order == "pre":
+            if self.step.order != "post":
                 found.final = self.norm(stack.d, n, live, gain)
             if (live or gain) and "final" in self.flow.dropout:
                 found.final += n * stack.d
@@ -601,7 +650,7 @@ class _Answer:
 
     def _passing(self, stack: Stack, reads: frozenset[str], live: bool) -> int:
         """Bytes that a stack's last layer needs for a while in the forward pass, where norms stand behind the sums."""
-        if self.flow.order == "pre":
+        if self.step.order != "post":
             return 0
         first = bool(reads & {"attn.q", "attn.k", "attn.v"})
         states = 5 - 2 * first - bool(reads & {"mlp.up"})
@@ -624,10 +673,11 @@ class _Answer:
         kept = 0
         prompted = self.prompted and stack is self.step.stacks[0]
         if self.setting.checkpointing and not self.step.embeds(self.outside) and (self.step.changed or prompted):
-            kept += self.setting.batch * self.setting.seq * stack.d * self.w  # a leaf, so that gradients begin there
+            # a leaf, so that gradients begin there
+            kept += self.setting.batch * self.setting.seq * self.plan.common["d_embed"] * self.w
         if self.step.normed:
             gain = "norm.embed" in self.outside.trained
-            kept += self.norm(stack.d, n, live, gain)
+            kept += self.norm(stack.d, n, live, gain, fresh=not kept or self.step.summed)
             live = live or gain
         return kept + n * stack.d * (live and "embedding" in self.flow.dropout)
 
@@ -647,6 +697,7 @@ class _Answer:
 
         walked = self.walk()
         loss = n * step.vocab * (4 if self.flow.loss == "float32" else w)
+        logits = n * step.vocab * step.logits * w
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
             walked.final += n * d * w
@@ -660,12 +711,12 @@ class _Answer:
         copies = self._copied() * w if setting.dtype == "mixed" else 0
         dequantised = step.largest * w if setting.quantized else 0
         fixed = inputs + everywhere
-        kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss
+        kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss + logits
         recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again
         kept += 0 if recomputed else inside
 
         aside = one_inside if step.side else 0  # of the last layer, after which it comes
-        moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - aside, walked.forward)]
+        moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - logits - aside, walked.forward)]
         one_layer, one_mlp = (w_t * number // n_layers for number in self._in_layers())
 
         def back(halves: list[Half], held: int, base: int) -> None:
@@ -679,7 +730,7 @@ class _Answer:
 
         heads = w_t * (head + (step.vocab * d if head_weight else 0))
         again = sum(half.kept for half in walked.last) + one_inside if setting.checkpointing else 0
-        back(walked.last, heads, kept - loss - walked.final + again)
+        back(walked.last, heads, kept - loss - logits - walked.final + again)
         embedded = w_t * self._embedded()
         left = fixed + copies // n_layers + walked.entry + sum(half.kept for half in walked.first) + one_inside
         left += walked.layers // n_layers if setting.checkpointing else 0
@@ -795,7 +846,8 @@ class _Answer:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
             one = 2 * batch * length * m.d_in * m.d_out
             again += one * m.count
-            reached = (walked.into if m.role in READING else walked.through).get(m.stack, 0)
+            early = m.role in READING or (step.parallel and m.role.startswith("mlp."))
+            reached = (walked.into if early else walked.through).get(m.stack, 0)
             backward += one * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
             backward += one * m.count * bool(weights & {*_plain(m.role)})
         for stack in step.stacks:

@@ -250,9 +250,9 @@ class Training:
 
     def _built(self, setup: Setup) -> transformers.PreTrainedModel:
         question, dtype = self.question, DTYPES[self.question.dtype]
-        model = cast(Any, setup.class_)._from_config(
-            copy.deepcopy(setup.config), dtype=dtype, attn_implementation=question.attention
-        ).train()
+        class_ = cast(Any, setup.class_)
+        attention = question.attention if class_._supports_sdpa else "eager"
+        model = class_._from_config(copy.deepcopy(setup.config), dtype=dtype, attn_implementation=attention).train()
         targets = {} if question.targets is None else {"targets": question.targets}
         with _default_dtype(dtype):
             self._method().apply(model, **question.hyperparameters, **targets)
