@@ -170,7 +170,7 @@
       step.keeps.forEach(function (record, index) {
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
-          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length });
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length, outputs: step.vocab });
           function number(formula) { return given(formula) ? Math.trunc(run(formula, names)) : 0; }
           if (kept.guard !== null && !run(kept.guard, names)) return;
           var one = Math.ceil(run(kept.count, names) * size);
@@ -280,17 +280,21 @@
         if (crossing && !checkpointing) entry += batch * source_length * first.d * w;
         if (flow.bias && !(eager || checkpointing || stack.causal)) entry += stack.heads * Math.pow(lengths[stack.name], 2) * w;
         found.entry += entry;
-        if (flow.order === "post" && !checkpointing) {
-          var states = 5 - 2 * any(reads, "attn", ["q", "k", "v"]) - reads.has("mlp.up");
-          found.forward = n * w * (states * stack.d + stack.d_ff * !reads.has("mlp.down"));
-        }
+        if (!checkpointing) found.forward = passing(stack, reads, live);
         var gain = outside.trained.has("norm.final");
         if (flow.order === "pre") found.final = norm(stack.d, n, live, gain);
         if ((live || gain) && dropped("final")) found.final += n * stack.d;
         found.ends += found.final;
         source = live || gain;
       });
+      if (step.side) found.forward = passing(last, new Set(), false);
       return found;
+    }
+    /* Bytes that a stack's last layer needs for a while in the forward pass, where norms stand behind the sums. */
+    function passing(stack, reads, live) {
+      if (flow.order === "pre") return 0;
+      var states = 5 - 2 * any(reads, "attn", ["q", "k", "v"]) - reads.has("mlp.up"), wide = !reads.has("mlp.down") + (live ? 0 : step.activation);
+      return batch * lengths[stack.name] * w * (states * stack.d + wide * stack.d_ff);
     }
     /* Bytes of what all checkpointed layers of a stack are called with. */
     function argumentsOf(stack) {
@@ -331,7 +335,8 @@
       var dequantised = setting.quantized ? step.largest * w : 0, fixed = inputs + around;
       var kept = fixed + copies + found.layers + found.entry + found.ends + loss + (checkpointing && !step.side ? 0 : inside);
 
-      var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss, found.forward]];
+      var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
+      var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - aside, found.forward]];
       var there = inLayers(), one_layer = floor(w_t * there.inside, n_layers), one_mlp = floor(w_t * there.mlp, n_layers);
       /* Through one layer, with `held` gradients there already. */
       function back(halves, held, base) {
