@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from peftonomy import KnowledgeBase, _cli
 from peftonomy._backbone import Backbone
 from peftonomy._memory import PARTS
+from peftonomy._output import binary_text
 
 from .browser_kit import PHONE, watch
 from .test_browser import KINDS as PLAIN_KINDS
@@ -307,10 +308,39 @@ def test_a_column_has_its_own_setting(watched: Page, address: str, kb: Knowledge
 
 
 def test_the_picture_says_in_words_what_it_shows(watched: Page, address: str, kb: KnowledgeBase) -> None:
-    watched.goto(f"{address}compare.html?methods=lora,prompt_tuning&model=roberta_base")
-    told = watched.locator(".pf-plot > svg").get_attribute("aria-label") or ""
+    watched.goto(f"{address}compare.html?methods=lora,prompt_tuning&model=roberta_base&seq=128")
+    told = watched.locator(".pf-plot > svg").first.get_attribute("aria-label") or ""
     assert f"LoRA: {kb['lora'].cost('roberta_base').trained:,} trained" in told
     assert watched.locator(".pf-plot > svg .mark").count() == 6
+    told = watched.locator(".pf-plot--memory > svg").get_attribute("aria-label") or ""
+    peak = kb["lora"].memory("roberta_base", batch=1, seq=128).peak
+    assert f"LoRA: {binary_text(peak)}, of which" in told
+    assert watched.locator(".pf-plot--memory > svg rect").count() == 2 * len(PARTS)
+
+
+def test_memory_is_compared_at_the_chosen_step(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    methods = ("lora", "full_fine_tuning", "ia3")
+    watched.goto(f"{address}compare.html?methods={','.join(methods)}&model=llama_2_7b&lora.r=64")
+    watched.get_by_text("Training step", exact=True).click()
+    field(watched, "Batch").fill("2")
+    watched.get_by_role("checkbox", name="gradient checkpointing").check()
+    given: dict[str, Any] = {"batch": 2, "seq": 512, "checkpointing": True}
+    memories = {m: kb[m].memory("llama_2_7b", **given, **({"r": 64} if m == "lora" else {})) for m in methods}
+    assert cells(watched, "peak") == [binary_text(memories[m].peak) for m in methods]
+    watched.get_by_role("button", name="Peak memory").click()
+    ordered = sorted(methods, key=lambda m: memories[m].peak)
+    assert cells(watched, "activations") == [binary_text(memories[m].activations) for m in ordered]
+    with watched.expect_download() as download:
+        watched.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"))))
+    for row in rows:
+        assert {p: int(row[f"{p}_bytes"]) for p in PARTS} == {p: getattr(memories[row["id"]], p) for p in PARTS}
+        assert (row["step_batch"], row["step_checkpointing"]) == ("2", "true")
+    with watched.expect_download() as download:
+        watched.get_by_role("button", name="Download LaTeX").click()
+    assert binary_text(memories["lora"].peak) in download.value.path().read_text(encoding="utf-8")
+    watched.reload()
+    assert cells(watched, "peak") == [binary_text(memories[m].peak) for m in ordered]
 
 
 # Planner.

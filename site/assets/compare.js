@@ -21,6 +21,16 @@
     ["positions", "Extra positions", amount("positions")],
     ["base_bytes", "Model as held", { value: function (a) { return a.cost.base_bytes; }, text: function (a) { return pf.bytes(a.cost.base_bytes); }, cost: true, n: true }]
   ];
+  /* Of a training step: the peak and what it is made of. */
+  function steps() {
+    return ["peak"].concat(peft.data.training.parts).map(function (part) {
+      return [part, part === "peak" ? "Peak memory" : part.charAt(0).toUpperCase() + part.slice(1).replace("_", " "), {
+        value: function (a) { return a.memory[part]; }, text: function (a) { return pf.binary(a.memory[part]); }, step: true, n: true
+      }];
+    });
+  }
+  /* Whether an answer lacks what a row shows. */
+  function lacks(show, a) { return (show.cost && !a.cost) || (show.step && !a.memory); }
   var FACTS = [
     ["year", "Year", fact(function (a) { return String(a.method.year); })],
     ["category", "Category", fact(function (a) { return peft.data.categories[a.method.category]; })],
@@ -36,6 +46,13 @@
   var SUPPORT = [["libraries", "Libraries", fact(function (a) {
     return Object.keys(a.method.libraries).map(function (k) { return peft.data.libraries[k]; }).join(", ") || "none known";
   })]];
+
+  function draw(tag, attributes, text) {
+    var node = document.createElementNS(SVG, tag);
+    Object.keys(attributes).forEach(function (k) { node.setAttribute(k, attributes[k]); });
+    if (text !== undefined) node.textContent = text;
+    return node;
+  }
 
   class Compare extends pf.Tool {
     start() {
@@ -59,8 +76,10 @@
       this.build();
       var self = this, width = 0;
       if (window.ResizeObserver) new ResizeObserver(function () {
-        var box = self.querySelector(".pf-plot");
-        if (box && self.answers && Math.abs(box.clientWidth - width) > 2) { width = box.clientWidth; self.plot(box); }
+        if (!self.answers || Math.abs(self.out.clientWidth - width) <= 2) return;
+        width = self.out.clientWidth;
+        self.plot();
+        self.bars();
       }).observe(this.out);
     }
     write() {
@@ -72,6 +91,7 @@
       if (s.diff) query.set("diff", "1");
       if (s.sort) query.set("sort", s.sort);
       if (s.sort && s.desc) query.set("desc", "1");
+      this.writeStep(query);
       this.address(query);
     }
     build() {
@@ -84,9 +104,20 @@
         this.tick("diff", "only what differs", s.diff, function (on) { s.diff = on; self.show(); self.write(); })
       ]);
       this.form.replaceChildren.apply(this.form, [
-        make("div", { class: "pf-compare__model" }, this.modelFields().concat(this.dtypeField())), this.picker(), ticks
+        make("div", { class: "pf-compare__model" }, this.modelFields().concat(this.dtypeField())), this.picker(), ticks, this.stepBox()
       ]);
       this.show();
+    }
+    /* Made once, so that it stays open. */
+    stepBox() {
+      var self = this;
+      if (!this.steps) {
+        this.steps = make("details", { class: "pf-details pf-compare__step", open: ["batch", "seq"].some(function (k) { return self.query.has(k); }) }, [
+          make("summary", {}, "Training step"),
+          make("div", { class: "pf-compare__stepfields" }, this.stepFields(function () { self.show(); self.write(); }))
+        ]);
+      }
+      return this.steps;
     }
     /* A text field with suggestions rather than a list that acts at every arrow key. */
     picker() {
@@ -126,10 +157,15 @@
       var found = pf.tried(function () {
         if (budget === null) return { cost: peft.cost(id, given) };
         var best = peft.largest(id, given, { trained: budget });
+        if (best.cost && best.name) given.values = Object.assign({}, given.values, { [best.name]: best.value });
         if (best.cost) return best;
         return { problem: "trains " + number(best.least.trained) + (best.name ? " at its smallest (" + best.name + " = " + best.value + ")" : " whatever is set") };
       });
-      return { id: id, method: method, cost: found.value && found.value.cost, problem: found.problem ? found.problem.message : found.value.problem };
+      var cost = found.value && found.value.cost, setting = this.setting(), step = cost ? pf.tried(function () { return peft.memory(id, given, setting); }) : {};
+      return {
+        id: id, method: method, cost: cost, problem: found.problem ? found.problem.message : found.value.problem,
+        memory: step.value, unknown: step.problem && step.problem.message, wrong: step.problem && step.problem.field
+      };
     }
     show() {
       var self = this, s = this.state, question = this.question(), budget = s.iso ? peft.quantity(s.budget) : null;
@@ -139,24 +175,28 @@
       if (!question) { this.out.replaceChildren(this.waiting(), this.chips()); return; }
       if (s.iso && !budget) { this.out.replaceChildren(this.problem("A budget is a number such as 10M, 250k or 1e6.")); return; }
       this.answers = s.methods.map(function (id) { return self.ask(id, question, budget); });
+      ["batch", "seq"].forEach(function (name) { self.wrong(name, self.answers.some(function (a) { return a.wrong === name; })); });
       this.order();
       var focus = document.activeElement && this.out.contains(document.activeElement) && document.activeElement.id;
-      var box = make("div", { class: "pf-plot" });
-      this.out.replaceChildren(make("h2", { class: "pf-compare__title" }, "On " + this.modelName()), box, this.table(), this.exports());
-      this.plot(box);
+      this.ledgers = make("div", { class: "pf-plot" });
+      this.stacks = make("div", { class: "pf-plot pf-plot--memory" });
+      this.out.replaceChildren(make("h2", { class: "pf-compare__title" }, "On " + this.modelName()), this.ledgers, this.stacks, this.table(), this.exports());
+      this.plot();
+      this.bars();
       if (focus && document.getElementById(focus)) document.getElementById(focus).focus({ preventScroll: true });
     }
     chips() {
       return make("p", { class: "pf-small" }, "Chosen: " + this.state.methods.map(function (id) { return peft.data.methods[id].name; }).join(", "));
     }
-    groups() { return [["Cost", COSTS], ["What it is", FACTS.concat(facets())], ["Where to get it", SUPPORT]]; }
+    stepName() { return "batch " + this.state.step.batch + " × " + this.state.step.seq; }
+    groups() { return [["Cost", COSTS], ["Training step, " + this.stepName(), steps()], ["What it is", FACTS.concat(facets())], ["Where to get it", SUPPORT]]; }
     order() {
       var s = this.state, row = [].concat.apply([], this.groups().map(function (g) { return g[1]; })).filter(function (r) { return r[0] === s.sort; })[0];
       if (!row) { s.sort = ""; return; }
       var sign = s.desc ? -1 : 1;
       this.answers = this.answers.map(function (a, i) { return [a, i]; }).sort(function (x, y) {
-        var none = function (a) { return row[2].cost && !a.cost; };
-        if (none(x[0]) || none(y[0])) return none(x[0]) - none(y[0]) || x[1] - y[1];
+        var none = [x, y].map(function (pair) { return Number(Boolean(lacks(row[2], pair[0]))); });
+        if (none[0] || none[1]) return none[0] - none[1] || x[1] - y[1];
         var a = row[2].value(x[0]), b = row[2].value(y[0]);
         return (a < b ? -sign : a > b ? sign : 0) || x[1] - y[1];
       }).map(function (pair) { return pair[0]; });
@@ -180,7 +220,7 @@
         make("table", { class: "pf-table pf-compared" }, [make("caption", { class: "pf-visually-hidden" }, "Methods in columns; a button in each row sorts them by it"), make("thead", {}, head)].concat(bodies.filter(Boolean))));
     }
     row(r) {
-      var self = this, s = this.state, show = r[2], texts = this.answers.map(function (a) { return show.cost && !a.cost ? null : show.text(a); });
+      var self = this, s = this.state, show = r[2], texts = this.answers.map(function (a) { return lacks(show, a) ? null : show.text(a); });
       if (s.diff && this.answers.length > 1 && texts.every(function (t) { return t === texts[0]; })) return null;
       var sorted = s.sort === r[0], sort = sorted ? (s.desc ? "descending" : "ascending") : "none";
       var button = make("button", { type: "button", class: "pf-sort", id: this.uid + "-sort-" + r[0], onclick: function () {
@@ -188,11 +228,11 @@
         self.show();
         self.write();
       } }, [r[1], make("span", { class: "pf-sort__mark", "aria-hidden": "true" }, sorted ? (s.desc ? "▾" : "▴") : "▸")]);
-      var counts = show.n ? this.answers.filter(function (a) { return a.cost; }).map(show.value) : [];
+      var counts = show.n ? this.answers.filter(function (a) { return !lacks(show, a); }).map(show.value) : [];
       var least = new Set(counts).size > 1 ? Math.min.apply(null, counts) : null;
       return make("tr", { "data-row": r[0] }, [make("th", { scope: "row", "aria-sort": sort }, button)].concat(this.answers.map(function (a, i) {
-        if (texts[i] === null) return make("td", { class: "pf-muted" }, r[0] === "trained" ? a.problem : "–");
-        return make("td", { class: least !== null && show.value(a) === least ? "pf-least" : null }, texts[i]);
+        if (texts[i] === null) return make("td", { class: "pf-muted" }, (r[0] === "trained" && a.problem) || (r[0] === "peak" && a.unknown) || "–");
+        return make("td", { title: show.step ? number(show.value(a)) + " bytes" : null, class: least !== null && show.value(a) === least ? "pf-least" : null }, texts[i]);
       })));
     }
     /* The size of each method can be changed in its column, unless the budget says it. */
@@ -222,9 +262,10 @@
       })));
     }
 
-    /* ---- the picture: one line a method, three marks on a logarithmic axis, with a place for nought ---- */
-    plot(box) {
-      var self = this, rows = this.answers.filter(function (a) { return a.cost; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
+    /* ---- the pictures: one line a method, three marks on a logarithmic axis, with a place for nought; and one bar a
+       method, the parts of its peak on a plain axis ---- */
+    plot() {
+      var self = this, box = this.ledgers, rows = this.answers.filter(function (a) { return a.cost; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
       var keys = [["trained", "trained"], ["stored", "stored"], ["served", "served"]];
       var values = [].concat.apply([], rows.map(function (a) { return keys.map(function (k) { return a.cost[k[0]]; }); })).filter(function (v) { return v > 0; });
       if (!values.length) { box.replaceChildren(); return; }
@@ -234,12 +275,6 @@
       var names = narrow ? 0 : Math.min(190, 16 + 6.6 * Math.max.apply(null, rows.map(function (a) { return a.method.name.length; })));
       var line = narrow ? 40 : 28, top = 6, zero = names + 18, left = zero + (nought ? 34 : 0), right = width - 22, bottom = top + line * rows.length;
       function x(v) { return v > 0 ? left + (right - left) * (Math.log10(v) - low) / (high - low) : zero; }
-      function draw(tag, attributes, text) {
-        var node = document.createElementNS(SVG, tag);
-        Object.keys(attributes).forEach(function (k) { node.setAttribute(k, attributes[k]); });
-        if (text !== undefined) node.textContent = text;
-        return node;
-      }
       var svg = draw("svg", { viewBox: "0 0 " + width + " " + (bottom + 26), width: width, height: bottom + 26, role: "img", "aria-label": this.told(rows, keys) });
       var step = Math.max(1, Math.ceil((high - low) / Math.max(2, Math.floor((right - left) / 62))));
       for (var e = low; e <= high; e += step) {
@@ -264,6 +299,37 @@
       }));
       box.replaceChildren(legend, svg);
     }
+    bars() {
+      var box = this.stacks, parts = peft.data.training.parts, rows = this.answers.filter(function (a) { return a.memory; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
+      if (!rows.length) { box.replaceChildren(); return; }
+      var most = Math.max.apply(null, rows.map(function (a) { return a.memory.peak; })), unit = Math.pow(1024, Math.floor(Math.log2(most) / 10));
+      var names = narrow ? 0 : Math.min(190, 16 + 6.6 * Math.max.apply(null, rows.map(function (a) { return a.method.name.length; })));
+      var line = narrow ? 40 : 28, top = 6, left = names + 8, right = width - 22, bottom = top + line * rows.length;
+      function x(bytes) { return left + (right - left) * bytes / most; }
+      var svg = draw("svg", { viewBox: "0 0 " + width + " " + (bottom + 26), width: width, height: bottom + 26, role: "img", "aria-label": "Memory at the peak. " + rows.map(function (a) {
+        return a.method.name + ": " + pf.binary(a.memory.peak) + ", of which " + parts.map(function (p) { return pf.binary(a.memory[p]) + " " + p.replace("_", " "); }).join(", ");
+      }).join(". ") + "." });
+      var rough = most / unit / Math.max(2, Math.floor((right - left) / 80)), size = Math.pow(10, Math.floor(Math.log10(rough)));
+      var tick = [1, 2, 5, 10].map(function (n) { return n * size; }).filter(function (n) { return n >= rough; })[0];
+      for (var i = 0; i * tick * unit <= most; i++) {
+        var at = x(i * tick * unit);
+        svg.append(draw("line", { class: "grid", x1: at, x2: at, y1: top, y2: bottom }), draw("text", { class: "tick", x: at, y: bottom + 17, "text-anchor": i ? "middle" : "start" }, pf.binary(i * tick * unit)));
+      }
+      rows.forEach(function (a, n) {
+        var y = top + line * n + (narrow ? 27 : line / 2), from = 0;
+        svg.append(narrow ? draw("text", { class: "name", x: 4, y: y - 13 }, a.method.name) : draw("text", { class: "name", x: names - 4, y: y + 4, "text-anchor": "end" }, a.method.name));
+        parts.forEach(function (p) {
+          var bar = draw("rect", { class: "part--" + p, x: x(from).toFixed(1), y: y - 7, height: 14, width: (x(from + a.memory[p]) - x(from)).toFixed(1) });
+          bar.append(draw("title", {}, a.method.name + ": " + pf.binary(a.memory[p]) + " " + p.replace("_", " ")));
+          svg.append(bar);
+          from += a.memory[p];
+        });
+      });
+      var legend = make("ul", { class: "pf-plot__legend", "aria-hidden": "true" }, [make("li", {}, "Peak of a training step, " + this.stepName() + ":")].concat(parts.map(function (p) {
+        return make("li", {}, [make("i", { class: "pf-key part--" + p }), p.replace("_", " ")]);
+      })));
+      box.replaceChildren(legend, svg);
+    }
     /* Each ledger has its form, and they nest, so that equal counts stay visible. */
     mark(draw, key, x, y) {
       var node = draw("g", { class: "mark mark--" + key, transform: "translate(" + x.toFixed(1) + " " + y + ")" });
@@ -278,13 +344,15 @@
 
     /* ---- the table for elsewhere: a method a row ---- */
     records() {
-      var self = this;
+      var self = this, step = this.setting();
       return this.answers.map(function (a) {
         var c = a.cost || {}, set = Object.keys(c.hyperparameters || {}).map(function (n) { return n + "=" + c.hyperparameters[n]; }).join("; ");
         var record = { method: a.method.name, id: a.id, model: self.pasted ? "config.json" : self.state.model, setting: set };
         ["trained", "percent", "stored", "stored_bits", "stored_bytes", "served", "served_bits", "positions", "base_bytes", "backbone"].forEach(function (k) { record[k] = a.cost ? c[k] : ""; });
+        Object.keys(step).forEach(function (k) { record["step_" + k] = step[k]; });
+        ["peak"].concat(peft.data.training.parts).forEach(function (k) { record[k + "_bytes"] = a.memory ? a.memory[k] : ""; });
         FACTS.concat(SUPPORT).forEach(function (r) { record[r[0]] = r[2].text(a); });
-        record.note = a.problem || "";
+        record.note = a.problem || a.unknown || "";
         return record;
       });
     }
@@ -305,9 +373,10 @@
       }
       var rows = this.records().map(function (r) {
         var n = r.trained === "" ? ["--", "--", "--", "--"] : [number(r.trained), r.percent.toPrecision(3), number(r.stored) + (r.stored_bits ? " + " + number(r.stored_bits) + " bits" : ""), number(r.served) + (r.served_bits ? " + " + number(r.served_bits) + " bits" : "")];
+        n = n.concat([r.peak_bytes, r.activations_bytes].map(function (v) { return v === "" ? "--" : pf.binary(v); }));
         return "  " + [r.method, r.setting].map(escaped).concat(n).join(" & ") + " \\\\";
       });
-      return ["% " + this.modelName() + ", from peftonomy", "\\begin{tabular}{llrrrr}", "  \\toprule", "  Method & Setting & Trained & \\% of the model & Stored & Served \\\\", "  \\midrule"]
+      return ["% " + this.modelName() + ", from peftonomy; memory of a training step with " + this.stepName().replace("×", "x"), "\\begin{tabular}{llrrrrrr}", "  \\toprule", "  Method & Setting & Trained & \\% of the model & Stored & Served & Peak memory & Activations \\\\", "  \\midrule"]
         .concat(rows, ["  \\bottomrule", "\\end{tabular}", ""]).join("\n");
     }
     exports() {
