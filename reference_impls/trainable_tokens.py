@@ -33,10 +33,10 @@ def apply(model: nn.Module, *, n_tokens: int = 1) -> nn.Module:
     """Let the optimiser move the last rows of the token embedding only."""
     kit.freeze(model)
     matrix = embedding(model).value.requires_grad_(True)            # (vocabulary, d_model)
-    mask = matrix.new_zeros(len(matrix), 1)
-    mask[-n_tokens:] = 1
+    rows = torch.arange(len(matrix) - n_tokens, len(matrix), device=matrix.device)
+    mask = matrix.new_zeros(len(matrix), 1).index_fill(0, rows, 1)
     matrix.register_hook(partial(torch.mul, mask))
-    kit.attach(model, "trainable_tokens", Tokens(mask[:, 0].nonzero()[:, 0]))
+    kit.attach(model, "trainable_tokens", Tokens(rows))
     return model
 
 

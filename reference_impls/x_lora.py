@@ -53,9 +53,9 @@ class Router(nn.Module):
                 found = model(*args, **kwargs | {"output_hidden_states": True})
         finally:
             self.reading = False
-        decoder = found.get("decoder_hidden_states", found.get("hidden_states"))
-        states = {"decoder": decoder[-1], "encoder": found.get("encoder_hidden_states", decoder)[-1]}
-        self.shares = {stack: self(z) for stack, z in states.items()}
+        last = self(found.get("decoder_hidden_states", found.get("hidden_states"))[-1])
+        encoded = found.get("encoder_hidden_states")
+        self.shares = {"decoder": last, "encoder": last if encoded is None else self(encoded[-1])}
 
 
 class Experts(nn.Module):
