@@ -42,20 +42,22 @@ __all__ = ["Configuration", "export", "library_called"]
 
 @dataclass(frozen=True)
 class Configuration:
-    """A method's configuration in a library: its type, and the arguments that it is called with."""
+    """A method's configuration in a library: its class, and the arguments that it is called with.
+
+    type: as the library names it; None for a configuration of configurations, whose arguments are `Configuration`.
+    """
 
     library: Library
-    type: str
+    symbol: str
+    type: str | None
     method: str
     arguments: dict[str, Any]
 
-    @property
-    def symbol(self) -> str:
-        """The configuration's class."""
-        return self.library.types[self.type].symbol
-
     def to_dict(self) -> dict[str, Any]:
         """The essential keys of the file that the library would save."""
+        if self.type is None:
+            parts = [part.to_dict() for part in self.arguments.values()]
+            return {self.library.type_key: self.library.union, "configs": parts}
         kind = self.library.types[self.type]
         named = kind.saved if "saved" in kind.model_fields_set else self.type
         return {self.library.type_key: named, **self.arguments}
@@ -63,11 +65,17 @@ class Configuration:
     @property
     def python(self) -> str:
         """The call, for a model that is there as `model`."""
-        package = self.library.package
         arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
-        call = f"config = {package}.{self.symbol}(\n{arguments})"
+        call = f"config = {self._class}(\n{arguments})"
         usage = (line.format(config="config") for line in self.library.usage)
-        return "\n".join((f"import {package}", "", call, *usage))
+        return "\n".join((f"import {self.library.package}", "", call, *usage))
+
+    @property
+    def _class(self) -> str:
+        return f"{self.library.package}.{self.symbol}"
+
+    def __repr__(self) -> str:
+        return f"{self._class}({', '.join(f'{name}={_literal(value)}' for name, value in self.arguments.items())})"
 
 
 def library_called(libraries: Mapping[str, Library], name: str) -> Library:
@@ -81,22 +89,45 @@ def library_called(libraries: Mapping[str, Library], name: str) -> Library:
 def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Library) -> Configuration:
     """See `Method.export`."""
     entry = method.entry.implementations.get(library.id)
+    if entry is not None and entry.unites:
+        return _union(method, entry, plan, given, library)
     if entry is None or entry.type is None:
         reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
         raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
     values = plan.values(given)
     for name in plan.named(given):
-        _expressed(method, entry, library, name, values[name])
-    known = plan.common | values
+        _expressed(method, [entry], library, name, values[name])
+    return _written(method, entry, plan, values, library)
+
+
+def _union(
+    method: Method, entry: Implementation, plan: Plan, given: Mapping[str, Any], library: Library
+) -> Configuration:
+    """A configuration of the configurations of other methods."""
+    values = plan.values(given)
+    parts = {name: method.kb[part] for name, part in entry.unites.items()}
+    entries = {name: part.entry.implementations[library.id] for name, part in parts.items()}
+    for name in plan.named(given):
+        _expressed(method, entries.values(), library, name, values[name])
+    arguments = {name: _written(part, entries[name], plan, values, library) for name, part in parts.items()}
+    return Configuration(library, str(entry.symbol), None, method.id, arguments)
+
+
+def _written(
+    method: Method, entry: Implementation, plan: Plan, values: Mapping[str, Any], library: Library
+) -> Configuration:
+    """A configuration at a setting; what has no value keeps the library's default."""
+    known = {**plan.common, **values}
     written: dict[str, Any] = {}
     said: Iterable[tuple[str, Any]] = (
         *copy.deepcopy(entry.set).items(),
-        *((theirs, values[ours]) for ours, theirs in entry.rename.items()),
+        *((theirs, values[ours]) for ours, theirs in entry.rename.items() if ours in values),
         *((theirs, formula(known)) for theirs, formula in entry.write.items()),
     )
     for name, value in said:
         _put(written, name, value)
-    defaults = library.defaults(entry.type)
+    kind = str(entry.type)
+    defaults = library.defaults(kind)
     arguments = {
         name: list(range(value)) if name in library.counted
         else {str(n): f"path/to/{n}" for n in range(value)} if name in library.files
@@ -107,16 +138,20 @@ def export(method: Method, plan: Plan, given: Mapping[str, Any], library: Librar
     arguments = {**head, **arguments}
     for name, value in _modules(entry, plan, library).items():
         _put(arguments, name, value)
-    return Configuration(library, entry.type, method.id, arguments)
+    return Configuration(library, library.types[kind].symbol, kind, method.id, arguments)
 
 
-def _expressed(method: Method, entry: Implementation, library: Library, name: str, value: Any) -> None:
+def _expressed(
+    method: Method, entries: Iterable[Implementation], library: Library, name: str, value: Any
+) -> None:
     """Raise UsageError for a value of a hyperparameter that the library has no argument for."""
-    if name in entry.rename or name in entry.read or any(name in formula.names for formula in entry.write.values()):
-        return
-    there = entry.defaults.get(name, method.entry.hyperparameters[name].default)
+    there = method.entry.hyperparameters[name].default
+    for entry in entries:
+        if name in entry.rename or name in entry.read or any(name in formula.names for formula in entry.write.values()):
+            return
+        there = entry.defaults.get(name, there)
     if value != there:
-        raise UsageError(f"{library.name}'s {entry.type} has no argument for {name}: there it is {there}")
+        raise UsageError(f"{library.name} has no argument for {method.id}'s {name}: there it is {there}")
 
 
 def _put(arguments: dict[str, Any], name: str, value: Any) -> None:

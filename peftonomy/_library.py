@@ -109,6 +109,8 @@ class Library(Entry):
     """Those of which this holds of some values (words with `*` for anything) and not of others."""
     counted: list[Name] = Field(default=[])
     """Arguments that are lists of which only the length counts here."""
+    union: Word | None = None
+    """The type under which a configuration of configurations is saved."""
     files: list[Name] = Field(default=[])
     """Arguments that name files by key; here too only their number counts."""
     tasks: dict[Word, Task] = Field(default={})

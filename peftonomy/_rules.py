@@ -353,6 +353,11 @@ def _renames(method: Method) -> Iterator[Finding]:
             for name in getattr(implementation, field):
                 if name not in known:
                     yield Finding(("implementations", library, field, name), name, what, _closest(name, known))
+        there = [m.id for m in method.kb.values() if getattr(m.entry.implementations.get(library), "type", None)]
+        for argument, part in implementation.unites.items():
+            if part not in there:
+                what = f"a method that has a type in {library}"
+                yield Finding(("implementations", library, "unites", argument), part, what, _closest(part, there))
 
 
 @rule(

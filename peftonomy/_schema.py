@@ -437,6 +437,9 @@ class Implementation(Entry):
     other targets."""
     write: dict[Argument, FormulaField] = {}
     """Further arguments of the library, computed from our hyperparameters and the model's dimensions."""
+    unites: dict[Argument, Id] = {}
+    """Of a configuration of configurations: its argument -> the method of which one stands there, which has our
+    hyperparameters of the same names."""
     read: dict[Name, FormulaField] = {}
     """Our hyperparameters that are no renamed argument, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}

@@ -240,6 +240,16 @@ def test_an_export_as_text_is_printed_whole(run: Run) -> None:
     ]
 
 
+def test_a_configuration_of_configurations_is_exported(run: Run) -> None:
+    result = run("export mam_adapter --to adapters --model bert_base --set prefix_length=5 --set bottleneck=48")
+    code, _, file = result.out.partition("adapter_config.json")
+    assert "adapter=adapters.ParBnConfig(scaling=4.0, reduction_factor=16)" in code
+    parts = json.loads(file)
+    assert parts["architecture"] == "union"
+    assert [part["architecture"] for part in parts["configs"]] == ["prefix_tuning", None]
+    assert parts["configs"][0]["prefix_length"] == 5
+
+
 def test_what_is_exported_reads_back_at_the_same_cost(run: Run, tmp_path: Path) -> None:
     asked = "lora --model llama_2_7b --set r=4 --targets attn.q,mlp.down"
     path = tmp_path / "adapter_config.json"

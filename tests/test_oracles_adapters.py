@@ -31,11 +31,8 @@ FOLDER = ROOT / "tests/oracles"
 SIDE = FOLDER / "adapters_side.py"
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", ROOT / ".venv-adapters/bin/python"))
 LIBRARY = {m: KB[m].entry.implementations["adapters"] for m in KB.methods if "adapters" in KB[m].entry.implementations}
-UNIONS = {
-    "mam_adapter": {"prefix_tuning": "prefix_tuning", "adapter": "parallel_adapter"},
-    "unipelt": {"prefix_tuning": "prefix_tuning", "adapter": "pfeiffer_adapter", "lora": "lora"},
-}
-"""Configurations of configurations: the argument, and the entry that says what stands there."""
+UNIONS = [method for method, library in LIBRARY.items() if library.unites]
+"""Configurations of configurations."""
 AS_LORA = ("dora",)
 """Whose entries have other default targets than the library, which takes LoRA's."""
 COUNTED = [method for method, library in LIBRARY.items() if library.type or method in UNIONS]
@@ -100,10 +97,12 @@ def known(trial: Trial) -> dict[str, Any]:
 
 def case(trial: Trial) -> dict[str, Any]:
     library, values = LIBRARY[trial.method], known(trial)
-    parts = UNIONS.get(trial.method, {})
-    nested = {name: (LIBRARY[part].symbol, arguments(LIBRARY[part], values)) for name, part in parts.items()}
     model, sizes = tiny.CONFIGS[trial.family]
-    asks = nested or arguments(library, values)
+    asks = arguments(library, values)
+    if library.unites:
+        backbone, task, labels = layout(trial.family)
+        whole = KB[trial.method].export(backbone, to="adapters", task=task, num_labels=labels, **trial.hyperparameters)
+        asks = {name: (part.symbol, part.arguments) for name, part in whole.arguments.items()}
     return {"model": model, "sizes": sizes, "config": library.symbol, "arguments": asks}
 
 
