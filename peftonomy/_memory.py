@@ -15,6 +15,7 @@ estimate of its own (`gpu_extra`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -390,8 +391,8 @@ class Walked:
     """What the backbone keeps: bytes in its layers, before them, behind each stack and (of these) behind the last one;
     what the last layer of the forward pass needs for a while (with a residual sum in front of its norm: the state of
     the feed-forward, the model's input, the layer's, the block's, and what dropout and norm give out); the halves of
-    the first and the last layer that gradients reach; and in how many layers of a stack they flow into its input
-    and out of its last sum."""
+    the first and the last layer that gradients reach; in how many layers of a stack they flow into its input
+    and out of its last sum, and into what the modules of a role read."""
 
     layers: int = 0
     entry: int = 0
@@ -402,6 +403,7 @@ class Walked:
     last: list[Half] = field(default_factory=list)
     into: dict[str, int] = field(default_factory=dict)
     through: dict[str, int] = field(default_factory=dict)
+    reached: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class _Answer:
@@ -425,6 +427,7 @@ class _Answer:
         found = list(self._extras())
         self.held = sum(e.total for e in found if e.held)
         self.extras = [e for e in found if not e.held]
+        self.reached: set[str] = set()  # roles whose modules read, in the layer at hand, what carries a gradient
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
 
@@ -538,6 +541,8 @@ class _Answer:
                 kept += cells // batch * w
         if f"{name}.o" in keeping and (eager or not (scores or v)):
             kept += out
+        given = ("q", read), ("k", into), ("v", into), ("o", scores or v)
+        self.reached.update(f"{name}.{letter}" for letter, live_here in given if live_here)
         live_out = scores or v or f"{name}.o" in trained or f"{name}:end" in trained
         tail, live = self._tail(stack, name, n, live, live_out, trained)
         return Half(kept + tail, tail, temporary), live
@@ -576,6 +581,8 @@ class _Answer:
         if stack.gated:
             kept += wide * w * (up + gate)
         inner = up or gate
+        given = ("mlp.up", read), ("mlp.gate", read), ("mlp.down", inner)
+        self.reached.update(role for role, live_here in given if live_here)
         dropped = "mlp" in flow.dropout
         kept += wide * (inner and dropped)
         same = self.step.keeps_output and not stack.gated and not dropped and inner
@@ -621,7 +628,10 @@ class _Answer:
             for layer, count in self.layers[stack.name]:
                 for times in (1, count - 1) if count > 1 else (1,):  # a gradient may begin in the first of them
                     found.into[stack.name] = found.into.get(stack.name, 0) + times * live
+                    self.reached.clear()
                     halves, live = self.layer(stack, layer, live, source)
+                    for role in self.reached:
+                        found.reached[stack.name, role] += times
                     found.through[stack.name] = found.through.get(stack.name, 0) + times * live
                     found.layers += times * (n * stack.d * w if checkpointing else sum(half.kept for half in halves))
                     if live:
@@ -704,7 +714,7 @@ class _Answer:
             walked.ends += n * d * w
         weights += self.held
         everywhere = sum(e.total for e in self.extras if not e.layer)
-        inside = sum(e.total for e in self.extras if e.layer)
+        inside = sum(self._inside(e, walked) for e in self.extras if e.layer)
         n_layers = sum(stack.layers for stack in step.stacks)
         one_inside = inside // n_layers
         inputs = n * TOKEN_BYTES
@@ -748,6 +758,16 @@ class _Answer:
             self.plan.targets, phase, weights, held, states, activations, temporaries, kept, paged, trained,
             forward, total,
         )  # fmt: skip
+
+    def _inside(self, extra: Extra, walked: Walked) -> int:
+        """Bytes of what a method keeps in all layers together."""
+        _, kept, _, where = self.step.keeps[extra.record]
+        spot = where[extra.place]
+        if not kept.live or spot.source is None or self.step.side:
+            return extra.total
+        role = _roles(spot)[0]
+        first = self.plan.inventory.backbone.layers[spot.source.stack] - walked.reached[spot.source.stack, role]
+        return extra.layer * sum(n >= first for n in (spot.layers if extra.layers is None else extra.layers))
 
     def _in_mlp(self, extra: Extra) -> bool:
         """Whether what a method keeps belongs to a feed-forward block."""

@@ -273,6 +273,9 @@ class Kept(Entry):
     language model's head, 0 without one) too."""
     bits: int | None = Field(default=None, ge=1, le=64)
     """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
+    live: bool = False
+    """At a site or a weight: only where a gradient flows into what the module reads, which nothing before the first
+    trained tensor gets."""
     temporary: FormulaField = Field(default=0, validate_default=True)
     """Numbers more that the backward pass needs there for a while."""
     held: bool = False

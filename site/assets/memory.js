@@ -154,6 +154,7 @@
     var everywhere = Math.max.apply(null, Object.keys(lengths).map(function (name) { return lengths[name]; }));
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
     var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
+    var reached = new Set();    // roles whose modules read, in the layer at hand, what carries a gradient
     var layers = layersFor(step, rows, extras), outside = layers[""][0][0];
 
     function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
@@ -224,6 +225,7 @@
         if (flow.bias && stack.causal) kept += floor(cells, batch) * w;
       }
       if (keeps(["o"]) && (eager || !(scores || v))) kept += out;
+      [["q", read], ["k", into], ["v", into], ["o", scores || v]].forEach(function (pair) { if (pair[1]) reached.add(name + "." + pair[0]); });
       var end = tailOf(stack, n, live, scores || v || trained.has(name + ".o") || trained.has(name + ":end"), gain);
       return { kept: kept + end.kept, tail: end.kept, temporary: temporary, live: end.live };
     }
@@ -236,6 +238,7 @@
       kept += step.activation * wide * w * activated;
       if (stack.gated) kept += wide * w * (up + gate);
       var inside = up || gate, drop = dropped("mlp");
+      [["up", read], ["gate", read], ["down", inside]].forEach(function (pair) { if (pair[1]) reached.add("mlp." + pair[0]); });
       kept += wide * (inside && drop);
       var same = step.keeps_output && !stack.gated && !drop && inside, down = keeps(["down"]);
       kept += wide * w * (down && !same);
@@ -254,7 +257,7 @@
 
     function embeds() { return Array.from(outside.trained).some(function (role) { return starts(role, "embed.") || role === ":embeddings"; }); }
     function walk() {
-      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {} }, source = false;
+      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {} }, source = false;
       (step.side ? [] : step.stacks).forEach(function (stack, i) {
         var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || checkpointing, crossing = false, reads = new Set();
         var entry = entryOf(stack, n, live) + (checkpointing ? argumentsOf(stack) : 0);
@@ -264,11 +267,13 @@
           var layer = run[0];
           (run[1] > 1 ? [1, run[1] - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
             found.into[stack.name] += times * live;
+            reached.clear();
             live = live || layer.trained.has("layer:inputs");
             var halves = stack.attentions.map(function (name) { var half = attention(stack, name, layer, live, source); live = half.live; return half; });
             halves.push(feedForward(stack, layer, live));
             live = halves[halves.length - 1].live || layer.trained.has("layer:end");
             found.through[stack.name] += times * live;
+            reached.forEach(function (role) { var key = stack.name + "|" + role; found.reached[key] = (found.reached[key] || 0) + times; });
             found.layers += times * (checkpointing ? n * stack.d * w : total(halves, "kept"));
             if (!live) return;
             if (!found.first.length) found.first = halves;
@@ -329,7 +334,7 @@
         found.ends += n * d * w;
       }
       var around = 0, inside = 0, n_layers = total(step.stacks, "layers");
-      extras.forEach(function (e) { if (e.layer) inside += e.total; else around += e.total; });
+      extras.forEach(function (e) { if (e.layer) inside += insideOf(e, found); else around += e.total; });
       weights += held;
       var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
       var dequantised = setting.quantized ? step.largest * w : 0, fixed = inputs + around;
@@ -369,6 +374,14 @@
     }
     var headWeight = outside.weights.has("head.lm") || (step.tied && outside.weights.has("embed.token"));
 
+    /* Bytes of what a method keeps in all layers together. */
+    function insideOf(extra, found) {
+      if (!step.keeps[extra.record].kept.live || step.side) return extra.total;
+      var stack = step.stacks.filter(function (s) { return s.name === extra.spot.stack; })[0];
+      if (!stack) return extra.total;
+      var start = stack.layers - (found.reached[stack.name + "|" + rolesAt(extra.spot, "end")[0]] || 0);
+      return extra.layer * inner.layersOf(extra.spot.layers).filter(function (n) { return n >= start; }).length;
+    }
     /* Numbers trained inside of layers, and of these those in feed-forward blocks. */
     function inLayers() {
       var inside = 0, mlp = 0;
