@@ -220,7 +220,8 @@ def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
     tensor = _tensor("", kept.tensor(), formulas)
     return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
         "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
-        "enters": kept.enters, "temporary": _unless(kept.temporary, 0, formulas), "keys": _unless(kept.keys, 0, formulas),
+        "enters": kept.enters, "temporary": _unless(kept.temporary, 0, formulas),
+        "keys": _unless(kept.keys, 0, formulas),
     }  # fmt: skip
 
 
