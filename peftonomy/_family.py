@@ -296,12 +296,17 @@ class Dataflow(Entry):
     fused: FormulaField = formula(1)
     """Whether that is one operation; with fewer keys than queries that are not said to be shared it is not, and is
     written out in float32."""
+    experts: FormulaField = formula(0)
+    """Through how many experts each token goes, in the layers that have some: copies of all tokens, sorted by expert,
+    pass two grouped products."""
     logits: FormulaField = formula(0)
     """How many tensors as wide as the vocabulary are kept between the head and the loss."""
     loss: Literal["float32", "model"] = "float32"
     """The type in which the language model's loss is taken."""
     bias: bool = False
     """Whether a position bias is added to the attention's scores."""
+    buffers: FormulaField = formula(0)
+    """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
     source: Citation
 
     def formulas(self) -> Iterator[tuple[str, Formula]]:

@@ -173,20 +173,22 @@ def mechanism(entry: MethodEntry) -> Mechanism:
 
 class Layer(NamedTuple):
     """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), of which roles' modules it
-    trains the weight, keeps the input, and reads the input with tensors of its own, and which attentions see how many
-    keys more, with the record that says so."""
+    trains the weight, keeps the input, and reads the input with tensors of its own, which attentions see how many keys
+    more, with the record that says so, and whether its feed-forward is made of experts."""
 
     trained: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
     keys: frozenset[tuple[str, int, int]] = frozenset()
+    sparse: bool = False
 
     def more(self, attention: str) -> int:
         """Keys that an attention sees more."""
         return sum(number for name, number, _ in self.keys if name == attention)
 
 
+SETS = tuple(name for name in Layer._fields if name != "sparse")
 OUTSIDE = "", -1
 Layers = Mapping[str, list[tuple[Layer, int]]]
 """For each stack the runs of equal layers with their lengths; "" has what stands outside of stacks."""
@@ -195,7 +197,8 @@ Layers = Mapping[str, list[tuple[Layer, int]]]
 @dataclass(frozen=True)
 class Stack:
     """The sizes of equal layers, and what they are made of: attentions by name, whether the feed-forward is gated and
-    queries, keys and values come from one linear map, and the widths of norms by role."""
+    queries, keys and values come from one linear map, the widths of norms and of what linear maps give out by role, and
+    which layers are made of how many experts."""
 
     name: str
     layers: int
@@ -208,6 +211,9 @@ class Stack:
     gated: bool
     fused: bool
     norms: Mapping[str, int]
+    widths: Mapping[str, int]
+    sparse: frozenset[int]
+    experts: int
 
     @property
     def causal(self) -> bool:
@@ -221,9 +227,14 @@ class Stack:
         modules = [m for m in inventory.modules if m.stack == name]
         gated = any(m.role in ("mlp.gate", "mlp.gate_up") for m in modules)
         norms = {m.role: m.d_out for m in modules if m.kind == "norm"}
+        widths = {m.role: m.d_out for m in modules if m.kind in LINEAR}
+        routers = [m for m in modules if m.role == "moe.router"]
+        sparse = frozenset(layer for m in routers for layer in m.layers)
+        experts = max((dict(m.parameters)["weight"][0] for m in routers), default=0)
         return cls(
             name, inventory.backbone.layers[name], dims["d_model"], dims["d_attn"], dims["d_kv"], dims["d_ff"],
             dims["n_heads"], attentions, gated, any(m.role == "attn.qkv" for m in modules), norms,
+            widths, sparse, experts,
         )  # fmt: skip
 
 
@@ -266,6 +277,7 @@ class Step:
         self.activation_needs = int(self.flow.activation_needs(config))
         self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
         self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
+        self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
         self.side = any(m.gradients == "side" for m in self.mechanisms)
@@ -333,7 +345,7 @@ class Step:
             stack = "" if spot.source is None else spot.source.stack
             for layer in spot.layers or (-1,):
                 if only is None or layer in only:
-                    found.setdefault((stack, layer), tuple(set() for _ in Layer._fields))[kind].update(roles)
+                    found.setdefault((stack, layer), tuple(set() for _ in SETS))[kind].update(roles)
 
         for row in rows:
             if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
@@ -354,11 +366,13 @@ class Step:
                 note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot))
             if extra.keys:
                 note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
-        empty: tuple[set[Any], ...] = tuple(set() for _ in Layer._fields)
-        layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
-        layers[""] = [found.get(OUTSIDE, empty)]
+        empty: tuple[set[Any], ...] = tuple(set() for _ in SETS)
+        layers = {
+            s.name: [(found.get((s.name, n), empty), n in s.sparse) for n in range(s.layers)] for s in self.stacks
+        }
+        layers[""] = [(found.get(OUTSIDE, empty), False)]
         return {
-            name: [(Layer(*map(frozenset, sets)), len(list(same))) for sets, same in groupby(each)]
+            name: [(Layer(*map(frozenset, sets), sparse), len(list(same))) for (sets, sparse), same in groupby(each)]
             for name, each in layers.items()
         }
 
@@ -567,14 +581,20 @@ class _Answer:
         """The feed-forward block, and whether a gradient flows out of it. before: whether one flows into the layer."""
         w, flow, trained, keeping = self.w, self.flow, layer.trained, layer.weights | layer.inputs
         n = self.setting.batch * self.lengths[stack.name]
-        wide, pre, parallel = n * stack.d_ff, self.step.order == "pre", self.step.parallel
+        pre, parallel = self.step.order == "pre", self.step.parallel
+        wide = n * (stack.widths.get("mlp.up", stack.d_ff) if stack.experts else stack.d_ff)
         shared = parallel and "norm.mlp" not in stack.norms
         gain, state = "norm.attn" if shared else "norm.mlp", before if parallel else live
         first = not parallel or not (state or "norm.attn" in trained)
         kept = self.norm(stack.d, n, state, gain in trained, first) if pre and not shared else 0
         read = state or (pre and gain in trained) or "mlp:inputs" in trained
-        if keeping & {"mlp.up", "mlp.gate"} and not (shared and keeping & {"attn.q", "attn.k", "attn.v"}):
+        firsts = {"mlp.up", "mlp.gate", "moe.router", "moe.shared.gate", "moe.shared.up"}
+        if keeping & firsts and not (shared and keeping & {"attn.q", "attn.k", "attn.v"}):
             kept += n * stack.d * w
+        if layer.sparse:
+            half, live_out = self.experts(stack, layer, read)
+            tail, live = self._tail(stack, "mlp", n, live, live_out, trained)
+            return Half(kept + half.kept + tail, half.tail + tail, half.temporary), live
         up, gate = read or "mlp.up" in trained, read or "mlp.gate" in trained
         activated = gate if stack.gated else up
         kept += self.step.activation * wide * w * activated
@@ -600,6 +620,29 @@ class _Answer:
             tensors += self.step.activation_needs
             temporary = tensors * wide * w + n * stack.d * w if inner else 0
         return Half(kept + tail, tail + gone, temporary), live
+
+    def experts(self, stack: Stack, layer: Layer, read: bool) -> tuple[Half, bool]:
+        """A feed-forward of experts, and whether a gradient flows out of it. read: whether one flows into it."""
+        w, trained, each = self.w, layer.trained, self.step.experts
+        n = self.setting.batch * self.lengths[stack.name]
+        sorted_ = n * each  # tokens, once for each of their experts
+        one, wide = sorted_ * stack.d * w, sorted_ * stack.d_ff * w
+        gates, routed = read or "moe.gate_up" in trained, read or "moe.router" in trained
+        out = gates or routed or "moe.down" in trained
+        kept = one * ("moe.gate_up" in trained) + wide * ((2 + self.step.activation) * gates + ("moe.down" in trained))
+        if routed:  # probabilities, chosen ones and their numbers, and what the chosen ones weigh
+            kept += 4 * n * (stack.experts + 1) + (4 + 8) * sorted_ + one
+        kept += out * (4 + 3 * 8) * sorted_  # in their order, with the ways there and back
+        if "moe.shared.up" in stack.widths:
+            shared = n * stack.widths["moe.shared.up"] * w
+            up, gate = (read or f"moe.shared.{role}" in trained for role in ("up", "gate"))
+            kept += shared * (self.step.activation * gate + up + gate + ("moe.shared.down" in trained))
+            if "moe.shared.router" in stack.widths and (read or "moe.shared.router" in trained):
+                kept += n * (stack.d + 1) * w
+        state = n * stack.d
+        products = 3 * wide + state * w - one * routed  # after that of what came out is gone
+        temporary = max(products, (sorted_ * stack.d + state) * (4 + w)) if out else 0  # else in float32, put in order
+        return Half(kept, 0, temporary), out
 
     def layer(self, stack: Stack, layer: Layer, live: bool, source: bool) -> tuple[list[Half], bool]:
         """The halves of a layer in order, and whether a gradient flows out of it."""
@@ -701,7 +744,7 @@ class _Answer:
         head = step.inventory.head
         trained = own + added + head
         frozen = step.inventory.total - own - head
-        weights = frozen * w + trained * w_t + extra_weights * w + self._requantised()
+        weights = frozen * w + trained * w_t + extra_weights * w + self._requantised() + step.buffers
         gradients = trained * w_t
         states, paged = self._states(trained)
 
@@ -871,6 +914,11 @@ class _Answer:
             backward += one * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
             backward += one * m.count * bool(weights & {*_plain(m.role)})
         for stack in step.stacks:
+            one = 6 * batch * self.lengths[stack.name] * step.experts * stack.d * stack.d_ff
+            again += one * len(stack.sparse)
+            reached = walked.through.get(stack.name, 0) * len(stack.sparse) // stack.layers
+            trained = sum(count for layer, count in self.layers[stack.name] if "moe.gate_up" in layer.trained)
+            backward += one * (reached + trained)
             for name in stack.attentions:
                 length = self.lengths[stack.name]
                 one = 4 * batch * length * (source if name == "xattn" else length) * stack.d_attn

@@ -52,6 +52,7 @@ KERNELS = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
     ),
+    aten._grouped_mm: lambda a, b, *_, **__: 2 * a[0] * a[1] * b[-1],
 }
 """The operations of kernels that PyTorch's counter passes over, from the shapes of what they read."""
 PHASES = ("forward", "backward", "optimizer")
