@@ -371,9 +371,12 @@ class Step:
             s.name: [(found.get((s.name, n), empty), n in s.sparse) for n in range(s.layers)] for s in self.stacks
         }
         layers[""] = [(found.get(OUTSIDE, empty), False)]
+
+        def layer(sets: tuple[set[Any], ...], sparse: bool) -> Layer:
+            return Layer(*map(frozenset, sets))._replace(sparse=sparse)
+
         return {
-            name: [(Layer(*map(frozenset, sets), sparse), len(list(same))) for (sets, sparse), same in groupby(each)]
-            for name, each in layers.items()
+            name: [(layer(*key), len(list(same))) for key, same in groupby(each)] for name, each in layers.items()
         }
 
     def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
