@@ -299,6 +299,8 @@ class Dataflow(Entry):
     experts: FormulaField = formula(0)
     """Through how many experts each token goes, in the layers that have some: copies of all tokens, sorted by expert,
     pass two grouped products."""
+    router: Literal["float32", "model"] = "model"
+    """The type in which a trained router of tokens reads its input."""
     logits: FormulaField = formula(0)
     """How many tensors as wide as the vocabulary are kept between the head and the loss."""
     loss: Literal["float32", "model"] = "float32"

@@ -174,21 +174,20 @@ def mechanism(entry: MethodEntry) -> Mechanism:
 class Layer(NamedTuple):
     """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), of which roles' modules it
     trains the weight, keeps the input, and reads the input with tensors of its own, which attentions see how many keys
-    more, with the record that says so, and whether its feed-forward is made of experts."""
+    more, with the record that says so, and what kind of layer it is: `experts` where its feed-forward is made of them."""
 
     trained: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
     inputs: frozenset[str] = frozenset()
     reads: frozenset[str] = frozenset()
     keys: frozenset[tuple[str, int, int]] = frozenset()
-    sparse: bool = False
+    kinds: frozenset[str] = frozenset()
 
     def more(self, attention: str) -> int:
         """Keys that an attention sees more."""
         return sum(number for name, number, _ in self.keys if name == attention)
 
 
-SETS = tuple(name for name in Layer._fields if name != "sparse")
 OUTSIDE = "", -1
 Layers = Mapping[str, list[tuple[Layer, int]]]
 """For each stack the runs of equal layers with their lengths; "" has what stands outside of stacks."""
@@ -345,7 +344,7 @@ class Step:
             stack = "" if spot.source is None else spot.source.stack
             for layer in spot.layers or (-1,):
                 if only is None or layer in only:
-                    found.setdefault((stack, layer), tuple(set() for _ in SETS))[kind].update(roles)
+                    found.setdefault((stack, layer), tuple(set() for _ in Layer._fields))[kind].update(roles)
 
         for row in rows:
             if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
@@ -366,17 +365,15 @@ class Step:
                 note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot))
             if extra.keys:
                 note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
-        empty: tuple[set[Any], ...] = tuple(set() for _ in SETS)
-        layers = {
-            s.name: [(found.get((s.name, n), empty), n in s.sparse) for n in range(s.layers)] for s in self.stacks
-        }
-        layers[""] = [(found.get(OUTSIDE, empty), False)]
-
-        def layer(sets: tuple[set[Any], ...], sparse: bool) -> Layer:
-            return Layer(*map(frozenset, sets))._replace(sparse=sparse)
-
+        for stack in self.stacks:
+            for number in stack.sparse:
+                found.setdefault((stack.name, number), tuple(set() for _ in Layer._fields))[5].add("experts")
+        empty: tuple[set[Any], ...] = tuple(set() for _ in Layer._fields)
+        layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
+        layers[""] = [found.get(OUTSIDE, empty)]
         return {
-            name: [(layer(*key), len(list(same))) for key, same in groupby(each)] for name, each in layers.items()
+            name: [(Layer(*map(frozenset, sets)), len(list(same))) for sets, same in groupby(each)]
+            for name, each in layers.items()
         }
 
     def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
@@ -594,7 +591,7 @@ class _Answer:
         firsts = {"mlp.up", "mlp.gate", "moe.router", "moe.shared.gate", "moe.shared.up"}
         if keeping & firsts and not (shared and keeping & {"attn.q", "attn.k", "attn.v"}):
             kept += n * stack.d * w
-        if layer.sparse:
+        if "experts" in layer.kinds:
             half, live_out = self.experts(stack, layer, read)
             tail, live = self._tail(stack, "mlp", n, live, live_out, trained)
             return Half(kept + half.kept + tail, half.tail + tail, half.temporary), live
@@ -626,13 +623,15 @@ class _Answer:
 
     def experts(self, stack: Stack, layer: Layer, read: bool) -> tuple[Half, bool]:
         """A feed-forward of experts, and whether a gradient flows out of it. read: whether one flows into it."""
-        w, trained, each = self.w, layer.trained, self.step.experts
+        w, flow, trained, each = self.w, self.flow, layer.trained, self.step.experts
         n = self.setting.batch * self.lengths[stack.name]
         sorted_ = n * each  # tokens, once for each of their experts
         one, wide = sorted_ * stack.d * w, sorted_ * stack.d_ff * w
         gates, routed = read or "moe.gate_up" in trained, read or "moe.router" in trained
         out = gates or routed or "moe.down" in trained
         kept = one * ("moe.gate_up" in trained) + wide * ((2 + self.step.activation) * gates + ("moe.down" in trained))
+        if "moe.router" in trained and flow.router == "float32" and w < 4:  # a copy of what it reads
+            kept += 4 * n * stack.d
         if routed:  # probabilities, chosen ones and their numbers, and what the chosen ones weigh
             kept += 4 * n * (stack.experts + 1) + (4 + 8) * sorted_ + one
         kept += out * (4 + 3 * 8) * sorted_  # in their order, with the ways there and back
