@@ -174,7 +174,7 @@ def mechanism(entry: MethodEntry) -> Mechanism:
 class Layer(NamedTuple):
     """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), of which roles' modules it
     trains the weight, keeps the input, and reads the input with tensors of its own, which attentions see how many keys
-    more, with the record that says so, and what kind of layer it is: `experts` where its feed-forward is made of them."""
+    more, with the record that says so, and its kind: `experts` where its feed-forward is made of them."""
 
     trained: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
@@ -229,7 +229,7 @@ class Stack:
         widths = {m.role: m.d_out for m in modules if m.kind in LINEAR}
         routers = [m for m in modules if m.role == "moe.router"]
         sparse = frozenset(layer for m in routers for layer in m.layers)
-        experts = max((dict(m.parameters)["weight"][0] for m in routers), default=0)
+        experts = max((shape[0] for m in routers for _, shape in m.parameters), default=0)
         return cls(
             name, inventory.backbone.layers[name], dims["d_model"], dims["d_attn"], dims["d_kv"], dims["d_ff"],
             dims["n_heads"], attentions, gated, any(m.role == "attn.qkv" for m in modules), norms,
