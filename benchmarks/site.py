@@ -1,5 +1,7 @@
 """What the site costs to build: `python benchmarks/site.py [METHODS ...]` prints a table (all methods, 600).
 
+`python benchmarks/site.py --alone METHODS` only builds ours, once, for so many methods that the rest takes too long.
+
 Beside each build of ours stands plain mkdocs-material on the same pages, written to a folder first; the ratio is from
 one run. Beyond the methods there are, the trees hold renamed copies (`_synthetic.py`). Each step is a process of its
 own, and its processor time counts: the steps have one thread, and another program on the machine does not change it
@@ -56,6 +58,17 @@ def measured(size: int, folder: Path) -> list[str]:
         f"{size:,}", f"{n:,}", f"{ours:.1f} s", f"{theirs:.1f} s", f"{ours / theirs:.2f}", f"{1000 * ours / n:.0f} ms",
         f"{peak / 1000:.0f} MB", f"{peak / n:.0f}", *each, f"{max(rest, 0):.1f} s",
     ]  # fmt: skip
+
+
+def alone(size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tree, out = Path(folder, "tree"), Path(folder, "ours")
+        tree.mkdir()
+        _synthetic.tree(ROOT, tree, size)
+        ours, peak = run("-m", "peftonomy", "--root", str(tree), "site", "build", "--out", str(out), cwd=tree)
+        n = sum(1 for _ in out.rglob("*.html")) - 1  # the theme's 404.html
+        print(f"{size:,} methods, {n:,} pages: {ours:.1f} s, {1000 * ours / n:.0f} ms a page", end=", ")
+        print(f"peak {peak / 1000:.0f} MB, {peak / n:.0f} KB a page")
 
 
 def plain(folder: Path, tree: Path) -> Path:
@@ -141,5 +154,7 @@ def staged(tree: str, out: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--stages"]:
         staged(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--alone"]:
+        alone(int(sys.argv[2]))
     else:
         main([int(word) for word in sys.argv[1:]] or [len(list((ROOT / "methods").glob("*.yaml"))), 600])

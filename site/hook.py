@@ -140,7 +140,8 @@ def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, 
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Write the policy into a page."""
+    """Write the policy into a page, whose content nobody asks for any more."""
+    page.content = None
     return _guarded(output)
 
 

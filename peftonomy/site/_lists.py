@@ -15,7 +15,7 @@ from .._inventory import Module
 from .._rules import RULES
 from .._taxonomy import CategoryNode
 from . import _api, _fields, _finder, _names, _radial
-from ._overview import finder, list_rows
+from ._overview import finder
 from ._schemas import SCHEMAS
 from ._site import KINDS, Site, View
 from ._text import count, inline, percent
@@ -102,7 +102,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     def page(path: str, title: str, description: str, meta: View | None = None, **values: object) -> tuple[str, str]:
         return path, site.page(path, title, description, meta, **values)
 
-    shared["lists"] = list_rows(site)
+    shared["lists"] = site.lists
     yield page("index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal, **shared)
     meta = {"finder": True, **WIDE}
     yield page(

@@ -15,7 +15,6 @@ from .._kb import Method
 from .._query import facts
 from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
 from . import _block, _closed, _lineage, _surveys
-from ._overview import list_rows
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
@@ -72,7 +71,7 @@ def method_page(site: Site, method: Method) -> str:
         relations=list(_relations(site, method)),
         kin=_kin(site, method),
         filed=list(_filed(site, method)),
-        lists=[r for r in list_rows(site) if method.id in r["ids"]],
+        lists=[r for r in site.lists if method.id in r["ids"]],
         claims=[_claim(site, method, claim) for claim in entry.claims],
         libraries=[_library(site, key, found) for key, found in entry.implementations.items()],
         pitfalls=[{"note": p.note, "source": site.cite(p.source)} for p in entry.pitfalls],

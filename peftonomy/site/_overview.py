@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from .._taxonomy import CategoryNode, SurveyNode
@@ -10,7 +11,7 @@ from . import _finder, _lineage, _surveys
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["finder", "list_page", "list_rows", "overview_pages"]
+__all__ = ["finder", "list_page", "overview_pages"]
 
 WIDE = {"hide": ["toc"]}
 AGREEMENT = {"rounded": "rounds to it", "truncated": "cut off, not rounded", "differs": "another number"}
@@ -252,40 +253,27 @@ def _one_matrix(site: Site, question: _finder.Question, leaves: list[str], known
 # Stored questions.
 
 
-def list_rows(site: Site) -> list[View]:
-    """Every stored list with the methods in it."""
-    found = []
-    for key, stored in site.kb.taxonomy.lists.items():
-        ids = site.in_list(key)
-        found.append({
-            "id": key, "name": stored.name, "meaning": stored.meaning, "where": stored.where, "model": stored.model,
-            "model_name": _model(site, stored.model) if stored.model else "", "ids": ids, "n": len(ids),
-        })  # fmt: skip
-    return found
-
-
 def _lists(site: Site) -> str:
     return site.page(
         "lists/index.md",
         "Lists",
         "Questions with a name: the methods for which a condition holds.",
         meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
-        lists=[r | {"names": [(i, site.kb[i].name) for i in r["ids"][:8]]} for r in list_rows(site)],
+        lists=[r | {"names": [(i, site.kb[i].name) for i in islice(r["ids"], 8)]} for r in site.lists],
         n_methods=len(site.kb),
     )
 
 
 def list_page(site: Site, key: str) -> str:
     """`lists/<id>.md`: its condition and the methods for which it holds."""
-    stored = next(r for r in list_rows(site) if r["id"] == key)
-    inside = set(stored["ids"])
+    stored = next(r for r in site.lists if r["id"] == key)
     return site.page(
         "list.md",
         stored["name"],
         stored["meaning"],
         meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
         stored=stored,
-        groups=site.groups(among=inside),
+        groups=site.groups(among=stored["ids"].keys()),
         n_methods=len(site.kb),
         example_model=site.kb.models[site.examples[0]].name,
     )

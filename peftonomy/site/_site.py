@@ -38,7 +38,6 @@ class Site:
         self.kb, self.repository = kb, repository.rstrip("/")
         self.folder = _beside(kb.root / "site", data_root() / "site")
         self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
-        self._lists: dict[str, list[str]] = {}
         self._costs: dict[tuple[str, str], View] = {}
         self.tex, self.env = _tex(self.folder), _environment(self.folder)
 
@@ -141,11 +140,18 @@ class Site:
         """What exactly this category still waits for."""
         return [p for p in self.kb.planned.values() if p.category == key]
 
-    def in_list(self, key: str) -> list[str]:
-        """The methods of a stored list."""
-        if key not in self._lists:
-            self._lists[key] = self.kb.stored_list(key).ids
-        return self._lists[key]
+    @cached_property
+    def lists(self) -> list[View]:
+        """Every stored list with the methods in it (the keys of `ids`, in order)."""
+        found = []
+        for key, stored in self.kb.taxonomy.lists.items():
+            ids = dict.fromkeys(self.kb.stored_list(key).ids)
+            model = self.kb.models.get(stored.model) if stored.model else None
+            found.append({
+                "id": key, "name": stored.name, "meaning": stored.meaning, "where": stored.where, "model": stored.model,
+                "model_name": model.name if model else stored.model, "ids": ids, "n": len(ids),
+            })  # fmt: skip
+        return found
 
     def _row(self, method: Method) -> View:
         entry = method.entry
