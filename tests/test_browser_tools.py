@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from peftonomy import KnowledgeBase, _cli
 from peftonomy._backbone import Backbone
-from peftonomy._memory import PARTS
+from peftonomy._fit import gpu_bytes, largest
+from peftonomy._memory import PARTS, Setting
 from peftonomy._output import binary_text
 
 from .browser_kit import PHONE, watch
@@ -382,6 +383,34 @@ def test_a_senseless_budget_is_told(watched: Page, address: str) -> None:
     field(watched, "Trained at most").fill("1k")
     field(watched, "Checkpoint at most").fill("1 kB")
     expect(watched.locator("[data-out=fits]")).to_be_visible()
+
+
+def test_a_gpu_holds_what_fit_says(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}planner.html?model=llama_2_7b&trained=")
+    field(watched, "GPU memory at most").fill("much")
+    expect(watched.get_by_role("alert")).to_contain_text("GPU memory is a size")
+    field(watched, "GPU memory at most").fill("24 GiB")
+    watched.get_by_text("Training step", exact=True).click()
+    field(watched, "Length").fill("1024")
+    setting, gpu = Setting(1, 1024), gpu_bytes("24GiB")
+    found = {m: largest(kb[m].step("llama_2_7b"), {}, setting, "batch", gpu) for m in ("lora", "ia3")}
+    for method, fit in found.items():
+        row = watched.locator(f"[data-fits={method}]")
+        expect(row.locator(".pf-fit").first).to_have_text(f"{fit.value:,}")
+        assert fit.memory is not None
+        expect(row.locator(".pf-fit").last).to_have_text(binary_text(fit.memory.peak + fit.memory.gpu_extra))
+    expect(watched.locator("[data-out-of=full_fine_tuning]")).to_contain_text("on a GPU with batch 1")
+    expect(watched.locator("code").filter(has_text="peftonomy fit")).to_have_text(
+        "peftonomy fit --model llama_2_7b --gpu 24GiB --seq 1024"
+    )
+    again = watched.url
+    watched.goto("about:blank")
+    watched.goto(again)
+    watched.locator("[data-fits=lora] td a").click()
+    expect(watched).to_have_url(re.compile(r"calculator\.html\?method=lora"))
+    memory = found["lora"].memory
+    assert memory is not None
+    assert out(watched, "peak") == memory.peak
 
 
 # By keyboard alone, on a narrow screen.

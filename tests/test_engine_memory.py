@@ -14,7 +14,7 @@ from py_mini_racer import MiniRacer
 
 import peftonomy
 from peftonomy import KnowledgeBase, PeftonomyError
-from peftonomy._fit import largest
+from peftonomy._fit import gpu_bytes, largest
 from peftonomy._memory import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.site import _engine
 from peftonomy.site._site import Site
@@ -28,7 +28,7 @@ SETTINGS: list[Answer] = [
 ]
 PAIRS = ((2, 7), (3, 16))
 MODELS = ("llama_2_7b", "roberta_large", "t5_base", "gpt2")
-DRAWN = 5
+DRAWN = 2
 """Settings of the whole grid that are drawn for each method on each model."""
 
 
@@ -200,3 +200,64 @@ def test_what_fits_is_what_fits_in_python(
         ours = ask(engine, "fit", "lora", {"model": model}, {"batch": 1, "seq": 64, **setting}, solved, gpu)
         assert (ours["value"], ours["limited"]) == (theirs.value, theirs.limited)
         assert (ours["memory"] or {}).get("peak") == (theirs.memory.peak if theirs.memory else None)
+
+
+@pytest.mark.parametrize("solve", ["batch", "seq", "size"])
+@pytest.mark.parametrize("model", ["llama_3_8b", "roberta_base"])
+def test_the_planner_finds_what_fit_finds(kb: KnowledgeBase, engine: MiniRacer, model: str, solve: str) -> None:
+    """Every method: the same largest value and memory, or both say that nothing fits or is known."""
+    gpu, asked = 20 * 2**30, {"batch": 2, "seq": 128, "checkpointing": True}
+    outcomes = []
+    for method in kb:
+        ours = ask(engine, "planned", method, {"model": model}, {"gpu": gpu, "step": asked, "solve": solve})
+        size = json.loads(engine.eval(f"JSON.stringify(peft.data.methods[{method!r}].size)"))
+        if solve == "size" and not size:
+            continue
+        try:
+            theirs = largest(kb[method].step(model), {}, Setting(**asked), size if solve == "size" else solve, gpu)  # type: ignore[arg-type]
+        except PeftonomyError:
+            outcomes.append("unknown")
+            assert "fit" not in ours, (method, ours)
+            continue
+        outcomes.append("fits" if theirs.value else "takes")
+        if theirs.memory is None:
+            assert any("GiB on a GPU" in reason for reason in ours["reasons"]), (method, ours)
+            continue
+        assert ours["fit"]["value"] == theirs.value, method
+        assert ours["fit"]["memory"]["peak"] == theirs.memory.peak, method
+        assert ours["cost"]["trained"] == kb[method].cost(model, **theirs.memory.hyperparameters).trained
+    assert outcomes.count("fits") > 15
+
+
+def test_budgets_hold_together(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    """The largest setting within all of them: the narrowest decides."""
+    asked, budgets = {"batch": 1, "seq": 512}, (1_000_000, 10**9)
+    for gpu, trained in itertools.product((16 * 2**30, 17 * 2**30, 24 * 2**30), budgets):
+        wishes = {"gpu": gpu, "trained": trained, "step": asked, "solve": "size"}
+        found = ask(engine, "planned", "lora", {"model": "llama_2_7b"}, wishes)
+
+        def fits(r: int, gpu: int = gpu, trained: int = trained) -> bool:
+            memory = kb["lora"].memory("llama_2_7b", batch=1, seq=512, r=r)
+            return memory.trained <= trained and memory.peak + memory.gpu_extra <= gpu
+
+        if "fit" in found:
+            assert fits(found["value"])
+            assert not fits(found["value"] + 1)
+        else:
+            assert not fits(1)
+
+
+@pytest.mark.parametrize(
+    "text", ["24GiB", "80 GB", "0.5 gib", "1024MiB", "", "0GiB", "GiB", "24 parsecs", "-3GB", "1e3GB", "24"]
+)
+def test_a_size_of_a_gpu_is_read_as_in_python(engine: MiniRacer, text: str) -> None:
+    """But a bare number, which is bytes there and GiB in the page."""
+    found = engine.eval(f"String(peft.gpuBytes({json.dumps(text)}))")
+    if text == "":
+        assert found == "null"
+        return
+    try:
+        expected = str(gpu_bytes(text + "GiB" if text.isdigit() else text))
+    except PeftonomyError:
+        expected = "NaN"
+    assert found == expected

@@ -43,12 +43,14 @@
     var mechanisms = plan.method.parts.map(function (part) {
       return part.memory || fail(part.name + " does not say yet what its training keeps alive, so its memory is not known");
     });
+    function of(name) { return Number(run(flow[name], model.config)); }
     function has(role) { return modules.some(function (m) { return m.role === role; }); }
     function numbered(spots) { spots.forEach(function (spot) { spot.number = number++; }); return spots; }
     plan.tensors.forEach(function (piece) { numbered(piece.spots); });
     var step = {
       plan: plan, flow: flow, mechanisms: mechanisms, laid: new Map(),
-      activation: run(flow.activation, model.config), keeps_output: Boolean(run(flow.keeps_output, model.config)),
+      order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
+      parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -62,16 +64,19 @@
         step.keeps.push({ part: part, kept: kept, spots: numbered(inner.spotsOf(kept, inv, plan.sites[part], plan.common)) });
       });
     });
-    step.changed = step.normed || has("embed.position") || flow.dropout.indexOf("embedding") >= 0;
+    step.summed = flow.scaled || has("embed.position");
+    step.changed = step.normed || step.summed || flow.dropout.indexOf("embedding") >= 0;
     step.largest = step.linears.reduce(function (n, m) { return Math.max(n, m.d_in * m.d_out); }, 0);
     return step;
   }
   function stackOf(inv, name) {
-    var model = inv.backbone, dims = merge(model.dims, model.own[name]);
+    var model = inv.backbone, dims = merge(model.dims, model.own[name]), modules = inv.modules.filter(function (m) { return m.stack === name; }), norms = {};
+    function has(role) { return modules.some(function (m) { return m.role === role; }); }
+    modules.forEach(function (m) { if (m.kind === "norm") norms[m.role] = m.d_out; });
     return {
       name: name, layers: model.layers[name], d: dims.d_model, d_attn: dims.d_attn, d_kv: dims.d_kv, d_ff: dims.d_ff, heads: dims.n_heads,
       attentions: inv.blocks.filter(function (b) { return b.stack === name && b.kind === "attention"; }).map(function (b) { return b.name; }),
-      gated: inv.modules.some(function (m) { return m.stack === name && (m.role === "mlp.gate" || m.role === "mlp.gate_up"); }),
+      gated: has("mlp.gate") || has("mlp.gate_up"), fused: has("attn.qkv"), norms: norms,
       causal: starts(name, "decoder")
     };
   }
@@ -143,11 +148,19 @@
 
   /* ---- one question ---- */
 
-  function answer(step, chosen, setting) {
-    var plan = step.plan, inv = plan.inv, flow = step.flow, T = constants(), sizes = T.dtypes[setting.dtype], w = sizes[0], w_t = sizes[1];
-    var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
+  /* Hyperparameters, those of each part, and rows: the same while batch and length are tried. */
+  function rowsFor(step, chosen) {
+    var key = JSON.stringify(chosen), plan = step.plan;
+    if (step.last && step.last.key === key) return step.last;
     var values = inner.valuesFor(plan, chosen), args = inner.argumentsOf(plan, values), rows = [];
     plan.tensors.forEach(function (piece) { rows.push.apply(rows, inner.placed(piece, args[piece.part])); });
+    return step.last = { key: key, values: values, args: args, rows: rows };
+  }
+  function answer(step, chosen, setting) {
+    if (!step.flow.sdpa) setting = merge(setting, { attention: "eager" });
+    var plan = step.plan, inv = plan.inv, flow = step.flow, T = constants(), sizes = T.dtypes[setting.dtype], w = sizes[0], w_t = sizes[1];
+    var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
+    var found = rowsFor(step, chosen), values = found.values, args = found.args, rows = found.rows;
     var positions = positions_(), limit = plan.common.max_positions, prompted = positions > 0, lengths = {};
     if (limit && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
     step.stacks.forEach(function (stack, i) { lengths[stack.name] = seq + (i ? 0 : positions); });
@@ -186,17 +199,26 @@
     }
     function learns(row) { return row.piece.tensor.trained !== false && (row.trained > 0 || row.piece.tensor.selecting); }
 
-    /* Bytes that a norm of that many tokens keeps. */
-    function norm(d, tokens, live, gain) {
-      var n = tokens * d;
-      if (flow.norm === "kernel") return live || gain ? (n + 2 * tokens) * w : 0;
-      return (gain ? n * w : 0) + (live ? 4 * n + 4 * tokens + (flow.norm === "mixed" && w < 4 ? n * w : 0) : 0);
+    /* Bytes that a norm of that many tokens keeps; unless it is `stale`, its input is not kept yet. */
+    function norm(d, tokens, live, gain, stale) {
+      var n = tokens * d, kind = flow.norm, copy = 4 * n * (!stale || w < 4);
+      if (!(live || gain)) return 0;
+      if (kind === "kernel") return (n * !stale + 2 * tokens) * w;
+      if (kind === "float32_kernel") return copy + 8 * tokens;
+      var kept = gain ? n * (kind === "float32_gain" || kind === "centered" ? 4 : w) : 0;
+      if (live) kept += (kind === "centered" ? 8 * n : copy) + 4 * tokens + (kind === "mixed" && w < 4 ? n * w : 0);
+      return kept;
     }
     /* The bytes kept where half a layer ends, and whether a gradient flows out of it. */
-    function tailOf(stack, n, live, added, gain) {
-      var kept = added && dropped("residual") ? n * stack.d : 0;
+    function tailOf(stack, block, n, live, added, trained) {
+      var kept = added && dropped("residual") ? n * stack.d : 0, role = step.order === "out" ? "norm." + block : "norm." + block + "_out";
+      if (role in stack.norms) {
+        kept += norm(stack.d, n, added, trained.has(role));
+        added = added || trained.has(role);
+      }
       live = live || added;
-      if (flow.order === "post") {
+      if (step.order === "post") {
+        var gain = trained.has("norm." + block);
         kept += norm(stack.d, n, live, gain);
         live = live || gain;
       }
@@ -206,34 +228,52 @@
     function attention(stack, name, layer, live, source) {
       var cross = name === "xattn", length = lengths[stack.name], n = batch * length, more = layer.more[name] || 0;
       var n_k = batch * (cross ? source_length : length) + batch * more;
-      var trained = layer.trained, pre = flow.order === "pre", gain = trained.has("norm." + name);
+      var trained = layer.trained, pre = step.order === "pre", gain = trained.has("norm." + name);
       function keeps(letters) { return any(layer.weights, name, letters) || any(layer.inputs, name, letters); }
       var kept = pre ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has(name + ":inputs"), into = cross ? source : read;
       var q = read || trained.has(name + ".q"), extra = trained.has(name + ":attention");
       var k = into || extra || trained.has(name + ".k"), v = into || extra || trained.has(name + ".v");
       if (keeps(cross ? ["q"] : ["q", "k", "v"])) kept += checkpointing && !pre && !cross ? 0 : n * stack.d * w;
-      var cells = floor(n, batch) * n_k * stack.heads, out = n * stack.d_attn * w, scores = q || k, wide = eager ? stack.d_attn : stack.d_kv, temporary = 0;
+      if ("norm.q" in stack.norms && !cross) {
+        [["norm.q", stack.d_attn, q], ["norm.k", stack.d_kv, k]].forEach(function (each) {
+          var width = stack.norms[each[0]];
+          kept += norm(width, floor(n * each[1], width), each[2], trained.has(each[0]));
+        });
+        q = q || trained.has("norm.q");
+        k = k || trained.has("norm.k");
+      }
+      var cells = floor(n, batch) * n_k * stack.heads, out = n * stack.d_attn * w, scores = q || k, written = eager || !step.fused;
+      var wide = written || step.repeated ? stack.d_attn : stack.d_kv, temporary = 0;
       if (eager) {
         var half = flow.softmax === "float32" ? 4 : w;
-        kept += out * k + n_k * wide * w * (q + scores) + cells * half * scores;
+        kept += n_k * wide * w * scores + (n * stack.d_attn * k + n_k * wide * q) * (flow.scores === "float32" ? 4 : w);
+        kept += cells * half * scores + (scores && step.softcap ? cells * w : 0);
         if (dropped("attention")) kept += cells * scores + cells * w * v;
         else if (v) kept += cells * w * (!scores || half !== w);
         temporary = scores ? cells * (w + half) : 0;
+      } else if (written) {
+        kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores || v));
+        temporary = scores ? 8 * cells : 0;
       } else if (scores || v) {
         kept += 2 * out + 2 * n_k * wide * w + T.LOGSUMEXP * batch * stack.heads * length;
+        if (stack.fused && flow.rotary && v && !step.repeated) kept += out + n_k * wide * w;
+        if (step.heads_first && keeps(["o"])) kept += out;
         if (more && !cross && stack.causal) kept += length * floor(n_k, batch) * w;
         if (flow.bias && stack.causal) kept += floor(cells, batch) * w;
       }
-      if (keeps(["o"]) && (eager || !(scores || v))) kept += out;
+      if (keeps(["o"]) && (written || !(scores || v))) kept += out;
       [["q", read], ["k", into], ["v", into], ["o", scores || v]].forEach(function (pair) { if (pair[1]) reached.add(name + "." + pair[0]); });
-      var end = tailOf(stack, n, live, scores || v || trained.has(name + ".o") || trained.has(name + ":end"), gain);
+      var end = tailOf(stack, name, n, live, scores || v || trained.has(name + ".o") || trained.has(name + ":end"), trained);
       return { kept: kept + end.kept, tail: end.kept, temporary: temporary, live: end.live };
     }
-    function feedForward(stack, layer, live) {
-      var trained = layer.trained, n = batch * lengths[stack.name], wide = n * stack.d_ff, pre = flow.order === "pre", gain = trained.has("norm.mlp");
-      function keeps(names) { return any(layer.weights, "mlp", names) || any(layer.inputs, "mlp", names); }
-      var kept = pre ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has("mlp:inputs");
-      if (keeps(["up", "gate"])) kept += n * stack.d * w;
+    function feedForward(stack, layer, live, before) {
+      var trained = layer.trained, n = batch * lengths[stack.name], wide = n * stack.d_ff, pre = step.order === "pre", parallel = step.parallel;
+      var shared = parallel && !("norm.mlp" in stack.norms), gain = trained.has(shared ? "norm.attn" : "norm.mlp"), state = parallel ? before : live;
+      function keepsOf(block, names) { return any(layer.weights, block, names) || any(layer.inputs, block, names); }
+      function keeps(names) { return keepsOf("mlp", names); }
+      var kept = pre && !shared ? norm(stack.d, n, state, gain, parallel && (state || trained.has("norm.attn"))) : 0;
+      var read = state || (pre && gain) || trained.has("mlp:inputs");
+      if (keeps(["up", "gate"]) && !(shared && keepsOf("attn", ["q", "k", "v"]))) kept += n * stack.d * w;
       var up = read || trained.has("mlp.up"), gate = read || trained.has("mlp.gate"), activated = stack.gated ? gate : up;
       kept += step.activation * wide * w * activated;
       if (stack.gated) kept += wide * w * (up + gate);
@@ -242,11 +282,12 @@
       kept += wide * (inside && drop);
       var same = step.keeps_output && !stack.gated && !drop && inside, down = keeps(["down"]);
       kept += wide * w * (down && !same);
-      var end = tailOf(stack, n, live, inside || trained.has("mlp.down") || trained.has("mlp:end"), gain);
+      var end = tailOf(stack, "mlp", n, live, inside || trained.has("mlp.down") || trained.has("mlp:end"), trained);
       var gone = 0, temporary;
       if (layer.weights.has("mlp.down") && !stack.gated) temporary = wide * w + 2 * n * stack.d * w + stack.d * stack.d_ff * w_t;
       else {
         var several = stack.gated || step.activation > 1, tensors = several || (layer.reads.has("mlp.down") && !down) ? 3 : 2;
+        tensors += step.activation_needs;
         if (several && down) gone = wide * w;
         temporary = inside ? tensors * wide * w + n * stack.d * w : 0;
       }
@@ -268,9 +309,9 @@
           (run[1] > 1 ? [1, run[1] - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
             found.into[stack.name] += times * live;
             reached.clear();
-            live = live || layer.trained.has("layer:inputs");
+            var before = live = live || layer.trained.has("layer:inputs");
             var halves = stack.attentions.map(function (name) { var half = attention(stack, name, layer, live, source); live = half.live; return half; });
-            halves.push(feedForward(stack, layer, live));
+            halves.push(feedForward(stack, layer, live, before));
             live = halves[halves.length - 1].live || layer.trained.has("layer:end");
             found.through[stack.name] += times * live;
             reached.forEach(function (role) { var key = stack.name + "|" + role; found.reached[key] = (found.reached[key] || 0) + times; });
@@ -284,10 +325,11 @@
         });
         if (crossing && !checkpointing) entry += batch * source_length * first.d * w;
         if (flow.bias && !(eager || checkpointing || stack.causal)) entry += stack.heads * Math.pow(lengths[stack.name], 2) * w;
+        if (flow.rotary && found.through[stack.name]) entry += 2 * lengths[stack.name] * floor(stack.d_attn, stack.heads) * w;
         found.entry += entry;
         if (!checkpointing) found.forward = passing(stack, reads, live);
         var gain = outside.trained.has("norm.final");
-        if (flow.order === "pre") found.final = norm(stack.d, n, live, gain);
+        if (step.order !== "post") found.final = norm(stack.d, n, live, gain);
         if ((live || gain) && dropped("final")) found.final += n * stack.d;
         found.ends += found.final;
         source = live || gain;
@@ -297,7 +339,7 @@
     }
     /* Bytes that a stack's last layer needs for a while in the forward pass, where norms stand behind the sums. */
     function passing(stack, reads, live) {
-      if (flow.order === "pre") return 0;
+      if (step.order !== "post") return 0;
       var states = 5 - 2 * any(reads, "attn", ["q", "k", "v"]) - reads.has("mlp.up"), wide = !reads.has("mlp.down") + (live ? 0 : step.activation);
       return batch * lengths[stack.name] * w * (states * stack.d + wide * stack.d_ff);
     }
@@ -311,10 +353,10 @@
     /* Bytes kept where a stack begins. */
     function entryOf(stack, n, live) {
       var kept = 0, prompts = prompted && stack === first;
-      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * stack.d * w;
+      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * plan.common.d_embed * w;
       if (step.normed) {
         var gain = outside.trained.has("norm.embed");
-        kept += norm(stack.d, n, live, gain);
+        kept += norm(stack.d, n, live, gain, kept > 0 && !step.summed);
         live = live || gain;
       }
       return kept + n * stack.d * (live && dropped("embedding"));
@@ -328,7 +370,7 @@
       var gradients = trained * w_t, states = statesOf(trained), paged = optimizer.paged ? states : 0;
       if (optimizer.paged) states = 0;
 
-      var found = walk(), loss = n * step.vocab * (flow.loss === "float32" ? 4 : w);
+      var found = walk(), loss = n * step.vocab * (flow.loss === "float32" ? 4 : w), logits = n * step.vocab * step.logits * w;
       if (headWeight || (head && inv.backbone.family.kind === "decoder")) {
         found.final += n * d * w;
         found.ends += n * d * w;
@@ -338,10 +380,10 @@
       weights += held;
       var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
       var dequantised = setting.quantized ? step.largest * w : 0, fixed = inputs + around;
-      var kept = fixed + copies + found.layers + found.entry + found.ends + loss + (checkpointing && !step.side ? 0 : inside);
+      var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? 0 : inside);
 
       var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
-      var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - aside, found.forward]];
+      var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - logits - aside, found.forward]];
       var there = inLayers(), one_layer = floor(w_t * there.inside, n_layers), one_mlp = floor(w_t * there.mlp, n_layers);
       /* Through one layer, with `held` gradients there already. */
       function back(halves, held, base) {
@@ -354,7 +396,7 @@
         }
       }
       var heads = w_t * (head + (headWeight ? step.vocab * d : 0)), again = checkpointing ? total(found.last, "kept") + one_inside : 0;
-      back(found.last, heads, kept - loss - found.final + again);
+      back(found.last, heads, kept - loss - logits - found.final + again);
       var left = fixed + floor(copies, n_layers) + found.entry + total(found.first, "kept") + one_inside;
       left += checkpointing ? floor(found.layers, n_layers) : 0;
       back(found.first, gradients - w_t * embedded() - one_layer, left);
@@ -451,7 +493,8 @@
       Object.keys(layers).forEach(function (name) { layers[name].forEach(function (run) { run[0].weights.forEach(function (role) { weights.add(role); }); }); });
       step.linears.forEach(function (m) {
         var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
-        var one = times(2, batch, length, m.d_in, m.d_out), reached = (T.reading.indexOf(m.role) >= 0 ? found.into : found.through)[m.stack] || 0;
+        var early = T.reading.indexOf(m.role) >= 0 || (step.parallel && starts(m.role, "mlp."));
+        var one = times(2, batch, length, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
         again += one * BigInt(m.n);
         backward += one * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
         if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n);
@@ -511,10 +554,61 @@
     return { solved: solved, value: low, limited: limited, memory: ask(low) };
   }
 
+  /* "24GiB", "80 GB" or "24", which are GiB, in bytes; null for nothing, NaN for what is none. */
+  function gpuBytes(text) {
+    var units = { "": Math.pow(2, 30), kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: Math.pow(1024, 2), gib: Math.pow(1024, 3) };
+    if (!text.trim()) return null;
+    var found = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim()), unit = found && units[found[2].toLowerCase()];
+    return unit && Number(found[1]) > 0 ? Math.trunc(Number(found[1]) * unit) : NaN;
+  }
+  function gibibytes(bytes) { return Number((bytes / Math.pow(2, 30)).toPrecision(4)) + " GiB"; }
+  /* As peft.judged, with three wishes more: `gpu` (bytes that a step may take, null for any), `step` (how it is trained)
+     and `solve` (batch, seq or size: of what the largest is wanted). An answer then has `fit`: {solved, value, limited,
+     memory}; where size is solved for, its name and value are the largest that every budget allows. */
+  function planned(id, options, wishes) {
+    var found = peft.judged(id, options, wishes);
+    if (!given(wishes.gpu)) return found;
+    var reasons = (found.reasons || []).slice(), chosen = {};
+    if (given(found.name)) chosen[found.name] = found.value;
+    try {
+      var fitted = inner.kept(["gpu", id, JSON.stringify([options, chosen, wishes])].join("|"), function () { return onGpu(id, options, wishes, chosen); });
+      if (fitted.refused) reasons.push(fitted.refused);
+      else if (!reasons.length) return merge(found, fitted);
+    } catch (error) {
+      if (!error.user) throw error;
+      var name = peft.data.methods[id].name + " ", text = starts(error.message, name) ? error.message.slice(name.length) : error.message;
+      if (reasons.indexOf(text) < 0) reasons.push(text);
+    }
+    return { id: id, reasons: reasons };
+  }
+  function onGpu(id, options, wishes, chosen) {
+    var size = peft.data.methods[id].size, asked = wishes.step, set = merge(options, { values: chosen }), memory, found;
+    if (wishes.solve !== "size") {
+      found = fit(id, set, asked, wishes.solve, wishes.gpu);
+      if (found.value) return { fit: found };
+      var least = {};
+      least[wishes.solve] = 1;
+      memory = peft.memory(id, set, merge(asked, least));
+    } else {
+      if (!size || given(chosen[size])) {
+        memory = peft.memory(id, set, asked);
+        if (memory.peak + memory.gpu_extra_estimate <= wishes.gpu) return { fit: { solved: size, value: size ? chosen[size] : null, limited: true, memory: memory } };
+      }
+      if (size) {
+        found = fit(id, options, asked, size, wishes.gpu);
+        if (found.value) return { fit: found, name: size, value: found.value, cost: peft.cost(id, merge(options, { values: found.memory.hyperparameters })) };
+        memory = peft.memory(id, merge(options, { values: merge(chosen, { [size]: 1 }) }), asked);
+      }
+    }
+    return { refused: "takes " + gibibytes(memory.peak + memory.gpu_extra_estimate) + " on a GPU" + (wishes.solve === "size" ? "" : " with " + wishes.solve + " 1") };
+  }
+
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
   peft.memory = function (id, options, asked) {
     var setting = settingOf(asked);
     return answer(stepOf(id, options), options.values || {}, setting);
   };
   peft.fit = fit;
+  peft.planned = planned;
+  peft.gpuBytes = gpuBytes;
 })();

@@ -13,15 +13,21 @@
   var ORDERS = {
     trained: ["most trained within the budget", function (r) { return [-r.cost.trained, r.cost.stored_bytes]; }],
     bytes: ["smallest checkpoint", function (r) { return [r.cost.stored_bytes, -r.cost.trained]; }],
+    fits: ["largest batch or length", function (r) { return [r.fit ? -r.fit.value : 0, -r.cost.trained]; }],
+    memory: ["least memory", function (r) { return [r.fit ? r.fit.memory.peak : 0, -r.cost.trained]; }],
     year: ["newest", function (r) { return [-peft.data.methods[r.id].year, -r.cost.trained]; }],
     name: ["name", function () { return []; }]
   };
 
+  var SOLVED = { batch: "largest batch", seq: "largest length", size: "largest setting" };
+
   class Planner extends pf.Tool {
     start() {
       var q = this.query, s = this.state;
-      s.trained = q.has("trained") ? q.get("trained") : q.has("bytes") ? "" : this.dataset.trained || "";
+      s.trained = q.has("trained") ? q.get("trained") : q.has("bytes") || q.has("gpu") ? "" : this.dataset.trained || "";
       s.bytes = q.get("bytes") || "";
+      s.gpu = q.get("gpu") || "";
+      s.solve = this.known(q.get("solve"), Object.keys(SOLVED)) || "batch";
       WISHES.forEach(function (w) { s[w[0]] = q.get(w[0]) === "1"; });
       s.since = q.get("since") || "";
       s.library = this.known(q.get("library"), ["any"].concat(Object.keys(peft.data.libraries))) || "";
@@ -41,6 +47,9 @@
       if (s.since) query.set("since", s.since);
       if (s.library) query.set("library", s.library);
       if (s.order !== "trained") query.set("order", s.order);
+      if (s.gpu) query.set("gpu", s.gpu);
+      if (s.gpu && s.solve !== "batch") query.set("solve", s.solve);
+      if (s.gpu) this.writeStep(query);
       this.address(query);
     }
     build() {
@@ -52,6 +61,8 @@
           this.input("bytes", "Checkpoint at most", s.bytes, "text", change("bytes"), "20 MB, 512 kB")
         ]),
         this.dtypeField(),
+        this.input("gpu", "GPU memory at most", s.gpu, "text", change("gpu"), "24 GiB, 80 GB; what one training step may take"),
+        this.stepBox(),
         make("fieldset", { class: "pf-wishes" }, [make("legend", {}, "It must be one that")].concat(WISHES.map(function (w) { return self.tick(w[0], w[1], s[w[0]], change(w[0]), w[2]); }))),
         make("div", { class: "pf-pair" }, [
           this.input("since", "From year", s.since, "number", change("since")),
@@ -60,8 +71,20 @@
       ]));
       this.show();
     }
+    /* Made once, so that it stays open; what is solved for is not asked. */
+    stepBox() {
+      var self = this, s = this.state;
+      function changed() { self.show(); self.write(); }
+      function still() { ["batch", "seq"].forEach(function (name) { self.steps.querySelector('[data-field="' + name + '"] input').disabled = s.solve === name; }); }
+      if (!this.steps) {
+        var solve = this.select("solve", "Find the", Object.keys(SOLVED).map(function (k) { return [k, SOLVED[k]]; }), s.solve, function (v) { s.solve = v; still(); changed(); });
+        this.steps = make("details", { class: "pf-details", open: s.gpu !== "" }, [make("summary", {}, "Training step"), make("div", { class: "pf-stepfields" }, [solve].concat(this.stepFields(changed)))]);
+        still();
+      }
+      return this.steps;
+    }
     wishes() {
-      var s = this.state, wishes = { trained: peft.quantity(s.trained), bytes: peft.quantity(s.bytes), since: /^\d{4}$/.test(s.since) ? Number(s.since) : null, library: s.library };
+      var s = this.state, wishes = { trained: peft.quantity(s.trained), bytes: peft.quantity(s.bytes), gpu: peft.gpuBytes(s.gpu), step: this.setting(), solve: s.solve, since: /^\d{4}$/.test(s.since) ? Number(s.since) : null, library: s.library };
       WISHES.forEach(function (w) { wishes[w[0]] = s[w[0]]; });
       return wishes;
     }
@@ -70,11 +93,12 @@
       var self = this, question = this.question(), wishes = this.wishes(), fits = [], out = [];
       if (this.stop) this.stop();
       if (!question) { this.out.replaceChildren(this.waiting()); return; }
-      ["trained", "bytes"].forEach(function (k) { self.wrong(k, Number.isNaN(wishes[k])); });
+      ["trained", "bytes", "gpu"].forEach(function (k) { self.wrong(k, Number.isNaN(wishes[k])); });
+      if (Number.isNaN(wishes.gpu)) { this.out.replaceChildren(this.problem("GPU memory is a size such as 24 GiB or 80 GB.")); return; }
       this.wrong("since", this.state.since && !wishes.since);
       if (Number.isNaN(wishes.trained) || Number.isNaN(wishes.bytes)) { this.out.replaceChildren(this.problem("A budget is a number such as 5M, 250k or 1e6; for a checkpoint 20 MB.")); return; }
       this.stop = pf.gradually(Object.keys(peft.data.methods), function (id) {
-        var found = peft.judged(id, question, wishes);
+        var found = peft.planned(id, question, wishes);
         (found.cost ? fits : out).push(found);
       }, function () { self.answer(fits, out, wishes, question); });
     }
@@ -91,7 +115,7 @@
     }
     answer(fits, out, wishes, question) {
       var self = this, s = this.state, all = fits.length + out.length;
-      var order = this.select("order", "Ranked by", Object.keys(ORDERS).map(function (k) { return [k, ORDERS[k][0]]; }), s.order, function (v) {
+      var order = this.select("order", "Ranked by", Object.keys(ORDERS).filter(function (k) { return wishes.gpu || (k !== "fits" && k !== "memory"); }).map(function (k) { return [k, ORDERS[k][0]]; }), s.order, function (v) {
         s.order = v;
         self.show();
         self.write();
@@ -103,11 +127,23 @@
       var rows = this.sorted(fits).map(function (r) { return self.row(r, wishes, question); });
       this.out.replaceChildren.apply(this.out, [
         head,
-        rows.length ? this.table("Methods that fit", ["Method", "Largest setting", "Trained", "Checkpoint", "Served", "Year"], rows, 2) : make("p", { class: "pf-muted" }, "Nothing fits. The list below says what stands in the way; methods with one reason come first."),
+        rows.length ? this.table("Methods that fit", ["Method", wishes.gpu && s.solve !== "size" && !wishes.trained && !wishes.bytes ? "Setting" : "Largest setting", "Trained", "Checkpoint"].concat(this.heads(wishes), wishes.gpu ? ["Year"] : ["Served", "Year"]), rows, 2) : make("p", { class: "pf-muted" }, "Nothing fits. The list below says what stands in the way; methods with one reason come first."),
         make("p", { class: "pf-small pf-muted" }, "The setting is the largest whole number that stays within the budget, all else at its default. Nothing here measures quality."),
+        wishes.gpu ? make("p", { class: "pf-small pf-muted" }, ["Memory is the peak of a training step with what a GPU adds, an estimate. "].concat(this.command(wishes))) : "",
         make("h2", { class: "pf-planout" }, "Why the others fall out"),
         this.table("Methods that do not fit", ["Method", "Why"], this.reasons(out), 9, "pf-plan--out")
       ]);
+    }
+    heads(wishes) { return !wishes.gpu ? [] : (wishes.solve === "size" ? [] : [SOLVED[wishes.solve].replace("l", "L")]).concat("Memory"); }
+    /* The same question as a command, where all methods have the same setting. */
+    command(wishes) {
+      var s = this.state, solved = s.solve, parts = ["peftonomy fit --model", this.pasted ? "config.json" : s.model, "--gpu", /^[\d.]+$/.test(s.gpu.trim()) ? s.gpu.trim() + "GiB" : s.gpu.replace(/\s/g, "")];
+      if (wishes.trained || wishes.bytes || solved === "size") return [];
+      this.stepArguments().forEach(function (a) { if (a[0] !== solved) parts.push("--" + a[0] + (a[1] === true ? "" : " " + a[1])); });
+      if (solved !== "batch") parts.push("--solve", solved);
+      if (s.task) parts.push("--task", s.task);
+      if (s.task === "seq_cls" && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
+      return ["As ", make("code", {}, parts.join(" ")), " has it."];
     }
     table(label, heads, rows, numeric, kind) {
       return make("div", { class: "pf-scroll", tabindex: "0", role: "region", "aria-label": label }, make("table", { class: "pf-table pf-plan " + (kind || "pf-plan--fits") }, [
@@ -121,11 +157,17 @@
       meter.firstChild.style.width = share + "%";
       var setting = r.name ? r.name + " = " + number(r.value) : "default";
       if (r.name) query.set(pf.key(r.name), r.value);
+      if (r.fit) {
+        this.writeStep(query);
+        if (r.fit.solved in r.fit.memory.setting) query.set(r.fit.solved, r.fit.value);
+      }
       return make("tr", { "data-fits": r.id }, [
         make("th", { scope: "row" }, this.link(r.id)),
         make("td", {}, make("a", { href: "calculator.html?" + query, "aria-label": setting + ", " + this.nameOf(r.id) + " in the calculator" }, setting)),
         make("td", { class: "n" }, [number(r.cost.trained), share ? meter : null]), make("td", { class: "n" }, pf.bytes(r.cost.stored_bytes)),
-        make("td", { class: "n" }, pf.held(r.cost.served, r.cost.served_bits)), make("td", { class: "n" }, String(peft.data.methods[r.id].year))
+        r.fit && wishes.solve !== "size" ? make("td", { class: "n pf-fit" }, number(r.fit.value)) : "",
+        r.fit ? make("td", { class: "n pf-fit" }, pf.binary(r.fit.memory.peak + r.fit.memory.gpu_extra_estimate)) : "",
+        r.fit ? "" : make("td", { class: "n" }, pf.held(r.cost.served, r.cost.served_bits)), make("td", { class: "n" }, String(peft.data.methods[r.id].year))
       ]);
     }
     /* Those that miss by one thing first. */
