@@ -55,3 +55,16 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         "image_size": 40, "patch_size": 3, "num_channels": 2,
     }),
 }  # fmt: skip
+
+_OTHER: dict[str, Any] = {
+    "vocab_size": 37, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 20,
+}  # fmt: skip
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deberta-v2": ("DebertaV2Model", _OTHER | {"pos_att_type": "p2c|c2p", "relative_attention": True}),
+    "mistral": ("MistralForCausalLM", _OTHER | {"num_key_value_heads": 2, "head_dim": 4}),
+    "qwen2": ("Qwen2ForCausalLM", _OTHER | {"num_key_value_heads": 2}),
+    "t5 without gates": ("T5ForConditionalGeneration", {
+        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2,
+    }),
+}  # fmt: skip
+"""Of further families, as the oracles of peft build them."""

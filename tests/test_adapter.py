@@ -9,10 +9,10 @@ from peft.utils.error import NoMatchingPeftModuleError
 
 import peftonomy
 from peftonomy import ConfigError, PeftonomyError
+from tests.families import OTHERS
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS
 from tests.peft_counts import Counts, counts, model_of, question, wrapped
-from tests.test_oracles_peft import OTHERS
 
 pytestmark = [
     pytest.mark.torch,

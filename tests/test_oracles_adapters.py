@@ -44,15 +44,30 @@ REFUSED = {
     ("dora", "gpt2"),
 }  # fmt: skip
 """Where the library has the method, but not for this family."""
+COUNTED_ON = (
+    *tiny.CONFIGS, "albert", "bart", "deberta", "deberta-v2", "distilbert", "electra", "gptj", "mbart", "mistral",
+    "mt5", "whisper", "xlm-roberta",
+)  # fmt: skip
+"""All families of the library that are described here but CLIP, whose towers have two widths: what entries say of this
+library is over one."""
+REFUSED |= {("prompt_tuning", f) for f in ("bart", "mbart", "gptj", "mistral", "mt5", "whisper")}
+REFUSED |= {("dora", "deberta")}
 LOST = "the file lacks the shared matrices"
 OTHERWISE = {
-    **{("vera", family): "the two diagonal matrices as full ones" for family in tiny.CONFIGS},
+    **{("vera", family): "the two diagonal matrices as full ones" for family in COUNTED_ON},
+    **{("invertible_adapter", family): "an odd width" for family in ("albert", "electra")},
+    ("ia3", "mistral"): "instead of its inside, as many numbers as the model is wide",
+    ("mtl_lora", "deberta"): "one matrix and one set of weights serve",
+    **{(method, "mistral"): "heads to be as wide as the model over" for method in ("prefix_tuning", *UNIONS)},
     ("ia3", "llama"): "instead of its inside, as many numbers as the model is wide",
     ("mtl_lora", "gpt2"): "one matrix and one set of weights serve",
     **{(method, "llama"): "heads to be as wide as the model over" for method in ("prefix_tuning", *UNIONS)},
-    **{(method, family): LOST for method in ("compacter", "compacter_pp") for family in ("roberta", "t5")},
+    **{(method, family): LOST for method in ("compacter", "compacter_pp")
+       for family in ("roberta", "t5", "mt5", "deberta-v2")},
 }
 """Where its counts are others, with words of the deviation that says why."""
+BIASED = ("deberta",)
+"""Families whose models the library gives biases that they do not have, whatever the method; a deviation of LoRA."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,7 +112,7 @@ def known(trial: Trial) -> dict[str, Any]:
 
 def case(trial: Trial) -> dict[str, Any]:
     library, values = LIBRARY[trial.method], known(trial)
-    model, sizes = tiny.CONFIGS[trial.family]
+    model, sizes = {**tiny.CONFIGS, **tiny.SHAPES}[trial.family]
     asks = arguments(library, values)
     if library.unites:
         backbone, task, labels = layout(trial.family)
@@ -138,7 +153,7 @@ def compared(method: str, family: str) -> tuple[Trial, nn.Module, dict[str, Any]
 def asked() -> dict[tuple[str, str, int | str], dict[str, Any]]:
     """The library's answers to all cases, from one run of it."""
     cases: dict[tuple[str, str, int | str], dict[str, Any]] = {}
-    for family in tiny.CONFIGS:
+    for family in COUNTED_ON:
         for method in COUNTED:
             cases |= {(method, family, i): case(trial) for i, trial in enumerate(settings(method, family))}
     cases |= {(method, family, "outputs"): compared(method, family)[2] for method, family in COMPARED}
@@ -151,13 +166,17 @@ def asked() -> dict[tuple[str, str, int | str], dict[str, Any]]:
     return dict(zip(cases, torch.load(folder / "answer.pt"), strict=True))
 
 
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", COUNTED_ON)
 @pytest.mark.parametrize("method", COUNTED)
 def test_counts(method: str, family: str) -> None:
     cases = [(trial, asked()[method, family, i]) for i, trial in enumerate(settings(method, family))]
     for trial, said in cases:
         assert ("refused" in said) == ((method, family) in REFUSED or trial.hyperparameters.get("matrix") == "linear")
     pairs = [(declared(trial), said) for trial, said in cases if "refused" not in said]
+    if family in BIASED:
+        extra = {said["added"] - ours["added"] for ours, said in pairs if (method, family) not in OTHERWISE}
+        assert all(number > 0 for number in extra)
+        pairs = [(ours | {"added": said["added"]}, said) for ours, said in pairs]
     if (method, family) in OTHERWISE:
         assert any(OTHERWISE[method, family] in deviation.note for deviation in LIBRARY[method].deviations)
         assert all(ours != theirs for ours, theirs in pairs)

@@ -22,9 +22,9 @@ import peftonomy
 from peftonomy import ConfigError, Configuration, Cost, UsageError
 from tests.behaviour import tiny
 from tests.behaviour.trial import _candidates
+from tests.families import OTHERS
 from tests.peft_counts import Counts, counts, plain, question, wrapped
 from tests.test_adapter import ELSEWHERE
-from tests.test_oracles_peft import OTHERS
 
 pytestmark = [
     pytest.mark.torch,

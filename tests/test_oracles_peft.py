@@ -21,6 +21,7 @@ from reference_impls import _kit as kit
 from reference_impls import adalora, ia3, lora, lora_fa
 from tests.behaviour import tiny
 from tests.behaviour.checks import shake
+from tests.families import OTHERS
 
 pytestmark = [
     pytest.mark.torch,
@@ -28,15 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),         # and corrects itself on GPT-2's Conv1D
 ]
 KB = peftonomy.load()
-SIZES = {"vocab_size": 37, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 20}
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deberta-v2": ("DebertaV2Model", SIZES | {"pos_att_type": "p2c|c2p", "relative_attention": True}),
-    "mistral": ("MistralForCausalLM", SIZES | {"num_key_value_heads": 2, "head_dim": 4}),
-    "qwen2": ("Qwen2ForCausalLM", SIZES | {"num_key_value_heads": 2}),
-    "t5 without gates": ("T5ForConditionalGeneration", {
-        "vocab_size": 37, "d_model": 16, "d_kv": 3, "num_heads": 6, "d_ff": 22, "num_layers": 2,
-    }),
-}  # fmt: skip
 QUERIES_AND_VALUES = {
     "bert": ["query", "value"], "roberta": ["query", "value"], "t5": ["q", "v"], "gpt2": ["c_attn"],
     "llama": ["q_proj", "v_proj"], "vit": ["q_proj", "v_proj"], "deberta-v2": ["query_proj", "value_proj"],

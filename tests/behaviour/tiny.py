@@ -15,6 +15,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tests import families, families_decoders
+
 TOLERANCE = 2e-5
 """Largest difference between outputs (of size about 1) that count as equal."""
 
@@ -43,12 +45,24 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3,
     }),
 }  # fmt: skip
+SHAPES = {**families.TINY, **families.OTHERS, **families_decoders.TINY}
+"""Models of other families, of which only shapes are wanted."""
 
 
 @functools.cache
 def plain(name: str) -> nn.Module:
     """The one tiny model of a family that all tests share: to look at, not to change."""
     return built(*CONFIGS[name])
+
+
+@functools.cache
+def shaped(name: str) -> nn.Module:
+    """A tiny model of one of the other families, which has shapes and no numbers."""
+    kind, settings = SHAPES[name]
+    model_class = getattr(transformers, kind)
+    with torch.device("meta"):
+        model: nn.Module = model_class(model_class.config_class(**copy.deepcopy(settings)))
+    return model
 
 
 def built(kind: str, settings: dict[str, Any]) -> nn.Module:

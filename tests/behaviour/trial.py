@@ -197,7 +197,7 @@ def _block_hosts(family: str) -> dict[tuple[str, str, str, int | None], list[Hos
 @functools.cache
 def layout(family: str) -> tuple[Backbone, str, int]:
     """The backbone, task and number of labels of a tiny model."""
-    parts = kit.inventory(tiny.plain(family))
+    parts = kit.inventory(tiny.plain(family) if family in tiny.CONFIGS else tiny.shaped(family))
     return parts.backbone, parts.task, parts.num_labels
 
 
