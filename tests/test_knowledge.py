@@ -11,7 +11,8 @@ import networkx
 import pytest
 
 import peftonomy
-from peftonomy import KnowledgeBase, UnknownName, UsageError
+from peftonomy import DataError, KnowledgeBase, UnknownName, UsageError
+from peftonomy._bib import Bibliography
 from peftonomy._claims import judge, printed
 from peftonomy._query import select
 
@@ -163,6 +164,34 @@ def test_references(kb: KnowledgeBase) -> None:
     assert lora.url.startswith("https://")
     assert "read =" not in lora.bibtex
     assert lora.bibtex.startswith("@")
+
+
+def test_bibtex_has_values_in_braces_in_quotes_numbers_and_months() -> None:
+    text = """@Book{ one ,
+      Title = {The {GPU},
+        two lines}, author="A {"quoted"} name" # { and} # " more", month = mAr, year=2020,
+    }
+    Text between entries is none.
+@misc{two, title={No comma at the end}}
+    """
+    one, two = Bibliography(text, "x.bib").values()
+    assert (one.kind, one.line, two.line) == ("book", 1, 6)
+    assert one.fields == {
+        "title": "The {GPU}, two lines", "author": 'A {"quoted"} name and more', "month": "March", "year": "2020",
+    }  # fmt: skip
+    assert two.fields == {"title": "No comma at the end"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "title = {open", "title = {open}", 'title = "open}', "title {x}}", "title = x y}", "title = {a} year = {b}}",
+        "title = word}", "title = {a} # }", "title = }", "= {a}}", 'title = "a}b"}',
+    ],
+)  # fmt: skip
+def test_bibtex_that_does_not_parse_is_told_with_its_line(fields: str) -> None:
+    with pytest.raises(DataError, match=r"x\.bib:3: bad: found text that does not parse; expected a BibTeX entry"):
+        list(Bibliography("\n\n@misc{bad, " + fields, "x.bib").values())
 
 
 SEVENTEENTH = """

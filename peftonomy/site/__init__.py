@@ -14,6 +14,7 @@ import contextlib
 import functools
 import gc
 import http.server
+import logging
 import os
 import socketserver
 from collections.abc import Callable, Iterable, Iterator
@@ -94,6 +95,8 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
         from mkdocs.exceptions import MkDocsException
     except ModuleNotFoundError as error:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
+    told = _Told()
+    logging.getLogger("mkdocs").addHandler(told)
     try:
         config = load_config(str(_config_file(kb)), strict=strict, site_dir=str(Path(out).resolve()))
         config.extra["root"] = str(kb.root)
@@ -101,8 +104,21 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
         run(config)
         config.plugins.on_shutdown()
     except MkDocsException as error:
-        raise UsageError(f"mkdocs: {error}") from None
+        raise UsageError(f"mkdocs: {'; '.join(told.messages) or error}") from None
+    finally:
+        logging.getLogger("mkdocs").removeHandler(told)
     return Path(out)
+
+
+class _Told(logging.Handler):
+    """What mkdocs warns of; an exception of its own only says that it did."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def serve(
