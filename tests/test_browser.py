@@ -58,6 +58,13 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     context.close()
 
 
+def test_the_head_of_a_page_fits_every_width(page: Page, address: str) -> None:
+    page.goto(address + "about.html")
+    for width in range(320, 1500, 20):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+
+
 def test_the_colours_follow_the_system_and_the_switch(browser: Browser, address: str) -> None:
     context = browser.new_context(color_scheme="dark")
     page = context.new_page()
