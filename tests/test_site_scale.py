@@ -69,6 +69,17 @@ def test_a_build_that_fails_says_why(root: Path, tmp_path: Path) -> None:
         build(peftonomy.load(tmp_path), tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_a_script_in_a_page_is_refused(root: Path, tmp_path: Path) -> None:
+    folder = small_tree(root, tmp_path, "lora") / "site"
+    folder.unlink()
+    shutil.copytree(root / "site", folder)
+    with (folder / "pages" / "about.md").open("a") as page:
+        page.write("\n<div>\n<script>alert(1)</script>\n</div>\n")
+    with pytest.raises(UsageError, match=r"about\.md: a script in the page's content"):
+        build(peftonomy.load(tmp_path), tmp_path / "out")
+
+
 # mkdocs serve.
 
 WORDS = "Learns what this test has written into its entry."
@@ -80,12 +91,12 @@ def small_tree(root: Path, target: Path, *methods: str) -> Path:
     shutil.copytree(root / "taxonomy", target / "taxonomy")
     lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
     (target / "taxonomy" / "lists.yaml").write_text(lists)  # conditions may only name what some entry has
-    for folder, keys in (("methods", methods), ("backbones/models", MODELS)):
-        (target / folder).mkdir(parents=True)
-        for key in keys:
-            shutil.copy(root / folder / f"{key}.yaml", target / folder)
+    copied = [*(f"methods/{m}.yaml" for m in methods), *(f"reference_impls/{m}.py" for m in methods)]
+    for path in (*copied, *(f"backbones/models/{m}.yaml" for m in MODELS)):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, target / path)
     (target / "backbones" / "families").symlink_to(root / "backbones" / "families")
-    for name in ("reference_impls", "site", "mkdocs.yml"):
+    for name in ("site", "mkdocs.yml"):
         (target / name).symlink_to(root / name)
     return target
 
@@ -140,6 +151,9 @@ def test_mkdocs_serve_shows_an_edited_entry_everywhere(served: Served, tmp_path:
     served.until(lambda: WORDS in served.get(own))
     served.until(lambda: all(WORDS in served.get(page) for page in others))
     served.until(lambda: WORDS in served.get("search/search_index.json"))
+    with (tmp_path / "reference_impls" / "lora.py").open("a") as module:
+        module.write("# said by nobody else\n")
+    served.until(lambda: "# said by nobody else" in served.get(own))
     written = {page: settled(served.get(page)) for page in (own, *others)}
     index = indexed(served)
     with (tmp_path / "taxonomy" / "references.bib").open("a") as file:  # no entry: mkdocs builds everything

@@ -1,7 +1,8 @@
 """What `mkdocs serve` does after an edit: the page of the edited entry at once, every other page behind the scenes.
 
-mkdocs builds everything anew whenever a file changes. Where only entries changed, this stands in for it: it keeps what
-the last whole build made, and builds the pages whose text is another. A change of anything else is left to mkdocs.
+mkdocs builds everything anew whenever a file changes. Where only entries or their modules changed, this stands in for
+it: it keeps what the last whole build made, and builds the pages whose text is another. A change of anything else is
+left to mkdocs, and so is a new entry.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from . import preview
 __all__ = ["WATCHED", "Built", "Preview", "Source", "seen"]
 
 WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
+OWN = ("methods", "reference_impls")
+"""Folders with one file for each method."""
 SEARCH = "material/search"
 log = logging.getLogger("mkdocs.hooks.preview")
 
@@ -87,11 +90,12 @@ class Preview:
         source = built.source
         now, before = seen(source.kb.root), source.seen
         edited = [path for path in now if now[path] != before.get(path)]
-        if now.keys() != before.keys() or any(path.parent.name != "methods" for path in edited):
+        methods = list(dict.fromkeys(path.stem for path in edited))
+        own = all(path.parent.name in OWN and path.stem in source.kb for path in edited)
+        if now.keys() != before.keys() or not own:
             self._whole()
             return
         source.seen = now
-        methods = [path.stem for path in edited]
         try:
             source.kb = source.kb.reread(methods)
             rest = preview(source.kb, methods, repository=source.repository)
