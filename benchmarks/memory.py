@@ -1,7 +1,9 @@
-"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|truth [SECONDS]`.
+"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|large|families|truth [SECONDS]`.
 
 simulate: what one training step of a method's reference implementation takes on a public model
 (`reference_impls/_simulate.py`), in memory/simulated.tsv. A case that a method refuses is a row with its reason.
+families: the same of few methods on the smallest model of every family that says how its layers compute, cut down to
+four layers, in memory/families.tsv. large: of seven methods on models that many use, in memory/simulated.tsv too.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
 Rows that are there stay: a run that was stopped goes on where it ended.
 """
@@ -26,7 +28,7 @@ import peftonomy
 from peftonomy import UsageError
 
 FOLDER = Path(__file__).parent / "memory"
-SIMULATED, TRUTH = FOLDER / "simulated.tsv", FOLDER / "truth.tsv"
+SIMULATED, FAMILIES, TRUTH = (FOLDER / f"{name}.tsv" for name in ("simulated", "families", "truth"))
 KB = peftonomy.load()
 Case = dict[str, Any]
 Answer = Callable[[Case], Case]
@@ -60,6 +62,15 @@ PAIRS = {
     "llama_2_13b": [(1, 512)], "llama_3_8b": [(1, 512), (1, 2048)], "qwen2_5_7b": [(1, 512), (1, 2048)],
 }  # fmt: skip
 
+LARGE = ("mixtral_8x7b", "llama_3_8b", "qwen2_5_7b", "llama_2_13b")
+LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "bitfit", "lora_fa", "dora", "sequential_adapter")
+LAYERS = 4
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"method": "lora"}, {"method": "full_fine_tuning", "attention": "eager"},
+    {"method": "lora", "attention": "eager", "checkpointing": True}, {"method": "full_fine_tuning"},
+)  # fmt: skip
+OF_FAMILY = ("task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "config", "refused")
+
 
 def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     """The grid, in the order of what is wanted first."""
@@ -83,6 +94,49 @@ def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
             yield HOMES[model] | {"method": method, "model": model, "targets": pattern}
     for model in ("llama_2_70b", "llama_3_1_405b"):
         yield PLAIN | {"method": "lora", "model": model, "batch": 1, "seq": 512}
+
+
+def large_cases() -> Iterator[Case]:
+    """A few methods on models that many use."""
+    for method, model in itertools.product(LARGE_METHODS, LARGE):
+        yield PLAIN | {"method": method, "model": model, "batch": 1, "seq": 512}
+
+
+def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
+    """Every family's smallest model, cut short: attention written out and fused, with and without checkpointing."""
+    smallest: dict[str, peftonomy.Backbone] = {}
+    for model in kb.models.values():
+        best = smallest.get(model.family.model_type)
+        if model.family.dataflow is not None and (best is None or model.parameters < best.parameters):
+            smallest[model.family.model_type] = model
+    for change in CHANGES:
+        for model in smallest.values():
+            yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": 128, "targets": ""} | change
+
+
+def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
+    """The model's config with so many layers in each stack."""
+    assert model.file is not None
+    raw = {**model.file.config, "model_type": model.family.model_type}
+    for name in {name for stack in model.family.stacks.values() for name in stack.layers.names}:
+        key = model.family.config[name]
+        raw = {k: v for k, v in raw.items() if k not in key.aliases} | {key.key or name: layers}
+    return raw
+
+
+def families(limit: float) -> None:
+    from reference_impls import _simulate
+
+    def answer(case: Case) -> Case:
+        config = shortened(KB.models[case["model"]], case["layers"])
+        given = {name: value for name, value in case.items() if name not in ("model", "layers", "targets")}
+        try:
+            found = _simulate.simulate(KB, model=config, **given).to_dict()
+        except (UsageError, ValueError) as error:
+            return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return {name: found[name] for name in OF_FAMILY if name in found} | {"config": json.dumps(config)}
+
+    grow(FAMILIES, (*ASKED, "layers"), OF_FAMILY, family_cases(KB), answer, limit)
 
 
 def first_home(kb: peftonomy.KnowledgeBase, method: str) -> str:
@@ -126,6 +180,10 @@ def simulate(limit: float) -> None:
     grow(SIMULATED, ASKED, FOUND, cases(KB), simulated, limit)
 
 
+def large(limit: float) -> None:
+    grow(SIMULATED, ASKED, FOUND, large_cases(), simulated, limit)
+
+
 def simulated(case: Case) -> Case:
     from reference_impls import _simulate
 
@@ -154,4 +212,5 @@ def truth(limit: float) -> None:
 
 
 if __name__ == "__main__":
-    {"simulate": simulate, "truth": truth}[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))
+    commands = {"simulate": simulate, "large": large, "families": families, "truth": truth}
+    commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))

@@ -273,8 +273,11 @@ class Dataflow(Entry):
     """Whether what the activation keeps is what it gives out."""
     activation_needs: FormulaField = formula(0)
     """How many such tensors its gradient needs for a while besides, where that is written out."""
-    dropout: list[Literal["embedding", "attention", "residual", "mlp", "final"]] = Field(default_factory=list)
-    """Where dropout is, as the architecture is trained by default."""
+    dropout: list[Literal["embedding", "attention", "residual", "output", "mlp", "final"]] = Field(default_factory=list)
+    """Where dropout is, as the architecture is trained by default; `output`: behind the feed-forward only."""
+    first_token: PlainRole | None = None
+    """The role of the head's map that reads the first token's state as a part of all states, which stay where that map
+    is trained."""
     scaled: bool = False
     """Whether embedded tokens are multiplied by a number."""
     rotary: bool = False

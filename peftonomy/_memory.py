@@ -174,7 +174,8 @@ def mechanism(entry: MethodEntry) -> Mechanism:
 class Layer(NamedTuple):
     """A method in one layer: where it trains (roles, or `attn:end` and the like for blocks), of which roles' modules it
     trains the weight, keeps the input, and reads the input with tensors of its own, which attentions see how many keys
-    more, with the record that says so, and its kind: `experts` where its feed-forward is made of them."""
+    more, with the record that says so, and what it is: `experts` where its feed-forward is made of them, `unnormed`
+    where its attention has no norm."""
 
     trained: frozenset[str] = frozenset()
     weights: frozenset[str] = frozenset()
@@ -197,7 +198,7 @@ Layers = Mapping[str, list[tuple[Layer, int]]]
 class Stack:
     """The sizes of equal layers, and what they are made of: attentions by name, whether the feed-forward is gated and
     queries, keys and values come from one linear map, the widths of norms and of what linear maps give out by role, and
-    which layers are made of how many experts."""
+    which layers are made of how many experts, and which lack the norm before attention that others have."""
 
     name: str
     layers: int
@@ -213,6 +214,7 @@ class Stack:
     widths: Mapping[str, int]
     sparse: frozenset[int]
     experts: int
+    unnormed: frozenset[int]
 
     @property
     def causal(self) -> bool:
@@ -227,13 +229,14 @@ class Stack:
         gated = any(m.role in ("mlp.gate", "mlp.gate_up") for m in modules)
         norms = {m.role: m.d_out for m in modules if m.kind == "norm"}
         widths = {m.role: m.d_out for m in modules if m.kind in LINEAR}
+        normed = frozenset(layer for m in modules if m.role == "norm.attn" for layer in m.layers)
         routers = [m for m in modules if m.role == "moe.router"]
         sparse = frozenset(layer for m in routers for layer in m.layers)
         experts = max((shape[0] for m in routers for _, shape in m.parameters), default=0)
         return cls(
             name, inventory.backbone.layers[name], dims["d_model"], dims["d_attn"], dims["d_kv"], dims["d_ff"],
             dims["n_heads"], attentions, gated, any(m.role == "attn.qkv" for m in modules), norms,
-            widths, sparse, experts,
+            widths, sparse, experts, frozenset(range(inventory.backbone.layers[name])) - normed if normed else normed,
         )  # fmt: skip
 
 
@@ -366,8 +369,9 @@ class Step:
             if extra.keys:
                 note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
         for stack in self.stacks:
-            for number in stack.sparse:
-                found.setdefault((stack.name, number), tuple(set() for _ in Layer._fields))[5].add("experts")
+            for kind, numbers in (("experts", stack.sparse), ("unnormed", stack.unnormed)):
+                for number in numbers:
+                    found.setdefault((stack.name, number), tuple(set() for _ in Layer._fields))[5].add(kind)
         empty: tuple[set[Any], ...] = tuple(set() for _ in Layer._fields)
         layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
         layers[""] = [found.get(OUTSIDE, empty)]
@@ -512,7 +516,7 @@ class _Answer:
         trained, keeping = layer.trained, layer.weights | layer.inputs
         pre = self.step.order == "pre"
         gain = f"norm.{name}" in trained
-        kept = self.norm(stack.d, n, live, gain) if pre else 0
+        kept = self.norm(stack.d, n, live, gain) if pre and "unnormed" not in layer.kinds else 0
         read = live or (pre and gain) or f"{name}:inputs" in trained
         into = source if cross else read
         q = read or f"{name}.q" in trained
@@ -565,7 +569,8 @@ class _Answer:
         self, stack: Stack, block: str, n: int, live: bool, added: bool, trained: frozenset[str]
     ) -> tuple[int, bool]:
         """Bytes kept where half a layer ends, and whether a gradient flows out of it."""
-        kept = n * stack.d if added and "residual" in self.flow.dropout else 0
+        dropped = "residual" in self.flow.dropout or (block == "mlp" and "output" in self.flow.dropout)
+        kept = n * stack.d if added and dropped else 0
         role = f"norm.{block}" if self.step.order == "out" else f"norm.{block}_out"
         if role in stack.norms:
             kept += self.norm(stack.d, n, added, role in trained)
@@ -725,16 +730,17 @@ class _Answer:
 
     def _entry(self, stack: Stack, n: int, live: bool) -> int:
         """Bytes kept where a stack begins."""
-        kept = 0
+        kept, d, w = 0, self.plan.common["d_embed"], self.w
         prompted = self.prompted and stack is self.step.stacks[0]
         if self.setting.checkpointing and not self.step.embeds(self.outside) and (self.step.changed or prompted):
-            # a leaf, so that gradients begin there
-            kept += self.setting.batch * self.setting.seq * self.plan.common["d_embed"] * self.w
+            kept += self.setting.batch * self.setting.seq * d * w  # a leaf, so that gradients begin there
         if self.step.normed:
             gain = "norm.embed" in self.outside.trained
-            kept += self.norm(stack.d, n, live, gain, fresh=not kept or self.step.summed)
+            kept += self.norm(d, n, live, gain, fresh=not kept or self.step.summed)
             live = live or gain
-        return kept + n * stack.d * (live and "embedding" in self.flow.dropout)
+        if "embed.proj" in self.outside.weights:
+            kept += n * d * w
+        return kept + n * d * (live and "embedding" in self.flow.dropout)
 
     # The step
 
@@ -755,6 +761,10 @@ class _Answer:
         logits = n * step.vocab * step.logits * w
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
+            walked.final += n * d * w
+            walked.ends += n * d * w
+        first = [m for m in step.inventory.modules if m.role == self.flow.first_token and not m.stack]
+        if any(m.head or m.role in self.outside.weights for m in first):
             walked.final += n * d * w
             walked.ends += n * d * w
         weights += self.held
