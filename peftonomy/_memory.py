@@ -730,7 +730,8 @@ class _Answer:
 
     def _entry(self, stack: Stack, n: int, live: bool) -> int:
         """Bytes kept where a stack begins."""
-        kept, d, w = 0, self.plan.common["d_embed"], self.w
+        d: int = self.plan.common["d_embed"]
+        kept, w = 0, self.w
         prompted = self.prompted and stack is self.step.stacks[0]
         if self.setting.checkpointing and not self.step.embeds(self.outside) and (self.step.changed or prompted):
             kept += self.setting.batch * self.setting.seq * d * w  # a leaf, so that gradients begin there
