@@ -6,8 +6,10 @@ first step, with which the optimizer's states come to be, is not profiled; what 
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,16 +24,20 @@ ASKED = ("method", "model", "attention", "checkpointing")
 FOUND = ("simulated", "counted", "profiled", "error", "inside")
 TOLERANCE = 1e-3
 """How far, relatively, a simulated peak may be from a profiled one: temporaries inside of kernels are not simulated."""
-INSIDE = {
-    "aten::native_dropout_backward": "the CPU's kernel multiplies twice, each time into a tensor of its own",
-    "aten::mul": "where a gradient is masked, the CPU's kernel first makes numbers of the mask",
-}
-"""Operations inside of which a profiled peak may exceed the simulated one by more, and why; a GPU's do neither."""
-SUMMED = ("full_fine_tuning", "mam_adapter", "prefix_tuning", "unipelt")
-"""Methods whose simulated peak may be higher by more: autograd adds their gradients up in place, and not under a mode.
+EXCEPTIONS = Path(__file__).parent / "memory" / "exceptions.tsv"
 
-Prefixes above all: each is a slice of one output, whose gradient has the size of the whole.
-"""
+
+def reasons(column: str) -> dict[str, str]:
+    """The exceptions that a column tells: its value, and the reason."""
+    lines = [line for line in EXCEPTIONS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    found = csv.DictReader(lines, delimiter="\t")
+    return {row["value"]: row["reason"] for row in found if (row["table"], row["column"]) == ("truth", column)}
+
+
+INSIDE = reasons("inside")
+"""Operations inside of which a profiled peak may exceed the simulated one by more, and why."""
+SUMMED = reasons("method")
+"""Methods whose simulated peak may be higher by more, and why."""
 MODELS: dict[str, dict[str, Any]] = {
     "roberta": {
         "model_type": "roberta", "vocab_size": 2000, "hidden_size": 192, "num_hidden_layers": 2,

@@ -1,0 +1,278 @@
+"""The page of memory: closed forms beside simulated steps, simulated beside measured ones, and beside published runs.
+
+Nothing stands here that the tables of `benchmarks/memory` do not say; what the closed forms predict of a simulated step
+is worked out anew while the site is built.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from .._errors import PeftonomyError
+from .._kb import data_root
+from .._memory import Setting, Step
+from .._output import binary_text
+from .._plan import Plan
+from ._site import Site, View
+from ._svg import element
+from ._text import count
+
+__all__ = ["memory_page"]
+
+SIMULATED = ("simulated.tsv", "memory_simulated.tsv")
+SETTING = ("batch", "seq", "dtype", "optimizer")
+GIB = 2**30
+WIDTH, HEIGHT, LEFT, BOTTOM = 360, 210, 46, 22
+"""Of a plot, in units of its own, and the room that its axes take."""
+
+Row = dict[str, str]
+
+
+def memory_page(site: Site) -> str:
+    """`memory.md`."""
+    exceptions = _rows(site, "exceptions.tsv")
+    compared, apart = _simulated(site, {r["value"]: r["reason"] for r in exceptions if r["table"] == "simulated"})
+    runs = list(_published(site))
+    found = [run for run in runs if run["predicted"]]
+    steps = list(_measured(site))
+    return site.page(
+        "memory.md",
+        "Memory",
+        "The memory of a training step: predicted, simulated and measured, with every error.",
+        meta={"door": "About", "hide": ["toc"]},
+        compared=compared,
+        apart=apart,
+        errors=_summary([row["error"] for row in compared]),
+        picture=_errors(compared),
+        known=[
+            row | {"name": site.kb[row["value"]].name if row["value"] in site.kb else ""}
+            for row in exceptions
+            if row["table"] == "truth"
+        ],
+        steps=steps,
+        step_errors=_summary([row["error"] for row in steps]),
+        runs=runs,
+        run_errors=_summary([run["error"] for run in found]),
+        n_found=len(found),
+        ranks=_rank_correlation([[run[key] for run in found] for key in ("predicted", "peak")]),
+        scatter=_scatter(found),
+    )
+
+
+def _rows(site: Site, name: str) -> list[Row]:
+    """A table's rows; none where it is not there."""
+    folders = [Path(root, *folder) for root in (site.kb.root, data_root()) for folder in FOLDERS]
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if path is None:
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines, delimiter="\t"))
+
+
+FOLDERS = (("benchmarks", "memory"), ("tests", "data"))
+"""Where the tables are in a checkout; the wheel has them all in the first."""
+
+
+def _summary(errors: Sequence[float]) -> View | None:
+    """In percent: how far off in the median and at most, and from where to where."""
+    if not errors:
+        return None
+    sizes = [abs(e) for e in errors]
+    return {
+        "median": f"{statistics.median(sizes):.2g}", "worst": f"{max(sizes):.2g}", "least": _percent(min(errors)),
+        "most": _percent(max(errors)), "middle": _percent(statistics.median(errors)), "n": len(errors),
+    }  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    """`+0.12 %`, with a sign that is one."""
+    text = f"{abs(value):.2f}" if abs(value) < 10 else f"{abs(value):.1f}"
+    return f"{'' if float(text) == 0 else '+' if value > 0 else '−'}{text} %"
+
+
+# Against simulated steps.
+
+
+def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
+    """Rows with their errors, the largest first, and those that are not compared, each with its reason."""
+    compared: list[View] = []
+    apart: list[View] = []
+    steps: dict[tuple[str, ...], Step] = {}
+    for row in _distinct(site):
+        shown = _shown(site, row)
+        if row.get("refused") or row["method"] in reasons:
+            apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
+            continue
+        place = row["method"], row["model"], row["task"]
+        try:
+            if place not in steps:
+                inventory = site.kb.models[row["model"]].inventory(row["task"])
+                steps[place] = Plan(site.kb[row["method"]], inventory).step
+            predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
+        except PeftonomyError as error:
+            apart.append(shown | {"reason": str(error)})
+            continue
+        simulated = int(row["peak"])
+        compared.append(shown | {
+            "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
+            "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
+            "error": 100 * (predicted / simulated - 1), "percent": _percent(100 * (predicted / simulated - 1)),
+        })  # fmt: skip
+    compared.sort(key=lambda r: -abs(r["error"]))
+    return compared, apart
+
+
+def _distinct(site: Site) -> Iterator[Row]:
+    """Each simulated case once, of methods and models that are here."""
+    seen = set()
+    for name in SIMULATED:
+        for row in _rows(site, name):
+            key = tuple(row[c] for c in ("method", "model", *SETTING, "attends", "checkpointing", "task"))
+            if row["method"] in site.kb and row["model"] in site.kb.models and key not in seen:
+                seen.add(key)
+                yield row
+
+
+def _setting(row: Row) -> Setting:
+    return Setting(
+        int(row["batch"]), int(row["seq"]), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
+        row["attends"],
+    )  # fmt: skip
+
+
+def _shown(site: Site, row: Row) -> View:
+    method = site.kb[row["method"]]
+    how = [f"{row['batch']} × {row['seq']}", row["dtype"], row["attends"]]
+    how += [row["optimizer"]] * (row["optimizer"] != "adamw") + ["checkpointing"] * (row["checkpointing"] == "True")
+    return {
+        "id": method.id, "method": method.name, "hue": site.hue(method.category),
+        "model": site.kb.models[row["model"]].name, "how": ", ".join(h for h in how if h),
+    }  # fmt: skip
+
+
+# Simulated against measured steps.
+
+
+def _measured(site: Site) -> Iterator[View]:
+    """Steps of small models on the CPU, the largest difference first."""
+    rows = [r for r in _rows(site, "truth.tsv") if r["method"] in site.kb and r["profiled"]]
+    for row in sorted(rows, key=lambda r: -abs(int(r["simulated"]) / int(r["profiled"]) - 1)):
+        error = 100 * (int(row["simulated"]) / int(row["profiled"]) - 1)
+        how = [row["model"], row["attention"], *(["checkpointing"] if row["checkpointing"] == "True" else [])]
+        yield {
+            "id": row["method"], "method": site.kb[row["method"]].name, "how": ", ".join(how), "inside": row["inside"],
+            "simulated": count(int(row["simulated"])), "measured": count(int(row["profiled"])), "error": error,
+            "percent": _percent(error),
+        }  # fmt: skip
+
+
+# Against published runs.
+
+
+def _published(site: Site) -> Iterator[View]:
+    """The runs, those with a prediction first, by how far off it is."""
+    rows = _rows(site, "published.tsv")
+    for row in sorted(rows, key=lambda r: (r["predicted_peak"] == "", -abs(float(r["error_percent"] or 0)))):
+        predicted, peak = int(row["predicted_peak"] or 0), int(row["measured_peak"])
+        method = site.kb.get(row["method"])
+        error = 100 * (predicted / peak - 1) if predicted else 0.0
+        yield {
+            "experiment": row["experiment"], "id": method.id if method else "", "method": method.name if method else "",
+            "hue": site.hue(method.category) if method else 0, "predicted": predicted, "peak": peak,
+            "predicted_text": binary_text(predicted) if predicted else "–", "peak_text": binary_text(peak),
+            "reserved": binary_text(int(row["measured_p99"])), "error": error,
+            "percent": _percent(error) if predicted else "–", "note": row["note"],
+        }  # fmt: skip
+
+
+def _rank_correlation(pair: Sequence[Sequence[float]]) -> str:
+    """Spearman's: the correlation of the ranks, equal values sharing theirs; "" for too few."""
+    ranks = [[sum(o < v for o in values) + (values.count(v) - 1) / 2 for v in values] for values in pair]
+    return f"{statistics.correlation(*ranks):.2f}" if len(ranks[0]) > 2 else ""
+
+
+# The pictures.
+
+
+def _errors(rows: list[View]) -> Markup:
+    """Each simulated step by its size, on a logarithmic axis, and by how far off the prediction is."""
+    if not rows:
+        return Markup("")
+    lows, highs = (math.log2(f(row["peak"] for row in rows)) for f in (min, max))
+    most = max(abs(row["error"]) for row in rows) or 1.0
+    height = HEIGHT - BOTTOM
+
+    def at(row: View) -> tuple[float, float]:
+        return _along(math.log2(row["peak"]), lows, highs), (height - 8) / 2 * (1 - row["error"] / most) + 4
+
+    ticks = [2**n for n in range(math.ceil(lows), math.floor(highs) + 1)]
+    parts = [*_across([(_along(math.log2(t), lows, highs), binary_text(t)) for t in ticks])]
+    for value in (most, 0, -most):
+        y = (height - 8) / 2 * (1 - value / most) + 4
+        parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - 8, y1=_at(y), y2=_at(y)))
+        parts.append(element("text", _percent(value), class_="tick", x=LEFT - 4, y=_at(y + 3), text_anchor="end"))
+    for row in rows:
+        title = f"{row['method']} on {row['model']}, {row['how']}: {row['percent']}"
+        parts.append(_dot(*at(row), row["hue"], title))
+    told = f"{len(rows)} simulated steps by size; the prediction is off by {_percent(most)[1:]} at most."
+    return _plot(told, parts)
+
+
+def _scatter(runs: list[View]) -> Markup:
+    """Each published run by its measured and its predicted peak, in GiB; on the line both are equal."""
+    if len(runs) < 2:
+        return Markup("")
+    sizes = [size / GIB for run in runs for size in (run["peak"], run["predicted"])]
+    low, high = math.floor(min(sizes)), math.ceil(max(sizes))
+    height = HEIGHT - BOTTOM
+
+    def up(value: float) -> float:
+        share: float = (value - low) / (high - low)
+        return height - 4 - (height - 8) * share
+
+    ticks = range(low, high + 1, max(1, (high - low) // 5))
+    parts = [*_across([(_along(t, low, high), f"{t} GiB") for t in ticks])]
+    parts += [
+        element("text", f"{t} GiB", class_="tick", x=LEFT - 4, y=_at(up(t) + 3), text_anchor="end") for t in ticks
+    ]
+    parts.append(
+        element("line", class_="span", x1=_at(_along(low, low, high)), y1=_at(up(low)), x2=_at(_along(high, low, high)),
+                y2=_at(up(high)))
+    )  # fmt: skip
+    for run in runs:
+        x, y = _along(run["peak"] / GIB, low, high), up(run["predicted"] / GIB)
+        title = f"{run['experiment']}: {run['peak_text']} measured, {run['predicted_text']} predicted"
+        parts.append(_dot(x, y, run["hue"], title))
+    return _plot(f"{len(runs)} published runs: measured peak to the right, predicted peak upwards.", parts)
+
+
+def _along(value: float, low: float, high: float) -> float:
+    """Where a value stands between the left and the right end."""
+    return LEFT + 8 + (WIDTH - LEFT - 24) * (value - low) / (high - low or 1.0)
+
+
+def _across(ticks: list[tuple[float, str]]) -> Iterator[Markup]:
+    """Lines from top to bottom with a word below, as many as have room."""
+    step = max(1, math.ceil(len(ticks) * 56 / (WIDTH - LEFT)))
+    for x, word in ticks[::step]:
+        yield element("line", class_="grid", x1=_at(x), x2=_at(x), y1=4, y2=HEIGHT - BOTTOM)
+        yield element("text", word, class_="tick", x=_at(x), y=HEIGHT - BOTTOM + 13, text_anchor="middle")
+
+
+def _at(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _dot(x: float, y: float, hue: int, title: str) -> Markup:
+    return element("circle", element("title", title), class_=f"dot hue-{hue}", cx=_at(x), cy=_at(y), r=3)
+
+
+def _plot(told: str, parts: list[Markup]) -> Markup:
+    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=told, class_="pf-scatter")
