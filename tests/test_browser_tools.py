@@ -34,7 +34,7 @@ KINDS = (
     "taxonomy.html", "api.html", "about.html",
     "calculator.html?method=lora&model=pasted", "calculator.html?model=llama_3_8b&modules=all-linear&r=0",
     "compare.html?methods=lora,ia3,prefix_tuning&model=roberta_base&sort=trained&budget=1M",
-    "planner.html?trained=5M&merge=1",
+    "planner.html?trained=5M&merge=1&gpu=24GiB", "memory.html",
 )  # fmt: skip
 """Every kind of page, the tools in more than one state. (Lists and the survey are looked at in their own module.)"""
 CONFIG = {
@@ -579,7 +579,7 @@ def test_axe_finds_nothing(browser: Browser, address: str, path: str, scheme: An
 def test_axe_finds_nothing_on_a_phone(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     page = context.new_page()
-    for path in KINDS[-3:]:
+    for path in KINDS[-4:]:
         page.goto(address + path)
         page.wait_for_timeout(200)
         assert violations(page) == [], path
