@@ -28,9 +28,9 @@ LOCAL: dict[str, frozenset[str]] = {
     **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
-OF_STEP = frozenset({"tokens", "seq", "outputs"})
-"""Dimensions of a training step, which formulas of memory may name: tokens of a batch, and of a sequence, and what the
-language model's head gives out for a token, 0 without one."""
+OF_STEP = frozenset({"tokens", "seq", "outputs", "post_norm"})
+"""Dimensions of a training step, which formulas of memory may name: tokens of a batch, and of a sequence; what the
+language model's head gives out for a token, 0 without one; and whether norms stand behind the residual sums."""
 
 ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 

@@ -27,7 +27,7 @@ from ._inventory import LINEAR, Block, Inventory, Module, SiteGroup
 from ._layout import Spot, spots
 from ._measure import Measure, measure
 from ._plan import EXACT, Plan, Row
-from ._schema import Kept, MethodEntry, Value
+from ._schema import OF_PARAMETERS, Kept, MethodEntry, Value
 from ._schema import Memory as Mechanism
 from ._table import Table
 
@@ -52,6 +52,10 @@ CONTEXT, WORKSPACE, FRAGMENTATION = 400 * 2**20, 32 * 2**20, 0.03
 MAX_TOKENS = 10**9
 READING = ("attn.q", "attn.k", "attn.v", "attn.qkv")
 """Roles of what reads a layer's input first."""
+READS = {"attn": "attn.q", "xattn": "xattn.q", "mlp": "mlp.up"}
+"""By the name of a block, the role of what reads its input."""
+ENDS = {"attn": "attn.o", "xattn": "xattn.o", "mlp": "mlp.down", "layer": "attn.q"}
+"""By the name of a block, the role of what reads what `live` asks about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +357,7 @@ class Step:
             if "d_in" in row.piece.measure.names and not row.piece.tensor.selecting:
                 for _, spot in row.piece.places.spots:
                     note(spot, row.layers, 3, _roles(spot))
-            if row.piece.tensor.trained is False:
+            if row.piece.tensor.trained is False or self._apart(row):
                 continue
             for _, spot in row.piece.places.spots:
                 note(spot, row.layers, 0, _roles(spot))
@@ -365,7 +369,8 @@ class Step:
             enters = "attention" if extra.keys else kept.enters
             note(spot, extra.layers, 0, _roles(spot, enters))  # what is shared acts here too
             if kept.input:
-                note(spot, extra.layers, 2, ["mlp.up"] if isinstance(spot.source, Block) else _roles(spot))
+                block = isinstance(spot.source, Block)
+                note(spot, extra.layers, 2, [READS[spot.role]] if block else _roles(spot))
             if extra.keys:
                 note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
         for stack in self.stacks:
@@ -379,6 +384,11 @@ class Step:
             name: [(Layer(*map(frozenset, sets)), len(list(same))) for sets, same in groupby(each)]
             for name, each in layers.items()
         }
+
+    def _apart(self, row: Row) -> bool:
+        """Whether a tensor belongs to layers that run beside the model's own."""
+        keeps, tensor = self.mechanisms[row.piece.part].keeps, row.piece.tensor
+        return tensor.per in OF_PARAMETERS and not tensor.selecting and any(k.layers.literal != 0 for k in keeps)
 
     def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
         """The memory of a step with these hyperparameters. Raises UsageError."""
@@ -442,10 +452,10 @@ class _Answer:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
         self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
         self.prompted = positions > 0
+        self.reached: set[str] = set()  # roles whose modules read, in the layer at hand, what carries a gradient
         found = list(self._extras())
         self.held = sum(e.total for e in found if e.held)
         self.extras = [e for e in found if not e.held]
-        self.reached: set[str] = set()  # roles whose modules read, in the layer at hand, what carries a gradient
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
 
@@ -467,7 +477,10 @@ class _Answer:
             for place, spot in enumerate(places):
                 stack = "" if spot.source is None else spot.source.stack
                 seq = self.lengths.get(stack, everywhere)
-                tokens = {"tokens": self.setting.batch * seq, "seq": seq, "outputs": self.step.vocab}
+                tokens = {
+                    "tokens": self.setting.batch * seq, "seq": seq, "outputs": self.step.vocab,
+                    "post_norm": int(self.step.order == "post"),
+                }  # fmt: skip
                 common, dims = self.plan.common | tokens, {**spot.dims, **tokens}
                 layers = None
                 if measured.layered:
@@ -479,12 +492,25 @@ class _Answer:
                 one = math.ceil(found[0] * size)
                 if kept.output and isinstance(spot.source, SiteGroup):
                     one += common["tokens"] * spot.source.module.d_out * self.w
-                temporary, keys = (
+                temporary, keys, beside = (
                     0 if number.literal == 0 else int(number.compile(measured.hyperparameters, common | dims)(*args))
-                    for number in (kept.temporary, kept.keys)
+                    for number in (kept.temporary, kept.keys, kept.layers)
                 )
+                one += self._beside(beside) if beside else 0
                 here = one if spot.layers else 0
                 yield Extra(record, place, n * one, here, temporary * self.w, layers, kept.held, keys)
+
+    def _beside(self, layers: int) -> int:
+        """Bytes that so many layers like those of the last stack keep, trained as a whole, and the norm behind them."""
+        stack, kept, live = self.step.stacks[-1], 0, False
+        n = self.setting.batch * self.lengths[stack.name]
+        inside = [m for m in self.step.inventory.modules if m.stack == stack.name]
+        roles = frozenset(role for m in inside for role in _plain(m.role))
+        for number in range(layers):
+            kinds = frozenset({"experts"} if number in stack.sparse else ())
+            halves, live = self.layer(stack, Layer(roles, roles, kinds=kinds), live, False)
+            kept += sum(half.kept for half in halves)
+        return kept + (0 if self.step.order == "post" else self.norm(stack.d, n, live, True))
 
     # A layer
 
@@ -821,7 +847,7 @@ class _Answer:
         spot = where[extra.place]
         if not kept.live or spot.source is None or self.step.side:
             return extra.total
-        role = _roles(spot)[0]
+        role = ENDS[spot.role] if isinstance(spot.source, Block) else _roles(spot)[0]
         first = self.plan.inventory.backbone.layers[spot.source.stack] - walked.reached[spot.source.stack, role]
         return extra.layer * sum(n >= first for n in (spot.layers if extra.layers is None else extra.layers))
 
@@ -856,7 +882,8 @@ class _Answer:
                 own += row.count * row.n
             else:
                 added += row.count * row.n
-            largest = max(largest, 0 if tensor.count is not None else row.count)  # a count may be of several tensors
+            several = tensor.count is not None and tensor.per not in OF_PARAMETERS  # a count may be of several tensors
+            largest = max(largest, 0 if several else row.count)
         return own, added, largest, frozen
 
     def _copied(self) -> int:

@@ -264,18 +264,18 @@ class Kept(Entry):
     when: FormulaField | None = None
     """`roles`, `where` and `when` narrow it as they narrow a tensor."""
     input: bool = False
-    """At a site, a feed-forward block or the weight of a linear map: what the module reads, which counts once for all
-    that keep it."""
+    """At a site, the weight of a linear map, a feed-forward block or an attention: what the module reads (what an
+    attention makes its queries of), which counts once for all that keep it."""
     output: bool = False
     """At a site: what the targeted module gives out, all of it where it is fused."""
     count: FormulaField = Field(default=0, validate_default=True)
-    """Numbers more, over `seq` (the length of a sequence), `tokens` (of all sequences of a batch) and `outputs` (of the
-    language model's head, 0 without one) too."""
+    """Numbers more, over `seq` (the length of a sequence), `tokens` (of all sequences of a batch), `outputs` (of the
+    language model's head, 0 without one) and `post_norm` (1 where norms stand behind the residual sums, else 0) too."""
     bits: int | None = Field(default=None, ge=1, le=64)
     """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
     live: bool = False
-    """At a site or a weight: only where a gradient flows into what the module reads, which nothing before the first
-    trained tensor gets."""
+    """Only where a gradient flows into what the module reads (the last one of an attention or feed-forward block, the
+    first of a layer), which nothing before the first trained tensor gets."""
     temporary: FormulaField = Field(default=0, validate_default=True)
     """Numbers more that the backward pass needs there for a while."""
     held: bool = False
@@ -283,6 +283,8 @@ class Kept(Entry):
     weights do, and says nothing of where gradients flow."""
     keys: FormulaField = Field(default=0, validate_default=True)
     """At an attention: keys that it sees more."""
+    layers: FormulaField = Field(default=0, validate_default=True)
+    """Of the model: layers like those of its last stack, trained as a whole, that run beside them."""
     enters: Literal["embeddings", "inputs", "attention", "end"] = "end"
     """Where what is trained there comes in, since what stands before all of it keeps nothing: in a block with what it
     reads, between keys and queries, as more keys do, or behind it; of the model, at its embeddings."""
@@ -291,8 +293,10 @@ class Kept(Entry):
     def _placed(self) -> Self:
         if self.per != "attention" and (self.keys.literal != 0 or self.enters == "attention"):
             raise ValueError(f"only an attention has keys; this is per {self.per}")
-        if (self.enters == "embeddings") > (self.per == "model"):
-            raise ValueError(f"only the model has embeddings; this is per {self.per}")
+        if self.per != "model" and (self.layers.literal != 0 or self.enters == "embeddings"):
+            raise ValueError(f"only the model has layers and embeddings; this is per {self.per}")
+        if self.input and self.per in ("layer", "model", "bias", "norm"):
+            raise ValueError(f"what is read has no name there; this is per {self.per}")
         return self
 
     def tensor(self) -> Tensor:
@@ -325,6 +329,7 @@ class Memory(Entry):
                     yield ("keeps", i, *keys), formula, kept.per
             yield ("keeps", i, "temporary"), kept.temporary, kept.per
             yield ("keeps", i, "keys"), kept.keys, kept.per
+            yield ("keeps", i, "layers"), kept.layers, kept.per
 
 
 class ClosedForm(Entry):

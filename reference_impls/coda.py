@@ -30,7 +30,7 @@ def soft_top_k(s: Tensor, k: int, *, epsilon: float, steps: int = 50) -> Tensor:
     for step in range(steps):
         e = max(epsilon, 4 * 0.7**step)         # from smooth to sharp: small values alone converge too slowly
         a = e * (math.log(k) - torch.logsumexp((s + b) / e, dim=-1, keepdim=True))      # (..., 1)
-        b = torch.minimum(-s - a, torch.zeros_like(s))              # (..., n)
+        b = (-s - a).clamp(max=0)                                   # (..., n)
     return torch.exp((s + a + b) / e)                               # (..., n)
 
 
@@ -45,11 +45,11 @@ class ConditionalAdapter(nn.Module):
         self.W_up = nn.Parameter(torch.zeros(d_model, bottleneck))
         self.b_up = nn.Parameter(torch.zeros(d_model))
         self.reduction, self.epsilon, self.attention = reduction, epsilon, attention
-        self.held: tuple[Tensor, Tensor] | None = None
+        self.held: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def route(self, x: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    def route(self, normed: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         """Which tokens the layer works for, (batch, n) of bool, and their weights, (batch, n)."""
-        s = layer_norm(x, x.shape[-1:]) @ self.w_r                  # (batch, n)
+        s = normed @ self.w_r                                       # (batch, n)
         if real is not None:
             s = s.masked_fill(~real, -1e4)
         k = math.ceil(s.shape[1] / self.reduction)
@@ -63,8 +63,9 @@ class ConditionalAdapter(nn.Module):
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, torch.finfo(x.dtype).min)
         real = None if mask is None else mask.amax(dim=(1, 2)) >= 0             # (batch, n)
-        chosen, weights = self.route(x, real)
-        self.held = x, torch.where(chosen, weights, 0)
+        normed = layer_norm(x, x.shape[-1:])                        # (batch, n, d_model)
+        chosen, weights = self.route(normed, real)
+        self.held = x, normed, torch.where(chosen, weights, 0)
         if self.attention == "k_to_k":
             hidden = torch.zeros_like(weights).masked_fill(~chosen, torch.finfo(x.dtype).min)[:, None, None]
             given["attention_mask"] = hidden if mask is None else torch.minimum(mask, hidden)   # (batch, 1, 1 or n, n)
@@ -72,9 +73,9 @@ class ConditionalAdapter(nn.Module):
 
     def leave(self, y: Tensor) -> Tensor:
         assert self.held is not None
-        x, weights = self.held
+        x, normed, weights = self.held
         self.held = None                                            # keeps neither memory nor graph
-        z = torch.relu(linear(layer_norm(x, x.shape[-1:]), self.W_down, self.b_down))   # (batch, n, bottleneck)
+        z = torch.relu(linear(normed, self.W_down, self.b_down))         # (batch, n, bottleneck)
         return x + linear(z, self.W_up, self.b_up) + weights[..., None] * (y - x)       # (batch, n, d_model)
 
 

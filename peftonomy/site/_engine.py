@@ -197,7 +197,8 @@ def _training() -> dict[str, Any]:
     return {
         "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
         "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},
-        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING,
+        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING, "reads": _memory.READS,
+        "ends": _memory.ENDS,
         **{name: getattr(_memory, name) for name in constants},
     }  # fmt: skip
 
@@ -211,6 +212,7 @@ def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
     return {
         "keeps": [_kept(kept, formulas) for kept in said.keeps],
         "positions": _unless(said.positions, 0, formulas), "side": said.gradients == "side",
+        "beside": any(kept.layers.literal != 0 for kept in said.keeps),
         "reads": [n for n, t in entry.tensors.items() if "d_in" in measure(t, tuple(entry.hyperparameters)).names],
     }  # fmt: skip
 
@@ -221,7 +223,7 @@ def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
     return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
         "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
         "enters": kept.enters, "temporary": _unless(kept.temporary, 0, formulas),
-        "keys": _unless(kept.keys, 0, formulas),
+        "keys": _unless(kept.keys, 0, formulas), "layers": _unless(kept.layers, 0, formulas),
     }  # fmt: skip
 
 

@@ -114,14 +114,14 @@
     rows.forEach(function (row) {
       var tensor = row.piece.tensor, roles = rolesAt(row.spot, "end");
       if (!tensor.selecting && step.mechanisms[row.piece.part].reads.indexOf(tensor.name) >= 0) note(row.spot, 3, roles);
-      if (tensor.trained === false) return;
+      if (tensor.trained === false || (step.mechanisms[row.piece.part].beside && isModule(row.spot) && !tensor.selecting)) return;
       note(row.spot, 0, roles);
       if (tensor.selecting && row.spot.suffix === "weight") note(row.spot, 1, roles);
     });
     extras.forEach(function (extra) {
       var kept = step.keeps[extra.record].kept;
       note(extra.spot, 0, rolesAt(extra.spot, extra.keys ? "attention" : kept.enters));
-      if (kept.input) note(extra.spot, 2, isBlock(extra.spot) ? ["mlp.up"] : rolesAt(extra.spot, "end"));
+      if (kept.input) note(extra.spot, 2, isBlock(extra.spot) ? [constants().reads[extra.spot.role]] : rolesAt(extra.spot, "end"));
       if (extra.keys) note(extra.spot, 4, [extra.spot.role + "|" + extra.record + "|" + extra.keys]);
     });
     /* Besides what it is made of, `more`: how many keys its attentions see more. */
@@ -166,8 +166,8 @@
     step.stacks.forEach(function (stack, i) { lengths[stack.name] = seq + (i ? 0 : positions); });
     var everywhere = Math.max.apply(null, Object.keys(lengths).map(function (name) { return lengths[name]; }));
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
-    var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
     var reached = new Set();    // roles whose modules read, in the layer at hand, what carries a gradient
+    var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
     var layers = layersFor(step, rows, extras), outside = layers[""][0][0];
 
     function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
@@ -184,11 +184,12 @@
       step.keeps.forEach(function (record, index) {
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
-          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length, outputs: step.vocab });
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
           function number(formula) { return given(formula) ? Math.trunc(run(formula, names)) : 0; }
           if (kept.guard !== null && !run(kept.guard, names)) return;
           var one = Math.ceil(run(kept.count, names) * size);
           if (kept.output && isSite(spot)) one += names.tokens * spot.source.module.d_out * w;
+          if (given(kept.layers)) one += beside(number(kept.layers));
           out.push({
             record: index, spot: spot, total: spot.n * one, layer: inner.layersOf(spot.layers).length ? one : 0,
             temporary: number(kept.temporary) * w, keys: number(kept.keys), held: kept.held
@@ -196,6 +197,17 @@
         });
       });
       return out;
+    }
+    /* Bytes that so many layers like those of the last stack keep, trained as a whole, with the norm behind them. */
+    function beside(count) {
+      var roles = new Set(), kept = 0, live = false, empty = new Set();
+      inv.modules.forEach(function (m) { if (m.stack === last.name) plain(m.role).forEach(function (role) { roles.add(role); }); });
+      for (var i = 0; i < count; i++) {
+        var halves = halvesOf(last, { trained: roles, weights: roles, inputs: empty, reads: empty, more: {} }, live, false);
+        live = halves[halves.length - 1].live;
+        kept += total(halves, "kept");
+      }
+      return kept + (step.order === "post" ? 0 : norm(last.d, batch * lengths[last.name], live, true));
     }
     function learns(row) { return row.piece.tensor.trained !== false && (row.trained > 0 || row.piece.tensor.selecting); }
 
@@ -297,6 +309,12 @@
     /* ---- the model, layer by layer ---- */
 
     function embeds() { return Array.from(outside.trained).some(function (role) { return starts(role, "embed.") || role === ":embeddings"; }); }
+    /* The halves of a layer in order. */
+    function halvesOf(stack, layer, live, source) {
+      var before = live = live || layer.trained.has("layer:inputs");
+      var halves = stack.attentions.map(function (name) { var half = attention(stack, name, layer, live, source); live = half.live; return half; });
+      return halves.concat([feedForward(stack, layer, live, before)]);
+    }
     function walk() {
       var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {} }, source = false;
       (step.side ? [] : step.stacks).forEach(function (stack, i) {
@@ -309,9 +327,7 @@
           (run[1] > 1 ? [1, run[1] - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
             found.into[stack.name] += times * live;
             reached.clear();
-            var before = live = live || layer.trained.has("layer:inputs");
-            var halves = stack.attentions.map(function (name) { var half = attention(stack, name, layer, live, source); live = half.live; return half; });
-            halves.push(feedForward(stack, layer, live, before));
+            var halves = halvesOf(stack, layer, live, source);
             live = halves[halves.length - 1].live || layer.trained.has("layer:end");
             found.through[stack.name] += times * live;
             reached.forEach(function (role) { var key = stack.name + "|" + role; found.reached[key] = (found.reached[key] || 0) + times; });
@@ -421,7 +437,7 @@
       if (!step.keeps[extra.record].kept.live || step.side) return extra.total;
       var stack = step.stacks.filter(function (s) { return s.name === extra.spot.stack; })[0];
       if (!stack) return extra.total;
-      var start = stack.layers - (found.reached[stack.name + "|" + rolesAt(extra.spot, "end")[0]] || 0);
+      var start = stack.layers - (found.reached[stack.name + "|" + (isBlock(extra.spot) ? T.ends[extra.spot.role] : rolesAt(extra.spot, "end")[0])] || 0);
       return extra.layer * inner.layersOf(extra.spot.layers).filter(function (n) { return n >= start; }).length;
     }
     /* Numbers trained inside of layers, and of these those in feed-forward blocks. */
@@ -447,7 +463,7 @@
         var tensor = row.piece.tensor, numbers = row.count * row.n;
         if (!learns(row)) { if (!tensor.selecting && tensor.served !== "absent") found.frozen += numbers; return; }
         if (tensor.selecting) found.own += numbers; else found.added += numbers;
-        if (!given(tensor.count)) found.largest = Math.max(found.largest, row.count);
+        if (!given(tensor.count) || isModule(row.spot)) found.largest = Math.max(found.largest, row.count);
       });
       return found;
     }

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from reference_impls import _kit as kit
 from reference_impls import coda
@@ -54,7 +55,7 @@ def test_masking_computes_what_a_run_on_the_chosen_tokens_computes(attention: st
     layer, adapted = (kit.blocks(m, "layer")[0].module for m in (plain, model))
     (adapter,) = kit.attached(adapted, "coda")
     x = torch.randn(1, 7, 12, dtype=torch.float64)
-    chosen, weights = adapter.route(x, None)
+    chosen, weights = adapter.route(layer_norm(x, x.shape[-1:]), None)
     picked = x[:, chosen[0]]
     with torch.no_grad():
         heavy = layer(picked) if attention == "k_to_k" else layer(x)[:, chosen[0]]
@@ -65,7 +66,7 @@ def test_masking_computes_what_a_run_on_the_chosen_tokens_computes(attention: st
 
 
 def without_the_layer(adapter: coda.ConditionalAdapter, x: Tensor) -> Tensor:
-    adapter.held = x, torch.zeros_like(x[..., 0])
+    adapter.held = x, layer_norm(x, x.shape[-1:]), torch.zeros_like(x[..., 0])
     return adapter.leave(x)
 
 
