@@ -1,12 +1,8 @@
-"""The bibliography: `taxonomy/references.bib`, with the line on which each entry begins.
-
-Read here and by no library: it needs only entries with fields of BibTeX, no strings of one's own and no preambles, for
-which the usual library takes longer than all entries of methods together.
-"""
+"""The bibliography: `taxonomy/references.bib`, parsed by bibtexparser, with the line on which each entry begins."""
 
 from __future__ import annotations
 
-import calendar
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -123,14 +119,24 @@ class Bibliography(Mapping[str, Reference]):
 
     @cached_property
     def _entries(self) -> dict[str, Reference]:
-        blocks, found = self._blocks(), {}
-        for match in ENTRY.finditer(self.text):
-            kind, key, line = match[1].lower(), match[2], self.lines[match[2]]
-            fields = _fields(self.text, match.end())
-            if fields is None:
-                expected = "a BibTeX entry"
-                raise DataError([Problem(self.name, line, key, "text that does not parse", expected, "", "bibtex")])
-            found[key] = Reference(key, kind, fields, blocks[key], line)
+        from bibtexparser.bibdatabase import UndefinedString
+        from bibtexparser.bparser import BibTexParser
+
+        logging.getLogger("bibtexparser").setLevel(logging.ERROR)
+        parser, parsed, blocks = BibTexParser(common_strings=True, ignore_nonstandard_types=False), {}, self._blocks()
+        try:
+            parsed = {e["ID"]: e for e in parser.parse(self.text).entries}
+        except UndefinedString as error:  # a bare word, which the library does not place
+            unknown = re.compile(rf"[=#]\s*{re.escape(error.args[0])}\b", re.IGNORECASE)
+            parsed = {key: {} for key, block in blocks.items() if not unknown.search(block)}
+        found = {}
+        for key, line in self.lines.items():
+            if key not in parsed:
+                raise DataError(
+                    [Problem(self.name, line, key, "text that does not parse", "a BibTeX entry", "", "bibtex")]
+                )
+            fields = {n.lower(): " ".join(v.split()) for n, v in parsed[key].items() if n not in ("ID", "ENTRYTYPE")}
+            found[key] = Reference(key, parsed[key]["ENTRYTYPE"], fields, blocks[key], line)
         return found
 
     def _blocks(self) -> dict[str, str]:
@@ -157,51 +163,6 @@ class Bibliography(Mapping[str, Reference]):
 
     def __len__(self) -> int:
         return len(self.lines)
-
-
-FIELD = re.compile(r"[\s,]*(?:(?P<end>\})|(?P<name>[^\s={},\"#]+)\s*=\s*)")
-WORD = re.compile(r"\w+")
-JOINED = re.compile(r"\s*#\s*")
-CLOSED = re.compile(r"\s*(?=[,}])")
-MARKS = re.compile(r'[{}"]')
-MONTHS = {name.lower(): calendar.month_name[i] for i, name in enumerate(calendar.month_abbr) if name}
-
-
-def _fields(text: str, at: int) -> dict[str, str] | None:
-    """The fields of the entry whose first field begins at `at`, by name; nothing if they are no BibTeX."""
-    fields: dict[str, str] = {}
-    while match := FIELD.match(text, at):
-        if match["end"]:
-            return fields
-        parts, at = list[str](), match.end()
-        while (read := _value(text, at)) is not None:
-            part, at = read
-            parts.append(part)
-            joined = JOINED.match(text, at)
-            if joined is None:
-                break
-            at = joined.end()
-        if read is None or not CLOSED.match(text, at):
-            return None
-        fields[match["name"].lower()] = " ".join("".join(parts).split())
-    return None
-
-
-def _value(text: str, at: int) -> tuple[str, int] | None:
-    """One value and where it ends: in braces, in quotes, a number, or the short name of a month."""
-    closing = {"{": "}", '"': '"'}.get(text[at : at + 1])
-    if closing is None:
-        word = WORD.match(text, at)
-        known = word and (word[0] if word[0].isdigit() else MONTHS.get(word[0].lower()))
-        return (known, word.end()) if word and known else None
-    depth = 0
-    for mark in MARKS.finditer(text, at + 1):
-        if mark[0] == closing and not depth:
-            return text[at + 1 : mark.start()], mark.end()
-        depth += {"{": 1, "}": -1}.get(mark[0], 0)
-        if depth < 0:
-            return None
-    return None
 
 
 def plain(text: str) -> str:

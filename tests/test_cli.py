@@ -756,7 +756,7 @@ def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatc
     assert "bert_base" in drawn
 
 
-HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", "mkdocs")
+HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", "mkdocs", "bibtexparser")
 
 
 def test_a_cost_query_loads_nothing_heavy() -> None:
