@@ -123,21 +123,23 @@ class Bibliography(Mapping[str, Reference]):
         from bibtexparser.bparser import BibTexParser
 
         logging.getLogger("bibtexparser").setLevel(logging.ERROR)
-        parser, parsed, blocks = BibTexParser(common_strings=True, ignore_nonstandard_types=False), {}, self._blocks()
+        parser, blocks = BibTexParser(common_strings=True, ignore_nonstandard_types=False), self._blocks()
         try:
             parsed = {e["ID"]: e for e in parser.parse(self.text).entries}
         except UndefinedString as error:  # a bare word, which the library does not place
-            unknown = re.compile(rf"[=#]\s*{re.escape(error.args[0])}\b", re.IGNORECASE)
-            parsed = {key: {} for key, block in blocks.items() if not unknown.search(block)}
+            word = re.compile(rf"[=#]\s*{re.escape(error.args[0])}\b", re.IGNORECASE)
+            raise self._unparsed(next(key for key, block in blocks.items() if word.search(block))) from None
         found = {}
         for key, line in self.lines.items():
             if key not in parsed:
-                raise DataError(
-                    [Problem(self.name, line, key, "text that does not parse", "a BibTeX entry", "", "bibtex")]
-                )
+                raise self._unparsed(key)
             fields = {n.lower(): " ".join(v.split()) for n, v in parsed[key].items() if n not in ("ID", "ENTRYTYPE")}
             found[key] = Reference(key, parsed[key]["ENTRYTYPE"], fields, blocks[key], line)
         return found
+
+    def _unparsed(self, key: str) -> DataError:
+        problem = Problem(self.name, self.lines[key], key, "text that does not parse", "a BibTeX entry", "", "bibtex")
+        return DataError([problem])
 
     def _blocks(self) -> dict[str, str]:
         """Each entry's own text, our `read` field left out."""

@@ -191,7 +191,7 @@ def test_bibtex_has_values_in_braces_in_quotes_numbers_and_months() -> None:
 )  # fmt: skip
 def test_bibtex_that_does_not_parse_is_told_with_its_line(fields: str) -> None:
     with pytest.raises(DataError, match=r"x\.bib:3: bad: found text that does not parse; expected a BibTeX entry"):
-        list(Bibliography("\n\n@misc{bad, " + fields, "x.bib").values())
+        list(Bibliography("@misc{good, title = {x}}\n\n@misc{bad, " + fields, "x.bib").values())
 
 
 SEVENTEENTH = """
