@@ -310,6 +310,8 @@ class Dataflow(Entry):
     """The type in which the language model's loss is taken."""
     bias: bool = False
     """Whether a position bias is added to the attention's scores."""
+    pixels: FormulaField = formula(0)
+    """How many numbers an image has, where inputs are images: all have then as many tokens as there are positions."""
     buffers: FormulaField = formula(0)
     """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
     source: Citation

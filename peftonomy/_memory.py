@@ -39,6 +39,7 @@ ATTENTION = ("sdpa", "eager")
 PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
 TOKEN_BYTES = 8 * 3
 """Of a token's number, its place in the mask and its label, which are 64-bit integers."""
+LABEL_BYTES = 8
 BLOCK = 64
 """Weights that share a scale in NF4, as in QLoRA."""
 QUANTIZED = {"nf4": 4, "int8": 8}
@@ -283,6 +284,7 @@ class Step:
         self.activation_needs = int(self.flow.activation_needs(config))
         self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
         self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
+        self.pixels = int(self.flow.pixels(config))
         self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
@@ -448,7 +450,9 @@ class _Answer:
         positions = self._positions()
         self.eager = setting.attention == "eager"
         limit = self.plan.common["max_positions"]
-        if limit and setting.seq + positions > limit:
+        if step.pixels and setting.seq != limit:
+            raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} sees {limit:,} tokens in an image")
+        if limit and not step.pixels and setting.seq + positions > limit:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
         self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
         self.prompted = positions > 0
@@ -597,6 +601,8 @@ class _Answer:
         """Bytes kept where half a layer ends, and whether a gradient flows out of it."""
         dropped = "residual" in self.flow.dropout or (block == "mlp" and "output" in self.flow.dropout)
         kept = n * stack.d if added and dropped else 0
+        if f"scale.{block}" in trained:
+            kept, added = kept + n * stack.d * self.w, True
         role = f"norm.{block}" if self.step.order == "out" else f"norm.{block}_out"
         if role in stack.norms:
             kept += self.norm(stack.d, n, added, role in trained)
@@ -696,7 +702,7 @@ class _Answer:
         source = False
         for i, stack in enumerate([] if self.step.side else self.step.stacks):
             n = batch * self.lengths[stack.name]
-            live = self.step.embeds(self.outside) or (self.prompted and i == 0) or checkpointing
+            live = self.step.embeds(self.outside) or (self.prompted and i == 0) or (checkpointing and not self.step.pixels)
             reads: frozenset[str] = frozenset()
             entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
             live = live or "norm.embed" in self.outside.trained
@@ -759,7 +765,8 @@ class _Answer:
         d: int = self.plan.common["d_embed"]
         kept, w = 0, self.w
         prompted = self.prompted and stack is self.step.stacks[0]
-        if self.setting.checkpointing and not self.step.embeds(self.outside) and (self.step.changed or prompted):
+        leaf = self.setting.checkpointing and not (self.step.pixels or self.step.embeds(self.outside))
+        if leaf and (self.step.changed or prompted):
             kept += self.setting.batch * self.setting.seq * d * w  # a leaf, so that gradients begin there
         if self.step.normed:
             gain = "norm.embed" in self.outside.trained
@@ -799,7 +806,7 @@ class _Answer:
         inside = sum(self._inside(e, walked) for e in self.extras if e.layer)
         n_layers = sum(stack.layers for stack in step.stacks)
         one_inside = inside // n_layers
-        inputs = n * TOKEN_BYTES
+        inputs = setting.batch * (step.pixels * w + LABEL_BYTES) if step.pixels else n * TOKEN_BYTES
         copies = self._copied() * w if setting.dtype == "mixed" else 0
         dequantised = step.largest * w if setting.quantized else 0
         fixed = inputs + everywhere
@@ -945,6 +952,10 @@ class _Answer:
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         backward, again = head * (1 + head_weight), 0
         source = self.lengths[step.stacks[0].name]
+        for m in step.inventory.modules:
+            if m.role == "embed.patch":  # every number of an image is seen once
+                one = 2 * batch * step.pixels * m.d_out
+                forward, backward = forward + one, backward + one * (m.role in weights)
         for m in step.linears:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
             one = 2 * batch * length * m.d_in * m.d_out
