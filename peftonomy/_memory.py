@@ -451,7 +451,8 @@ class _Answer:
         self.eager = setting.attention == "eager"
         limit = self.plan.common["max_positions"]
         if step.pixels and setting.seq != limit:
-            raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} sees {limit:,} tokens in an image")
+            model = step.inventory.backbone.id
+            raise UsageError(f"seq: found {setting.seq:,}; {model} sees {limit:,} tokens in an image")
         if limit and not step.pixels and setting.seq + positions > limit:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
         self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
@@ -702,7 +703,8 @@ class _Answer:
         source = False
         for i, stack in enumerate([] if self.step.side else self.step.stacks):
             n = batch * self.lengths[stack.name]
-            live = self.step.embeds(self.outside) or (self.prompted and i == 0) or (checkpointing and not self.step.pixels)
+            leaf = checkpointing and not self.step.pixels
+            live = self.step.embeds(self.outside) or (self.prompted and i == 0) or leaf
             reads: frozenset[str] = frozenset()
             entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
             live = live or "norm.embed" in self.outside.trained
