@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, run = inner.run, total = inner.total;
-  var OUTSIDE = "|-1", KINDS = ["trained", "weights", "inputs", "reads", "keys"], MOST = Math.pow(2, 24);
+  var OUTSIDE = "|-1", KINDS = ["trained", "weights", "inputs", "reads", "keys", "kinds"], MOST = Math.pow(2, 24);
   function constants() { return peft.data.training; }
   function floor(a, b) { return Math.floor(a / b); }
   function ceil(a, b) { return Math.ceil(a / b); }
@@ -51,6 +51,7 @@
       plan: plan, flow: flow, mechanisms: mechanisms, laid: new Map(),
       order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
       parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
+      experts: of("experts"), buffers: of("buffers"),
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -70,13 +71,21 @@
     return step;
   }
   function stackOf(inv, name) {
-    var model = inv.backbone, dims = merge(model.dims, model.own[name]), modules = inv.modules.filter(function (m) { return m.stack === name; }), norms = {};
+    var model = inv.backbone, dims = merge(model.dims, model.own[name]), modules = inv.modules.filter(function (m) { return m.stack === name; }), norms = {}, widths = {};
+    function layersWith(role) { return [].concat.apply([], modules.filter(function (m) { return m.role === role; }).map(function (m) { return inner.layersOf(m.layers); })); }
+    var normed = layersWith("norm.attn"), sparse = Array.from(new Set(layersWith("moe.router"))), experts = 0, unnormed = [];
+    for (var n = 0; normed.length && n < model.layers[name]; n++) if (normed.indexOf(n) < 0) unnormed.push(n);
     function has(role) { return modules.some(function (m) { return m.role === role; }); }
-    modules.forEach(function (m) { if (m.kind === "norm") norms[m.role] = m.d_out; });
+    modules.forEach(function (m) {
+      if (m.kind === "norm") norms[m.role] = m.d_out;
+      if (inner.LINEAR.indexOf(m.kind) >= 0) widths[m.role] = m.d_out;
+      if (m.role === "moe.router") m.parameters.forEach(function (p) { experts = Math.max(experts, p[1][0]); });
+    });
     return {
       name: name, layers: model.layers[name], d: dims.d_model, d_attn: dims.d_attn, d_kv: dims.d_kv, d_ff: dims.d_ff, heads: dims.n_heads,
       attentions: inv.blocks.filter(function (b) { return b.stack === name && b.kind === "attention"; }).map(function (b) { return b.name; }),
-      gated: has("mlp.gate") || has("mlp.gate_up"), fused: has("attn.qkv"), norms: norms,
+      gated: has("mlp.gate") || has("mlp.gate_up"), fused: has("attn.qkv"), norms: norms, widths: widths,
+      sparse: sparse, experts: experts, unnormed: unnormed,
       causal: starts(name, "decoder")
     };
   }
@@ -103,13 +112,16 @@
   }
   function walked(step, rows, extras) {
     var found = new Map();
-    function note(spot, kind, roles) {
-      var layers = inner.layersOf(spot.layers);
-      (layers.length ? layers : [-1]).forEach(function (n) {
-        var key = spot.stack + "|" + n;
+    function noteAt(stack, layers, kind, words) {
+      layers.forEach(function (n) {
+        var key = stack + "|" + n;
         if (!found.has(key)) found.set(key, KINDS.map(function () { return new Set(); }));
-        roles.forEach(function (role) { found.get(key)[kind].add(role); });
+        words.forEach(function (word) { found.get(key)[kind].add(word); });
       });
+    }
+    function note(spot, kind, words) {
+      var layers = inner.layersOf(spot.layers);
+      noteAt(spot.stack, layers.length ? layers : [-1], kind, words);
     }
     rows.forEach(function (row) {
       var tensor = row.piece.tensor, roles = rolesAt(row.spot, "end");
@@ -123,6 +135,10 @@
       note(extra.spot, 0, rolesAt(extra.spot, extra.keys ? "attention" : kept.enters));
       if (kept.input) note(extra.spot, 2, isBlock(extra.spot) ? [constants().reads[extra.spot.role]] : rolesAt(extra.spot, "end"));
       if (extra.keys) note(extra.spot, 4, [extra.spot.role + "|" + extra.record + "|" + extra.keys]);
+    });
+    step.stacks.forEach(function (stack) {
+      noteAt(stack.name, stack.sparse, 5, ["experts"]);
+      noteAt(stack.name, stack.unnormed, 5, ["unnormed"]);
     });
     /* Besides what it is made of, `more`: how many keys its attentions see more. */
     function layerOf(sets) {
@@ -223,7 +239,7 @@
     }
     /* The bytes kept where half a layer ends, and whether a gradient flows out of it. */
     function tailOf(stack, block, n, live, added, trained) {
-      var kept = added && dropped("residual") ? n * stack.d : 0, role = step.order === "out" ? "norm." + block : "norm." + block + "_out";
+      var kept = added && (dropped("residual") || (block === "mlp" && dropped("output"))) ? n * stack.d : 0, role = step.order === "out" ? "norm." + block : "norm." + block + "_out";
       if (role in stack.norms) {
         kept += norm(stack.d, n, added, trained.has(role));
         added = added || trained.has(role);
@@ -242,7 +258,7 @@
       var n_k = batch * (cross ? source_length : length) + batch * more;
       var trained = layer.trained, pre = step.order === "pre", gain = trained.has("norm." + name);
       function keeps(letters) { return any(layer.weights, name, letters) || any(layer.inputs, name, letters); }
-      var kept = pre ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has(name + ":inputs"), into = cross ? source : read;
+      var kept = pre && !layer.kinds.has("unnormed") ? norm(stack.d, n, live, gain) : 0, read = live || (pre && gain) || trained.has(name + ":inputs"), into = cross ? source : read;
       var q = read || trained.has(name + ".q"), extra = trained.has(name + ":attention");
       var k = into || extra || trained.has(name + ".k"), v = into || extra || trained.has(name + ".v");
       if (keeps(cross ? ["q"] : ["q", "k", "v"])) kept += checkpointing && !pre && !cross ? 0 : n * stack.d * w;
@@ -279,13 +295,18 @@
       return { kept: kept + end.kept, tail: end.kept, temporary: temporary, live: end.live };
     }
     function feedForward(stack, layer, live, before) {
-      var trained = layer.trained, n = batch * lengths[stack.name], wide = n * stack.d_ff, pre = step.order === "pre", parallel = step.parallel;
+      var trained = layer.trained, n = batch * lengths[stack.name], pre = step.order === "pre", parallel = step.parallel;
+      var wide = n * (stack.experts && "mlp.up" in stack.widths ? stack.widths["mlp.up"] : stack.d_ff);
       var shared = parallel && !("norm.mlp" in stack.norms), gain = trained.has(shared ? "norm.attn" : "norm.mlp"), state = parallel ? before : live;
       function keepsOf(block, names) { return any(layer.weights, block, names) || any(layer.inputs, block, names); }
       function keeps(names) { return keepsOf("mlp", names); }
       var kept = pre && !shared ? norm(stack.d, n, state, gain, parallel && (state || trained.has("norm.attn"))) : 0;
       var read = state || (pre && gain) || trained.has("mlp:inputs");
-      if (keeps(["up", "gate"]) && !(shared && keepsOf("attn", ["q", "k", "v"]))) kept += n * stack.d * w;
+      if ((keeps(["up", "gate"]) || keepsOf("moe", ["router", "shared.gate", "shared.up"])) && !(shared && keepsOf("attn", ["q", "k", "v"]))) kept += n * stack.d * w;
+      if (layer.kinds.has("experts")) {
+        var of = experts(stack, layer, read), tail = tailOf(stack, "mlp", n, live, of.live, trained);
+        return { kept: kept + of.kept + tail.kept, tail: tail.kept, temporary: of.temporary, live: tail.live };
+      }
       var up = read || trained.has("mlp.up"), gate = read || trained.has("mlp.gate"), activated = stack.gated ? gate : up;
       kept += step.activation * wide * w * activated;
       if (stack.gated) kept += wide * w * (up + gate);
@@ -304,6 +325,23 @@
         temporary = inside ? tensors * wide * w + n * stack.d * w : 0;
       }
       return { kept: kept + end.kept, tail: end.kept + gone, temporary: temporary, live: end.live };
+    }
+
+    /* A feed-forward of experts; read: whether a gradient flows into it. */
+    function experts(stack, layer, read) {
+      var trained = layer.trained, n = batch * lengths[stack.name], sorted = n * step.experts, one = sorted * stack.d * w, wide = sorted * stack.d_ff * w;
+      var gates = read || trained.has("moe.gate_up"), routed = read || trained.has("moe.router"), out = gates || routed || trained.has("moe.down");
+      var kept = one * trained.has("moe.gate_up") + wide * ((2 + step.activation) * gates + trained.has("moe.down"));
+      if (trained.has("moe.router") && flow.router === "float32" && w < 4) kept += 4 * n * stack.d;
+      if (routed) kept += 4 * n * (stack.experts + 1) + 12 * sorted + one;
+      kept += out * 28 * sorted;
+      if ("moe.shared.up" in stack.widths) {
+        var up = read || trained.has("moe.shared.up"), gate = read || trained.has("moe.shared.gate");
+        kept += n * stack.widths["moe.shared.up"] * w * (step.activation * gate + up + gate + trained.has("moe.shared.down"));
+        if ("moe.shared.router" in stack.widths && (read || trained.has("moe.shared.router"))) kept += n * (stack.d + 1) * w;
+      }
+      var state = n * stack.d, products = 3 * wide + state * w - one * routed;
+      return { kept: kept, temporary: out ? Math.max(products, (sorted * stack.d + state) * (4 + w)) : 0, live: out };
     }
 
     /* ---- the model, layer by layer ---- */
@@ -368,26 +406,31 @@
     }
     /* Bytes kept where a stack begins. */
     function entryOf(stack, n, live) {
-      var kept = 0, prompts = prompted && stack === first;
-      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * plan.common.d_embed * w;
+      var kept = 0, d = plan.common.d_embed, prompts = prompted && stack === first;
+      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * d * w;
       if (step.normed) {
         var gain = outside.trained.has("norm.embed");
-        kept += norm(stack.d, n, live, gain, kept > 0 && !step.summed);
+        kept += norm(d, n, live, gain, kept > 0 && !step.summed);
         live = live || gain;
       }
-      return kept + n * stack.d * (live && dropped("embedding"));
+      if (outside.weights.has("embed.proj")) kept += n * d * w;
+      return kept + n * d * (live && dropped("embedding"));
     }
 
     /* ---- the step ---- */
 
     function memory() {
       var n = batch * seq, d = last.d, head = inv.head, numbers = trained_(), trained = numbers.own + numbers.added + head;
-      var weights = (inv.total - numbers.own - head) * w + trained * w_t + numbers.frozen * w + requantised();
+      var weights = (inv.total - numbers.own - head) * w + trained * w_t + numbers.frozen * w + requantised() + step.buffers;
       var gradients = trained * w_t, states = statesOf(trained), paged = optimizer.paged ? states : 0;
       if (optimizer.paged) states = 0;
 
       var found = walk(), loss = n * step.vocab * (flow.loss === "float32" ? 4 : w), logits = n * step.vocab * step.logits * w;
       if (headWeight || (head && inv.backbone.family.kind === "decoder")) {
+        found.final += n * d * w;
+        found.ends += n * d * w;
+      }
+      if (inv.modules.some(function (m) { return m.role === flow.first_token && !m.stack && (m.head || outside.weights.has(m.role)); })) {
         found.final += n * d * w;
         found.ends += n * d * w;
       }
@@ -516,6 +559,10 @@
         if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n);
       });
       step.stacks.forEach(function (stack) {
+        var each = times(6, batch, lengths[stack.name], step.experts, stack.d, stack.d_ff), of = stack.sparse.length;
+        var trained = sum(layers[stack.name].map(function (run) { return run[0].trained.has("moe.gate_up") ? run[1] : 0; }));
+        again += each * BigInt(of);
+        backward += each * BigInt(floor((found.through[stack.name] || 0) * of, stack.layers) + trained);
         stack.attentions.forEach(function (name) {
           var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
           var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
