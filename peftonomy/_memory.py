@@ -810,7 +810,8 @@ class _Answer:
         one_inside = inside // n_layers
         inputs = setting.batch * (step.pixels * w + LABEL_BYTES) if step.pixels else n * TOKEN_BYTES
         copies = self._copied() * w if setting.dtype == "mixed" else 0
-        dequantised = step.largest * w if setting.quantized else 0
+        packed = setting.quantized or any(part.entry.base_storage for part in self.plan.parts)
+        dequantised = step.largest * w if packed else 0
         fixed = inputs + everywhere
         kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss + logits
         recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again

@@ -10,7 +10,7 @@ numbers, and in its backward pass divides each H by the root of its size.
 """
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,6 @@ class Space(nn.Module):
         self.v = nn.Parameter(torch.zeros(size))
         self.scale_outside = nn.Parameter(torch.ones(1))
         self.register_buffer("seed", torch.randint(2**62, (1,)))
-
 
 
 class Layer(nn.Module):
@@ -54,7 +53,9 @@ class Moved(nn.Module):
 
     def delta(self, shape: torch.Size) -> Tensor:
         scale = self.space.scale_outside if self.layer is None else self.layer.scale
-        return scale * fastfood(self.space.v, shape.numel(), int(self.space.seed) + self.number).view(shape)
+        seed = int(self.space.seed) + self.number
+        moved: Tensor = Projected.apply(self.space.v, scale, shape.numel(), seed)      # type: ignore[no-untyped-call]
+        return moved.view(shape)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.delta(weight.shape)
@@ -68,16 +69,46 @@ def hadamard(x: Tensor) -> Tensor:
     return x
 
 
-def fastfood(v: Tensor, size: int, seed: int) -> Tensor:
-    """P v, (d,) -> (size,), of about the norm of v: Fastfood on the next power of two."""
+def drawn(size: int, seed: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a projection to this size is made of: signs, an order and normal numbers, (n,) each, n a power of two."""
     n = 1 << (size - 1).bit_length()
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(2, (n,), generator=generator).to(v) * 2 - 1
-    order = torch.randperm(n, generator=generator).to(v.device)
-    normal = torch.randn(n, generator=generator, dtype=torch.float64).to(v)
-    mixed = hadamard(signs * pad(v, (0, n - len(v))))[order]    # (d,) -> (n,); cut where v is longer
+    signs = torch.randint(2, (n,), generator=generator).to(like) * 2 - 1
+    order = torch.randperm(n, generator=generator).to(like.device)
+    return signs, order, torch.randn(n, generator=generator, dtype=torch.float64).to(like)
+
+
+def fastfood(v: Tensor, size: int, seed: int) -> Tensor:
+    """P v, (d,) -> (size,), of about the norm of v: Fastfood on the next power of two."""
+    signs, order, normal = drawn(size, seed, v)
+    mixed = hadamard(signs * pad(v, (0, len(signs) - len(v))))[order]       # (d,) -> (n,); cut where v is longer
     norm: Tensor = size**0.5 * normal.norm()
-    return hadamard(normal * mixed)[:size] / norm               # (n,) -> (size,)
+    return hadamard(normal * mixed)[:size] / norm                           # (n,) -> (size,)
+
+
+def back(g: Tensor, d: int, seed: int) -> Tensor:
+    """P^T g, (size,) -> (d,)."""
+    signs, order, normal = drawn(len(g), seed, g)
+    mixed = normal * hadamard(pad(g, (0, len(signs) - len(g))))             # (size,) -> (n,)
+    spread = signs * hadamard(torch.zeros_like(mixed).index_copy(0, order, mixed))
+    norm: Tensor = len(g)**0.5 * normal.norm()
+    return pad(spread, (0, d - len(spread))) / norm                         # (n,) -> (d,)
+
+
+class Projected(torch.autograd.Function):
+    """s P v, which keeps v alone: P is drawn again for the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, scale: Tensor, size: int, seed: int) -> Tensor:
+        ctx.save_for_backward(v, scale)
+        ctx.seed = seed
+        return scale * fastfood(v, size, seed)                              # (d,) -> (size,)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (g,) = gradients                                                    # (size,)
+        v, scale = ctx.saved_tensors
+        return scale * back(g, len(v), ctx.seed), (g @ fastfood(v, len(g), ctx.seed))[None], None, None
 
 
 def apply(model: nn.Module, *, d: int = 20000) -> nn.Module:

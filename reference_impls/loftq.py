@@ -11,10 +11,10 @@ only; scales are not quantised again, as there. A fused matrix is rounded as a w
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from . import _kit as kit
 from . import lora, qlora
+from ._anew import put
 
 Pair = tuple[kit.Site, lora.LoRA]
 
@@ -60,7 +60,7 @@ def alternate(host: nn.Linear, pairs: list[Pair], iterations: int) -> list[float
             pair.A.copy_(a / pair.scale**0.5)
             _slice(site, total).sub_(pair.delta())
         errors.append(total.norm().item())
-    parametrize.register_parametrization(host, "weight", quantise, unsafe=True)
+    put(host, quantise)
     return errors
 
 

@@ -11,10 +11,10 @@ paper's paged optimiser is no part of the model.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from . import _kit as kit
 from . import lora
+from ._anew import Anew, put
 
 BLOCK, SCALES = 64, 256
 FLOAT8, FLOAT8_MAX = torch.float8_e4m3fn, 448.0
@@ -33,14 +33,13 @@ def normal_float() -> Tensor:
     return points / points.max()
 
 
-class NF4(nn.Module):
+class NF4(Anew):
     """A parametrisation: the weight is kept as four small tensors and computed from them whenever it is read."""
 
     points: Tensor
 
     def __init__(self, weight: Tensor):
-        super().__init__()
-        self.shape = weight.shape
+        super().__init__(weight)
         self.register_buffer("points", normal_float().to(weight), persistent=False)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,5 +77,5 @@ def apply(
         inside = weight.role.startswith(("attn.", "xattn.", "mlp."))
         if inside and weight.kind in ("linear", "conv1d") and weight.name.endswith("weight"):
             host, value = model.get_submodule(weight.name.rpartition(".")[0]), weight.value
-            parametrize.register_parametrization(host, "weight", NF4(value), unsafe=True)
+            put(host, NF4(value))
     return lora.apply(model, r=r, alpha=alpha, dropout=dropout, targets=targets, name="qlora")

@@ -438,7 +438,8 @@
       extras.forEach(function (e) { if (e.layer) inside += insideOf(e, found); else around += e.total; });
       weights += held;
       var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
-      var dequantised = setting.quantized ? step.largest * w : 0, fixed = inputs + around;
+      var packed = setting.quantized || plan.method.parts.some(function (part) { return part.base.length; });
+      var dequantised = packed ? step.largest * w : 0, fixed = inputs + around;
       var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? 0 : inside);
 
       var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
