@@ -21,7 +21,7 @@ import peftonomy
 from benchmarks import published
 from peftonomy import UsageError, _cli
 from peftonomy._fit import gpu_bytes, largest
-from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting
+from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting, mechanism
 
 KB = peftonomy.load()
 FILE = Path(__file__).parent / "data" / "memory_simulated.tsv"
@@ -238,10 +238,18 @@ def test_prompts_count_as_positions() -> None:
         asked("prompt_tuning", seq=4090)
 
 
+def test_every_entry_says_what_its_training_keeps() -> None:
+    """And a simulated step holds it to that."""
+    for method in KB.values():
+        for part in method.parts:
+            mechanism(part.entry)
+    assert {row["method"] for row in ROWS} == set(KB)
+
+
 def test_an_entry_that_does_not_say_what_it_keeps_is_refused() -> None:
-    silent = next(m for m in KB.values() if m.entry.memory is None and m.entry.tensors and m.entry.targets)
-    with pytest.raises(UsageError, match=f"{silent.id} does not say yet"):
-        asked(silent.id)
+    entry = KB["lora"].entry.model_copy(update={"memory": None})
+    with pytest.raises(UsageError, match="lora does not say yet"):
+        mechanism(entry)
 
 
 def test_formulas_of_memory_are_checked() -> None:
