@@ -243,7 +243,6 @@ def test_every_entry_says_what_its_training_keeps() -> None:
     for method in KB.values():
         for part in method.parts:
             mechanism(part.entry)
-    assert {row["method"] for row in ROWS} == set(KB)
 
 
 def test_an_entry_that_does_not_say_what_it_keeps_is_refused() -> None:
