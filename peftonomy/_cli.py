@@ -448,8 +448,7 @@ def cited(method: Method, everything: bool) -> Iterator[str]:
     """BibTeX keys that an entry cites: its paper first, then, if asked, all others."""
     yield method.entry.source.partition("#")[0]
     if everything:
-        keys = (source.partition("#")[0] for _, source in method.entry.citations())
-        yield from sorted({key for key in keys if key in method.kb.references})
+        yield from sorted(key for key in method.entry.cited if key in method.kb.references)
 
 
 # Counting

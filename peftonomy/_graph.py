@@ -56,7 +56,7 @@ class Graph:
             entry = kb[key].entry
             if entry.category in taxonomy.categories:
                 graph.add_edge(f"method:{key}", f"category:{entry.category}", type="belongs_to")
-            for cited in sorted({source.partition("#")[0] for _, source in entry.citations()} - {"editors"}):
+            for cited in sorted(entry.cited - {"editors"}):
                 graph.add_node(f"paper:{cited}", kind="paper", label=cited)
                 introduced = cited == entry.source.partition("#")[0]
                 graph.add_edge(f"method:{key}", f"paper:{cited}", type="introduced_in" if introduced else "cites")

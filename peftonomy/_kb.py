@@ -348,6 +348,13 @@ class KnowledgeBase(Mapping[str, Method]):
 
         return Graph(self)
 
+    @cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Method -> the fields that a condition may name, with its values; several values are a tuple."""
+        from ._query import facts
+
+        return {key: facts(self[key]) for key in self}
+
     @property
     def deviations(self) -> Table:
         """Every recorded difference between a library and a method: a row each, with what it changes and its source."""

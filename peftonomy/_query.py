@@ -107,7 +107,7 @@ def select(kb: KnowledgeBase, where: str, category: str | None = None, model: st
 
 
 def _with_ledgers(method: Method, model: str | None) -> Mapping[str, Any]:
-    known = facts(method)
+    known = method.kb.facts[method.id]
     if model is None:
         return known
     try:
@@ -125,7 +125,7 @@ class Predicate:
             self.formula = Formula.parse(text)
         except FormulaError as error:
             raise UsageError(f"condition {text!r}, column {error.column}: {error.message}") from None
-        examples = [facts(kb[key]) for key in kb]
+        examples = kb.facts.values()
         self.fields = set().union(*examples) | (set(LEDGERS) if with_ledgers else set())
         self.words: dict[str, set[str]] = {}
         for example in examples:

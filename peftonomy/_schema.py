@@ -523,6 +523,11 @@ class MethodEntry(Entry):
         """Every source named in the entry, with its place."""
         yield from _citations(self.model_dump(by_alias=True), ())
 
+    @cached_property
+    def cited(self) -> frozenset[str]:
+        """The key of every source named in the entry; our own choices say `editors`."""
+        return frozenset(source.partition("#")[0] for _, source in self.citations())
+
 
 def _citations(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, dict):

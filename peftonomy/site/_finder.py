@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .._kb import Method
-from .._query import facts
 from .._taxonomy import SurveyNode
 from ._site import Site, View
 
@@ -62,7 +61,7 @@ def questions(site: Site) -> list[Question]:
 def words(method: Method) -> dict[str, list[str]]:
     """Facet -> the method's values, as text; the category with all that lie above it."""
     found: dict[str, list[str]] = {}
-    for key, value in facts(method).items():
+    for key, value in method.kb.facts[method.id].items():
         found[key] = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
     steps = method.category.split(".")
     found["category"] = [".".join(steps[: i + 1]) for i in range(len(steps))]

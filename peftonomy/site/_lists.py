@@ -264,7 +264,7 @@ def _families(site: Site) -> Iterator[View]:
 def _bibliography(site: Site) -> list[View]:
     citing: dict[str, list[View]] = {}
     for m in site.kb.values():
-        for key in sorted({source.partition("#")[0] for _, source in m.entry.citations()}):
+        for key in sorted(m.entry.cited):
             citing.setdefault(key, []).append({"id": m.id, "name": m.name})
     rows = [site.reference(key) | {"methods": citing.get(key, [])} for key in site.kb.references]
     return sorted(rows, key=lambda r: (r["title"].lower(), r["key"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -289,6 +288,5 @@ def _library(site: Site, key: str, found: Implementation) -> View:
 def _references(site: Site, entry: MethodEntry) -> list[View]:
     """The sources of an entry, that of the method itself first."""
     first = entry.source.partition("#")[0]
-    keys: set[Any] = {source.partition("#")[0] for _, source in entry.citations()}
-    ordered = sorted(keys & set(site.kb.references), key=lambda k: (k != first, k))
+    ordered = sorted((k for k in entry.cited if k in site.kb.references), key=lambda k: (k != first, k))
     return [site.reference(key) for key in ordered]
