@@ -370,7 +370,7 @@ class Step:
             spot = where[extra.place]
             enters = "attention" if extra.keys else kept.enters
             note(spot, extra.layers, 0, _roles(spot, enters))  # what is shared acts here too
-            if kept.input:
+            if kept.input and kept.per != "layer":
                 block = isinstance(spot.source, Block)
                 note(spot, extra.layers, 2, [READS[spot.role]] if block else _roles(spot))
             if extra.keys:
@@ -502,6 +502,8 @@ class _Answer:
                     for number in (kept.temporary, kept.keys, kept.layers)
                 )
                 one += self._beside(beside) if beside else 0
+                if kept.input and kept.per == "layer" and not self.setting.checkpointing:  # which keeps it anyway
+                    one += dims["tokens"] * dims["d_model"] * self.w
                 here = one if spot.layers else 0
                 yield Extra(record, place, n * one, here, temporary * self.w, layers, kept.held, keys)
 
@@ -692,7 +694,7 @@ class _Answer:
             half, live = self.attention(stack, name, layer, live, source)
             halves.append(half)
         half, live = self.feed_forward(stack, layer, live, before)
-        return [*halves, half], live or "layer:end" in layer.trained
+        return [*halves, half], live or bool(layer.trained & {"layer:end", "mlp:norm"})
 
     # The model
 
@@ -768,7 +770,8 @@ class _Answer:
         kept, w = 0, self.w
         prompted = self.prompted and stack is self.step.stacks[0]
         leaf = self.setting.checkpointing and not (self.step.pixels or self.step.embeds(self.outside))
-        if leaf and (self.step.changed or prompted):
+        shifted = "layer:inputs" in self.layers[stack.name][0][0].trained
+        if leaf and (self.step.changed or prompted or shifted):
             kept += self.setting.batch * self.setting.seq * d * w  # a leaf, so that gradients begin there
         if self.step.normed:
             gain = "norm.embed" in self.outside.trained
@@ -814,8 +817,9 @@ class _Answer:
         dequantised = step.largest * w if packed else 0
         fixed = inputs + everywhere
         kept = fixed + copies + walked.layers + walked.entry + walked.ends + loss + logits
+        outside = sum(self._inside(e, walked) for e in self.extras if self._outside(e))
         recomputed = setting.checkpointing and not step.side  # what is beside the layers is not computed again
-        kept += 0 if recomputed else inside
+        kept += outside if recomputed else inside
 
         aside = one_inside if step.side else 0  # of the last layer, after which it comes
         moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - logits - aside, walked.forward)]
@@ -831,7 +835,8 @@ class _Answer:
                 held += one_mlp if last else 0
 
         heads = w_t * (head + (step.vocab * d if head_weight else 0))
-        again = sum(half.kept for half in walked.last) + one_inside if setting.checkpointing else 0
+        again = sum(half.kept for half in walked.last) + one_inside - outside // n_layers
+        again *= setting.checkpointing
         back(walked.last, heads, kept - loss - logits - walked.final + again)
         embedded = w_t * self._embedded()
         left = fixed + copies // n_layers + walked.entry + sum(half.kept for half in walked.first) + one_inside
@@ -860,6 +865,10 @@ class _Answer:
         role = ENDS[spot.role] if isinstance(spot.source, Block) else _roles(spot)[0]
         first = self.plan.inventory.backbone.layers[spot.source.stack] - walked.reached[spot.source.stack, role]
         return extra.layer * sum(n >= first for n in (spot.layers if extra.layers is None else extra.layers))
+
+    def _outside(self, extra: Extra) -> bool:
+        """Whether it stands before or behind a whole layer, where checkpoints do not reach."""
+        return self.step.keeps[extra.record][1].per == "layer"
 
     def _in_mlp(self, extra: Extra) -> bool:
         """Whether what a method keeps belongs to a feed-forward block."""

@@ -265,7 +265,8 @@ class Kept(Entry):
     """`roles`, `where` and `when` narrow it as they narrow a tensor."""
     input: bool = False
     """At a site, the weight of a linear map, a feed-forward block or an attention: what the module reads (what an
-    attention makes its queries of), which counts once for all that keep it."""
+    attention makes its queries of), which counts once for all that keep it. At a layer: what it reads, which a
+    checkpoint keeps anyway."""
     output: bool = False
     """At a site: what the targeted module gives out, all of it where it is fused."""
     count: FormulaField = Field(default=0, validate_default=True)
@@ -285,9 +286,10 @@ class Kept(Entry):
     """At an attention: keys that it sees more."""
     layers: FormulaField = Field(default=0, validate_default=True)
     """Of the model: layers like those of its last stack, trained as a whole, that run beside them."""
-    enters: Literal["embeddings", "inputs", "attention", "end"] = "end"
+    enters: Literal["embeddings", "inputs", "attention", "end", "norm"] = "end"
     """Where what is trained there comes in, since what stands before all of it keeps nothing: in a block with what it
-    reads, between keys and queries, as more keys do, or behind it; of the model, at its embeddings."""
+    reads, between keys and queries, as more keys do, behind it, or behind the norm of its residual sum; in a model, at
+    its embeddings."""
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
@@ -295,7 +297,7 @@ class Kept(Entry):
             raise ValueError(f"only an attention has keys; this is per {self.per}")
         if self.per != "model" and (self.layers.literal != 0 or self.enters == "embeddings"):
             raise ValueError(f"only the model has layers and embeddings; this is per {self.per}")
-        if self.input and self.per in ("layer", "model", "bias", "norm"):
+        if self.input and self.per in ("model", "bias", "norm"):
             raise ValueError(f"what is read has no name there; this is per {self.per}")
         return self
 

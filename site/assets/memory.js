@@ -133,7 +133,7 @@
     extras.forEach(function (extra) {
       var kept = step.keeps[extra.record].kept;
       note(extra.spot, 0, rolesAt(extra.spot, extra.keys ? "attention" : kept.enters));
-      if (kept.input) note(extra.spot, 2, isBlock(extra.spot) ? [constants().reads[extra.spot.role]] : rolesAt(extra.spot, "end"));
+      if (kept.input && kept.per !== "layer") note(extra.spot, 2, isBlock(extra.spot) ? [constants().reads[extra.spot.role]] : rolesAt(extra.spot, "end"));
       if (extra.keys) note(extra.spot, 4, [extra.spot.role + "|" + extra.record + "|" + extra.keys]);
     });
     step.stacks.forEach(function (stack) {
@@ -205,6 +205,7 @@
           if (kept.guard !== null && !run(kept.guard, names)) return;
           var one = Math.ceil(run(kept.count, names) * size);
           if (kept.output && isSite(spot)) one += names.tokens * spot.source.module.d_out * w;
+          if (kept.input && kept.per === "layer" && !checkpointing) one += names.tokens * names.d_model * w;   // which keeps it anyway
           if (given(kept.layers)) one += beside(number(kept.layers));
           out.push({
             record: index, spot: spot, total: spot.n * one, layer: inner.layersOf(spot.layers).length ? one : 0,
@@ -366,7 +367,7 @@
             found.into[stack.name] += times * live;
             reached.clear();
             var halves = halvesOf(stack, layer, live, source);
-            live = halves[halves.length - 1].live || layer.trained.has("layer:end");
+            live = halves[halves.length - 1].live || layer.trained.has("layer:end") || layer.trained.has("mlp:norm");
             found.through[stack.name] += times * live;
             reached.forEach(function (role) { var key = stack.name + "|" + role; found.reached[key] = (found.reached[key] || 0) + times; });
             found.layers += times * (checkpointing ? n * stack.d * w : total(halves, "kept"));
@@ -407,7 +408,8 @@
     /* Bytes kept where a stack begins. */
     function entryOf(stack, n, live) {
       var kept = 0, d = plan.common.d_embed, prompts = prompted && stack === first;
-      if (checkpointing && !embeds() && (step.changed || prompts)) kept += batch * seq * d * w;
+      var shifted = layers[stack.name][0][0].trained.has("layer:inputs");
+      if (checkpointing && !embeds() && (step.changed || prompts || shifted)) kept += batch * seq * d * w;
       if (step.normed) {
         var gain = outside.trained.has("norm.embed");
         kept += norm(d, n, live, gain, kept > 0 && !step.summed);
@@ -434,13 +436,16 @@
         found.final += n * d * w;
         found.ends += n * d * w;
       }
-      var around = 0, inside = 0, n_layers = total(step.stacks, "layers");
-      extras.forEach(function (e) { if (e.layer) inside += insideOf(e, found); else around += e.total; });
+      var around = 0, inside = 0, beyond = 0, n_layers = total(step.stacks, "layers");
+      extras.forEach(function (e) {
+        if (e.layer) inside += insideOf(e, found); else around += e.total;
+        if (step.keeps[e.record].kept.per === "layer") beyond += insideOf(e, found);    // checkpoints do not reach it
+      });
       weights += held;
       var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
       var packed = setting.quantized || plan.method.parts.some(function (part) { return part.base.length; });
       var dequantised = packed ? step.largest * w : 0, fixed = inputs + around;
-      var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? 0 : inside);
+      var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? beyond : inside);
 
       var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
       var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - logits - aside, found.forward]];
@@ -455,7 +460,7 @@
           held += end ? one_mlp : 0;
         }
       }
-      var heads = w_t * (head + (headWeight ? step.vocab * d : 0)), again = checkpointing ? total(found.last, "kept") + one_inside : 0;
+      var heads = w_t * (head + (headWeight ? step.vocab * d : 0)), again = checkpointing ? total(found.last, "kept") + one_inside - floor(beyond, n_layers) : 0;
       back(found.last, heads, kept - loss - logits - found.final + again);
       var left = fixed + floor(copies, n_layers) + found.entry + total(found.first, "kept") + one_inside;
       left += checkpointing ? floor(found.layers, n_layers) : 0;
