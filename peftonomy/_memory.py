@@ -221,6 +221,12 @@ class Stack:
     experts: int
     unnormed: frozenset[int]
 
+    def kinds(self, layer: int) -> frozenset[str]:
+        """What a layer is, as `Layer` has it."""
+        return frozenset(
+            kind for kind, numbers in (("experts", self.sparse), ("unnormed", self.unnormed)) if layer in numbers
+        )
+
     @property
     def causal(self) -> bool:
         """Whether a position sees none behind it."""
@@ -376,9 +382,9 @@ class Step:
             if extra.keys:
                 note(spot, extra.layers, 4, [(spot.role, extra.keys, extra.record)])
         for stack in self.stacks:
-            for kind, numbers in (("experts", stack.sparse), ("unnormed", stack.unnormed)):
-                for number in numbers:
-                    found.setdefault((stack.name, number), tuple(set() for _ in Layer._fields))[5].add(kind)
+            for number in stack.sparse | stack.unnormed:
+                sets = found.setdefault((stack.name, number), tuple(set() for _ in Layer._fields))
+                sets[5].update(stack.kinds(number))
         empty: tuple[set[Any], ...] = tuple(set() for _ in Layer._fields)
         layers = {s.name: [found.get((s.name, n), empty) for n in range(s.layers)] for s in self.stacks}
         layers[""] = [found.get(OUTSIDE, empty)]
@@ -514,8 +520,7 @@ class _Answer:
         inside = [m for m in self.step.inventory.modules if m.stack == stack.name]
         roles = frozenset(role for m in inside for role in _plain(m.role))
         for number in range(layers):
-            kinds = frozenset({"experts"} if number in stack.sparse else ())
-            halves, live = self.layer(stack, Layer(roles, roles, kinds=kinds), live, False)
+            halves, live = self.layer(stack, Layer(roles, roles, kinds=stack.kinds(number)), live, False)
             kept += sum(half.kept for half in halves)
         return kept + (0 if self.step.order == "post" else self.norm(stack.d, n, live, True))
 

@@ -70,6 +70,8 @@
     step.largest = step.linears.reduce(function (n, m) { return Math.max(n, m.d_in * m.d_out); }, 0);
     return step;
   }
+  /* What a layer is: made of experts, without a norm. */
+  function kindsOf(stack, n) { return new Set(["experts", "unnormed"].filter(function (kind) { return stack[kind === "experts" ? "sparse" : kind].indexOf(n) >= 0; })); }
   function stackOf(inv, name) {
     var model = inv.backbone, dims = merge(model.dims, model.own[name]), modules = inv.modules.filter(function (m) { return m.stack === name; }), norms = {}, widths = {};
     function layersWith(role) { return [].concat.apply([], modules.filter(function (m) { return m.role === role; }).map(function (m) { return inner.layersOf(m.layers); })); }
@@ -220,7 +222,7 @@
       var roles = new Set(), kept = 0, live = false, empty = new Set();
       inv.modules.forEach(function (m) { if (m.stack === last.name) plain(m.role).forEach(function (role) { roles.add(role); }); });
       for (var i = 0; i < count; i++) {
-        var halves = halvesOf(last, { trained: roles, weights: roles, inputs: empty, reads: empty, more: {} }, live, false);
+        var halves = halvesOf(last, { trained: roles, weights: roles, inputs: empty, reads: empty, kinds: kindsOf(last, i), more: {} }, live, false);
         live = halves[halves.length - 1].live;
         kept += total(halves, "kept");
       }
