@@ -193,7 +193,9 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
 def _training() -> dict[str, Any]:
     """What a step can be set to, and the constants that its memory is worked out with."""
     setting = {f.name: f.default for f in dataclasses.fields(_memory.Setting) if f.default is not dataclasses.MISSING}
-    constants = ("TOKEN_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION")
+    constants = (
+        "TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION",
+    )  # fmt: skip
     return {
         "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
         "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},

@@ -51,7 +51,7 @@
       plan: plan, flow: flow, mechanisms: mechanisms, laid: new Map(),
       order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
       parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
-      experts: of("experts"), buffers: of("buffers"),
+      experts: of("experts"), buffers: of("buffers"), pixels: of("pixels"),
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -180,7 +180,8 @@
     var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
     var found = rowsFor(step, chosen), values = found.values, args = found.args, rows = found.rows;
     var positions = positions_(), limit = plan.common.max_positions, prompted = positions > 0, lengths = {};
-    if (limit && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
+    if (step.pixels && seq !== limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " sees " + inner.grouped(limit) + " tokens in an image", "seq");
+    if (limit && !step.pixels && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
     step.stacks.forEach(function (stack, i) { lengths[stack.name] = seq + (i ? 0 : positions); });
     var everywhere = Math.max.apply(null, Object.keys(lengths).map(function (name) { return lengths[name]; }));
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
@@ -243,6 +244,10 @@
     /* The bytes kept where half a layer ends, and whether a gradient flows out of it. */
     function tailOf(stack, block, n, live, added, trained) {
       var kept = added && (dropped("residual") || (block === "mlp" && dropped("output"))) ? n * stack.d : 0, role = step.order === "out" ? "norm." + block : "norm." + block + "_out";
+      if (trained.has("scale." + block)) {
+        kept += n * stack.d * w;
+        added = true;
+      }
       if (role in stack.norms) {
         kept += norm(stack.d, n, added, trained.has(role));
         added = added || trained.has(role);
@@ -359,7 +364,7 @@
     function walk() {
       var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {} }, source = false;
       (step.side ? [] : step.stacks).forEach(function (stack, i) {
-        var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || checkpointing, crossing = false, reads = new Set();
+        var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || (checkpointing && !step.pixels), crossing = false, reads = new Set();
         var entry = entryOf(stack, n, live) + (checkpointing ? argumentsOf(stack) : 0);
         live = live || outside.trained.has("norm.embed");
         found.into[stack.name] = found.through[stack.name] = 0;
@@ -411,7 +416,7 @@
     function entryOf(stack, n, live) {
       var kept = 0, d = plan.common.d_embed, prompts = prompted && stack === first;
       var shifted = layers[stack.name][0][0].trained.has("layer:inputs");
-      if (checkpointing && !embeds() && (step.changed || prompts || shifted)) kept += batch * seq * d * w;
+      if (checkpointing && !step.pixels && !embeds() && (step.changed || prompts || shifted)) kept += batch * seq * d * w;
       if (step.normed) {
         var gain = outside.trained.has("norm.embed");
         kept += norm(d, n, live, gain, kept > 0 && !step.summed);
@@ -444,7 +449,7 @@
         if (step.keeps[e.record].kept.per === "layer") beyond += insideOf(e, found);    // checkpoints do not reach it
       });
       weights += held;
-      var one_inside = floor(inside, n_layers), inputs = n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
+      var one_inside = floor(inside, n_layers), inputs = step.pixels ? batch * (step.pixels * w + T.LABEL_BYTES) : n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
       var packed = setting.quantized || plan.method.parts.some(function (part) { return part.base.length; });
       var dequantised = packed ? step.largest * w : 0, fixed = inputs + around;
       var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? beyond : inside);
@@ -556,8 +561,14 @@
     /* Of a forward pass and of a step: products of matrices, two operations for each pair. */
     function operations(found) {
       function times() { return [].reduce.call(arguments, function (n, x) { return n * BigInt(x); }, 1n); }
-      var weights = new Set(), head = times(2, batch, seq, last.d, step.vocab), backward = head * (headWeight ? 2n : 1n), again = 0n;
+      var weights = new Set(), head = times(2, batch, seq, last.d, step.vocab), backward = head * (headWeight ? 2n : 1n), again = 0n, images = 0n;
       Object.keys(layers).forEach(function (name) { layers[name].forEach(function (run) { run[0].weights.forEach(function (role) { weights.add(role); }); }); });
+      inv.modules.forEach(function (m) {
+        if (m.role !== "embed.patch") return;
+        var one = times(2, batch, step.pixels, m.d_out);
+        images += one;
+        if (weights.has(m.role)) backward += one;
+      });
       step.linears.forEach(function (m) {
         var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
         var early = T.reading.indexOf(m.role) >= 0 || (step.parallel && starts(m.role, "mlp."));
@@ -586,7 +597,7 @@
         again += one;
         backward += one * (tensor.trained !== false ? 2n : 1n);
       });
-      var forward = head + again;
+      var forward = head + images + again;
       return [forward, forward + backward + (checkpointing ? again : 0n)];
     }
     return memory();
