@@ -111,27 +111,37 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
             smallest[model.family.model_type] = model
     for change in CHANGES:
         for model in smallest.values():
-            yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": 128, "targets": ""} | change
+            assert model.family.dataflow is not None
+            seq = model.dims["max_positions"] if model.family.dataflow.pixels(model.config) else 128
+            yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 
 def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
     """The model's config with so many layers in each stack."""
     assert model.file is not None
     raw = {**model.file.config, "model_type": model.family.model_type}
-    for name in {name for stack in model.family.stacks.values() for name in stack.layers.names}:
+    for name in sorted({name for stack in model.family.stacks.values() for name in stack.layers.names}):
         key = model.family.config[name]
         raw = {k: v for k, v in raw.items() if k not in key.aliases} | {key.key or name: layers}
     return raw
 
 
 def families(limit: float) -> None:
+    from huggingface_hub.errors import StrictDataclassClassValidationError
+
     from reference_impls import _simulate
 
     def answer(case: Case) -> Case:
-        config = shortened(KB.models[case["model"]], case["layers"])
+        model = KB.models[case["model"]]
+        config = shortened(model, case["layers"])
         given = {name: value for name, value in case.items() if name not in ("model", "layers", "targets")}
         try:
-            found = _simulate.simulate(KB, model=config, **given).to_dict()
+            try:
+                found = _simulate.simulate(KB, model=config, **given).to_dict()
+            except StrictDataclassClassValidationError:  # its other keys do not go with so few
+                assert model.file is not None
+                config = {**model.file.config, "model_type": model.family.model_type}
+                found = _simulate.simulate(KB, model=config, **given).to_dict()
         except (UsageError, ValueError) as error:
             return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         return {name: found[name] for name in OF_FAMILY if name in found} | {"config": json.dumps(config)}

@@ -264,6 +264,8 @@ class Dataflow(Entry):
     kind besides."""
     post: FormulaField = formula(0)
     """Whether they stand behind the residual sums all the same."""
+    repeats: FormulaField = formula(1)
+    """How many times each layer runs, one after the other."""
     parallel: FormulaField = formula(0)
     """Whether the feed-forward reads what attention reads: the layer's input, through a norm of its own
     (`norm.mlp`) or else through that of attention."""

@@ -290,6 +290,7 @@ class Step:
         self.activation_needs = int(self.flow.activation_needs(config))
         self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
         self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
+        self.repeats = int(self.flow.repeats(config))
         self.pixels = int(self.flow.pixels(config))
         self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
@@ -716,7 +717,8 @@ class _Answer:
             entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
             live = live or "norm.embed" in self.outside.trained
             crossing = False
-            for layer, count in self.layers[stack.name]:
+            for layer, once in self.layers[stack.name]:
+                count = once * self.step.repeats
                 for times in (1, count - 1) if count > 1 else (1,):  # a gradient may begin in the first of them
                     found.into[stack.name] = found.into.get(stack.name, 0) + times * live
                     self.reached.clear()
@@ -813,9 +815,9 @@ class _Answer:
             walked.ends += n * d * w
         weights += self.held
         everywhere = sum(e.total for e in self.extras if not e.layer)
-        inside = sum(self._inside(e, walked) for e in self.extras if e.layer)
+        inside = step.repeats * sum(self._inside(e, walked) for e in self.extras if e.layer)
         n_layers = sum(stack.layers for stack in step.stacks)
-        one_inside = inside // n_layers
+        one_inside = inside // (n_layers * step.repeats)
         inputs = setting.batch * (step.pixels * w + LABEL_BYTES) if step.pixels else n * TOKEN_BYTES
         copies = self._copied() * w if setting.dtype == "mixed" else 0
         packed = setting.quantized or any(part.entry.base_storage for part in self.plan.parts)
@@ -843,9 +845,14 @@ class _Answer:
         again = sum(half.kept for half in walked.last) + one_inside - outside // n_layers
         again *= setting.checkpointing
         back(walked.last, heads, kept - loss - logits - walked.final + again)
+        if step.repeats > 1:  # the gradients of a layer's last run are there when that before begins
+            run = sum(half.kept for half in walked.last) + one_inside
+            base = kept - loss - logits - walked.final - (0 if again else run)
+            twice = any(layer.weights for stack in step.stacks for layer, _ in self.layers[stack.name])
+            back(walked.last, heads + one_layer, base + step.largest * w_t * twice)  # a matrix has two for a while
         embedded = w_t * self._embedded()
         left = fixed + copies // n_layers + walked.entry + sum(half.kept for half in walked.first) + one_inside
-        left += walked.layers // n_layers if setting.checkpointing else 0
+        left += walked.layers // (n_layers * step.repeats) if setting.checkpointing else 0
         back(walked.first, gradients - embedded - one_layer, left)
         moments.append(("backward", gradients, fixed, n * d * w))
         optimizer = OPTIMIZERS[setting.optimizer]
@@ -976,11 +983,11 @@ class _Answer:
         for m in step.linears:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
             one = 2 * batch * length * m.d_in * m.d_out
-            again += one * m.count
+            again += one * m.count * step.repeats
             early = m.role in READING or (step.parallel and m.role.startswith("mlp."))
             reached = (walked.into if early else walked.through).get(m.stack, 0)
             backward += one * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
-            backward += one * m.count * bool(weights & {*_plain(m.role)})
+            backward += one * m.count * step.repeats * bool(weights & {*_plain(m.role)})
         for stack in step.stacks:
             one = 6 * batch * self.lengths[stack.name] * step.experts * stack.d * stack.d_ff
             again += one * len(stack.sparse)
@@ -992,7 +999,7 @@ class _Answer:
                 one = 4 * batch * length * (source if name == "xattn" else length) * stack.d_attn
                 more = 4 * batch * length * stack.d_attn
                 more *= sum(count * layer.more(name) for layer, count in self.layers[stack.name])
-                again += one * stack.layers + more
+                again += one * stack.layers * step.repeats + more
                 back = walked.through.get(stack.name, 0) * one + more
                 backward += back * 2 if self.eager else back * 5 // 2
         for row in self.rows:
