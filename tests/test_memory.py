@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import peftonomy
 from benchmarks import published
 from peftonomy import UsageError, _cli
 from peftonomy._fit import gpu_bytes, largest
 from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting, mechanism
+from peftonomy._schema import Kept
 
 KB = peftonomy.load()
 FILE = Path(__file__).parent / "data" / "memory_simulated.tsv"
@@ -151,6 +153,69 @@ def test_a_family_described_otherwise_would_be_noticed() -> None:
         setting = Setting(int(row["batch"]), int(row["seq"]), row["dtype"], attention=row["attends"])
         wrong += abs(step.memory({}, setting).kept / int(row["kept"]) - 1) > KEPT
     assert wrong > len(rows) / 2
+
+
+# What a record of what is kept may say
+
+
+def test_keys_are_seen_where_the_record_says() -> None:
+    """A cartridge is in self-attentions only, a prefix in all: those of an encoder, and two in each decoder's layer."""
+
+    def of_a_key(method: str, **given: Any) -> int:
+        few, more = (
+            asked(method, "t5_base", dtype="float32", attention="eager", prefix_length=n, **given).kept for n in (8, 9)
+        )
+        return more - few
+
+    itself, everywhere = of_a_key("cartridges"), of_a_key("prefix_tuning", use_mlp=False)
+    missing = 2 * 2 * 768 * 4  # in the first layer of each stack queries carry no gradient, so keys are not kept
+    assert itself > 0
+    assert 3 * (itself + missing) == 2 * (everywhere + missing)
+
+
+def test_layers_beside_keep_what_layers_that_are_trained_keep() -> None:
+    config = {"model_type": "llama", "hidden_size": 24, "intermediate_size": 34, "num_attention_heads": 4}
+    sizes = {n: {**config, "num_hidden_layers": n, "vocab_size": 31} for n in (3, 4)}
+    three, four = (KB["full_fine_tuning"].memory(sizes[n], batch=2, seq=16).kept for n in (3, 4))
+    one, two = (KB["shadow_peft"].memory(sizes[4], batch=2, seq=16, shadow_layers=n).kept for n in (1, 2))
+    assert two - one == four - three
+
+
+def test_what_stands_behind_a_layer_is_not_computed_again() -> None:
+    behind, inside = (
+        [asked(method, checkpointing=ck, r=9).kept - asked(method, checkpointing=ck, r=8).kept for ck in (False, True)]
+        for method in ("direft", "lora")
+    )
+    assert behind == [32 * 512 * 2] * 2
+    assert (inside[0] > 0, inside[1]) == (True, 0)
+
+
+def test_what_only_a_gradient_needs_is_not_kept_before_the_first() -> None:
+    """A frozen adapter below the trained one keeps its hidden states, in all layers but the first."""
+    more = [asked("mad_x", language_bottleneck=9, phase=p).kept for p in ("task", "language")]
+    few = [asked("mad_x", language_bottleneck=8, phase=p).kept for p in ("task", "language")]
+    assert [a - b for a, b in zip(more, few, strict=True)] == [31 * 512 * 2, 32 * 512 * 2]
+
+
+def test_behind_the_embeddings_and_before_the_head() -> None:
+    """The coupling keeps two hidden layers where it stands, and its inverse as much where there is a head."""
+    for model, places in (("llama_2_7b", 2), ("roberta_base", 1), ("t5_base", 3)):
+        more, few = (asked("invertible_adapter", model, width=n).kept for n in (9, 8))
+        assert more - few == places * 2 * 512 * 2
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"per": "mlp", "keys": "8"}, "only an attention has keys"),
+        ({"per": "layer", "enters": "embeddings"}, "only the model has layers and embeddings"),
+        ({"per": "site", "layers": "1"}, "only the model has layers and embeddings"),
+        ({"per": "norm", "input": True}, "what is read has no name there"),
+    ],
+)
+def test_a_record_that_makes_no_sense(record: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Kept.model_validate(record)
 
 
 # Rules that need no simulation
