@@ -244,6 +244,18 @@ def test_rank_costs_one_number_a_token_and_site() -> None:
     assert asked(r=9).kept - asked(r=8).kept == 64 * 512 * 2
 
 
+def test_a_mask_is_kept_only_where_a_gradient_flows() -> None:
+    """Which nothing before the first correction gets."""
+    plain, dropped = (asked(targets=["attn.q"], dropout=p).kept for p in (0.0, 0.1))
+    assert dropped - plain == (32 - 1) * 512 * 4096
+
+
+def test_what_is_held_counts_as_weights_do() -> None:
+    full, ticket = (asked(method, batch=1, seq=8) for method in ("full_fine_tuning", "lt_sft"))
+    assert ticket.weights - full.weights == (1 + 2) * full.trained  # a byte of the mask, and the start
+    assert (ticket.kept, ticket.gradients) == (full.kept, full.gradients)
+
+
 def test_more_tokens_never_take_less() -> None:
     peaks = [asked(seq=seq, checkpointing=ck).peak for ck in (False, True) for seq in range(8, 400, 7)]
     half = len(peaks) // 2
@@ -378,6 +390,7 @@ def test_every_entry_says_what_its_training_keeps() -> None:
     for method in KB.values():
         for part in method.parts:
             mechanism(part.entry)
+    assert {row["method"] for row in ROWS} == set(KB)
 
 
 def test_an_entry_that_does_not_say_what_it_keeps_is_refused() -> None:
