@@ -34,12 +34,12 @@ EXCEPTIONS = {
     for row in published.read(published.TABLE.parent / "exceptions.tsv")
     if row["table"] == "simulated"
 }
-"""Methods whose simulated steps are not the method's, each with the reason."""
+"""Methods, or methods on models, whose simulated steps are not the form's, each with the reason."""
 
 
 def remembered(row: dict[str, str]) -> Memory | None:
     """What the closed forms say of a row; None where an entry does not say what it keeps."""
-    if row["method"] in EXCEPTIONS:
+    if EXCEPTIONS.keys() & {row["method"], f"{row['method']} {row['model']}"}:
         return None
     try:
         return KB[row["method"]].memory(

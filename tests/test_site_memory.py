@@ -13,6 +13,7 @@ from peftonomy import KnowledgeBase
 from peftonomy._output import binary_text
 from peftonomy.site import _memory
 from peftonomy.site._site import Site
+from tests.test_memory import WORST
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "memory"
 FILES = (FOLDER / "simulated.tsv", Path(__file__).parent / "data" / "memory_simulated.tsv")
@@ -68,8 +69,9 @@ def test_no_simulated_case_is_dropped(kb: KnowledgeBase, tables: dict[str, list[
     compared, apart = tables["Predicted against simulated"], tables["Steps that are not compared"]
     assert len(compared) + len(apart) == len(cases)
     assert all(row[-1] for row in apart)
-    sizes = [abs(percent(row[-1])) for row in compared]
+    sizes = [abs(percent(row[5])) for row in compared]
     assert sizes == sorted(sizes, reverse=True)
+    assert all(row[6] for row in compared if abs(percent(row[5])) > 100 * WORST), "each with its reason"
 
 
 def test_predictions_are_those_of_now(kb: KnowledgeBase, tables: dict[str, list[list[str]]]) -> None:

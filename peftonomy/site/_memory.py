@@ -124,6 +124,7 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
             "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
             "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
             "error": 100 * (predicted / simulated - 1), "percent": _percent(100 * (predicted / simulated - 1)),
+            "note": reasons.get(f"{row['method']} {row['model']}", ""),
         })  # fmt: skip
     compared.sort(key=lambda r: -abs(r["error"]))
     return compared, apart
