@@ -67,7 +67,7 @@ LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "bitfit", "lora_fa", "dora",
 LAYERS = 4
 CHANGES: tuple[dict[str, Any], ...] = (
     {"method": "lora"}, {"method": "full_fine_tuning", "attention": "eager"},
-    {"method": "lora", "attention": "eager", "checkpointing": True}, {"method": "full_fine_tuning"},
+    {"method": "lora", "attention": "eager", "checkpointing": True},
 )  # fmt: skip
 OF_FAMILY = ("task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "config", "refused")
 

@@ -313,7 +313,10 @@ class Dataflow(Entry):
     bias: bool = False
     """Whether a position bias is added to the attention's scores."""
     pixels: FormulaField = formula(0)
-    """How many numbers an image has, where inputs are images: all have then as many tokens as there are positions."""
+    """How many numbers an input has, where inputs are images or sounds. Images all have as many tokens as there are
+    positions."""
+    frames: FormulaField = formula(0)
+    """How many tokens the first stack makes of every sound, by two convolutions, of which the second halves them."""
     buffers: FormulaField = formula(0)
     """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
     source: Citation

@@ -291,7 +291,8 @@ class Step:
         self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
         self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
         self.repeats = int(self.flow.repeats(config))
-        self.pixels = int(self.flow.pixels(config))
+        self.pixels, self.frames = int(self.flow.pixels(config)), int(self.flow.frames(config))
+        self.image = self.pixels > 0 and not self.frames
         self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
@@ -428,7 +429,8 @@ class Walked:
     """What the backbone keeps: bytes in its layers, before them, behind each stack and (of these) behind the last one;
     what the last layer of the forward pass needs for a while (with a residual sum in front of its norm: the state of
     the feed-forward, the model's input, the layer's, the block's, and what dropout and norm give out); the halves of
-    the first and the last layer that gradients reach; in how many layers of a stack they flow into its input
+    the first and the last layer that gradients reach, and of each stack's last one, with the stack's name and what is
+    kept by then; in how many layers of a stack they flow into its input
     and out of its last sum, and into what the modules of a role read."""
 
     layers: int = 0
@@ -438,6 +440,7 @@ class Walked:
     final: int = 0
     first: list[Half] = field(default_factory=list)
     last: list[Half] = field(default_factory=list)
+    before: list[tuple[str, list[Half], int]] = field(default_factory=list)
     into: dict[str, int] = field(default_factory=dict)
     through: dict[str, int] = field(default_factory=dict)
     reached: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -457,12 +460,14 @@ class _Answer:
         positions = self._positions()
         self.eager = setting.attention == "eager"
         limit = self.plan.common["max_positions"]
-        if step.pixels and setting.seq != limit:
+        if step.image and setting.seq != limit:
             model = step.inventory.backbone.id
             raise UsageError(f"seq: found {setting.seq:,}; {model} sees {limit:,} tokens in an image")
-        if limit and not step.pixels and setting.seq + positions > limit:
+        if limit and not step.image and setting.seq + positions > limit:
             raise UsageError(f"seq: found {setting.seq:,}; {step.inventory.backbone.id} has {limit:,} positions")
         self.lengths = {s.name: setting.seq + (0 if i else positions) for i, s in enumerate(step.stacks)}
+        if step.frames:
+            self.lengths[step.stacks[0].name] = step.frames
         self.prompted = positions > 0
         self.reached: set[str] = set()  # roles whose modules read, in the layer at hand, what carries a gradient
         found = list(self._extras())
@@ -717,6 +722,7 @@ class _Answer:
             entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
             live = live or "norm.embed" in self.outside.trained
             crossing = False
+            last: list[Half] = []
             for layer, once in self.layers[stack.name]:
                 count = once * self.step.repeats
                 for times in (1, count - 1) if count > 1 else (1,):  # a gradient may begin in the first of them
@@ -728,7 +734,7 @@ class _Answer:
                     found.through[stack.name] = found.through.get(stack.name, 0) + times * live
                     found.layers += times * (n * stack.d * w if checkpointing else sum(half.kept for half in halves))
                     if live:
-                        found.first, found.last = found.first or halves, halves
+                        found.first, found.last, last = found.first or halves, halves, halves
                 reads = layer.weights | layer.inputs
                 crossing = crossing or bool(reads & {"xattn.k", "xattn.v"})
             if crossing and not checkpointing:
@@ -745,6 +751,8 @@ class _Answer:
                 found.final = self.norm(stack.d, n, live, gain)
             if (live or gain) and "final" in self.flow.dropout:
                 found.final += n * stack.d
+            if last:
+                found.before.append((stack.name, last, found.layers + found.entry + found.ends))
             found.ends += found.final
             source = live or gain
         if self.step.side:
@@ -784,6 +792,8 @@ class _Answer:
             gain = "norm.embed" in self.outside.trained
             kept += self.norm(d, n, live, gain, fresh=not kept or self.step.summed)
             live = live or gain
+        if "embed.audio" in self.outside.weights and stack is self.step.stacks[0]:
+            kept += 5 * n * d * w  # what two convolutions and their activations read, the first ones twice as long
         if "embed.proj" in self.outside.weights:
             kept += n * d * w
         return kept + n * d * (live and "embedding" in self.flow.dropout)
@@ -818,7 +828,9 @@ class _Answer:
         inside = step.repeats * sum(self._inside(e, walked) for e in self.extras if e.layer)
         n_layers = sum(stack.layers for stack in step.stacks)
         one_inside = inside // (n_layers * step.repeats)
-        inputs = setting.batch * (step.pixels * w + LABEL_BYTES) if step.pixels else n * TOKEN_BYTES
+        inputs = n * TOKEN_BYTES
+        if step.pixels:
+            inputs = setting.batch * (step.pixels * w + LABEL_BYTES * (setting.seq if step.vocab else 1))
         copies = self._copied() * w if setting.dtype == "mixed" else 0
         packed = setting.quantized or any(part.entry.base_storage for part in self.plan.parts)
         dequantised = step.largest * w if packed else 0
@@ -850,6 +862,11 @@ class _Answer:
             base = kept - loss - logits - walked.final - (0 if again else run)
             twice = any(layer.weights for stack in step.stacks for layer, _ in self.layers[stack.name])
             back(walked.last, heads + one_layer, base + step.largest * w_t * twice)  # a matrix has two for a while
+        later, embeds = heads, "embed.token" in self.outside.weights
+        for (name, _, _), (_, halves, alive) in zip(walked.before[:0:-1], walked.before[-2::-1], strict=True):
+            later += w_t * self._in_layers(name)[0]  # the other stack is through, and what it embeds comes
+            moments.append(("backward", later, fixed + alive, w_t * step.vocab * d * embeds))
+            back(halves, later, fixed + alive + (sum(half.kept for half in halves) if setting.checkpointing else 0))
         embedded = w_t * self._embedded()
         left = fixed + copies // n_layers + walked.entry + sum(half.kept for half in walked.first) + one_inside
         left += walked.layers // (n_layers * step.repeats) if setting.checkpointing else 0
@@ -886,11 +903,13 @@ class _Answer:
         """Whether what a method keeps belongs to a feed-forward block."""
         return self.step.keeps[extra.record][3][extra.place].role.startswith("mlp")
 
-    def _in_layers(self) -> tuple[int, int]:
-        """Numbers trained inside of layers, and of these those in feed-forward blocks."""
+    def _in_layers(self, stack: str = "") -> tuple[int, int]:
+        """Numbers trained inside of layers (of a stack), and of these those in feed-forward blocks."""
         inside = mlp = 0
         for row in self.rows:
             for spot, n in row.spots() if row.learns else ():
+                if stack and (spot.source is None or spot.source.stack != stack):
+                    continue
                 inside += row.count * n * bool(spot.layers)
                 mlp += row.count * n * spot.role.startswith(("mlp", "norm.mlp"))
         return inside, mlp
@@ -980,6 +999,9 @@ class _Answer:
             if m.role == "embed.patch":  # every number of an image is seen once
                 one = 2 * batch * step.pixels * m.d_out
                 forward, backward = forward + one, backward + one * (m.role in weights)
+        for i, m in enumerate(m for m in step.inventory.modules if m.role == "embed.audio"):
+            one = 2 * batch * (step.frames if i else 2 * step.frames) * math.prod(m.parameters[0][1])
+            forward, backward = forward + one, backward + one * (m.role in weights) * (1 + i)
         for m in step.linears:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
             one = 2 * batch * length * m.d_in * m.d_out

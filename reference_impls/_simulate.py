@@ -279,6 +279,9 @@ class Training:
             sides = size if isinstance(size, list | tuple) else (size, size)
             images = torch.zeros(question.batch, config.num_channels, *sides, dtype=DTYPES[question.dtype])
             return {"pixel_values": images, "labels": labels}
+        if self.model.main_input_name == "input_features":
+            sound = torch.zeros(question.batch, config.num_mel_bins, 2 * config.max_source_positions)
+            return {"input_features": sound.to(DTYPES[question.dtype]), "labels": labels}
         ids, mask = torch.full(shape, 2), torch.ones(shape, dtype=torch.long)       # 2 is no model's padding
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 

@@ -96,7 +96,6 @@ UNDESCRIBED = {
     "llama4_text": "experts read inputs that are weighted before, beside one that all tokens pass",
     "qwen3_next": "most layers have a linear attention with a state",
     "swin": "windows, lengths and widths change from stage to stage",
-    "whisper": "the encoder sees frames of sound, of which there are always as many, the decoder tokens",
 }
 """Families of which nothing is said of memory, each with the reason."""
 FAMILY_ROWS = [
