@@ -1,11 +1,13 @@
-"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|large|families|truth [SECONDS]`.
+"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|large|families|truth [SECONDS]`,
+or `... entry METHOD...`.
 
 simulate: what one training step of a method's reference implementation takes on a public model
 (`reference_impls/_simulate.py`), in memory/simulated.tsv. A case that a method refuses is a row with its reason.
 families: the same of few methods on the smallest model of every family that says how its layers compute, cut down to
 four layers, in memory/families.tsv. large: of seven methods on models that many use, in memory/simulated.tsv too.
+entry: the first case of each of these methods, among the rows that the tests read, in place of the one there.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
-Rows that are there stay: a run that was stopped goes on where it ended.
+Otherwise rows that are there stay: a run that was stopped goes on where it ended.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from peftonomy import UsageError
 
 FOLDER = Path(__file__).parent / "memory"
 SIMULATED, FAMILIES, TRUTH = (FOLDER / f"{name}.tsv" for name in ("simulated", "families", "truth"))
+TESTED = FOLDER.parents[1] / "tests" / "data" / "memory_simulated.tsv"
 KB = peftonomy.load()
 Case = dict[str, Any]
 Answer = Callable[[Case], Case]
@@ -194,6 +197,20 @@ def large(limit: float) -> None:
     grow(SIMULATED, ASKED, FOUND, large_cases(), simulated, limit)
 
 
+def entry(methods: Sequence[str]) -> None:
+    columns, *lines = TESTED.read_text(encoding="utf-8").splitlines()
+    for method in methods:
+        case = HOMES[model := first_home(KB, method)] | {"method": method, "model": model}
+        row = case | simulated(case)
+        if "refused" in row:
+            raise SystemExit(f"{method}: {row['refused']}")
+        values = [str(row[name]) for name in columns.split("\t")]
+        asked = [values[columns.split("\t").index(name)] for name in ASKED if name != "targets"]
+        lines = [line for line in lines if line.split("\t")[: len(asked)] != asked] + ["\t".join(values)]
+        print(*values)
+    TESTED.write_text("\n".join([columns, *sorted(lines, key=lambda line: line.split("\t"))]) + "\n", encoding="utf-8")
+
+
 def simulated(case: Case) -> Case:
     from reference_impls import _simulate
 
@@ -223,4 +240,7 @@ def truth(limit: float) -> None:
 
 if __name__ == "__main__":
     commands = {"simulate": simulate, "large": large, "families": families, "truth": truth}
-    commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))
+    if sys.argv[1] == "entry":
+        entry(sys.argv[2:])
+    else:
+        commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))
