@@ -310,6 +310,8 @@ class Dataflow(Entry):
     """How many tensors as wide as the vocabulary are kept between the head and the loss."""
     loss: Literal["float32", "model"] = "float32"
     """The type in which the language model's loss is taken."""
+    windowed: bool = False
+    """Whether some layers of an encoder see a window only, with a mask and with sines of their own."""
     bias: bool = False
     """Whether a position bias is added to the attention's scores."""
     pixels: FormulaField = formula(0)

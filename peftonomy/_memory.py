@@ -742,7 +742,7 @@ class _Answer:
             if self.flow.bias and not (self.eager or checkpointing or stack.causal):
                 entry += stack.heads * self.lengths[stack.name] ** 2 * w
             if self.flow.rotary and found.through.get(stack.name):
-                entry += 2 * self.lengths[stack.name] * (stack.d_attn // stack.heads) * w
+                entry += 2 * (1 + self.flow.windowed) * self.lengths[stack.name] * (stack.d_attn // stack.heads) * w
             found.entry += entry
             if not checkpointing:
                 found.forward = self._passing(stack, reads, live)
@@ -773,7 +773,7 @@ class _Answer:
         last state."""
         batch, w, length = self.setting.batch, self.w, self.lengths[stack.name]
         source = self.lengths[self.step.stacks[0].name]
-        kept = batch * length * length * w if self.eager and stack.causal else 0
+        kept = batch * length * length * w if self.eager and (stack.causal or self.flow.windowed) else 0
         kept += stack.heads * length * length * w if self.flow.bias else 0
         if "xattn" in stack.attentions:
             kept += batch * source * stack.d * w + (stack.heads * length * source * w if self.flow.bias else 0)

@@ -85,6 +85,28 @@ def test_operations_are_those_counted() -> None:
         assert memory.step_flops == pytest.approx(int(row["step_flops"]), rel=0.02), row
 
 
+LARGE = {"llama_2_13b", "llama_3_8b", "qwen2_5_7b", "mixtral_8x7b"}
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "memory"
+
+
+def simulated(name: str) -> list[dict[str, str]]:
+    """The rows of a table of the benchmarks, without those that were refused."""
+    lines = (BENCHMARKS / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+    return [row for row in csv.DictReader(lines, delimiter="\t") if not row["refused"]]
+
+
+def test_large_models_are_the_simulated() -> None:
+    rows = [row for row in simulated("simulated") if row["model"] in LARGE and not row["targets"]]
+    assert {row["model"] for row in rows} == LARGE
+    assert len({row["method"] for row in rows}) >= 2
+    for row in rows:
+        memory = remembered(row)
+        assert memory is not None
+        asked = {key: row[key] for key in ("method", "model", "batch", "seq")}
+        assert memory.peak == pytest.approx(int(row["peak"]), rel=WORST), asked
+        assert memory.kept == pytest.approx(int(row["kept"]), rel=KEPT), asked
+
+
 # Every family
 
 UNDESCRIBED = {
@@ -93,19 +115,12 @@ UNDESCRIBED = {
     "deberta-v2": "scores of attention come from relative positions too, by gathers of whole matrices",
     "deepseek_v2": "latent attention: queries and values have heads of unequal width",
     "deepseek_v3": "latent attention: queries and values have heads of unequal width",
-    "llama4_text": "experts read inputs that are weighted before, beside one that all tokens pass",
+    "llama4_text": "transformers sends every token through every expert, as zeros where it was not chosen",
     "qwen3_next": "most layers have a linear attention with a state",
     "swin": "windows, lengths and widths change from stage to stage",
 }
 """Families of which nothing is said of memory, each with the reason."""
-FAMILY_ROWS = [
-    row
-    for row in csv.DictReader(
-        (Path(__file__).parents[1] / "benchmarks" / "memory" / "families.tsv").read_text(encoding="utf-8").splitlines(),
-        delimiter="\t",
-    )
-    if not row["refused"]
-]
+FAMILY_ROWS = simulated("families")
 KEPT = 0.01
 
 

@@ -387,7 +387,7 @@
         });
         if (crossing && !checkpointing) entry += batch * source_length * first.d * w;
         if (flow.bias && !(eager || checkpointing || stack.causal)) entry += stack.heads * Math.pow(lengths[stack.name], 2) * w;
-        if (flow.rotary && found.through[stack.name]) entry += 2 * lengths[stack.name] * floor(stack.d_attn, stack.heads) * w;
+        if (flow.rotary && found.through[stack.name]) entry += 2 * (flow.windowed ? 2 : 1) * lengths[stack.name] * floor(stack.d_attn, stack.heads) * w;
         found.entry += entry;
         if (!checkpointing) found.forward = passing(stack, reads, live);
         var gain = outside.trained.has("norm.final");
@@ -407,7 +407,7 @@
     }
     /* Bytes of what all checkpointed layers of a stack are called with. */
     function argumentsOf(stack) {
-      var length = lengths[stack.name], kept = eager && stack.causal ? batch * length * length * w : 0;
+      var length = lengths[stack.name], kept = eager && (stack.causal || flow.windowed) ? batch * length * length * w : 0;
       kept += flow.bias ? stack.heads * length * length * w : 0;
       if (stack.attentions.indexOf("xattn") >= 0) kept += batch * source_length * stack.d * w + (flow.bias ? stack.heads * length * source_length * w : 0);
       return kept;
