@@ -165,7 +165,7 @@
         make("th", { scope: "row" }, this.link(r.id)),
         make("td", {}, make("a", { href: "calculator.html?" + query, "aria-label": setting + ", " + this.nameOf(r.id) + " in the calculator" }, setting)),
         make("td", { class: "n" }, [number(r.cost.trained), share ? meter : null]), make("td", { class: "n" }, pf.bytes(r.cost.stored_bytes)),
-        r.fit && wishes.solve !== "size" ? make("td", { class: "n pf-fit" }, number(r.fit.value)) : "",
+        r.fit && wishes.solve !== "size" ? make("td", { class: "n pf-fit", "data-name": wishes.solve === "seq" ? "length" : "batch" }, number(r.fit.value)) : "",
         r.fit ? make("td", { class: "n pf-fit" }, pf.binary(r.fit.memory.peak + r.fit.memory.gpu_extra_estimate)) : "",
         r.fit ? "" : make("td", { class: "n" }, pf.held(r.cost.served, r.cost.served_bits)), make("td", { class: "n" }, String(peft.data.methods[r.id].year))
       ]);
