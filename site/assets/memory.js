@@ -51,7 +51,7 @@
       plan: plan, flow: flow, mechanisms: mechanisms, laid: new Map(),
       order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
       parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
-      experts: of("experts"), buffers: of("buffers"), pixels: of("pixels"),
+      experts: of("experts"), buffers: of("buffers"), pixels: of("pixels"), frames: of("frames"), repeats: of("repeats"),
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -65,6 +65,7 @@
         step.keeps.push({ part: part, kept: kept, spots: numbered(inner.spotsOf(kept, inv, plan.sites[part], plan.common)) });
       });
     });
+    step.image = step.pixels > 0 && !step.frames;
     step.summed = flow.scaled || has("embed.position");
     step.changed = step.normed || step.summed || flow.dropout.indexOf("embedding") >= 0;
     step.largest = step.linears.reduce(function (n, m) { return Math.max(n, m.d_in * m.d_out); }, 0);
@@ -180,9 +181,9 @@
     var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
     var found = rowsFor(step, chosen), values = found.values, args = found.args, rows = found.rows;
     var positions = positions_(), limit = plan.common.max_positions, prompted = positions > 0, lengths = {};
-    if (step.pixels && seq !== limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " sees " + inner.grouped(limit) + " tokens in an image", "seq");
-    if (limit && !step.pixels && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
-    step.stacks.forEach(function (stack, i) { lengths[stack.name] = seq + (i ? 0 : positions); });
+    if (step.image && seq !== limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " sees " + inner.grouped(limit) + " tokens in an image", "seq");
+    if (limit && !step.image && seq + positions > limit) fail("seq: found " + inner.grouped(seq) + "; " + inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
+    step.stacks.forEach(function (stack, i) { lengths[stack.name] = !i && step.frames ? step.frames : seq + (i ? 0 : positions); });
     var everywhere = Math.max.apply(null, Object.keys(lengths).map(function (name) { return lengths[name]; }));
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
     var reached = new Set();    // roles whose modules read, in the layer at hand, what carries a gradient
@@ -362,15 +363,15 @@
       return halves.concat([feedForward(stack, layer, live, before)]);
     }
     function walk() {
-      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {} }, source = false;
+      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {}, before: [] }, source = false;
       (step.side ? [] : step.stacks).forEach(function (stack, i) {
-        var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || (checkpointing && !step.pixels), crossing = false, reads = new Set();
+        var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || (checkpointing && !step.pixels), crossing = false, reads = new Set(), ending = [];
         var entry = entryOf(stack, n, live) + (checkpointing ? argumentsOf(stack) : 0);
         live = live || outside.trained.has("norm.embed");
         found.into[stack.name] = found.through[stack.name] = 0;
         layers[stack.name].forEach(function (run) {
-          var layer = run[0];
-          (run[1] > 1 ? [1, run[1] - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
+          var layer = run[0], count = run[1] * step.repeats;
+          (count > 1 ? [1, count - 1] : [1]).forEach(function (times) {   // a gradient may begin in the first of them
             found.into[stack.name] += times * live;
             reached.clear();
             var halves = halvesOf(stack, layer, live, source);
@@ -380,7 +381,7 @@
             found.layers += times * (checkpointing ? n * stack.d * w : total(halves, "kept"));
             if (!live) return;
             if (!found.first.length) found.first = halves;
-            found.last = halves;
+            found.last = ending = halves;
           });
           reads = new Set([].concat(Array.from(layer.weights), Array.from(layer.inputs)));
           crossing = crossing || any(reads, "xattn", ["k", "v"]);
@@ -393,6 +394,7 @@
         var gain = outside.trained.has("norm.final");
         if (step.order !== "post") found.final = norm(stack.d, n, live, gain);
         if ((live || gain) && dropped("final")) found.final += n * stack.d;
+        if (ending.length) found.before.push({ name: stack.name, halves: ending, alive: found.layers + found.entry + found.ends });
         found.ends += found.final;
         source = live || gain;
       });
@@ -422,6 +424,7 @@
         kept += norm(d, n, live, gain, kept > 0 && !step.summed);
         live = live || gain;
       }
+      if (outside.weights.has("embed.audio") && stack === first) kept += 5 * n * d * w;
       if (outside.weights.has("embed.proj")) kept += n * d * w;
       return kept + n * d * (live && dropped("embedding"));
     }
@@ -449,7 +452,8 @@
         if (step.keeps[e.record].kept.per === "layer") beyond += insideOf(e, found);    // checkpoints do not reach it
       });
       weights += held;
-      var one_inside = floor(inside, n_layers), inputs = step.pixels ? batch * (step.pixels * w + T.LABEL_BYTES) : n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
+      inside *= step.repeats;
+      var one_inside = floor(inside, n_layers * step.repeats), inputs = step.pixels ? batch * (step.pixels * w + T.LABEL_BYTES * (step.vocab ? seq : 1)) : n * T.TOKEN_BYTES, copies = setting.dtype === "mixed" ? copied() * w : 0;
       var packed = setting.quantized || plan.method.parts.some(function (part) { return part.base.length; });
       var dequantised = packed ? step.largest * w : 0, fixed = inputs + around;
       var kept = fixed + copies + found.layers + found.entry + found.ends + loss + logits + (checkpointing && !step.side ? beyond : inside);
@@ -469,8 +473,18 @@
       }
       var heads = w_t * (head + (headWeight ? step.vocab * d : 0)), again = checkpointing ? total(found.last, "kept") + one_inside - floor(beyond, n_layers) : 0;
       back(found.last, heads, kept - loss - logits - found.final + again);
+      if (step.repeats > 1) {   // the gradients of a layer's last run are there when that before begins, and a matrix has two for a while
+        var twice = step.stacks.some(function (stack) { return layers[stack.name].some(function (run) { return run[0].weights.size; }); });
+        back(found.last, heads + one_layer, kept - loss - logits - found.final - (again ? 0 : total(found.last, "kept") + one_inside) + step.largest * w_t * twice);
+      }
+      for (var later = heads, s = found.before.length - 2; s >= 0; s--) {   // the other stack is through, and what it embeds comes
+        var stack = found.before[s], alive = fixed + stack.alive;
+        later += w_t * inLayers(found.before[s + 1].name).inside;
+        moments.push(["backward", later, alive, w_t * step.vocab * d * outside.weights.has("embed.token")]);
+        back(stack.halves, later, alive + (checkpointing ? total(stack.halves, "kept") : 0));
+      }
       var left = fixed + floor(copies, n_layers) + found.entry + total(found.first, "kept") + one_inside;
-      left += checkpointing ? floor(found.layers, n_layers) : 0;
+      left += checkpointing ? floor(found.layers, n_layers * step.repeats) : 0;
       back(found.first, gradients - w_t * embedded() - one_layer, left);
       moments.push(["backward", gradients, fixed, n * d * w]);
       moments.push(["optimizer", gradients, inputs, !optimizer.moments ? 0 : optimizer.foreach ? gradients : 2 * numbers.largest * w_t]);
@@ -496,10 +510,11 @@
       var start = stack.layers - (found.reached[stack.name + "|" + (isBlock(extra.spot) ? T.ends[extra.spot.role] : rolesAt(extra.spot, "end")[0])] || 0);
       return extra.layer * inner.layersOf(extra.spot.layers).filter(function (n) { return n >= start; }).length;
     }
-    /* Numbers trained inside of layers, and of these those in feed-forward blocks. */
-    function inLayers() {
+    /* Numbers trained inside of layers (of a stack), and of these those in feed-forward blocks. */
+    function inLayers(stack) {
       var inside = 0, mlp = 0;
       rows.filter(learns).forEach(function (row) {
+        if (stack && row.spot.stack !== stack) return;
         var role = row.spot.role;
         if (inner.layersOf(row.spot.layers).length) inside += row.count * row.n;
         if (starts(role, "mlp") || starts(role, "norm.mlp")) mlp += row.count * row.n;
@@ -569,13 +584,18 @@
         images += one;
         if (weights.has(m.role)) backward += one;
       });
+      inv.modules.filter(function (m) { return m.role === "embed.audio"; }).forEach(function (m, i) {
+        var one = times(2, batch, step.frames * (i ? 1 : 2)) * times.apply(null, m.parameters[0][1]);
+        images += one;
+        if (weights.has(m.role)) backward += one * BigInt(1 + i);
+      });
       step.linears.forEach(function (m) {
         var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
         var early = T.reading.indexOf(m.role) >= 0 || (step.parallel && starts(m.role, "mlp."));
         var one = times(2, batch, length, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
-        again += one * BigInt(m.n);
+        again += one * BigInt(m.n * step.repeats);
         backward += one * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
-        if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n);
+        if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n * step.repeats);
       });
       step.stacks.forEach(function (stack) {
         var each = times(6, batch, lengths[stack.name], step.experts, stack.d, stack.d_ff), of = stack.sparse.length;
@@ -586,7 +606,7 @@
           var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
           var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
           var back = times(found.through[stack.name] || 0, one) + more;
-          again += one * BigInt(stack.layers) + more;
+          again += one * BigInt(stack.layers * step.repeats) + more;
           backward += eager ? back * 2n : back * 5n / 2n;
         });
       });
