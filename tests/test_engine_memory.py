@@ -95,7 +95,8 @@ def tokens(kb: KnowledgeBase, model: Any) -> int:
     """Of an image, where the model sees images."""
     backbone = kb.backbone(model)
     flow = backbone.family.dataflow
-    return backbone.dims["max_positions"] if flow is not None and flow.pixels.literal != 0 else 0
+    images = flow is not None and flow.pixels.literal != 0 and flow.frames.literal == 0
+    return backbone.dims["max_positions"] if images else 0
 
 
 def changed(kb: KnowledgeBase, method: str, draw: random.Random) -> Answer:

@@ -26,7 +26,7 @@ from ._text import count
 
 __all__ = ["memory_page"]
 
-SIMULATED = ("simulated.tsv", "memory_simulated.tsv")
+SIMULATED = ("simulated.tsv", "memory_simulated.tsv", "families.tsv")
 SETTING = ("batch", "seq", "dtype", "optimizer")
 GIB = 2**30
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 210, 46, 22
@@ -110,11 +110,12 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
         if row.get("refused") or row["method"] in reasons:
             apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
             continue
-        place = row["method"], row["model"], row["task"]
+        config = row.get("config", "")  # of a model that was cut down to a few layers
+        place = row["method"], row["model"], row["task"], config
         try:
             if place not in steps:
-                inventory = site.kb.models[row["model"]].inventory(row["task"])
-                steps[place] = Plan(site.kb[row["method"]], inventory).step
+                model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
+                steps[place] = Plan(site.kb[row["method"]], model.inventory(row["task"])).step
             predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})
@@ -135,7 +136,7 @@ def _distinct(site: Site) -> Iterator[Row]:
     seen = set()
     for name in SIMULATED:
         for row in _rows(site, name):
-            key = tuple(row[c] for c in ("method", "model", *SETTING, "attends", "checkpointing", "task"))
+            key = tuple(row.get(c) for c in ("method", "model", *SETTING, "attends", "checkpointing", "task", "layers"))
             if row["method"] in site.kb and row["model"] in site.kb.models and key not in seen:
                 seen.add(key)
                 yield row
@@ -152,6 +153,7 @@ def _shown(site: Site, row: Row) -> View:
     method = site.kb[row["method"]]
     how = [f"{row['batch']} × {row['seq']}", row["dtype"], row["attends"]]
     how += [row["optimizer"]] * (row["optimizer"] != "adamw") + ["checkpointing"] * (row["checkpointing"] == "True")
+    how += [f"{row['layers']} layers"] if row.get("layers") else []
     return {
         "id": method.id, "method": method.name, "hue": site.hue(method.category),
         "model": site.kb.models[row["model"]].name, "how": ", ".join(h for h in how if h),
