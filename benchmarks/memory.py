@@ -66,7 +66,7 @@ PAIRS = {
 }  # fmt: skip
 
 LARGE = ("mixtral_8x7b", "llama_3_8b", "qwen2_5_7b", "llama_2_13b")
-LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "bitfit", "lora_fa", "dora", "sequential_adapter")
+LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "lora_fa", "dora", "sequential_adapter", "prompt_tuning")
 LAYERS = 4
 CHANGES: tuple[dict[str, Any], ...] = (
     {"method": "lora"}, {"method": "full_fine_tuning", "attention": "eager"},

@@ -202,7 +202,7 @@ Layers = Mapping[str, list[tuple[Layer, int]]]
 @dataclass(frozen=True)
 class Stack:
     """The sizes of equal layers, and what they are made of: attentions by name, whether the feed-forward is gated and
-    queries, keys and values come from one linear map, the widths of norms and of what linear maps give out by role, and
+    queries, keys and values come from one linear map, the widths of norms and of what linear maps give out by role,
     which layers are made of how many experts, and which lack the norm before attention that others have."""
 
     name: str
