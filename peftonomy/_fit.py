@@ -18,7 +18,8 @@ __all__ = ["SOLVED", "Change", "Fit", "gpu_bytes", "largest"]
 
 SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
-MOST = 2**24
+MOST, LEAST = 2**24, 64
+"""Where the search ends, and the last value with which it may begin."""
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -68,7 +69,7 @@ class Fit:
 
 
 def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
-    """What fits, with what a GPU holds besides (`gpu_extra`). Raises UsageError where not even 1 makes sense."""
+    """What fits, with what a GPU holds besides (`gpu_extra`). Raises UsageError where no value makes sense."""
     value, limited = _solve(step, given, setting, solved, gpu)
     changes = []
     for name, changed in _changes(setting):
@@ -97,9 +98,10 @@ def _solve(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, 
         memory = ask(value)
         return memory.peak + memory.gpu_extra <= gpu
 
-    if not fits(1):
+    low, good = _least(fits)
+    if not good:
         return 0, False
-    low, high, limited = 1, 2, False
+    high, limited = 2 * low, False
     while high <= MOST:
         try:
             if not fits(high):
@@ -117,6 +119,16 @@ def _solve(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, 
             good, limited = False, True
         low, high = (middle, high) if good else (low, middle)
     return low, limited
+
+
+def _least(fits: Callable[[int], bool]) -> tuple[int, bool]:
+    """The first value that makes sense, as not every size may be 1, and whether it fits. Raises UsageError."""
+    for value in range(1, LEAST):
+        try:
+            return value, fits(value)
+        except UsageError:
+            continue
+    return 1, fits(1)
 
 
 def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:

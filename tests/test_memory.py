@@ -350,6 +350,16 @@ def test_the_largest_that_fits_is_the_last_one_that_does(solved: str) -> None:
         assert more.peak + more.gpu_extra > gpu
 
 
+def test_a_size_that_may_not_be_one_has_a_largest_too() -> None:
+    step = KB["adalora"].step("llama_2_7b")
+    with pytest.raises(UsageError, match="domain"):
+        step.memory({"init_r": 1}, Setting(1, 256))
+    found = largest(step, {}, Setting(1, 256), "init_r", gpu_bytes("18GiB"))
+    assert found.memory is not None
+    more = step.memory({"init_r": found.value + 1}, Setting(1, 256))
+    assert found.memory.peak + found.memory.gpu_extra <= gpu_bytes("18GiB") < more.peak + more.gpu_extra
+
+
 def test_changes_stand_best_first() -> None:
     found = largest(KB["lora"].step("llama_2_7b"), {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
     assert [c.value for c in found.changes] == sorted((c.value for c in found.changes), reverse=True)

@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, run = inner.run, total = inner.total;
-  var OUTSIDE = "|-1", KINDS = ["trained", "weights", "inputs", "reads", "keys", "kinds"], MOST = Math.pow(2, 24);
+  var OUTSIDE = "|-1", KINDS = ["trained", "weights", "inputs", "reads", "keys", "kinds"], MOST = Math.pow(2, 24), LEAST = 64;
   function constants() { return peft.data.training; }
   function floor(a, b) { return Math.floor(a / b); }
   function ceil(a, b) { return Math.ceil(a / b); }
@@ -638,8 +638,11 @@
     function fits(value) { var memory = ask(value); return memory.peak + memory.gpu_extra_estimate <= gpu; }
     /* null where the value makes no sense */
     function tried(value) { try { return fits(value); } catch (error) { if (!error.user) throw error; return null; } }
-    if (!fits(1)) return { solved: solved, value: 0, limited: false, memory: null };
-    var low = 1, high = 2, limited = false, good;
+    var low = 1, good = tried(low);
+    while (good === null && low < LEAST - 1) good = tried(++low);
+    if (good === null) fits(low = 1);   // which says what is wrong
+    if (!good) return { solved: solved, value: 0, limited: false, memory: null, least: low };
+    var high = 2 * low, limited = false;
     while (high <= MOST) {
       good = tried(high);
       limited = good === null;
@@ -688,9 +691,7 @@
     if (wishes.solve !== "size") {
       found = fit(id, set, asked, wishes.solve, wishes.gpu);
       if (found.value) return { fit: found };
-      var least = {};
-      least[wishes.solve] = 1;
-      memory = peft.memory(id, set, merge(asked, least));
+      memory = peft.memory(id, set, merge(asked, { [wishes.solve]: found.least }));
     } else {
       if (!size || given(chosen[size])) {
         memory = peft.memory(id, set, asked);
@@ -699,10 +700,10 @@
       if (size) {
         found = fit(id, options, asked, size, wishes.gpu);
         if (found.value) return { fit: found, name: size, value: found.value, cost: peft.cost(id, merge(options, { values: found.memory.hyperparameters })) };
-        memory = peft.memory(id, merge(options, { values: merge(chosen, { [size]: 1 }) }), asked);
+        memory = peft.memory(id, merge(options, { values: merge(chosen, { [size]: found.least }) }), asked);
       }
     }
-    return { refused: "takes " + gibibytes(memory.peak + memory.gpu_extra_estimate) + " on a GPU" + (wishes.solve === "size" ? "" : " with " + wishes.solve + " 1") };
+    return { refused: "takes " + gibibytes(memory.peak + memory.gpu_extra_estimate) + " on a GPU with " + (wishes.solve !== "size" ? wishes.solve + " " + found.least : size ? size + " = " + found.least : "the usual setting") };
   }
 
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
