@@ -262,7 +262,8 @@ def _plain(role: str) -> Iterator[str]:
 
 class Extra(NamedTuple):
     """A record of what a method keeps, at one of its places: bytes in all and in a layer, those that the backward pass
-    needs there for a while, in which layers, if not all, whether it is held from step to step, and keys more."""
+    needs there for a while, in which layers, if not all, whether it is held from step to step, keys more, and
+    multiplications that all of its places take, of trained factors and with frozen ones."""
 
     record: int
     place: int
@@ -272,6 +273,8 @@ class Extra(NamedTuple):
     layers: frozenset[int] | None
     held: bool
     keys: int
+    products: int
+    frozen_products: int
 
 
 class Step:
@@ -509,15 +512,18 @@ class _Answer:
                 one = math.ceil(found[0] * size)
                 if kept.output and isinstance(spot.source, SiteGroup):
                     one += common["tokens"] * spot.source.module.d_out * self.w
-                temporary, keys, beside = (
+                temporary, keys, beside, *products = (
                     0 if number.literal == 0 else int(number.compile(measured.hyperparameters, common | dims)(*args))
-                    for number in (kept.temporary, kept.keys, kept.layers)
+                    for number in (kept.temporary, kept.keys, kept.layers, kept.products, kept.frozen_products)
                 )
+                if max(products) > EXACT:
+                    raise UsageError("memory: this step takes more than 2**53 operations in one place")
                 one += self._beside(beside) if beside else 0
                 if kept.input and kept.per == "layer" and not self.setting.checkpointing:  # which keeps it anyway
                     one += dims["tokens"] * dims["d_model"] * self.w
                 here = one if spot.layers else 0
-                yield Extra(record, place, n * one, here, temporary * self.w, layers, kept.held, keys)
+                products = [n * number for number in products]
+                yield Extra(record, place, n * one, here, temporary * self.w, layers, kept.held, keys, *products)
 
     def _beside(self, layers: int) -> int:
         """Bytes that so many layers like those of the last stack keep, trained as a whole, and the norm behind them."""
@@ -899,6 +905,11 @@ class _Answer:
         """Whether it stands before or behind a whole layer, where checkpoints do not reach."""
         return self.step.keeps[extra.record][1].per == "layer"
 
+    def _weights(self, extra: Extra) -> list[str]:
+        """The roles of linear maps whose weight gets a gradient because something is made of it."""
+        _, kept, _, where = self.step.keeps[extra.record]
+        return _roles(where[extra.place]) if kept.per == "weight" and kept.input else []
+
     def _in_mlp(self, extra: Extra) -> bool:
         """Whether what a method keeps belongs to a feed-forward block."""
         return self.step.keeps[extra.record][3][extra.place].role.startswith("mlp")
@@ -991,6 +1002,7 @@ class _Answer:
         setting, step, batch = self.setting, self.step, self.setting.batch
         n_loss = batch * setting.seq
         weights = {role for runs in self.layers.values() for layer, _ in runs for role in layer.weights}
+        weights |= {role for extra in self.extras for role in self._weights(extra)}
         forward = head = 2 * n_loss * step.stacks[-1].d * step.vocab
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         backward, again = head * (1 + head_weight), 0
@@ -1024,9 +1036,13 @@ class _Answer:
                 again += one * stack.layers * step.repeats + more
                 back = walked.through.get(stack.name, 0) * one + more
                 backward += back * 2 if self.eager else back * 5 // 2
+        for extra in self.extras:
+            again += 2 * (extra.products + extra.frozen_products)
+            backward += 2 * (2 * extra.products + extra.frozen_products)
         for row in self.rows:
             tensor = row.piece.tensor
-            shape = None if tensor.selecting or tensor.per == "model" else self.plan.shape(row)
+            passed = not (tensor.selecting or tensor.per == "model" or step.mechanisms[row.piece.part].composed)
+            shape = self.plan.shape(row) if passed else None
             if shape is not None and len(shape) == 2:
                 one = 2 * batch * setting.seq * row.count * row.n
                 again += one

@@ -279,6 +279,11 @@ class Kept(Entry):
     first of a layer), which nothing before the first trained tensor gets."""
     temporary: FormulaField = Field(default=0, validate_default=True)
     """Numbers more that the backward pass needs there for a while."""
+    products: FormulaField = Field(default=0, validate_default=True)
+    """Multiplications, each with an addition, that the forward pass does there besides those of the method's matrices
+    (tensors with two axes) with all tokens; the backward pass does twice as many."""
+    frozen_products: FormulaField = Field(default=0, validate_default=True)
+    """The same of products of which one factor is frozen; the backward pass does as many."""
     held: bool = False
     """Whether it stays from step to step, as a mask over gradients or a copy of the start does: then it counts as
     weights do, and says nothing of where gradients flow."""
@@ -320,6 +325,9 @@ class Memory(Entry):
     """Sequence positions that every input carries more while training."""
     gradients: Literal["through", "side"] = "through"
     """Whether gradients pass through the backbone, or only through what is beside it."""
+    composed: bool = False
+    """Whether tokens do not pass the method's matrices themselves, but what is made of these: then only `products` says
+    how much is multiplied."""
     note: Line | None = None
 
     def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula, str]]:
@@ -330,6 +338,8 @@ class Memory(Entry):
                 if keys != ("copies",):
                     yield ("keeps", i, *keys), formula, kept.per
             yield ("keeps", i, "temporary"), kept.temporary, kept.per
+            yield ("keeps", i, "products"), kept.products, kept.per
+            yield ("keeps", i, "frozen_products"), kept.frozen_products, kept.per
             yield ("keeps", i, "keys"), kept.keys, kept.per
             yield ("keeps", i, "layers"), kept.layers, kept.per
 

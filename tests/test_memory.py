@@ -71,18 +71,28 @@ def test_a_form_without_the_loss_would_be_noticed() -> None:
     assert statistics.median(errors) > MEDIAN
 
 
+OTHER_OPERATIONS = {
+    "x_lora": "the model is run twice, which the closed form does not say",
+    "osf": "gradients are projected once they are there, which is no product of the forward pass",
+    "mad_x": "the inverse coupling behind the model gets gradients that the model does not",
+    "bad_x": "the inverse coupling behind the model gets gradients that the model does not",
+}
+"""Methods whose operations are further off, each with the reason."""
+
+
 def test_operations_are_those_counted() -> None:
     """Where attention is written out; the counter does not see inside of PyTorch's own on a CPU."""
-    counted = [
-        (row, memory)
-        for row in ROWS
-        if row["method"] in ("lora", "full_fine_tuning", "bitfit", "sequential_adapter") and row["attends"] == "eager"
-        if (memory := remembered(row)) is not None
-    ]
-    assert len(counted) >= 4
-    for row, memory in counted:
-        assert memory.forward_flops == pytest.approx(int(row["forward_flops"]), rel=0.01), row
-        assert memory.step_flops == pytest.approx(int(row["step_flops"]), rel=0.02), row
+    seen: set[str] = set()
+    for row in ROWS:
+        if row["attends"] != "eager" or row["checkpointing"] == "True" or not row["forward_flops"]:
+            continue
+        memory = remembered(row)
+        if memory is None:
+            continue
+        forward, step = (getattr(memory, name) / int(row[name]) - 1 for name in ("forward_flops", "step_flops"))
+        assert (abs(forward) < 0.025 and abs(step) < 0.035) != (row["method"] in OTHER_OPERATIONS), (row, forward, step)
+        seen.add(row["method"])
+    assert len(seen) >= 100
 
 
 LARGE = {"llama_2_13b", "llama_3_8b", "qwen2_5_7b", "mixtral_8x7b"}

@@ -214,6 +214,7 @@ def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
     return {
         "keeps": [_kept(kept, formulas) for kept in said.keeps],
         "positions": _unless(said.positions, 0, formulas), "side": said.gradients == "side",
+        "composed": said.composed,
         "beside": any(kept.layers.literal != 0 for kept in said.keeps),
         "reads": [n for n, t in entry.tensors.items() if "d_in" in measure(t, tuple(entry.hyperparameters)).names],
     }  # fmt: skip
@@ -225,6 +226,8 @@ def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
     return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
         "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
         "enters": kept.enters, "temporary": _unless(kept.temporary, 0, formulas),
+        "products": _unless(kept.products, 0, formulas),
+        "frozen_products": _unless(kept.frozen_products, 0, formulas),
         "keys": _unless(kept.keys, 0, formulas), "layers": _unless(kept.layers, 0, formulas),
     }  # fmt: skip
 

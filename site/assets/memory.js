@@ -205,6 +205,10 @@
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
           var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
+          function multiplied(spot, formula) {
+            var products = number(formula);
+            return products > inner.EXACT ? fail("memory: this step takes more than 2**53 operations in one place") : BigInt(spot.n) * BigInt(products);
+          }
           function number(formula) { return given(formula) ? Math.trunc(run(formula, names)) : 0; }
           if (kept.guard !== null && !run(kept.guard, names)) return;
           var one = Math.ceil(run(kept.count, names) * size);
@@ -213,7 +217,7 @@
           if (given(kept.layers)) one += beside(number(kept.layers));
           out.push({
             record: index, spot: spot, total: spot.n * one, layer: inner.layersOf(spot.layers).length ? one : 0,
-            temporary: number(kept.temporary) * w, keys: number(kept.keys), held: kept.held
+            temporary: number(kept.temporary) * w, keys: number(kept.keys), held: kept.held, products: multiplied(spot, kept.products), frozen_products: multiplied(spot, kept.frozen_products)
           });
         });
       });
@@ -578,6 +582,10 @@
       function times() { return [].reduce.call(arguments, function (n, x) { return n * BigInt(x); }, 1n); }
       var weights = new Set(), head = times(2, batch, seq, last.d, step.vocab), backward = head * (headWeight ? 2n : 1n), again = 0n, images = 0n;
       Object.keys(layers).forEach(function (name) { layers[name].forEach(function (run) { run[0].weights.forEach(function (role) { weights.add(role); }); }); });
+      extras.forEach(function (extra) {
+        var kept = step.keeps[extra.record].kept;
+        if (kept.per === "weight" && kept.input) rolesAt(extra.spot, "end").forEach(function (role) { weights.add(role); });
+      });
       inv.modules.forEach(function (m) {
         if (m.role !== "embed.patch") return;
         var one = times(2, batch, step.pixels, m.d_out);
@@ -610,8 +618,12 @@
           backward += eager ? back * 2n : back * 5n / 2n;
         });
       });
+      extras.forEach(function (extra) {
+        again += 2n * (extra.products + extra.frozen_products);
+        backward += 2n * (2n * extra.products + extra.frozen_products);
+      });
       rows.forEach(function (row) {
-        var tensor = row.piece.tensor, shape = tensor.selecting || tensor.per === "model" ? null : row.shape;
+        var tensor = row.piece.tensor, shape = tensor.selecting || tensor.per === "model" || step.mechanisms[row.piece.part].composed ? null : row.shape;
         if (!shape || shape.length !== 2) return;
         var one = times(2, batch, seq, row.count, row.n);
         again += one;
