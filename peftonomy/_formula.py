@@ -508,9 +508,20 @@ def _sympy_call(name: str, arguments: Sequence[Any]) -> Any:
     if name == "log2":
         return sympy.log(arguments[0], 2)
     if name == "factor":
-        return sympy.Function(name)(*arguments)
+        return _sympy_factor()(*arguments)
     names = {"abs": "Abs", "ceil": "ceiling", "max": "Max", "min": "Min"}
     return getattr(sympy, names.get(name, name))(*arguments)
+
+
+@functools.cache
+def _sympy_factor() -> Any:
+    """`factor`, which has a value once its arguments are numbers."""
+    import sympy
+
+    def value(cls: Any, n: Any, f: Any) -> Any:
+        return sympy.Integer(_factor(int(n), int(f))) if n.is_Integer and f.is_Integer else None
+
+    return type("factor", (sympy.Function,), {"nargs": 2, "is_integer": True, "eval": classmethod(value)})
 
 
 def _condition(node: Node, symbols: Mapping[str, Any]) -> Any:
