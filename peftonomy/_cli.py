@@ -647,7 +647,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
 
     Without methods: all that can be sized on the model. The last column says which single change would help most.
     """
-    from ._fit import gpu_bytes
+    from ._fit import beside, gpu_bytes
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
     size, asking = gpu_bytes(gpu), question(asked)
@@ -660,7 +660,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
                 raise
     if not found:
         raise UsageError("no method can be sized so; name one to see why")
-    found.sort(key=lambda f: -f.value)
+    found = beside(found)
     if as_json:
         return out.print_json([f.to_dict() for f in found])
     rows = [

@@ -7,14 +7,14 @@ exact for the closed forms: it fits, and the next one does not.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ._errors import UsageError, shown
 from ._memory import Memory, Setting, Step
 
-__all__ = ["SOLVED", "Change", "Fit", "gpu_bytes", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
 
 SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
@@ -80,6 +80,17 @@ def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str,
     better = tuple(sorted((c for c in changes if c.value > value), key=lambda c: -c.value))
     memory = _ask(step, given, setting, solved)(value) if value else None
     return Fit(step.plan.method.id, solved, value, gpu, limited, memory, better)
+
+
+def beside(fits: Sequence[Fit]) -> list[Fit]:
+    """Several methods, best first. Where another allows a larger batch or length, it is a change too."""
+    ranked = sorted(fits, key=lambda f: -f.value)
+    best = Change(f"method {ranked[0].method}", ranked[0].value)
+    return [
+        replace(f, changes=tuple(sorted((*f.changes, best), key=lambda c: -c.value)))
+        if f.solved in SOLVED and f.value < best.value else f
+        for f in ranked
+    ]  # fmt: skip
 
 
 def _ask(step: Step, given: Mapping[str, Any], setting: Setting, solved: str) -> Callable[[int], Memory]:

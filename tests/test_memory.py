@@ -21,7 +21,7 @@ from pydantic import ValidationError
 import peftonomy
 from benchmarks import published
 from peftonomy import UsageError, _cli
-from peftonomy._fit import gpu_bytes, largest
+from peftonomy._fit import beside, gpu_bytes, largest
 from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting, mechanism
 from peftonomy._schema import Kept
 
@@ -375,6 +375,17 @@ def test_changes_stand_best_first() -> None:
     assert [c.value for c in found.changes] == sorted((c.value for c in found.changes), reverse=True)
     assert found.changes[0].name == "checkpointing"
     assert all(c.value > found.value for c in found.changes)
+
+
+def test_another_method_is_a_change_where_it_allows_more() -> None:
+    setting, gpu = Setting(1, 512), gpu_bytes("24GiB")
+    fits = [largest(KB[m].step("llama_2_7b"), {}, setting, "batch", gpu) for m in ("full_fine_tuning", "lora", "qlora")]
+    best, second, none = beside(fits)
+    assert [best.method, second.method, none.method] == ["qlora", "lora", "full_fine_tuning"]
+    assert [c.name for c in none.changes] == ["method qlora"]
+    assert ("method qlora", best.value) in [(c.name, c.value) for c in second.changes]
+    assert list(second.changes) == sorted(second.changes, key=lambda c: -c.value)
+    assert best.changes == fits[2].changes
 
 
 def test_what_never_fits_says_so() -> None:
