@@ -468,10 +468,11 @@ class _Where:
     def _replicated(self) -> list[Module]:
         """The modules once layers are put in again, with the same weights and other numbers."""
         value, inventory = self.reading.values["layer_replication"], self.inventory
-        ranges = [pair for pair in value if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
+        asked = value if isinstance(value, list) else [value]
+        ranges = [pair for pair in asked if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
         layers = [n for start, stop in ranges for n in range(max(start, 0), min(stop, MAX_LAYERS))]
         [(_, count), *others] = inventory.backbone.layers.items()
-        if len(ranges) != len(value) or {*layers} != {*range(count)} or others:
+        if len(ranges) != len(asked) or {*layers} != {*range(count)} or others:
             expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
             raise self.refuse("layer_replication", value, expected)
         if self.reading.values.get("bias", "none") != "none":

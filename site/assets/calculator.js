@@ -464,7 +464,7 @@ Object.assign(pf, (function () {
         make("div", { class: "pf-calc__bar" }, [seg,
           make("button", { type: "button", class: "pf-button", "data-copy-text": codes[shown] }, "Copy"),
           make("button", { type: "button", class: "pf-button", "data-copy-address": true }, "Copy link")]),
-        make("div", { class: "pf-command", tabindex: "0", role: "region", "aria-label": "The same as code" }, codes[shown])
+        make("div", { class: "pf-command", tabindex: "0", role: "region", "aria-label": of === "cost" ? "The cost as code" : "The memory as code" }, codes[shown])
       ]);
       return foot;
     }
