@@ -66,12 +66,13 @@ def shaped(name: str) -> nn.Module:
 
 
 def built(kind: str, settings: dict[str, Any]) -> nn.Module:
-    """A model of the class of that name as described above: always the same numbers."""
+    """A model of the class of that name as described above: always the same numbers, and what is drawn next does not
+    depend on whether it was there before."""
     model_class = getattr(transformers, kind)
-    torch.manual_seed(0)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
-    model: nn.Module = model_class(config).double().eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model: nn.Module = model_class(config).double().eval()
         for parameter in model.parameters():
             scale = 0.5 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
             parameter.copy_((parameter == 1) + scale * torch.randn_like(parameter))
