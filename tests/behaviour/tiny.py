@@ -70,12 +70,13 @@ def built(kind: str, settings: dict[str, Any]) -> nn.Module:
     depend on whether it was there before."""
     model_class = getattr(transformers, kind)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = model_class(config).double().eval()
-        for parameter in model.parameters():
-            scale = 0.5 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
-            parameter.copy_((parameter == 1) + scale * torch.randn_like(parameter))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                scale = 0.5 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
+                parameter.copy_((parameter == 1) + scale * torch.randn_like(parameter))
     return model
 
 
