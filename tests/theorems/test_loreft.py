@@ -37,7 +37,7 @@ def test_an_edit_sets_the_directions_and_nothing_else() -> None:
 def test_only_both_ends_are_edited(method: Any) -> None:
     model = method.apply(tiny.model("gpt2"), r=2, prefix_positions=1, suffix_positions=2, tied=False)
     seen: list[torch.Tensor] = []
-    for m in (model, tiny.plain("gpt2")):
+    for m in (model, tiny.model("gpt2")):
         block = kit.blocks(m, "layer")[0].module
         block.register_forward_hook(lambda _, __, h: seen.append(h[0] if isinstance(h, tuple) else h))
         with torch.no_grad():
