@@ -20,6 +20,7 @@ from peftonomy.site import _engine
 from peftonomy.site._site import Site
 from tests.test_engine import TINY
 
+pytestmark = pytest.mark.slow
 Answer = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 SETTINGS: list[Answer] = [
