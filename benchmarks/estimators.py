@@ -6,7 +6,7 @@ They are no dependencies of this project. In an environment of its own:
     python benchmarks/estimators.py
 
 All are asked by their Python interface, offline, about the same cases: every LoRA and full fine-tuning that was
-simulated (`memory/simulated.tsv` and the table of the tests) and the published runs of both (`memory/published.tsv`).
+simulated (`memory/simulated.tsv`) and the published runs of both (`memory/published.tsv`).
 What each counts is said in README.md. Rows are written to memory/estimators.tsv; an estimator that does not speak of a
 case has an empty cell. Errors are of what was simulated, or of what was measured.
 """
@@ -28,7 +28,7 @@ import peftonomy
 from peftonomy._memory import Setting
 
 ROOT = Path(__file__).parent
-TABLES = (ROOT / "memory" / "simulated.tsv", ROOT.parent / "tests" / "data" / "memory_simulated.tsv")
+SIMULATED = ROOT / "memory" / "simulated.tsv"
 TABLE = ROOT / "memory" / "estimators.tsv"
 KB = peftonomy.load()
 METHODS = {"lora": "lora", "full_fine_tuning": "full"}
@@ -64,7 +64,7 @@ class Case:
 def cases() -> Iterator[Case]:
     """What was simulated, each case once, and what was measured."""
     seen = set()
-    for row in (row for table in TABLES for row in published.read(table)):
+    for row in published.read(SIMULATED):
         key = tuple(row[name] for name in KEY)
         if row["method"] not in METHODS or row.get("refused") or row["optimizer"] != "adamw" or row.get("targets"):
             continue

@@ -18,6 +18,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import math
 import resource
 import sys
 import time
@@ -31,7 +32,6 @@ from peftonomy import UsageError
 
 FOLDER = Path(__file__).parent / "memory"
 SIMULATED, FAMILIES, TRUTH = (FOLDER / f"{name}.tsv" for name in ("simulated", "families", "truth"))
-TESTED = FOLDER.parents[1] / "tests" / "data" / "memory_simulated.tsv"
 KB = peftonomy.load()
 Case = dict[str, Any]
 Answer = Callable[[Case], Case]
@@ -161,6 +161,10 @@ def first_home(kb: peftonomy.KnowledgeBase, method: str) -> str:
     return next(iter(HOMES))
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines(), delimiter="\t")) if path.exists() else []
+
+
 def grow(
     path: Path, asked: Sequence[str], found: Sequence[str], cases: Iterable[Case], answer: Answer, limit: float
 ) -> None:
@@ -169,7 +173,7 @@ def grow(
     gc.freeze()         # what was imported stays: no collection need look at it
     end = time.monotonic() + limit
     path.parent.mkdir(exist_ok=True)
-    rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t")) if path.exists() else []
+    rows = _rows(path)
     done = {tuple(row[name] for name in asked) for row in rows}
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, (*asked, *found), delimiter="\t", lineterminator="\n")
@@ -198,17 +202,15 @@ def large(limit: float) -> None:
 
 
 def entry(methods: Sequence[str]) -> None:
-    columns, *lines = TESTED.read_text(encoding="utf-8").splitlines()
-    for method in methods:
-        case = HOMES[model := first_home(KB, method)] | {"method": method, "model": model}
-        row = case | simulated(case)
-        if "refused" in row:
-            raise SystemExit(f"{method}: {row['refused']}")
-        values = [str(row[name]) for name in columns.split("\t")]
-        asked = [values[columns.split("\t").index(name)] for name in ASKED if name != "targets"]
-        lines = [line for line in lines if line.split("\t")[: len(asked)] != asked] + ["\t".join(values)]
-        print(*values)
-    TESTED.write_text("\n".join([columns, *sorted(lines, key=lambda line: line.split("\t"))]) + "\n", encoding="utf-8")
+    homes = {method: first_home(KB, method) for method in methods}
+    again = [HOMES[model] | {"method": method, "model": model} for method, model in homes.items()]
+    keys = [[str(case[name]) for name in ASKED] for case in again]
+    rows = [row for row in _rows(SIMULATED) if [row[name] for name in ASKED] not in keys]
+    with SIMULATED.open("w", newline="") as file:
+        writer = csv.DictWriter(file, (*ASKED, *FOUND), delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    grow(SIMULATED, ASKED, FOUND, again, simulated, math.inf)
 
 
 def simulated(case: Case) -> Case:

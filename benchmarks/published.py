@@ -13,9 +13,11 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import spearmanr
 
 import peftonomy
 from peftonomy import PeftonomyError
@@ -66,20 +68,6 @@ def compared(kb: peftonomy.KnowledgeBase) -> list[dict[str, Any]]:
     return rows
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's: the correlation of the ranks, equal values sharing theirs.
-
-    >>> rank_correlation([1, 2, 3], [10, 30, 20])
-    0.5
-    """
-    return round(statistics.correlation(_ranks(first), _ranks(second)), 12)
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered.index(v) + (ordered.count(v) - 1) / 2 for v in values]
-
-
 def main() -> None:
     rows = compared(peftonomy.load())
     TABLE.parent.mkdir(exist_ok=True)
@@ -89,7 +77,7 @@ def main() -> None:
         writer.writerows(rows)
     known = [r for r in rows if "predicted_peak" in r]
     errors = [float(r["error_percent"]) for r in known]
-    ranked = rank_correlation([r["predicted_peak"] for r in known], [r["measured_peak"] for r in known])
+    ranked = spearmanr([r["predicted_peak"] for r in known], [r["measured_peak"] for r in known]).statistic
     print(f"{len(known)} of {len(rows)} runs predicted; rank correlation {ranked:.2f}")
     print(f"error: median {statistics.median(errors):.1f} %, from {min(errors):.1f} % to {max(errors):.1f} %")
 

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._backbone import read_json
+from ._backbone import MAX_LAYERS, read_json
 from ._costs import Cost
 from ._errors import ConfigError, UsageError, near, shown
 from ._inventory import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Inventory, Module, SiteGroup
@@ -43,9 +43,6 @@ STRUCTURE = frozenset({
     "modules_to_save", "bias", "trainable_token_indices", "ensure_weight_tying", "layer_replication",
 })  # fmt: skip
 """Arguments that say where; they mean the same in every type that has them."""
-
-MAX_LAYERS = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class Extra:
@@ -470,9 +467,11 @@ class _Where:
         value, inventory = self.reading.values["layer_replication"], self.inventory
         asked = value if isinstance(value, list) else [value]
         ranges = [pair for pair in asked if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
-        layers = [n for start, stop in ranges for n in range(max(start, 0), min(stop, MAX_LAYERS))]
         [(_, count), *others] = inventory.backbone.layers.items()
-        if len(ranges) != len(asked) or {*layers} != {*range(count)} or others:
+        right = len(ranges) == len(asked) and all(0 <= start < stop <= count for start, stop in ranges)
+        right = right and sum(stop - start for start, stop in ranges) <= MAX_LAYERS and not others
+        layers = [n for start, stop in ranges for n in range(start, stop)] if right else []
+        if {*layers} != {*range(count)}:
             expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
             raise self.refuse("layer_replication", value, expected)
         if self.reading.values.get("bias", "none") != "none":

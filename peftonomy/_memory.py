@@ -1046,6 +1046,6 @@ class _Answer:
             if shape is not None and len(shape) == 2:
                 one = 2 * batch * setting.seq * row.count * row.n
                 again += one
-                backward += one * (1 + bool(tensor.trained))
+                backward += one * (1 + row.learns)
         forward += again
         return forward, forward + backward + (again if setting.checkpointing else 0)

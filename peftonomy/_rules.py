@@ -353,11 +353,12 @@ def _renames(method: Method) -> Iterator[Finding]:
             for name in getattr(implementation, field):
                 if name not in known:
                     yield Finding(("implementations", library, field, name), name, what, _closest(name, known))
-        there = [m.id for m in method.kb.values() if getattr(m.entry.implementations.get(library), "type", None)]
         for argument, part in implementation.unites.items():
-            if part not in there:
+            other = method.kb.get(part)
+            there = other.entry.implementations.get(library) if other is not None else None
+            if there is None or there.type is None:
                 what = f"a method that has a type in {library}"
-                yield Finding(("implementations", library, "unites", argument), part, what, _closest(part, there))
+                yield Finding(("implementations", library, "unites", argument), part, what, _closest(part, method.kb))
 
 
 @rule(

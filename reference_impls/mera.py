@@ -15,7 +15,7 @@ activations, is known here, and from memory. Each layer is matched for itself, a
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from . import _kit as kit

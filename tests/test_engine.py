@@ -17,10 +17,10 @@ from py_mini_racer import MiniRacer
 import peftonomy
 from peftonomy import ConfigError, KnowledgeBase, PeftonomyError, UsageError
 from peftonomy._backbone import Backbone
-from peftonomy.site import _engine, _size
-from peftonomy.site._site import Site
+from peftonomy.site import _size
 from tests import families as more
 from tests import families_decoders as decoders
+from tests.engine_kit import ask, started
 
 Answer = dict[str, Any]
 ROOT = Path(__file__).parent.parent
@@ -94,29 +94,22 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    context = MiniRacer()
-    context.eval((ROOT / "site" / "assets" / "engine.js").read_text(encoding="utf-8"))
-    context.eval(_engine.script(Site(kb)))
-    context.eval(
-        "function ask(name, given) {"
-        "  try { return JSON.stringify(peft[name].apply(null, JSON.parse(given))); }"
-        "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
-        "function inventory(options, task) {"
-        "  try { var o = JSON.parse(options), b = peft.backbone(o);"
-        "  var i = peft.modules(Object.assign({ task: task, num_labels: 3 }, o));"
-        "  return JSON.stringify({ parameters: b.parameters, dims: i.dims, total: i.total, head: i.head,"
-        "    layers: b.layers,"
-        "    modules: i.modules.map(m => [m.path, m.role, m.stack, m.n, m.kind, m.d_in, m.d_out, m.bias, m.parameters,"
-        "      m.slices, m.head, m.pretrained]),"
-        "    blocks: i.blocks.map(b => [b.kind, b.name, b.stack, b.n, b.dims]) }); }"
-        "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
-    )
-    yield context
-    context.close()
+    with started(kb, "engine") as context:
+        context.eval(INVENTORY)
+        yield context
 
 
-def ask(engine: MiniRacer, name: str, *given: Any) -> Any:
-    return json.loads(engine.call("ask", name, json.dumps(given)))
+INVENTORY = (
+    "function inventory(options, task) {"
+    "  try { var o = JSON.parse(options), b = peft.backbone(o);"
+    "  var i = peft.modules(Object.assign({ task: task, num_labels: 3 }, o));"
+    "  return JSON.stringify({ parameters: b.parameters, dims: i.dims, total: i.total, head: i.head,"
+    "    layers: b.layers,"
+    "    modules: i.modules.map(m => [m.path, m.role, m.stack, m.n, m.kind, m.d_in, m.d_out, m.bias, m.parameters,"
+    "      m.slices, m.head, m.pretrained]),"
+    "    blocks: i.blocks.map(b => [b.kind, b.name, b.stack, b.n, b.dims]) }); }"
+    "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user }); } }"
+)
 
 
 # Configs.

@@ -16,8 +16,7 @@ import peftonomy
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy._fit import gpu_bytes, largest
 from peftonomy._memory import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
-from peftonomy.site import _engine
-from peftonomy.site._site import Site
+from tests.engine_kit import ask, started
 from tests.test_engine import TINY
 
 pytestmark = pytest.mark.slow
@@ -35,22 +34,8 @@ DRAWN = 1
 
 @pytest.fixture(scope="module")
 def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    context = MiniRacer()
-    for name in ("engine", "memory"):
-        context.eval((ROOT / "site" / "assets" / f"{name}.js").read_text(encoding="utf-8"))
-    context.eval(_engine.script(Site(kb)))
-    context.eval(
-        "function ask(name, given) {"
-        "  try { return JSON.stringify(peft[name].apply(null, JSON.parse(given)),"
-        "      (key, value) => typeof value === 'bigint' ? value.toString() : value); }"
-        "  catch (e) { return JSON.stringify({ problem: e.message, user: !!e.user, stack: e.stack }); } }"
-    )
-    yield context
-    context.close()
-
-
-def ask(engine: MiniRacer, name: str, *given: Any) -> Any:
-    return json.loads(engine.call("ask", name, json.dumps(given)))
+    with started(kb, "engine", "memory") as context:
+        yield context
 
 
 def options(model: Any, more: Answer) -> Answer:
@@ -121,15 +106,13 @@ def test_bytes_and_operations_are_those_of_python(kb: KnowledgeBase, engine: Min
             more: Answer = {"values": changed(kb, method, draw)}
             if draw.random() < 0.2:
                 more |= {"task": "seq_cls", "num_labels": 5}
-            found = differential(kb, engine, method, model, more, setting | {"batch": batch, "seq": seq})
-            if "does not say yet" in found.get("problem", ""):
-                break
+            differential(kb, engine, method, model, more, setting | {"batch": batch, "seq": seq})
 
 
 def test_most_questions_have_an_answer(kb: KnowledgeBase, engine: MiniRacer) -> None:
     """So that the comparison is not one of refusals."""
     known = [m for m in kb if "problem" not in python(kb, m, "llama_2_7b", {}, {"batch": 1, "seq": 8})]
-    assert len(known) > len(kb) / 4
+    assert len(known) > 0.9 * len(kb)
     for method in known:
         assert "peak" in differential(kb, engine, method, "llama_2_7b", {}, {"batch": 4, "seq": 512})
 

@@ -23,7 +23,6 @@ WANTED = (
     "peftonomy/_data/taxonomy/references.bib",
     "peftonomy/_data/backbones/models/llama_2_7b.yaml",
     "peftonomy/_data/benchmarks/memory/simulated.tsv",
-    "peftonomy/_data/benchmarks/memory/memory_simulated.tsv",
     "reference_impls/lora.py",
 )
 

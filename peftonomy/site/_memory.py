@@ -26,8 +26,10 @@ from ._text import count
 
 __all__ = ["memory_page"]
 
-SIMULATED = ("simulated.tsv", "memory_simulated.tsv", "families.tsv")
+SIMULATED = ("simulated.tsv", "families.tsv")
+FOLDER = Path("benchmarks", "memory")
 SETTING = ("batch", "seq", "dtype", "optimizer")
+DISTINCT = ("method", "model", *SETTING, "attends", "checkpointing", "task", "targets", "layers")
 GIB = 2**30
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 210, 46, 22
 """Of a plot, in units of its own, and the room that its axes take."""
@@ -68,16 +70,12 @@ def memory_page(site: Site) -> str:
 
 def _rows(site: Site, name: str) -> list[Row]:
     """A table's rows; none where it is not there."""
-    folders = [Path(root, *folder) for root in (site.kb.root, data_root()) for folder in FOLDERS]
+    folders = [root / FOLDER for root in (site.kb.root, data_root())]
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines, delimiter="\t"))
-
-
-FOLDERS = (("benchmarks", "memory"), ("tests", "data"))
-"""Where the tables are in a checkout; the wheel has them all in the first."""
 
 
 def _summary(errors: Sequence[float]) -> View | None:
@@ -104,18 +102,19 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
     """Rows with their errors, the largest first, and those that are not compared, each with its reason."""
     compared: list[View] = []
     apart: list[View] = []
-    steps: dict[tuple[str, ...], Step] = {}
+    steps: dict[tuple[object, ...], Step] = {}
     for row in _distinct(site):
         shown = _shown(site, row)
         if row.get("refused") or row["method"] in reasons:
             apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
             continue
         config = row.get("config", "")  # of a model that was cut down to a few layers
-        place = row["method"], row["model"], row["task"], config
+        targets = tuple(row["targets"].split(",")) if row.get("targets") else None
+        place = row["method"], row["model"], row["task"], config, targets
         try:
             if place not in steps:
                 model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
-                steps[place] = Plan(site.kb[row["method"]], model.inventory(row["task"])).step
+                steps[place] = Plan(site.kb[row["method"]], model.inventory(row["task"]), targets).step
             predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})
@@ -136,7 +135,7 @@ def _distinct(site: Site) -> Iterator[Row]:
     seen = set()
     for name in SIMULATED:
         for row in _rows(site, name):
-            key = tuple(row.get(c) for c in ("method", "model", *SETTING, "attends", "checkpointing", "task", "layers"))
+            key = tuple(row.get(c) for c in DISTINCT)
             if row["method"] in site.kb and row["model"] in site.kb.models and key not in seen:
                 seen.add(key)
                 yield row
@@ -153,7 +152,7 @@ def _shown(site: Site, row: Row) -> View:
     method = site.kb[row["method"]]
     how = [f"{row['batch']} × {row['seq']}", row["dtype"], row["attends"]]
     how += [row["optimizer"]] * (row["optimizer"] != "adamw") + ["checkpointing"] * (row["checkpointing"] == "True")
-    how += [f"{row['layers']} layers"] if row.get("layers") else []
+    how += [f"{row['layers']} layers" if row.get("layers") else "", row.get("targets", "")]
     return {
         "id": method.id, "method": method.name, "hue": site.hue(method.category),
         "model": site.kb.models[row["model"]].name, "how": ", ".join(h for h in how if h),

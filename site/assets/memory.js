@@ -627,7 +627,7 @@
         if (!shape || shape.length !== 2) return;
         var one = times(2, batch, seq, row.count, row.n);
         again += one;
-        backward += one * (tensor.trained !== false ? 2n : 1n);
+        backward += one * (learns(row) ? 2n : 1n);
       });
       var forward = head + images + again;
       return [forward, forward + backward + (checkpointing ? again : 0n)];
