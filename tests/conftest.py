@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--method", action="append", default=[], metavar="ID", help=about)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m "not torch and ..."`, leave modules unread whose own mark that excludes, and what helps these."""
+    left_out = re.findall(r"not (\w+)", config.option.markexpr) if " or " not in config.option.markexpr else []
+    if collection_path.suffix != ".py" or not left_out:
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    marks = re.search(r"^pytestmark = (\[.*?^\]|[^\n]*)", text, re.MULTILINE | re.DOTALL)
+    excluded = marks is not None and any(f"mark.{name}" in marks[1] for name in left_out)
+    helps = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
+    return True if excluded or helps else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--method`, keep the tests that have one of these methods among their parameters."""
+    """With `--method`, keep the tests that have one of these methods among their parameters.
+
+    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one.
+    """
+    for item in items:
+        if item.nodeid.endswith("::peftonomy.site"):
+            item.add_marker(pytest.mark.slow)
     wanted = set(config.getoption("--method"))
     if wanted:
         dropped = [item for item in items if not wanted & set(methods_of(item))]

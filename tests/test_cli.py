@@ -188,6 +188,7 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_a_configuration_that_cannot_be_counted_is_one_line(run: Run, adapter: Callable[..., Path], case: str) -> None:
     changes, found, hint = WRONG[case]
@@ -333,6 +334,7 @@ LISTING = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LISTING)
 def test_every_command_has_json_and_text(run: Run, line: str) -> None:
     text, data = run(line), run(f"{line} --json")
@@ -377,6 +379,7 @@ def test_cite_prints_each_record_once(run: Run) -> None:
 FORMATS = [("json", "{"), ("graphml", "<"), ("dot", "digraph"), ("mermaid", "graph")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "start"), FORMATS)
 def test_the_graph_in_four_formats(run: Run, tmp_path: Path, form: str, start: str) -> None:
     assert run(f"graph --format {form}").out.startswith(start)
@@ -543,6 +546,7 @@ def spoil(path: Path, old: str, new: str) -> int:
     return text[: text.index(old)].count("\n") + 1
 
 
+@pytest.mark.slow
 def test_a_sound_tree_has_no_problem(run: Run, tree: Path, kb: peftonomy.KnowledgeBase) -> None:
     result = run(f"--root {tree} check")
     assert result == Result(0, f"{len(kb)} methods, {len(kb.models)} models: 0 problems\n", "")
@@ -567,6 +571,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SPOILT)
 def test_a_spoilt_entry_is_reported_with_file_and_line(run: Run, tree: Path, what: str) -> None:
     old, new, hint = SPOILT[what]
@@ -583,6 +588,7 @@ def test_a_spoilt_entry_is_reported_with_file_and_line(run: Run, tree: Path, wha
     assert result.out.splitlines()[-1].startswith("1 file: ")
 
 
+@pytest.mark.slow
 def test_all_problems_of_a_file_come_at_once(run: Run, tree: Path) -> None:
     entry = tree / "methods" / "lora.yaml"
     for old, new in (("year: 2021", "year: soon"), ("facets:", "fasets:"), ('"r >= 1"', '"r >= open(1)"')):
@@ -593,6 +599,7 @@ def test_all_problems_of_a_file_come_at_once(run: Run, tree: Path) -> None:
     assert numbers == sorted(numbers)
 
 
+@pytest.mark.slow
 def test_dangling_relations_and_cycles_are_found(run: Run, tree: Path) -> None:
     def related(target: str) -> str:
         return f"relations:\n  - {{type: derives_from, target: {target}, note: Because., source: editors}}\n"
@@ -606,6 +613,7 @@ def test_dangling_relations_and_cycles_are_found(run: Run, tree: Path) -> None:
     assert "adalora -> lora -> adalora" in out
 
 
+@pytest.mark.slow
 def test_an_unreadable_tree_is_one_line_elsewhere(run: Run, tree: Path) -> None:
     spoil(tree / "methods" / "lora.yaml", "year: 2021", "year: soon")
     spoil(tree / "methods" / "lora.yaml", "facets:", "fasets:")
@@ -616,6 +624,7 @@ def test_an_unreadable_tree_is_one_line_elsewhere(run: Run, tree: Path) -> None:
     assert "more: peftonomy check)" in result.err
 
 
+@pytest.mark.slow
 def test_check_as_json_has_the_parts_of_each_problem(run: Run, tree: Path) -> None:
     line = spoil(tree / "methods" / "lora.yaml", "year: 2021", "year: soon")
     result = run(f"--root {tree} check --json")
@@ -627,6 +636,7 @@ def test_check_as_json_has_the_parts_of_each_problem(run: Run, tree: Path) -> No
 # Adding a method
 
 
+@pytest.mark.slow
 def test_new_writes_a_skeleton_once(run: Run, tree: Path) -> None:
     bibliography = (tree / "taxonomy" / "references.bib").read_text()
     result = run(f"--root {tree} new my_method --category additive.adapter --year 2025")
@@ -646,6 +656,7 @@ def test_new_writes_a_skeleton_once(run: Run, tree: Path) -> None:
     assert entry.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_skeleton_names_every_field_and_is_not_yet_sound(run: Run, tree: Path) -> None:
     run(f"--root {tree} new my_method --category additive.adapter")
     text = (tree / "methods" / "my_method.yaml").read_text()
@@ -692,6 +703,7 @@ RECORD = """
 """
 
 
+@pytest.mark.slow
 def test_one_entry_one_module_and_one_record_make_a_method(run: Run, tree: Path) -> None:
     facets = {name: next(iter(facet.values)) for name, facet in peftonomy.load(tree).taxonomy.facets.items()}
     answered = "{" + ", ".join(f"{name}: {word}" for name, word in facets.items()) + "}"
@@ -711,6 +723,7 @@ def test_one_entry_one_module_and_one_record_make_a_method(run: Run, tree: Path)
 # Being a good process
 
 
+@pytest.mark.slow
 def test_the_environment_names_another_tree(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "methods" / "bitfit.yaml").unlink()
     monkeypatch.setenv("PEFTONOMY_ROOT", str(tree))

@@ -182,6 +182,7 @@ def test_a_config_is_read_as_python_reads_it(kb: KnowledgeBase, engine: MiniRace
     assert outcomes.count("refused") > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_whatever_is_wrong_is_the_same_line(kb: KnowledgeBase, engine: MiniRacer, family: str) -> None:
     outcomes = [differential(kb, engine, config) for config in broken(kb, family)]
@@ -275,6 +276,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("method", list(peftonomy.load(ROOT)))
 
 
+@pytest.mark.slow
 def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
     questions: list[Answer] = [{}, {"task": "seq_cls", "num_labels": 5}, {"dtype": "float16"}]
     done = [

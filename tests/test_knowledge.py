@@ -244,6 +244,7 @@ def grown(tmp_path: Path, root: Path) -> KnowledgeBase:
     return peftonomy.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_more_method_shows_up_everywhere(grown: KnowledgeBase) -> None:
     pytest.importorskip("jinja2")
     from peftonomy.site import pages
@@ -281,6 +282,7 @@ def test_what_a_broken_entry_reports(grown: KnowledgeBase) -> None:
     assert "did you mean summary?" in found[2]
 
 
+@pytest.mark.slow
 def test_dangling_links_and_cycles(grown: KnowledgeBase) -> None:
     path = grown.root / "methods" / "vector_scaling.yaml"
     path.write_text(

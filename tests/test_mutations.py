@@ -19,6 +19,7 @@ def test_a_sample_of_mutants_is_caught() -> None:
     assert [str(m) for m in mutations.survivors(chosen)] == []
 
 
+@pytest.mark.slow
 def test_an_entry_as_it_stands_survives() -> None:
     """The other side: what is not changed must not be rejected, or every mutant would be caught for nothing."""
     method = trial.KB["lora"]

@@ -23,6 +23,8 @@ import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.site import _closed, pages, write
 
+pytestmark = pytest.mark.slow
+
 Pages = dict[str, str | bytes]
 LEDGERS = (
     "trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "base_bytes", "percent",

@@ -69,6 +69,7 @@ def test_words_of_settings_keep_their_meanings_apart(kb: KnowledgeBase) -> None:
             assert all(kb[m["id"]].entry.hyperparameters[name].meaning == meaning for m in methods)
 
 
+@pytest.mark.slow
 def test_the_contributors_page_has_every_rule_field_and_the_template(kb: KnowledgeBase) -> None:
     made = pages(kb)
     text = html.unescape(str(made["contribute.md"]))

@@ -15,6 +15,8 @@ from peftonomy.site import pages
 from peftonomy.site._api import FILES
 from peftonomy.site._schemas import SCHEMAS
 
+pytestmark = pytest.mark.slow
+
 ROOT = "api/v1/"
 
 

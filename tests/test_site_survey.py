@@ -21,6 +21,8 @@ from peftonomy.site._text import volume
 
 from .test_site import HOSTILE, Pages, _Reader, edited, elements, hrefs, ids, plain, squeezed, tree
 
+pytestmark = pytest.mark.slow
+
 DRAWN = ("embed.token", "attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.gate", "mlp.down", "head.lm")
 
 
