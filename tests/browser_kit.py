@@ -140,4 +140,4 @@ def watched(page: Page) -> Iterator[Page]:
     """A page whose console must stay empty and which may ask nobody but its own server."""
     complaints = watch(page)
     yield page
-    assert complaints == []
+    assert complaints == [], complaints

@@ -24,6 +24,10 @@ KINDS = (
     "compare.html", "planner.html", "memory.html",
 )  # fmt: skip
 """One page of each kind."""
+SPILLED = """() => [...document.querySelectorAll("article *")].filter(e => !e.closest("tr, .katex, .katex-display, svg")
+    && getComputedStyle(e).overflowY === "visible" && getComputedStyle(e).display !== "inline"
+    && e.clientHeight && e.scrollHeight > e.clientHeight + 8).map(e => e.tagName + "." + e.className)"""
+"""What is higher than its box, and so lies over what follows. (A cell over several rows is higher than its row.)"""
 REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
 
 
@@ -32,7 +36,10 @@ REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.erro
 
 @pytest.mark.slow
 def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, site: Path) -> None:
-    """All in one visit of each: no message, nothing refused by the policy, one heading, no wider than a phone."""
+    """All in one visit of each: no message, nothing refused by the policy, one heading, no wider than a phone.
+
+    And nothing lies over what follows it.
+    """
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     context.add_init_script(REPORT_REFUSALS)
     page = context.new_page()
@@ -40,8 +47,9 @@ def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, si
     for path in sorted(site.rglob("*.html")):
         page.goto(address + path.relative_to(site).as_posix())
         headings, width = page.locator("h1").count(), page.evaluate("document.documentElement.scrollWidth")
-        if headings != 1 or width > PHONE["width"]:
-            wrong[path.name] = headings, width
+        spilled = page.evaluate(SPILLED)
+        if headings != 1 or width > PHONE["width"] or spilled:
+            wrong[path.name] = headings, width, spilled
     context.close()
     assert complaints == []
     assert wrong == {}

@@ -375,6 +375,47 @@ def test_a_method_is_found_by_what_it_must_do(watched: Page, address: str, kb: K
     assert out(watched, "trained") <= 5_000_000
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("calculator.html?model=lama_3_8b", ["model 'lama_3_8b', which is not known here; did you mean llama_3_8b,"]),
+        ("calculator.html?method=lroa&r=8", ["method 'lroa', which is not known here; did you mean loha, lora, "]),
+        ("calculator.html?method=lora&rank=8", ["the field 'rank'"]),
+        ("calculator.html?method=lora&targets=attn.q,attn.x", ["the target 'attn.x'"]),
+        ("calculator.html?model=gpt2&task=xyz&precision=fp8", ["task 'xyz'", "precision 'fp8'"]),
+        ("methods/lora.html?method=ia3&h=lora", ["the field 'method'"]),
+        ("compare.html?methods=lora,iaa3&sort=traind", ["the method 'iaa3'", "did you mean trained"]),
+        ("compare.html?methods=lora,ia3,vera,oft,boft,hra,poly", ["asks for 7 methods; shown are the first 6."]),
+        ("planner.html?library=pefft&merge=yes", ["merge 'yes', which is not known here; known: 0, 1.", "hf_peft"]),
+        ("methods/index.html?merge=exakt&yeer=1", ["did you mean exact", "the field 'yeer'"]),
+        ("taxonomy.html?type=<b>x</b>", ["type '<b>x</b>'"]),
+    ],
+)  # fmt: skip
+def test_what_an_address_asks_in_vain_is_told(watched: Page, address: str, asked: str, told: list[str]) -> None:
+    """In a line each, until the first change writes an address that means something; the page works meanwhile."""
+    watched.goto(address + asked)
+    lines = watched.locator(".pf-odd p")
+    expect(lines).to_have_count(len(told))
+    for line, words in zip(lines.all(), told, strict=True):
+        expect(line).to_contain_text(words)
+
+
+def test_an_address_without_fault_is_told_nothing(watched: Page, address: str) -> None:
+    for asked in (
+        "calculator.html?method=lora&model=gpt2&task=seq_cls&labels=3&r=4&targets=attn.q&batch=2&precision=float32",
+        "compare.html?methods=lora,ia3&lora.r=4&budget=1M&diff=1&sort=trained&desc=1&checkpointing=1",
+        "planner.html?trained=5M&gpu=24+GiB&solve=seq&merge=1&since=2022&library=any&order=trained",
+        "methods/index.html?q=lora&h=rank",
+    ):
+        watched.goto(address + asked)
+        expect(watched.locator("[data-field=model], [data-found]").first).to_be_attached()
+        assert watched.locator(".pf-odd").count() == 0, asked
+    watched.goto(address + "calculator.html?model=lama")
+    expect(watched.locator(".pf-odd")).to_have_count(1)
+    watched.get_by_label("Batch").fill("2")
+    expect(watched.locator(".pf-odd")).to_have_count(0)
+
+
 def test_a_senseless_budget_is_told(watched: Page, address: str) -> None:
     watched.goto(f"{address}planner.html")
     field(watched, "Trained at most").fill("much")

@@ -40,30 +40,36 @@ Object.assign(pf, (function () {
       if (this.ready || typeof peft === "undefined" || !peft.data) return;
       this.ready = true;
       this.uid = "pf-tool-" + ++serial;
-      this.query = new URLSearchParams(location.search);
+      this.query = new pf.Address();
       this.state = { model: null, text: "", config: null, task: null, labels: 2, dtype: "float32" };
       this.readModel();
       this.readStep();
       this.start();
+      this.odd = this.query.note();
+      if (this.odd) this.prepend(this.odd);
     }
-    known(name, list) { return list.indexOf(name) >= 0 ? name : null; }
     readModel() {
       var q = this.query, s = this.state, models = Object.keys(peft.data.models);
-      s.model = this.known(q.get("model"), models.concat(PASTED)) || this.known(this.getAttribute("model"), models) || models[0];
-      s.dtype = this.known(q.get("dtype"), peft.dtypes) || "float32";
+      s.model = q.one("model", models.concat(PASTED)) || this.getAttribute("model") || models[0];
+      s.dtype = q.one("dtype", peft.dtypes) || "float32";
       s.labels = q.get("labels") || 2;
       s.task = q.get("task");
-      if (!q.get("config")) return;
+      if (q.get("config")) this.readPasted();
+      var model = s.task && this.backbone();
+      if (model && model.tasks.indexOf(s.task) < 0) q.refuse("task", s.task, model.tasks);
+    }
+    readPasted() {
+      var s = this.state;
       s.model = PASTED;
-      s.text = q.get("config");
+      s.text = this.query.get("config");
       try { s.text = JSON.stringify(JSON.parse(s.text), null, 1); } catch (error) { /* shown as it is, with what is wrong */ }
       this.readText();
     }
     /* How a step is trained, as it is asked for. */
     readStep() {
       var q = this.query, usual = peft.data.training.setting, step = this.state.step = Object.assign({ batch: q.get("batch") || BATCH, seq: q.get("seq") || SEQ }, usual);
-      CHOSEN.forEach(function (c) { step[c.field] = this.known(q.get(c.query), choices(c)) || usual[c.field]; }, this);
-      step.checkpointing = q.get("checkpointing") === "1";
+      CHOSEN.forEach(function (c) { step[c.field] = q.one(c.query, choices(c)) || usual[c.field]; }, this);
+      step.checkpointing = q.flag("checkpointing");
     }
     /* The same for engine.js: lengths as numbers, where they are some. */
     setting() {
@@ -130,6 +136,7 @@ Object.assign(pf, (function () {
     }
     address(query) {
       var text = "?" + query.toString().replace(/%2C/g, ",").replace(/%3A/g, ":");
+      if (this.odd) this.odd.remove();
       try { history.replaceState(null, "", text + location.hash); } catch (error) { /* an opaque origin, or too many at once */ }
     }
     /* Build the form anew and give the focus back. */
@@ -233,7 +240,7 @@ Object.assign(pf, (function () {
   class Calculator extends Tool {
     start() {
       var self = this, q = this.query, s = this.state, methods = Object.keys(peft.data.methods);
-      s.method = this.getAttribute("method") || this.known(q.get("method"), methods) || this.known(this.dataset.method, methods) || methods[0];
+      s.method = this.getAttribute("method") || q.one("method", methods) || this.dataset.method || methods[0];
       s.targets = q.get("targets") ? words(q.get("targets")) : null;
       s.modules = q.get("modules") ? (q.get("modules").toLowerCase() === "all-linear" ? "all-linear" : words(q.get("modules"))) : null;
       s.named = !!s.modules;   // whether modules are named as in peft
@@ -251,8 +258,14 @@ Object.assign(pf, (function () {
         make(this.hasAttribute("method") ? "h3" : "h2", { class: "pf-step__title", id: "memory" }, "Memory of a training step"),
         make("div", { class: "pf-calc pf-step" }, [this.stepForm, this.stepOut])
       );
+      var asked = s.targets || [];
       this.settle();
+      asked.forEach(function (role) { if ((s.targets || []).indexOf(role) < 0) q.refuse("the target", role, self.roles()); });
       this.build();
+    }
+    roles() {
+      var question = this.question();
+      return question ? peft.roles(this.state.method, question) : [];
     }
     emptyForm(label) {
       var form = make("form", { class: "pf-calc__form", "aria-label": label });
@@ -264,7 +277,7 @@ Object.assign(pf, (function () {
       super.settle();
       var s = this.state, question = this.question();
       if (s.targets && (!question || !this.takesTargets() || tried(function () { return peft.cost(s.method, question); }).problem)) {
-        var offered = question ? peft.roles(s.method, question) : [];
+        var offered = this.roles();
         s.targets = s.targets.filter(function (r) { return offered.indexOf(r) >= 0; });
         if (!s.targets.length) s.targets = null;
       }
@@ -389,7 +402,7 @@ Object.assign(pf, (function () {
       var bar = make("div", { class: "pf-stack", "aria-hidden": "true" }, parts.map(function (part) { return make("i", { class: "part--" + part }); }));
       parts.forEach(function (part, i) { bar.children[i].style.flexGrow = m[part] / m.peak; });
       var ledgers = parts.map(function (part) {
-        return make("div", {}, [make("dt", {}, [make("i", { class: "pf-key part--" + part, "aria-hidden": "true" }), part.replace("_", " ")]),
+        return make("div", {}, [make("dt", {}, [make("i", { class: "pf-swatch part--" + part, "aria-hidden": "true" }), part.replace("_", " ")]),
           make("dd", {}, [binary(m[part]), make("small", {}, [self.out_(part, m[part]), " bytes"])])]);
       });
       var notes = [

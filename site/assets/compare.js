@@ -57,12 +57,17 @@
   class Compare extends pf.Tool {
     start() {
       var q = this.query, s = this.state, all = Object.keys(peft.data.methods), asked = q.has("methods") ? q.get("methods") : this.dataset.methods;
-      s.methods = Array.from(new Set(pf.words(asked))).filter(function (id) { return all.indexOf(id) >= 0; }).slice(0, MOST);
+      s.methods = Array.from(new Set(pf.words(asked))).filter(function (id) {
+        if (all.indexOf(id) < 0) q.refuse("the method", id, all);
+        return all.indexOf(id) >= 0;
+      });
+      if (s.methods.length > MOST) q.odd.push("The address asks for " + s.methods.length + " methods; shown are the first " + MOST + ".");
+      s.methods = s.methods.slice(0, MOST);
       s.iso = q.has("budget");
       s.budget = q.get("budget") || BUDGET;
-      s.diff = q.get("diff") === "1";
-      s.sort = q.get("sort") || "";
-      s.desc = q.get("desc") === "1";
+      s.diff = q.flag("diff");
+      s.sort = q.one("sort", this.rows().map(function (r) { return r[0]; })) || "";
+      s.desc = q.flag("desc");
       s.values = {};
       all.forEach(function (id) {
         s.values[id] = {};
@@ -190,8 +195,9 @@
     }
     stepName() { return "batch " + this.state.step.batch + " × " + this.state.step.seq; }
     groups() { return [["Cost", COSTS], ["Training step, " + this.stepName(), steps()], ["What it is", FACTS.concat(facets())], ["Where to get it", SUPPORT]]; }
+    rows() { return [].concat.apply([], this.groups().map(function (g) { return g[1]; })); }
     order() {
-      var s = this.state, row = [].concat.apply([], this.groups().map(function (g) { return g[1]; })).filter(function (r) { return r[0] === s.sort; })[0];
+      var s = this.state, row = this.rows().filter(function (r) { return r[0] === s.sort; })[0];
       if (!row) { s.sort = ""; return; }
       var sign = s.desc ? -1 : 1;
       this.answers = this.answers.map(function (a, i) { return [a, i]; }).sort(function (x, y) {
@@ -326,7 +332,7 @@
         });
       });
       var legend = make("ul", { class: "pf-plot__legend", "aria-hidden": "true" }, [make("li", {}, "Peak of a training step, " + this.stepName() + ":")].concat(parts.map(function (p) {
-        return make("li", {}, [make("i", { class: "pf-key part--" + p }), p.replace("_", " ")]);
+        return make("li", {}, [make("i", { class: "pf-swatch part--" + p }), p.replace("_", " ")]);
       })));
       box.replaceChildren(legend, svg);
     }

@@ -30,18 +30,12 @@
       addEventListener("popstate", function () { self.read(); });
     }
     read() {
-      var query = new URLSearchParams(location.search);
-      this.fields.forEach(function (field) { field.value = query.get(field.name) || ""; if (field.value === "" && field.options) field.selectedIndex = 0; });
+      pf.readForm(this.form, this.fields);
       var more = this.querySelector("details");
       if (more && more.querySelector("select") && [].some.call(more.querySelectorAll("select"), function (s) { return s.value; })) more.open = true;
       this.show();
     }
-    keep() {
-      var query = new URLSearchParams();
-      this.fields.forEach(function (field) { if (field.value) query.set(field.name, field.value); });
-      var text = query.toString();
-      try { history.replaceState(null, "", location.pathname + (text ? "?" + text : "") + location.hash); } catch (error) { /* an opaque origin */ }
-    }
+    keep() { pf.keepForm(this.form, this.fields); }
     /* "5M" as five million; what is no number asks nothing, and says so. */
     number(field) {
       var match = /^\s*([\d.,_ ]+)\s*([kmb]?)\s*$/i.exec(field.value);

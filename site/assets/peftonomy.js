@@ -42,6 +42,69 @@ var pf = (function () {
     return function () { stopped = true; };
   }
 
+  /* ---- what an address asks, and what of it means nothing here ---- */
+
+  /* The words of a list that share most letters, in order, with one that is not in it: three at most, the nearest first. */
+  function nearest(word, list) {
+    return list.map(function (other) {
+      var row = new Array(other.length + 1).fill(0);   // letters shared by what was read of the word, and by so much of the other
+      Array.from(word.toLowerCase(), function (letter) {
+        for (var i = 1, before = 0; i < row.length; i++) {
+          var now = other[i - 1].toLowerCase() === letter ? before + 1 : Math.max(row[i], row[i - 1]);
+          before = row[i];
+          row[i] = now;
+        }
+      });
+      return [2 * row[other.length] / (word.length + other.length), other];
+    }).filter(function (found) { return found[0] >= 0.6; }).sort(function (a, b) { return b[0] - a[0]; }).slice(0, 3).map(function (found) { return found[1]; });
+  }
+  class Address {
+    constructor() {
+      this.query = new URLSearchParams(location.search);
+      this.fields = ["h"];   // the search's own: the words to mark
+      this.odd = [];
+    }
+    has(field) { this.fields.push(field); return this.query.has(field); }
+    get(field) { this.fields.push(field); return this.query.get(field); }
+    /* The word of a field, if it is one of a list. */
+    one(field, list) {
+      var word = this.get(field);
+      if (!word || list.indexOf(word) >= 0) return word;
+      this.refuse(field, word, list);
+      return null;
+    }
+    flag(field) { return this.one(field, ["0", "1"]) === "1"; }
+    refuse(what, word, list) {
+      var shown = word.length > 60 ? word.slice(0, 59) + "…" : word, near = nearest(shown, list);
+      this.odd.push("The address asks for " + what + " '" + shown + "', which is not known here" +
+        (near.length ? "; did you mean " + near.join(", ") + "?" : list.length <= 8 ? "; known: " + list.join(", ") + "." : "."));
+    }
+    /* What was not understood, fields that nobody asked for included; null if all was. */
+    note() {
+      new Set(this.query.keys()).forEach(function (field) { if (this.fields.indexOf(field) < 0) this.refuse("the field", field, this.fields); }, this);
+      return this.odd.length ? make("div", { class: "pf-alert pf-odd", role: "alert" }, this.odd.map(function (line) { return make("p", {}, line); })) : null;
+    }
+  }
+  /* The fields of a form as the address asks for them; what was not understood is told above the form. */
+  function readForm(form, fields) {
+    var address = new Address(), old = form.parentNode.querySelector(".pf-odd");
+    fields.forEach(function (field) {
+      var values = field.options && [].map.call(field.options, function (o) { return o.value; }).filter(Boolean);
+      field.value = (values ? address.one(field.name, values) : address.get(field.name)) || "";
+      if (field.value === "" && field.options) field.selectedIndex = 0;
+    });
+    var note = address.note();
+    if (old) old.remove();
+    if (note) form.before(note);
+  }
+  function keepForm(form, fields) {
+    var query = new URLSearchParams(), note = form.parentNode.querySelector(".pf-odd");
+    fields.forEach(function (field) { if (field.value) query.set(field.name, field.value); });
+    var text = query.toString();
+    if (note) note.remove();
+    try { history.replaceState(null, "", location.pathname + (text ? "?" + text : "") + location.hash); } catch (error) { /* an opaque origin */ }
+  }
+
   /* ---- every method on a model: the table that stands in the page, made whole ---- */
 
   class Costs extends HTMLElement {
@@ -162,20 +225,12 @@ var pf = (function () {
     }
     /* What is asked stands in the address. */
     read() {
-      var query = new URLSearchParams(location.search), more = this.form.querySelector("details");
-      this.fields.forEach(function (field) {
-        field.value = query.get(field.name) || "";
-        if (field.value === "" && field.options) field.selectedIndex = 0;
-      });
+      var more = this.form.querySelector("details");
+      readForm(this.form, this.fields);
       if ([].some.call(more.querySelectorAll("select"), function (s) { return s.value; })) more.open = true;
       this.filter();
     }
-    keep() {
-      var query = new URLSearchParams();
-      this.fields.forEach(function (field) { if (field.value) query.set(field.name, field.value); });
-      var text = query.toString();
-      try { history.replaceState(null, "", location.pathname + (text ? "?" + text : "") + location.hash); } catch (error) { /* an opaque origin */ }
-    }
+    keep() { keepForm(this.form, this.fields); }
     filter() {
       var words = "", type = "", from = 0, to = Infinity, asked = [], hits = [], kept = {};
       this.fields.forEach(function (field) {
@@ -270,5 +325,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, engine: engine, gradually: gradually, percent: percent };   // for the tools, which come after
+  return { make: make, engine: engine, gradually: gradually, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

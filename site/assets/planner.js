@@ -27,11 +27,11 @@
       s.trained = q.has("trained") ? q.get("trained") : q.has("bytes") || q.has("gpu") ? "" : this.dataset.trained || "";
       s.bytes = q.get("bytes") || "";
       s.gpu = q.get("gpu") || "";
-      s.solve = this.known(q.get("solve"), Object.keys(SOLVED)) || "batch";
-      WISHES.forEach(function (w) { s[w[0]] = q.get(w[0]) === "1"; });
+      s.solve = q.one("solve", Object.keys(SOLVED)) || "batch";
+      WISHES.forEach(function (w) { s[w[0]] = q.flag(w[0]); });
       s.since = q.get("since") || "";
-      s.library = this.known(q.get("library"), ["any"].concat(Object.keys(peft.data.libraries))) || "";
-      s.order = this.known(q.get("order"), Object.keys(ORDERS)) || "trained";
+      s.library = q.one("library", ["any"].concat(Object.keys(peft.data.libraries))) || "";
+      s.order = q.one("order", Object.keys(ORDERS)) || "trained";
       this.form = make("form", { class: "pf-calc__form pf-calc__form--still", "aria-label": "Budget and wishes" });
       this.form.addEventListener("submit", function (event) { event.preventDefault(); });
       this.out = make("div", { class: "pf-calc__out" });
