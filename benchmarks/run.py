@@ -38,6 +38,7 @@ def main() -> None:
     row(f"warm cost of {METHOD} on {MODEL}; `get_peft_model` on a meta-device model", warm, wrapped)
     row("the same, with the construction of that model", warm, built + wrapped)
     row("cold command line; `python -c 'import peft'`", *cold_start())
+    row(f"warm memory of a step of {METHOD} on {MODEL}; the same step, simulated", *memory_of_a_step(kb))
     ratios = every_method(kb)
     middle = sorted(ratios, key=lambda pair: pair[1] / pair[0])[len(ratios) // 2]
     row(f"the median of {len(ratios)} methods of peft on {WIDE}, each at its defaults; `get_peft_model` alone", *middle)
@@ -113,6 +114,24 @@ def peft_on_meta(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
     once()
     runs = [once() for _ in range(5)]
     return min(b for b, _ in runs), min(w for _, w in runs)
+
+
+def memory_of_a_step(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
+    """Seconds of the closed forms and of two steps on fake tensors; the peaks must agree."""
+    from reference_impls._simulate import simulate
+
+    method = kb[METHOD]
+    step: dict[str, Any] = {"batch": 1, "seq": 512}
+    ranks = itertools.cycle(range(1, 1_025))
+
+    def ask() -> None:
+        for _ in range(QUERIES):
+            method.memory(MODEL, r=next(ranks), **step)
+
+    simulated = simulate(kb, METHOD, MODEL, **step).peak
+    predicted = method.memory(MODEL, **step).peak
+    assert abs(predicted / simulated - 1) < 0.01, f"{predicted:,} bytes predicted, {simulated:,} simulated"
+    return min(seconds(ask) for _ in range(3)) / QUERIES, seconds(lambda: simulate(kb, METHOD, MODEL, **step))
 
 
 def cold_start() -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -100,7 +102,15 @@ def search(page: Page, words: str) -> None:
 
 @pytest.fixture(scope="session")
 def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("site"), root)
+    """The built site, which all workers of a run share: the first that needs it builds it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    whole = folder / "site"
+    with FileLock(folder / "site.lock"):
+        if not whole.is_dir():
+            built(folder / "site.part", root).rename(whole)
+    return whole
 
 
 @pytest.fixture(scope="session")

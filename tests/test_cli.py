@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -791,17 +790,3 @@ from peftonomy.site._tex import Tex
 held = Tex(Path({str(root)!r}, "site/vendor/katex/katex.min.js"))
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-@pytest.mark.slow
-@pytest.mark.torch
-def test_a_cold_query_starts_eight_times_faster_than_importing_peft() -> None:
-    def seconds(command: list[str]) -> float:
-        start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - start
-
-    ours = process("cost", "lora", "--model", "llama_2_7b")
-    theirs = [sys.executable, "-c", "import peft"]
-    runs = [(seconds(ours), seconds(theirs)) for _ in range(3)]
-    assert min(b for _, b in runs) > 8 * min(a for a, _ in runs)
