@@ -39,17 +39,16 @@ ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 class Measure:
     """A tensor's formulas as functions of `(common, local, *hyperparameters)`.
 
-    wanted: what is computed: count, copies, then what `trained` and `held` point at. trained: where in it the number
-    of moved entries stands, or whether all are. held: each kind of what is held, with where its number stands (None:
-    all entries). exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a
+    wanted: what is computed: count, copies, and what else `trained` and `held` point at. trained: where in it the number
+    of moved entries stands, None where none are. held: each kind of what is held, with where its number stands. exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a
     formula names the layer; layered: whether only `exists` does, so that the layers are alike where it holds.
     """
 
     tensor: Tensor
     hyperparameters: tuple[str, ...]
     wanted: tuple[Formula, ...]
-    trained: int | bool
-    held: tuple[tuple[str, int | None], ...]
+    trained: int | None
+    held: tuple[tuple[str, int], ...]
     exists: Formula | None
     requires: Formula | None
     names: tuple[str, ...]
@@ -67,11 +66,16 @@ class Measure:
         moved = [("trained", self.tensor.trained.across)] if isinstance(self.tensor.trained, Moved) else []
         return moved + [(part.as_, part.across) for part in self.tensor.stored if part.across is not None]
 
+    @cached_property
+    def columns(self) -> tuple[tuple[int, int], ...]:
+        """As `held`, but each kind by its number in HELD."""
+        return tuple((HELD.index(kind), at) for kind, at in self.held)
+
     @property
     def words(self) -> list[str]:
         """What messages call each of `wanted`."""
         rest = ["stored"] * (len(self.wanted) - 2)
-        if isinstance(self.trained, int) and self.trained > 1:
+        if self.trained:
             rest[0] = "trained"
         return ["its size", "copies", *rest]
 
@@ -112,14 +116,14 @@ class Measure:
 def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:
     """The measure of a tensor whose entry has these hyperparameters."""
     wanted = [_count(tensor), tensor.copies]
-    trained: int | bool = isinstance(tensor.trained, Moved) or tensor.trained is True
+    trained = 0 if isinstance(tensor.trained, Moved) or tensor.trained is True else None
     if isinstance(tensor.trained, Formula):
         trained = len(wanted)
         wanted.append(tensor.trained)
-    held: list[tuple[str, int | None]] = []
+    held: list[tuple[str, int]] = []
     for part in tensor.stored:
         if part.across is None and part.as_ in HELD:
-            held.append((part.as_, None if part.count is None else len(wanted)))
+            held.append((part.as_, 0 if part.count is None else len(wanted)))
             wanted += [] if part.count is None else [part.count]
     exists = _both(tensor.when, tensor.where)
     formulas = [*wanted, *(tensor.shape or []), *(f for f in (exists, tensor.requires) if f is not None)]

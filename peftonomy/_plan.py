@@ -78,7 +78,8 @@ class Piece:
 class Row:
     """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers.
 
-    copies: how many at each place. layers: those in which it exists, where that is not all of them.
+    copies: how many at each place. layers: those in which it exists, where that is not all of them; then the kinds of
+    HELD.
     """
 
     piece: Piece
@@ -273,17 +274,13 @@ class Plan:
             if type(number) is not int or not 0 <= number <= EXACT:
                 found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
                 break
-        where = piece.places
-        there = where.n if layers is None else sum(n for layer, n in where.layers.items() if layer in layers)
-        count, copies, trained = found[0], found[1], measured.trained
-        n = there * copies
-        all_or_none = count * n if trained else 0
-        moved = all_or_none if isinstance(trained, bool) else n * found[trained]
-        row = Row(piece, args, count, n, moved, copies, layers)
-        for kind, at in measured.held:
-            held = n * (count if at is None else found[at])
-            setattr(row, kind, getattr(row, kind) + held)
-        return row
+        where, copies, trained = piece.places, found[1], measured.trained
+        n = copies * (where.n if layers is None else sum(n for layer, n in where.layers.items() if layer in layers))
+        held = [0, 0, 0, 0]
+        for kind, at in measured.columns:
+            held[kind] += n * found[at]
+        moved = 0 if trained is None else n * found[trained]
+        return Row(piece, args, found[0], n, moved, copies, layers, held[0], held[1], held[2], held[3])
 
     def _gathered(self, rows: Sequence[Row]) -> list[Row]:
         """Tensors with a share `across` all their places become one row each: that share has no place of its own."""

@@ -209,13 +209,12 @@ def _places(plan: Plan, piece: Piece, args: Sequence[Any], n: int) -> Any:
 
 def _row(piece: Piece, places: Any, numbers: Sequence[Any]) -> _Rows:
     measured, copies = piece.measure, places * numbers[1]
-    numel = copies * numbers[0]
     shares: dict[str, Any] = {}
-    if measured.trained is not False:
-        shares["trained"] = numel if measured.trained is True else copies * numbers[measured.trained]
+    if measured.trained is not None:
+        shares["trained"] = copies * numbers[measured.trained]
     for kind, at in measured.held:
-        shares[kind] = shares.get(kind, 0) + (numel if at is None else copies * numbers[at])
-    return _Rows(piece, places, numel, shares)
+        shares[kind] = shares.get(kind, 0) + copies * numbers[at]
+    return _Rows(piece, places, copies * numbers[0], shares)
 
 
 def _gathered(plan: Plan, members: Sequence[_Rows], args: Sequence[Any]) -> _Rows:
