@@ -39,9 +39,10 @@ ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 class Measure:
     """A tensor's formulas as functions of `(common, local, *hyperparameters)`.
 
-    wanted: what is computed: count, copies, and what else `trained` and `held` point at. trained: where in it the number
-    of moved entries stands, None where none are. held: each kind of what is held, with where its number stands. exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a
-    formula names the layer; layered: whether only `exists` does, so that the layers are alike where it holds.
+    wanted: what is computed: count, copies, and what else `trained` and `held` point at. trained: where in it the
+    number of moved entries stands, None where none are. held: each kind of what is held, with where its number stands.
+    exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a formula names the
+    layer; layered: whether only `exists` does, so that the layers are alike where it holds.
     """
 
     tensor: Tensor

@@ -86,8 +86,9 @@ class Entry(BaseModel):
     """Base of all records: closed (an unknown field is an error), strict (no silent conversion), frozen."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
-    )
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True,
+        defer_build=True,  # a query reads few of the records: the others' validators are never made
+    )  # fmt: skip
 
 
 class Hyperparameter(Entry):
