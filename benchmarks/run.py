@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import peftonomy
 from peftonomy._plan import Plan
+from peftonomy._sweep import sweep_models
 
 METHOD, MODEL, RANK = "lora", "llama_2_7b", 8
 WIDE = "llama_3_2_1b"
@@ -43,9 +45,10 @@ def main() -> None:
     middle = sorted(ratios, key=lambda pair: pair[1] / pair[0])[len(ratios) // 2]
     row(f"the median of {len(ratios)} methods of peft on {WIDE}, each at its defaults; `get_peft_model` alone", *middle)
     for part in (3, 1):
-        answered, refused, taken = everything(kb, part)
+        answered, refused, *taken = everything(kb, part)
         share = "all" if part == 1 else f"every {part}rd"
-        row(f"{share} models, all methods, three settings: {answered:,} answers, {refused:,} that do not fit", taken)
+        said = f"{share} models, all methods, three settings: {answered:,} answers, {refused:,} that do not fit"
+        row(f"{said}; the same, one query after the other", *taken)
     for method in ("lora", "prefix_tuning", "adapterdrop"):
         row(f"a setting of {method} in a sweep of a million", sweep(kb, method), None)
     row("`peftonomy site build`", site_build())
@@ -187,35 +190,47 @@ def wrapping(model: Any, said: dict[str, Any]) -> float:
         return seconds(lambda: get_peft_model(model, kind(**said), low_cpu_mem_usage=True))
 
 
-def everything(kb: peftonomy.KnowledgeBase, part: int) -> tuple[int, int, float]:
-    """Answers, refusals and seconds for all methods at three settings on all models, or on one of so many.
+def everything(kb: peftonomy.KnowledgeBase, part: int) -> tuple[int, int, float, float]:
+    """Answers, refusals, seconds at once and one by one, for all methods at three settings on one of so many models.
 
-    The files have been read before, and nothing is remembered from pass to pass but what belongs to a model.
+    The settings are once, twice and three times the default of a method's first whole number, if it has one. The files
+    have been read before, and nothing is remembered from pass to pass but what belongs to a model.
     """
+    import numpy as np
+
     inventories = [kb.models[model].inventory() for model in [*kb.models][::part]]
-    sizes = {
-        m.id: next((n for n, s in m.entry.hyperparameters.items() if s.type == "int"), None) for m in kb.values()
-    }
+    models = [(inventory.backbone.id, inventory.backbone.parameters) for inventory in inventories]
 
-    def ask() -> Iterator[int]:
-        for method, inventory in itertools.product(kb.values(), inventories):
-            size = sizes[method.id]
-            try:
-                plan = Plan(method, inventory)
-                usual = plan.cost({}).hyperparameters
-            except peftonomy.UsageError:
-                yield 0
-                continue
-            answers = 1
-            for factor in (2, 3):
+    def laid() -> Iterator[tuple[list[Plan | None], str | None, Any]]:
+        for method in kb.values():
+            plans = [plan(method, inventory) for inventory in inventories]
+            first = next(found for found in plans if found is not None)
+            size = next((n for n, spec in method.entry.hyperparameters.items() if spec.type == "int"), None)
+            yield plans, size, size and np.array([1, 2, 3]) * first.default(method.entry.hyperparameters[size])
+
+    def at_once() -> Iterator[Any]:
+        for plans, size, sizes in laid():
+            yield sweep_models(models, plans, {} if size is None else {size: sizes}).trained
+
+    def one_by_one() -> Iterator[int]:
+        for plans, size, sizes in laid():
+            settings = [{}] if size is None else [{size: value} for value in sizes.tolist()]
+            for found, setting in itertools.product(filter(None, plans), settings):
                 with contextlib.suppress(peftonomy.UsageError):
-                    plan.cost({} if size is None else {size: factor * int(usual[size])})
-                    answers += 1
-            yield answers
+                    yield found.cost(setting).trained
 
-    answers = list(ask())
-    taken = min(seconds(lambda: list(ask())) for _ in range(3))
-    return sum(answers), 3 * len(answers) - sum(answers), taken
+    def plan(method: peftonomy.Method, inventory: Any) -> Plan | None:
+        try:
+            return Plan(method, inventory)
+        except peftonomy.UsageError:
+            return None
+
+    found = [*at_once()]
+    answered = sum(int(trained.count()) for trained in found)
+    assert sum(int(trained.sum()) for trained in found) == sum(one_by_one())
+    quick = min(seconds(lambda: deque(at_once(), 0)) for _ in range(3))
+    slow = min(seconds(lambda: deque(one_by_one(), 0)) for _ in range(3))
+    return answered, sum(trained.size for trained in found) - answered, quick, slow
 
 
 def sweep(kb: peftonomy.KnowledgeBase, method: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ._backbone import Backbone, Family, load_family, load_model
 from ._costs import Cost
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["KnowledgeBase", "Method", "data_root", "load"]
 
 T = TypeVar("T")
+ModelLike: TypeAlias = str | Path | Mapping[str, Any] | Backbone
+"""A model: its id in the catalogue, the path of a config.json (or its folder), what that holds, or a backbone."""
 FOLDERS = ("taxonomy", "methods", "backbones")
 
 
@@ -96,7 +98,7 @@ class Method:
 
     def plan(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         targets: str | list[str] | tuple[str, ...] | None = None,
         target_modules: str | list[str] | tuple[str, ...] | None = None,
@@ -124,7 +126,7 @@ class Method:
 
     def cost(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         targets: str | list[str] | tuple[str, ...] | None = None,
         target_modules: str | list[str] | tuple[str, ...] | None = None,
@@ -145,7 +147,7 @@ class Method:
 
     def memory(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         batch: int,
         seq: int,
@@ -174,7 +176,7 @@ class Method:
         where: dict[str, Any] = {"targets": targets, "target_modules": target_modules, "num_labels": num_labels}
         return self.step(model, task, **where).memory(hyperparameters, setting)
 
-    def step(self, model: str | Path | Mapping[str, Any] | Backbone, task: str | None = None, **where: Any) -> Step:
+    def step(self, model: ModelLike, task: str | None = None, **where: Any) -> Step:
         """The method laid out on a model for training; arguments as for `plan`, but for the task: by default the
         model's own, or sequence classification where it has none. Raises UsageError."""
         backbone = self.kb.backbone(model)
@@ -184,7 +186,7 @@ class Method:
 
     def sweep(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike | list[ModelLike] | tuple[ModelLike, ...],
         *,
         targets: str | list[str] | tuple[str, ...] | None = None,
         target_modules: str | list[str] | tuple[str, ...] | None = None,
@@ -196,15 +198,27 @@ class Method:
         """What the method costs at many settings at once: hyperparameters may be arrays, which broadcast (needs numpy).
 
         Arguments as for `cost`, and the same numbers. Raises UsageError as `cost` does for the first bad setting.
+        Several models, in a list, get a first axis of their own, and what `cost` would refuse is masked.
         """
-        from ._sweep import sweep
+        from ._sweep import sweep, sweep_models
 
-        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
-        return sweep(plan, hyperparameters, dtype)
+        def plan(one: ModelLike) -> Plan:
+            return self.plan(one, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+
+        if not isinstance(model, list | tuple):
+            return sweep(plan(model), hyperparameters, dtype)
+        backbones = [self.kb.backbone(one) for one in model]
+        plans: list[Plan | None] = []
+        for one, backbone in zip(model, backbones, strict=True):
+            try:
+                plans.append(plan(one if isinstance(one, str) else backbone))
+            except UsageError:
+                plans.append(None)
+        return sweep_models([(b.id, b.parameters) for b in backbones], plans, hyperparameters, dtype)
 
     def places(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         targets: str | list[str] | tuple[str, ...] | None = None,
         target_modules: str | list[str] | tuple[str, ...] | None = None,
@@ -218,7 +232,7 @@ class Method:
 
     def export(
         self,
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         to: str = "peft",
         targets: str | list[str] | tuple[str, ...] | None = None,
@@ -286,7 +300,7 @@ class KnowledgeBase(Mapping[str, Method]):
         """How messages call a file: relative to the root where it lies below it."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
-    def backbone(self, model: str | Path | Mapping[str, Any] | Backbone) -> Backbone:
+    def backbone(self, model: ModelLike) -> Backbone:
         """A model by catalogue id, path to a `config.json`, content of one, or itself."""
         if isinstance(model, Backbone):
             return model
@@ -299,7 +313,7 @@ class KnowledgeBase(Mapping[str, Method]):
     def adapter(
         self,
         config: str | Path | Mapping[str, Any],
-        model: str | Path | Mapping[str, Any] | Backbone,
+        model: ModelLike,
         *,
         library: str = "hf_peft",
         method: str | None = None,

@@ -169,8 +169,16 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
     return found
 
 
-def totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
+def totals(inventory: Inventory, targeted: Sequence[SiteGroup]) -> dict[str, int]:
     """What formulas may name of all targeted linears together: their number, and the largest and summed widths."""
+    key = ("totals", *map(id, targeted))
+    if key not in inventory.memo:
+        inventory.memo[key] = targeted, _totals(targeted)  # held too, as in `places`
+    found: dict[str, int] = inventory.memo[key][1]
+    return found
+
+
+def _totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
     return {
         "n_sites": sum(site.count for site in targeted),
         "max_d_in": max((site.d_in for site in targeted), default=0),
@@ -199,13 +207,7 @@ class Places:
 
 def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[Places]:
     """The places of a tensor, those together that are alike."""
-    tensor = measured.tensor
-    roles = None if tensor.roles is None else tuple(tensor.roles)
-    sited = tensor.per in ("site", "role")
-    key = (
-        tensor.per, roles, tensor.selecting, measured.names, measured.by_layer, measured.layered,
-        tuple(map(id, targeted)) if sited else None,
-    )  # fmt: skip
+    key = measured.spread, tuple(map(id, targeted)) if measured.tensor.per in ("site", "role") else None
     if key not in inventory.memo:
         # The targeted modules are held too: while they are, no others can have their ids.
         inventory.memo[key] = targeted, alike(measured, enumerate(spots(measured, inventory, targeted)))

@@ -68,6 +68,12 @@ class Measure:
         return moved + [(part.as_, part.across) for part in self.tensor.stored if part.across is not None]
 
     @cached_property
+    def spread(self) -> tuple[Any, ...]:
+        """What decides, with the targets, at which places of a model the tensor is, and which of these are alike."""
+        roles = None if self.tensor.roles is None else tuple(self.tensor.roles)
+        return self.tensor.per, roles, self.tensor.selecting, self.names, self.by_layer, self.layered
+
+    @cached_property
     def columns(self) -> tuple[tuple[int, int], ...]:
         """As `held`, but each kind by its number in HELD."""
         return tuple((HELD.index(kind), at) for kind, at in self.held)
@@ -80,8 +86,8 @@ class Measure:
             rest[0] = "trained"
         return ["its size", "copies", *rest]
 
-    @property
-    def _local(self) -> frozenset[str]:
+    @cached_property
+    def local(self) -> frozenset[str]:
         """The names that are found at the place: in a block also the sizes, which may be its stack's own."""
         local = LOCAL[self.tensor.per]
         return local.union(DIMS, ("n_layers",)) if self.tensor.per in BLOCKS else local
@@ -91,27 +97,27 @@ class Measure:
         """The values of `wanted`, None where the tensor does not exist, False where what it requires does not hold."""
         both = ((None if self.layered else self.exists, None), (self.requires, False))
         conditions = [(formula, answer) for formula, answer in both if formula is not None]
-        return Formula.together(self.wanted, self.hyperparameters, self._local, conditions)
+        return Formula.together(self.wanted, self.hyperparameters, self.local, conditions)
 
     @cached_property
     def arrays(self) -> Callable[..., Any]:
         """Over arrays: whether what it requires holds, and the values of `wanted`."""
-        return Formula.together_numpy([self.requires or ONE, *self.wanted], self.hyperparameters, self._local)
+        return Formula.together_numpy([self.requires or ONE, *self.wanted], self.hyperparameters, self.local)
 
     @cached_property
     def there(self) -> Callable[..., Any]:
         """Of `(common, local, layer, *hyperparameters)`: whether it exists in that layer, as a tuple of one."""
-        return Formula.together([self.exists or ONE], ("layer", *self.hyperparameters), self._local)
+        return Formula.together([self.exists or ONE], ("layer", *self.hyperparameters), self.local)
 
     @cached_property
     def there_arrays(self) -> Callable[..., Any]:
         """As `there`, over arrays."""
-        return Formula.together_numpy([self.exists or ONE], ("layer", *self.hyperparameters), self._local)
+        return Formula.together_numpy([self.exists or ONE], ("layer", *self.hyperparameters), self.local)
 
     @cached_property
     def shape(self) -> Callable[..., Any]:
         """The values of the declared shape."""
-        return Formula.together(self.tensor.shape or [], self.hyperparameters, self._local)
+        return Formula.together(self.tensor.shape or [], self.hyperparameters, self.local)
 
 
 def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:

@@ -140,14 +140,14 @@ class Plan:
         self.common: dict[str, Any] = {
             **inventory.dims,
             "backbone": inventory.backbone.parameters,
-            **totals([site for group in self.sites for site in group]),
+            **totals(inventory, [site for group in self.sites for site in group]),
         }
-        self.pieces = [
-            Piece(index, part.prefix + name, measured, where, own)
-            for index, part in enumerate(self.parts)
-            for name, measured in part.measures.items()
-            for where, own in self._places(index, part.prefix + name, measured)
-        ]
+        self.pieces: list[Piece] = []
+        for index, part in enumerate(self.parts):
+            for name, measured in part.measures.items():
+                label = part.prefix + name
+                found = self._places(index, label, measured)
+                self.pieces += [Piece(index, label, measured, where, own) for where, own in found]
         self._check_all_used()
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
 
@@ -155,7 +155,7 @@ class Plan:
         """The places of a part's tensor, with the hyperparameters that have values of their own there."""
         if self.chosen is not None:
             return self.chosen.places(name, measured, self.inventory, self.sites[index])
-        return ((where, NOTHING) for where in places(measured, self.inventory, self.sites[index]))
+        return [(where, NOTHING) for where in places(measured, self.inventory, self.sites[index])]
 
     def _check_all_used(self) -> None:
         """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""

@@ -5,14 +5,20 @@
     >>> peftonomy.load()["lora"].sweep("llama_2_7b", targets="attn.q,attn.v", r=ranks).trained
     array([ 524288, 1048576, 2097152, 4194304])
 
+Over several models the arrays get an axis for them, in front:
+
+    >>> peftonomy.load()["lora"].sweep(["bert_base", "gpt2"], r=ranks).trained.shape
+    (2, 4)
+
 Arrays are computed twice, in 64-bit integers and in floating point. Where the two do not agree to rounding, or a number
 leaves the range in which both are exact, the setting is asked again by itself, which answers or says what is wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +32,7 @@ from ._values import LARGEST, coerced
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Sweep", "sweep"]
+__all__ = ["Sweep", "sweep", "sweep_models"]
 
 CHUNK = 1 << 15
 """Settings computed together: few enough for the processor's cache."""
@@ -35,12 +41,16 @@ LEDGERS = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served
 
 @dataclass(frozen=True)
 class Sweep:
-    """The ledgers of `Cost` as arrays (int64) of the shape to which the given hyperparameters broadcast."""
+    """The ledgers of `Cost` as arrays (int64) of the shape to which the given hyperparameters broadcast.
+
+    Of several models: `model` and `backbone` have an element for each, and so has a first axis of the arrays, which are
+    masked where a single query would be refused.
+    """
 
     method: str
-    model: str
+    model: str | tuple[str, ...]
     hyperparameters: dict[str, Any]
-    backbone: int
+    backbone: int | NDArray[Any]
     trained: NDArray[Any]
     stored: NDArray[Any]
     stored_bits: NDArray[Any]
@@ -53,54 +63,101 @@ class Sweep:
     @property
     def percent(self) -> NDArray[Any]:
         """Trained numbers in percent of the backbone's parameters."""
-        percent: NDArray[Any] = 100 * self.trained / self.backbone
+        import numpy as np
+
+        of = np.asarray(self.backbone)
+        percent: NDArray[Any] = 100 * self.trained / of.reshape(of.shape + (1,) * (self.trained.ndim - of.ndim))
         return percent
 
     def table(self) -> Table:
-        """One row per setting: the hyperparameters that vary, and the ledgers."""
+        """One row per setting that is answered: the model of several, the hyperparameters that vary, the ledgers."""
         import numpy as np
 
         shape = self.trained.shape
-        columns = {n: np.broadcast_to(self.hyperparameters[n], shape).ravel().tolist() for n in self._swept}
-        columns |= {n: getattr(self, n).ravel().tolist() for n in LEDGERS}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return Table(rows, caption=f"{self.method} on {self.model}")
+        columns: dict[str, Any] = {}
+        if not isinstance(self.model, str):
+            names = np.array(self.model).reshape(-1, *[1] * (len(shape) - 1))
+            columns["model"] = np.broadcast_to(names, shape)
+        columns |= {n: np.broadcast_to(self.hyperparameters[n], shape) for n in self._swept}
+        columns |= {n: getattr(self, n) for n in LEDGERS}
+        answered = ~np.ma.getmaskarray(self.trained)
+        listed = {name: np.asarray(column)[answered].tolist() for name, column in columns.items()}
+        rows = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
+        where = self.model if isinstance(self.model, str) else f"{len(self.model)} models"
+        return Table(rows, caption=f"{self.method} on {where}")
 
 
 def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep:
     """The costs where some of `given` are arrays. Raises UsageError as a single query with the first bad setting."""
+    values, swept, ledgers, _ = _swept([plan], given, dtype)
+    backbone = plan.inventory.backbone
+    one = {name: array[0] for name, array in ledgers.items()}
+    return Sweep(plan.method.id, backbone.id, values, backbone.parameters, **one, _swept=swept)
+
+
+def sweep_models(
+    models: Sequence[tuple[str, int]], plans: Sequence[Plan | None], given: Mapping[str, Any], dtype: str = "float32"
+) -> Sweep:
+    """The same on several models, each with its id and parameters; None where the method does not fit.
+
+    Raises UsageError for what no model would take.
+    """
     import numpy as np
 
-    size = BYTES.get(dtype)
-    if size is None:
+    there = [i for i, plan in enumerate(plans) if plan is not None]
+    laid = [plan for plan in plans if plan is not None]
+    if not laid:
+        raise UsageError(f"none of these {len(models)} models has anything that the method acts on")
+    values, swept, ledgers, refused = _swept(laid, given, dtype)
+    arrays = {}
+    for name, array in ledgers.items():
+        whole = np.ma.MaskedArray(np.zeros((len(plans), *array.shape[1:]), int), mask=True)
+        whole[there] = np.ma.MaskedArray(array, refused)
+        arrays[name] = whole
+    ids, parameters = zip(*models, strict=True)
+    return Sweep(laid[0].method.id, ids, values, np.array(parameters), **arrays, _swept=swept)
+
+
+def _swept(
+    plans: Sequence[Plan], given: Mapping[str, Any], dtype: str
+) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any], Any]:
+    """All hyperparameters, those given as arrays, the ledgers by plan and setting, and where they are refused."""
+    import numpy as np
+
+    if dtype not in BYTES:
         raise UnknownName("dtype", dtype, BYTES)
-    values = _values(plan, given)
-    swept = tuple(name for name, value in values.items() if isinstance(value, np.ndarray))
+    values, swept = _values(plans, given)
     try:
         shape = np.broadcast_shapes(*(values[name].shape for name in swept))
     except ValueError:
-        raise UsageError(f"{plan.method.id}: the arrays of {', '.join(swept)} do not broadcast together") from None
+        raise UsageError(f"{plans[0].method.id}: the arrays of {', '.join(swept)} do not broadcast together") from None
 
-    flat = {name: np.broadcast_to(values[name], shape).ravel() for name in swept}
-    ledgers = {name: np.empty(math.prod(shape), int) for name in LEDGERS}
-    for start in range(0, math.prod(shape), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        _fill(plan, values | {name: array[chunk] for name, array in flat.items()}, dtype, ledgers, chunk)
-    backbone, shaped = plan.inventory.backbone, {name: array.reshape(shape) for name, array in ledgers.items()}
-    return Sweep(plan.method.id, backbone.id, values, backbone.parameters, **shaped, _swept=swept)
+    flat = {name: np.broadcast_to(values[name], shape).reshape(1, -1) for name in swept}
+    ledgers = {name: np.zeros((len(plans), math.prod(shape)), int) for name in LEDGERS}
+    refused = np.zeros((len(plans), math.prod(shape)), bool)
+    groups, width = [*_alike(plans)], max(1, CHUNK // len(plans))
+    for start in range(0, math.prod(shape), width):
+        chunk = slice(start, start + width)
+        here = values | {name: array[:, chunk] for name, array in flat.items()}
+        _fill(plans, groups, here, dtype, {name: array[:, chunk] for name, array in ledgers.items()}, refused[:, chunk])
+    shaped = {name: array.reshape(len(plans), *shape) for name, array in ledgers.items()}
+    return values, swept, shaped, refused.reshape(len(plans), *shape)
 
 
-def _fill(plan: Plan, values: Mapping[str, Any], dtype: str, ledgers: Mapping[str, NDArray[Any]], at: slice) -> None:
-    """Write the ledgers of a stretch of settings."""
+def _fill(
+    plans: Sequence[Plan], groups: Sequence[_Group], values: Mapping[str, Any], dtype: str,
+    ledgers: Mapping[str, NDArray[Any]], refused: NDArray[Any],
+) -> None:
+    """Write the ledgers of a stretch of settings, and where they are refused; of one plan, raise what refuses them."""
     import numpy as np
 
-    n, size = len(ledgers["trained"][at]), BYTES[dtype]
+    n, size = refused.shape[1], BYTES[dtype]
     arrays = {name for name, value in values.items() if isinstance(value, np.ndarray)}
     reals = {name: value.astype(float) if name in arrays else value for name, value in values.items()}
     with np.errstate(all="ignore"):
-        counted, suspect = _counted(plan, values, n, int)
-        checked, _ = _counted(plan, reals, n, float)
-        suspect |= ~_in_domain(plan, values)
+        counted, suspect = _counted(plans, groups, values, n, int)
+        checked, _ = _counted(plans, groups, reals, n, float)
+        suspect |= ~_in_domain(plans, values)
     for name, numbers in counted.items():
         suspect |= ~(np.abs(checked[name]) <= EXACT) | (np.abs(checked[name] - numbers) > 0.5)
     stored, indices, bits = (counted[kind] for kind in ("values", "indices", "bits"))
@@ -108,22 +165,40 @@ def _fill(plan: Plan, values: Mapping[str, Any], dtype: str, ledgers: Mapping[st
     suspect |= counted["stored"] > EXACT
     counted["stored_bytes"] = stored * size + indices * INDEX_BYTES - (-bits // 8)
     for name, array in ledgers.items():
-        array[at] = counted[name]
-    for i in np.flatnonzero(suspect).tolist():
-        one = plan.cost({name: value[i].item() if name in arrays else value for name, value in values.items()}, dtype)
+        array[...] = counted[name]
+    for at in zip(*(numbers.tolist() for numbers in np.nonzero(suspect)), strict=True):
+        setting = {name: _cell(value, at).item() if name in arrays else value for name, value in values.items()}
+        try:
+            one = plans[at[0]].cost(setting, dtype)
+        except UsageError:
+            if len(plans) == 1:
+                raise
+            refused[at] = True
+            continue
         for name, array in ledgers.items():
-            array[at.start + i] = getattr(one, name)
+            array[at] = getattr(one, name)
 
 
-def _values(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every hyperparameter: arrays as arrays of the declared type, all else as a single query has it."""
+def _cell(value: NDArray[Any], at: Sequence[int]) -> Any:
+    """Of a hyperparameter, which has one row or one for each plan, and one column or one for each setting."""
+    return value[at[0] if len(value) > 1 else 0, at[1] if value.shape[1] > 1 else 0]
+
+
+def _values(plans: Sequence[Plan], given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Every hyperparameter, and those that are given as arrays, which have the declared type.
+
+    All else is as a single query has it; a default that models have different values of has a row for each plan.
+    """
     import numpy as np
 
-    chosen, values = plan.named(given), dict[str, Any]()
-    for name, spec in plan.method.entry.hyperparameters.items():
-        raw = chosen.get(name)
-        if raw is None or isinstance(raw, str) or np.ndim(raw) == 0:
-            values[name] = coerced(name, spec, raw) if name in chosen else plan.default(spec)
+    chosen, values, swept = plans[0].named(given), dict[str, Any](), []
+    for name, spec in plans[0].method.entry.hyperparameters.items():
+        if name not in chosen:
+            values[name] = _rows_of([plan.default(spec) for plan in plans])
+            continue
+        raw = chosen[name]
+        if isinstance(raw, str) or np.ndim(raw) == 0:
+            values[name] = coerced(name, spec, raw)
             continue
         array = np.asarray(raw)
         if array.dtype.kind not in {"int": "iu", "float": "iuf"}.get(spec.type, ""):
@@ -132,16 +207,30 @@ def _values(plan: Plan, given: Mapping[str, Any]) -> dict[str, Any]:
         if array.size == 0 or not np.all(np.abs(array.astype(float)) <= LARGEST):
             raise UsageError(f"hyperparameter {name}: found an array that is empty or goes beyond 2**31")
         values[name] = array.astype(int if spec.type == "int" else float)
-    return values
+        swept.append(name)
+    return values, tuple(swept)
 
 
-def _in_domain(plan: Plan, values: Mapping[str, Any]) -> Any:
+def _rows_of(values: Sequence[Any]) -> Any:
+    """One value for all, or where they differ a column of them."""
+    import numpy as np
+
+    return values[0] if all(value == values[0] for value in values) else np.array(values)[:, None]
+
+
+def _known(plans: Sequence[Plan], names: Iterable[str]) -> dict[str, Any]:
+    """Those of the names that are dimensions of models, each with a row for each plan or one for all."""
+    return {name: _rows_of([plan.common[name] for plan in plans]) for name in names if name in plans[0].common}
+
+
+def _in_domain(plans: Sequence[Plan], values: Mapping[str, Any]) -> Any:
     import numpy as np
 
     fine: Any = np.True_
-    for spec in plan.method.entry.hyperparameters.values():
+    for spec in plans[0].method.entry.hyperparameters.values():
         if spec.domain is not None:
-            fine = fine & np.asarray(_vectorised(spec.domain, plan.common | dict(values)), dtype=bool)
+            found = _vectorised(spec.domain, _known(plans, spec.domain.names) | dict(values))
+            fine = fine & np.asarray(found, dtype=bool)
     return fine
 
 
@@ -150,82 +239,170 @@ def _vectorised(formula: Formula, values: Mapping[str, Any]) -> Any:
     return formula.numpy(names)(*[values[n] for n in names])
 
 
-def _counted(plan: Plan, values: Mapping[str, Any], n: int, kind: type) -> tuple[dict[str, Any], NDArray[Any]]:
+def _arguments(plans: Sequence[Plan], values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """For each part, the values of its own hyperparameters in their declared order, as those of the method are."""
+    import numpy as np
+
+    if len(plans[0].parts) == 1:
+        return [tuple(values.values())]
+    if len(plans) == 1:
+        return plans[0].arguments(values, _vectorised)
+    several = {name for name, value in values.items() if isinstance(value, np.ndarray) and len(value) > 1}
+    each = [
+        plan.arguments({name: v[i : i + 1] if name in several else v for name, v in values.items()}, _vectorised)
+        for i, plan in enumerate(plans)
+    ]
+    return [
+        tuple(
+            np.concatenate(np.broadcast_arrays(*column)) if isinstance(column[0], np.ndarray) else _rows_of(column)
+            for column in zip(*arguments, strict=True)
+        )
+        for arguments in zip(*each, strict=True)
+    ]
+
+
+@dataclass(slots=True)
+class _Group:
+    """The pieces of a tensor, whose they are, and what its formulas may name, a row for each piece or one for all."""
+
+    owners: NDArray[Any]
+    pieces: list[Piece]
+    known: dict[str, Any]
+
+
+def _alike(plans: Sequence[Plan]) -> Iterator[_Group]:
+    """The pieces of each tensor: one after the other of a single plan, together of several."""
+    import numpy as np
+
+    found: dict[Any, tuple[list[int], list[Piece]]] = {}
+    for i, plan in enumerate(plans):
+        for number, piece in enumerate(plan.pieces):
+            owners, pieces = found.setdefault(piece.name if len(plans) > 1 else number, ([], []))
+            owners.append(i)
+            pieces.append(piece)
+    for owners, pieces in found.values():
+        measured, dims = pieces[0].measure, [piece.places.dims for piece in pieces]
+        everywhere = [plans[i].common for i in owners]
+        sources = {name: dims if name in measured.local else everywhere for name in measured.names}
+        known = {name: _rows_of([one[name] for one in source]) for name, source in sources.items()}
+        yield _Group(np.array(owners), pieces, known)
+
+
+def _counted(
+    plans: Sequence[Plan], groups: Sequence[_Group], values: Mapping[str, Any], n: int, kind: type
+) -> tuple[dict[str, Any], NDArray[Any]]:
     """The sums of all that is counted at `n` settings, as numbers of a kind, and where a single query would refuse."""
     import numpy as np
 
-    arguments = plan.arguments(values, _vectorised)
-    sums: dict[str, Any] = {name: np.zeros(n, kind) for name in (*HELD, "trained", "served", "served_bits")}
-    suspect = np.zeros(n, bool)
+    arguments = _arguments(plans, values)
+    shape = len(plans), n
+    sums: dict[str, Any] = {name: np.zeros(shape, kind) for name in (*HELD, "trained", "served", "served_bits")}
+    suspect = np.zeros(shape, bool)
     tensors: dict[str, list[_Rows]] = {}
-    for piece in plan.pieces:
-        measured = piece.measure
-        args = arguments[piece.part]
-        places = _places(plan, piece, args, n)
-        fine, *numbers = measured.arrays(plan.common, piece.places.dims, *args)
+    for group in groups:
+        owners, pieces, known, measured = group.owners, group.pieces, group.known, group.pieces[0].measure
+        args = _of_rows(arguments[pieces[0].part], owners)
+        places = _places(pieces, known, args)
+        fine, *numbers = measured.arrays(known, known, *args)
         if measured.exists is not None:
             numbers = [np.where(places > 0, number, 0) for number in numbers]
+        bad = np.zeros((len(pieces), n), bool)
         if measured.requires is not None:
-            suspect |= (places > 0) & ~np.asarray(fine, bool)
+            bad |= (places > 0) & ~np.asarray(fine, bool)
         for number in numbers:
-            suspect |= ~((number >= 0) & (number == np.floor(number)))
-        row = _row(piece, places, [np.asarray(number).astype(kind) for number in numbers])
-        tensors.setdefault(piece.name, []).append(row)
+            bad |= ~((number >= 0) & (number == np.floor(number)))
+        row = _row(owners, pieces[0], places, [np.asarray(number).astype(kind) for number in numbers])
+        at, rows = _summed(owners, bad)
+        suspect[at] |= rows > 0
+        tensors.setdefault(pieces[0].name, []).append(row)
     for members in tensors.values():
         measured = members[0].piece.measure
-        for row in [_gathered(plan, members, arguments[members[0].piece.part])] if measured.across else members:
-            for name, number in row.shares.items():
-                sums[name] += number
+        for row in [_gathered(plans, members, arguments)] if measured.across else members:
             if measured.tensor.served == "kept":
                 masks = row.shares.get("bits", 0) > 0
-                sums["served_bits"] += np.where(masks, row.numel, 0)
-                sums["served"] += np.where(masks, 0, row.numel)
+                row.shares["served_bits"] = np.where(masks, row.numel, 0)
+                row.shares["served"] = np.where(masks, 0, row.numel)
+            for name, number in row.shares.items():
+                at, rows = _summed(row.owners, number)
+                sums[name][at] += rows
     return sums, suspect
+
+
+def _of_rows(args: Iterable[Any], owners: NDArray[Any]) -> tuple[Any, ...]:
+    """Arguments of plans as those of their pieces."""
+    import numpy as np
+
+    return tuple(arg[owners] if isinstance(arg, np.ndarray) and len(arg) > 1 else arg for arg in args)
+
+
+def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
+    """Rows of pieces added up by the plans whose they are, and the numbers of these plans. owners: in order."""
+    import numpy as np
+
+    first = np.flatnonzero(np.diff(owners, prepend=-1))
+    if len(first) == len(owners):
+        return owners if len(owners) > 1 else slice(owners[0], owners[0] + 1), rows
+    return owners[first], np.add.reduceat(np.broadcast_to(rows, (len(owners), rows.shape[1])), first, dtype=None)
 
 
 @dataclass(slots=True)
 class _Rows:
-    """A piece with arrays put in: at how many places it is, its entries, their share of the ledgers that have one."""
+    """Pieces of a tensor with arrays put in: whose they are, at how many places, their entries, and their share of the
+    ledgers that have one; a row for each piece, a column for each setting."""
 
+    owners: NDArray[Any]
     piece: Piece
     places: Any
     numel: Any
     shares: dict[str, Any]
 
 
-def _places(plan: Plan, piece: Piece, args: Sequence[Any], n: int) -> Any:
-    """At how many of its places a piece exists, at each of `n` settings."""
+def _places(pieces: Sequence[Piece], known: Mapping[str, Any], args: Sequence[Any]) -> Any:
+    """At how many of its places each piece exists."""
     import numpy as np
 
-    if piece.measure.exists is None:
-        return np.full(n, piece.places.n)
-    if not piece.measure.layered:
-        (there,) = piece.measure.there_arrays(plan.common, piece.places.dims, piece.places.dims.get("layer", 0), *args)
-        return np.broadcast_to(np.asarray(there, bool) * piece.places.n, n)
-    layers = np.array([*piece.places.layers])[:, None]
-    (there,) = piece.measure.there_arrays(plan.common, piece.places.dims, layers, *args)
-    return np.array([*piece.places.layers.values()]) @ np.broadcast_to(np.asarray(there, int), (len(layers), n))
+    measured, n = pieces[0].measure, np.array([piece.places.n for piece in pieces])[:, None]
+    if measured.exists is None:
+        return n
+    if not measured.layered:
+        (there,) = measured.there_arrays(known, known, known.get("layer", 0), *args)
+        return np.asarray(there, bool) * n
+    each = [piece.places.layers for piece in pieces]
+    lengths = [len(layers) for layers in each]
+    of = np.repeat(np.arange(len(pieces)), lengths)  # now a row for each layer of each piece
+    layers = np.array([*itertools.chain.from_iterable(each)])[:, None]
+    times = np.array([*itertools.chain.from_iterable(map(dict.values, each))])[:, None]
+    here = dict(zip(known, _of_rows(known.values(), of), strict=True))
+    (there,) = measured.there_arrays(here, here, layers, *_of_rows(args, of))
+    return np.add.reduceat(np.asarray(there, int) * times, np.cumsum([0, *lengths[:-1]]), axis=0)
 
 
-def _row(piece: Piece, places: Any, numbers: Sequence[Any]) -> _Rows:
+def _row(owners: NDArray[Any], piece: Piece, places: Any, numbers: Sequence[Any]) -> _Rows:
     measured, copies = piece.measure, places * numbers[1]
     shares: dict[str, Any] = {}
     if measured.trained is not None:
         shares["trained"] = copies * numbers[measured.trained]
     for kind, at in measured.held:
         shares[kind] = shares.get(kind, 0) + copies * numbers[at]
-    return _Rows(piece, places, copies * numbers[0], shares)
+    return _Rows(owners, piece, places, copies * numbers[0], shares)
 
 
-def _gathered(plan: Plan, members: Sequence[_Rows], args: Sequence[Any]) -> _Rows:
+def _gathered(plans: Sequence[Plan], members: Sequence[_Rows], arguments: Sequence[tuple[Any, ...]]) -> _Rows:
     """A tensor at all its places together, with the shares that are counted over all of them."""
     import numpy as np
 
-    measured, places = members[0].piece.measure, sum(row.places for row in members)
-    numel = sum(row.numel for row in members)
-    shares: dict[str, Any] = {name: sum(row.shares[name] for row in members) for name in members[0].shares}
-    known = plan.common | dict(zip(measured.hyperparameters, args, strict=True)) | {"numel": numel}
+    def total(rows: Iterable[Any]) -> Any:
+        found = [_summed(row.owners, one)[1] for row, one in zip(members, rows, strict=True)]
+        return sum(found)
+
+    piece = members[0].piece
+    measured, owners = piece.measure, np.unique(members[0].owners)
+    places, numel = total(row.places for row in members), total(row.numel for row in members)
+    shares: dict[str, Any] = {name: total(row.shares[name] for row in members) for name in members[0].shares}
+    args = _of_rows(arguments[piece.part], owners)
+    known = dict(zip(measured.hyperparameters, args, strict=True)) | {"numel": numel}
     for name, formula in measured.across:
-        share = np.where(places > 0, _vectorised(formula, known), 0).astype(np.asarray(numel).dtype)
+        dims = _known([plans[i] for i in owners.tolist()], formula.names - known.keys())
+        share = np.where(places > 0, _vectorised(formula, dims | known), 0).astype(np.asarray(numel).dtype)
         shares[name] = share + (0 if name == "trained" else shares.get(name, 0))
-    return _Rows(members[0].piece, places, numel, shares)
+    return _Rows(owners, piece, places, numel, shares)

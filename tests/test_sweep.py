@@ -53,6 +53,41 @@ def test_a_sweep_is_the_scalar_path(kb: KnowledgeBase, method: str, model: str) 
         assert str(caught.value) == refusals[0]
 
 
+MODELS = ["t5_base", "llama_3_2_1b", "bert_base", "gpt2", "vit_base", "mixtral_8x7b", "distilbert_base", "swin_tiny"]
+
+
+@pytest.mark.parametrize("method", peftonomy.load())
+def test_several_models_are_asked_at_once(kb: KnowledgeBase, method: str) -> None:
+    """Equal to single queries, and masked where these are refused."""
+    swept: dict[str, Any] = {}
+    for name, spec in kb[method].entry.hyperparameters.items():
+        if spec.type == "int" and not isinstance(spec.default, str):
+            swept[name] = np.maximum(0, int(spec.default) + np.arange(-2, 3))
+    found = kb[method].sweep(MODELS, **swept)
+    for at in np.ndindex(found.trained.shape):
+        try:
+            cost = kb[method].cost(MODELS[at[0]], **{name: array[at[1]].item() for name, array in swept.items()})
+        except UsageError:
+            assert all(getattr(found, ledger).mask[at] for ledger in LEDGERS)
+        else:
+            assert [getattr(found, ledger)[at] for ledger in LEDGERS] == [getattr(cost, ledger) for ledger in LEDGERS]
+            assert found.percent[at] == pytest.approx(cost.percent)
+    answered = [*found.table()]
+    assert len(answered) == found.trained.count()
+    assert {row["model"] for row in answered} <= {*MODELS}
+
+
+def test_what_no_model_takes_is_one_line(kb: KnowledgeBase) -> None:
+    with pytest.raises(UsageError, match="none of these 2 models has anything that the method acts on"):
+        kb["bitfit"].sweep(["llama_2_7b", "t5_base"])
+    with pytest.raises(UsageError, match="did you mean"):
+        kb["lora"].sweep(["llama_2_7b", "lama_3_8b"])
+    with pytest.raises(UsageError, match="did you mean r"):
+        kb["lora"].sweep(["llama_2_7b", "gpt2"], rr=[1])
+    found = kb["lora"].sweep(["gpt2", "llama_2_7b"], targets="mlp.gate", r=[1, 2])
+    assert found.trained.mask.tolist() == [[True, True], [False, False]]
+
+
 def test_arrays_broadcast(kb: KnowledgeBase) -> None:
     found = kb["prefix_tuning"].sweep("roberta_base", prefix_length=[[1], [2]], bottleneck_size=[3, 4, 5])
     assert found.trained.shape == (2, 3)
