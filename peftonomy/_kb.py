@@ -198,7 +198,7 @@ class Method:
         """What the method costs at many settings at once: hyperparameters may be arrays, which broadcast (needs numpy).
 
         Arguments as for `cost`, and the same numbers. Raises UsageError as `cost` does for the first bad setting.
-        Several models, in a list, get a first axis of their own, and what `cost` would refuse is masked.
+        Several models, in a list, get a first axis of their own; what `cost` would refuse on some of them is masked.
         """
         from ._sweep import sweep, sweep_models
 
@@ -208,12 +208,15 @@ class Method:
         if not isinstance(model, list | tuple):
             return sweep(plan(model), hyperparameters, dtype)
         backbones = [self.kb.backbone(one) for one in model]
-        plans: list[Plan | None] = []
+        plans, refusals = list[Plan | None](), list[UsageError]()
         for one, backbone in zip(model, backbones, strict=True):
             try:
                 plans.append(plan(one if isinstance(one, str) else backbone))
-            except UsageError:
+            except UsageError as error:
                 plans.append(None)
+                refusals.append(error)
+        if len(refusals) == len(plans):
+            raise refusals[0] if refusals else UsageError("a sweep needs a model")
         return sweep_models([(b.id, b.parameters) for b in backbones], plans, hyperparameters, dtype)
 
     def places(

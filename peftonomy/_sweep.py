@@ -98,7 +98,7 @@ def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep
 def sweep_models(
     models: Sequence[tuple[str, int]], plans: Sequence[Plan | None], given: Mapping[str, Any], dtype: str = "float32"
 ) -> Sweep:
-    """The same on several models, each with its id and parameters; None where the method does not fit.
+    """The same on several models, each with its id and parameters, and with a plan on one at least.
 
     Raises UsageError for what no model would take.
     """
@@ -106,8 +106,6 @@ def sweep_models(
 
     there = [i for i, plan in enumerate(plans) if plan is not None]
     laid = [plan for plan in plans if plan is not None]
-    if not laid:
-        raise UsageError(f"none of these {len(models)} models has anything that the method acts on")
     values, swept, ledgers, refused = _swept(laid, given, dtype)
     arrays = {}
     for name, array in ledgers.items():
@@ -135,7 +133,7 @@ def _swept(
     flat = {name: np.broadcast_to(values[name], shape).reshape(1, -1) for name in swept}
     ledgers = {name: np.zeros((len(plans), math.prod(shape)), int) for name in LEDGERS}
     refused = np.zeros((len(plans), math.prod(shape)), bool)
-    groups, width = [*_alike(plans)], max(1, CHUNK // len(plans))
+    groups, width = [*_groups(plans)], max(1, CHUNK // len(plans))
     for start in range(0, math.prod(shape), width):
         chunk = slice(start, start + width)
         here = values | {name: array[:, chunk] for name, array in flat.items()}
@@ -270,7 +268,7 @@ class _Group:
     known: dict[str, Any]
 
 
-def _alike(plans: Sequence[Plan]) -> Iterator[_Group]:
+def _groups(plans: Sequence[Plan]) -> Iterator[_Group]:
     """The pieces of each tensor: one after the other of a single plan, together of several."""
     import numpy as np
 
@@ -342,7 +340,7 @@ def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
     first = np.flatnonzero(np.diff(owners, prepend=-1))
     if len(first) == len(owners):
         return owners if len(owners) > 1 else slice(owners[0], owners[0] + 1), rows
-    return owners[first], np.add.reduceat(np.broadcast_to(rows, (len(owners), rows.shape[1])), first, dtype=None)
+    return owners[first], np.add.reduceat(np.broadcast_to(rows, (len(owners), rows.shape[1])), first)
 
 
 @dataclass(slots=True)

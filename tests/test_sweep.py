@@ -78,8 +78,10 @@ def test_several_models_are_asked_at_once(kb: KnowledgeBase, method: str) -> Non
 
 
 def test_what_no_model_takes_is_one_line(kb: KnowledgeBase) -> None:
-    with pytest.raises(UsageError, match="none of these 2 models has anything that the method acts on"):
+    with pytest.raises(UsageError, match="bitfit finds nothing to act on in llama_2_7b"):
         kb["bitfit"].sweep(["llama_2_7b", "t5_base"])
+    with pytest.raises(UsageError, match="needs a model"):
+        kb["bitfit"].sweep([])
     with pytest.raises(UsageError, match="did you mean"):
         kb["lora"].sweep(["llama_2_7b", "lama_3_8b"])
     with pytest.raises(UsageError, match="did you mean r"):
