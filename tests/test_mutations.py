@@ -9,7 +9,7 @@ import pytest
 from . import mutations
 from .behaviour import trial
 
-SAMPLE = 40
+SAMPLE = 24
 
 
 @pytest.mark.torch
