@@ -3,7 +3,7 @@
 # make check      what to run before a commit: under a minute once installed
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
-# make grid       every case of three large tests: counts of peft on every family, simulated steps, pages of models
+# make grid       every case of two large tests: counts of peft on every family, simulated steps beside real ones
 # make pictures   the screenshots in the README
 # make clean      remove what the others made, but for the virtual environments
 
@@ -47,8 +47,7 @@ mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
 
 grid: $(VENV)/dev.stamp
-	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && \
-	GRID=whole $(tests) tests/test_oracles_counts.py tests/test_simulator.py tests/test_browser.py
+	GRID=whole $(tests) tests/test_oracles_counts.py tests/test_simulator.py
 
 pictures: $(VENV)/dev.stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py

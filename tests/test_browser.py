@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,20 +37,16 @@ REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.erro
 
 
 @pytest.mark.slow
-def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, site: Path, kb: KnowledgeBase) -> None:
+def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, site: Path) -> None:
     """All in one visit of each: no message, nothing refused by the policy, one heading, no wider than a phone.
 
-    And nothing lies over what follows it. Pages of models are alike: one of each family, unless GRID=whole.
+    And nothing lies over what follows it.
     """
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     context.add_init_script(REPORT_REFUSALS)
     page = context.new_page()
     complaints, wrong = watch(page), {}
-    of_models = {backbone.family.model_type: name for name, backbone in kb.models.items()}
-    left = set() if os.environ.get("GRID") == "whole" else {*kb.models} - {*of_models.values()}
     for path in sorted(site.rglob("*.html")):
-        if path.parent.name == "models" and path.stem in left:
-            continue
         page.goto(address + path.relative_to(site).as_posix())
         headings, width = page.locator("h1").count(), page.evaluate("document.documentElement.scrollWidth")
         spilled = page.evaluate(SPILLED)
@@ -126,11 +121,21 @@ def number(page: Page, name: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def visitor(browser: Browser) -> Iterator[Page]:
-    """A page that goes from method to method, as people do, and has the site's scripts in its cache."""
+def visiting(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
+    """A page that goes from method to method, as people do, and has the site's scripts in its cache; its complaints."""
     context = browser.new_context()
-    yield context.new_page()
+    page = context.new_page()
+    yield page, watch(page)
     context.close()
+
+
+@pytest.fixture
+def visitor(visiting: tuple[Page, list[str]]) -> Iterator[Page]:
+    """That page, which must complain of nothing during a test."""
+    page, complaints = visiting
+    complaints.clear()
+    yield page
+    assert complaints == [], complaints
 
 
 def test_the_calculator_answers_as_python_does(visitor: Page, address: str, kb: KnowledgeBase, method: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from . import mutations
 from .behaviour import trial
 
-SAMPLE = 24
+SAMPLE = 40
 
 
 @pytest.mark.torch
