@@ -72,7 +72,9 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"method": "lora"}, {"method": "full_fine_tuning", "attention": "eager"},
     {"method": "lora", "attention": "eager", "checkpointing": True},
 )  # fmt: skip
-OF_FAMILY = ("task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "config", "refused")
+OF_FAMILY = (
+    "task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "step_flops", "config", "refused",
+)  # fmt: skip
 
 
 def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
@@ -103,6 +105,8 @@ def large_cases() -> Iterator[Case]:
     """A few methods on models that many use."""
     for method, model in itertools.product(LARGE_METHODS, LARGE):
         yield PLAIN | {"method": method, "model": model, "batch": 1, "seq": 512}
+    for method in ("lora", "full_fine_tuning", "bitfit", "adalora", "sequential_adapter"):
+        yield SMALL | {"method": method, "model": "deberta_v3_base", "batch": 8, "seq": 128}
 
 
 def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
@@ -205,12 +209,14 @@ def entry(methods: Sequence[str]) -> None:
     homes = {method: first_home(KB, method) for method in methods}
     again = [HOMES[model] | {"method": method, "model": model} for method, model in homes.items()]
     keys = [[str(case[name]) for name in ASKED] for case in again]
+    found = [case | simulated(case) for case in again]      # before any row goes
     rows = [row for row in _rows(SIMULATED) if [row[name] for name in ASKED] not in keys]
-    with SIMULATED.open("w", newline="") as file:
+    whole = SIMULATED.with_suffix(".part")
+    with whole.open("w", newline="") as file:
         writer = csv.DictWriter(file, (*ASKED, *FOUND), delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-    grow(SIMULATED, ASKED, FOUND, again, simulated, math.inf)
+        writer.writerows([*rows, *found])
+    whole.replace(SIMULATED)
 
 
 def simulated(case: Case) -> Case:

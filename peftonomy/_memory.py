@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -53,6 +53,8 @@ CONTEXT, WORKSPACE, FRAGMENTATION = 400 * 2**20, 32 * 2**20, 0.03
 MAX_TOKENS = 10**9
 READING = ("attn.q", "attn.k", "attn.v", "attn.qkv")
 """Roles of what reads a layer's input first."""
+POSITIONS = ("attn.pos_k", "attn.pos_q")
+"""Roles of what reads relative positions."""
 READS = {"attn": "attn.q", "xattn": "xattn.q", "mlp": "mlp.up"}
 """By the name of a block, the role of what reads its input."""
 ENDS = {"attn": "attn.o", "xattn": "xattn.o", "mlp": "mlp.down", "layer": "attn.q"}
@@ -297,6 +299,7 @@ class Step:
         self.pixels, self.frames = int(self.flow.pixels(config)), int(self.flow.frames(config))
         self.image = self.pixels > 0 and not self.frames
         self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
+        self.relative = int(self.flow.relative_keys(config)), int(self.flow.relative_queries(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
         self.side = any(m.gradients == "side" for m in self.mechanisms)
@@ -318,6 +321,16 @@ class Step:
     def tied(self) -> bool:
         """Whether that head has the embedding's weight."""
         return any(m.role == "head.lm" and "weight" not in dict(m.parameters) for m in self.inventory.modules)
+
+    @cached_property
+    def table(self) -> tuple[tuple[str, int], ...]:
+        """The roles of the maps that make keys and queries of relative positions, with the number of positions."""
+        own = any(m.role in POSITIONS for m in self.inventory.modules)
+        return tuple(zip(POSITIONS if own else ("attn.k", "attn.q"), self.relative, strict=True))
+
+    def positions(self, roles: Iterable[str]) -> int:
+        """How many relative positions a map of these roles reads."""
+        return sum(number for role, number in self.table if role in roles)
 
     @cached_property
     def normed(self) -> bool:
@@ -415,6 +428,11 @@ def _roles(spot: Spot, enters: str = "end") -> list[str]:
     return [*_plain(spot.source.module.role if isinstance(spot.source, SiteGroup) else spot.role)]
 
 
+def _attends(roles: frozenset[str]) -> bool:
+    """Whether one of the roles reads what attention reads."""
+    return not roles.isdisjoint(READING)
+
+
 # One question
 
 
@@ -439,6 +457,7 @@ class Walked:
     layers: int = 0
     entry: int = 0
     forward: int = 0
+    states: int = 0
     ends: int = 0
     final: int = 0
     first: list[Half] = field(default_factory=list)
@@ -478,6 +497,7 @@ class _Answer:
         self.extras = [e for e in found if not e.held]
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
+        self.table = not self.outside.trained.isdisjoint(("embed.relative", "norm.relative"))
 
     def _positions(self) -> int:
         """Sequence positions that the method's parts add together."""
@@ -498,8 +518,8 @@ class _Answer:
                 stack = "" if spot.source is None else spot.source.stack
                 seq = self.lengths.get(stack, everywhere)
                 tokens = {
-                    "tokens": self.setting.batch * seq, "seq": seq, "outputs": self.step.vocab,
-                    "post_norm": int(self.step.order == "post"),
+                    "tokens": self.setting.batch * seq + self.step.positions(_roles(spot)), "seq": seq,
+                    "outputs": self.step.vocab, "post_norm": int(self.step.order == "post"),
                 }  # fmt: skip
                 common, dims = self.plan.common | tokens, {**spot.dims, **tokens}
                 layers = None
@@ -581,6 +601,9 @@ class _Answer:
             q, k = q or "norm.q" in trained, k or "norm.k" in trained
         cells = n // batch * n_k * stack.heads
         out, scores = n * stack.d_attn * w, q or k
+        if any(self.step.relative):
+            beside, scores = self.relative(stack, layer, q, k)
+            kept += beside
         eager = self.eager or not self.step.fused
         wide = stack.d_attn if eager or self.step.repeated else stack.d_kv
         temporary = 0
@@ -594,6 +617,9 @@ class _Answer:
             elif v:
                 kept += cells * w * (not scores or half != w)
             temporary = cells * (w + half) if scores else 0
+            if any(self.step.relative) and scores:  # what was gathered from, when probabilities and values are gone
+                gathered = n * stack.heads * max(self.step.relative) * w
+                temporary = max(temporary, gathered - cells - n_k * stack.d_attn * w)
         elif eager:  # PyTorch's own, written out
             kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores or v))
             temporary = 8 * cells if scores else 0
@@ -614,6 +640,36 @@ class _Answer:
         live_out = scores or v or f"{name}.o" in trained or f"{name}:end" in trained
         tail, live = self._tail(stack, name, n, live, live_out, trained)
         return Half(kept + tail, tail, temporary), live
+
+    def relative(self, stack: Stack, layer: Layer, q: bool, k: bool) -> tuple[int, bool]:
+        """Bytes that scores by relative position keep besides, and whether a gradient flows into the scores.
+
+        Content's queries meet the positions' keys, and content's keys their queries.
+        """
+        batch, w, length = self.setting.batch, self.w, self.lengths[stack.name]
+        n = batch * length * stack.d_attn * w
+        kept, scores, made, most = 0, q or k, [], max(self.step.relative)
+        for (role, positions), content in zip(self.step.table, (q, k), strict=True):
+            made.append(bool(positions) and (self.table or role in layer.trained))
+            kept += batch * positions * stack.d_attn * w * content
+            if positions and (content or made[-1]):  # what the scores are gathered from, and where
+                kept += batch * stack.heads * length * positions * w + 8 * length**2
+        scores = scores or any(made)
+        kept += n * (made[0] and not k) + n * made[1]  # queries, if not kept anyway, and keys, which are scaled besides
+        if (layer.weights | layer.inputs) & {role for role, _ in self.step.table}:
+            kept += most * stack.d * w
+        kept += most * stack.d * (self.table and "residual" in self.flow.dropout)
+        return kept + batch * length**2 * scores, scores
+
+    def _gathering(self, stack: Stack) -> int:
+        """Bytes alive when the last of an attention's scores by relative position are gathered in the forward pass."""
+        batch, w, length, most = self.setting.batch, self.w, self.lengths[stack.name], max(self.step.relative)
+        cells = batch * stack.heads * length**2
+        alive = 4 * batch * length * stack.d_attn * w + 5 * cells * w  # queries, keys (twice), values; and scores
+        alive += 2 * most * stack.d * w + (8 + 8 * batch + 16) * length**2  # the table, distances, mask, where to look
+        for positions in self.step.relative:
+            alive += batch * positions * stack.d_attn * w + batch * stack.heads * length * positions * w
+        return alive
 
     def _tail(
         self, stack: Stack, block: str, n: int, live: bool, added: bool, trained: frozenset[str]
@@ -726,7 +782,7 @@ class _Answer:
             live = self.step.embeds(self.outside) or (self.prompted and i == 0) or leaf
             reads: frozenset[str] = frozenset()
             entry = self._entry(stack, n, live) + (self._arguments(stack) if checkpointing else 0)
-            live = live or "norm.embed" in self.outside.trained
+            live_at_entry = live = live or "norm.embed" in self.outside.trained
             crossing = False
             last: list[Half] = []
             for layer, once in self.layers[stack.name]:
@@ -743,6 +799,7 @@ class _Answer:
                         found.first, found.last, last = found.first or halves, halves, halves
                 reads = layer.weights | layer.inputs
                 crossing = crossing or bool(reads & {"xattn.k", "xattn.v"})
+            entry += self._convolved(stack, n, live_at_entry)
             if crossing and not checkpointing:
                 entry += batch * self.lengths[self.step.stacks[0].name] * stack.d * w
             if self.flow.bias and not (self.eager or checkpointing or stack.causal):
@@ -751,7 +808,9 @@ class _Answer:
                 entry += 2 * (1 + self.flow.windowed) * self.lengths[stack.name] * (stack.d_attn // stack.heads) * w
             found.entry += entry
             if not checkpointing:
-                found.forward = self._passing(stack, reads, live)
+                held = [runs for layer, runs in self.layers[stack.name] if not _attends(layer.weights | layer.inputs)]
+                found.states += sum(held) * n * stack.d * w * self.flow.states
+                found.forward = self._passing(stack, reads, live) + found.states
             gain = "norm.final" in self.outside.trained
             if self.step.order != "post":
                 found.final = self.norm(stack.d, n, live, gain)
@@ -769,7 +828,7 @@ class _Answer:
         """Bytes that a stack's last layer needs for a while in the forward pass, where norms stand behind the sums."""
         if self.step.order != "post":
             return 0
-        first = bool(reads & {"attn.q", "attn.k", "attn.v"})
+        first = _attends(reads)
         states = 5 - 2 * first - bool(reads & {"mlp.up"})
         wide = ("mlp.down" not in reads) + (0 if live else self.step.activation)
         return self.setting.batch * self.lengths[stack.name] * self.w * (states * stack.d + wide * stack.d_ff)
@@ -781,6 +840,8 @@ class _Answer:
         source = self.lengths[self.step.stacks[0].name]
         kept = batch * length * length * w if self.eager and (stack.causal or self.flow.windowed) else 0
         kept += stack.heads * length * length * w if self.flow.bias else 0
+        if any(self.step.relative):
+            kept += max(self.step.relative) * stack.d * w + 8 * (batch + 1) * length**2
         if "xattn" in stack.attentions:
             kept += batch * source * stack.d * w + (stack.heads * length * source * w if self.flow.bias else 0)
         return kept
@@ -803,6 +864,15 @@ class _Answer:
         if "embed.proj" in self.outside.weights:
             kept += n * d * w
         return kept + n * d * (live and "embedding" in self.flow.dropout)
+
+    def _convolved(self, stack: Stack, n: int, live: bool) -> int:
+        """Bytes kept where a convolution of what enters the first layer is added to what leaves it."""
+        if not any(m.role == "conv" for m in self.step.inventory.modules):
+            return 0
+        live, gain = live or "conv" in self.outside.trained, "norm.conv" in self.outside.trained
+        _, added = self.layer(stack, self.layers[stack.name][0][0], live, False)
+        kept = n * stack.d * (2 * self.w + ("residual" in self.flow.dropout)) * live  # its input, and its activation's
+        return kept + self.norm(stack.d, n, live or added, gain)
 
     # The step
 
@@ -848,6 +918,10 @@ class _Answer:
 
         aside = one_inside if step.side else 0  # of the last layer, after which it comes
         moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - logits - aside, walked.forward)]
+        if any(step.relative):
+            here = 0 if setting.checkpointing else sum(half.kept for half in walked.last)
+            before = kept - loss - logits - walked.ends - here
+            moments.append(("forward", 0, before, walked.states + self._gathering(step.stacks[-1])))
         one_layer, one_mlp = (w_t * number // n_layers for number in self._in_layers())
 
         def back(halves: list[Half], held: int, base: int) -> None:
@@ -1014,13 +1088,19 @@ class _Answer:
         for i, m in enumerate(m for m in step.inventory.modules if m.role == "embed.audio"):
             one = 2 * batch * (step.frames if i else 2 * step.frames) * math.prod(m.parameters[0][1])
             forward, backward = forward + one, backward + one * (m.role in weights) * (1 + i)
+        for m in (m for m in step.inventory.modules if m.role == "conv"):
+            one, first = 2 * batch * source * math.prod(m.parameters[0][1]), step.stacks[0]
+            entered = setting.checkpointing or walked.into.get(first.name) == first.layers
+            forward, backward = forward + one, backward + one * (entered + (m.role in weights))
         for m in step.linears:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
-            one = 2 * batch * length * m.d_in * m.d_out
+            content, table = batch * length * (m.role not in POSITIONS), step.positions([m.role])
+            one = 2 * (content + table) * m.d_in * m.d_out
             again += one * m.count * step.repeats
             early = m.role in READING or (step.parallel and m.role.startswith("mlp."))
             reached = (walked.into if early else walked.through).get(m.stack, 0)
-            backward += one * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
+            through = 2 * (content + table * self.table) * m.d_in * m.d_out
+            backward += through * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
             backward += one * m.count * step.repeats * bool(weights & {*_plain(m.role)})
         for stack in step.stacks:
             one = 6 * batch * self.lengths[stack.name] * step.experts * stack.d * stack.d_ff
@@ -1033,6 +1113,11 @@ class _Answer:
                 one = 4 * batch * length * (source if name == "xattn" else length) * stack.d_attn
                 more = 4 * batch * length * stack.d_attn
                 more *= sum(count * layer.more(name) for layer, count in self.layers[stack.name])
+                for role, positions in step.table:
+                    made = sum(n for layer, n in self.layers[stack.name] if self.table or role in layer.trained)
+                    gathered = 2 * batch * length * positions * stack.d_attn
+                    again += gathered * stack.layers
+                    backward += gathered * (made + walked.through.get(stack.name, 0))
                 again += one * stack.layers * step.repeats + more
                 back = walked.through.get(stack.name, 0) * one + more
                 backward += back * 2 if self.eager else back * 5 // 2
@@ -1044,8 +1129,26 @@ class _Answer:
             passed = not (tensor.selecting or tensor.per == "model" or step.mechanisms[row.piece.part].composed)
             shape = self.plan.shape(row) if passed else None
             if shape is not None and len(shape) == 2:
-                one = 2 * batch * setting.seq * row.count * row.n
-                again += one
-                backward += one * (1 + row.learns)
+                passes = sum(n * (batch * setting.seq + step.positions(_roles(spot))) for spot, n in row.spots())
+                again += 2 * row.count * passes
+                backward += 2 * row.count * passes * (1 + row.learns)
         forward += again
-        return forward, forward + backward + (again if setting.checkpointing else 0)
+        return forward, forward + backward + (again - self._unrepeated() if setting.checkpointing else 0)
+
+    def _unrepeated(self) -> int:
+        """Operations that checkpointing leaves out: those of a layer's last map, where nothing behind it is kept."""
+        flow, total = self.flow, 0
+        if self.step.order != "pre" or {"residual", "output"} & set(flow.dropout):
+            return 0
+        for stack in self.step.stacks:
+            roles = {m.role for m in self.step.inventory.modules if m.stack == stack.name}
+            if roles.isdisjoint(("norm.mlp_out", "scale.mlp")):
+                one = 2 * self.setting.batch * self.lengths[stack.name] * stack.d * stack.d_ff * self.step.repeats
+                total += one * sum(count for layer, count in self.layers[stack.name] if self._ends_plainly(layer))
+        return total
+
+    @staticmethod
+    def _ends_plainly(layer: Layer) -> bool:
+        """Whether neither experts nor anything of the method's own come behind the feed-forward's last map."""
+        added = (layer.trained - layer.weights) | layer.reads | layer.inputs
+        return "experts" not in layer.kinds and not added & {"mlp.down", "mlp:end", "scale.mlp"}

@@ -179,6 +179,8 @@ class Setup:
         )  # fmt: skip
         config = _config(backbone, model)
         config.num_labels = num_labels
+        if num_labels > 1:      # some models, unless they are told, look into the labels, and fake ones cannot say
+            config.problem_type = "single_label_classification"
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
@@ -327,6 +329,8 @@ class Memory(TorchDispatchMode):
         self._ends: dict[str, int] = {}             # of a phase, in the log
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.scatter_add.default and torch._C._current_autograd_node() is not None:
+            func = aten.scatter_add_.default        # into fresh zeros, as it is without a dispatch mode
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor) and leaf.device.type != "meta":     # which has no bytes

@@ -75,6 +75,7 @@ def test_a_form_without_the_loss_would_be_noticed() -> None:
 OTHER_OPERATIONS = {
     "x_lora": "the model is run twice, which the closed form does not say",
     "osf": "gradients are projected once they are there, which is no product of the forward pass",
+    "lst, checkpointing": "transformers then asks for gradients of embedded tokens, of which the entry knows nothing",
 }
 """Methods whose operations are further off, each with the reason."""
 
@@ -83,13 +84,15 @@ def test_operations_are_those_counted() -> None:
     """Where attention is written out; the counter does not see inside of PyTorch's own on a CPU."""
     seen: set[str] = set()
     for row in ROWS:
-        if row["attends"] != "eager" or row["checkpointing"] == "True" or not row["forward_flops"]:
+        if row["attends"] != "eager" or not row["forward_flops"]:
             continue
         memory = remembered(row)
         if memory is None:
             continue
         forward, step = (getattr(memory, name) / int(row[name]) - 1 for name in ("forward_flops", "step_flops"))
-        assert (abs(forward) < 0.025 and abs(step) < 0.035) != (row["method"] in OTHER_OPERATIONS), (row, forward, step)
+        case = row["method"] + ", checkpointing" * (row["checkpointing"] == "True")
+        listed = not {row["method"], case}.isdisjoint(OTHER_OPERATIONS)
+        assert (abs(forward) < 0.025 and abs(step) < 0.035) != listed, (row, forward, step)
         seen.add(row["method"])
     assert len(seen) >= 100
 
@@ -113,8 +116,7 @@ def test_large_models_are_the_simulated() -> None:
 
 UNDESCRIBED = {
     "clip": "transformers trains it with no loss of a task that is simulated",
-    "deberta": "scores of attention come from relative positions too, by gathers of whole matrices",
-    "deberta-v2": "scores of attention come from relative positions too, by gathers of whole matrices",
+    "deberta": "how many relative positions have keys and queries depends on the length",
     "deepseek_v2": "latent attention: queries and values have heads of unequal width",
     "deepseek_v3": "latent attention: queries and values have heads of unequal width",
     "llama4_text": "transformers sends every token through every expert, as zeros where it was not chosen",
@@ -151,6 +153,8 @@ def test_what_a_family_keeps_is_what_is_simulated(name: str) -> None:
         assert memory.kept == pytest.approx(int(row["kept"]), rel=KEPT), asked
         assert memory.peak == pytest.approx(int(row["peak"]), rel=WORST), asked
         assert memory.forward_flops == pytest.approx(int(row["forward_flops"]), rel=0.02), asked
+        if row["attends"] == "eager":
+            assert memory.step_flops == pytest.approx(int(row["step_flops"]), rel=0.02), asked
 
 
 def test_a_family_described_otherwise_would_be_noticed() -> None:
@@ -281,7 +285,8 @@ def test_more_tokens_never_take_less() -> None:
 def test_checkpointing_keeps_less_and_computes_more() -> None:
     plain, again = asked(), asked(checkpointing=True)
     assert again.kept < plain.kept / 3
-    assert again.step_flops - plain.step_flops > 0.9 * plain.forward_flops - 2 * 512 * 32000 * 4096
+    once = 2 * 512 * 4096 * (32000 + 32 * 11008)  # the head, and the last map of each layer, which nothing waits for
+    assert plain.forward_flops - once <= again.step_flops - plain.step_flops < plain.forward_flops
 
 
 def test_nothing_below_the_first_adapter_is_kept() -> None:

@@ -199,7 +199,8 @@ def _training() -> dict[str, Any]:
     return {
         "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
         "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},
-        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING, "reads": _memory.READS,
+        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING,
+        "positions": _memory.POSITIONS, "reads": _memory.READS,
         "ends": _memory.ENDS,
         **{name: getattr(_memory, name) for name in constants},
     }  # fmt: skip

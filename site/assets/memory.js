@@ -52,6 +52,7 @@
       order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
       parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
       experts: of("experts"), buffers: of("buffers"), pixels: of("pixels"), frames: of("frames"), repeats: of("repeats"),
+      relative: [of("relative_keys"), of("relative_queries")],
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -65,6 +66,12 @@
         step.keeps.push({ part: part, kept: kept, spots: numbered(inner.spotsOf(kept, inv, plan.sites[part], plan.common)) });
       });
     });
+    var own = constants().positions.some(has);
+    /* The roles of the maps that make keys and queries of relative positions, with the number of positions. */
+    step.table = (own ? constants().positions : ["attn.k", "attn.q"]).map(function (role, i) { return [role, step.relative[i]]; });
+    step.widest = Math.max.apply(null, step.relative);
+    step.positions = function (roles) { return sum(step.table.map(function (made) { return roles.indexOf(made[0]) >= 0 ? made[1] : 0; })); };
+    step.convolved = has("conv");
     step.image = step.pixels > 0 && !step.frames;
     step.summed = flow.scaled || has("embed.position");
     step.changed = step.normed || step.summed || flow.dropout.indexOf("embedding") >= 0;
@@ -188,7 +195,7 @@
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
     var reached = new Set();    // roles whose modules read, in the layer at hand, what carries a gradient
     var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
-    var layers = layersFor(step, rows, extras), outside = layers[""][0][0];
+    var layers = layersFor(step, rows, extras), outside = layers[""][0][0], table = outside.trained.has("embed.relative") || outside.trained.has("norm.relative");
 
     function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
     /* Sequence positions that the method's parts add together. */
@@ -204,7 +211,7 @@
       step.keeps.forEach(function (record, index) {
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
-          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length, seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length + step.positions(rolesAt(spot, "end")), seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
           function multiplied(spot, formula) {
             var products = number(formula);
             return products > inner.EXACT ? fail("memory: this step takes more than 2**53 operations in one place") : BigInt(spot.n) * BigInt(products);
@@ -284,6 +291,11 @@
         k = k || trained.has("norm.k");
       }
       var cells = floor(n, batch) * n_k * stack.heads, out = n * stack.d_attn * w, scores = q || k, written = eager || !step.fused;
+      if (step.widest) {
+        var relative = relatively(stack, layer, q, k);
+        kept += relative.kept;
+        scores = relative.scores;
+      }
       var wide = written || step.repeated ? stack.d_attn : stack.d_kv, temporary = 0;
       if (eager) {
         var half = flow.softmax === "float32" ? 4 : w;
@@ -292,6 +304,7 @@
         if (dropped("attention")) kept += cells * scores + cells * w * v;
         else if (v) kept += cells * w * (!scores || half !== w);
         temporary = scores ? cells * (w + half) : 0;
+        if (step.widest && scores) temporary = Math.max(temporary, n * stack.heads * step.widest * w - cells - n_k * stack.d_attn * w);
       } else if (written) {
         kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores || v));
         temporary = scores ? 8 * cells : 0;
@@ -306,6 +319,29 @@
       [["q", read], ["k", into], ["v", into], ["o", scores || v]].forEach(function (pair) { if (pair[1]) reached.add(name + "." + pair[0]); });
       var end = tailOf(stack, name, n, live, scores || v || trained.has(name + ".o") || trained.has(name + ":end"), trained);
       return { kept: kept + end.kept, tail: end.kept, temporary: temporary, live: end.live };
+    }
+    /* What scores by relative position keep besides, and whether a gradient flows into the scores: content's queries meet
+       the positions' keys, and content's keys their queries. */
+    function relatively(stack, layer, q, k) {
+      var length = lengths[stack.name], n = batch * length * stack.d_attn * w, kept = 0, scores = q || k, made = [], read = false;
+      step.table.forEach(function (one, i) {
+        var role = one[0], positions = one[1], content = i ? k : q;
+        made.push(positions > 0 && (table || layer.trained.has(role)));
+        kept += batch * positions * stack.d_attn * w * content;
+        if (positions && (content || made[i])) kept += batch * stack.heads * length * positions * w + 8 * length * length;
+        read = read || layer.weights.has(role) || layer.inputs.has(role);
+      });
+      scores = scores || made[0] || made[1];
+      kept += n * (made[0] && !k) + n * made[1];
+      if (read) kept += step.widest * stack.d * w;
+      kept += step.widest * stack.d * (table && dropped("residual"));
+      return { kept: kept + batch * length * length * scores, scores: scores };
+    }
+    /* Bytes alive when the last of an attention's scores by relative position are gathered in the forward pass. */
+    function gathering(stack) {
+      var length = lengths[stack.name], cells = batch * stack.heads * length * length;
+      var alive = 4 * batch * length * stack.d_attn * w + 5 * cells * w + 2 * step.widest * stack.d * w + (8 + 8 * batch + 16) * length * length;
+      return alive + sum(step.relative.map(function (positions) { return batch * positions * stack.d_attn * w + batch * stack.heads * length * positions * w; }));
     }
     function feedForward(stack, layer, live, before) {
       var trained = layer.trained, n = batch * lengths[stack.name], pre = step.order === "pre", parallel = step.parallel;
@@ -367,11 +403,12 @@
       return halves.concat([feedForward(stack, layer, live, before)]);
     }
     function walk() {
-      var found = { layers: 0, entry: 0, forward: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {}, before: [] }, source = false;
+      var found = { layers: 0, entry: 0, forward: 0, states: 0, ends: 0, final: 0, first: [], last: [], into: {}, through: {}, reached: {}, before: [] }, source = false;
       (step.side ? [] : step.stacks).forEach(function (stack, i) {
         var n = batch * lengths[stack.name], live = embeds() || (prompted && i === 0) || (checkpointing && !step.pixels), crossing = false, reads = new Set(), ending = [];
         var entry = entryOf(stack, n, live) + (checkpointing ? argumentsOf(stack) : 0);
         live = live || outside.trained.has("norm.embed");
+        entry += convolved(stack, n, live);
         found.into[stack.name] = found.through[stack.name] = 0;
         layers[stack.name].forEach(function (run) {
           var layer = run[0], count = run[1] * step.repeats;
@@ -394,7 +431,11 @@
         if (flow.bias && !(eager || checkpointing || stack.causal)) entry += stack.heads * Math.pow(lengths[stack.name], 2) * w;
         if (flow.rotary && found.through[stack.name]) entry += 2 * (flow.windowed ? 2 : 1) * lengths[stack.name] * floor(stack.d_attn, stack.heads) * w;
         found.entry += entry;
-        if (!checkpointing) found.forward = passing(stack, reads, live);
+        if (!checkpointing) {
+          var free = layers[stack.name].map(function (run) { return any(run[0].weights, "attn", ["q", "k", "v"]) || any(run[0].inputs, "attn", ["q", "k", "v"]) ? 0 : run[1]; });
+          found.states += sum(free) * n * stack.d * w * flow.states;
+          found.forward = passing(stack, reads, live) + found.states;
+        }
         var gain = outside.trained.has("norm.final");
         if (step.order !== "post") found.final = norm(stack.d, n, live, gain);
         if ((live || gain) && dropped("final")) found.final += n * stack.d;
@@ -415,6 +456,7 @@
     function argumentsOf(stack) {
       var length = lengths[stack.name], kept = eager && (stack.causal || flow.windowed) ? batch * length * length * w : 0;
       kept += flow.bias ? stack.heads * length * length * w : 0;
+      if (step.widest) kept += step.widest * stack.d * w + 8 * (batch + 1) * length * length;
       if (stack.attentions.indexOf("xattn") >= 0) kept += batch * source_length * stack.d * w + (flow.bias ? stack.heads * length * source_length * w : 0);
       return kept;
     }
@@ -431,6 +473,14 @@
       if (outside.weights.has("embed.audio") && stack === first) kept += 5 * n * d * w;
       if (outside.weights.has("embed.proj")) kept += n * d * w;
       return kept + n * d * (live && dropped("embedding"));
+    }
+
+    /* Bytes kept where a convolution of what enters the first layer is added to what leaves it. */
+    function convolved(stack, n, live) {
+      if (!step.convolved) return 0;
+      live = live || outside.trained.has("conv");
+      var layer = layers[stack.name][0][0], halves = halvesOf(stack, layer, live, false), out = halves[halves.length - 1].live || layer.trained.has("layer:end") || layer.trained.has("mlp:norm");
+      return n * stack.d * (2 * w + dropped("residual")) * live + norm(stack.d, n, live || out, outside.trained.has("norm.conv"));
     }
 
     /* ---- the step ---- */
@@ -464,6 +514,7 @@
 
       var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
       var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - logits - aside, found.forward]];
+      if (step.widest) moments.push(["forward", 0, kept - loss - logits - found.ends - (checkpointing ? 0 : total(found.last, "kept")), found.states + gathering(last)]);
       var there = inLayers(), one_layer = floor(w_t * there.inside, n_layers), one_mlp = floor(w_t * there.mlp, n_layers);
       /* Through one layer, with `held` gradients there already. */
       function back(halves, held, base) {
@@ -597,12 +648,18 @@
         images += one;
         if (weights.has(m.role)) backward += one * BigInt(1 + i);
       });
+      inv.modules.filter(function (m) { return m.role === "conv"; }).forEach(function (m) {
+        var one = times(2, batch, source_length) * times.apply(null, m.parameters[0][1]), through = checkpointing || found.into[first.name] === first.layers;
+        images += one;
+        backward += one * BigInt(through + weights.has(m.role));
+      });
       step.linears.forEach(function (m) {
         var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
         var early = T.reading.indexOf(m.role) >= 0 || (step.parallel && starts(m.role, "mlp."));
-        var one = times(2, batch, length, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
+        var content = T.positions.indexOf(m.role) < 0 ? batch * length : 0, relative = step.positions([m.role]);
+        var one = times(2, content + relative, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
         again += one * BigInt(m.n * step.repeats);
-        backward += one * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
+        backward += times(2, content + relative * table, m.d_in, m.d_out) * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
         if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n * step.repeats);
       });
       step.stacks.forEach(function (stack) {
@@ -613,6 +670,12 @@
         stack.attentions.forEach(function (name) {
           var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
           var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
+          step.table.forEach(function (made) {
+            var learned = sum(layers[stack.name].map(function (run) { return table || run[0].trained.has(made[0]) ? run[1] : 0; }));
+            var gathered = times(2, batch, length, made[1], stack.d_attn);
+            again += gathered * BigInt(stack.layers);
+            backward += gathered * BigInt(learned + (found.through[stack.name] || 0));
+          });
           var back = times(found.through[stack.name] || 0, one) + more;
           again += one * BigInt(stack.layers * step.repeats) + more;
           backward += eager ? back * 2n : back * 5n / 2n;
@@ -625,12 +688,27 @@
       rows.forEach(function (row) {
         var tensor = row.piece.tensor, shape = tensor.selecting || tensor.per === "model" || step.mechanisms[row.piece.part].composed ? null : row.shape;
         if (!shape || shape.length !== 2) return;
-        var one = times(2, batch, seq, row.count, row.n);
+        var one = times(2, batch * seq + step.positions(rolesAt(row.spot, "end")), row.count, row.n);
         again += one;
         backward += one * (learns(row) ? 2n : 1n);
       });
+
+      /* What checkpointing leaves out: a layer's last map, where nothing behind it is kept. */
+      function unrepeated() {
+        if (step.order !== "pre" || dropped("residual") || dropped("output")) return 0n;
+        return step.stacks.reduce(function (total, stack) {
+          if (inv.modules.some(function (m) { return m.stack === stack.name && (m.role === "norm.mlp_out" || m.role === "scale.mlp"); })) return total;
+          var plainly = sum(layers[stack.name].map(function (run) { return endsPlainly(run[0]) ? run[1] : 0; }));
+          return total + times(2, batch, lengths[stack.name], stack.d, stack.d_ff, step.repeats, plainly);
+        }, 0n);
+      }
+      /* Whether neither experts nor anything of the method's own come behind the feed-forward's last map. */
+      function endsPlainly(layer) {
+        var added = (layer.trained.has("mlp.down") && !layer.weights.has("mlp.down")) || layer.reads.has("mlp.down") || layer.inputs.has("mlp.down");
+        return !layer.kinds.has("experts") && !added && !layer.trained.has("mlp:end") && !layer.trained.has("scale.mlp");
+      }
       var forward = head + images + again;
-      return [forward, forward + backward + (checkpointing ? again : 0n)];
+      return [forward, forward + backward + (checkpointing ? again - unrepeated() : 0n)];
     }
     return memory();
   }
