@@ -3,7 +3,7 @@
 "use strict";
 
 Object.assign(pf, (function () {
-  var make = pf.make, percent = pf.percent, serial = 0;
+  var make = pf.make, number = pf.number, held = pf.held, percent = pf.percent, serial = 0;
   var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
   var BATCH = "1", SEQ = "512";
   var CHOSEN = [
@@ -15,7 +15,6 @@ Object.assign(pf, (function () {
   function choices(chosen) { var known = peft.data.training[chosen.of]; return Array.isArray(known) ? known : Object.keys(known); }
   var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
 
-  function number(value) { return value.toLocaleString("en-US", { maximumFractionDigits: 0 }); }
   function scaled(value, units, base) {
     for (var i = 0; value >= 0.9995 * base && i < units.length - 1; i++) value /= base;
     return Number(value.toPrecision(3)) + units[i];
@@ -544,7 +543,6 @@ Object.assign(pf, (function () {
     else put(typeof made[path[0]] === "object" ? made[path[0]] : (made[path[0]] = {}), path.slice(1), code);
   }
   function list(items) { return "[" + items.map(function (i) { return JSON.stringify(i); }).join(", ") + "]"; }
-  function held(values, bits) { return bits ? (values ? number(values) + " + " : "") + number(bits) + " bits" : number(values); }
   /* 6907381153792 as "6.91 × 10¹²". */
   function power(value) {
     var parts = Number(value).toExponential(2).split("e+");
@@ -563,5 +561,5 @@ Object.assign(pf, (function () {
   function sitesNow(tool) { return peft.targets(tool.state.method, tool.question()); }
   customElements.define("peft-calculator", Calculator);
 
-  return { Tool: Tool, number: number, bytes: bytes, binary: binary, short: short, words: words, tried: tried, held: held, key: key };
+  return { Tool: Tool, bytes: bytes, binary: binary, short: short, words: words, tried: tried, key: key };
 })());

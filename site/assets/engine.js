@@ -850,6 +850,11 @@ var peft = (function () {
     }
     fail("no " + name + " is allowed with this setting in " + plan.inv.backbone.name, name);
   }
+  /* The default of what `largest` looks for; null where a method has no such number. */
+  function usual(id, options) {
+    var plan = planOf(id, options), name = plan.method.size;
+    return name ? fallback(plan.method.parts[0].hyperparameters.filter(function (s) { return s.name === name; })[0], plan.common) : null;
+  }
   /* What must hold at every place, without counting anything: where the size hyperparameter has a part, or where not. */
   function allowed(plan, filled, sized) {
     var args = argumentsOf(plan, filled);
@@ -923,7 +928,7 @@ var peft = (function () {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
-    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, judged: judged, planner: planner, quantity: quantity,
+    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
     /* What memory.js goes on with. */

@@ -71,7 +71,7 @@
       this.querySelector("thead th:last-child").textContent = "Trained on " + field.selectedOptions[0].textContent;
       this.rows.forEach(function (row) {
         var count = self.trained(row);
-        row.lastElementChild.textContent = count === null ? "–" : count.toLocaleString("en-US");
+        row.lastElementChild.textContent = count === null ? "–" : pf.number(count);
       });
     }
     /* A name that means several methods says so, those without an entry included. */

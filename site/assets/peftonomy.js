@@ -17,6 +17,15 @@ var pf = (function () {
     return node;
   }
 
+  /* One formatter for all: a keystroke may print a thousand numbers, and each toLocaleString makes its own. */
+  var number = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 }).format;
+  var hundredths = new Intl.NumberFormat("en-US", { maximumFractionDigits: 2 }).format;
+  function held(values, bits) { return bits ? (values ? number(values) + " + " : "") + number(bits) + " bits" : number(values); }
+  function percent(value) {
+    if (value === 0) return "0 %";
+    return (value >= 1 ? hundredths(value) : String(Number(value.toPrecision(3)))) + " %";
+  }
+
   /* ---- the engine and its data, fetched when something first asks for them ---- */
 
   var here = document.currentScript.src, waiting = null;
@@ -132,19 +141,14 @@ var pf = (function () {
         cells = [make("td", { colspan: 4, class: "pf-muted" }, error.message)];
       }
       if (cost) cells = [
-        cost.trained.toLocaleString("en-US"), percent(100 * cost.trained / cost.backbone),
-        cost.stored.toLocaleString("en-US") + (cost.stored_bits ? " + " + cost.stored_bits.toLocaleString("en-US") + " bits" : ""),
-        cost.served.toLocaleString("en-US")
+        number(cost.trained), percent(100 * cost.trained / cost.backbone),
+        held(cost.stored, cost.stored_bits), held(cost.served, cost.served_bits)
       ].map(function (text) { return make("td", { class: "n" }, text); });
       var name = [make("span", { class: "pf-dot hue-" + method.hue }), " ", make("a", { href: new URL("../methods/" + id + ".html", here).href }, method.name)];
       return make("tr", {}, [make("th", { scope: "row" }, name)].concat(cells));
     }
   }
   customElements.define("peft-costs", Costs);
-  function percent(value) {
-    if (value === 0) return "0 %";
-    return (value >= 1 ? value.toLocaleString("en-US", { maximumFractionDigits: 2 }) : String(Number(value.toPrecision(3)))) + " %";
-  }
 
   /* ---- taxonomy picture ---- */
   class Graph extends HTMLElement {
@@ -325,5 +329,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, engine: engine, gradually: gradually, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, engine: engine, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

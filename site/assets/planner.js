@@ -10,7 +10,10 @@
     ["quantised", "quantises the frozen model", "as part of the method"],
     ["positions", "adds no sequence positions", "no tokens, keys or values beside the input's"]
   ];
+  /* How many times larger or smaller than by default the setting is, as a logarithm. */
+  function distance(r) { return r.name && r.usual ? Math.abs(Math.log(r.value / r.usual)) : 0; }
   var ORDERS = {
+    usual: ["setting nearest to the default", function (r) { return [distance(r), -r.cost.trained]; }],
     trained: ["most trained within the budget", function (r) { return [-r.cost.trained, r.cost.stored_bytes]; }],
     bytes: ["smallest checkpoint", function (r) { return [r.cost.stored_bytes, -r.cost.trained]; }],
     fits: ["largest batch or length", function (r) { return [r.fit ? -r.fit.value : 0, -r.cost.trained]; }],
@@ -31,7 +34,7 @@
       WISHES.forEach(function (w) { s[w[0]] = q.flag(w[0]); });
       s.since = q.get("since") || "";
       s.library = q.one("library", ["any"].concat(Object.keys(peft.data.libraries))) || "";
-      s.order = q.one("order", Object.keys(ORDERS)) || "trained";
+      s.order = q.one("order", Object.keys(ORDERS)) || "usual";
       this.form = make("form", { class: "pf-calc__form pf-calc__form--still", "aria-label": "Budget and wishes" });
       this.form.addEventListener("submit", function (event) { event.preventDefault(); });
       this.out = make("div", { class: "pf-calc__out" });
@@ -46,7 +49,7 @@
       WISHES.forEach(function (w) { if (s[w[0]]) query.set(w[0], "1"); });
       if (s.since) query.set("since", s.since);
       if (s.library) query.set("library", s.library);
-      if (s.order !== "trained") query.set("order", s.order);
+      if (s.order !== "usual") query.set("order", s.order);
       if (s.gpu) query.set("gpu", s.gpu);
       if (s.gpu && s.solve !== "batch") query.set("solve", s.solve);
       if (s.gpu) this.writeStep(query);
@@ -99,6 +102,7 @@
       if (Number.isNaN(wishes.trained) || Number.isNaN(wishes.bytes)) { this.out.replaceChildren(this.problem("A budget is a number such as 5M, 250k or 1e6; for a checkpoint 20 MB.")); return; }
       this.stop = pf.gradually(Object.keys(peft.data.methods), function (id) {
         var found = peft.planned(id, question, wishes);
+        if (found.name) found.usual = peft.usual(id, question);
         (found.cost ? fits : out).push(found);
       }, function () { self.answer(fits, out, wishes, question); });
     }
@@ -128,7 +132,7 @@
       this.out.replaceChildren.apply(this.out, [
         head,
         rows.length ? this.table("Methods that fit", ["Method", wishes.gpu && s.solve !== "size" && !wishes.trained && !wishes.bytes ? "Setting" : "Largest setting", "Trained", "Checkpoint"].concat(this.heads(wishes), wishes.gpu ? ["Year"] : ["Served", "Year"]), rows, 2) : make("p", { class: "pf-muted" }, "Nothing fits. The list below says what stands in the way; methods with one reason come first."),
-        make("p", { class: "pf-small pf-muted" }, "The setting is the largest whole number that stays within the budget, all else at its default. Nothing here measures quality."),
+        make("p", { class: "pf-small pf-muted" }, "The setting is the largest whole number that stays within the budget, all else at its default. One far from its default is allowed by the arithmetic, whether or not anybody has tried it. Nothing here measures quality."),
         wishes.gpu ? make("p", { class: "pf-small pf-muted" }, ["Memory is the peak of a training step with what a GPU adds, an estimate. "].concat(this.command(wishes))) : "",
         make("h2", { class: "pf-planout" }, "Why the others fall out"),
         this.table("Methods that do not fit", ["Method", "Why"], this.reasons(out), 9, "pf-plan--out")
@@ -155,7 +159,7 @@
       var share = wishes.trained ? Math.min(100, 100 * r.cost.trained / wishes.trained) : wishes.bytes ? Math.min(100, 100 * r.cost.stored_bytes / wishes.bytes) : 0;
       var meter = make("div", { class: "pf-meter", "aria-hidden": "true" }, make("i", {})), query = this.writeModel(new URLSearchParams({ method: r.id }));
       meter.firstChild.style.width = share + "%";
-      var setting = r.name ? r.name + " = " + number(r.value) : "default";
+      var setting = r.name ? r.name + " = " + number(r.value) : "default", usual = r.usual && r.usual !== r.value ? make("small", { class: "pf-muted" }, "default " + number(r.usual)) : null;
       if (r.name) query.set(pf.key(r.name), r.value);
       if (r.fit) {
         this.writeStep(query);
@@ -163,7 +167,7 @@
       }
       return make("tr", { "data-fits": r.id }, [
         make("th", { scope: "row" }, this.link(r.id)),
-        make("td", {}, make("a", { href: "calculator.html?" + query, "aria-label": setting + ", " + this.nameOf(r.id) + " in the calculator" }, setting)),
+        make("td", {}, [make("a", { href: "calculator.html?" + query, "aria-label": setting + ", " + this.nameOf(r.id) + " in the calculator" }, setting), usual]),
         make("td", { class: "n" }, [number(r.cost.trained), share ? meter : null]), make("td", { class: "n" }, pf.bytes(r.cost.stored_bytes)),
         r.fit && wishes.solve !== "size" ? make("td", { class: "n pf-fit", "data-name": wishes.solve === "seq" ? "length" : "batch" }, number(r.fit.value)) : "",
         r.fit ? make("td", { class: "n pf-fit" }, pf.binary(r.fit.memory.peak + r.fit.memory.gpu_extra_estimate)) : "",
