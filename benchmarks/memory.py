@@ -1,10 +1,10 @@
-"""Training memory, simulated and measured: `python benchmarks/memory.py simulate|large|families|truth [SECONDS]`,
-or `... entry METHOD...`.
+"""Training memory, simulated and measured: `python benchmarks/memory.py WHAT [SECONDS]`, or `... entry METHOD...`.
 
 simulate: what one training step of a method's reference implementation takes on a public model
 (`reference_impls/_simulate.py`), in memory/simulated.tsv. A case that a method refuses is a row with its reason.
 families: the same of few methods on the smallest model of every family that says how its layers compute, cut down to
 four layers, in memory/families.tsv. large: of seven methods on models that many use, in memory/simulated.tsv too.
+settings: with other optimizers and types of numbers, there as well.
 entry: the first case of each of these methods, among the rows that the tests read, in place of the one there.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
 Otherwise rows that are there stay: a run that was stopped goes on where it ended.
@@ -18,7 +18,6 @@ import dataclasses
 import gc
 import itertools
 import json
-import math
 import resource
 import sys
 import time
@@ -73,7 +72,8 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"method": "lora", "attention": "eager", "checkpointing": True},
 )  # fmt: skip
 OF_FAMILY = (
-    "task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "step_flops", "config", "refused",
+    "task", "attends", "peak", "phase", "kept", "weights", "trained", "forward_flops", "step_flops", "config",
+    "refused",
 )  # fmt: skip
 
 
@@ -91,14 +91,21 @@ def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
                 yield base | {"checkpointing": True}
             if i == 1:
                 yield base | {"attention": "sdpa" if base["attention"] == "eager" else "eager"}
-    for method in ("lora", "full_fine_tuning", "ia3", "sequential_adapter"):
-        for change in ({"optimizer": "adamw-foreach"}, {"optimizer": "sgd"}, {"dtype": "float32"}, {"dtype": "mixed"}):
-            yield HOMES["llama_2_7b"] | {"method": method, "model": "llama_2_7b", **change}
+    yield from setting_cases(kb)
     for method, pattern in itertools.product(("lora", "lora_fa", "dora"), ("attn.*,mlp.*", "attn.q,attn.v")):
         for model in HOMES:
             yield HOMES[model] | {"method": method, "model": model, "targets": pattern}
     for model in ("llama_2_70b", "llama_3_1_405b"):
         yield PLAIN | {"method": "lora", "model": model, "batch": 1, "seq": 512}
+
+
+def setting_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
+    """Other optimizers, and other types of numbers; mixed precision with every method of the grid."""
+    for method in ("lora", "full_fine_tuning", "ia3", "sequential_adapter"):
+        for change in ({"optimizer": "adamw-foreach"}, {"optimizer": "sgd"}, {"dtype": "float32"}, {"dtype": "mixed"}):
+            yield HOMES["llama_2_7b"] | {"method": method, "model": "llama_2_7b", **change}
+    for method, model in itertools.product(CORE, ("roberta_large", "t5_base")):
+        yield HOMES[model] | {"method": method, "model": model, "dtype": "mixed"}
 
 
 def large_cases() -> Iterator[Case]:
@@ -205,6 +212,10 @@ def large(limit: float) -> None:
     grow(SIMULATED, ASKED, FOUND, large_cases(), simulated, limit)
 
 
+def settings(limit: float) -> None:
+    grow(SIMULATED, ASKED, FOUND, setting_cases(KB), simulated, limit)
+
+
 def entry(methods: Sequence[str]) -> None:
     homes = {method: first_home(KB, method) for method in methods}
     again = [HOMES[model] | {"method": method, "model": model} for method, model in homes.items()]
@@ -247,7 +258,7 @@ def truth(limit: float) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"simulate": simulate, "large": large, "families": families, "truth": truth}
+    commands = {"simulate": simulate, "large": large, "settings": settings, "families": families, "truth": truth}
     if sys.argv[1] == "entry":
         entry(sys.argv[2:])
     else:

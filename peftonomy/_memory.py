@@ -568,7 +568,8 @@ class _Answer:
         copy = 4 * n * (fresh or w < 4)
         if kind == "float32_kernel":
             return copy + 8 * tokens
-        kept = n * (4 if kind in ("float32_gain", "centered") else w) if gain else 0
+        wide = {"float32_gain": 4, "centered": 4, "mixed": self.w_t}  # the type of what the gain is multiplied with
+        kept = n * wide.get(kind, w) if gain else 0
         if live:
             kept += 8 * n if kind == "centered" else copy
             kept += 4 * tokens
@@ -889,7 +890,7 @@ class _Answer:
         states, paged = self._states(trained)
 
         walked = self.walk()
-        loss = n * step.vocab * (4 if self.flow.loss == "float32" else w)
+        loss = n * step.vocab * (4 if self.flow.loss == "float32" or setting.dtype == "mixed" else w)
         logits = n * step.vocab * step.logits * w
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):

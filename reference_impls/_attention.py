@@ -63,9 +63,9 @@ def attend(
     """The model's own eager attention, over more keys and values where `widen` has been."""
     batch = len(key)
     for extra in vars(module).get("extra_keys_values", {}).values():
-        p_k, p_v = extra()
-        key = torch.cat([p_k.expand(batch, -1, -1, -1), key], dim=2)        # (batch, n_kv_heads, length + n, head_dim)
-        value = torch.cat([p_v.expand(batch, -1, -1, -1), value], dim=2)    # (batch, n_kv_heads, length + n, head_dim)
+        p_k, p_v = (p.to(key.dtype).expand(batch, -1, -1, -1) for p in extra())     # of the model's type
+        key = torch.cat([p_k, key], dim=2)                                  # (batch, n_kv_heads, length + n, head_dim)
+        value = torch.cat([p_v, value], dim=2)                              # (batch, n_kv_heads, length + n, head_dim)
 
     def grown(bias: Tensor) -> Tensor:
         return pad(bias, (key.shape[2] - bias.shape[-1], 0))                # (batch, heads, n_queries, length + n)

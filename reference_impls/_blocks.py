@@ -41,4 +41,6 @@ def on_layer_output(layer: nn.Module, act: Callable[[Tensor], Tensor]) -> Remova
 
 
 def _after(act: Callable[[Tensor], Tensor], layer: nn.Module, args: Any, output: Any) -> Any:
-    return (act(output[0]), *output[1:]) if isinstance(output, tuple) else act(output)
+    if isinstance(output, tuple):
+        return act(output[0]).to(output[0].dtype), *output[1:]
+    return act(output).to(output.dtype)

@@ -243,7 +243,10 @@ def _drop(owner: nn.Module, path: str) -> None:
 
 
 def on_input(site: Site, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Put `act` before the site's module. `act` must be a bound method of a module: those survive deepcopy."""
+    """Put `act` before the site's module. `act` must be a bound method of a module: those survive deepcopy.
+
+    What goes in keeps its type, as what comes out does (`on_output`): a method's numbers may be of a wider one.
+    """
     return site.module.register_forward_pre_hook(functools.partial(_before, act))
 
 
@@ -254,7 +257,7 @@ def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableH
 
 
 def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return act(args[0]), *args[1:]
+    return act(args[0]).to(args[0].dtype), *args[1:]
 
 
 def _after(
@@ -262,8 +265,8 @@ def _after(
     module: nn.Module, args: tuple[Tensor, ...], output: Tensor,
 ) -> Tensor:
     if part is None:
-        return act(args[0], output)
+        return act(args[0], output).to(output.dtype)
     groups, start, stop = part
     spread = output.unflatten(-1, (groups, -1))
-    changed = act(args[0], spread[..., start:stop].flatten(-2)).unflatten(-1, (groups, -1))
+    changed = act(args[0], spread[..., start:stop].flatten(-2)).to(output.dtype).unflatten(-1, (groups, -1))
     return torch.cat([spread[..., :start], changed, spread[..., stop:]], dim=-1).flatten(-2)

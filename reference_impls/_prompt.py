@@ -100,7 +100,8 @@ def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwa
 
 
 def _join(prompt: Tensor, embedded: Tensor) -> Tensor:
-    return torch.cat([prompt.expand(len(embedded), -1, -1), embedded], dim=1)       # (batch, length + n, d_embed)
+    p = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)                     # of the model's type
+    return torch.cat([p, embedded], dim=1)                                          # (batch, length + n, d_embed)
 
 
 def cached(given: dict[str, Any]) -> bool:

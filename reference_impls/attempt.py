@@ -57,7 +57,7 @@ class Attempt(nn.Module):
         a = self.weigh(x.detach(), present.to(x.device))       # a slice of what P is in, but the tokens' part
         prompts = torch.stack([*self.S, self.P])                                # (n_sources + 1, length, d_embed)
         mixture = torch.einsum("bj,jld->bld", a, prompts)                       # (batch, length, d_embed)
-        return torch.cat([mixture + self.P, x], dim=1)
+        return torch.cat([(mixture + self.P).to(x.dtype), x], dim=1)
 
 
 def apply(

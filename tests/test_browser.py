@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-import peftonomy
 from peftonomy import KnowledgeBase, UsageError
 
 from .browser_kit import PHONE, built, search, watch
@@ -25,11 +23,25 @@ KINDS = (
     "compare.html", "planner.html", "memory.html",
 )  # fmt: skip
 """One page of each kind."""
-SPILLED = """() => [...document.querySelectorAll("article *")]
-    .filter(e => e.clientHeight && e.scrollHeight > e.clientHeight + 8 && !e.closest("tr, .katex, .katex-display, svg"))
-    .filter(e => getComputedStyle(e).overflowY === "visible" && getComputedStyle(e).display !== "inline")
-    .map(e => e.tagName + "." + e.className)"""
-"""What is higher than its box, and so lies over what follows. (A cell over several rows is higher than its row.)"""
+LOOKED_AT = """() => {
+    const spilled = [...document.querySelectorAll("article *")]
+        .filter(e => e.clientHeight && e.scrollHeight > e.clientHeight + 8)
+        .filter(e => !e.closest("tr, .katex, .katex-display, svg"))
+        .filter(e => getComputedStyle(e).overflowY === "visible" && getComputedStyle(e).display !== "inline")
+        .map(e => e.tagName + "." + e.className);
+    return [document.querySelectorAll("h1").length, document.documentElement.scrollWidth, spilled];
+}"""
+"""Headings, width, and what is higher than its box, so that it lies over what follows. (A cell over several rows is
+higher than its row.)"""
+ANSWERED = """models => models.map(model => {
+    const tool = document.querySelector("peft-calculator"), choice = tool.querySelector("[data-field=model] select");
+    choice.value = model;
+    choice.dispatchEvent(new Event("change"));
+    const shown = name => Number(tool.querySelector(`[data-out=${name}]`).textContent.replaceAll(",", ""));
+    if (tool.querySelector("[role=alert]")) return null;
+    return Object.fromEntries(["trained", "stored", "served", "backbone"].map(name => [name, shown(name)]));
+})"""
+"""For each model what a method's calculator says, null where it says that there is no answer."""
 REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
 
 
@@ -37,24 +49,39 @@ REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.erro
 
 
 @pytest.mark.slow
-def test_every_page_is_quiet_and_fits_a_phone(browser: Browser, address: str, site: Path) -> None:
+@pytest.mark.parametrize("kind", ["methods", "models", ""])
+def test_every_page_is_quiet_and_fits_a_phone(
+    browser: Browser, address: str, site: Path, kb: KnowledgeBase, kind: str
+) -> None:
     """All in one visit of each: no message, nothing refused by the policy, one heading, no wider than a phone.
 
-    And nothing lies over what follows it.
+    And nothing lies over what follows it, and the calculator of a method answers as Python does.
     """
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     context.add_init_script(REPORT_REFUSALS)
     page = context.new_page()
     complaints, wrong = watch(page), {}
     for path in sorted(site.rglob("*.html")):
+        folder = path.parent.relative_to(site).as_posix()
+        if (folder if folder in ("methods", "models") else "") != kind:
+            continue
         page.goto(address + path.relative_to(site).as_posix())
-        headings, width = page.locator("h1").count(), page.evaluate("document.documentElement.scrollWidth")
-        spilled = page.evaluate(SPILLED)
+        headings, width, spilled = page.evaluate(LOOKED_AT)
         if headings != 1 or width > PHONE["width"] or spilled:
             wrong[path.name] = headings, width, spilled
+        if kind == "methods" and path.stem in kb:
+            assert page.evaluate(ANSWERED, MODELS) == [ledgers(kb, path.stem, model) for model in MODELS], path.stem
     context.close()
     assert complaints == []
     assert wrong == {}
+
+
+def ledgers(kb: KnowledgeBase, method: str, model: str) -> dict[str, int] | None:
+    try:
+        cost = kb[method].cost(model)
+    except UsageError:
+        return None
+    return {name: getattr(cost, name) for name in ("trained", "stored", "served", "backbone")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -118,42 +145,6 @@ def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
 
 def number(page: Page, name: str) -> int:
     return int(page.locator(f"[data-out={name}]").inner_text().replace(",", ""))
-
-
-@pytest.fixture(scope="module")
-def visiting(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
-    """A page that goes from method to method, as people do, and has the site's scripts in its cache; its complaints."""
-    context = browser.new_context()
-    page = context.new_page()
-    yield page, watch(page)
-    context.close()
-
-
-@pytest.fixture
-def visitor(visiting: tuple[Page, list[str]]) -> Iterator[Page]:
-    """That page, which must complain of nothing during a test."""
-    page, complaints = visiting
-    complaints.clear()
-    yield page
-    assert complaints == [], complaints
-
-
-def test_the_calculator_answers_as_python_does(visitor: Page, address: str, kb: KnowledgeBase, method: str) -> None:
-    visitor.goto(f"{address}methods/{method}.html")
-    for model in MODELS:
-        visitor.get_by_label("Model", exact=True).select_option(model)
-        try:
-            cost = kb[method].cost(model)
-        except UsageError:
-            expect(visitor.locator("peft-calculator [role=alert]")).to_be_visible()
-            continue
-        shown = {name: number(visitor, name) for name in ("trained", "stored", "served", "backbone")}
-        assert shown == {name: getattr(cost, name) for name in shown}, model
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "method" in metafunc.fixturenames:
-        metafunc.parametrize("method", list(peftonomy.load(Path(__file__).parent.parent)))
 
 
 def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -118,7 +119,7 @@ class Served:
         try:
             with urllib.request.urlopen(f"http://{self.address}/{path}", timeout=60) as answer:
                 return str(answer.read().decode())
-        except urllib.error.URLError:
+        except (urllib.error.URLError, http.client.HTTPException):  # mkdocs writes it just now
             return ""
 
     def until(self, holds: Callable[[], object]) -> None:

@@ -124,10 +124,15 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
             "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
             "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
             "error": 100 * (predicted / simulated - 1), "percent": _percent(100 * (predicted / simulated - 1)),
-            "note": reasons.get(f"{row['method']} {row['model']}", ""),
+            "note": "; ".join(reasons[case] for case in _cases(row) if case in reasons),
         })  # fmt: skip
     compared.sort(key=lambda r: -abs(r["error"]))
     return compared, apart
+
+
+def _cases(row: Row) -> tuple[str, str]:
+    """What the row may be called in the table of exceptions: a method on a model, or with a type of numbers."""
+    return f"{row['method']} {row['model']}", f"{row['method']} {row['dtype']}"
 
 
 def _distinct(site: Site) -> Iterator[Row]:

@@ -133,11 +133,18 @@ def _place(built: Built, pages: Iterable[tuple[str, str | bytes]], stop: threadi
             file.content_string = content
             _build(built, file.page)
         else:
-            Path(file.abs_dest_path).write_bytes(content.encode() if isinstance(content, str) else content)
+            _write(Path(file.abs_dest_path), content.encode() if isinstance(content, str) else content)
         made[path] = content
     if not built.indexed:
         built.config.plugins.on_post_build(config=built.config)
         built.indexed = True
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All at once: the server may be reading."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _build(built: Built, page: Page) -> None:

@@ -249,7 +249,7 @@
       if (!(live || gain)) return 0;
       if (kind === "kernel") return (n * !stale + 2 * tokens) * w;
       if (kind === "float32_kernel") return copy + 8 * tokens;
-      var kept = gain ? n * (kind === "float32_gain" || kind === "centered" ? 4 : w) : 0;
+      var kept = gain ? n * (kind === "float32_gain" || kind === "centered" ? 4 : kind === "mixed" ? w_t : w) : 0;
       if (live) kept += (kind === "centered" ? 8 * n : copy) + 4 * tokens + (kind === "mixed" && w < 4 ? n * w : 0);
       return kept;
     }
@@ -491,7 +491,7 @@
       var gradients = trained * w_t, states = statesOf(trained), paged = optimizer.paged ? states : 0;
       if (optimizer.paged) states = 0;
 
-      var found = walk(), loss = n * step.vocab * (flow.loss === "float32" ? 4 : w), logits = n * step.vocab * step.logits * w;
+      var found = walk(), loss = n * step.vocab * (flow.loss === "float32" || setting.dtype === "mixed" ? 4 : w), logits = n * step.vocab * step.logits * w;
       if (headWeight || (head && inv.backbone.family.kind === "decoder")) {
         found.final += n * d * w;
         found.ends += n * d * w;

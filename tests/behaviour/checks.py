@@ -45,8 +45,8 @@ def tensors(trial: Trial) -> None:
         assert sum(v.numel() for v in values) == place.count * place.copies, f"{label}: another count"
         trained, _ = trial.moves(place)
         assert all(v.requires_grad == trained for v in values), f"{label}: trained should be {trained}"
-    declared = {name for found in names for name in found}
-    extra = [n for n, v in state.items() if n not in declared and (v.requires_grad or n in trial.live(model))]
+    declared, added = {name for found in names for name in found}, trial.live(model)
+    extra = [n for n, v in state.items() if n not in declared and (v.requires_grad or n in added)]
     assert not extra, f"not declared, yet there or trained: {extra}"
     moving = sum(v.numel() for v in state.values() if v.requires_grad)
     if all(some == whole for some, whole in map(trial.moves, trial.places)):

@@ -145,7 +145,7 @@ class Trial:
     def hosts(self, place: Place) -> Sequence[Host]:
         """The modules that may hold a place's tensor: in a block, any of its modules."""
         if place.spec.per == "site":
-            return [_host(site) for site in kit.sites(tiny.plain(self.family), [place.role]) if site.path == place.path]
+            return [_host(site) for site in _sites(self.family, place.role) if site.path == place.path]
         if place.spec.per == "model":
             return [("", "")]
         if place.spec.per == "role":            # held by the model, for all layers: <id>.<role>.<tensor>
@@ -176,6 +176,11 @@ class Trial:
         live = model.state_dict(keep_vars=True)
         for name, value in state.items():
             live[name].data = value.clone()
+
+
+@functools.cache
+def _sites(family: str, role: str) -> list[kit.Site]:
+    return kit.sites(tiny.plain(family), [role])
 
 
 def _host(site: kit.Site) -> Host:
