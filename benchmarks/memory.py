@@ -64,6 +64,8 @@ PAIRS = {
     "llama_2_13b": [(1, 512)], "llama_3_8b": [(1, 512), (1, 2048)], "qwen2_5_7b": [(1, 512), (1, 2048)],
 }  # fmt: skip
 
+WIDE = ("intrinsic_said", "c3a", "pvera", "randlora", "s3delta_m", "threshold_mask")
+"""Methods beyond these whose own numbers are float32 in mixed precision where much is made of them."""
 LARGE = ("mixtral_8x7b", "llama_3_8b", "qwen2_5_7b", "llama_2_13b")
 LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "lora_fa", "dora", "sequential_adapter", "prompt_tuning")
 LAYERS = 4
@@ -106,6 +108,8 @@ def setting_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
             yield HOMES["llama_2_7b"] | {"method": method, "model": "llama_2_7b", **change}
     for method, model in itertools.product(CORE, ("roberta_large", "t5_base")):
         yield HOMES[model] | {"method": method, "model": model, "dtype": "mixed"}
+    for method in WIDE:
+        yield HOMES["roberta_large"] | {"method": method, "model": "roberta_large", "dtype": "mixed"}
 
 
 def large_cases() -> Iterator[Case]:
