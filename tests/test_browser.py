@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase, UsageError
 
 from .browser_kit import PHONE, built, search, watch
-from .test_site import HOSTILE, edited
+from .test_site import HOSTILE
+from .trees import small_tree
 
 pytestmark = pytest.mark.browser
 
@@ -315,8 +316,11 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
         (r"^where:.*$", f"where: {HOSTILE!r}"),
         (r"^full_name:.*$", f"full_name: {HOSTILE!r}"),
     )
-    (tmp_path / "tree").mkdir()
-    edited(root, tmp_path / "tree", "lora", *lines)
+    entry = small_tree(root, tmp_path / "tree", "lora", "adalora") / "methods" / "lora.yaml"
+    for pattern, line in lines:
+        text, n = re.subn(pattern, lambda _, line=line: line, entry.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert n == 1, pattern
+        entry.write_text(text, encoding="utf-8")
     out = built(tmp_path / "out", tmp_path / "tree")
     dialogs: list[str] = []
     page.on("dialog", lambda d: (dialogs.append(d.message), d.dismiss()))

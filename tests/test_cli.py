@@ -19,6 +19,7 @@ import peftonomy
 from peftonomy import _cli
 from peftonomy._output import write_atomically
 from tests.answers import ANSWERS
+from tests.trees import small_tree
 
 
 class Result(NamedTuple):
@@ -572,8 +573,9 @@ SPOILT = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", SPOILT)
-def test_a_spoilt_entry_is_reported_with_file_and_line(run: Run, tree: Path, what: str) -> None:
+def test_a_spoilt_entry_is_reported_with_file_and_line(run: Run, root: Path, tmp_path: Path, what: str) -> None:
     old, new, hint = SPOILT[what]
+    tree = small_tree(root, tmp_path, "lora")
     entry = tree / "methods" / "lora.yaml"
     line = spoil(entry, old, new)
     result = run(f"--root {tree} check {entry}")

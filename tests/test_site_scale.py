@@ -26,6 +26,8 @@ from peftonomy import KnowledgeBase, UsageError, _cli
 from peftonomy.site import build, pages, preview
 from peftonomy.site._around import Around
 
+from .trees import small_tree
+
 
 @pytest.mark.slow
 def test_the_written_folder_holds_exactly_the_pages(
@@ -84,22 +86,6 @@ def test_a_script_in_a_page_is_refused(root: Path, tmp_path: Path) -> None:
 # mkdocs serve.
 
 WORDS = "Learns what this test has written into its entry."
-MODELS = ("roberta_base", "t5_base")
-
-
-def small_tree(root: Path, target: Path, *methods: str) -> Path:
-    """A copy of the data with some of the methods and models."""
-    shutil.copytree(root / "taxonomy", target / "taxonomy")
-    lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
-    (target / "taxonomy" / "lists.yaml").write_text(lists)  # conditions may only name what some entry has
-    copied = [*(f"methods/{m}.yaml" for m in methods), *(f"reference_impls/{m}.py" for m in methods)]
-    for path in (*copied, *(f"backbones/models/{m}.yaml" for m in MODELS)):
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / path, target / path)
-    (target / "backbones" / "families").symlink_to(root / "backbones" / "families")
-    for name in ("site", "mkdocs.yml"):
-        (target / name).symlink_to(root / name)
-    return target
 
 
 class Served:
