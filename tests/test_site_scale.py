@@ -83,6 +83,13 @@ def test_a_script_in_a_page_is_refused(root: Path, tmp_path: Path) -> None:
         build(peftonomy.load(tmp_path), tmp_path / "out")
 
 
+def test_templates_of_the_theme_call_no_method_of_python(root: Path) -> None:
+    """Other builders' template engines know filters, and no methods (`benchmarks/canary.py` tries one)."""
+    for path in (root / "site" / "overrides").rglob("*.html"):
+        code = re.findall(r"{[{%](.*?)[%}]}", path.read_text(encoding="utf-8"), re.DOTALL)
+        assert not [c for c in code if re.search(r"\.\w+\(", c)], path
+
+
 # mkdocs serve.
 
 WORDS = "Learns what this test has written into its entry."
