@@ -65,7 +65,7 @@ PAIRS = {
 }  # fmt: skip
 
 WIDE = ("intrinsic_said", "c3a", "pvera", "randlora", "s3delta_m", "threshold_mask")
-"""Methods beyond these whose own numbers are float32 in mixed precision where much is made of them."""
+"""Methods besides, of whose numbers much is made, in float32 where precision is mixed."""
 LARGE = ("mixtral_8x7b", "llama_3_8b", "qwen2_5_7b", "llama_2_13b")
 LARGE_METHODS = ("lora", "full_fine_tuning", "ia3", "lora_fa", "dora", "sequential_adapter", "prompt_tuning")
 LAYERS = 4

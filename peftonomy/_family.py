@@ -302,10 +302,10 @@ class Dataflow(Entry):
     """Whether that is one operation; with fewer keys than queries that are not said to be shared it is not, and is
     written out in float32."""
     relative_keys: FormulaField = formula(0)
-    """How many relative positions have keys, whose products with the queries are taken for all of them and gathered
-    into the scores: keys of their own (`attn.pos_k`), or else those that `attn.k` makes of them."""
+    """Whether relative positions (`embed.relative`) have keys, whose products with the queries are taken for all of
+    them and gathered into the scores: keys of their own (`attn.pos_k`), or else those that `attn.k` makes of them."""
     relative_queries: FormulaField = formula(0)
-    """How many have queries, likewise (`attn.pos_q` or `attn.q`)."""
+    """Whether they have queries, likewise (`attn.pos_q` or `attn.q`)."""
     states: bool = False
     """Whether the states between layers are all held until the last layer is through."""
     experts: FormulaField = formula(0)

@@ -299,7 +299,6 @@ class Step:
         self.pixels, self.frames = int(self.flow.pixels(config)), int(self.flow.frames(config))
         self.image = self.pixels > 0 and not self.frames
         self.experts, self.buffers = int(self.flow.experts(config)), int(self.flow.buffers(config))
-        self.relative = int(self.flow.relative_keys(config)), int(self.flow.relative_queries(config))
         self.heads_first, self.logits = bool(self.flow.heads_first(config)), int(self.flow.logits(config))
         self.mechanisms = [mechanism(part.entry) for part in plan.parts]
         self.side = any(m.gradients == "side" for m in self.mechanisms)
@@ -325,8 +324,16 @@ class Step:
     @cached_property
     def table(self) -> tuple[tuple[str, int], ...]:
         """The roles of the maps that make keys and queries of relative positions, with the number of positions."""
-        own = any(m.role in POSITIONS for m in self.inventory.modules)
-        return tuple(zip(POSITIONS if own else ("attn.k", "attn.q"), self.relative, strict=True))
+        modules, config = self.inventory.modules, self.inventory.backbone.config
+        own = any(m.role in POSITIONS for m in modules)
+        rows = sum(shape[0] for m in modules if m.role == "embed.relative" for _, shape in m.parameters)
+        there = self.flow.relative_keys(config), self.flow.relative_queries(config)
+        return tuple(zip(POSITIONS if own else ("attn.k", "attn.q"), (rows * bool(t) for t in there), strict=True))
+
+    @cached_property
+    def relative(self) -> int:
+        """How many relative positions the scores are taken for, 0 for most models."""
+        return max(number for _, number in self.table)
 
     def positions(self, roles: Iterable[str]) -> int:
         """How many relative positions a map of these roles reads."""
@@ -448,11 +455,11 @@ class Half(NamedTuple):
 @dataclass
 class Walked:
     """What the backbone keeps: bytes in its layers, before them, behind each stack and (of these) behind the last one;
-    what the last layer of the forward pass needs for a while (with a residual sum in front of its norm: the state of
-    the feed-forward, the model's input, the layer's, the block's, and what dropout and norm give out); the halves of
-    the first and the last layer that gradients reach, and of each stack's last one, with the stack's name and what is
-    kept by then; in how many layers of a stack they flow into its input
-    and out of its last sum, and into what the modules of a role read."""
+    of states that are held and not kept; what the last layer of the forward pass needs for a while (with a residual sum
+    in front of its norm: the state of the feed-forward, the model's input, the layer's, the block's, and what dropout
+    and norm give out); the halves of the first and the last layer that gradients reach, and of each stack's last one,
+    with the stack's name and what is kept by then; in how many layers of a stack they flow into its input and out of
+    its last sum, and into what the modules of a role read."""
 
     layers: int = 0
     entry: int = 0
@@ -497,7 +504,7 @@ class _Answer:
         self.extras = [e for e in found if not e.held]
         self.layers = step.layers(self.rows, self.extras)
         self.outside = self.layers[""][0][0]
-        self.table = not self.outside.trained.isdisjoint(("embed.relative", "norm.relative"))
+        self.table_trained = not self.outside.trained.isdisjoint(("embed.relative", "norm.relative"))
 
     def _positions(self) -> int:
         """Sequence positions that the method's parts add together."""
@@ -602,7 +609,7 @@ class _Answer:
             q, k = q or "norm.q" in trained, k or "norm.k" in trained
         cells = n // batch * n_k * stack.heads
         out, scores = n * stack.d_attn * w, q or k
-        if any(self.step.relative):
+        if self.step.relative:
             beside, scores = self.relative(stack, layer, q, k)
             kept += beside
         eager = self.eager or not self.step.fused
@@ -618,8 +625,8 @@ class _Answer:
             elif v:
                 kept += cells * w * (not scores or half != w)
             temporary = cells * (w + half) if scores else 0
-            if any(self.step.relative) and scores:  # what was gathered from, when probabilities and values are gone
-                gathered = n * stack.heads * max(self.step.relative) * w
+            if self.step.relative and scores:  # what was gathered from, when probabilities and values are gone
+                gathered = n * stack.heads * self.step.relative * w
                 temporary = max(temporary, gathered - cells - n_k * stack.d_attn * w)
         elif eager:  # PyTorch's own, written out
             kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores or v))
@@ -649,9 +656,9 @@ class _Answer:
         """
         batch, w, length = self.setting.batch, self.w, self.lengths[stack.name]
         n = batch * length * stack.d_attn * w
-        kept, scores, made, most = 0, q or k, [], max(self.step.relative)
+        kept, scores, made, most = 0, q or k, [], self.step.relative
         for (role, positions), content in zip(self.step.table, (q, k), strict=True):
-            made.append(bool(positions) and (self.table or role in layer.trained))
+            made.append(bool(positions) and (self.table_trained or role in layer.trained))
             kept += batch * positions * stack.d_attn * w * content
             if positions and (content or made[-1]):  # what the scores are gathered from, and where
                 kept += batch * stack.heads * length * positions * w + 8 * length**2
@@ -659,16 +666,16 @@ class _Answer:
         kept += n * (made[0] and not k) + n * made[1]  # queries, if not kept anyway, and keys, which are scaled besides
         if (layer.weights | layer.inputs) & {role for role, _ in self.step.table}:
             kept += most * stack.d * w
-        kept += most * stack.d * (self.table and "residual" in self.flow.dropout)
+        kept += most * stack.d * (self.table_trained and "residual" in self.flow.dropout)
         return kept + batch * length**2 * scores, scores
 
     def _gathering(self, stack: Stack) -> int:
         """Bytes alive when the last of an attention's scores by relative position are gathered in the forward pass."""
-        batch, w, length, most = self.setting.batch, self.w, self.lengths[stack.name], max(self.step.relative)
+        batch, w, length, most = self.setting.batch, self.w, self.lengths[stack.name], self.step.relative
         cells = batch * stack.heads * length**2
         alive = 4 * batch * length * stack.d_attn * w + 5 * cells * w  # queries, keys (twice), values; and scores
         alive += 2 * most * stack.d * w + (8 + 8 * batch + 16) * length**2  # the table, distances, mask, where to look
-        for positions in self.step.relative:
+        for _, positions in self.step.table:
             alive += batch * positions * stack.d_attn * w + batch * stack.heads * length * positions * w
         return alive
 
@@ -841,8 +848,8 @@ class _Answer:
         source = self.lengths[self.step.stacks[0].name]
         kept = batch * length * length * w if self.eager and (stack.causal or self.flow.windowed) else 0
         kept += stack.heads * length * length * w if self.flow.bias else 0
-        if any(self.step.relative):
-            kept += max(self.step.relative) * stack.d * w + 8 * (batch + 1) * length**2
+        if self.step.relative:
+            kept += self.step.relative * stack.d * w + 8 * (batch + 1) * length**2
         if "xattn" in stack.attentions:
             kept += batch * source * stack.d * w + (stack.heads * length * source * w if self.flow.bias else 0)
         return kept
@@ -919,7 +926,7 @@ class _Answer:
 
         aside = one_inside if step.side else 0  # of the last layer, after which it comes
         moments = [("backward", 0, kept, 2 * loss), ("forward", 0, kept - loss - logits - aside, walked.forward)]
-        if any(step.relative):
+        if step.relative:
             here = 0 if setting.checkpointing else sum(half.kept for half in walked.last)
             before = kept - loss - logits - walked.ends - here
             moments.append(("forward", 0, before, walked.states + self._gathering(step.stacks[-1])))
@@ -1100,7 +1107,7 @@ class _Answer:
             again += one * m.count * step.repeats
             early = m.role in READING or (step.parallel and m.role.startswith("mlp."))
             reached = (walked.into if early else walked.through).get(m.stack, 0)
-            through = 2 * (content + table * self.table) * m.d_in * m.d_out
+            through = 2 * (content + table * self.table_trained) * m.d_in * m.d_out
             backward += through * (reached * m.count // self.plan.inventory.backbone.layers[m.stack])
             backward += one * m.count * step.repeats * bool(weights & {*_plain(m.role)})
         for stack in step.stacks:
@@ -1115,7 +1122,7 @@ class _Answer:
                 more = 4 * batch * length * stack.d_attn
                 more *= sum(count * layer.more(name) for layer, count in self.layers[stack.name])
                 for role, positions in step.table:
-                    made = sum(n for layer, n in self.layers[stack.name] if self.table or role in layer.trained)
+                    made = sum(n for layer, n in self.layers[stack.name] if self.table_trained or role in layer.trained)
                     gathered = 2 * batch * length * positions * stack.d_attn
                     again += gathered * stack.layers
                     backward += gathered * (made + walked.through.get(stack.name, 0))

@@ -52,7 +52,6 @@
       order: of("post") ? "post" : flow.order, activation: of("activation"), keeps_output: of("keeps_output"), activation_needs: of("activation_needs"),
       parallel: of("parallel"), softcap: of("softcap"), fused: of("fused"), repeated: of("repeated"), heads_first: of("heads_first"), logits: of("logits"),
       experts: of("experts"), buffers: of("buffers"), pixels: of("pixels"), frames: of("frames"), repeats: of("repeats"),
-      relative: [of("relative_keys"), of("relative_queries")],
       side: mechanisms.some(function (m) { return m.side; }),
       stacks: inv.stacks.map(function (name) { return stackOf(inv, name); }),
       keeps: [],
@@ -66,10 +65,11 @@
         step.keeps.push({ part: part, kept: kept, spots: numbered(inner.spotsOf(kept, inv, plan.sites[part], plan.common)) });
       });
     });
-    var own = constants().positions.some(has);
+    var own = constants().positions.some(has), relative = sum(modules.map(function (m) { return m.role === "embed.relative" ? m.parameters[0][1][0] : 0; }));
+    var there = [of("relative_keys"), of("relative_queries")];
     /* The roles of the maps that make keys and queries of relative positions, with the number of positions. */
-    step.table = (own ? constants().positions : ["attn.k", "attn.q"]).map(function (role, i) { return [role, step.relative[i]]; });
-    step.widest = Math.max.apply(null, step.relative);
+    step.table = (own ? constants().positions : ["attn.k", "attn.q"]).map(function (role, i) { return [role, there[i] ? relative : 0]; });
+    step.relative = Math.max(step.table[0][1], step.table[1][1]);
     step.positions = function (roles) { return sum(step.table.map(function (made) { return roles.indexOf(made[0]) >= 0 ? made[1] : 0; })); };
     step.convolved = has("conv");
     step.image = step.pixels > 0 && !step.frames;
@@ -195,7 +195,7 @@
     var first = step.stacks[0], last = step.stacks[step.stacks.length - 1], source_length = lengths[first.name];
     var reached = new Set();    // roles whose modules read, in the layer at hand, what carries a gradient
     var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
-    var layers = layersFor(step, rows, extras), outside = layers[""][0][0], table = outside.trained.has("embed.relative") || outside.trained.has("norm.relative");
+    var layers = layersFor(step, rows, extras), outside = layers[""][0][0], tableTrained = outside.trained.has("embed.relative") || outside.trained.has("norm.relative");
 
     function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
     /* Sequence positions that the method's parts add together. */
@@ -291,7 +291,7 @@
         k = k || trained.has("norm.k");
       }
       var cells = floor(n, batch) * n_k * stack.heads, out = n * stack.d_attn * w, scores = q || k, written = eager || !step.fused;
-      if (step.widest) {
+      if (step.relative) {
         var relative = relatively(stack, layer, q, k);
         kept += relative.kept;
         scores = relative.scores;
@@ -304,7 +304,7 @@
         if (dropped("attention")) kept += cells * scores + cells * w * v;
         else if (v) kept += cells * w * (!scores || half !== w);
         temporary = scores ? cells * (w + half) : 0;
-        if (step.widest && scores) temporary = Math.max(temporary, n * stack.heads * step.widest * w - cells - n_k * stack.d_attn * w);
+        if (step.relative && scores) temporary = Math.max(temporary, n * stack.heads * step.relative * w - cells - n_k * stack.d_attn * w);
       } else if (written) {
         kept += 4 * (n * stack.d_attn * k + n_k * wide * (q + scores) + cells * (scores || v));
         temporary = scores ? 8 * cells : 0;
@@ -326,22 +326,22 @@
       var length = lengths[stack.name], n = batch * length * stack.d_attn * w, kept = 0, scores = q || k, made = [], read = false;
       step.table.forEach(function (one, i) {
         var role = one[0], positions = one[1], content = i ? k : q;
-        made.push(positions > 0 && (table || layer.trained.has(role)));
+        made.push(positions > 0 && (tableTrained || layer.trained.has(role)));
         kept += batch * positions * stack.d_attn * w * content;
         if (positions && (content || made[i])) kept += batch * stack.heads * length * positions * w + 8 * length * length;
         read = read || layer.weights.has(role) || layer.inputs.has(role);
       });
       scores = scores || made[0] || made[1];
       kept += n * (made[0] && !k) + n * made[1];
-      if (read) kept += step.widest * stack.d * w;
-      kept += step.widest * stack.d * (table && dropped("residual"));
+      if (read) kept += step.relative * stack.d * w;
+      kept += step.relative * stack.d * (tableTrained && dropped("residual"));
       return { kept: kept + batch * length * length * scores, scores: scores };
     }
     /* Bytes alive when the last of an attention's scores by relative position are gathered in the forward pass. */
     function gathering(stack) {
       var length = lengths[stack.name], cells = batch * stack.heads * length * length;
-      var alive = 4 * batch * length * stack.d_attn * w + 5 * cells * w + 2 * step.widest * stack.d * w + (8 + 8 * batch + 16) * length * length;
-      return alive + sum(step.relative.map(function (positions) { return batch * positions * stack.d_attn * w + batch * stack.heads * length * positions * w; }));
+      var alive = 4 * batch * length * stack.d_attn * w + 5 * cells * w + 2 * step.relative * stack.d * w + (8 + 8 * batch + 16) * length * length;
+      return alive + sum(step.table.map(function (made) { return batch * made[1] * (stack.d_attn + stack.heads * length) * w; }));
     }
     function feedForward(stack, layer, live, before) {
       var trained = layer.trained, n = batch * lengths[stack.name], pre = step.order === "pre", parallel = step.parallel;
@@ -456,7 +456,7 @@
     function argumentsOf(stack) {
       var length = lengths[stack.name], kept = eager && (stack.causal || flow.windowed) ? batch * length * length * w : 0;
       kept += flow.bias ? stack.heads * length * length * w : 0;
-      if (step.widest) kept += step.widest * stack.d * w + 8 * (batch + 1) * length * length;
+      if (step.relative) kept += step.relative * stack.d * w + 8 * (batch + 1) * length * length;
       if (stack.attentions.indexOf("xattn") >= 0) kept += batch * source_length * stack.d * w + (flow.bias ? stack.heads * length * source_length * w : 0);
       return kept;
     }
@@ -514,7 +514,7 @@
 
       var aside = step.side ? one_inside : 0;   // of the last layer, after which it comes
       var moments = [["backward", 0, kept, 2 * loss], ["forward", 0, kept - loss - logits - aside, found.forward]];
-      if (step.widest) moments.push(["forward", 0, kept - loss - logits - found.ends - (checkpointing ? 0 : total(found.last, "kept")), found.states + gathering(last)]);
+      if (step.relative) moments.push(["forward", 0, kept - loss - logits - found.ends - (checkpointing ? 0 : total(found.last, "kept")), found.states + gathering(last)]);
       var there = inLayers(), one_layer = floor(w_t * there.inside, n_layers), one_mlp = floor(w_t * there.mlp, n_layers);
       /* Through one layer, with `held` gradients there already. */
       function back(halves, held, base) {
@@ -659,7 +659,7 @@
         var content = T.positions.indexOf(m.role) < 0 ? batch * length : 0, relative = step.positions([m.role]);
         var one = times(2, content + relative, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
         again += one * BigInt(m.n * step.repeats);
-        backward += times(2, content + relative * table, m.d_in, m.d_out) * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
+        backward += times(2, content + relative * tableTrained, m.d_in, m.d_out) * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
         if (plain(m.role).some(function (role) { return weights.has(role); })) backward += one * BigInt(m.n * step.repeats);
       });
       step.stacks.forEach(function (stack) {
@@ -671,7 +671,7 @@
           var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
           var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
           step.table.forEach(function (made) {
-            var learned = sum(layers[stack.name].map(function (run) { return table || run[0].trained.has(made[0]) ? run[1] : 0; }));
+            var learned = sum(layers[stack.name].map(function (run) { return tableTrained || run[0].trained.has(made[0]) ? run[1] : 0; }));
             var gathered = times(2, batch, length, made[1], stack.d_attn);
             again += gathered * BigInt(stack.layers);
             backward += gathered * BigInt(learned + (found.through[stack.name] || 0));
