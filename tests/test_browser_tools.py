@@ -401,6 +401,21 @@ def test_a_senseless_budget_is_told(watched: Page, address: str) -> None:
     expect(watched.locator("[data-out=fits]")).to_be_visible()
 
 
+def test_what_fits_near_its_default_comes_first(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}planner.html?model=llama_3_8b&trained=5M")
+    row = watched.locator("[data-fits=lora]")
+    expect(row).to_contain_text("r = 11")
+    expect(row).to_contain_text(f"default {kb['lora'].entry.hyperparameters['r'].default}")
+    listed = "rows => rows.map(row => row.dataset.fits)"
+    order = watched.locator("[data-fits]").evaluate_all(listed)
+    assert order.index("ia3") < order.index("lora") < order.index("vera") < order.index("lorahub")
+    watched.get_by_label("Ranked by").select_option("trained")
+    again = watched.locator("[data-fits]").evaluate_all(listed)
+    assert again.index("lorahub") < again.index("lora")
+    assert set(again) == set(order)
+    assert "order=trained" in watched.url
+
+
 def test_a_gpu_holds_what_fit_says(watched: Page, address: str, kb: KnowledgeBase) -> None:
     watched.goto(f"{address}planner.html?model=llama_2_7b&trained=")
     field(watched, "GPU memory at most").fill("much")
