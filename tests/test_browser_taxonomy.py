@@ -16,6 +16,7 @@ from peftonomy import KnowledgeBase
 from .browser_kit import PHONE, built, search, served, watch
 from .test_browser_tools import press, tab_to, violations
 from .test_site_names import sharing
+from .trees import small_tree
 
 pytestmark = pytest.mark.browser
 
@@ -137,8 +138,9 @@ def test_axe_finds_nothing(browser: Browser, address: str, scheme: Any) -> None:
 
 
 def test_a_shared_name_shows_all_that_have_it(browser: Browser, root: Path, tmp_path: Path) -> None:
+    few = small_tree(root, tmp_path / "few", "lora", "mam_adapter", "prefix_tuning", "parallel_adapter")
     (tmp_path / "tree").mkdir()
-    kb = sharing(root, tmp_path / "tree")
+    kb = sharing(few, tmp_path / "tree")
     out = built(tmp_path / "out", tmp_path / "tree")
     context = browser.new_context()
     page = context.new_page()

@@ -23,6 +23,8 @@ import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.site import _closed, pages, write
 
+from .trees import small_tree
+
 pytestmark = pytest.mark.slow
 
 Pages = dict[str, str | bytes]
@@ -141,8 +143,11 @@ def test_no_foreign_address_but_in_links(made: Pages) -> None:
 @pytest.mark.slow
 def test_hostile_text_is_shown_as_text(root: Path, tmp_path: Path) -> None:
     quoted = json.dumps(HOSTILE)
+    few = small_tree(root, tmp_path / "few", "lora", "adalora", "qlora")
+    (tmp_path / "tree").mkdir()
     kb = edited(
-        root, tmp_path, "lora", (r"^full_name:.*$", f"full_name: {quoted}"), (r"^where:.*$", f"where: {quoted}"),
+        few, tmp_path / "tree", "lora",
+        (r"^full_name:.*$", f"full_name: {quoted}"), (r"^where:.*$", f"where: {quoted}"),
         (r"^name:.*$", "name: \"<img src=x onerror=alert(3)> # *LoRA* {.x}\""),
     )  # fmt: skip
     made = pages(kb)
@@ -165,7 +170,7 @@ def test_a_formula_that_cannot_be_set_names_the_file(root: Path, tmp_path: Path)
 
 
 def test_a_seventeenth_method_needs_one_file_to_be_on_the_site(root: Path, tmp_path: Path) -> None:
-    folder = tree(root, tmp_path) / "methods"
+    folder = small_tree(root, tmp_path, "lora", "ia3") / "methods"
     text = (folder / "lora.yaml").read_text(encoding="utf-8")
     text = re.sub(r"^relations:\n(?:[ \t-].*\n|\n)*", "", text, flags=re.MULTILINE)
     text = re.sub(r"^id: lora$", "id: seventeenth", text, flags=re.MULTILINE)
