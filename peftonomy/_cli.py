@@ -165,7 +165,12 @@ class Question:
         for name in settings.keys() - hyperparameter_names(method):
             raise UnknownName("hyperparameter", name, hyperparameter_names(method), f"of {method.id}")
         where: dict[str, Any] = {"targets": self.targets, "task": self.task, "num_labels": self.num_labels}
-        return simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings).to_dict()
+        try:
+            found = simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings)
+        except (RuntimeError, TypeError, ValueError) as error:  # of torch or of the reference implementation
+            why = str(error).partition("\n")[0]
+            raise UsageError(f"--simulate: {method.id} does not run so on {self.model}: {why}") from error
+        return found.to_dict()
 
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
         """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""

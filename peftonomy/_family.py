@@ -306,6 +306,8 @@ class Dataflow(Entry):
     them and gathered into the scores: keys of their own (`attn.pos_k`), or else those that `attn.k` makes of them."""
     relative_queries: FormulaField = formula(0)
     """Whether they have queries, likewise (`attn.pos_q` or `attn.q`)."""
+    checkpointing: bool = True
+    """Whether `transformers` can compute layers again in the backward pass in place of keeping what they made."""
     states: bool = False
     """Whether the states between layers are all held until the last layer is through."""
     experts: FormulaField = formula(0)

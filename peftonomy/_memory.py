@@ -481,6 +481,9 @@ class _Answer:
     def __init__(self, step: Step, given: Mapping[str, Any], setting: Setting):
         if not step.flow.sdpa:
             setting = replace(setting, attention="eager")
+        if setting.checkpointing and not step.flow.checkpointing:
+            family = step.inventory.backbone.family.name
+            raise UsageError(f"checkpointing: transformers does not have it for {family}; expected none")
         self.step, self.plan, self.setting, self.flow = step, step.plan, setting, step.flow
         self.w, self.w_t = DTYPES[setting.dtype]
         self.values = self.plan.values(given)

@@ -177,6 +177,9 @@ class Setup:
             method, backbone.id, task, batch, seq, dtype, optimizer, checkpointing, attention, roles,
             cost.hyperparameters,
         )  # fmt: skip
+        class_ = getattr(transformers, backbone.family.tasks[task].class_)
+        if checkpointing and not class_.supports_gradient_checkpointing:
+            raise UsageError(f"checkpointing: transformers does not have it for {backbone.family.name}; expected none")
         config = _config(backbone, model)
         config.num_labels = num_labels
         if num_labels > 1:      # some models, unless they are told, look into the labels, and fake ones cannot say
@@ -184,7 +187,7 @@ class Setup:
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
-        return cls(question, getattr(transformers, backbone.family.tasks[task].class_), config)
+        return cls(question, class_, config)
 
 
 def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transformers.PretrainedConfig:

@@ -29,9 +29,14 @@ class Shared(nn.Module):
         self.register_buffer("positions", chosen + chosen // d + 1)     # in a square, row by row, past the diagonal
 
 
+def wide(x: Tensor) -> Tensor:
+    """As a type that linear algebra has: float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def basis(weights: list[Tensor], alpha: float) -> Tensor:
     """A common basis (d_in, d_in) of the rows of several (d_out, d_in), by a joint decomposition."""
-    stacked = torch.cat(weights)
+    stacked = wide(torch.cat(weights))
     if len(stacked) < stacked.shape[1]:
         right: Tensor = torch.linalg.svd(stacked)[2]
         return right.T
@@ -53,7 +58,7 @@ class FRoD(nn.Module):
     def __init__(self, weight: Tensor, shared: Shared):
         super().__init__()
         vars(self)["shared"] = shared
-        inside = torch.linalg.solve(shared.V, weight.T).T               # (d_out, d_in)
+        inside = torch.linalg.solve(wide(shared.V), wide(weight.T)).T   # (d_out, d_in)
         lengths = inside.norm(dim=0)
         self.register_buffer("U", inside / lengths.clamp(min=1e-12))
         self.lambda_l = nn.Parameter(lengths)

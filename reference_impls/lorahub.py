@@ -39,7 +39,8 @@ class Hub(nn.Module):
 
     def mixed(self) -> tuple[Tensor, Tensor]:
         """The one module that the weights make: A (r, d_in), B (d_out, r)."""
-        return torch.tensordot(self.weights.w, self.A, 1), torch.tensordot(self.weights.w, self.B, 1)
+        w = self.weights.w.to(self.A.dtype)
+        return torch.tensordot(w, self.A, 1), torch.tensordot(w, self.B, 1)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = self.mixed()

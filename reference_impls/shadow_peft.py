@@ -47,7 +47,7 @@ class Step(nn.Module):
     def move(self, s: Tensor, h: Tensor) -> Tensor:
         t = linear(gelu(linear(h, self.T_in, self.b_T_in)), self.T_out, self.b_T_out)
         g = linear(gelu(linear(h, self.G_in, self.b_G_in)), self.G_out, self.b_G_out)
-        return torch.lerp(s, t, torch.sigmoid(g))                               # (batch, n, d_model)
+        return torch.lerp(s, t.to(s.dtype), torch.sigmoid(g).to(s.dtype))       # (batch, n, d_model)
 
 
 class Shadow(nn.Module):

@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import peftonomy
@@ -205,6 +207,25 @@ def test_a_mistake_is_one_clear_line(given: dict[str, Any], message: str) -> Non
         small("lora", **given)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_checkpointing_is_refused_where_transformers_lacks_it() -> None:
+    for family in KB.families.values():
+        classes = [getattr(transformers, task.class_) for task in family.tasks.values()]
+        has = {class_.supports_gradient_checkpointing for class_ in classes}
+        assert has == {family.dataflow is None or family.dataflow.checkpointing}, family.model_type
+    for asked in (partial(simulate, KB, "lora"), KB["lora"].memory):
+        with pytest.raises(UsageError, match="^checkpointing: transformers does not have it for ALBERT"):
+            asked("albert_base_v2", batch=2, seq=16, checkpointing=True)
+
+
+def test_what_a_reference_implementation_refuses_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "deberta_v3_xsmall", "--batch", "2", "--seq", "16", "--simulate"]
+    assert main(["memory", "prefix_tuning", *words]) == 2
+    said, told = capsys.readouterr()
+    assert said == ""
+    assert told.startswith("error: --simulate: prefix_tuning does not run so on deberta_v3_xsmall: ")
+    assert told.count("\n") == 1
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -184,6 +184,7 @@
   }
   function answer(step, chosen, setting) {
     if (!step.flow.sdpa) setting = merge(setting, { attention: "eager" });
+    if (setting.checkpointing && !step.flow.checkpointing) fail("checkpointing: transformers does not have it for " + step.plan.inv.backbone.family.name + "; expected none", "checkpointing");
     var plan = step.plan, inv = plan.inv, flow = step.flow, T = constants(), sizes = T.dtypes[setting.dtype], w = sizes[0], w_t = sizes[1];
     var batch = setting.batch, seq = setting.seq, checkpointing = setting.checkpointing, eager = setting.attention === "eager", optimizer = T.optimizers[setting.optimizer];
     var found = rowsFor(step, chosen), values = found.values, args = found.args, rows = found.rows;
