@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -335,9 +335,14 @@ class Step:
         """How many relative positions the scores are taken for, 0 for most models."""
         return max(number for _, number in self.table)
 
-    def positions(self, roles: Iterable[str]) -> int:
-        """How many relative positions a map of these roles reads."""
-        return sum(number for role, number in self.table if role in roles)
+    def positions(self, spot: Spot) -> int:
+        """How many relative positions what is at a spot reads, besides the tokens."""
+        return sum(number for role, number in self.table if role in _roles(spot)) if self.relative else 0
+
+    @cached_property
+    def convolutions(self) -> list[Module]:
+        """What adds a convolution of the first layer's input to its output, if anything does."""
+        return [m for m in self.inventory.modules if m.role == "conv"]
 
     @cached_property
     def normed(self) -> bool:
@@ -528,7 +533,7 @@ class _Answer:
                 stack = "" if spot.source is None else spot.source.stack
                 seq = self.lengths.get(stack, everywhere)
                 tokens = {
-                    "tokens": self.setting.batch * seq + self.step.positions(_roles(spot)), "seq": seq,
+                    "tokens": self.setting.batch * seq + self.step.positions(spot), "seq": seq,
                     "outputs": self.step.vocab, "post_norm": int(self.step.order == "post"),
                 }  # fmt: skip
                 common, dims = self.plan.common | tokens, {**spot.dims, **tokens}
@@ -819,8 +824,10 @@ class _Answer:
                 entry += 2 * (1 + self.flow.windowed) * self.lengths[stack.name] * (stack.d_attn // stack.heads) * w
             found.entry += entry
             if not checkpointing:
-                held = [runs for layer, runs in self.layers[stack.name] if not _attends(layer.weights | layer.inputs)]
-                found.states += sum(held) * n * stack.d * w * self.flow.states
+                if self.flow.states:
+                    runs = self.layers[stack.name]
+                    free = sum(count for layer, count in runs if not _attends(layer.weights | layer.inputs))
+                    found.states += free * n * stack.d * w
                 found.forward = self._passing(stack, reads, live) + found.states
             gain = "norm.final" in self.outside.trained
             if self.step.order != "post":
@@ -878,7 +885,7 @@ class _Answer:
 
     def _convolved(self, stack: Stack, n: int, live: bool) -> int:
         """Bytes kept where a convolution of what enters the first layer is added to what leaves it."""
-        if not any(m.role == "conv" for m in self.step.inventory.modules):
+        if not self.step.convolutions:
             return 0
         live, gain = live or "conv" in self.outside.trained, "norm.conv" in self.outside.trained
         _, added = self.layer(stack, self.layers[stack.name][0][0], live, False)
@@ -1091,7 +1098,7 @@ class _Answer:
         forward = head = 2 * n_loss * step.stacks[-1].d * step.vocab
         head_weight = "head.lm" in self.outside.weights or (step.tied and "embed.token" in self.outside.weights)
         backward, again = head * (1 + head_weight), 0
-        source = self.lengths[step.stacks[0].name]
+        source, maps = self.lengths[step.stacks[0].name], dict(step.table) if step.relative else {}
         for m in step.inventory.modules:
             if m.role == "embed.patch":  # every number of an image is seen once
                 one = 2 * batch * step.pixels * m.d_out
@@ -1099,13 +1106,13 @@ class _Answer:
         for i, m in enumerate(m for m in step.inventory.modules if m.role == "embed.audio"):
             one = 2 * batch * (step.frames if i else 2 * step.frames) * math.prod(m.parameters[0][1])
             forward, backward = forward + one, backward + one * (m.role in weights) * (1 + i)
-        for m in (m for m in step.inventory.modules if m.role == "conv"):
+        for m in step.convolutions:
             one, first = 2 * batch * source * math.prod(m.parameters[0][1]), step.stacks[0]
             entered = setting.checkpointing or walked.into.get(first.name) == first.layers
             forward, backward = forward + one, backward + one * (entered + (m.role in weights))
         for m in step.linears:
             length = source if m.role in ("xattn.k", "xattn.v", "xattn.kv") else self.lengths[m.stack]
-            content, table = batch * length * (m.role not in POSITIONS), step.positions([m.role])
+            content, table = batch * length * (m.role not in POSITIONS), maps.get(m.role, 0)
             one = 2 * (content + table) * m.d_in * m.d_out
             again += one * m.count * step.repeats
             early = m.role in READING or (step.parallel and m.role.startswith("mlp."))
@@ -1124,7 +1131,7 @@ class _Answer:
                 one = 4 * batch * length * (source if name == "xattn" else length) * stack.d_attn
                 more = 4 * batch * length * stack.d_attn
                 more *= sum(count * layer.more(name) for layer, count in self.layers[stack.name])
-                for role, positions in step.table:
+                for role, positions in maps.items():
                     made = sum(n for layer, n in self.layers[stack.name] if self.table_trained or role in layer.trained)
                     gathered = 2 * batch * length * positions * stack.d_attn
                     again += gathered * stack.layers
@@ -1140,9 +1147,10 @@ class _Answer:
             passed = not (tensor.selecting or tensor.per == "model" or step.mechanisms[row.piece.part].composed)
             shape = self.plan.shape(row) if passed else None
             if shape is not None and len(shape) == 2:
-                passes = sum(n * (batch * setting.seq + step.positions(_roles(spot))) for spot, n in row.spots())
-                again += 2 * row.count * passes
-                backward += 2 * row.count * passes * (1 + row.learns)
+                rows = batch * setting.seq * row.n  # that all of them read together
+                rows += sum(n * step.positions(spot) for spot, n in row.spots()) if maps else 0
+                again += 2 * rows * row.count
+                backward += 2 * rows * row.count * (1 + row.learns)
         forward += again
         return forward, forward + backward + (again - self._unrepeated() if setting.checkpointing else 0)
 

@@ -70,7 +70,9 @@
     /* The roles of the maps that make keys and queries of relative positions, with the number of positions. */
     step.table = (own ? constants().positions : ["attn.k", "attn.q"]).map(function (role, i) { return [role, there[i] ? relative : 0]; });
     step.relative = Math.max(step.table[0][1], step.table[1][1]);
-    step.positions = function (roles) { return sum(step.table.map(function (made) { return roles.indexOf(made[0]) >= 0 ? made[1] : 0; })); };
+    /* How many of them what has one of these roles, or is at a spot, reads besides the tokens. */
+    step.read = function (roles) { return sum(step.table.map(function (made) { return roles.indexOf(made[0]) >= 0 ? made[1] : 0; })); };
+    step.positions = function (spot) { return step.relative ? step.read(rolesAt(spot, "end")) : 0; };
     step.convolved = has("conv");
     step.image = step.pixels > 0 && !step.frames;
     step.summed = flow.scaled || has("embed.position");
@@ -212,7 +214,7 @@
       step.keeps.forEach(function (record, index) {
         var kept = record.kept, size = given(kept.bits) ? kept.bits / 8 : w, own = args[record.part];
         record.spots.forEach(function (spot) {
-          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length + step.positions(rolesAt(spot, "end")), seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
+          var length = spot.stack in lengths ? lengths[spot.stack] : everywhere, names = inner.atop(inner.atop(spot.dims, own), { tokens: batch * length + step.positions(spot), seq: length, outputs: step.vocab, post_norm: Number(step.order === "post") });
           function multiplied(spot, formula) {
             var products = number(formula);
             return products > inner.EXACT ? fail("memory: this step takes more than 2**53 operations in one place") : BigInt(spot.n) * BigInt(products);
@@ -433,8 +435,8 @@
         if (flow.rotary && found.through[stack.name]) entry += 2 * (flow.windowed ? 2 : 1) * lengths[stack.name] * floor(stack.d_attn, stack.heads) * w;
         found.entry += entry;
         if (!checkpointing) {
-          var free = layers[stack.name].map(function (run) { return any(run[0].weights, "attn", ["q", "k", "v"]) || any(run[0].inputs, "attn", ["q", "k", "v"]) ? 0 : run[1]; });
-          found.states += sum(free) * n * stack.d * w * flow.states;
+          var free = !flow.states ? [] : layers[stack.name].map(function (run) { return any(run[0].weights, "attn", ["q", "k", "v"]) || any(run[0].inputs, "attn", ["q", "k", "v"]) ? 0 : run[1]; });
+          found.states += sum(free) * n * stack.d * w;
           found.forward = passing(stack, reads, live) + found.states;
         }
         var gain = outside.trained.has("norm.final");
@@ -657,7 +659,7 @@
       step.linears.forEach(function (m) {
         var source = m.role === "xattn.k" || m.role === "xattn.v" || m.role === "xattn.kv", length = source ? source_length : lengths[m.stack];
         var early = T.reading.indexOf(m.role) >= 0 || (step.parallel && starts(m.role, "mlp."));
-        var content = T.positions.indexOf(m.role) < 0 ? batch * length : 0, relative = step.positions([m.role]);
+        var content = T.positions.indexOf(m.role) < 0 ? batch * length : 0, relative = step.read([m.role]);
         var one = times(2, content + relative, m.d_in, m.d_out), reached = (early ? found.into : found.through)[m.stack] || 0;
         again += one * BigInt(m.n * step.repeats);
         backward += times(2, content + relative * tableTrained, m.d_in, m.d_out) * BigInt(floor(reached * m.n, inv.backbone.layers[m.stack]));
@@ -671,7 +673,7 @@
         stack.attentions.forEach(function (name) {
           var length = lengths[stack.name], one = times(4, batch, length, name === "xattn" ? source_length : length, stack.d_attn);
           var more = times(4, batch, length, stack.d_attn, sum(layers[stack.name].map(function (run) { return run[1] * (run[0].more[name] || 0); })));
-          step.table.forEach(function (made) {
+          if (step.relative) step.table.forEach(function (made) {
             var learned = sum(layers[stack.name].map(function (run) { return tableTrained || run[0].trained.has(made[0]) ? run[1] : 0; }));
             var gathered = times(2, batch, length, made[1], stack.d_attn);
             again += gathered * BigInt(stack.layers);
@@ -689,7 +691,7 @@
       rows.forEach(function (row) {
         var tensor = row.piece.tensor, shape = tensor.selecting || tensor.per === "model" || step.mechanisms[row.piece.part].composed ? null : row.shape;
         if (!shape || shape.length !== 2) return;
-        var one = times(2, batch * seq + step.positions(rolesAt(row.spot, "end")), row.count, row.n);
+        var one = times(2, batch * seq + step.positions(row.spot), row.count, row.n);
         again += one;
         backward += one * (learns(row) ? 2n : 1n);
       });
