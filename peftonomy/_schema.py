@@ -428,6 +428,8 @@ class Deviation(Entry):
     about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
     """What it is about, where the effect does not say: the start, defaults, names of arguments, models or modules that
     are not supported, what files hold, how it is trained."""
+    golden: list[Stem] = []
+    """Rows of the golden vector that differ for this reason, such as `init W_down` or `trained gain`."""
     source: Citation | None = None
 
     @property
@@ -478,6 +480,16 @@ class Implementation(Entry):
     deviations: list[Deviation] = []
 
 
+class Basis(Entry):
+    """What an entry rests on where no vector was recorded from the authors' code."""
+
+    on: Literal["library", "paper", "second_hand"]
+    """A library that we opened and run, the paper that we opened, or a text that describes the method."""
+    reason: Line
+    """Why there is no vector, for example that the authors published no code."""
+    source: Citation
+
+
 class MethodEntry(Entry):
     """One PEFT method, as `methods/<id>.yaml` has it."""
 
@@ -510,6 +522,8 @@ class MethodEntry(Entry):
     relations: list[Relation] = []
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}
+    basis: Basis | None = None
+    """What update, initial values and defaults rest on, where the authors' code was not run."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft.tuners.lora.corda import preprocess_corda
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import corda
-from tests.behaviour import tiny
 from tests.oracles import layer
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import checks
+from peftonomy.conformance.trial import Trial
 from reference_impls import krona, lokr
-from tests.behaviour import checks
-from tests.behaviour.trial import Trial
 
 pytestmark = pytest.mark.torch
 

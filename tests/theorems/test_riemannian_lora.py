@@ -10,10 +10,10 @@ import torch
 from peft.optimizers import create_riemannian_optimizer
 from torch import Tensor
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import riemannian_lora as riemannian
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 from tests.oracles import factors, layer
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]
