@@ -724,19 +724,60 @@ def new(id: str, category: str | None, year: int | None, source: str | None) -> 
 
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
-def verify(methods: tuple[str, ...]) -> int:
-    """Run the behaviour suite for all methods, or for those named (needs a checkout and the dev extra)."""
-    import subprocess
+@click.option(
+    "--implementation", metavar="MODULE:FUNCTION", help="Verify this implementation of one method, not the one here."
+)
+@click.option("--family", "families", metavar="F", multiple=True, help="Only on this small model; repeatable.")
+@click.option(
+    "--junit", metavar="FILE", help="Write a JUnit XML report there.", type=click.Path(dir_okay=False, path_type=Path)
+)
+@json_option
+def verify(
+    methods: tuple[str, ...], implementation: str | None, families: tuple[str, ...], junit: Path | None, as_json: bool
+) -> int:
+    """Verify implementations against entries and golden vectors (needs the torch extra); exit code 1 on a problem."""
     from importlib.util import find_spec
 
     kb = knowledge()
-    wanted = [f"--method={kb[method].id}" for method in methods]
-    if missing := [name for name in ("torch", "transformers", "pytest") if find_spec(name) is None]:
-        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[dev]'")
-    if not (kb.root / "tests" / "behaviour").is_dir():
-        raise UsageError(f"verify needs a checkout; {kb.root} has no tests/behaviour")
-    suite = [sys.executable, "-m", "pytest", "tests/behaviour", "--quiet", "-p", "no:cacheprovider", *wanted]
-    return subprocess.run(suite, cwd=kb.root, check=False).returncode
+    wanted = [kb[method].id for method in methods] or list(kb)
+    if implementation is not None and len(methods) != 1:
+        raise UsageError("--implementation verifies one method: name it")
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[torch]'")
+    with out.progress("loading torch"):
+        from .conformance import suite, tiny
+    if kb.root != suite.KB.root:
+        raise UsageError(f"verify runs the entries in {suite.KB.root}, not those of --root")
+    if unknown := [name for name in families if name not in tiny.CONFIGS]:
+        raise UnknownName("small model", unknown[0], tiny.CONFIGS)
+    sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
+    module = None if implementation is None else suite.implementation(implementation)
+    results: list[suite.Result] = []
+    for method in wanted:
+        with out.progress(f"verifying {method}"):
+            found = list(suite.run(suite.cases(method, module, families or None)))
+        results += found
+        if not as_json:
+            _verified(method, found)
+    if junit is not None:
+        out.write_atomically({junit: suite.junit(results)})
+    if as_json:
+        out.print_json([result.to_dict() for result in results])
+    return int(not all(result.passed for result in results))
+
+
+def _verified(method: str, results: Sequence[Any]) -> None:
+    """Print the problems of one method, each once with the cases that it was found in, and a line that sums up."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for problem in result.problems:
+            found.setdefault((result.case.what, problem), []).append(result.case.where)
+    for (what, problem), where in found.items():
+        more = f" and {count(len(where) - 1, 'case')} more" if len(where) > 1 else ""
+        click.echo(f"{method}: {what}: {problem} ({where[0]}){more}")
+    failed = sum(not result.passed for result in results)
+    seconds = sum(result.seconds for result in results)
+    click.echo(f"{method}: {len(results) - failed} of {count(len(results), 'check')} passed in {seconds:.1f} s")
 
 
 @cli.command()

@@ -53,7 +53,7 @@ def draws(trial: Trial) -> dict[str, Draws]:
     own = tiny.plain(trial.family).state_dict()
     for seed in range(MOST):
         model = trial.make(seed)
-        live = model.state_dict()
+        live = trial.state(model)
         if not found:
             found = {place.tensor: Draws(Start.parse(place.spec.init), own) for place in trial.places}
             for place in trial.places:

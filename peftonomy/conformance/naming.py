@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftonomy import Place
 from peftonomy._schema import OF_PARAMETERS
@@ -12,6 +13,26 @@ from reference_impls import _kit as kit
 
 Host = tuple[str, str]
 """A module by its path, and where a method holds on to a part of it only, that part."""
+
+
+def ours(implementation: Any, name: str) -> str:
+    """A live name as it would be in a reference implementation.
+
+    An implementation from elsewhere may name its tensors otherwise: its `NAMES` maps the ends of its names to ours, for
+    example `lora_A.default.weight` to `lora.A`.
+    """
+    for theirs, mine in getattr(implementation, "NAMES", {}).items():
+        if f".{name}".endswith(f".{theirs}"):
+            return name.removesuffix(theirs) + str(mine)
+    return name
+
+
+def state(implementation: Any, model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+    live = dict(model.named_parameters())
+    twice = {n for n, p in model.named_parameters(remove_duplicate=False)} - {*live}
+    held = model.state_dict(keep_vars=True)
+    return {ours(implementation, name): value for name, value in held.items() if name not in twice}
 
 
 class Naming:
@@ -22,12 +43,11 @@ class Naming:
         self._sites: dict[str, list[kit.Site]] = {}
         self._blocks: dict[tuple[str, str, str, int | None], list[Host]] = {}
 
-    def names(self, method: str, places: Iterable[Place], model: nn.Module) -> list[list[str]]:
-        """For every place, the live tensors it stands for (several where it has copies, or a count without a shape).
+    def names(self, method: str, places: Iterable[Place], live: Sequence[str]) -> list[list[str]]:
+        """For every place, those of the live names it stands for (several for copies, or a count without a shape).
 
         Raises AssertionError where two tensors could be meant.
         """
-        live = list(model.state_dict())
         found = []
         for place in places:
             hosts = [] if place.spec.selecting else self._hosts(place)
