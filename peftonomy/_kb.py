@@ -18,6 +18,7 @@ from ._yaml import Document, load_yaml
 
 if TYPE_CHECKING:
     from ._adapter import Adapter
+    from ._applied import Applied
     from ._bib import Bibliography
     from ._export import Configuration
     from ._graph import Graph
@@ -253,6 +254,19 @@ class Method:
 
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return export(self, plan, hyperparameters, library_called(self.kb.libraries, to))
+
+    def apply(
+        self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
+    ) -> Applied:
+        """Apply the reference implementation to a live `transformers` model, in place (needs the torch extra).
+
+        The entry's defaults are filled in for this model; domains, requirements and targets are checked as `cost`
+        checks them. Returns a handle with `merge`, `save`, `load`, `remove`, the trained parameters and the predicted
+        cost. Raises UsageError before the model is touched where the method does not fit it.
+        """
+        from ._applied import apply
+
+        return apply(self, model, targets, hyperparameters)
 
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"

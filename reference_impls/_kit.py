@@ -245,7 +245,8 @@ def _drop(owner: nn.Module, path: str) -> None:
     head, _, rest = path.partition(".")
     if rest:
         _drop(owner.get_submodule(head), rest)
-    if not rest or not owner.get_submodule(head)._modules:
+    inner = owner.get_submodule(head)
+    if not rest or (type(inner) is nn.Module and not inner._modules):       # a container that held nothing else
         delattr(owner, head)
 
 

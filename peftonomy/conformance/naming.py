@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from peftonomy import Place
 from peftonomy._schema import OF_PARAMETERS
 from reference_impls import _kit as kit
 
+STORED = ("values", "indices", "bits", "shared")
+"""What a checkpoint holds, in whatever form."""
 Host = tuple[str, str]
 """A module by its path, and where a method holds on to a part of it only, that part."""
 
@@ -35,6 +37,16 @@ def state(implementation: Any, model: nn.Module) -> dict[str, Tensor]:
     return {ours(implementation, name): value for name, value in held.items() if name not in twice}
 
 
+def restore(implementation: Any, model: nn.Module, held: Mapping[str, Tensor]) -> None:
+    """Put what was stored into a model to which the method has been applied afresh."""
+    if hasattr(implementation, "unpack"):
+        implementation.unpack(model, held)
+        return
+    live = state(implementation, model)
+    for name, value in held.items():
+        live[name].data = value.to(live[name]).clone()
+
+
 class Naming:
     """The names of declared tensors in models that are like `plain`, to which no method has been applied."""
 
@@ -57,6 +69,18 @@ class Naming:
             assert len(hits) <= 1, f"{place.tensor} exists more than once at {place.path}: {hits}"
             found.append(hits[0] if hits else [])
         return found
+
+    def stored(
+        self, implementation: Any, method: str, places: Sequence[Place], model: nn.Module
+    ) -> dict[str, Tensor]:
+        """What one task's checkpoint must hold, in the form of the finished model."""
+        if hasattr(implementation, "pack"):
+            packed: dict[str, Tensor] = implementation.pack(model)
+            return packed
+        live = state(implementation, model)
+        named = zip(places, self.names(method, places, list(live)), strict=True)
+        kept = [names for place, names in named if any(part.as_ in STORED for part in place.spec.stored)]
+        return {name: live[name].detach().clone() for names in kept for name in names}
 
     def _hosts(self, place: Place) -> Sequence[Host]:
         """The modules that may hold a place's tensor: in a block, any of its modules."""

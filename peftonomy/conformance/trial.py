@@ -19,10 +19,9 @@ from peftonomy import Backbone, Cost, Formula, Place, UsageError
 from reference_impls import _kit as kit
 
 from . import tiny
-from .naming import Naming, ours, state
+from .naming import Naming, ours, restore, state
 
 KB = peftonomy.load()
-STORED = ("values", "indices", "bits", "shared")
 
 
 @dataclass(frozen=True)
@@ -134,25 +133,11 @@ class Trial:
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What one task's checkpoint must hold, in the form of the finished model."""
-        if hasattr(self.reference, "pack"):
-            packed: dict[str, Tensor] = self.reference.pack(model)
-            return packed
-        state = self.state(model)
-        kept = [
-            names
-            for place, names in zip(self.places, self.names(model), strict=True)
-            if any(part.as_ in STORED for part in place.spec.stored)
-        ]
-        return {name: state[name].detach().clone() for names in kept for name in names}
+        return naming(self.family).stored(self.reference, self.method, self.places, model)
 
-    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    def restore(self, model: nn.Module, held: Mapping[str, Tensor]) -> None:
         """Put what was stored into a model to which the method has been applied afresh."""
-        if hasattr(self.reference, "unpack"):
-            self.reference.unpack(model, state)
-            return
-        live = self.state(model)
-        for name, value in state.items():
-            live[name].data = value.clone()
+        restore(self.reference, model, held)
 
 
 @functools.cache
