@@ -36,7 +36,11 @@ def test_apply_save_load_and_remove(method: str, tmp_path: Path) -> None:
     try:
         applied.remove()
     except UsageError as error:
-        assert "load the model again" in str(error)
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "load the model again" in refusal
     else:
         assert (trial.outputs(model) - plain).abs().max() < 1e-12
         assert [*model.state_dict()] == [*tiny.plain(trial.family).state_dict()]
