@@ -134,6 +134,30 @@ def test_searching_finds(watched: Page, searchable: str, words: str, title: str)
     expect(results.filter(has_text=title).first).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [390, 768, 1024, 1219, 1220, 1280, 1920])
+def test_search_results_lie_inside_the_window(browser: Browser, searchable: str, width: int) -> None:
+    """At every width the panel is as wide as the theme makes it, and its first result opens with a click."""
+    height = 800
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    page = context.new_page()
+    complaints = watch(page)
+    page.goto(searchable)
+    search(page, "low rank")
+    for part in (".md-search__form", ".md-search__output"):
+        box = page.locator(part).bounding_box()
+        assert box is not None, part
+        assert box["x"] >= 0, part
+        assert box["y"] >= 0, part
+        assert box["x"] + box["width"] <= width, part
+        assert box["y"] + box["height"] <= height, part
+        assert box["width"] >= min(width, 400), part
+    assert box["height"] > height / 2
+    page.locator(".md-search-result__item a").first.click()
+    expect(page).not_to_have_url(searchable)
+    context.close()
+    assert complaints == []
+
+
 def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
     watched.goto(searchable)
     search(watched, "low rank")
