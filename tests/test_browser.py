@@ -158,6 +158,29 @@ def test_search_results_lie_inside_the_window(browser: Browser, searchable: str,
     assert complaints == []
 
 
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ("ia3", "ia3"),
+        ("IA^3", "ia3"),
+        ("(IA)^3", "ia3"),
+        ("t-few", "ia3"),
+        ("tfew", "ia3"),
+        ("prefixtuning", "prefix_tuning"),
+        ("parallel_adapter", "parallel_adapter"),
+        ("lora", "lora"),
+    ],
+)
+def test_the_name_of_a_method_finds_its_page_first(
+    watched: Page, searchable: str, kb: KnowledgeBase, words: str, method: str
+) -> None:
+    watched.goto(searchable)
+    search(watched, words)
+    first = watched.locator(".md-search-result__item").first
+    expect(first.locator("h1")).to_have_text(kb[method].name)
+    expect(first.locator("a").first).to_have_attribute("href", re.compile(rf"/methods/{method}\.html"))
+
+
 def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
     watched.goto(searchable)
     search(watched, "low rank")
@@ -339,6 +362,7 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
         (r"^name:.*$", f'name: "{name}"'),
         (r"^where:.*$", f"where: {HOSTILE!r}"),
         (r"^full_name:.*$", f"full_name: {HOSTILE!r}"),
+        (r"^aliases:.*$", f'aliases: ["{name}"]'),
     )
     entry = small_tree(root, tmp_path / "tree", "lora", "adalora") / "methods" / "lora.yaml"
     for pattern, line in lines:
@@ -357,6 +381,7 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
     expect(page.locator(".pf-subtitle")).to_contain_text(HOSTILE[:25])
     page.goto((out / "index.html").as_uri())
     search(page, "onerror")
+    expect(page.locator(".md-search-result__item h1").first).to_have_text(name)
     assert page.locator("img[src=x]").count() == 0
     assert (dialogs, complaints) == ([], [])
 
