@@ -294,6 +294,47 @@ def test_the_picture_says_in_words_what_it_shows(watched: Page, address: str, kb
     assert watched.locator(".pf-plot--memory > svg rect").count() == 2 * len(PARTS)
 
 
+DRAWN = """() => [...document.querySelectorAll(".pf-plot > svg")].map(svg => ({
+    scale: svg.getScreenCTM().a, width: svg.getBoundingClientRect().width,
+    letters: [...new Set([...svg.querySelectorAll("text")].map(t => parseFloat(getComputedStyle(t).fontSize)))],
+}))"""
+"""How each chart is drawn: its scale on the screen, its width, and the sizes of its letters at scale 1."""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_charts_keep_their_size_whatever_changes(browser: Browser, address: str, width: int) -> None:
+    """After methods are added and removed, and settings and the window change, a chart is drawn at its own scale."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    complaints = watch(page)
+    page.goto(f"{address}compare.html?methods=lora,ia3&model=roberta_base")
+    expect(page.locator(".pf-plot > svg")).to_have_count(2)
+    first = page.evaluate(DRAWN)
+    assert all(chart["scale"] == pytest.approx(1, abs=0.02) and max(chart["letters"]) < 13 for chart in first), first
+    field(page, "Add a method (up to 6)").fill("BitFit")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-remove]")).to_have_count(3)
+    assert page.evaluate(DRAWN) == first
+    field(page, "r of LoRA").fill("32")
+    assert page.evaluate(DRAWN) == first
+    field(page, "Model").select_option("t5_base")
+    assert page.evaluate(DRAWN) == first
+    page.get_by_role("button", name="Remove BitFit").click()
+    expect(page.locator("[data-remove]")).to_have_count(2)
+    assert page.evaluate(DRAWN) == first
+    page.get_by_role("checkbox", name="the same budget for all").check()
+    assert page.evaluate(DRAWN) == first
+    page.get_by_text("Training step", exact=True).click()
+    field(page, "Length").fill("none")
+    expect(page.locator(".pf-plot--memory")).to_be_hidden()
+    field(page, "Length").fill("512")
+    assert page.evaluate(DRAWN) == first
+    page.set_viewport_size({"width": width - 60, "height": 900})
+    page.wait_for_function(f"({DRAWN})().every(c => c.width < {first[0]['width']} && Math.abs(c.scale - 1) < 0.02)")
+    context.close()
+    assert complaints == []
+
+
 def test_memory_is_compared_at_the_chosen_step(watched: Page, address: str, kb: KnowledgeBase) -> None:
     methods = ("lora", "full_fine_tuning", "ia3")
     watched.goto(f"{address}compare.html?methods={','.join(methods)}&model=llama_2_7b&lora.r=64")

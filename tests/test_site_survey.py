@@ -341,6 +341,14 @@ def test_arxiv_ids_and_aliases_are_in_the_text_that_is_searched(kb: KnowledgeBas
             assert squeezed(word) in plain(f"<p {head}"), method.id
 
 
+def test_no_form_is_searched(made: Pages) -> None:
+    """The options of a filter are no text of a page."""
+    pages = [str(page) for path, page in made.items() if path.endswith(".md")]
+    forms = [form for page in pages for form in re.findall("<form[^>]*>", page)]
+    assert forms
+    assert [form for form in forms if "data-search-exclude" not in form] == []
+
+
 # All of these pages.
 
 

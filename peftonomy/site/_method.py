@@ -13,7 +13,7 @@ from .._formula import Formula
 from .._kb import Method
 from .._query import facts
 from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
-from . import _block, _closed, _lineage, _surveys
+from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
@@ -44,7 +44,10 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={"source": file, "door": "Methods", "search": {"boost": _boost(site, method)}, "calculator": True},
+        meta={
+            "source": file, "door": "Methods", "calculator": True,
+            "search": {"boost": _boost(site, method)}, "tags": _keywords(entry),
+        },
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),
@@ -245,6 +248,12 @@ def _code(site: Site, key: str) -> Markup | None:
 def _boost(site: Site, method: Method) -> int:
     """How far up a search lists the page: what many others name as their origin comes first."""
     return 2 + len(site.kb.graph.related(method.id)) // 4
+
+
+def _keywords(entry: MethodEntry) -> list[str]:
+    """Other names for the search: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
+    names = (entry.name, entry.id, *entry.aliases)
+    return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
 
 
 def _relations(site: Site, method: Method) -> Iterator[View]:
