@@ -761,6 +761,52 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "folder"]
 
 
+def test_a_file_is_replaced_and_keeps_its_mode(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "graph.dot"
+    path.write_text("before")
+    path.chmod(0o640)
+    assert run(f"graph --format dot -o {path}").code == 0
+    assert path.read_text().startswith("digraph")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_is_written_through(run: Run, tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "target.dot", tmp_path / "link.dot"
+    if there:
+        target.write_text("before")
+    link.symlink_to("target.dot")
+    assert run(f"graph --format dot -o {link}").code == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("digraph")
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically({pipe: "written"})
+    assert os.read(reader, 100) == b"written"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_a_file_to_write_to() -> None:
+    line = process("graph", "--format", "dot", "-o", "/dev/stdout")
+    written = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert written.startswith("digraph")
+    assert written.endswith("}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_one_line_that_names_the_file(run: Run) -> None:
+    result = run("graph --format dot -o /dev/full")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert "/dev/full: No space left" in result.err
+    assert Path("/dev/full").is_char_device()
+
+
 def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = run("models").out
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
