@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -254,6 +255,10 @@ class Method:
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return export(self, plan, hyperparameters, library_called(self.kb.libraries, to))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return operator.getitem, (self.kb, self.id)
+
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"
 
@@ -412,6 +417,10 @@ class KnowledgeBase(Mapping[str, Method]):
 
     def __len__(self) -> int:
         return len(self.methods)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return load, (self.root,)
 
     def __repr__(self) -> str:
         return f"<KnowledgeBase: {len(self.methods)} methods, {len(self.models)} models, {len(self.families)} families>"
