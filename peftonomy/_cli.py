@@ -177,7 +177,9 @@ class Question:
         from ._fit import SOLVED, largest
         from ._memory import Setting
 
-        known = {n.rpartition(".")[2]: text for n, text in once(self.settings).items() if knows(method, n)}
+        known = own_settings(method, once(self.settings))
+        if solve in {method.entry.alternative_names.get(name, name) for name in known}:
+            raise UsageError(f"{solve} is given by --set, and --solve looks for it; give one of them")
         sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
         if solve not in sizes.union(SOLVED):
             raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
@@ -186,26 +188,32 @@ class Question:
         return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
-        """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
+        """One cost a method; each takes the settings and targets that it knows. Raises PeftonomyError."""
+        self.check_settings(methods)
         settings = once(self.settings)
-        for name in settings:
+        return [self.ask(m, own_settings(m, settings), targeted=m.entry.targets is not None) for m in methods]
+
+    def check_settings(self, methods: Sequence[Method]) -> None:
+        """Raise UnknownName for a setting that none of the methods has."""
+        for name in once(self.settings):
             if not any(knows(m, name) for m in methods):
                 known = {n for m in methods for n in hyperparameter_names(m)}
                 raise UnknownName("hyperparameter", name, known, "of these methods")
-        return [
-            self.ask(
-                m,
-                {n.rpartition(".")[2]: text for n, text in settings.items() if knows(m, n)},
-                targeted=m.entry.targets is not None,
-            )
-            for m in methods
-        ]
 
 
 def knows(method: Method, name: str) -> bool:
     """Whether a setting, `name` or `method.name`, is meant for the method."""
     prefix, _, bare = name.rpartition(".")
     return prefix in ("", method.id) and bare in hyperparameter_names(method)
+
+
+def own_settings(method: Method, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings meant for a method; `method.name` goes before `name`."""
+    others = method.entry.alternative_names
+    known = {name: name.rpartition(".")[2] for name in settings if knows(method, name)}
+    own = {bare: settings[name] for name, bare in known.items() if name != bare}
+    taken = {others.get(bare, bare) for bare in own}
+    return own | {n: settings[n] for n, bare in known.items() if n == bare and others.get(n, n) not in taken}
 
 
 def hyperparameter_names(method: Method) -> set[str]:
@@ -656,10 +664,11 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
     size, asking = gpu_bytes(gpu), question(asked)
-    found = []
-    for method in dict.fromkeys(methods or kb):
+    found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
+    asking.check_settings(wanted)
+    for method in wanted:
         try:
-            found.append(asking.fit(kb[method], solve, size, batch=batch, seq=seq, **step))
+            found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
         except UsageError:
             if methods:
                 raise

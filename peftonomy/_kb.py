@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -268,6 +269,10 @@ class Method:
 
         return apply(self, model, targets, hyperparameters)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return operator.getitem, (self.kb, self.id)
+
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"
 
@@ -426,6 +431,10 @@ class KnowledgeBase(Mapping[str, Method]):
 
     def __len__(self) -> int:
         return len(self.methods)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return load, (self.root,)
 
     def __repr__(self) -> str:
         return f"<KnowledgeBase: {len(self.methods)} methods, {len(self.models)} models, {len(self.families)} families>"

@@ -66,7 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         kb = peftonomy.load(root)
         made = pages(kb, repository=repository)
     except peftonomy.PeftonomyError as error:
-        raise PluginError(str(error)) from None
+        raise PluginError(str(error)) from error  # the cause is what `peftonomy site build` reports
     for template in [f for f in files if f.src_dir == config.docs_dir]:
         files.remove(template)
     for path, content in made.items():

@@ -318,6 +318,17 @@ def test_compare_gives_each_method_what_it_knows(run: Run) -> None:
     assert ia3["method"] == "ia3"
 
 
+def test_a_setting_of_one_method_goes_before_that_of_all(run: Run) -> None:
+    for line in ("--set lora.r=4 --set r=5", "--set r=5 --set lora.r=4"):
+        lora, dora = json.loads(run(f"compare lora dora --model roberta_base {line} --json").out)
+        assert (lora["hyperparameters"]["r"], dora["hyperparameters"]["r"]) == (4, 5)
+    line = "compare lora --model roberta_base --set alpha=5 --set lora.lora_alpha=4 --json"
+    assert json.loads(run(line).out)[0]["hyperparameters"]["alpha"] == 4
+    line = "fit lora dora --model roberta_base --gpu 24GiB --set r=5 --set lora.r=4 --json"
+    found = {f["method"]: f["memory"]["hyperparameters"]["r"] for f in json.loads(run(line).out)}
+    assert found == {"lora": 4, "dora": 5}
+
+
 def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
     lines = run("compare lora bitfit --model roberta_base --set r=8").out.splitlines()
     assert [line.split()[:4] for line in lines] == [
@@ -453,6 +464,20 @@ MISTAKES = {
     "cite lroa": (2, "unknown method 'lroa'", "lora"),
     "verify lroa": (2, "unknown method 'lroa'", "lora"),
     "methods --where yaer>=2023": (2, "unknown field 'yaer'", "year"),
+    "methods --where trained~>~0 --model nope": (2, "unknown model 'nope'", "config.json"),
+    "methods --where trained~>~0 --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "methods --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "methods --where stores~<~3": (2, "stores has several values", "== or !="),
+    "methods --where year~<~2000~and~3~>=~stores": (2, "stores has several values", "== or !="),
+    "methods --where stores~==~3": (2, "stores has words", "found 3"),
+    "methods --where merge~>~3": (2, "merge has words", "found 3"),
+    "fit lora --model gpt2 --gpu 24GiB --set rr=64": (2, "unknown hyperparameter 'rr'", "r"),
+    "fit lora ia3 --model gpt2 --gpu 24GiB --set ia3.r=64": (2, "unknown hyperparameter 'ia3.r'", "of these methods"),
+    "fit --model gpt2 --gpu 24GiB --set rankk=64": (2, "unknown hyperparameter 'rankk'", "of these methods"),
+    "fit lora --model gpt2 --gpu 24GiB --solve r --set r=8": (2, "r is given", "--solve"),
+    "fit lora --model gpt2 --gpu 24GiB --solve r --set lora.r=8": (2, "r is given", "--solve"),
+    "compare lora ia3 --model gpt2 --set lora.r=4 --set lora.r=5": (2, "--set lora.r", "given twice"),
+    "compare lora ia3 --model gpt2 --set alpha=4 --set lora_alpha=5": (2, "alpha", "given twice"),
     "methods --list mergable": (2, "unknown list 'mergable'", "mergeable"),
     "methods --where merge~==~exakt": (2, "exakt", "exact"),
     "methods --where year~>=": (2, "year >=", "column"),
@@ -759,6 +784,52 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically({first: "after", folder: "no file"})
     assert first.read_text() == "before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "folder"]
+
+
+def test_a_file_is_replaced_and_keeps_its_mode(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "graph.dot"
+    path.write_text("before")
+    path.chmod(0o640)
+    assert run(f"graph --format dot -o {path}").code == 0
+    assert path.read_text().startswith("digraph")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_is_written_through(run: Run, tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "target.dot", tmp_path / "link.dot"
+    if there:
+        target.write_text("before")
+    link.symlink_to("target.dot")
+    assert run(f"graph --format dot -o {link}").code == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("digraph")
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically({pipe: "written"})
+    assert os.read(reader, 100) == b"written"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_a_file_to_write_to() -> None:
+    line = process("graph", "--format", "dot", "-o", "/dev/stdout")
+    written = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert written.startswith("digraph")
+    assert written.endswith("}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_one_line_that_names_the_file(run: Run) -> None:
+    result = run("graph --format dot -o /dev/full")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert "/dev/full: No space left" in result.err
+    assert Path("/dev/full").is_char_device()
 
 
 def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
