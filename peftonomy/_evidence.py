@@ -1,7 +1,10 @@
 """How each fact of an entry is known, in one vocabulary.
 
-run: a test executes it against something that is not ours: the authors' code, a library, a real model. read: we opened
-the source. second_hand: we know it from an abstract or from a text that is named. unread: nobody here opened the source.
+- run: a test executes it against something that is not ours: the authors' code, a library, a real model.
+- read: we opened the source.
+- second_hand: we know it from an abstract, or from a text that is named.
+- unread: nobody here opened the source.
+
 What an entry states as its own judgement (`editors`) has no level.
 """
 
@@ -76,10 +79,10 @@ def recordings(root: Path) -> list[Recording]:
 @lru_cache(maxsize=1024)
 def _recording(path: Path, changed: int) -> Recording:
     data = json.loads(path.read_text(encoding="utf-8"))
+    held = {name: frozenset(data.get(name, ())) for name in ("init", "trained", "frozen", "defaults", "outputs")}
     return Recording(
-        path.stem, data["method"], data.get("implementation", "official"), data["recipe"], frozenset(data.get("init", ())),
-        frozenset((*data.get("trained", ()), *data.get("frozen", ()))), frozenset(data.get("defaults", ())),
-        frozenset(data.get("outputs", ())),
+        path.stem, data["method"], data.get("implementation", "official"), data["recipe"], held["init"],
+        held["trained"] | held["frozen"], held["defaults"], held["outputs"],
     )  # fmt: skip
 
 
