@@ -100,6 +100,8 @@ class Hyperparameter(Entry):
     """The value used when none is given; for numbers it may be a formula in quotes over the model's dimensions."""
     meaning: Line
     source: Citation
+    literal: Stem | None = None
+    """How the default stands in the cited file, where it follows from another setting there: `reduction_factor 16`."""
     domain: FormulaField | None = None
     """What must hold, over this and the other hyperparameters and the model's dimensions."""
     values: list[Name] | None = None

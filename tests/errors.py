@@ -4,8 +4,8 @@
 
 An error is one change in the source of a module: a product or quotient half as large again (scale), a sum for a
 difference (sign), another initial value (init), a parameter frozen or a frozen tensor trained (trained), another
-default that the vector records (default). Code that no vector runs is left out: what only `apply` on other kinds of models,
-`pack` or `unpack` reach.
+default that the vector records (default). Code that no vector runs is left out: what only `apply` on other kinds of
+models, `pack` or `unpack` reach.
 """
 
 from __future__ import annotations
