@@ -15,6 +15,7 @@ from peftonomy import DataError, KnowledgeBase, UnknownName, UsageError
 from peftonomy._bib import Bibliography
 from peftonomy._claims import judge, printed
 from peftonomy._query import select
+from peftonomy._schema import Claim
 
 
 def test_importing_it_loads_neither_torch_nor_transformers() -> None:
@@ -48,6 +49,19 @@ def test_every_claim_is_judged_as_stated(kb: KnowledgeBase) -> None:
     verdicts = [judge(m, c) for m in kb.values() for c in m.entry.claims]
     assert len(verdicts) >= 30
     assert all(v.consistent for v in verdicts)
+
+
+def test_a_recalled_number_has_no_verdict(kb: KnowledgeBase) -> None:
+    record = {"id": "a", "quantity": "trained", "model": "bert_base", "reported": "1M", "source": "me2020"}
+    noted = {**record, "note": "Because."}
+    for verdict in ("reproduced", "convention", "contradicted", "unverifiable"):
+        assert Claim.model_validate({**noted, "evidence": "recalled", "verdict": verdict}).verdict is None
+        assert Claim.model_validate({**noted, "evidence": "read", "verdict": verdict}).verdict == verdict
+    assert Claim.model_validate({**record, "evidence": "recalled"}).verdict is None
+    assert Claim.model_validate({**record, "evidence": "read"}).verdict == "reproduced"
+    for method in kb.values():
+        for claim in method.entry.claims:
+            assert (claim.verdict is None) == (claim.evidence == "recalled")
 
 
 @pytest.mark.parametrize(
