@@ -91,7 +91,8 @@ def test_what_nobody_has_read_has_no_verdict(kb: KnowledgeBase, made: Pages, sit
     recalled = {key for key, claim in claims.items() if claim.evidence == "recalled"}
     assert recalled
     for method in kb.values():
-        marks = re.findall(r'<span class="pf-tag[^"]*">(\w[\w ]*)</span></td><td>', str(made[f"methods/{method.id}.md"]))
+        page = str(made[f"methods/{method.id}.md"])
+        marks = re.findall(r'<span class="pf-tag[^"]*">(\w[\w ]*)</span></td><td>', page)
         assert marks == [claim.verdict or "no verdict" for claim in method.entry.claims]
         for claim in answer(made, f"methods/{method.id}.json")["method"]["claims"]:
             assert ("verdict" in claim) == ((method.id, claim["id"]) not in recalled)
