@@ -456,7 +456,7 @@ def test_completion_knows_commands_methods_and_models(words: str, expected: set[
 MISTAKES = {
     "cost lroa --model llama_2_7b": (2, "unknown method 'lroa'", "lora"),
     "cost lora --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
-    "cost lora --model meta-llama/Llama-3.1-8": (2, "unknown model 'meta-llama/Llama-3.1-8'", "meta-llama/Llama-3.1-8B"),
+    "cost lora --model meta-llama/Llama-3.1-8": (2, "unknown model 'meta-llama/Llama-3.1-8'", "Llama-3.1-8B"),
     "cost lora --model meta-lama/llama-3.1-8b": (2, "unknown model", "meta-llama/Llama-3.1-8B"),
     "fit lora --gpu 24GiB --model nobody/knows": (2, "unknown model 'nobody/knows'", "a path to a config.json"),
     "cost lora --model ./nobody/knows": (1, "nobody/knows", "No such file"),
