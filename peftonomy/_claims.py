@@ -48,9 +48,9 @@ class Verdict:
 
     @property
     def consistent(self) -> bool:
-        """Whether the entry's stated verdict is what recomputing gives."""
+        """Whether the entry's stated verdict, if it has one, is what recomputing gives."""
         stated = self.claim.verdict
-        return stated == "unverifiable" or self.agrees == (stated in ("reproduced", "convention"))
+        return stated in (None, "unverifiable") or self.agrees == (stated in ("reproduced", "convention"))
 
     @property
     def shown(self) -> str:

@@ -261,7 +261,7 @@ def model_options(command: F) -> F:
     """The options that say on what a method is laid out."""
     options = [
         click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
-                     help="A catalogued model, or the path of a Hugging Face config.json."),
+                     help="A catalogued model, its name on the Hugging Face Hub, or the path of a config.json."),
         click.option("--set", "settings", metavar="NAME=VALUE", type=Setting(), multiple=True,
                      help="A hyperparameter; repeatable."),
         click.option("--targets", metavar="ROLES", type=Words(),

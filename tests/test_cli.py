@@ -309,6 +309,34 @@ def test_a_config_json_answers_as_the_catalogue_does(run: Run, kb: peftonomy.Kno
         assert from_file | {"model": ""} == catalogued | {"model": ""}
 
 
+HUB = "meta-llama/Llama-3.1-8B"
+WITH_A_MODEL = [
+    "cost lora", "compare lora ia3", "memory lora --batch 1 --seq 8", "fit lora --gpu 24GiB", "export lora",
+    "methods --where trained~<~1000000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", WITH_A_MODEL)
+def test_a_name_on_the_hub_is_the_model_of_the_catalogue(run: Run, line: str) -> None:
+    by_id = run(f"{line} --model llama_3_1_8b --json")
+    assert by_id.code == 0
+    assert run(f"{line} --model {HUB} --json") == by_id
+    assert run(f"{line} --model {HUB.upper()} --json") == by_id
+
+
+def test_a_configuration_is_read_for_a_model_on_the_hub(run: Run, adapter: Callable[..., Path]) -> None:
+    line = f"cost --adapter-config {adapter()} --json --model"
+    assert run(f"{line} meta-llama/Llama-3.2-3B") == run(f"{line} llama_3_2_3b")
+
+
+def test_a_folder_goes_before_a_name_on_the_hub(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / HUB).mkdir(parents=True)
+    (tmp_path / HUB / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.chdir(tmp_path)
+    printed = json.loads(run(f"cost lora --model {HUB} --json").out)
+    assert (printed["model"], printed["backbone"] < 10**6) == (HUB, True)
+
+
 def test_compare_gives_each_method_what_it_knows(run: Run) -> None:
     line = "compare lora bitfit ia3 --model roberta_base --set r=2 --set lora.alpha=4 --json"
     lora, bitfit, ia3 = json.loads(run(line).out)
@@ -428,6 +456,10 @@ def test_completion_knows_commands_methods_and_models(words: str, expected: set[
 MISTAKES = {
     "cost lroa --model llama_2_7b": (2, "unknown method 'lroa'", "lora"),
     "cost lora --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "cost lora --model meta-llama/Llama-3.1-8": (2, "unknown model 'meta-llama/Llama-3.1-8'", "Llama-3.1-8B"),
+    "cost lora --model meta-lama/llama-3.1-8b": (2, "unknown model", "meta-llama/Llama-3.1-8B"),
+    "fit lora --gpu 24GiB --model nobody/knows": (2, "unknown model 'nobody/knows'", "a path to a config.json"),
+    "cost lora --model ./nobody/knows": (1, "nobody/knows", "No such file"),
     "cost lora --model llama_2_7b --set alfa=1": (2, "unknown hyperparameter 'alfa'", "alpha"),
     "cost lora --model llama_2_7b --targets attn.query": (2, "attn.query", "attn.q"),
     "cost lora --model llama_2_7b --targets xattn.q": (2, "xattn.q", "llama_2_7b"),
