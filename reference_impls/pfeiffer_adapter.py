@@ -23,8 +23,11 @@ from . import _kit as kit
 from ._blocks import Bottleneck, on_layer_output
 
 
-class PfeifferAdapter(Bottleneck):
-    """The adapter of one layer."""
+class Placed(nn.Module):
+    """A module that corrects a layer's state, in the place of the Pfeiffer adapter."""
+
+    def delta(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def behind(self, y: Tensor) -> Tensor:
         return y + self.delta(y)                                    # (batch, n, d_model)
@@ -37,6 +40,10 @@ class PfeifferAdapter(Bottleneck):
         parent = model.get_submodule(down.rpartition(".")[0])
         norms = [part for part in parent.children() if isinstance(part, nn.LayerNorm)]      # behind the residual
         return norms[0].register_forward_hook(self.around) if norms else on_layer_output(layer, self.behind)
+
+
+class PfeifferAdapter(Bottleneck, Placed):
+    """The adapter of one layer."""
 
 
 def apply(model: nn.Module, *, bottleneck: int) -> nn.Module:
