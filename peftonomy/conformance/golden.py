@@ -269,7 +269,9 @@ class _Comparison:
         """The defaults of the implementation's `apply` beside those of the authors' default run."""
         parameters = inspect.signature(self.module.apply).parameters
         for name, wanted in self.vector.defaults.items():
-            found = parameters[name].default if name in parameters else None
+            found = parameters[name].default if name in parameters else inspect.Parameter.empty
+            if found is inspect.Parameter.empty:        # an implementation may leave its defaults to the caller
+                continue
             if isinstance(found, list | tuple) and isinstance(wanted, list):
                 found = list(found)
             same = found == wanted
@@ -281,8 +283,24 @@ class _Comparison:
         model = copied(self.based)
         torch.manual_seed(seed)
         targets = {"targets": tuple(self.vector.targets)} if self.vector.targets else {}
-        self.module.apply(model, **setting, **targets)
+        self.module.apply(model, **{**self.filled, **setting}, **targets)
         return model
+
+    @functools.cached_property
+    def filled(self) -> dict[str, Any]:
+        """The vector's setting with the entry's defaults for what it does not name."""
+        return dict(self.method.cost(kit.inventory(self.plain).backbone, **self.asked).hyperparameters)
+
+    @property
+    def method(self) -> peftonomy.Method:
+        return peftonomy.load()[self.vector.method]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The question to the knowledge base that this comparison is."""
+        parts = kit.inventory(self.plain)
+        targets = {"targets": list(self.vector.targets)} if self.vector.targets else {}
+        return {"task": parts.task, "num_labels": parts.num_labels, **targets, **self.vector.setting}
 
     @functools.cached_property
     def based(self) -> nn.Module:
@@ -318,10 +336,7 @@ class _Comparison:
 
     @functools.cached_property
     def places(self) -> list[Place]:
-        parts = kit.inventory(self.plain)
-        targets = {"targets": list(self.vector.targets)} if self.vector.targets else {}
-        asked = {"task": parts.task, "num_labels": parts.num_labels, **targets, **self.vector.setting}
-        return peftonomy.load()[self.vector.method].places(parts.backbone, **asked)
+        return self.method.places(kit.inventory(self.plain).backbone, **self.asked)
 
     @torch.no_grad()
     def copy(self, model: nn.Module) -> None:

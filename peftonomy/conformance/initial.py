@@ -145,7 +145,7 @@ def _as_drawn(placed: Placed, laws: Sequence[Distribution]) -> str:
     if all(torch.equal(draw, drawn[0]) for drawn in mine for draw in drawn):
         return "is the same for every seed"
     z = torch.cat([((d := torch.stack(drawn)) - d.mean()).flatten() / d.std().clamp_min(1e-30) for drawn in mine])
-    alone = all(drawn[0].numel() > 1 and _spread(drawn[0]) > 0 for drawn in mine)
+    alone = all(_spread(drawn[0]) > 0 and len(drawn[0].unique()) == drawn[0].numel() for drawn in mine)
     if len(z) >= WANTED and alone:
         kurtosis = (z**4).mean().item() - 3
         ratio = z.abs().max().item() / math.sqrt(3)
