@@ -16,6 +16,7 @@ from .._inventory import Module
 from .._rules import RULES
 from .._taxonomy import CategoryNode
 from . import _api, _fields, _finder, _names, _radial
+from ._method import claim_view
 from ._overview import finder
 from ._schemas import SCHEMAS
 from ._site import KINDS, Site, View
@@ -129,6 +130,8 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
     about = "Where libraries differ from the methods, and in what."
     yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
+    about = "Printed numbers that contradict their own formula or code, each with the proof."
+    yield page("errata.md", "Errata", about, {"door": "About", **WIDE}, errata=list(_errata(site)))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
@@ -179,6 +182,14 @@ def _deviations(site: Site) -> Iterator[View]:
     for row in site.kb.deviations:
         shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
         yield {**row, "name": site.kb[row["method"]].name, **shown}
+
+
+def _errata(site: Site) -> Iterator[View]:
+    """Every printed number that our count contradicts, where somebody here opened its source."""
+    for method in site.kb.values():
+        for claim in method.entry.claims:
+            if claim.verdict == "contradicted" and claim.evidence == "read":
+                yield claim_view(site, method, claim) | {"method": method.id, "name": method.name, "id": claim.id}
 
 
 def _template(site: Site) -> list[View]:

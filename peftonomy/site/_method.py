@@ -19,7 +19,7 @@ from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
-__all__ = ["method_page"]
+__all__ = ["claim_view", "method_page"]
 
 MERGE = {"exact": "yes, exactly", "none": "no"}
 START = {"exact": "equals the base model", "approximate": "close to the base model", "none": "differs from it"}
@@ -78,7 +78,7 @@ def method_page(site: Site, method: Method) -> str:
         kin=_kin(site, method),
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],
-        claims=[_claim(site, method, claim) for claim in entry.claims],
+        claims=[claim_view(site, method, claim) for claim in entry.claims],
         libraries=[_library(site, key, found, known) for key, found in entry.implementations.items()],
         pitfalls=[
             {"note": p.note, "source": site.cite(p.source), "level": _level(known, f"pitfalls.{i}")}
@@ -311,7 +311,8 @@ def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterat
         }  # fmt: skip
 
 
-def _claim(site: Site, method: Method, claim: Claim) -> View:
+def claim_view(site: Site, method: Method, claim: Claim) -> View:
+    """A printed number with our count, for tables."""
     try:
         computed = judge(method, claim).shown
     except (UsageError, AssertionError):  # a claim that nobody can recompute says so in its verdict

@@ -309,7 +309,6 @@ class Survey(Record):
     id: str
     name: str
     source: str
-    evidence: Literal["tree", "recalled"]
     note: str | None
     tree: list[SurveyClass]
 
