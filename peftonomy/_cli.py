@@ -831,7 +831,11 @@ def folder_option(default: Path) -> Callable[[F], F]:
 @site.command()
 @folder_option(SITE)
 def build(folder: Path) -> None:
-    """Build the static site."""
+    """Build the static site.
+
+    The environment can name where it is published (PEFTONOMY_SITE_URL), for canonical links and a sitemap, and its
+    repository (PEFTONOMY_REPOSITORY), for links that edit a page.
+    """
     from . import site
 
     with out.progress("building the site"):

@@ -35,8 +35,12 @@ SITEMAP = "sitemap.xml"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Drop the theme's sitemap, which holds the day of the build: two builds of one commit must be equal."""
+    """Drop the theme's sitemap, which holds the day of the build, and read the repository's address.
+
+    Two builds of one commit must be equal.
+    """
     config.theme.static_templates.discard(SITEMAP)
+    config.extra["repository"] = str(config.extra.get("repository") or "").rstrip("/")
     return config
 
 
@@ -65,7 +69,7 @@ def on_startup(command: str, dirty: bool) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put every page and asset of the knowledge base in place of the templates that lie in the docs folder."""
     global _source
-    root, repository = _root(config), config.extra.get("repository", "")
+    root, repository = _root(config), str(config.extra["repository"])
     before = seen(root) if _serving else {}
     try:
         kb = peftonomy.load(root)

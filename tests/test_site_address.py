@@ -1,4 +1,4 @@
-"""What a built site says of its own address: nothing, unless the environment names it."""
+"""What a built site says of its own address and of its repository: nothing, unless the environment names them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .trees import small_tree
 
 pytestmark = pytest.mark.slow
 
-ADDRESS = "https://example.org/kb/"
+ADDRESS, REPOSITORY = "https://example.org/kb/", "https://example.org/owner/name"
 LOC = "{http://www.sitemaps.org/schemas/sitemap/0.9}loc"
 LINK = re.compile(r'<link rel="canonical" href="([^"]+)">')
+EDIT = re.compile(r'href="([^"]*/edit/[^"]*)"')
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def published(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same site as it is published."""
     folder = tmp_path_factory.mktemp("published")
     tree = small_tree(root, folder / "tree", "lora", "ia3")
-    return built(folder / "out", tree, PEFTONOMY_SITE_URL=ADDRESS)
+    return built(folder / "out", tree, PEFTONOMY_SITE_URL=ADDRESS, PEFTONOMY_REPOSITORY=f"{REPOSITORY}/")
 
 
 def html(folder: Path) -> dict[str, str]:
@@ -57,10 +58,29 @@ def test_without_an_address_there_is_no_sitemap(plain: Path) -> None:
     assert [path for path, page in html(plain).items() if LINK.search(page)] == []
 
 
+def test_pages_link_to_the_repository_that_is_named(published: Path) -> None:
+    pages = html(published)
+    assert EDIT.findall(pages["methods/lora.html"]) == [f"{REPOSITORY}/edit/main/methods/lora.yaml"] * 2
+    links = {link for page in pages.values() for link in EDIT.findall(page)}
+    assert all(link.startswith(f"{REPOSITORY}/edit/main/") for link in links)
+
+
+def test_without_a_repository_nothing_links_to_one(plain: Path) -> None:
+    files = [p for p in plain.rglob("*") if p.suffix in (".html", ".json", ".js", ".xml", ".md", ".bib")]
+    assert len(files) > 50
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"github\.com/peftonomy|/edit/main/|Edit this entry", text), path
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("PEFTONOMY_SITE_URL", "mkdocs: Config value 'site_url': The URL isn't valid"),
+        (
+            "PEFTONOMY_REPOSITORY",
+            "repository: found 'javascript:alert(1)'; expected an address such as https://example.org/owner/name",
+        ),
     ],
 )
 def test_what_is_no_address_is_refused(root: Path, tmp_path: Path, name: str, message: str) -> None:
@@ -73,4 +93,5 @@ def test_the_workflow_names_what_the_build_reads(root: Path) -> None:
     read = set(re.findall(r"!ENV \[?(\w+)", (root / "mkdocs.yml").read_text(encoding="utf-8")))
     workflow = yaml.safe_load((root / ".github" / "workflows" / "site.yml").read_text(encoding="utf-8"))
     (build,) = [step for step in workflow["jobs"]["build"]["steps"] if "make site" in step.get("run", "")]
-    assert read == {"PEFTONOMY_SITE_URL"} == set(build["env"])
+    assert read == {"PEFTONOMY_REPOSITORY", "PEFTONOMY_SITE_URL"} == set(build["env"])
+    assert build["env"]["PEFTONOMY_REPOSITORY"] == "${{ github.server_url }}/${{ github.repository }}"

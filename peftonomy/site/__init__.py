@@ -35,7 +35,7 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
     """Every file of the site's source by its path: markdown, JSON, SVG, scripts, styles and fonts.
 
     repository: the address before `/edit/main/<file>` in edit links; none without it. Raises DataError for a formula
-    that cannot be set, UsageError without the `site` extra.
+    that cannot be set, UsageError without the `site` extra or if `repository` is no address.
     """
     try:
         from ._pages import all_pages
