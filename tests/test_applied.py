@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,14 @@ def test_what_does_not_fit_is_refused_before_the_model_is_touched(kb: KnowledgeB
     applied.merge()
     with pytest.raises(UsageError, match="lora changed .*weight.* load the model again"):
         applied.remove()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")       # of the libraries that load the package's model
+def test_the_example_of_the_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"```python\n(import importlib.*?)```", (root / "README.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert (tmp_path / "film.safetensors").is_file()
+    assert float(str(names["loss"].item())) < 0.1  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ FILES = {
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
     "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
     "surveys.json": "The trees of other surveys, and where each of them files each method.",
-    "experiments.json": "Counts of the survey that others quote, recomputed: configuration, our number, verdict and reason.",
+    "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Where libraries differ from the methods: what it changes, the reason, the source.",
     "categories.json": "The category tree with definitions and the methods in each place.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
