@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._errors import UsageError
+from .._evidence import facts, tally
 from .._kb import KnowledgeBase, Method
 from . import _surveys
 from ._schemas import SCHEMAS, schema
@@ -101,6 +102,9 @@ def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
 def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     """The whole entry as plain data, with what is derived from it."""
     record = method.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+    known = facts(method)
+    listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
+    record["evidence"] = {"counts": tally(known), "facts": listed}
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
     return record

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from .. import _scaffold
 from .._costs import Cost
 from .._errors import UsageError
+from .._evidence import LEVELS
 from .._inventory import Module
 from .._rules import RULES
 from .._taxonomy import CategoryNode
@@ -138,7 +139,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"source": "site/pages/about.md"}
     yield page(
         "about.md", "About", "How the numbers are checked, and how to add a method.", meta, counts=site.counts,
-        libraries=_libraries(site),
+        libraries=_libraries(site), levels=LEVELS,
     )  # fmt: skip
     yield page(
         "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",

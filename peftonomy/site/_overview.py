@@ -61,6 +61,7 @@ def _survey(site: Site) -> str:
         tables=shown,
         verdicts=[(word, n) for word in VERDICTS if (n := sum(r["verdict"] == word for r in rows))],
         n_rows=len(rows),
+        n_recalled=sum(r["verdict"] is None for r in rows),
         n_heads=sum(r["head_counted"] for r in rows),
         n_unread=sum(r["evidence"] != "read" for r in rows),
     )
