@@ -75,7 +75,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         kb = peftonomy.load(root)
         made = pages(kb, repository=repository)
     except peftonomy.PeftonomyError as error:
-        raise PluginError(str(error)) from None
+        raise PluginError(str(error)) from error  # the cause is what `peftonomy site build` reports
     # No longer known as a template, the theme's sitemap would be copied as it is.
     for template in [f for f in files if f.src_dir == config.docs_dir or f.src_uri == SITEMAP]:
         files.remove(template)

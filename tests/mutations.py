@@ -23,8 +23,7 @@ from peftonomy._claims import quantities
 from peftonomy._formula import Formula
 from peftonomy._rules import RULES
 from peftonomy._schema import MethodEntry, Tensor
-
-from .behaviour import checks, tiny, trial
+from peftonomy.conformance import checks, tiny, trial
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",

@@ -12,8 +12,8 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
-from tests.behaviour import tiny
 
 
 class Counts(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 
 from peftonomy import KnowledgeBase
 from peftonomy._rules import check
+from peftonomy.conformance import tiny, trial
 
-from .behaviour import tiny, trial
 from .behaviour.test_behaviour import NOWHERE_TO_ACT, PAIRS
 
 

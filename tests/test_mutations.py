@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from peftonomy.conformance import trial
+
 from . import mutations
-from .behaviour import trial
 
 SAMPLE = 40
 

@@ -21,9 +21,11 @@ import torch
 from torch import nn
 
 from peftonomy import UsageError
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
-from tests.behaviour.trial import KB, Trial, layout, trials
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import KB, Trial, layout, trials
+
+from . import shapes  # noqa: F401 (adds families)
 
 pytestmark = [pytest.mark.torch, pytest.mark.xdist_group("adapters")]
 ROOT = Path(__file__).parent.parent

@@ -20,8 +20,9 @@ import pytest
 
 import peftonomy
 from peftonomy import ConfigError, Configuration, Cost, UsageError
-from tests.behaviour import tiny
-from tests.behaviour.trial import _candidates
+from peftonomy.conformance import tiny
+from peftonomy.conformance.trial import _candidates
+from tests import shapes  # noqa: F401 (adds families)
 from tests.families import OTHERS
 from tests.peft_counts import Counts, counts, plain, question, wrapped
 from tests.test_adapter import ELSEWHERE

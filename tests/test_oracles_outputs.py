@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from peftonomy import UsageError
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
-from tests.behaviour.trial import KB, Trial, layout, trials
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import KB, Trial, layout, trials
 
 pytestmark = [
     pytest.mark.torch,

@@ -17,10 +17,10 @@ from torch import nn
 
 import peftonomy
 from peftonomy import Backbone
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import adalora, ia3, lora, lora_fa
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 from tests.families import OTHERS
 
 pytestmark = [

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import peftonomy
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import cartridges, cpt, mpt, p_tuning, prefix_tuning, prompt_tuning, warp
 from tests import families
 from tests import families_decoders as decoders
-from tests.behaviour import tiny
 
 pytestmark = [
     pytest.mark.torch,

@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import mam_adapter, p_tuning, prefix_tuning, prompt_tuning
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 LENGTH = 3

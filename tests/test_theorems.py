@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import peftonomy
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import adalora, child_tuning_d, child_tuning_f, ia3, lora, lora_fa, qlora
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

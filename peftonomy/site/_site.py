@@ -88,7 +88,7 @@ class Site:
             "methods": len(self.kb),
             "models": len(self.kb.models),
             "families": len(self.kb.families),
-            "claims": sum(c.verdict != "unverifiable" for m in self.kb.values() for c in m.entry.claims),
+            "claims": sum(c.verdict not in (None, "unverifiable") for m in self.kb.values() for c in m.entry.claims),
         }
 
     # Categories.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from peftonomy import UsageError
+from peftonomy.conformance import checks, tiny
+from peftonomy.conformance.trial import KB, Trial, trials, with_module
 
-from . import checks, tiny
-from .trial import KB, Trial, trials, with_module
 from .twins import TWINS, Twin
 
 pytestmark = pytest.mark.torch

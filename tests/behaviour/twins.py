@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import checks
 from reference_impls import _kit as kit
 from reference_impls import bitfit, child_tuning_d, child_tuning_f, ia3, lora, p_tuning
-
-from . import checks
 
 Fault = Callable[[nn.Module], object]
 

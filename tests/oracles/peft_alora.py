@@ -9,9 +9,9 @@ from peft.tuners.lora.model import _alora_offsets_pre_forward_hook
 from peft.tuners.lora.variants import calculate_alora_offsets
 from torch import nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import alora
-from tests.behaviour import tiny
 
 from . import layer
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import adapterfusion, adaptersoup
 from reference_impls._blocks import Bottleneck
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 FAMILY = "bert"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import alora
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 IDS = torch.tensor([[9, 5, 6, 11, 5, 6, 12, 13], [7, 8, 9, 10, 11, 12, 13, 14]])

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import peftonomy
+from peftonomy.conformance import tiny
+from peftonomy.conformance.trial import layout
 from reference_impls import autopeft
 from reference_impls.autopeft import Configuration
-from tests.behaviour import tiny
-from tests.behaviour.trial import layout
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

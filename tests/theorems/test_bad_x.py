@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import peftonomy
+from peftonomy.conformance import tiny
 from reference_impls import bad_x, mad_x
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

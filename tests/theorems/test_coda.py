@@ -10,10 +10,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import coda
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

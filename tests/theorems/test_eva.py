@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import eva
-from tests.behaviour import tiny
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]
 TARGETS = ("attn.q", "attn.v", "attn.o", "mlp.down")

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import fourierft
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import hadamard_adapter
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

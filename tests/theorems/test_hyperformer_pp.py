@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 import peftonomy
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import hyperformer_pp
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

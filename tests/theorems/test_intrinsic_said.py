@@ -7,9 +7,9 @@ import torch
 from scipy.linalg import hadamard
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import intrinsic_said
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

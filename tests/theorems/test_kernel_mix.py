@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import peftonomy
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import layout
 from reference_impls import _kit as kit
 from reference_impls import kernel_mix
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
-from tests.behaviour.trial import layout
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

@@ -11,10 +11,10 @@ import torch
 from scipy.stats import multivariate_normal, norm
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import laplace_lora
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 D_IN, D_OUT, R, SCALE = 7, 3, 4, 0.5

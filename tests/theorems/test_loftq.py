@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import loftq, lora, qlora
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

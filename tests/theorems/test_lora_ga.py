@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import lora_ga
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft.optimizers import create_loraplus_optimizer
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import lora_plus
-from tests.behaviour import tiny
 from tests.oracles import factors, layer
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import lora, lorahub
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 TRUTH = torch.tensor([0.9, -0.6, 0.0], dtype=torch.float64)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import loraprune
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 CUTTABLE = ("llama", "bert", "roberta", "vit")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _sparse as sparse
 from reference_impls import lt_sft
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

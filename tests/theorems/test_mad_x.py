@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import mad_x
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 WIDTHS = {"language_bottleneck": 5, "task_bottleneck": 3, "invertible_width": 4}

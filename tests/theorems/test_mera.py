@@ -11,9 +11,9 @@ import torch
 from scipy.optimize import linprog
 from torch import nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import adaptersoup, mera
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 FAMILY = "roberta"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
 from reference_impls import monteclora
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

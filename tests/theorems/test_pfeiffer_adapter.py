@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import pfeiffer_adapter
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import pissa
 from reference_impls.lora import LoRA
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

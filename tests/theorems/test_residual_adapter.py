@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import residual_adapter
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import peftonomy
+from peftonomy.conformance import tiny
+from peftonomy.conformance.trial import layout
 from reference_impls import _kit as kit
 from reference_impls import s3delta_m
-from tests.behaviour import tiny
-from tests.behaviour.trial import layout
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import peftonomy
+from peftonomy.conformance import tiny
+from peftonomy.conformance.trial import layout
 from reference_impls import _sparse as sparse
 from reference_impls import sam_peft
-from tests.behaviour import tiny
-from tests.behaviour.trial import layout
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

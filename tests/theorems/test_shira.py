@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import shira
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import peftonomy
+from peftonomy.conformance import tiny
 from reference_impls import sparseadapter
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftonomy.conformance import tiny
 from reference_impls import spot
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 LENGTH = 3

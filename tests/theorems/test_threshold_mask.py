@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import peftonomy
+from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import threshold_mask
-from tests.behaviour import tiny
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import checks, tiny
+from peftonomy.conformance.trial import Trial
 from reference_impls import _kit as kit
 from reference_impls import tinylora
-from tests.behaviour import checks, tiny
-from tests.behaviour.trial import Trial
 
 pytestmark = pytest.mark.torch
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import lora, prefix_tuning, unipelt
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 Part = TypeVar("Part", bound=nn.Module)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from peftonomy.conformance import checks
+from peftonomy.conformance.trial import Trial
 from reference_impls import vb_lora
-from tests.behaviour import checks
-from tests.behaviour.trial import Trial
 
 pytestmark = pytest.mark.torch
 SETTING = {"r": 2, "topk": 3, "num_vectors": 7, "vector_length": 2}

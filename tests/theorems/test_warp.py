@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import warp
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

@@ -9,9 +9,9 @@ import torch
 from peft import XLoraConfig
 from peft.tuners.xlora.classifier import XLoraClassifier
 
+from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import shake
 from reference_impls import lora, x_lora
-from tests.behaviour import tiny
-from tests.behaviour.checks import shake
 
 pytestmark = pytest.mark.torch
 

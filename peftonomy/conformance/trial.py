@@ -16,15 +16,12 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy import Backbone, Cost, Formula, Place, UsageError
-from peftonomy._schema import OF_PARAMETERS
 from reference_impls import _kit as kit
 
 from . import tiny
+from .naming import Naming, ours, restore, state
 
 KB = peftonomy.load()
-Host = tuple[str, str]
-"""A module by its path, and where a method holds on to a part of it only, that part."""
-STORED = ("values", "indices", "bits", "shared")
 
 
 @dataclass(frozen=True)
@@ -118,85 +115,35 @@ class Trial:
             self.reference.finish(model)
         return model
 
-    # Names: where a declared tensor must be found in the live model.
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+        return state(self.reference, model)
+
+    def ours(self, name: str) -> str:
+        """A live name as it would be in a reference implementation."""
+        return ours(self.reference, name)
 
     def live(self, model: nn.Module) -> dict[str, Tensor]:
         """Everything in the model that the method added."""
-        state = model.state_dict(keep_vars=True)
-        return {name: value for name, value in state.items() if f".{self.method}." in f".{name}"}
+        return {name: value for name, value in self.state(model).items() if f".{self.method}." in f".{name}"}
 
     def names(self, model: nn.Module) -> list[list[str]]:
         """For every place, the live tensors it stands for (several where it has copies, or a count without a shape)."""
-        live = list(model.state_dict())
-        found = []
-        for place in self.places:
-            options = [place.path] if place.spec.selecting else [self.name(host, place) for host in self.hosts(place)]
-            matching = [[n for n in live if n == o or n.startswith(f"{o}.")] for o in options]
-            hits = [names for names in matching if names]
-            assert len(hits) <= 1, f"{place.tensor} exists more than once at {place.path}: {hits}"
-            found.append(hits[0] if hits else [])
-        return found
-
-    def name(self, host: Host, place: Place) -> str:
-        path, part = host
-        *outer, tensor = place.tensor.split(".")
-        return ".".join(filter(None, [path, self.method, *outer, part, tensor]))
-
-    def hosts(self, place: Place) -> Sequence[Host]:
-        """The modules that may hold a place's tensor: in a block, any of its modules."""
-        if place.spec.per == "site":
-            return [_host(site) for site in _sites(self.family, place.role) if site.path == place.path]
-        if place.spec.per == "model":
-            return [("", "")]
-        if place.spec.per == "role":            # held by the model, for all layers: <id>.<role>.<tensor>
-            return [("", place.role.replace(".", "_"))]
-        if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
-            path, _, suffix = place.path.rpartition(".")
-            return [(path, suffix)]
-        return _block_hosts(self.family)[place.spec.per, place.role, place.stack, place.layer]
+        return naming(self.family).names(self.method, self.places, list(self.state(model)))
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What one task's checkpoint must hold, in the form of the finished model."""
-        if hasattr(self.reference, "pack"):
-            packed: dict[str, Tensor] = self.reference.pack(model)
-            return packed
-        state = model.state_dict()
-        kept = [
-            names
-            for place, names in zip(self.places, self.names(model), strict=True)
-            if any(part.as_ in STORED for part in place.spec.stored)
-        ]
-        return {name: state[name].clone() for names in kept for name in names}
+        return naming(self.family).stored(self.reference, self.method, self.places, model)
 
-    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    def restore(self, model: nn.Module, held: Mapping[str, Tensor]) -> None:
         """Put what was stored into a model to which the method has been applied afresh."""
-        if hasattr(self.reference, "unpack"):
-            self.reference.unpack(model, state)
-            return
-        live = model.state_dict(keep_vars=True)
-        for name, value in state.items():
-            live[name].data = value.clone()
+        restore(self.reference, model, held)
 
 
 @functools.cache
-def _sites(family: str, role: str) -> list[kit.Site]:
-    return kit.sites(tiny.plain(family), [role])
-
-
-def _host(site: kit.Site) -> Host:
-    return site.path, "" if site.whole else site.role.replace(".", "_")
-
-
-@functools.cache
-def _block_hosts(family: str) -> dict[tuple[str, str, str, int | None], list[Host]]:
-    kinds = ("attention", "mlp", "layer")
-    blocks = [block for kind in kinds for block in kit.blocks(tiny.plain(family), kind)]
-    return {
-        (b.kind, b.name, b.stack, b.layer): (
-            [(b.path, "")] if b.kind == "layer" else list(dict.fromkeys([(b.path, ""), *map(_host, b.sites.values())]))
-        )
-        for b in blocks
-    }
+def naming(family: str) -> Naming:
+    """How the tensors of methods are named in a tiny model."""
+    return Naming(tiny.plain(family))
 
 
 @functools.cache
