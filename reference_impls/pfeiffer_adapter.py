@@ -54,3 +54,10 @@ def apply(model: nn.Module, *, bottleneck: int) -> nn.Module:
         hooks = kit.attach(layer.module, "pfeiffer_adapter", child)
         hooks.append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states
