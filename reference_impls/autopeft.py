@@ -11,6 +11,8 @@ the result.
 
 The authors use a process with a sparsity prior (SAAS) and noisy hypervolume improvement, batches of 4, 200 trials, and
 short trainings as score; this has one length scale, fitted, and one trial at a time. They count modules without biases.
+Their serial adapter reads the normed sum of the block's output and its residual, as Pfeiffer's does; here it reads the
+block's output. Their prefixes come out of an MLP while training; here they are trained directly.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +63,7 @@ class Parallel(nn.Module):
 
     def __init__(self, d: int, width: int):
         super().__init__()
-        self.W_down_p = nn.Parameter(0.02 * torch.randn(width, d))
+        self.W_down_p = nn.Parameter(torch.empty(width, d).uniform_(-(d**-0.5), d**-0.5))
         self.b_down_p = nn.Parameter(torch.zeros(width))
         self.W_up_p = nn.Parameter(torch.zeros(d, width))
         self.b_up_p = nn.Parameter(torch.zeros(d))
@@ -103,6 +105,12 @@ def apply(
     """The configuration of these sizes in all but the lowest `dropped` layers."""
     layers = frozenset(block.layer for block in kit.blocks(model, "layer") if block.layer >= dropped)
     return build(model, Configuration(serial, parallel, prefix_length, layers))
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model on recorded tokens; for the golden vectors."""
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return {"output": logits}
 
 
 def numbers(model: nn.Module, a: Configuration) -> int:
