@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._blocks import Bottleneck, on_layer_output
+from ._blocks import Bottleneck, norm_behind, on_layer_output
 
 
 class PfeifferAdapter(Bottleneck):
@@ -38,9 +38,8 @@ def apply(model: nn.Module, *, bottleneck: int) -> nn.Module:
     for layer in kit.blocks(model, "layer"):
         child = PfeifferAdapter(layer.dims["d_model"], bottleneck=bottleneck)
         hooks = kit.attach(layer.module, "pfeiffer_adapter", child)
-        parent = model.get_submodule(layer.sites["mlp.down"].path.rpartition(".")[0])
-        norms = [part for part in parent.children() if isinstance(part, nn.LayerNorm)]      # behind the residual
+        norm = norm_behind(model, layer.sites["mlp.down"])
         hooks.append(
-            norms[0].register_forward_hook(child.around) if norms else on_layer_output(layer.module, child.behind)
+            norm.register_forward_hook(child.around) if norm else on_layer_output(layer.module, child.behind)
         )
     return model
