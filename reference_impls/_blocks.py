@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
-from . import _kit as kit
-
-__all__ = ["Bottleneck", "norm_behind", "on_layer_output"]
+__all__ = ["Bottleneck", "on_layer_output"]
 
 
 class Bottleneck(nn.Module):
@@ -35,12 +33,6 @@ class Bottleneck(nn.Module):
 
     def after(self, _: Tensor, h: Tensor) -> Tensor:
         return h + self.delta(h)                                    # (..., d)
-
-
-def norm_behind(model: nn.Module, down: kit.Site) -> nn.Module | None:
-    """Return the norm that follows the residual sum behind a feed-forward block, if there is one."""
-    parent = model.get_submodule(down.path.rpartition(".")[0])
-    return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
 
 
 def on_layer_output(layer: nn.Module, act: Callable[[Tensor], Tensor]) -> RemovableHandle:

@@ -17,7 +17,6 @@ Their prefixes come out of an MLP while training; here they are trained directly
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from torch.nn.functional import linear
 
 from . import _kit as kit
 from ._attention import widen
-from ._blocks import norm_behind, on_layer_output
+from .pfeiffer_adapter import Placed
 from .prefix_tuning import Prefix
 
 
@@ -45,7 +44,7 @@ class Configuration:
         return [*sizes, *(float(layer in self.layers) for layer in range(32))]
 
 
-class Parallel(nn.Module):
+class Parallel(Placed):
     """The adapter beside a feed-forward block: it reads what the block reads, and joins the residual sum behind it."""
 
     def __init__(self, d: int, width: int):
@@ -60,20 +59,14 @@ class Parallel(nn.Module):
         self.x = x
         return x
 
-    def delta(self) -> Tensor:
+    def delta(self, _: Tensor) -> Tensor:
         assert self.x is not None
         z = torch.relu(linear(self.x, self.W_down_p, self.b_down_p))    # (..., d_model) -> (..., parallel)
         self.x = None
         return 4 * linear(z, self.W_up_p, self.b_up_p)                  # (..., parallel) -> (..., d_model)
 
-    def behind(self, y: Tensor) -> Tensor:
-        return y + self.delta()                                         # (..., d_model)
 
-    def enter(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self.behind(args[0]), *args[1:]
-
-
-class Serial(nn.Module):
+class Serial(Placed):
     """The adapter behind a feed-forward block: it reads the residual sum, normed where a norm follows, and joins it."""
 
     parallel: Parallel | None       # of the same block: a plain attribute, a submodule of its own site
@@ -89,13 +82,7 @@ class Serial(nn.Module):
     def delta(self, z: Tensor) -> Tensor:
         low = torch.relu(linear(z, self.W_down_s, self.b_down_s))       # (..., d_model) -> (..., serial)
         up = linear(low, self.W_up_s, self.b_up_s)                      # (..., serial) -> (..., d_model)
-        return up if self.parallel is None else up + self.parallel.delta()
-
-    def behind(self, y: Tensor) -> Tensor:
-        return y + self.delta(y)                                        # (..., d_model)
-
-    def around(self, norm: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Any:
-        return norm.forward(args[0] + self.delta(z))                    # (..., d_model); past this hook
+        return up if self.parallel is None else up + self.parallel.delta(z)
 
 
 def build(model: nn.Module, a: Configuration) -> nn.Module:
@@ -107,18 +94,14 @@ def build(model: nn.Module, a: Configuration) -> nn.Module:
             continue
         d, up, down = block.dims["d_model"], block.sites["mlp.up"], block.sites["mlp.down"]
         layer = layers[block.stack, block.layer]
-        norm = norm_behind(model, down)
         beside = Parallel(d, a.parallel) if a.parallel else None
-        if beside is not None:
-            hooks = kit.attach(up, "autopeft", beside)
-            if not a.serial:
-                hooks.append(
-                    norm.register_forward_pre_hook(beside.enter) if norm else on_layer_output(layer, beside.behind)
-                )
+        hooks = kit.attach(up, "autopeft", beside) if beside else []
+        last: Placed | None = beside
         if a.serial:
-            serial = Serial(d, a.serial, beside)
-            hooks = kit.attach(down, "autopeft", serial)
-            hooks.append(norm.register_forward_hook(serial.around) if norm else on_layer_output(layer, serial.behind))
+            last = Serial(d, a.serial, beside)
+            hooks = kit.attach(down, "autopeft", last)
+        if last:
+            hooks.append(last.act(model, layer, down.path))
     for block in kit.blocks(model, "attention"):
         if a.prefix_length and block.name == "attn" and block.layer in a.layers:
             prefix = Prefix(

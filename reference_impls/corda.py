@@ -3,13 +3,18 @@
     W_0 C = U S V^T with C = E[x x^T],   W_0 = U S V^T C^-1,   s B_0 A_0 = r of these parts
     h = W_0 x + s (B A - B_0 A_0) x,   s = alpha / r
 
-Trained: A (r, d_in) and B (d_out, r), which `calibrate` starts from what every targeted module reads on a few samples
-of data: the r largest parts of the task's own data ("ipm", to learn it faster) or the r smallest of data whose
-knowledge shall stay ("kpm"). The start B_0 A_0 depends on the data and is kept. At inference the difference is added
-to W_0. In the authors' code and in peft B_0 A_0 is taken out of the weight, every sample is divided by its largest
-number, and the damping of C (0.01 of its mean diagonal) is doubled until the inverse is accurate.
+Trained: A (r, d_in) and B (d_out, r). `calibrate` starts them from the inputs of every targeted module on samples of
+data: the r largest parts for data of the task itself ("ipm", to learn it faster), or the r smallest for data whose
+knowledge must stay ("kpm"). The start B_0 A_0 depends on the data and is stored. At inference the difference is added
+to W_0.
+
+As in the authors' code, each sample (one forward pass) is divided by the magnitude of its largest signed entry, and C
+is the mean of x^T x over samples, summed over positions. C is damped by 0.01 of its mean diagonal, and the damping is
+doubled until the computed inverse is accurate. The authors take B_0 A_0 out of the weight; here it is subtracted
+beside it.
 """
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -19,6 +24,7 @@ from . import _informed, lora
 from . import _kit as kit
 
 DAMPING = 0.01
+INVERSE_ERROR = 0.05
 
 
 class CorDA(_informed.Anchored):
@@ -30,11 +36,21 @@ class CorDA(_informed.Anchored):
 
     def orient(self, weight: Tensor, context: Tensor) -> None:
         """Start from a weight (d_out, d_in) and the second moments (d_in, d_in) of what it reads."""
-        context = context + DAMPING * context.diagonal().mean() * torch.eye(len(context)).to(context)
+        context, inverse = damped(context)
         u, s, v = torch.linalg.svd(weight @ context, full_matrices=False)
         root = (s[self.kept] / self.scale).sqrt()
-        right = torch.linalg.solve(context, v[self.kept].T).T           # (r, d_in); the moments are symmetric
-        self.start(u[:, self.kept] * root, root[:, None] * right)
+        self.start(u[:, self.kept] * root, root[:, None] * (v[self.kept] @ inverse))
+
+
+def damped(context: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the damped second moments and their inverse. The damping doubles until the inverse is accurate."""
+    one, damping = torch.eye(len(context)).to(context), DAMPING
+    while True:
+        found = context + damping * context.diagonal().mean() * one
+        inverse = torch.linalg.inv(found)
+        if torch.dist(found @ inverse, one) < INVERSE_ERROR:
+            return found, inverse
+        damping *= 2
 
 
 def apply(
@@ -50,19 +66,34 @@ def apply(
 
 
 def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
-    """Start all factors from the inputs that the losses' forward passes show, some 256 samples in the paper."""
+    """Start all factors from the inputs of the losses' forward passes: one sample each, 256 in the authors' script."""
     pairs = list(kit.at_sites(model, "corda", CorDA))
     moments: dict[nn.Module, Tensor] = {}
+    samples = dict.fromkeys((site.module for site, _ in pairs), 0)
 
     def see(host: nn.Module, x: Tensor) -> None:
-        moments[host] = moments.get(host, torch.zeros(()).to(x)) + x.T @ x / len(x)
+        x = x / x.max().abs()
+        moments[host] = moments.get(host, torch.zeros(()).to(x)) + x.T @ x
+        samples[host] += 1
 
-    _informed.read(list(dict.fromkeys(site.module for site, _ in pairs)), losses, see)
+    _informed.read(list(samples), losses, see)
     for site, child in pairs:
-        child.orient(site.weight.detach(), moments[site.module])
+        child.orient(site.weight.detach(), moments[site.module] / samples[site.module])
     return model
 
 
 def merge(model: nn.Module) -> nn.Module:
     """Add what the factors have learned to the weights."""
     return lora.merge(model, name="corda")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors. A copy of the model is started from `data`."""
+    [(site, _)] = kit.at_sites(model, "corda", CorDA)
+    output: Tensor = site.module(inputs["x"])
+    started = copy.deepcopy(model)
+    host = started.get_submodule(site.path)
+    calibrate(started, (host(sample) for sample in inputs["data"]))
+    [(_, child)] = kit.at_sites(started, "corda", CorDA)
+    product = child.scale * child.B @ child.A
+    return {"output": output, "product": product, "sizes_A": child.A.abs(), "sizes_B": child.B.abs()}

@@ -96,3 +96,10 @@ def merge(model: nn.Module) -> nn.Module:
 def _rank(model: nn.Module) -> Rank:
     [rank] = [child for child in kit.attached(model, "dylora") if isinstance(child, Rank)]
     return rank
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the one adapted module at the recorded rank; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "dylora", DyLoRA)
+    child.rank.b = int(inputs["rank"])
+    return {"output": site.module(inputs["x"])}

@@ -10,6 +10,8 @@ what is left to grow and drops the reserves. At inference the product is added t
 scale follows the present rank; unlike there growth ends exactly on the budget, also when scores are tied.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ from . import _kit as kit
 
 BETA = 0.85
 """Of both running averages."""
+EPSILON = 1e-5
+"""Added to the rank in the scale."""
 
 
 class Growing(nn.Module):
@@ -46,7 +50,7 @@ class Growing(nn.Module):
         a, e, b = list(self.A), list(self.E), list(self.B)
         if hasattr(self, "A_reserve"):
             a, e, b = [*a, self.A_reserve], [*e, self.E_reserve], [*b, self.B_reserve]
-        return (torch.cat(b, 1) * torch.cat(e)) @ torch.cat(a) * (self.alpha / self.rank)   # (d_out, d_in)
+        return (torch.cat(b, 1) * torch.cat(e)) @ torch.cat(a) * (self.alpha / (self.rank + EPSILON))   # (d_out, d_in)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         delta = self.delta()
@@ -95,11 +99,12 @@ def grow(model: nn.Module, h: int) -> list[nn.Parameter]:
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """How far each A and B in use or in reserve is from orthonormal; the authors add 0.1 of it to the loss."""
-    pieces = []
+    """How far each weight's A and B are from orthonormal, reserves included; the authors add 0.1 of it to the loss."""
+    factors = []
     for _, child in kit.at_sites(model, "increlora", Growing):
-        pieces += [*child.A, child.A_reserve, *(b.T for b in (*child.B, child.B_reserve))]      # (rank, width) each
-    return torch.stack([(p @ p.T - torch.eye(len(p)).to(p)).norm() for p in pieces]).mean()
+        factors.append(torch.cat([*child.A, child.A_reserve]))              # (rank and reserve, d_in)
+        factors.append(torch.cat([*child.B, child.B_reserve], 1).T)         # (rank and reserve, d_out)
+    return torch.stack([(f @ f.T - torch.eye(len(f)).to(f)).norm() for f in factors]).mean()
 
 
 def apply(
@@ -131,3 +136,15 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.add_(child.delta())
     kit.detach(model, "increlora")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors. `grown` is the output after one growth."""
+    [(site, child)] = kit.at_sites(model, "increlora", Growing)
+    output: Tensor = site.module(inputs["x"])
+    torch.autograd.grad((output * inputs["probe"]).sum(), child.E[0], retain_graph=True)        # `observe` sees it
+    other = copy.deepcopy(model)
+    grow(other, 1)
+    grown = other.get_submodule(site.path)(inputs["x"])
+    score = child.sensitivity * child.uncertainty
+    return {"output": output, "penalty": 0.1 * penalty(model), "score": score, "grown": grown}

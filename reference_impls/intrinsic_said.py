@@ -80,7 +80,11 @@ def drawn(size: int, seed: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def fastfood(v: Tensor, size: int, seed: int) -> Tensor:
     """P v, (d,) -> (size,), of about the norm of v: Fastfood on the next power of two."""
-    signs, order, normal = drawn(size, seed, v)
+    return mix(v, size, *drawn(size, seed, v))
+
+
+def mix(v: Tensor, size: int, signs: Tensor, order: Tensor, normal: Tensor) -> Tensor:
+    """P v for the projection that is made of these."""
     mixed = hadamard(signs * pad(v, (0, len(signs) - len(v))))[order]       # (d,) -> (n,); cut where v is longer
     norm: Tensor = size**0.5 * normal.norm()
     return hadamard(normal * mixed)[:size] / norm                           # (n,) -> (size,)
@@ -150,3 +154,11 @@ def _parameters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter
     for module in model.modules():
         for name, value in module.named_parameters(recurse=False):
             yield module, name, value
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move the recorded weight `x` by the recorded projection; for the golden vectors."""
+    [space] = [child for child in kit.attached(model, "intrinsic_said") if isinstance(child, Space)]
+    [layer] = [child for child in kit.attached(model, "intrinsic_said") if isinstance(child, Layer)]
+    x = inputs["x"]
+    return {"output": x + layer.scale * mix(space.v, len(x), inputs["signs"], inputs["order"], inputs["normal"])}

@@ -7,7 +7,7 @@
 Trained: the factors, and b where the projection has a bias. At inference nothing is left: all is linear in what
 the projections read, the keys included. Without `mix` there are no shared factors: the lite form, of which targets
 without `attn.o` give the smaller variant. Keys are taken before any rotation. The official code has a b beside
-every projection (its models all have biases), and folds the tails of its normal start back instead of drawing again.
+every projection (its models all have biases).
 """
 
 import torch
@@ -18,8 +18,8 @@ from . import _kit as kit
 
 
 def small(*shape: int) -> nn.Parameter:
-    """Normal with deviation 0.01, cut at two deviations."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.01, a=-0.02, b=0.02))
+    """Normal with deviation 0.01; what lies beyond two deviations is folded back, as in the authors' code."""
+    return nn.Parameter(0.01 * torch.fmod(torch.randn(shape), 2))
 
 
 class Kernel(nn.Module):
@@ -142,3 +142,9 @@ def merge(model: nn.Module) -> nn.Module:
             site.bias.add_(bias)
     kit.detach(model, "kernel_mix")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the adapted projections of one attention on the recorded input; for the golden vectors."""
+    names = {Query: "query", Value: "value", Output: "output"}
+    return {names[type(child)]: site.module(inputs["x"]) for site, child in kit.at_sites(model, "kernel_mix", Kernel)}

@@ -75,3 +75,10 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.add_(child.delta())
     kit.detach(model, "moelora")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the adapted module for the recorded task; for the golden vectors."""
+    select(model, int(inputs["task"]))
+    [(site, _)] = kit.at_sites(model, "moelora", Experts)
+    return {"output": site.module(inputs["x"])}

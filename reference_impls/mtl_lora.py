@@ -49,9 +49,11 @@ class TaskLoRA(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.0, n_up: int = 3,
-    matrix: str = "singular_values", sharpness: float = 0.05,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.05, n_up: int = 3,
+    matrix: str = "linear", sharpness: float = 0.1,
+    targets: tuple[str, ...] = (
+        "attn.q", "attn.k", "attn.v", "attn.o", "xattn.q", "xattn.k", "xattn.v", "xattn.o",
+    ),
 ) -> nn.Module:
     """Freeze the model and put a task's correction beside every targeted weight."""
     kit.freeze(model)

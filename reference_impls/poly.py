@@ -24,7 +24,7 @@ class Skills(nn.Module):
         super().__init__()
         if d_in % n_splits or d_out % n_splits:
             raise ValueError(f"n_splits = {n_splits} must divide {d_in} and {d_out}")
-        limit = (d_in // n_splits) ** -0.5                          # Kaiming uniform
+        limit = (3 * d_in) ** -0.5                                  # of the authors; a linear layer's is d_in^-0.5
         self.A = nn.Parameter(torch.empty(n_splits, n_skills, d_in // n_splits, r).uniform_(-limit, limit))
         self.B = nn.Parameter(torch.zeros(n_splits, n_skills, r, d_out // n_splits))
         self.Z = nn.Parameter(torch.empty(n_tasks, n_splits * n_skills).uniform_(-1e-3, 1e-3))
@@ -62,8 +62,8 @@ def select(model: nn.Module, task: int) -> nn.Module:
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, n_tasks: int = 8, n_skills: int = 4, n_splits: int = 1,
-    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
+    model: nn.Module, *, r: int = 16, n_tasks: int = 8, n_skills: int = 4, n_splits: int = 1,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*"),
 ) -> nn.Module:
     """Freeze the model and put skills beside every targeted weight; the first task is selected."""
     kit.freeze(model)
@@ -80,3 +80,11 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.add_(child.eval().delta())
     kit.detach(model, "poly")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the adapted module for the recorded task, with the mean mixture and no draw; for the golden vectors."""
+    select(model, int(inputs["task"]))
+    [(site, child)] = kit.at_sites(model, "poly", Skills)
+    child.eval()
+    return {"output": site.module(inputs["x"])}

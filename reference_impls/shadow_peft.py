@@ -34,7 +34,7 @@ class Step(nn.Module):
     def __init__(self, d_model: int, r: int, width: int, alpha: float, last: bool):
         super().__init__()
         self.alpha, self.last = alpha, last
-        self.D, self.U = nn.Linear(d_model, r).weight, nn.Parameter(torch.zeros(d_model, r))
+        self.D, self.U = nn.Parameter(0.02 * torch.randn(r, d_model)), nn.Parameter(torch.zeros(d_model, r))
         if not last:
             self.T_in, self.b_T_in = nn.Linear(d_model, width).parameters()
             self.T_out, self.b_T_out = nn.Linear(width, d_model).parameters()
@@ -93,7 +93,7 @@ class Shadow(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 0.1, gate_width: int = 0, shadow_layers: int = 1,
+    model: nn.Module, *, r: int = 16, alpha: float = 0.1, gate_width: int = 10, shadow_layers: int = 1,
     name: str = "shadow_peft",
 ) -> nn.Module:
     """Freeze the model and run a shadow beside it. Raises UsageError where the model has an encoder."""
@@ -137,3 +137,9 @@ def _doubles(
             doubles[key] = nn.ParameterDict({"M" if inside else "M_ends": fresh[key]})
             kit.attach(model.get_submodule(path), f"{name}.{suffix}", doubles[key])
     return doubles
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the second layer's step alone on the recorded states `x` and `s`; for the golden vectors."""
+    _, step, *_ = (child for child in kit.attached(model, "shadow_peft") if isinstance(child, Step))
+    return {"output": step.correct(inputs["x"], inputs["s"]), "moved": step.move(inputs["s"], inputs["x"])}

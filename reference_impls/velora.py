@@ -103,3 +103,10 @@ def finish(model: nn.Module) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
     return lora.merge(model, name="velora")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors. `calibrate` reads the first batch too."""
+    [(site, child)] = kit.at_sites(model, "velora", VeLoRA)
+    calibrate(model, (site.module(inputs["x"]) for _ in range(1)))
+    return {"output": site.module(inputs["x"]), "direction": child.v}

@@ -12,7 +12,7 @@ The authors' code strews the vectors around and between the segments; here all o
 state inside the masked language model's head, after dense layer and norm; here it is that of the stack itself.
 """
 
-import math
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -28,10 +28,9 @@ class WARP(nn.Module):
 
     def __init__(self, d_model: int, table: Tensor, *, prompt_length: int, n_classes: int, read_at: int):
         super().__init__()
-        self.P = nn.Parameter(table.mean(0) + table.std(0) * torch.randn(prompt_length, table.shape[1]))
-        self.V = nn.Parameter(torch.empty(n_classes, d_model))
-        self.b = nn.Parameter(torch.zeros(n_classes))
-        nn.init.kaiming_uniform_(self.V, a=math.sqrt(5))
+        self.P = nn.Parameter(table.mean() + table.std() * torch.randn(prompt_length, table.shape[1]))
+        classes = nn.Linear(d_model, n_classes)
+        self.V, self.b = classes.weight, classes.bias
         self.read_at = read_at
         self.h: Tensor | None = None
 
@@ -64,3 +63,11 @@ def apply(
     hooks.append(getattr(base, "decoder", base).register_forward_hook(warp.read))
     hooks.append(model.register_forward_hook(warp.answer))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded last states `x`; for the golden vectors."""
+    [child] = kit.attached(model, "warp")
+    assert isinstance(child, WARP)
+    child.read(model, (), SimpleNamespace(last_hidden_state=inputs["x"]))
+    return {"output": child.answer(model, (), SimpleNamespace(logits=None)).logits, "prompt": child.vectors()}

@@ -103,3 +103,10 @@ def apply(
         kit.attach(site, "x_lora", child)
     kit.attach(model, "x_lora", router).append(model.register_forward_pre_hook(router.look, with_kwargs=True))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    output: Tensor = model(input_ids=inputs["x"]).logits
+    [router] = [child for child in kit.attached(model, "x_lora") if isinstance(child, Router)]
+    return {"output": output, "scalings": router.shares["decoder"]}

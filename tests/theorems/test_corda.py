@@ -35,16 +35,16 @@ def test_the_extreme_singular_values_of_weight_times_context(method: str) -> Non
 
 @pytest.mark.parametrize("method", ["ipm", "kpm"])
 def test_peft_starts_with_the_same_product(method: Any) -> None:
-    """On one sample, where it does not matter that peft weighs samples by their size."""
-    one = {name: value[:1] for name, value in tiny.batch("llama").items()}
+    """One sample for each forward pass, as peft needs them."""
+    samples = [{name: value[i : i + 1] for name, value in tiny.batch("llama").items()} for i in range(3)]
     ours = corda.apply(tiny.model("llama"), r=3, alpha=6.0, corda_method=method, targets=("attn.q", "attn.v"))
-    corda.calibrate(ours, (ours(**one).logits.sum() for _ in range(1)))
+    corda.calibrate(ours, (ours(**sample).logits.sum() for sample in samples))
     base: Any = tiny.model("llama").float()
     config = peft.LoraConfig(
         r=3, lora_alpha=6, target_modules=["q_proj", "v_proj"], init_lora_weights="corda",
         corda_config=peft.tuners.lora.config.CordaConfig(corda_method=method),
     )  # fmt: skip
-    preprocess_corda(base, config, run_model=lambda: base(**one))
+    preprocess_corda(base, config, run_model=lambda: [base(**sample) for sample in samples])
     theirs: Any = peft.get_peft_model(base, config)
     for site, child in kit.at_sites(ours, "corda", corda.CorDA):
         pair = layer(theirs, site)

@@ -96,6 +96,10 @@ def test_the_penalty_is_zero_where_the_vectors_are_orthonormal() -> None:
     model = increlora.apply(tiny.model("bert"), init_r=2, target_r=4, reserve=2)
     assert increlora.penalty(model) > 0.5
     for child in children(model):
-        for piece in (*child.A, child.A_reserve, *child.B, child.B_reserve):
-            nn.init.orthogonal_(piece)
+        for used, reserve, side in ((child.A[0], child.A_reserve, 0), (child.B[0], child.B_reserve, 1)):
+            whole = torch.cat([used, reserve], side)
+            nn.init.orthogonal_(whole)
+            parts = whole.tensor_split([used.shape[side]], side)
+            for piece, value in zip((used, reserve), parts, strict=True):
+                piece.data.copy_(value)
     assert increlora.penalty(model) < 1e-6
