@@ -300,7 +300,7 @@ def _claims(method: Method) -> Iterator[Finding]:
         if not verdict.consistent:
             agrees = "reproduced or convention" if verdict.agrees else "contradicted"
             yield Finding(
-                ("claims", i, "verdict"), claim.verdict, f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
+                ("claims", i, "verdict"), str(claim.verdict), f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
             )
 
 
