@@ -36,7 +36,8 @@ class Experts(nn.Module):
         q, r = torch.linalg.qr(self.A.mT)                           # (n_experts, d_in, r), (n_experts, r, r)
         v = torch.linalg.svd(self.B @ r.mT, full_matrices=False).Vh[:, 0]           # (n_experts, r)
         first: Tensor = (q @ v[..., None]).squeeze(-1)
-        return first
+        largest = first.gather(-1, first.abs().argmax(-1, keepdim=True))
+        return first * largest.sign()                               # the sign has no meaning: make it the same always
 
     def shares(self, x: Tensor) -> Tensor:
         """How much of each expert a token gets, (..., n_experts)."""

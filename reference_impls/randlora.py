@@ -52,8 +52,7 @@ class RandLoRA(nn.Module):
 
 
 def random(*shape: int) -> Tensor:
-    value = nn.init.kaiming_uniform_(torch.empty(*shape), a=math.sqrt(5))
-    return value / value.std()
+    return torch.empty(*shape).uniform_(-math.sqrt(3), math.sqrt(3))        # of standard deviation one
 
 
 def apply(

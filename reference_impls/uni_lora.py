@@ -22,10 +22,15 @@ class Shared(nn.Module):
     def __init__(self, index: Tensor, size: int):
         super().__init__()
         self.theta = nn.Parameter(torch.empty(size).uniform_(-0.02, 0.02))
-        self.register_buffer("scale", index.bincount(minlength=size).rsqrt())
+        self.register_buffer("scale", factors(index, size), persistent=False)
 
     def look_up(self, index: Tensor) -> Tensor:
         return (self.theta * self.scale)[index]
+
+
+def factors(index: Tensor, size: int) -> Tensor:
+    """1 over the square root of how often each number is used."""
+    return index.bincount(minlength=size).rsqrt()
 
 
 class UniLoRA(nn.Module):
@@ -77,3 +82,13 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.add_(child.delta())
     kit.detach(model, "uni_lora")
     return model
+
+
+@torch.no_grad()
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs and indices; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "uni_lora", UniLoRA)
+    scale = factors(torch.cat([child.index_a.flatten(), child.index_b.flatten()]), len(child.shared.theta))
+    child.shared.scale.copy_(scale)
+    with torch.enable_grad():
+        return {"output": site.module(inputs["x"]), "scale": scale}
