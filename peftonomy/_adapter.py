@@ -169,6 +169,7 @@ class _Reading:
         self.notes: list[str] = []
         self.type = self._type()
         self.spec = library.types[self.type]
+        self.filled: dict[str, int] = {}
         self.values = self._values()
 
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
@@ -199,9 +200,24 @@ class _Reading:
                 raise self.refuse(name, self.raw[name], f"an argument that {self.type} has in {version}", hint)
             self.notes.append(f"{name} is no argument that is known here; it says nothing and was passed over.")
         given = {name: value for name, value in self.raw.items() if name in known and value is not None}
-        return {name: given.get(name, self._default(name)) for name in known}
+        values = {name: given.get(name, self._default(name)) for name in known}
+        for name in self.spec.needs:
+            if values[name] is None:
+                raise self.refuse(name, "nothing", f"a value, as {self.library.name} has no default for it")
+        for name, formula in self.spec.fills.items():
+            try:
+                self.filled[name] = formula(_numbers(values) | self.backbone.inventory().dims)
+            except TypeError:  # a word where a number is expected
+                said = {other: values[other] for other in sorted(formula.names & known.keys())}
+                raise self.refuse(", ".join(said), said, f"values that give {name}") from None
+            values[name] = given.get(name, self.filled[name])
+            if type(values[name]) is not int or values[name] < 1:
+                raise self.refuse(name, values[name], "a whole number from 1")
+        return values
 
     def _default(self, name: str) -> Any:
+        if name in self.filled:
+            return self.filled[name]
         found = self.library.default(self.type, name, self.backbone.family.model_type)
         if found is None and name == "target_modules" and self.spec.otherwise is not None:
             return self.spec.otherwise
@@ -220,7 +236,7 @@ class _Reading:
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method, inventory, chosen=chosen)
-            plan.values(given)
+            self._as_written(entry, {**plan.common, **plan.values(given)})
         except UsageError as error:
             raise self.refuse("", str(error), f"what {method.id} admits") from None
         for formula in (entry.trained, entry.stored, entry.added):
@@ -323,7 +339,8 @@ class _Reading:
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
-            if name in understood or value == self._default(name) or self.library.inert_at(name, value):
+            inert = name not in self.filled and self.library.inert_at(name, value)
+            if name in understood or value == self._default(name) or inert:
                 continue
             if name in self.spec.noted:
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
@@ -331,6 +348,14 @@ class _Reading:
                 default = json.dumps(self._default(name))
                 hint = f"no entry of type {self.type} says what it changes"
                 raise self.refuse(name, value, f"{default}, its default", hint)
+
+    def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
+        """Raise ConfigError for an argument that follows from the setting and the model, and that says otherwise."""
+        read = {name for formula in entry.read.values() for name in formula.names}
+        for name, formula in entry.write.items():
+            value, expected = self.values[name], formula(known)
+            if value != expected and name not in read and not self.library.inert_at(name, value):
+                raise self.refuse(name, value, f"{expected}, with which these numbers hold")
 
     # On which modules
 

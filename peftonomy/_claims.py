@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from ._schema import Claim, ClaimPart
+from ._schema import Claim, ClaimPart, Share
 
 if TYPE_CHECKING:
     from ._costs import Cost
     from ._kb import Method
 
-__all__ = ["QUANTITIES", "Verdict", "judge"]
+__all__ = ["QUANTITIES", "Verdict", "judge", "share"]
 
 QUANTITIES = (
     "trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "served_bits", "head", "backbone",
@@ -48,9 +48,9 @@ class Verdict:
 
     @property
     def consistent(self) -> bool:
-        """Whether the entry's stated verdict is what recomputing gives."""
+        """Whether the entry's stated verdict, if it has one, is what recomputing gives."""
         stated = self.claim.verdict
-        return stated == "unverifiable" or self.agrees == (stated in ("reproduced", "convention"))
+        return stated in (None, "unverifiable") or self.agrees == (stated in ("reproduced", "convention"))
 
     @property
     def shown(self) -> str:
@@ -86,8 +86,19 @@ def judge(method: Method, claim: Claim) -> Verdict:
     return Verdict(claim, value, "truncated" if truncated else "differs")
 
 
-def _known(method: Method, claim: Claim) -> dict[str, Any]:
+def share(method: Method, found: Share) -> float:
+    """Compute a share. Raises UsageError if its setting makes no sense."""
+    assert found.quantity is not None
+    known = _known(method, found)
+    if found.beside is not None:
+        other = _known(method, found.model_copy(update={"parts": [found.beside]}))
+        known |= {f"other_{name}": other[name] for name in QUANTITIES}
+    return float(found.quantity(known))
+
+
+def _known(method: Method, claim: Claim | Share) -> dict[str, Any]:
     """The dimensions of the claim's model, and the ledgers of what it counts, added up."""
+    assert claim.model is not None
     parts = claim.parts or [
         ClaimPart(method=method.id, set=claim.set, targets=claim.targets, target_modules=claim.target_modules)
     ]

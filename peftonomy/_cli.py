@@ -177,7 +177,9 @@ class Question:
         from ._fit import SOLVED, largest
         from ._memory import Setting
 
-        known = {n.rpartition(".")[2]: text for n, text in once(self.settings).items() if knows(method, n)}
+        known = own_settings(method, once(self.settings))
+        if solve in {method.entry.alternative_names.get(name, name) for name in known}:
+            raise UsageError(f"{solve} is given by --set, and --solve looks for it; give one of them")
         sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
         if solve not in sizes.union(SOLVED):
             raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
@@ -186,26 +188,32 @@ class Question:
         return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
-        """One cost a method; each takes the settings and targets that it knows, and none may be left over."""
+        """One cost a method; each takes the settings and targets that it knows. Raises PeftonomyError."""
+        self.check_settings(methods)
         settings = once(self.settings)
-        for name in settings:
+        return [self.ask(m, own_settings(m, settings), targeted=m.entry.targets is not None) for m in methods]
+
+    def check_settings(self, methods: Sequence[Method]) -> None:
+        """Raise UnknownName for a setting that none of the methods has."""
+        for name in once(self.settings):
             if not any(knows(m, name) for m in methods):
                 known = {n for m in methods for n in hyperparameter_names(m)}
                 raise UnknownName("hyperparameter", name, known, "of these methods")
-        return [
-            self.ask(
-                m,
-                {n.rpartition(".")[2]: text for n, text in settings.items() if knows(m, n)},
-                targeted=m.entry.targets is not None,
-            )
-            for m in methods
-        ]
 
 
 def knows(method: Method, name: str) -> bool:
     """Whether a setting, `name` or `method.name`, is meant for the method."""
     prefix, _, bare = name.rpartition(".")
     return prefix in ("", method.id) and bare in hyperparameter_names(method)
+
+
+def own_settings(method: Method, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings meant for a method; `method.name` goes before `name`."""
+    others = method.entry.alternative_names
+    known = {name: name.rpartition(".")[2] for name in settings if knows(method, name)}
+    own = {bare: settings[name] for name, bare in known.items() if name != bare}
+    taken = {others.get(bare, bare) for bare in own}
+    return own | {n: settings[n] for n, bare in known.items() if n == bare and others.get(n, n) not in taken}
 
 
 def hyperparameter_names(method: Method) -> set[str]:
@@ -253,7 +261,7 @@ def model_options(command: F) -> F:
     """The options that say on what a method is laid out."""
     options = [
         click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
-                     help="A catalogued model, or the path of a Hugging Face config.json."),
+                     help="A catalogued model, its name on the Hugging Face Hub, or the path of a config.json."),
         click.option("--set", "settings", metavar="NAME=VALUE", type=Setting(), multiple=True,
                      help="A hyperparameter; repeatable."),
         click.option("--targets", metavar="ROLES", type=Words(),
@@ -656,10 +664,11 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
     size, asking = gpu_bytes(gpu), question(asked)
-    found = []
-    for method in dict.fromkeys(methods or kb):
+    found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
+    asking.check_settings(wanted)
+    for method in wanted:
         try:
-            found.append(asking.fit(kb[method], solve, size, batch=batch, seq=seq, **step))
+            found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
         except UsageError:
             if methods:
                 raise
@@ -724,19 +733,60 @@ def new(id: str, category: str | None, year: int | None, source: str | None) -> 
 
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
-def verify(methods: tuple[str, ...]) -> int:
-    """Run the behaviour suite for all methods, or for those named (needs a checkout and the dev extra)."""
-    import subprocess
+@click.option(
+    "--implementation", metavar="MODULE:FUNCTION", help="Verify this implementation of one method, not the one here."
+)
+@click.option("--family", "families", metavar="F", multiple=True, help="Only on this small model; repeatable.")
+@click.option(
+    "--junit", metavar="FILE", help="Write a JUnit XML report there.", type=click.Path(dir_okay=False, path_type=Path)
+)
+@json_option
+def verify(
+    methods: tuple[str, ...], implementation: str | None, families: tuple[str, ...], junit: Path | None, as_json: bool
+) -> int:
+    """Verify implementations against entries and golden vectors (needs the torch extra); exit code 1 on a problem."""
     from importlib.util import find_spec
 
     kb = knowledge()
-    wanted = [f"--method={kb[method].id}" for method in methods]
-    if missing := [name for name in ("torch", "transformers", "pytest") if find_spec(name) is None]:
-        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[dev]'")
-    if not (kb.root / "tests" / "behaviour").is_dir():
-        raise UsageError(f"verify needs a checkout; {kb.root} has no tests/behaviour")
-    suite = [sys.executable, "-m", "pytest", "tests/behaviour", "--quiet", "-p", "no:cacheprovider", *wanted]
-    return subprocess.run(suite, cwd=kb.root, check=False).returncode
+    wanted = [kb[method].id for method in methods] or list(kb)
+    if implementation is not None and len(methods) != 1:
+        raise UsageError("--implementation verifies one method: name it")
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[torch]'")
+    with out.progress("loading torch"):
+        from .conformance import suite, tiny
+    if kb.root != suite.KB.root:
+        raise UsageError(f"verify runs the entries in {suite.KB.root}, not those of --root")
+    if unknown := [name for name in families if name not in tiny.CONFIGS]:
+        raise UnknownName("small model", unknown[0], tiny.CONFIGS)
+    sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
+    module = None if implementation is None else suite.implementation(implementation)
+    results: list[suite.Result] = []
+    for method in wanted:
+        with out.progress(f"verifying {method}"):
+            found = list(suite.run(suite.cases(method, module, families or None)))
+        results += found
+        if not as_json:
+            _verified(method, found)
+    if junit is not None:
+        out.write_atomically({junit: suite.junit(results)})
+    if as_json:
+        out.print_json([result.to_dict() for result in results])
+    return int(not all(result.passed for result in results))
+
+
+def _verified(method: str, results: Sequence[Any]) -> None:
+    """Print the problems of one method, each once with the cases that it was found in, and a line that sums up."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for problem in result.problems:
+            found.setdefault((result.case.what, problem), []).append(result.case.where)
+    for (what, problem), where in found.items():
+        more = f" and {count(len(where) - 1, 'case')} more" if len(where) > 1 else ""
+        click.echo(f"{method}: {what}: {problem} ({where[0]}){more}")
+    failed = sum(not result.passed for result in results)
+    seconds = sum(result.seconds for result in results)
+    click.echo(f"{method}: {len(results) - failed} of {count(len(results), 'check')} passed in {seconds:.1f} s")
 
 
 @cli.command()
@@ -781,7 +831,11 @@ def folder_option(default: Path) -> Callable[[F], F]:
 @site.command()
 @folder_option(SITE)
 def build(folder: Path) -> None:
-    """Build the static site."""
+    """Build the static site.
+
+    The environment can name where it is published (PEFTONOMY_SITE_URL), for canonical links and a sitemap, and its
+    repository (PEFTONOMY_REPOSITORY), for links that edit a page.
+    """
     from . import site
 
     with out.progress("building the site"):

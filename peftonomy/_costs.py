@@ -79,6 +79,11 @@ class Cost:
     _tensors: Callable[[], tuple[TensorCost, ...]] = field(repr=False, compare=False)
     _base_bytes: Callable[[], int] = field(repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what would be worked out later, too."""
+        later = {"tensors": self.tensors, "base_bytes": self.base_bytes}
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")} | later
+
     @property
     def percent(self) -> float:
         """Trained numbers in percent of the backbone's parameters."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
@@ -56,6 +57,16 @@ class PeftonomyError(Exception):
     """Base of all errors that peftonomy raises on purpose."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the attributes; an error is not made again from its message, which is not what its class takes."""
+        return _rebuilt, (type(self), self.args, vars(self))
+
+
+def _rebuilt(kind: type[PeftonomyError], args: tuple[Any, ...], attributes: dict[str, Any]) -> PeftonomyError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class DataError(PeftonomyError):

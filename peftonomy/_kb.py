@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ._backbone import Backbone, Family, load_family, load_model
 from ._costs import Cost
-from ._errors import DataError, Problem, UnknownName, UsageError
+from ._errors import DataError, Problem, UnknownName, UsageError, shown
 from ._layout import Part, flattened
 from ._plan import Place, Plan
 from ._schema import MethodEntry, method_from
@@ -18,6 +20,7 @@ from ._yaml import Document, load_yaml
 
 if TYPE_CHECKING:
     from ._adapter import Adapter
+    from ._applied import Applied
     from ._bib import Bibliography
     from ._export import Configuration
     from ._graph import Graph
@@ -31,7 +34,10 @@ __all__ = ["KnowledgeBase", "Method", "data_root", "load"]
 
 T = TypeVar("T")
 ModelLike: TypeAlias = str | Path | Mapping[str, Any] | Backbone
-"""A model: its id in the catalogue, the path of a config.json (or its folder), what that holds, or a backbone."""
+"""A model: its id in the catalogue, the name of its checkpoint on the Hugging Face Hub, the path of a config.json (or
+its folder), what that holds, or a backbone."""
+ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
+"""How names on the Hub look; such a path would need a `./` in front where it does not exist."""
 FOLDERS = ("taxonomy", "methods", "backbones")
 
 
@@ -254,6 +260,23 @@ class Method:
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return export(self, plan, hyperparameters, library_called(self.kb.libraries, to))
 
+    def apply(
+        self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
+    ) -> Applied:
+        """Apply the reference implementation to a live `transformers` model, in place (needs the torch extra).
+
+        The entry's defaults are filled in for this model; domains, requirements and targets are checked as `cost`
+        checks them. Returns a handle with `merge`, `save`, `load`, `remove`, the trained parameters and the predicted
+        cost. Raises UsageError before the model is touched where the method does not fit it.
+        """
+        from ._applied import apply
+
+        return apply(self, model, targets, hyperparameters)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return operator.getitem, (self.kb, self.id)
+
     def __repr__(self) -> str:
         return f"<Method {self.id}: {self.name} ({self.year})>"
 
@@ -272,6 +295,7 @@ class KnowledgeBase(Mapping[str, Method]):
         self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
         self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
+        self._by_checkpoint: dict[str, Backbone] = {}
 
     def _method(self, path: Path) -> Method:
         document = load_yaml(path, self.shown(path))
@@ -304,14 +328,44 @@ class KnowledgeBase(Mapping[str, Method]):
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def backbone(self, model: ModelLike) -> Backbone:
-        """A model by catalogue id, path to a `config.json`, content of one, or itself."""
+        """A model by catalogue id, name on the Hugging Face Hub, path to a `config.json`, content of one, or itself.
+
+        A path that exists goes before a name on the Hub, whose letters may be of either case. Raises UnknownName with
+        near matches, UsageError for a name that several models have, ConfigError for a bad `config.json`.
+        """
         if isinstance(model, Backbone):
             return model
         if isinstance(model, str) and model in self.models:
             return self.models[model]
-        if isinstance(model, str) and not ("/" in model or model.endswith(".json") or Path(model).exists()):
-            raise UnknownName("model", model, self.models, "(an id of the catalogue, or a path to a config.json)")
+        if isinstance(model, str) and not _exists(model):
+            hub = ON_THE_HUB.fullmatch(model) is not None and not model.endswith(".json")
+            if hub and (found := self._on_the_hub(model)) is not None:
+                return found
+            if hub or not ("/" in model or model.endswith(".json")):
+                where = "(an id of the catalogue, the name of its checkpoint on the Hub, or a path to a config.json)"
+                raise UnknownName("model", model, [*self.models, *(self._checkpoints() if hub else ())], where)
         return Backbone.from_config(model, families=self.families)
+
+    def _on_the_hub(self, name: str) -> Backbone | None:
+        """The model whose checkpoint has this name; only files that hold the name are read as YAML."""
+        wanted = name.lower()
+        if wanted not in self._by_checkpoint:
+            texts = ((key, self.models.path(key).read_bytes().lower()) for key in self.models)
+            held = [self.models[key] for key, text in texts if wanted.encode() in text]
+            found = [m for m in held if m.file is not None and (m.file.checkpoint or "").lower() == wanted]
+            if len(found) > 1:
+                ids = " and ".join(m.id for m in found)
+                raise UsageError(f"model: {shown(name)} is the checkpoint of {ids}; name one of them by its id")
+            if not found:
+                return None
+            self._by_checkpoint[wanted] = found[0]
+        return self._by_checkpoint[wanted]
+
+    def _checkpoints(self) -> Iterator[str]:
+        """The names on the Hub of all models that have one."""
+        for model in self.models.values():
+            if model.file is not None and model.file.checkpoint:
+                yield model.file.checkpoint
 
     def adapter(
         self,
@@ -413,8 +467,20 @@ class KnowledgeBase(Mapping[str, Method]):
     def __len__(self) -> int:
         return len(self.methods)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads its own files."""
+        return load, (self.root,)
+
     def __repr__(self) -> str:
         return f"<KnowledgeBase: {len(self.methods)} methods, {len(self.models)} models, {len(self.families)} families>"
+
+
+def _exists(path: str) -> bool:
+    """Whether a path exists; one that no system can have does not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

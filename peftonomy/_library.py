@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ._schema import Argument, Citation, Entry, Id, Line, Name, Prose, Role, Stem, validated
+from ._schema import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 from ._yaml import load_yaml
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
@@ -78,6 +78,11 @@ class ConfigType(Entry):
     patterns: dict[Name, Pattern] = Field(default={})
     picks: dict[Argument, Literal["end", "part"]] = Field(default={})
     """Arguments that name some of the targets, by an end of a module's name or by any part of it."""
+    needs: list[Name] = Field(default=[])
+    """Arguments without a default, for which the library fails where they are absent."""
+    fills: dict[Name, FormulaField] = Field(default={})
+    """Sizes that the library takes from the model where they are absent, one after the other: formulas over the model's
+    dimensions and the arguments."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, where the matrices of all are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
@@ -127,7 +132,8 @@ class Library(Entry):
                     raise ValueError(f"type {name} names no table: {table}")
             if kind.like is not None and (kind.like not in self.types or self.types[kind.like].like is not None):
                 raise ValueError(f"type {name} is like no plain type: {kind.like}")
-            for argument in (*kind.by_model, *kind.patterns, *(p.sets for p in kind.patterns.values()), *kind.noted):
+            sets = (pattern.sets for pattern in kind.patterns.values())
+            for argument in (*kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
         for name, rows in self.tables.items():

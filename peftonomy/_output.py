@@ -1,7 +1,7 @@
 """How the command line writes: JSON, tables, progress and files.
 
 A table is for eyes on a terminal (rich draws it) and plain aligned columns in a pipe, where each line counts.
-Progress goes to stderr, so that it never mixes with an answer. A file appears whole or not at all.
+Progress goes to stderr, so that it never mixes with an answer. A regular file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -101,22 +101,42 @@ def progress(doing: str) -> Iterator[None]:
 
 
 def write_atomically(files: Mapping[Path, str]) -> None:
-    """Write all `files` (UTF-8): each appears whole, and none if one of them cannot be written."""
+    """Write all `files` (UTF-8): each appears whole, and none if one of them cannot be written.
+
+    Symbolic links, devices and pipes are written through, as a shell does.
+    """
     made: dict[Path, Path] = {}
+    through = {path for path in files if path.is_symlink() or (path.exists() and not path.is_file())}
     try:
         for path, text in files.items():
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            made[path] = Path(name)
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            made[path].chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+            with _naming(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                if path in through:
+                    continue
+                handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+                made[path] = Path(name)
+                with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                    file.write(text)
+                made[path].chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        for path in through:
+            with _naming(path), path.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(files[path])
         for path, temporary in made.items():
             temporary.replace(path)
     finally:
         for temporary in made.values():
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give errors of the system the name of the file, which a full disk does not have."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,8 @@ class Place:
     shape: tuple[int, ...] | None
     count: int
     copies: int
+    known: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What formulas may name there: dimensions of the model and of the place, and hyperparameters."""
 
 
 @dataclass(slots=True)
@@ -383,7 +385,22 @@ class Plan:
         order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
         found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
         found.sort(key=lambda place: place[:2])
-        return [place for _, _, row, spot in found for place in _single(row, spot, self.shape(row, spot))]
+        return [place for _, _, row, spot in found for place in self._single(row, spot, self.shape(row, spot))]
+
+    def _single(self, row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
+        source = spot.source
+        own = dict(zip(row.piece.measure.hyperparameters, row.args, strict=True))
+        start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
+        stack = "" if source is None else source.stack
+        for layer in spot.layers or (None,):
+            if row.layers is not None and layer not in row.layers:
+                continue
+            path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
+            yield Place(
+                row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
+                spot.dims.get("d_out", 0), shape, row.count, row.copies,
+                {**self.common, **spot.dims, **own, "numel": row.count, **({} if layer is None else {"layer": layer})},
+            )  # fmt: skip
 
     def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
         """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
@@ -409,20 +426,6 @@ class Plan:
                 sum(r.shared for r in members), sum(r.kept for r in members if not r.bits),
                 sum(r.kept for r in members if r.bits), roles,
             )  # fmt: skip
-
-
-def _single(row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
-    source = spot.source
-    start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
-    stack = "" if source is None else source.stack
-    for layer in spot.layers or (None,):
-        if row.layers is not None and layer not in row.layers:
-            continue
-        path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
-        yield Place(
-            row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
-            spot.dims.get("d_out", 0), shape, row.count, row.copies,
-        )  # fmt: skip
 
 
 def _roles(rows: Iterable[Row]) -> Iterator[str]:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from ._errors import FormulaError, UnknownName, UsageError
+from ._errors import FormulaError, UnknownName, UsageError, shown
 from ._formula import PYTHON, Formula, Node
 from ._schema import Properties, Stored, Tensor
 from ._table import Table
 
 if TYPE_CHECKING:
+    from ._backbone import Backbone
     from ._kb import KnowledgeBase, Method
 
 __all__ = ["LEDGERS", "Selection", "facts", "select"]
@@ -93,25 +94,26 @@ def select(kb: KnowledgeBase, where: str, category: str | None = None, model: st
     """The methods for which `where` holds (all, if it is empty), below a category, by year.
 
     With a `model`, the ledgers at default hyperparameters are facts too (`stored_bytes < 1000000`).
-    Raises UsageError or FormulaError.
+    Raises UsageError, or ConfigError for a model that cannot be counted.
     """
     methods = [kb[key] for key in kb]
+    backbone = None if model is None else kb.backbone(model)
     if category is not None:
         if category not in kb.taxonomy.categories:
             raise UnknownName("category", category, kb.taxonomy.categories)
         methods = [m for m in methods if f"{m.category}.".startswith(f"{category}.")]
     if where.strip():
-        predicate = Predicate(kb, where, with_ledgers=model is not None)
-        methods = [m for m in methods if predicate(_with_ledgers(m, model))]
+        predicate = Predicate(kb, where, with_ledgers=backbone is not None)
+        methods = [m for m in methods if predicate(_with_ledgers(m, backbone))]
     return Selection(sorted(methods, key=lambda m: (m.year, m.id)), where)
 
 
-def _with_ledgers(method: Method, model: str | None) -> Mapping[str, Any]:
+def _with_ledgers(method: Method, backbone: Backbone | None) -> Mapping[str, Any]:
     known = method.kb.facts[method.id]
-    if model is None:
+    if backbone is None:
         return known
     try:
-        cost = method.cost(model)
+        cost = method.cost(backbone)
     except UsageError:  # the method finds nothing to act on there: no number compares with it
         return known | dict.fromkeys(LEDGERS, float("nan"))
     return known | {name: getattr(cost, name) for name in LEDGERS}
@@ -124,13 +126,15 @@ class Predicate:
         try:
             self.formula = Formula.parse(text)
         except FormulaError as error:
-            raise UsageError(f"condition {text!r}, column {error.column}: {error.message}") from None
+            raise UsageError(f"condition {shown(text)!r}, column {error.column}: {error.message}") from None
         examples = kb.facts.values()
         self.fields = set().union(*examples) | (set(LEDGERS) if with_ledgers else set())
         self.words: dict[str, set[str]] = {}
+        self.several: set[str] = set()
         for example in examples:
             for name, value in example.items():
                 values = value if isinstance(value, tuple) else (value,)
+                self.several |= {name} if isinstance(value, tuple) else set()
                 self.words.setdefault(name, set()).update(v for v in values if isinstance(v, str))
         self.words["category"] = set(kb.taxonomy.categories)
         for facet, spec in kb.taxonomy.facets.items():
@@ -142,7 +146,7 @@ class Predicate:
         try:
             return bool(self._value(self.formula.tree, known))
         except (TypeError, ArithmeticError, ValueError):
-            raise UsageError(f"condition {self.formula.source!r} compares words with numbers") from None
+            raise UsageError(f"{self._shown} compares words with numbers") from None
 
     def _check(self, node: Node) -> None:
         """Every comparison names a field, and a word that this field can have."""
@@ -156,6 +160,9 @@ class Predicate:
                 known = self.words.get(fields[0], set())
                 if "*" not in word and word not in known:
                     raise UnknownName(f"value of {fields[0]}", word, known)
+            for left, op, right in zip(node[2], node[1], node[2][1:], strict=False):
+                self._check_pair(left, op, right)
+                self._check_pair(right, op, left)
             return
         if kind == "name" and node[1] not in self.fields:
             raise UnknownName("field", node[1], self.fields)
@@ -163,6 +170,19 @@ class Predicate:
             for inner in child if isinstance(child, tuple) and child and isinstance(child[0], tuple) else (child,):
                 if isinstance(inner, tuple):
                     self._check(inner)
+
+    def _check_pair(self, field: Node, op: str, other: Node) -> None:
+        """A field with several values has no order, and one with words meets no number."""
+        if field[0] != "name":
+            return
+        if op not in ("==", "!=") and field[1] in self.several:
+            raise UsageError(f"{self._shown}: {field[1]} has several values; expected == or != beside it, found {op}")
+        if other[0] == "num" and self.words.get(field[1]):
+            raise UsageError(f"{self._shown} compares words with numbers: {field[1]} has words, found {other[1]}")
+
+    @property
+    def _shown(self) -> str:
+        return f"condition {shown(self.formula.source)!r}"
 
     def _value(self, node: Node, known: Mapping[str, Any]) -> Any:
         kind = node[0]
@@ -192,6 +212,8 @@ def _compare(op: str, a: Any, b: Any) -> bool:
     if isinstance(b, tuple):
         a, b = b, a
     if isinstance(a, tuple):
+        if op not in ("==", "!="):
+            raise TypeError
         found = any(_compare("==", one, b) for one in a)
         return found if op == "==" else not found
     if op in ("==", "!=") and isinstance(a, str) and isinstance(b, str):

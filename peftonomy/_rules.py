@@ -114,6 +114,10 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
             yield ("closed_forms", i, "assumes", j), assumed, everywhere
     for i, claim in enumerate(entry.claims):
         yield ("claims", i, "quantity"), claim.quantity, MODEL_NAMES | frozenset(QUANTITIES)
+    for i, found in enumerate(entry.shares):
+        if found.quantity is not None:
+            beside = [f"other_{name}" for name in QUANTITIES] if found.beside is not None else []
+            yield ("shares", i, "quantity"), found.quantity, MODEL_NAMES | frozenset((*QUANTITIES, *beside))
     for key, implementation in entry.implementations.items():
         for name, formula in implementation.write.items():
             yield ("implementations", key, "write", name), formula, everywhere

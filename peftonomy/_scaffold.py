@@ -33,17 +33,19 @@ KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     schema.Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
     schema.Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
-    schema.Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal", "trained": "true", "stored": "values"}),
+    schema.Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
     schema.Properties: ("", {}),
     schema.Include: ("", {}),
     schema.BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
     schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
     schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
+    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": "gpt2"}),
     schema.Relation: ("", {}),
     schema.Pitfall: ("", {}),
     schema.Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
     schema.Deviation: ("", {}),
+    schema.Basis: ("", {}),
 }
 """For each nested record: the key of an example where many have names, and values not to be guessed."""
 

@@ -30,7 +30,8 @@ from ._yaml import Document, dotted
 
 __all__ = [
     "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
-    "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Stored", "Targets", "Tensor", "validated",
+    "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share", "Stored", "Targets", "Tensor",
+    "validated",
 ]  # fmt: skip
 
 
@@ -99,6 +100,8 @@ class Hyperparameter(Entry):
     """The value used when none is given; for numbers it may be a formula in quotes over the model's dimensions."""
     meaning: Line
     source: Citation
+    literal: Stem | None = None
+    """How the default stands in the cited file, where it follows from another setting there: `reduction_factor 16`."""
     domain: FormulaField | None = None
     """What must hold, over this and the other hyperparameters and the model's dimensions."""
     values: list[Name] | None = None
@@ -388,14 +391,52 @@ class Claim(Entry):
     source: Citation
     evidence: Literal["read", "second_hand", "recalled"]
     """Whether somebody here opened the source itself, a page that quotes it, or neither."""
-    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] = "reproduced"
-    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs."""
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] | None = "reproduced"
+    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs. A
+    recalled number has none, whatever its record says."""
     note: Line | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unread(cls, record: Any) -> Any:
+        recalled = isinstance(record, dict) and record.get("evidence") == "recalled"
+        return {**record, "verdict": None} if recalled else record
 
     @model_validator(mode="after")
     def _explained(self) -> Self:
-        if self.verdict != "reproduced" and not self.note:
+        if self.verdict not in ("reproduced", None) and not self.note:
             raise ValueError(f"a verdict of {self.verdict} needs a note that says why")
+        return self
+
+
+class Share(Entry):
+    """A share or multiple that the entry's prose names: computed, or taken from a source."""
+
+    text: Line
+    """The words, as they stand in the prose."""
+    quantity: FormulaField | None = None
+    """Over the same names as a claim's, and those with `other_` in front for `beside`."""
+    between: tuple[float, float] | None = None
+    """The least and the largest value that the words allow."""
+    model: Id | None = None
+    set: dict[Name, Value] = {}
+    targets: list[Role] | None = None
+    target_modules: list[str] | Literal["all-linear"] | None = None
+    parts: list[ClaimPart] | None = None
+    beside: ClaimPart | None = None
+    """Another method, or another setting of this one, that the words compare with."""
+    task: str | None = None
+    num_labels: int = 2
+    source: Citation | None = None
+    """Where the number stands, if it is not a count: a time, a quality, a published share."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        computed = [self.quantity, self.between, self.model]
+        if any(v is not None for v in computed) and any(v is None for v in computed):
+            raise ValueError("a computed share has a quantity, a model, and the values it lies between")
+        if (self.quantity is None) == (self.source is None):
+            raise ValueError("a share has either a quantity or a source")
         return self
 
 
@@ -477,6 +518,8 @@ class Implementation(Entry):
     added: FormulaField | None = None
     """Parameters by which the library's model grows, where those are not our new tensors."""
     source: Citation | None = None
+    checked: list[Literal["counts", "outputs", "start"]] = []
+    """What a test compares with this library by running both."""
     deviations: list[Deviation] = []
 
 
@@ -519,6 +562,7 @@ class MethodEntry(Entry):
     memory: Memory | None = None
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []
+    shares: list[Share] = []
     relations: list[Relation] = []
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}
@@ -546,6 +590,10 @@ class MethodEntry(Entry):
                     found.setdefault(theirs, ours)
         return found
 
+    def prose(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every text for readers, with its place."""
+        yield from _prose(self.model_dump(by_alias=True), ())
+
     def citations(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Every source named in the entry, with its place."""
         yield from _citations(self.model_dump(by_alias=True), ())
@@ -554,6 +602,18 @@ class MethodEntry(Entry):
     def cited(self) -> frozenset[str]:
         """The key of every source named in the entry; our own choices say `editors`."""
         return frozenset(source.partition("#")[0] for _, source in self.citations())
+
+
+def _prose(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("summary", "description", "note", "meaning", "reason") and isinstance(inner, str):
+                yield (*keys, key), " ".join(inner.split())
+            else:
+                yield from _prose(inner, (*keys, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _prose(inner, (*keys, i))
 
 
 def _citations(value: Any, keys: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ._errors import UnknownName, UsageError
+from ._errors import UnknownName, UsageError, shown
 from ._formula import Formula
 from ._measure import HELD
 from ._plan import BYTES, EXACT, INDEX_BYTES, Piece, Plan
@@ -195,12 +195,18 @@ def _values(plans: Sequence[Plan], given: Mapping[str, Any]) -> tuple[dict[str, 
             values[name] = _rows_of([plan.default(spec) for plan in plans])
             continue
         raw = chosen[name]
-        if isinstance(raw, str) or np.ndim(raw) == 0:
+        if masked := np.ma.count_masked(raw) if isinstance(raw, np.ma.MaskedArray) else 0:
+            what = "masked value" if masked == 1 else "masked values"
+            raise UsageError(f"hyperparameter {name}: found an array with {masked} {what}; expected none")
+        expected = {"int": "whole numbers", "float": "numbers"}.get(spec.type, "a single value")
+        try:
+            array = np.asarray(raw)
+        except ValueError:  # rows of different lengths
+            raise UsageError(f"hyperparameter {name}: found {shown(raw)}; expected {expected}") from None
+        if isinstance(raw, str) or array.ndim == 0:
             values[name] = coerced(name, spec, raw)
             continue
-        array = np.asarray(raw)
         if array.dtype.kind not in {"int": "iu", "float": "iuf"}.get(spec.type, ""):
-            expected = {"int": "whole numbers", "float": "numbers"}.get(spec.type, "a single value")
             raise UsageError(f"hyperparameter {name}: found an array of {array.dtype}; expected {expected}")
         if array.size == 0 or not np.all(np.abs(array.astype(float)) <= LARGEST):
             raise UsageError(f"hyperparameter {name}: found an array that is empty or goes beyond 2**31")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, RootModel
 
@@ -113,8 +113,6 @@ class Survey(Entry):
 
     name: Stem
     source: Citation
-    evidence: Literal["tree", "recalled"]
-    """Whether the tree was read (as somebody reproduces it) or recalled."""
     note: Line | None = None
     tree: list[SurveyNode]
 

@@ -9,6 +9,7 @@ parameter names, masks and caches stay as they are. A child attached as `lora` t
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -106,10 +107,16 @@ def _knowledge() -> peftonomy.KnowledgeBase:
 
 
 def inventory(model: nn.Module) -> Inventory:
-    """What peftonomy says this live model is made of, read from its config and its class name."""
+    """The modules of a live model by role, from its config and its class name. Models that are alike share one."""
     config = cast(Any, model).config
-    backbone = Backbone.from_config(config.to_dict(), families=_knowledge().families)
-    return backbone.inventory(backbone.family.task_of(type(model).__name__), config.num_labels)
+    return _inventory(type(model).__name__, json.dumps(config.to_dict(), sort_keys=True, default=str))
+
+
+@functools.lru_cache(maxsize=64)
+def _inventory(kind: str, described: str) -> Inventory:
+    config = json.loads(described)
+    backbone = Backbone.from_config(config, families=_knowledge().families)
+    return backbone.inventory(backbone.family.task_of(kind), len(config.get("id2label") or (0, 1)))
 
 
 def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
@@ -238,7 +245,8 @@ def _drop(owner: nn.Module, path: str) -> None:
     head, _, rest = path.partition(".")
     if rest:
         _drop(owner.get_submodule(head), rest)
-    if not rest or not owner.get_submodule(head)._modules:
+    inner = owner.get_submodule(head)
+    if not rest or (type(inner) is nn.Module and not inner._modules):       # a container that held nothing else
         delattr(owner, head)
 
 

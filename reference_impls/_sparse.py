@@ -8,7 +8,7 @@ With an optimiser that moves entries whose gradient is zero (weight decay) the d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
 
-__all__ = ["Sparse", "choose", "of", "only", "pack", "parameters", "unpack"]
+__all__ = ["Sparse", "choose", "clipped", "of", "only", "pack", "parameters", "unpack"]
 
 Named = Mapping[str, Tensor]
 
@@ -41,6 +41,15 @@ def of(model: nn.Module, name: str) -> Sparse:
 def parameters(model: nn.Module, suffix: str = "") -> dict[str, nn.Parameter]:
     """The pretrained parameters whose names end so, by name."""
     return {w.name: w.value for w in kit.weights(model) if w.pretrained and w.name.endswith(suffix)}
+
+
+def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
+    """Scale the gradients down where their common norm exceeds `norm`, as torch's `clip_grad_norm_` does."""
+    if norm is None:
+        return list(gradients)
+    total = torch.nn.utils.get_total_norm(gradients)
+    factor = (norm / (total + 1e-6)).clamp(max=1.0)
+    return [factor * gradient for gradient in gradients]
 
 
 def choose(scores: Named, count: int) -> dict[str, Tensor]:

@@ -1,14 +1,16 @@
 """AdaLoRA: adaptive budget allocation (zhang2023adalora#section-3).
 
-    h = W_0 x + (alpha / r) P diag(Lambda) Q x        r = init_r; P, Q kept near orthogonal by a penalty
+    h = W_0 x + alpha / (r + 0.00001) P diag(Lambda) Q x        r = init_r; P, Q kept near orthogonal by a penalty
     S_k = s(Lambda_k) + mean_j s(P_jk) + mean_j s(Q_kj),    s = smoothed |w dL/dw| times its smoothed variation
 
 Trained: P (d_out, r), Lambda (r), Q (r, d_in) beside every targeted weight. A training loop adds gamma *
 `penalty(model)` to its loss and calls `allocate(model, budget(...))` after each optimiser step: of all triplets
 (Lambda_k, P_k, Q_k) in the model, the least important lose their Lambda_k, and may win it back. `finish` cuts
 down to target_r triplets per weight on average. At inference the product is added to W_0. As in the authors'
-code the scale keeps the initial r; peft's names are lora_B, lora_E, lora_A.
+code the scale keeps the initial r, and a small number is added to it; peft's names are lora_B, lora_E, lora_A.
 """
+
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class Triplets(nn.Module):
         self.P = nn.Parameter(0.02 * torch.randn(d_out, init_r))
         self.Lambda = nn.Parameter(torch.zeros(init_r))
         self.Q = nn.Parameter(0.02 * torch.randn(init_r, d_in))
-        self.scale, self.target_r = alpha / init_r, target_r
+        self.scale, self.target_r = alpha / (init_r + 1e-5), target_r
         self.sensitivity = dict.fromkeys(("P", "Lambda", "Q"), torch.zeros(()))     # running averages
         self.uncertainty = dict(self.sensitivity)
 
@@ -53,10 +55,15 @@ def triplets(model: nn.Module) -> list[Triplets]:
     return [child for _, child in kit.at_sites(model, "adalora", Triplets)]
 
 
-def penalty(model: nn.Module) -> Tensor:
-    """||P^T P - I||^2 + ||Q Q^T - I||^2 over all weights; the paper adds 0.1 to 0.5 of it to the loss."""
+def departures(model: nn.Module) -> Tensor:
+    """How far P^T P and Q Q^T of every weight are from the identity: Frobenius norms, P first (2 for each weight,)."""
     grams = [gram for child in triplets(model) for gram in (child.P.T @ child.P, child.Q @ child.Q.T)]      # (r, r)
-    return torch.stack([((gram - torch.eye(len(gram)).to(gram)) ** 2).sum() for gram in grams]).sum()
+    return torch.stack([(gram - torch.eye(len(gram)).to(gram)).norm() for gram in grams])
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """Sum of the squared departures over all weights, as in the paper; the loss adds a multiple of it."""
+    return (departures(model) ** 2).sum()
 
 
 def budget(step: int, *, initial: int, final: int, total: int, warmup: int, cooldown: int) -> int:
@@ -105,3 +112,26 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.add_(child.delta())
     kit.detach(model, "adalora")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "adalora", Triplets)
+    warmup, cooldown, total = inputs["schedule"].tolist()
+    plan = [
+        budget(step, initial=len(child.Lambda), final=child.target_r, total=total, warmup=warmup, cooldown=cooldown)
+        for step in range(1, total + 1)
+    ]
+    trial = copy.deepcopy(model)
+    [pruned] = triplets(trial)
+    kept = scores = torch.zeros(())
+    for step, alive in (1, len(child.Lambda)), (2, child.target_r):
+        for name, weight in pruned.named_parameters():
+            weight.grad = inputs[f"grad_{name}_{step}"]
+        [kept] = allocate(trial, alive)
+        scores = pruned.importance()
+    output = model.get_submodule(site.path)(inputs["x"])
+    return {
+        "output": output, "departures": departures(model), "penalty": penalty(model), "schedule": torch.tensor(plan),
+        "scores": scores, "kept": kept,
+    }  # fmt: skip

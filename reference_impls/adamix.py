@@ -9,8 +9,8 @@ one. That makes the copies different and robust, so that in the end they can be 
 means (`finish`; outside training the means are used before, too). A second term of the loss, `consistency`,
 asks two passes with different draws to agree.
 
-The mean of what the copies do is what their mean does in each linear map, not across the activation. As in the
-authors' code all copies start alike. The same with LoRA as the module is not here.
+The mean of what the copies do is what their mean does in each linear map, not across the activation. Every copy
+starts with draws of its own. The same with LoRA as the module is not here.
 """
 
 import torch
@@ -27,12 +27,11 @@ class Mixture(nn.Module):
 
     def __init__(self, d_model: int, *, bottleneck: int, n_experts: int, share_up: bool):
         super().__init__()
-        down, up = nn.Linear(d_model, bottleneck), nn.Linear(bottleneck, d_model)
         n_up = 1 if share_up else n_experts
-        self.D = nn.ParameterList(down.weight.detach().clone() for _ in range(n_experts))
-        self.d = nn.ParameterList(down.bias.detach().clone() for _ in range(n_experts))
-        self.U = nn.ParameterList(up.weight.detach().clone() for _ in range(n_up))
-        self.u = nn.ParameterList(up.bias.detach().clone() for _ in range(n_up))
+        self.D = nn.ParameterList(0.02 * torch.randn(bottleneck, d_model) for _ in range(n_experts))
+        self.d = nn.ParameterList(torch.zeros(bottleneck) for _ in range(n_experts))
+        self.U = nn.ParameterList(0.02 * torch.randn(d_model, bottleneck) for _ in range(n_up))
+        self.u = nn.ParameterList(torch.zeros(d_model) for _ in range(n_up))
         for mean, copies in HALVES.items():
             setattr(self, mean, nn.Parameter(self.mean(copies), requires_grad=False))
 
@@ -73,10 +72,14 @@ def apply(
 
 
 def consistency(logits: Tensor, again: Tensor) -> Tensor:
-    """How far two passes with different draws are from each other: the mean of both divergences."""
+    """How far two passes with different draws are from each other: the mean of both divergences.
+
+    Each pass is a fixed target for the other: no gradient flows into the target of a divergence.
+    """
     p, q = logits.log_softmax(-1), again.log_softmax(-1)
-    both = kl_div(q, p, log_target=True, reduction="none") + kl_div(p, q, log_target=True, reduction="none")
-    return both.sum(-1).mean() / 2
+    there = kl_div(q, p.detach(), log_target=True, reduction="none")
+    back = kl_div(p, q.detach(), log_target=True, reduction="none")
+    return (there + back).sum(-1).mean() / 2
 
 
 @torch.no_grad()
@@ -89,3 +92,13 @@ def finish(model: nn.Module, name: str = "adamix") -> nn.Module:
             for copies in HALVES.values():
                 delattr(child, copies)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    logits = inputs["logits"].requires_grad_()
+    apart = consistency(logits, inputs["again"])
+    [gradient] = torch.autograd.grad(apart, logits)
+    torch.manual_seed(int(inputs["seed"]))
+    output = kit.blocks(model, "mlp")[0].sites["mlp.down"].module(inputs["x"])
+    return {"output": output, "consistency": apart, "consistency_grad": gradient}

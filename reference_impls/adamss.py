@@ -1,12 +1,12 @@
-"""AdaMSS: adaptive multi-subspace approach (zheng2025adamss; hf_peft, AdamssConfig).
+"""AdaMSS: adaptive multi-subspace approach (zheng2025adamss; code_adamss).
 
     h_i = W_0i x + b_i + B_i A_k(i) V [x, 1],    [W_0, b] = U S V cut off at r,    k(i) = the cluster of row i of U
 
 Trained beside every targeted weight: A (K, s, r), a small map for each of K clusters of outputs, and B (d_out, s),
 which spreads what its cluster's map gives over the cluster's outputs. V (r, d_in, and one for the bias) and the
-clusters follow from the weight. At inference nothing is left, for the bias is changed too. Differences: the authors
-also freeze clusters while training, the least important first (ASA), which is not here; peft clusters by
-scikit-learn, and gives a cluster of fewer than s outputs a smaller map.
+clusters follow from the weight. At inference nothing is left, for the bias is changed too. The authors also freeze
+clusters while training, the least important first (ASA), which is not here. They cluster with scikit-learn, and a
+cluster of fewer than s outputs gets a smaller map.
 """
 
 import torch
@@ -57,7 +57,7 @@ def clusters(rows: Tensor, k: int) -> Tensor:
 
 
 def apply(
-    model: nn.Module, *, r: int = 100, num_subspaces: int = 5, subspace_rank: int = 1,
+    model: nn.Module, *, r: int = 100, num_subspaces: int = 10, subspace_rank: int = 1,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a small map for each cluster of outputs beside every targeted weight."""
@@ -79,3 +79,12 @@ def merge(model: nn.Module) -> nn.Module:
             site.bias.add_(delta[:, -1])
     kit.detach(model, "adamss")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs, directions and clusters; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "adamss", AdaMSS)
+    child.V.copy_(inputs["V"])
+    child.cluster.copy_(inputs["cluster"])
+    output: Tensor = site.module(inputs["x"])
+    return output

@@ -1,15 +1,16 @@
 """AdapterFusion: non-destructive task composition for transfer learning (pfeiffer2021adapterfusion).
 
-    h <- h + sum over n of  p_n V z_n,    z_n = W_up,n relu(W_down,n h + b_down,n) + b_up,n
-    p = softmax over n of  (Q h + q) . (K z_n + k)
+    LN(h + x) <- LN(h + x + F(LN(h + x)))  where a norm follows the residual,    y <- y + F(y)  elsewhere
+    F(y) = sum over n of  p_n V z_n,    z_n = W_up,n relu(W_down,n y + b_down,n) + b_up,n
+    p = softmax over n of  (Q y + q) . (K z_n + k)
 
 First, N adapters are trained, each for its own task; then they are frozen side by side, and an attention in every
 layer learns how much of each a position needs. `apply` is the second stage, `adopt` takes the results of the first.
 Trained: Q, K and V (d_model, d_model) with biases q and k. At inference all of it remains, the N adapters included.
 V starts as the identity, `regulariser` pulls it back there.
 
-The bias k cannot matter, as the softmax cancels it; the authors' library has it, so it is counted. Fusion
-follows the last linear map of the feed-forward block; there it is behind the residual and its norm.
+The bias k cannot matter, as the softmax cancels it; the authors' library has it, so it is counted. The fusion stands
+where the adapter of `pfeiffer_adapter` does.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,13 @@ from torch.nn.functional import linear
 
 from . import _kit as kit
 from ._blocks import Bottleneck
+from .pfeiffer_adapter import Placed
 
 ADAPTER = ("W_down", "b_down", "W_up", "b_up")
 
 
-class Fusion(nn.Module):
-    """N frozen adapters behind one linear map, and the attention over them."""
+class Fusion(Placed):
+    """N frozen adapters of one layer, and the attention over them."""
 
     def __init__(self, d: int, *, adapters: int, bottleneck: int):
         super().__init__()
@@ -52,20 +54,25 @@ class Fusion(nn.Module):
         scores = linear(z, self.K, self.k) @ linear(h, self.Q, self.q)[..., None]           # (..., N, 1)
         return scores.squeeze(-1).softmax(dim=-1)                   # (..., N)
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
+    def delta(self, h: Tensor) -> Tensor:
         z = self.outputs(h)
         mixed = self.weights(h, z)[..., None, :] @ linear(z, self.V)                        # (..., 1, d)
-        return h + mixed.squeeze(-2)                                # (..., d)
+        return mixed.squeeze(-2)                                    # (..., d)
 
 
 def apply(model: nn.Module, *, adapters: int = 16, bottleneck: int, name: str = "adapterfusion") -> nn.Module:
-    """Freeze the model, and put a fusion of so many frozen adapters behind every feed-forward block."""
+    """Freeze the model, and put a fusion of so many frozen adapters into every layer."""
     kit.freeze(model)
-    for block in kit.blocks(model, "mlp"):
-        kit.attach(
-            block.sites["mlp.down"], name, Fusion(block.dims["d_model"], adapters=adapters, bottleneck=bottleneck)
-        )
+    for layer in kit.blocks(model, "layer"):
+        child = Fusion(layer.dims["d_model"], adapters=adapters, bottleneck=bottleneck)
+        kit.attach(layer.module, name, child).append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    return {"output": model(**batch).last_hidden_state, "penalty": regulariser(model)}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""aLoRA: activated LoRA (greenewald2025alora).
+"""aLoRA: activated LoRA (greenewald2025alora; code_alora).
 
     h_t = W_0 x_t + (alpha / r) [t >= t_inv] B A x_t,    t_inv where the last invocation begins
 
@@ -78,3 +78,13 @@ def apply(
         model.register_forward_pre_hook(invocation.look, with_kwargs=True)
     )
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run one module on recorded inputs with recorded token ids; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "alora", ActivatedLoRA)
+    outputs = {}
+    for name, ids, x in (("batch_output", "batch_ids", "batch"), ("output", "ids", "x")):
+        child.invocation.active = started(inputs[ids], inputs["tokens"])
+        outputs[name] = site.module(inputs[x])
+    return outputs

@@ -1,11 +1,12 @@
-"""Arrow: routing among a library of LoRAs (ostapenko2024arrow).
+"""Arrow: routing among a library of LoRAs (ostapenko2024arrow; code_mttl).
 
     h = W_0 x + (alpha / r) sum_i s_i B_i A_i x,    s = softmax(|p_i . x| / temperature) over the top_k largest
 
 Given beside every targeted weight, frozen: A (n_experts, r, d_in) and B (n_experts, d_out, r); `load` fills in an
 expert that was trained as a LoRA. Computed, not trained: p (n_experts, d_in), the first right singular vector of each
 B_i A_i; `finish` computes it once the experts are loaded. At inference everything stays. peft finds p by fifteen
-steps of power iteration; here it is exact.
+steps of power iteration; here it is exact. The authors' code mixes the factors before it multiplies them, unless its
+lora_merge_after is set.
 """
 
 from collections.abc import Mapping
@@ -59,8 +60,8 @@ def load(model: nn.Module, index: int, source: nn.Module, name: str = "lora") ->
 
 
 def apply(
-    model: nn.Module, *, n_experts: int = 8, r: int = 8, alpha: float = 8.0, top_k: int = 3, temperature: float = 1.0,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, n_experts: int = 8, r: int = 4, alpha: float = 16.0, top_k: int = 4, temperature: float = 1.0,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*"),
 ) -> nn.Module:
     """Freeze the model and put experts beside every targeted weight."""
     kit.freeze(model)
@@ -77,6 +78,14 @@ def finish(model: nn.Module) -> nn.Module:
     for _, child in kit.at_sites(model, "arrow", Experts):
         child.p.copy_(child.directions())
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs and experts; for the golden vectors. Directions are up to their signs."""
+    [(site, child)] = kit.at_sites(finish(model), "arrow", Experts)
+    x = inputs["x"]
+    output: Tensor = site.module(x)
+    return {"output": output, "mixed_factors": output, "directions": child.p.abs(), "shares": child.shares(x)}
 
 
 def unpack(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -5,8 +5,9 @@
 Every input gets a prompt of its own: a mixture of frozen prompts that were trained on other tasks, and of the one
 that is trained now, which is also added whole. What is mixed is decided by the input: its largest value in each
 dimension goes through a bottleneck and is compared with the same of each prompt. Trained, and kept at inference: the
-task's prompt P and the bottleneck with its norm. Kept but not trained: the source prompts S, given by `load`,
-which many tasks share. Until then they are noise, the same in every model.
+task's prompt P, which starts as the first source prompt, and the bottleneck. Kept but not trained: the source prompts
+S, given by `load`, which many tasks share, and the gain and bias of the norm, which stay at one and zero. Until `load`
+the source prompts are noise, the same in every model.
 
 Padding does not count for the maximum here; in the authors' code it does. Several tasks can share the bottleneck.
 """
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear, silu
+from torch.nn.functional import layer_norm, linear, pad, silu
 from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
@@ -32,11 +33,11 @@ class Attempt(nn.Module):
         fixed = torch.Generator().manual_seed(0)
         noise = [torch.randn(prompt_length, d_embed, generator=fixed) for _ in range(n_sources)]
         self.S = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in noise)
-        self.P = nn.Parameter(torch.empty(prompt_length, d_embed).uniform_(-0.5, 0.5))
-        self.W_down = nn.Parameter(nn.Linear(d_embed, bottleneck).weight.detach())
-        self.W_up = nn.Parameter(nn.Linear(bottleneck, d_embed).weight.detach())
-        self.gain = nn.Parameter(torch.ones(d_embed))
-        self.bias = nn.Parameter(torch.zeros(d_embed))
+        self.P = nn.Parameter(noise[0].clone())
+        self.W_down = nn.Parameter(0.01 * torch.randn(bottleneck, d_embed))
+        self.W_up = nn.Parameter(0.01 * torch.randn(d_embed, bottleneck))
+        self.gain = nn.Parameter(torch.ones(d_embed), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(d_embed), requires_grad=False)
         self.temperature = temperature
 
     def vectors(self) -> Tensor:
@@ -78,11 +79,21 @@ def apply(
 
 @torch.no_grad()
 def load(model: nn.Module, sources: Sequence[Tensor], name: str = "attempt") -> nn.Module:
-    """Take over the prompts of the source tasks, each (prompt_length, d_embed)."""
-    [child] = kit.attached(model, name)
-    for mine, source in zip(cast(Attempt, child).S, sources, strict=True):
+    """Copy the prompts of the source tasks, each (prompt_length, d_embed), and start the task's own at the first."""
+    [child] = cast(list[Attempt], kit.attached(model, name))
+    for mine, source in zip(child.S, sources, strict=True):
         mine.copy_(source)
+    child.P.copy_(child.S[0])
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [child] = cast(list[Attempt], kit.attached(model, "attempt"))
+    n = len(child.P)
+    embedded = pad(inputs["x"], (0, 0, n, 0))                                   # (batch, length + n, d_embed)
+    padded = child.mixed(embedded, pad(inputs["mask"], (n, 0), value=1))
+    return {"output": child.mixed(embedded, None), "padded": padded[:, :n]}
 
 
 def _mix(base: Any, prompts: Attempt) -> RemovableHandle:

@@ -56,6 +56,12 @@ def tuned(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield f"{site.path}.{site.role}", vector.detach()
 
 
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model on recorded tokens; for the golden vectors."""
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return {"output": logits}
+
+
 def pack(model: nn.Module) -> dict[str, Tensor]:
     """What one task stores, after `finish`."""
     return {name: vector.clone() for name, vector in tuned(model)}

@@ -8,7 +8,7 @@ Libraries that offer "BitFit" on models without biases add new ones: this one se
 models leave nothing to train.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import _kit as kit
 
@@ -20,3 +20,9 @@ def apply(model: nn.Module) -> nn.Module:
         if weight.pretrained and weight.name.endswith(".bias"):
             weight.value.requires_grad_(True)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model on recorded tokens; for the golden vectors."""
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return {"output": logits}                                       # (batch, labels)

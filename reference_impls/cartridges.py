@@ -1,5 +1,5 @@
 """Cartridges: long contexts as a trained key-value cache (eyuboglu2025cartridges;
-hf_peft#src/peft/tuners/cartridge/model.py:CartridgeEncoder).
+code_cartridges#cartridges/cache.py:TrainableCache).
 
     head = attend(Q, [S_k; P_k; K], [S_v; P_v; V])
 
@@ -8,12 +8,14 @@ model itself computes for the start of the text (`prefill`), and are trained to 
 read all of it. Trained: P_k and P_v (prefix_length - n_frozen, d_kv); the first `n_frozen` positions S_k and S_v,
 on which attention rests whatever the text says, stay as they are. At inference all of it remains.
 
-Real tokens keep their positions here. To the library the cartridge is a cache, and they stand behind it:
-`position_ids` moved by prefix_length are the same function. The training data, questions about the text that the
-model asks itself, and the distillation loss are the caller's.
+Until `prefill` they are noise, the same in every model. Real tokens keep their positions here. To the authors' code
+and to peft the cartridge is a cache, and they stand behind it: `position_ids` moved by prefix_length are the same
+function. The training data, questions about the text that the model asks itself, and the distillation loss are the
+caller's.
 """
 
-from typing import Any
+import copy
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +27,11 @@ from ._attention import widen
 class Cartridge(nn.Module):
     """The cache of one attention."""
 
-    def __init__(self, n_kv_heads: int, head_dim: int, *, prefix_length: int, n_frozen: int):
+    def __init__(self, n_kv_heads: int, head_dim: int, noise: torch.Generator, *, prefix_length: int, n_frozen: int):
         super().__init__()
         self.n_kv_heads, self.n_frozen = n_kv_heads, n_frozen
         for which in "kv":
-            made = torch.randn(prefix_length, n_kv_heads * head_dim)
+            made = torch.randn(prefix_length, n_kv_heads * head_dim, generator=noise)
             if n_frozen:
                 self.register_parameter(f"S_{which}", nn.Parameter(made[:n_frozen].clone(), requires_grad=False))
             self.register_parameter(f"P_{which}", nn.Parameter(made[n_frozen:].clone()))
@@ -46,14 +48,14 @@ class Cartridge(nn.Module):
         return rows.view(len(rows), self.n_kv_heads, -1).transpose(0, 1)    # (n_kv_heads, prefix_length, head_dim)
 
 
-def apply(model: nn.Module, *, prefix_length: int = 128, n_frozen: int = 1) -> nn.Module:
+def apply(model: nn.Module, *, prefix_length: int = 2048, n_frozen: int = 1) -> nn.Module:
     """Freeze the model and give every self-attention a cache of its own."""
     kit.freeze(model)
+    noise = torch.Generator().manual_seed(0)
     for block in kit.blocks(model, "attention"):
         if block.name == "attn":
-            child = Cartridge(
-                block.dims["n_kv_heads"], block.dims["head_dim"], prefix_length=prefix_length, n_frozen=n_frozen
-            )
+            heads, width = block.dims["n_kv_heads"], block.dims["head_dim"]
+            child = Cartridge(heads, width, noise, prefix_length=prefix_length, n_frozen=n_frozen)
             kit.attach(block.module, "cartridges", child).append(widen(model, block.module, child.keys_values))
     return model
 
@@ -69,3 +71,14 @@ def prefill(model: nn.Module, cache: Any) -> nn.Module:
                     part.copy_(rows[: len(part)])
                     rows = rows[len(part) :]
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    attention = kit.blocks(model, "attention")[0].module
+    positions = inputs["cos"], inputs["sin"]
+    output = attention(inputs["x"], position_embeddings=positions, attention_mask=inputs["mask"])[0]
+    filled = copy.deepcopy(model)
+    prefill(filled, filled(inputs["text"], use_cache=True).past_key_values)
+    [child] = cast(list[Cartridge], kit.attached(filled, "cartridges"))
+    return {"output": output, "prefilled": torch.stack([torch.cat(child.parts(which)) for which in "kv"])}

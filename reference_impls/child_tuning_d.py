@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _recorded as recorded
+from . import _sparse as sparse
 
 
 class Child(nn.Module):
@@ -42,19 +44,47 @@ def apply(model: nn.Module, *, kept: float = 0.3) -> nn.Module:
     return model
 
 
+def fisher(model: nn.Module, losses: Iterable[Tensor], clip: float | None = None) -> dict[str, Tensor]:
+    """Average the squared gradients of the losses. `clip`: the largest norm that a tensor's gradient may have."""
+    parameters = inside(model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    count = 0
+    for loss in losses:
+        count += 1
+        for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+            [small] = sparse.clipped([gradient], clip)
+            total[name] += small**2
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
 def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
     """Choose the child from the task's losses, one per batch, and mask all gradients from now on."""
+    return fix(model, fisher(model, losses))
+
+
+def fix(model: nn.Module, fisher: dict[str, Tensor]) -> nn.Module:
+    """Let only the entries inside the layers with the largest Fisher information move from now on."""
     parameters = inside(model)
-    fisher = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for loss in losses:
-        for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
-            fisher[name] += gradient**2
     scores = torch.cat([f.flatten() for f in fisher.values()])             # (all entries inside the layers,)
     child = _child(model)
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     chosen[scores.topk(int(child.kept * len(scores))).indices] = True
     _mask(model, dict(zip(parameters, chosen.split([p.numel() for p in parameters.values()]), strict=True)))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Score, choose, and mask the gradient of a recorded batch; for the golden vectors."""
+    scores = fisher(model, recorded.losses(model, inputs), clip=inputs["clip"].item())
+    fix(model, scores)
+    model.zero_grad()
+    next(recorded.losses(model, inputs)).backward()
+    gradients = {w.name: w.value.grad for w in kit.weights(model) if w.pretrained and w.value.grad is not None}
+    return {
+        "scores": recorded.flat(scores),                            # (entries inside the layers,)
+        "mask": recorded.flat(_child(model).masks),                 # (entries inside the layers,)
+        "output": recorded.flat(gradients),                         # (all entries,)
+    }
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

@@ -28,3 +28,19 @@ def apply(model: nn.Module, *, kept: float = 0.3) -> nn.Module:
         if weight.pretrained:
             weight.value.requires_grad_(True).register_hook(partial(masked, kept=kept))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Send a recorded gradient to one parameter many times; for the golden vectors.
+
+    Returns the factors by which entries arrive, and the share of entries that arrive at all.
+    """
+    weight = next(w.value for w in kit.weights(model) if w.pretrained)
+    gradient, factors = inputs["gradient"], []
+    for _ in range(int(inputs["draws"])):
+        weight.grad = None
+        (weight * gradient).sum().backward()                        # type: ignore[no-untyped-call]
+        assert weight.grad is not None
+        factors.append((weight.grad / gradient).round(decimals=6))
+    seen = torch.stack(factors)                                     # (draws, *shape)
+    return {"output": seen.unique(), "share": (seen != 0).double().mean()}

@@ -44,7 +44,7 @@ class Compacter(nn.Module):
         self.b_up = nn.Parameter(torch.zeros(d))
         for factor in (self.s_down, self.t_down, self.s_up, self.t_up):
             for matrix in factor.data:
-                nn.init.xavier_uniform_(matrix)
+                nn.init.xavier_uniform_(matrix, gain=2**0.5)
 
     def weight(self, s: Tensor, t: Tensor) -> Tensor:
         w = torch.einsum("ijk,ilr,irm->jlkm", self.shared.A, s, t)  # (n, d_in / n, n, d_out / n)

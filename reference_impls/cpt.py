@@ -7,8 +7,9 @@ The prompt P is a context of worked examples, as the model's own embeddings have
 of labels do not move at all, those of the template have a radius of their own. At inference P + D remains: `finish`
 adds the two up. Inputs are `prompt_length` positions longer.
 
-Until a context is given, P is random and its last `labels` rows count as labels. The paper's loss, which is also
-taken at the labels inside the context, decaying with their distance, is the caller's, as is every loss here.
+Until a context is given, P is noise, the same in every model, and its last `labels` rows count as labels. The paper's
+loss, which is also taken at the labels inside the context, decaying with their distance, is the caller's, as is every
+loss here.
 """
 
 from typing import Any, cast
@@ -27,7 +28,8 @@ class Context(nn.Module):
 
     def __init__(self, d_embed: int, *, prompt_length: int, labels: int, epsilon: float, format_epsilon: float):
         super().__init__()
-        self.P = nn.Parameter(torch.randn(prompt_length, d_embed), requires_grad=False)
+        noise = torch.Generator().manual_seed(0)
+        self.P = nn.Parameter(torch.randn(prompt_length, d_embed, generator=noise), requires_grad=False)
         self.D = nn.Parameter(torch.zeros(prompt_length, d_embed))
         self.D.register_hook(self.hold)
         unit = (d_embed / 2048) ** 0.5

@@ -3,9 +3,12 @@
     h = (I - Q S^T) W_0 x + (alpha / r) Q R x + b,    relu: Q = P, S = relu(P);    qr: Q = S = orthonormalised P
 
 Trained: P (d_out, r) and R (r, d_in) beside every targeted weight: P says which directions are taken from the weight,
-R what is said in them instead. R starts as S^T W_0 (over the scale), so that nothing is lost at first, as in peft,
-whose other option, a random R, it calls the original. At inference nothing is left. With R zero it is PaRa.
+R what is said in them instead. Both start as small random numbers, so that the start is near the pretrained model with
+relu, and lacks r directions of every weight with qr. Dropout acts on what the whole changed weight reads. At inference
+nothing is left. With R zero it is PaRa. The scale alpha / r is peft's; the authors have none.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,7 @@ class DEFT(nn.Module):
         super().__init__()
         self.qr, self.scale = decomposition == "qr", alpha / r if alpha else 1.0
         self.P = nn.Parameter(0.02 * torch.randn(weight.shape[0], r).to(weight))
-        self.R = nn.Parameter(self.factors()[1].detach().T @ weight / self.scale)
+        self.R = nn.Parameter(0.02 * torch.randn(r, weight.shape[1]).to(weight))
         self.dropout = nn.Dropout(dropout)
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -30,9 +33,13 @@ class DEFT(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         q, s = self.factors()
-        taken = x @ vars(self)["site"].weight.T @ s                 # (..., d_in) -> (..., r)
-        given = self.scale * (self.dropout(x) @ self.R.T)           # (..., d_in) -> (..., r)
-        changed: Tensor = y + (given - taken) @ q.T                 # (..., d_out)
+        site = cast(kit.Site, vars(self)["site"])
+        x = self.dropout(x)
+        plain = x @ site.weight.T                                   # (..., d_in) -> (..., d_out)
+        given = self.scale * (x @ self.R.T)                         # (..., d_in) -> (..., r)
+        if self.training and self.dropout.p:
+            y = plain if site.bias is None else plain + site.bias
+        changed: Tensor = y + (given - plain @ s) @ q.T             # (..., d_out)
         return changed
 
     def delta(self, weight: Tensor) -> Tensor:
@@ -42,7 +49,7 @@ class DEFT(nn.Module):
 
 def apply(
     model: nn.Module, *, r: int = 8, alpha: float = 0.0, decomposition: str = "relu", dropout: float = 0.0,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    targets: tuple[str, ...] = ("attn.*", "xattn.*"),
 ) -> nn.Module:
     """Freeze the model and replace r directions of the outputs of every targeted weight."""
     kit.freeze(model)

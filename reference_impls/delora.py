@@ -1,10 +1,11 @@
 """DeLoRA: decoupling angles and strength in low-rank adaptation (bini2025delora).
 
-    h = W_0 x + (lambda / r) sum_i (b_i / |b_i|) (a_i / |a_i|)^T (w * x),    w the lengths of the columns of W_0
+    h = W_0 x + (lambda / r) sum_i (b_i a_i^T / (|b_i| |a_i|) - b_0i a_0i^T / (|b_0i| |a_0i|)) (w * x)
+    w the lengths of the columns of W_0
 
-Trained: A (r, d_in), B (d_out, r) and the strength lam (1,) beside every targeted weight. At inference nothing is
-left: the sum is added to W_0. As in peft B starts at zero and norms are held above 1e-4; the authors start B at
-random and subtract a frozen copy of the initial product.
+Trained: A (r, d_in), B (d_out, r) and the strength lam (1,) beside every targeted weight. A and B start at random, and
+the frozen copies A_0 and B_0 of their start are subtracted, so that the first step starts from the pretrained model. At
+inference nothing is left: the difference is added to W_0. As in peft norms are held above 1e-4.
 """
 
 import math
@@ -21,29 +22,40 @@ class Bounded(nn.Module):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     w: Tensor
+    A_0: Tensor
+    B_0: Tensor
 
     def __init__(self, weight: Tensor, *, r: int, delora_lambda: float, dropout: float):
         super().__init__()
         d_out, d_in = weight.shape
         self.A = nn.Parameter(torch.empty(r, d_in))
-        self.B = nn.Parameter(torch.zeros(d_out, r))
+        self.B = nn.Parameter(torch.empty(d_out, r))
         self.lam = nn.Parameter(torch.full((1,), delora_lambda))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        for factor in (self.A, self.B):
+            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+        self.register_buffer("A_0", self.A.detach().clone())
+        self.register_buffer("B_0", self.B.detach().clone())
         self.register_buffer("w", weight.detach().norm(dim=0), persistent=False)        # (d_in,)
         self.dropout = nn.Dropout(dropout)
 
-    def sizes(self) -> Tensor:
-        """What brings each term to the length lambda / r, (r,)."""
-        lengths = self.A.norm(dim=1).clamp(min=TINY) * self.B.norm(dim=0).clamp(min=TINY)
-        sizes: Tensor = self.lam / len(self.A) / lengths
+    def sizes(self, a: Tensor, b: Tensor) -> Tensor:
+        """The factors (r,) that bring each term of B A to the length lambda / r."""
+        lengths = a.norm(dim=1).clamp(min=TINY) * b.norm(dim=0).clamp(min=TINY)
+        sizes: Tensor = self.lam / len(a) / lengths
         return sizes
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        low: Tensor = (self.dropout(x) * self.w) @ self.A.T         # (..., d_in) -> (..., r)
-        return y + (self.sizes() * low) @ self.B.T                  # (..., r) -> (..., d_out)
+        x = self.dropout(x) * self.w
+        for sign, a, b in ((1, self.A, self.B), (-1, self.A_0, self.B_0)):
+            y = y + (sign * self.sizes(a, b) * (x @ a.T)) @ b.T     # (..., d_in) -> (..., r) -> (..., d_out)
+        return y
+
+    def bounded(self, a: Tensor, b: Tensor) -> Tensor:
+        """The sum (d_out, d_in) of the normalised terms, as long as lambda at most, over the lengths of the columns."""
+        return (b * self.sizes(a, b)) @ a
 
     def delta(self) -> Tensor:
-        return (self.B * self.sizes()) @ self.A * self.w            # (d_out, d_in)
+        return (self.bounded(self.A, self.B) - self.bounded(self.A_0, self.B_0)) * self.w       # (d_out, d_in)
 
 
 def apply(

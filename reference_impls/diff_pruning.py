@@ -37,14 +37,15 @@ class Gate(nn.Module):
         if structured:
             self.alpha_group = nn.Parameter(torch.full((1,), alpha_init))
         self.penalty, self.low, self.high = penalty, low, high
+        self.noise: dict[str, Tensor] = {}      # uniform numbers by gate, where they are given and not drawn
 
     def gates(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.named_parameters() if n != "w"}
 
-    def z(self, alpha: Tensor) -> Tensor:
+    def z(self, name: str, alpha: Tensor) -> Tensor:
         """A gate, drawn while training."""
-        noise = torch.rand_like(alpha).clamp(1e-6, 1 - 1e-6).logit() if self.training else 0.0
-        return ((alpha + noise).sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
+        u = self.noise.get(name, torch.rand_like(alpha)) if self.training else torch.full_like(alpha, 0.5)
+        return ((alpha + u.clamp(1e-4, 1 - 1e-4).logit()).sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
 
     def chances(self) -> dict[str, Tensor]:
         """Of each gate, that it is not exactly closed."""
@@ -58,7 +59,7 @@ class Gate(nn.Module):
     def delta(self) -> Tensor:
         if self.mask is not None:
             return self.w * self.mask
-        return math.prod((self.z(alpha) for alpha in self.gates().values()), start=self.w)
+        return math.prod((self.z(name, alpha) for name, alpha in self.gates().items()), start=self.w)
 
     def penalised(self, name: str, gradient: Tensor) -> Tensor:
         """A gate's gradient with that of the penalty on its chance to be open."""
@@ -118,6 +119,14 @@ def apply(
 def gates(model: nn.Module) -> dict[str, Gate]:
     """The gate of every parameter, by the gate's name in the model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Gate)}
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    for path, gate in gates(model).items():
+        gate.noise = {name: inputs[f"u.{path}.{name}"] for name in gate.gates()}
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return logits
 
 
 def expected(model: nn.Module) -> Tensor:

@@ -8,9 +8,12 @@ at zero, as in the paper's code. The class of that name in pyreft keeps the rows
 paper's equation; what the equation says is called NodiReFT there.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from . import loreft
 from .loreft import intervene
 from .noreft import FreeIntervention
 
@@ -31,3 +34,6 @@ def apply(
         model, DirectIntervention, "direft",
         r=r, prefix_positions=prefix_positions, suffix_positions=suffix_positions, tied=tied, dropout=dropout,
     )  # fmt: skip
+
+
+probe = partial(loreft.probe, name="direft")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _recorded as recorded
 from . import _sparse as sparse
 
 
@@ -41,9 +42,27 @@ def fisher(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
 
 def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
     """Choose the mask from the losses of single examples, 1024 in the paper, and let only its entries move."""
-    scores = fisher(model, losses)
+    return fix(model, fisher(model, losses))
+
+
+def fix(model: nn.Module, scores: dict[str, Tensor]) -> nn.Module:
+    """Let only the entries with the largest scores move from now on."""
     count = int(sparse.of(model, "fish_mask").kept * sum(s.numel() for s in scores.values()))
     return sparse.only(model, "fish_mask", sparse.choose(scores, count))
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Score, choose, and mask the gradient of a recorded batch; for the golden vectors."""
+    scores = fisher(model, recorded.losses(model, inputs))
+    fix(model, scores)
+    model.zero_grad()
+    next(recorded.losses(model, inputs)).backward()
+    gradients = {name: p.grad for name, p in sparse.parameters(model).items() if p.grad is not None}
+    return {
+        "scores": recorded.flat(scores),                            # (all entries,)
+        "mask": recorded.flat(sparse.of(model, "fish_mask").masks),  # (all entries,)
+        "output": recorded.flat(gradients),                         # (all entries,)
+    }
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

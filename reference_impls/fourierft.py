@@ -66,7 +66,7 @@ def draw(model: nn.Module, name: str, sites: Sequence[kit.Site], n: int) -> dict
 
 
 def apply(
-    model: nn.Module, *, n_frequency: int = 1000, scaling: float = 150.0,
+    model: nn.Module, *, n_frequency: int = 1000, scaling: float = 300.0,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model, draw the positions, and put a spectrum beside every targeted weight."""

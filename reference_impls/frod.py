@@ -1,11 +1,11 @@
-"""FRoD: full-rank fine-tuning with rotational degrees (wan2026frod; the decomposition as in peft).
+"""FRoD: full-rank fine-tuning with rotational degrees (wan2026frod; code_frod).
 
     h = U (diag(lambda_l) + S) V^T x,    W_0 = U diag(lambda_l at the start) V^T,    S zero but for the numbers lambda_s
 
 V (d_in, d_in) is common to all weights of a role, U (d_out, d_in) belongs to each, with columns of length one. Both are
 frozen and come from the pretrained weights. Trained: lambda_l (d_in) and lambda_s of every targeted weight; S has its
 numbers where the role's random positions say, off the diagonal. The weights and a seed give back what is frozen. At
-inference the product takes the place of W_0. In peft, V misses encoder layers where a decoder has the same role.
+inference the product takes the place of W_0. The authors' code adds the product to W_0 x instead.
 """
 
 import torch
@@ -78,7 +78,7 @@ class FRoD(nn.Module):
 
 def apply(
     model: nn.Module, *, sparse_rate: float = 0.01, regularization_alpha: float = 0.001,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
     """Freeze the model, and write every targeted weight in the basis of its role."""
     kit.freeze(model)
@@ -101,3 +101,11 @@ def merge(model: nn.Module) -> nn.Module:
         site.weight.copy_(child.weight())
     kit.detach(model, "frod")
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors. The replacement is U (diag + S) V^T x."""
+    x = inputs["x"]
+    children = list(kit.at_sites(model, "frod", FRoD))
+    output = torch.cat([site.module(x) for site, _ in children], dim=-1)
+    return {"output": output, "replacement": torch.cat([x @ child.weight().T for _, child in children], dim=-1)}

@@ -32,7 +32,7 @@ class Parts(nn.Module):
 
     def add(self, part: str, form: str, d: int, right: tuple[int, ...] = ()) -> None:
         if form == "lora":
-            limit = right[-1] ** -0.5 if len(right) > 1 else 1.0    # Kaiming uniform, as peft has it for (r, 1)
+            limit = (6 / (right[0] + (right[1] if len(right) > 1 else 1))) ** 0.5     # Xavier uniform, of (r, 1) for C
             self.register_parameter(f"{part}_d", nn.Parameter(torch.zeros(d, right[0])))
             self.register_parameter(f"{part}_u", nn.Parameter(torch.empty(right).uniform_(-limit, limit)))
         elif form != "none":
@@ -70,8 +70,8 @@ class Parts(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, config_A_B: str = "lora", config_C: str = "lora", config_D_E: str = "constant",
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 4, config_A_B: str = "lora", config_C: str = "lora", config_D_E: str = "constant",
+    targets: tuple[str, ...] = ("attn.q", "attn.v", "attn.o", "xattn.q", "xattn.v", "xattn.o", "mlp.*"),
 ) -> nn.Module:
     """Freeze the model and put the parts on every targeted weight."""
     kit.freeze(model)

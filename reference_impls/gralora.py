@@ -50,7 +50,7 @@ class Grid(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 32, alpha: float = 64.0, k: int = 2, hybrid_r: int = 0, dropout: float = 0.0,
+    model: nn.Module, *, r: int = 32, alpha: float = 64.0, k: int = 2, hybrid_r: int = 0, dropout: float = 0.05,
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
     """Freeze the model and put a grid of corrections beside every targeted weight."""

@@ -1,4 +1,4 @@
-"""HRA: Householder reflection adaptation (yuan2024hra).
+"""HRA: Householder reflection adaptation (yuan2024hra; code_hra).
 
     h = W_0 H_1 H_2 ... H_r x,    H_i = I - 2 u_i u_i^T / |u_i|^2
 
@@ -34,9 +34,9 @@ class HRA(Turned):
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """The sum of ||U^T U - I||^2 over all weights."""
-    grams = [child.U.T @ child.U for _, child in kit.at_sites(model, "hra", HRA)]                   # (r, r)
-    return torch.stack([((gram - torch.eye(len(gram)).to(gram)) ** 2).sum() for gram in grams]).sum()
+    """The sum over all weights of ||I - N^T N||, N the unit normals."""
+    normals = [nn.functional.normalize(child.U, dim=0) for _, child in kit.at_sites(model, "hra", HRA)]     # (d_in, r)
+    return torch.stack([torch.linalg.norm(torch.eye(n.shape[1]).to(n) - n.T @ n) for n in normals]).sum()
 
 
 def apply(
@@ -52,3 +52,9 @@ def apply(
 def merge(model: nn.Module) -> nn.Module:
     """Reflect the weights."""
     return merge_turned(model, "hra")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [(site, _)] = kit.at_sites(model, "hra", HRA)
+    return {"output": site.module(inputs["x"]), "penalty": penalty(model)}

@@ -94,3 +94,12 @@ def apply(
         if weight.kind == "norm":
             weight.value.requires_grad_(True)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors. (layers, attention and feed-forward, ...)"""
+    [source] = (child for child in kit.attached(model, "hyperformer_pp") if isinstance(child, Hypernetworks))
+    source.task = int(inputs["task"])
+    adapters = [child for child in kit.attached(model, "hyperformer_pp") if isinstance(child, Generated)]
+    outputs = torch.stack([adapter.after(inputs["x"], inputs["x"]) for adapter in adapters])
+    return outputs.unflatten(0, (-1, 2))

@@ -7,8 +7,8 @@ Trained: A (r, d_in) and B (d_out, r), as in LoRA. Afterwards `fit` passes over 
 reads, g the gradient of an output at what it says, over the outputs weighted by the curvature of the likelihood.
 `tune_prior` chooses lambda by the marginal likelihood, `predict` gives means and covariances, `probabilities`
 averages the softmax. All is needed at inference. Of the factors as wide as the model the n_kfac largest eigenvectors
-are kept, each times the root of its eigenvalue; the official code keeps whole matrices. Positions of a sequence
-count as examples of their own, as K-FAC in its expanded form has it.
+are kept, each times the root of its eigenvalue; the official code keeps whole matrices. As there,
+x x^T is summed over the positions of a sequence, and divided by the number of examples.
 """
 
 import math
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from . import _kit as kit
 from . import lora
@@ -107,7 +108,7 @@ def fit(model: nn.Module, outputs: Iterable[Tensor], *, noise: float | None = No
             for key, (x, g) in sides(children, f, column).items():
                 read, said, rows = sums.get(key, (0, 0, 0))
                 read, said = (s + torch.einsum("nti,ntj->ij", t, t) for s, t in ((read, x), (said, g)))
-                sums[key] = read, said, rows + x.shape[0] * x.shape[1]
+                sums[key] = read, said, rows + len(x)
     for (i, name), (read, said, rows) in sums.items():
         for side, matrix in ((f"in_{name}", read / rows), (f"out_{name}", said)):
             buffer = factors(model)[i].get_buffer(side)
@@ -157,6 +158,26 @@ def predict(model: nn.Module, outputs: Iterable[Tensor]) -> list[tuple[Tensor, T
                 covariance -= torch.einsum("nckl,kl,ndkl->ncd", inside, known, inside)
         found.append((f.detach(), covariance))
     return found
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Measure, tune and predict on recorded examples; for the golden vectors.
+
+    The logits of an example are the layer's outputs, averaged over its positions.
+    """
+    [(site, child)] = kit.at_sites(model, "laplace_lora", Factors)
+    output: Tensor = site.module(inputs["x"])                           # (examples, positions, d_out)
+    fit(model, (site.module(x[None]).mean(1) for x in inputs["x"]))
+    first = inputs["x"][:1]
+    found = {name: child.get_buffer(name) for name in ("in_A", "out_A", "in_B", "out_B")}
+    [(mean, covariance)] = predict(model, (site.module(x).mean(1) for x in (first,)))
+    likelihood = -float(cross_entropy(output.detach().mean(1), inputs["labels"], reduction="sum"))
+    before = evidence(model, likelihood, prior(model)).squeeze()
+    tuned = tune_prior(model, likelihood, steps=int(inputs["steps"]))
+    return {
+        "output": output, "mean": mean, "covariance": covariance, "evidence": before, "precision": torch.tensor(tuned),
+        **{name: root @ root.T for name, root in found.items()},
+    }
 
 
 def probabilities(mean: Tensor, covariance: Tensor, samples: int = 1000) -> Tensor:

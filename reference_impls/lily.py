@@ -1,11 +1,11 @@
-"""Lily: low-rank interconnected adaptation across layers (zhong2025lily).
+"""Lily: low-rank interconnected adaptation across layers (zhong2025lily; code_lily).
 
     h = W_0 x + scaling (A x) (p_1 B_1 + ... + p_n B_n),    p = mean over all tokens of softmax(router (A x))
 
 Trained: for every targeted role the factors A (r, d_in), one for each stride_A consecutive layers, and a pool B (num_B,
 r, d_out) for all layers; for every targeted weight a router (num_B, r). B starts at zero. At inference all of it
-remains, since the mixture depends on the input. As in peft the mixture is one for the whole batch. peft shares by
-the suffix that its user gave, not by role.
+remains, since the mixture depends on the input. The whole batch has one mixture. peft shares by the suffix that its
+user gave, not by role.
 """
 
 import math
@@ -48,8 +48,8 @@ class Lily(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 32, stride_A: int = 1, num_B: int = 2, scaling: float = 1.0,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 16, stride_A: int = 8, num_B: int = 4, scaling: float = 1.0,
+    targets: tuple[str, ...] = ("attn.q", "attn.k", "attn.v", "xattn.q", "xattn.k", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model, and put corrections with shared factors beside every targeted weight."""
     kit.freeze(model)
@@ -62,3 +62,8 @@ def apply(
         for i, site in enumerate(sites):
             kit.attach(site, "lily", Lily(shared, i // stride_A, scaling))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    return torch.cat([site.module(inputs["x"]) for site, _ in kit.at_sites(model, "lily", Lily)], dim=-1)

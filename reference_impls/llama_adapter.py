@@ -54,3 +54,11 @@ def apply(
             hooks = kit.attach(block.module, name, prompt)
             hooks.append(beside(model, block.module, prompt.term))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    attention = kit.blocks(model, "attention")[-1].module
+    positions = inputs["cos"], inputs["sin"]
+    output: Tensor = attention(inputs["x"], position_embeddings=positions, attention_mask=inputs["mask"])[0]
+    return output

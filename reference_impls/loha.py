@@ -32,7 +32,7 @@ class LoHa(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0,
+    model: nn.Module, *, r: int = 4, alpha: float = 1.0,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a Hadamard product of two low-rank matrices beside every targeted weight."""

@@ -5,8 +5,8 @@
 Trained, with a width's factor f (decompose_factor where that divides the width, else the largest divisor up to it and
 up to the width's root; -1 for no limit but the root): w1 (f_out, f_in), and w2 (d_out / f_out, d_in / f_in) or its thin
 factors w2_a (d_out / f_out, r) and w2_b (r, d_in / f_in); with decompose_both w1 is split likewise where r is below
-half of its larger side. w2 or w2_b starts at zero, as in LyCORIS (in peft w1, by default). At inference the product is
-added to W_0. LyCORIS 4.1.3 scales by (alpha / r)^2 when it merges, and by one where nothing is split.
+half of its larger side. w2 or w2_b starts at zero, as in LyCORIS (in peft w1, by default). Where neither is split, the
+scale is one. At inference the product is added to W_0. LyCORIS scales by (alpha / r)^2 when it merges.
 """
 
 import math
@@ -37,7 +37,7 @@ class LoKr(nn.Module):
         self._split("w1", f_out, f_in, r if decompose_both else max(f_in, f_out))
         self._split("w2", d_out // f_out, d_in // f_in, r)
         nn.init.zeros_(self.get_parameter("w2" if hasattr(self, "w2") else "w2_b"))
-        self.scale = alpha / r
+        self.scale = 1.0 if hasattr(self, "w1") and hasattr(self, "w2") else alpha / r
 
     def _split(self, name: str, rows: int, columns: int, r: int) -> None:
         """Make a matrix (rows, columns), as two factors where r is small enough."""
@@ -60,7 +60,7 @@ class LoKr(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0, decompose_factor: int = -1, decompose_both: bool = False,
+    model: nn.Module, *, r: int = 4, alpha: float = 1.0, decompose_factor: int = -1, decompose_both: bool = False,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a Kronecker product beside every targeted weight."""

@@ -8,9 +8,11 @@ with the width. At inference nothing is left: the product is added to W_0. The a
 and norms out of weight decay, and have a third rate for factors of embeddings, which are no targets here.
 """
 
+import copy
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from . import _kit as kit
 from . import lora
@@ -25,7 +27,7 @@ class LoRAPlus(lora.LoRA):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, lr_ratio: float = 16.0,
+    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.1, lr_ratio: float = 80.0,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a low-rank correction beside every targeted weight."""
@@ -48,3 +50,14 @@ def groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
     return lora.merge(model, name="lora_plus")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    trial = copy.deepcopy(model)
+    [(_, child)] = kit.at_sites(trial, "lora_plus", LoRAPlus)
+    optimizer = torch.optim.SGD(groups(trial, inputs["lr"].item()))
+    child.A.grad, child.B.grad = inputs["grad_A"], inputs["grad_B"]
+    optimizer.step()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    return {"rates": torch.tensor([rates[id(child.A)], rates[id(child.B)]]).double(), "A": child.A, "B": child.B}

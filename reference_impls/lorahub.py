@@ -68,6 +68,11 @@ def load(model: nn.Module, index: int, source: nn.Module, name: str = "lora") ->
     return model
 
 
+def regular(weights: Tensor, penalty: float = 0.05) -> Tensor:
+    """The term that the search adds to the loss."""
+    return penalty * weights.abs().mean()
+
+
 @torch.no_grad()
 def search(
     model: nn.Module, loss: Callable[[], float], *, budget: int = 40, bound: float = 1.5, penalty: float = 0.05,
@@ -82,7 +87,7 @@ def search(
 
     def score(candidate: Tensor) -> float:
         w.copy_(candidate)
-        return loss() + penalty * float(candidate.abs().mean())
+        return loss() + float(regular(candidate, penalty))
 
     parent = torch.zeros_like(w)
     scores = [score(parent)]
@@ -107,6 +112,26 @@ def apply(
     for site in kit.sites(model, targets):
         kit.attach(site, "lorahub", Hub(shared, site.d_in, site.d_out, modules=modules, r=r, alpha=alpha))
     return model
+
+
+@torch.no_grad()
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the mixture on recorded numbers, and see where the search begins and ends; for the golden vectors."""
+    [(site, hub)] = hubs(model)
+    a, b = hub.mixed()
+    w, seen = weights(model), list[Tensor]()
+    before = w.detach().clone()
+
+    def loss() -> float:
+        seen.append(w.detach().clone())
+        return 0.0
+
+    search(model, loss, budget=50, step=9.0)
+    w.copy_(before)
+    return {
+        "output": site.module(inputs["x"]), "penalty": regular(w), "A": a, "B": b, "first": seen[0],
+        "bounds": torch.stack([torch.stack(seen).min(), torch.stack(seen).max()]),
+    }
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _recorded as recorded
 
 
 class Pruned(nn.Module):
@@ -120,6 +121,20 @@ def apply(
                 child.register_buffer(child.kind, torch.ones(groups, dtype=torch.bool))
             kit.attach(site, "loraprune", child)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Observe recorded batches, prune, and run what is left; for the golden vectors."""
+    for loss in recorded.losses(model, inputs):
+        model.zero_grad()
+        loss.backward()
+        observe(model)
+    prune(model, inputs["share"].item())
+    shares = [schedule(step, total=100, ratio=0.5) for step in inputs["steps"].tolist()]
+    found = {"output": model(input_ids=inputs["input_ids"][0]).logits, "schedule": torch.tensor(shares)}
+    for last in _lasts(model):
+        found |= {f"importance {last.kind}": last.importance, last.kind: last.get_buffer(last.kind)}
+    return found
 
 
 def finish(model: nn.Module) -> nn.Module:

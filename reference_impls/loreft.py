@@ -10,7 +10,8 @@ remains, and works while the input is read: tokens generated from a cache are le
 R is kept as free numbers and its rows made orthonormal whenever it is read, by a QR decomposition; once
 orthonormal it stays what it is. pyreft and the adapters library use torch's parametrisation of orthogonal matrices,
 which holds a square matrix besides. The paper writes a set for every position where this has two; its code, and the
-counts that it prints, have two.
+counts that it prints, have two. The authors count the last tokens of the prompt, without the answer; this has only the
+input to go by, so in training the answer belongs to it.
 """
 
 import math
@@ -45,8 +46,8 @@ class Positions(nn.Module):
         real = torch.ones(h.shape[:2], dtype=torch.bool) if self.mask is None else self.mask.bool()     # (batch, n)
         count = real.sum(1, keepdim=True)                           # (batch, 1)
         place = real.cumsum(1)                                      # (batch, n), from 1 on
-        prefix = torch.clamp(count // 2, max=self.prefix)           # no token is in both
-        suffix = torch.clamp(count - count // 2, max=self.suffix)
+        half = count // 2                                           # no token is in both; an odd one is in neither
+        prefix, suffix = half.clamp(max=self.prefix), half.clamp(max=self.suffix)
         return real & (place <= prefix), real & (place > count - suffix)
 
 
@@ -62,7 +63,7 @@ class Intervention(nn.Module):
         sets = 1 if tied else min(positions.prefix, 1) + min(positions.suffix, 1)
         self.R = nn.ParameterList(nn.init.orthogonal_(torch.empty(r, d)) for _ in range(sets))
         self.W = nn.ParameterList(nn.init.kaiming_uniform_(torch.empty(r, d), a=math.sqrt(5)) for _ in range(sets))
-        self.b = nn.ParameterList(torch.zeros(r) for _ in range(sets))
+        self.b = nn.ParameterList(torch.empty(r).uniform_(-(d**-0.5), d**-0.5) for _ in range(sets))
         self.dropout = nn.Dropout(dropout)
 
     def directions(self, i: int) -> Tensor:
@@ -113,3 +114,13 @@ def apply(
         model, Intervention, "loreft",
         r=r, prefix_positions=prefix_positions, suffix_positions=suffix_positions, tied=tied, dropout=dropout,
     )  # fmt: skip
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor], name: str = "loreft") -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [positions] = [child for child in kit.attached(model, name) if isinstance(child, Positions)]
+    [child] = [child for child in kit.attached(model, name) if isinstance(child, Intervention)]
+    positions.mask = inputs["mask"]
+    first, last = positions.find(inputs["mask"][..., None])
+    positions.mask = None
+    return {"output": child.behind(inputs["x"]), "first": first, "last": last}

@@ -1,19 +1,19 @@
 """LST: ladder side-tuning (sung2022lst#section-3).
 
-    s <- S_l(m_l s + (1 - m_l) D_l h_l),    m_l = sigmoid(alpha_l / T);    out = m U s + (1 - m) h
+    s <- S_l(m_l s + (1 - m_l) D_l h_l),    m_l = sigmoid(alpha_l / T);    out = U s
 
 A transformer that is `r` times narrower runs beside the frozen one. Before each of its layers S_l it takes in the
-state h_l of the backbone's layer, narrowed by D_l; at the end its state is widened by U and mixed with the
-backbone's last. Nothing that is trained lies below anything of the backbone but its head, so no gradient passes
-through the backbone and none of its activations is kept. Trained, and kept at inference: the whole side network. It
-has no layer beside every `drop_every`-th one of the backbone, the first included (0: a layer beside each).
+state h_l of the backbone's layer, narrowed by D_l; at the end its state is widened by U and takes the place of the
+backbone's last state before the head. Nothing that is trained lies below anything of the backbone but its head, so no
+gradient passes through the backbone and none of its activations is kept. Trained, and kept at inference: the whole side
+network. It has no layer beside every `drop_every`-th one of the backbone, the first included (0: a layer beside each).
 
-The side layers here are those of T5 for every family: gains without biases, attention, ReLU; and without position
-biases, since the states they take in know their positions. The authors begin with a pruned copy of the backbone,
-which matters for quality, here with random weights. A cache is refused: the side network would need its own.
+The side layers here are those of T5 for every family: gains without biases, unscaled attention, ReLU; and without
+position biases, since the states they take in know their positions. They start as T5 does, with the widths of the
+backbone. The authors' script then copies a pruned backbone over that start, which matters for quality. A cache is
+refused: the side network would need its own.
 """
 
-import math
 from functools import partial
 from typing import Any, cast
 
@@ -26,10 +26,12 @@ from . import _kit as kit
 TEMPERATURE = 0.1
 
 
-def weight(*shape: int) -> nn.Parameter:
-    value = torch.empty(shape)
-    nn.init.kaiming_uniform_(value, a=math.sqrt(5))
-    return nn.Parameter(value)
+EPSILON = 1e-6
+"""Of the norms."""
+
+
+def weight(*shape: int, std: float = 0.01) -> nn.Parameter:
+    return nn.Parameter(std * torch.randn(shape))
 
 
 def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
@@ -40,18 +42,20 @@ def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
 class SideAttention(nn.Module):
     """One attention of the side network: of d_s numbers per position, and heads r times narrower."""
 
-    def __init__(self, d_s: int, n_heads: int, head_dim: int):
+    def __init__(self, d_model: int, n_heads: int, head_dim: int, *, r: int):
         super().__init__()
         self.n_heads = n_heads
+        d_s, d_attn = d_model // r, n_heads * (head_dim // r)
         self.g_attn = nn.Parameter(torch.ones(d_s))
-        self.W_q, self.W_k, self.W_v = (weight(n_heads * head_dim, d_s) for _ in range(3))
-        self.W_o = weight(d_s, n_heads * head_dim)
+        self.W_q = weight(d_attn, d_s, std=(d_model * head_dim) ** -0.5)
+        self.W_k, self.W_v = (weight(d_attn, d_s, std=d_model**-0.5) for _ in range(2))
+        self.W_o = weight(d_s, d_attn, std=(n_heads * head_dim) ** -0.5)
 
     def add(self, s: Tensor, source: Tensor | None, mask: Tensor) -> Tensor:
-        x = rms_norm(s, self.g_attn.shape, self.g_attn)
+        x = rms_norm(s, self.g_attn.shape, self.g_attn, EPSILON)
         y = x if source is None else source
         q, k, v = (self.split(linear(a, w)) for a, w in ((x, self.W_q), (y, self.W_k), (y, self.W_v)))
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)           # (batch, n_heads, n, head_dim)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, n_heads, n, head_dim)
         return s + linear(mixed.transpose(1, 2).flatten(2), self.W_o)           # (batch, n, d_s)
 
     def split(self, x: Tensor) -> Tensor:
@@ -61,13 +65,14 @@ class SideAttention(nn.Module):
 class SideMLP(nn.Module):
     """One feed-forward block of the side network."""
 
-    def __init__(self, d_s: int, d_hidden: int):
+    def __init__(self, d_model: int, d_ff: int, *, r: int):
         super().__init__()
-        self.g_mlp = nn.Parameter(torch.ones(d_s))
-        self.W_in, self.W_out = weight(d_hidden, d_s), weight(d_s, d_hidden)
+        self.g_mlp = nn.Parameter(torch.ones(d_model // r))
+        self.W_in = weight(d_ff // r, d_model // r, std=d_model**-0.5)
+        self.W_out = weight(d_model // r, d_ff // r, std=d_ff**-0.5)
 
     def add(self, s: Tensor) -> Tensor:
-        z = torch.relu(linear(rms_norm(s, self.g_mlp.shape, self.g_mlp), self.W_in))    # (batch, n, d_hidden)
+        z = torch.relu(linear(rms_norm(s, self.g_mlp.shape, self.g_mlp, EPSILON), self.W_in))    # (batch, n, d_hidden)
         return s + linear(z, self.W_out)                                        # (batch, n, d_s)
 
 
@@ -99,7 +104,6 @@ class Ladder(nn.Module):
         self.b_first = nn.ParameterList(torch.zeros(d_s) for _ in range(n_stacks))
         self.g_last = nn.ParameterList(torch.ones(d_s) for _ in range(n_stacks))
         self.U, self.b_U = weight(d_model, d_s), nn.Parameter(torch.zeros(d_model))
-        self.alpha_last = nn.Parameter(torch.zeros(1))
         self.s: list[Tensor | None] = [None] * n_stacks
         self.padding: list[Tensor | None] = [None] * n_stacks
 
@@ -131,12 +135,12 @@ class Ladder(nn.Module):
     def end(self, i: int, stack: Any, args: Any, output: Any) -> Any:
         s = self.s[i]
         assert s is not None
-        self.s[i] = s = rms_norm(s, self.g_last[i].shape, self.g_last[i])
+        self.s[i] = s = rms_norm(s, self.g_last[i].shape, self.g_last[i], EPSILON)
         if i + 1 < len(self.s):
             return output
         if torch.is_grad_enabled():
             self.s = [None] * len(self.s)                                       # keeps no graph
-        output.last_hidden_state = gate(self.alpha_last, linear(s, self.U, self.b_U), output.last_hidden_state)
+        output.last_hidden_state = linear(s, self.U, self.b_U)                  # (batch, n, d_s) -> (batch, n, d_model)
         if getattr(stack, "pooler", None) is not None:
             output.pooler_output = stack.pooler(output.last_hidden_state)
         return output
@@ -167,18 +171,24 @@ def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst
 def _rung(model: nn.Module, layer: kit.Block, r: int, name: str) -> Rung:
     """The side layer of one layer of the backbone, its parts attached beside what they are narrow copies of."""
     dims = layer.dims
-    d_s = dims["d_model"] // r
     attentions = []
     for block in _beside(model, layer, "attention"):
-        attentions.append(SideAttention(d_s, dims["n_heads"], dims["head_dim"] // r))
+        attentions.append(SideAttention(dims["d_model"], dims["n_heads"], dims["head_dim"], r=r))
         kit.attach(block.module, name, attentions[-1])
     [block] = _beside(model, layer, "mlp")
-    mlp = SideMLP(d_s, dims["d_ff"] // r)
+    mlp = SideMLP(dims["d_model"], dims["d_ff"], r=r)
     kit.attach(block.sites["mlp.up"], name, mlp)
-    rung = Rung(dims["d_model"], d_s, attentions, mlp)
+    rung = Rung(dims["d_model"], dims["d_model"] // r, attentions, mlp)
     kit.attach(layer.module, name, rung)
     return rung
 
 
 def _beside(model: nn.Module, layer: kit.Block, kind: str) -> list[kit.Block]:
     return [b for b in kit.blocks(model, kind) if (b.stack, b.layer) == (layer.stack, layer.layer)]
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {name: value for name, value in inputs.items() if name != "probe"}
+    logits: Tensor = model(**batch, use_cache=False).logits
+    return logits

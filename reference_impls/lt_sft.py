@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _recorded as recorded
 from . import _sparse as sparse
 
 
@@ -57,14 +58,19 @@ def rewind(model: nn.Module) -> nn.Module:
     return sparse.only(model, "lt_sft", sparse.choose(moved, count))
 
 
-def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 1e-2) -> nn.Module:
-    """A plain phase 1, one step of gradient descent per loss, and its end."""
+def descend(model: nn.Module, losses: Iterable[Tensor], lr: float) -> None:
+    """Take one step of gradient descent for each loss, in either phase."""
     optimiser = torch.optim.SGD(sparse.parameters(model).values(), lr=lr)
     for loss in losses:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     optimiser.zero_grad()
+
+
+def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 1e-2) -> nn.Module:
+    """Run a plain phase 1, one step of gradient descent per loss, and end it."""
+    descend(model, losses, lr)
     return rewind(model)
 
 
@@ -84,6 +90,20 @@ def unpack(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
         if not name.endswith("@"):
             live[name].view(-1).index_add_(0, state[f"{name}@"], delta)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run both phases on recorded batches; for the golden vectors."""
+    descend(model, recorded.losses(model, inputs), lr=inputs["lr"].item())
+    scores = {name: delta.abs() for name, delta in differences(model).items()}
+    rewind(model)
+    masks = sparse.of(model, "lt_sft").masks
+    descend(model, recorded.losses(model, inputs), lr=inputs["lr"].item())
+    return {
+        "scores": recorded.flat(scores),                            # (all entries,)
+        "mask": recorded.flat(masks),                               # (all entries,)
+        "output": recorded.flat(differences(model)),                # (all entries,)
+    }
 
 
 def _ticket(model: nn.Module) -> Ticket:

@@ -1,16 +1,17 @@
 """MAD-X: an adapter-based framework for multi-task cross-lingual transfer (pfeiffer2020madx).
 
-    h <- T(L(h)),    L, T: h + W_up relu(W_down h + b_down) + b_up        and        e <- inv(e) at the embeddings
+    y <- T(L(y)),    L, T: y + W_up relu(W_down y + b_down) + b_up        and        e <- inv(e) at the embeddings
+    with a norm behind the residual:  r <- h + x,  then r <- r + A(LN(r)) with A of L and of T,  LN(r) goes on
 
-A language adapter L and on it a task adapter T behind every feed-forward block, and an invertible adapter on the token
-embeddings, whose inverse comes before the output embedding. First phase, `language`: L and the invertible adapter
-are trained on text of one language. Second, `task`: they are frozen, T is trained in a language that has labelled
-data. Then `swap_language` puts in the parts of another language, for which the task has no data at all. At
-inference all of it remains.
+In every layer a language adapter L and on it a task adapter T, placed as in `pfeiffer_adapter`, and an invertible
+adapter on the token embeddings, whose inverse comes before the output embedding. First phase, `language`: L and the
+invertible adapter are trained on text of one language. Second, `task`: they are frozen, T is trained in a language
+that has labelled data. Then `swap_language` puts in the parts of another language, for which the task has no data at
+all. At inference all of it remains.
 
 The invertible adapter is a NICE coupling, y1 = x1 + F(x2), y2 = x2 + G(y1), with two-layer networks F and G on the
-halves of each vector. The authors' library puts adapters behind the residual and its norm, and the coupling behind
-all embeddings, positions included; here it acts on those of tokens (or patches) alone.
+halves of each vector. The authors' library puts the coupling behind all embeddings, positions and norm included; here
+it acts on those of tokens (or patches) alone.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from . import _kit as kit
+from .pfeiffer_adapter import Placed
+
+Activation = Callable[[Tensor], Tensor]
 
 
 def two_layers(d_in: int, width: int, d_out: int) -> nn.Sequential:
@@ -58,12 +62,12 @@ class Coupling(nn.Module):
         return self.inverse(args[0]), *args[1:]                     # (batch, n, d)
 
 
-class Stack(nn.Module):
+class Stack(Placed):
     """A language adapter (`L`) and, in the second phase, a task adapter (`T`) on it."""
 
-    def __init__(self, d: int, widths: dict[str, int], *, frozen: str):
+    def __init__(self, d: int, widths: dict[str, int], *, frozen: str, activation: Activation):
         super().__init__()
-        self.kinds = list(widths)
+        self.kinds, self.activation = list(widths), activation
         for kind, width in widths.items():
             start: dict[str, Callable[..., Tensor]] = {"W": torch.randn, "b": torch.zeros}
             shapes = {"W_down": (width, d), "b_down": (width,), "W_up": (d, width), "b_up": (d,)}
@@ -71,11 +75,22 @@ class Stack(nn.Module):
                 value = nn.Parameter(0.02 * start[name[0]](shape), requires_grad=kind not in frozen)
                 self.register_parameter(f"{kind}_{name}", value)
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
+    def change(self, kind: str, h: Tensor) -> Tensor:
+        """What one of the adapters adds."""
+        down, b, up, c = (self.get_parameter(f"{kind}_{n}") for n in ("W_down", "b_down", "W_up", "b_up"))
+        return linear(self.activation(linear(h, down, b)), up, c)   # (..., d) -> (..., width) -> (..., d)
+
+    def behind(self, y: Tensor) -> Tensor:
         for kind in self.kinds:
-            down, b, up, c = (self.get_parameter(f"{kind}_{n}") for n in ("W_down", "b_down", "W_up", "b_up"))
-            h = h + linear(torch.relu(linear(h, down, b)), up, c)   # (..., d) -> (..., width) -> (..., d)
-        return h
+            y = y + self.change(kind, y)
+        return y                                                    # (batch, n, d_model)
+
+    def around(self, norm: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Any:
+        r = args[0]                                                 # of block and residual
+        for kind in self.kinds:
+            r = r + self.change(kind, z)
+            z = norm.forward(r)                                     # past this hook
+        return z                                                    # (batch, n, d_model)
 
 
 def apply(
@@ -83,11 +98,23 @@ def apply(
     invertible_width: int, phase: str = "task", name: str = "mad_x",
 ) -> nn.Module:
     """Freeze the model and put in what one phase needs; only that phase's part is trained."""
+    return build(
+        model, torch.relu, language_bottleneck=language_bottleneck, task_bottleneck=task_bottleneck,
+        invertible=invertible, invertible_width=invertible_width, phase=phase, name=name,
+    )  # fmt: skip
+
+
+def build(
+    model: nn.Module, activation: Activation, *, language_bottleneck: int, task_bottleneck: int, invertible: bool,
+    invertible_width: int, phase: str, name: str,
+) -> nn.Module:
+    """Do what `apply` does, with this activation in the adapters."""
     kit.freeze(model)
     widths = {"L": language_bottleneck} | ({"T": task_bottleneck} if phase == "task" else {})
     frozen = "L" if phase == "task" else ""
-    for block in kit.blocks(model, "mlp"):
-        kit.attach(block.sites["mlp.down"], name, Stack(block.dims["d_model"], widths, frozen=frozen))
+    for layer in kit.blocks(model, "layer"):
+        child = Stack(layer.dims["d_model"], widths, frozen=frozen, activation=activation)
+        kit.attach(layer.module, name, child).append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     if invertible:
         coupling = Coupling(kit.inventory(model).dims["d_embed"], width=invertible_width)
         coupling.requires_grad_(phase == "language")
@@ -103,6 +130,13 @@ def around(model: Any, coupling: Coupling) -> list[Any]:
     hooks = [table.register_forward_hook(coupling.enter) for table in tables]
     head = model.get_output_embeddings()
     return hooks + ([] if head is None else [head.register_forward_pre_hook(coupling.leave)])
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states
 
 
 @torch.no_grad()

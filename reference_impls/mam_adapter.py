@@ -29,3 +29,6 @@ def apply(
 def finish(model: nn.Module, name: str = "mam_adapter") -> nn.Module:
     """Compute the prefixes one last time and drop what emitted them."""
     return prefix_tuning.finish(model, f"{name}.prefix")
+
+
+probe = parallel_adapter.probe

@@ -7,8 +7,7 @@ first learned from prompts that source tasks have taught (`distillation`), then 
 kept at inference: P, u and v; for further tasks that share P, u and v alone. What stands before the input is just
 the product, so the three can be multiplied out once training has ended.
 
-Here u v starts at ones and so the prompt at P; peft draws both factors near zero, which starts the prompt there
-too, and has twice the vectors for encoder-decoders.
+Both factors start near zero, as in peft, and with them the prompt. peft has twice the vectors for encoder-decoders.
 """
 
 import torch
@@ -24,11 +23,9 @@ class MultitaskPrompt(nn.Module):
 
     def __init__(self, d_embed: int, *, prompt_length: int, rank: int):
         super().__init__()
-        self.P = nn.Parameter(torch.empty(prompt_length, d_embed).uniform_(-0.5, 0.5))
-        self.u = nn.Parameter(torch.full((prompt_length, rank), 1 / rank))
-        self.v = nn.Parameter(torch.ones(rank, d_embed))
-        if rank > 1:        # equal columns would stay equal for ever
-            nn.init.normal_(self.v, mean=1.0, std=0.02)
+        self.P = nn.Parameter(torch.randn(prompt_length, d_embed))
+        self.u = nn.Parameter(0.02 * torch.randn(prompt_length, rank))
+        self.v = nn.Parameter(0.02 * torch.randn(rank, d_embed))
 
     def vectors(self) -> Tensor:
         return self.P * (self.u @ self.v)                           # (prompt_length, d_embed)

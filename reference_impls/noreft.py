@@ -7,9 +7,11 @@ end of the input unless `tied`. pyreft may give R h a bias of its own, which the
 """
 
 import math
+from functools import partial
 
 from torch import Tensor, nn
 
+from . import loreft
 from .loreft import Intervention, Positions, intervene
 
 
@@ -35,3 +37,6 @@ def apply(
         model, FreeIntervention, "noreft",
         r=r, prefix_positions=prefix_positions, suffix_positions=suffix_positions, tied=tied, dropout=dropout,
     )  # fmt: skip
+
+
+probe = partial(loreft.probe, name="noreft")

@@ -1,4 +1,4 @@
-"""OFT: orthogonal finetuning (qiu2023oft), input-centric and with Cayley-Neumann as in OFTv2 (qiu2025oftv2).
+"""OFT: orthogonal finetuning (qiu2023oft; code_oft), input-centric and with Cayley-Neumann as in OFTv2 (qiu2025oftv2).
 
     h = W_0 R^T x,    R = diag(R_1, ..., R_r),    R_i = (I + Q_i)(I - Q_i)^-1,    Q_i skew-symmetric
 
@@ -35,9 +35,9 @@ class OFT(Turned):
 
 
 def apply(
-    model: nn.Module, *, r: int = 0, block_size: int = 32, block_share: bool = False,
+    model: nn.Module, *, r: int = 4, block_size: int = 32, block_share: bool = False,
     use_cayley_neumann: bool = False, num_cayley_neumann_terms: int = 5,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    targets: tuple[str, ...] = ("attn.*", "xattn.*"),
 ) -> nn.Module:
     """Freeze the model and put a rotation of r blocks (or of blocks of a size) before every targeted weight."""
     kit.freeze(model)

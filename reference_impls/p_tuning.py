@@ -63,3 +63,9 @@ def finish(model: nn.Module, name: str = "p_tuning") -> nn.Module:
             for part in {"E", "lstm", "mlp"} & {*child._parameters, *child._modules}:
                 delattr(child, part)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [prompt] = (child for child in kit.attached(model, "p_tuning") if isinstance(child, PromptEncoder))
+    return prompt.vectors()

@@ -53,3 +53,9 @@ def apply(
         hooks = kit.attach(block.sites["mlp.up"], name, adapter)
         hooks.append(kit.on_output(block.sites["mlp.down"], adapter.add))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    output: Tensor = kit.blocks(model, "layer")[0].module(inputs["x"])
+    return output

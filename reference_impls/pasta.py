@@ -77,3 +77,9 @@ def apply(model: nn.Module, *, n_special: int = 2, name: str = "pasta") -> nn.Mo
         if block.layer == 0:
             hooks.append(model.register_forward_pre_hook(vectors.tokens.look, with_kwargs=True))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model on recorded tokens and their special tokens' mask; for the golden vectors."""
+    logits: Tensor = model(input_ids=inputs["input_ids"], special_tokens_mask=inputs["special"]).logits
+    return {"output": logits}                                       # (batch, labels)

@@ -17,19 +17,38 @@ alone. The names of both are used for both.
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
 from ._blocks import Bottleneck, on_layer_output
 
 
-class PfeifferAdapter(Bottleneck):
-    """The adapter of one layer."""
+def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
+    """The norm that follows the residual behind the linear layer at this path, if there is one."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
+
+
+class Placed(nn.Module):
+    """A module that corrects a layer's state, in the place of the Pfeiffer adapter."""
+
+    def delta(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def behind(self, y: Tensor) -> Tensor:
         return y + self.delta(y)                                    # (batch, n, d_model)
 
     def around(self, norm: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Any:
         return norm.forward(args[0] + self.delta(z))                # (batch, n, d_model); past this hook
+
+    def act(self, model: nn.Module, layer: nn.Module, down: str) -> RemovableHandle:
+        """Act in a layer whose last linear layer is at the path `down`: around the norm, or behind the layer."""
+        norm = norm_behind(model, down)
+        return on_layer_output(layer, self.behind) if norm is None else norm.register_forward_hook(self.around)
+
+
+class PfeifferAdapter(Bottleneck, Placed):
+    """The adapter of one layer."""
 
 
 def apply(model: nn.Module, *, bottleneck: int) -> nn.Module:
@@ -38,9 +57,12 @@ def apply(model: nn.Module, *, bottleneck: int) -> nn.Module:
     for layer in kit.blocks(model, "layer"):
         child = PfeifferAdapter(layer.dims["d_model"], bottleneck=bottleneck)
         hooks = kit.attach(layer.module, "pfeiffer_adapter", child)
-        parent = model.get_submodule(layer.sites["mlp.down"].path.rpartition(".")[0])
-        norms = [part for part in parent.children() if isinstance(part, nn.LayerNorm)]      # behind the residual
-        hooks.append(
-            norms[0].register_forward_hook(child.around) if norms else on_layer_output(layer.module, child.behind)
-        )
+        hooks.append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states

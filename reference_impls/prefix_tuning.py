@@ -12,8 +12,6 @@ of encoder, decoder and cross attention; here one serves all. peft gives T5 a pr
 self-attention only, and where keys are grouped an E as narrow as they are.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -30,11 +28,13 @@ class Emitter(nn.Module):
         self.width = 2 * d_kv
         self.E = nn.Parameter(torch.randn(prefix_length, d_model))
         self.W_1 = nn.Parameter(torch.empty(mid_dim, d_model))
-        self.b_1 = nn.Parameter(torch.zeros(mid_dim))
+        self.b_1 = nn.Parameter(torch.empty(mid_dim))
         self.W_2 = nn.Parameter(torch.empty(n_attention * self.width, mid_dim))
-        self.b_2 = nn.Parameter(torch.zeros(n_attention * self.width))
-        for weight in (self.W_1, self.W_2):
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        self.b_2 = nn.Parameter(torch.empty(n_attention * self.width))
+        for weight, bias in ((self.W_1, self.b_1), (self.W_2, self.b_2)):
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
 
     def emit(self, index: int) -> tuple[Tensor, Tensor]:
         rows = slice(index * self.width, (index + 1) * self.width)
@@ -100,3 +100,11 @@ def finish(model: nn.Module, name: str = "prefix_tuning") -> nn.Module:
         if isinstance(child, Emitter):
             kit.drop(child)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    prefixes = [child for child in kit.attached(model, "prefix_tuning") if isinstance(child, Prefix)]
+    last = kit.blocks(model, "attention")[-1].module
+    output, _ = last(inputs["x"], attention_mask=inputs["mask"])
+    return {"output": output, "emitted": torch.stack([torch.stack(prefix.keys_values()) for prefix in prefixes])}

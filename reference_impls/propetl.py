@@ -1,6 +1,7 @@
 """ProPETL: one network, many masks (zeng2023propetl#section-3), with an adapter as the network.
 
-    h <- h + (W_up * m_up) relu((W_down * m_down) h + b_down) + b_up,    m = 1 where |score| is largest, else 0
+    LN(h + x) <- LN(h + x + A(LN(h + x)))  where a norm follows the residual,    y <- y + A(y)  elsewhere
+    A(z) = (W_up * m_up) relu((W_down * m_down) z + b_down) + b_up,    m = 1 where |score| is largest, else 0
 
 One adapter, the prototype, serves every layer; of its weights each layer sees the share `kept` that its own masks
 select. While training a mask is scores, one per weight, that the forward pass rounds to 0 and 1 and the backward
@@ -8,18 +9,16 @@ pass does not (straight-through). Trained: the prototype once, and the scores m_
 m_up (d_model, bottleneck) of every layer. At inference the prototype remains, and one bit for each score:
 `finish` rounds them for good.
 
-The official adapters come after the residual and its norm, as in AdapterHub's Pfeiffer configuration; these
-follow the last matrix of the feed-forward block. What its code calls sparsity is the share kept. LoRA and
-prefixes as prototypes, and further masks for several tasks at once, are not here.
+The adapter stands where that of `pfeiffer_adapter` does. The official argument called sparsity is the share kept. LoRA
+and prefixes as prototypes, and further masks for several tasks at once, are not here.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from . import _kit as kit
+from .pfeiffer_adapter import Placed
 
 
 class Prototype(nn.Module):
@@ -33,7 +32,7 @@ class Prototype(nn.Module):
         self.b_up = nn.Parameter(torch.zeros(d_model))
 
 
-class Masked(nn.Module):
+class Masked(Placed):
     """The prototype as one layer sees it."""
 
     prototype: Prototype        # a plain attribute, a submodule of no layer
@@ -42,10 +41,9 @@ class Masked(nn.Module):
         super().__init__()
         vars(self)["prototype"] = prototype
         self.kept = kept
-        self.m_down = nn.Parameter(torch.empty_like(prototype.W_down))
-        self.m_up = nn.Parameter(torch.empty_like(prototype.W_up))
-        for scores in (self.m_down, self.m_up):
-            nn.init.kaiming_uniform_(scores, a=math.sqrt(5))
+        bottleneck, d_model = prototype.W_down.shape
+        self.m_down = nn.Parameter(torch.empty(bottleneck, d_model).uniform_(-1, 1) * bottleneck**-0.5)
+        self.m_up = nn.Parameter(torch.empty(d_model, bottleneck).uniform_(-1, 1) * d_model**-0.5)
 
     def mask(self, m: Tensor) -> Tensor:
         if m.dtype == torch.bool:
@@ -54,20 +52,28 @@ class Masked(nn.Module):
         hard = (rank >= int((1 - self.kept) * m.numel())).to(m.dtype)
         return hard + m.abs() - m.abs().detach()                    # the value of `hard`, the gradient of |m|
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
+    def delta(self, h: Tensor) -> Tensor:
         p = self.prototype
         z = torch.relu(linear(h, p.W_down * self.mask(self.m_down), p.b_down))  # (..., d_model) -> (..., bottleneck)
-        return h + linear(z, p.W_up * self.mask(self.m_up), p.b_up)             # (..., bottleneck) -> (..., d_model)
+        return linear(z, p.W_up * self.mask(self.m_up), p.b_up)                 # (..., bottleneck) -> (..., d_model)
 
 
 def apply(model: nn.Module, *, bottleneck: int = 64, kept: float = 0.5, name: str = "propetl") -> nn.Module:
-    """Freeze the model and put the one adapter behind every feed-forward block."""
+    """Freeze the model and put the one adapter into every layer."""
     kit.freeze(model)
     prototype = Prototype(kit.inventory(model).dims["d_model"], bottleneck=bottleneck)
     kit.attach(model, name, prototype)
-    for block in kit.blocks(model, "mlp"):
-        kit.attach(block.sites["mlp.down"], name, Masked(prototype, kept=kept))
+    for layer in kit.blocks(model, "layer"):
+        child = Masked(prototype, kept=kept)
+        kit.attach(layer.module, name, child).append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states
 
 
 @torch.no_grad()

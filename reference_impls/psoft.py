@@ -5,7 +5,8 @@
 Trained beside every targeted weight: what stands above the diagonal of the skew-symmetric Q (r, r), and the vectors a
 and b (r). A (r, d_in) and B (d_out, r) are computed from W_0 by a singular value decomposition, and need not be
 stored. At inference nothing is left. As A has orthonormal rows, R turns the principal part of W_0 and keeps lengths
-and angles in it; a and b relax that. peft divides B by a scale and multiplies by it again.
+and angles in it; a and b relax that. By default R is a series, I + 2 Q + ... + 2 Q^n + Q^(n + 1), as in the authors'
+code. peft divides B by a scale and multiplies by it again.
 """
 
 import torch
@@ -47,13 +48,13 @@ class PSOFT(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 32, mag_a: bool = True, mag_b: bool = True,
-    use_cayley_neumann: bool = False, num_cayley_neumann_terms: int = 5,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 46, mag_a: bool = True, mag_b: bool = True,
+    use_cayley_neumann: bool = True, num_cayley_neumann_terms: int = 5,
+    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
     """Freeze the model and put a small rotation into the principal subspace of every targeted weight."""
     kit.freeze(model)
-    terms = num_cayley_neumann_terms if use_cayley_neumann else None
+    terms = num_cayley_neumann_terms + 2 if use_cayley_neumann else None    # with the first and the last power
     for site in kit.sites(model, targets):
         kit.attach(site, "psoft", PSOFT(site.weight.detach(), r=r, mag_a=mag_a, mag_b=mag_b, terms=terms))
     return model

@@ -1,12 +1,12 @@
-"""RandLoRA: full-rank adaptation with random low-rank bases (albert2025randlora).
+"""RandLoRA: full-rank adaptation with random low-rank bases (albert2025randlora; code_randlora).
 
-    h = W_0 x + (alpha / r) sum over j of  B_j diag(lambda_j) A diag(gamma_j) x,    j up to N = ceil(d_in / r)
+    h = W_0 x + alpha / (r sqrt(N)) sum over j of  B_j diag(lambda_j) A diag(gamma_j) x,  N = ceil(d_in / r)
 
 for d_in <= d_out, else the transpose of it, so that gamma stands on the smaller side. A (r, d_in) and the B_j
 (d_out, r) are random, frozen and the same for every targeted weight, which uses the first rows, columns and products
 of them. Trained: lambda (N, r) and gamma (N, min(d_in, d_out)) of each weight; lambda starts at zero. A seed stores A
-and B. At inference the sum is added to W_0. peft pairs the columns of the B_j with the rows of A in another order, and
-saves A and B for every weight unless told otherwise.
+and B. At inference the sum is added to W_0. The authors and peft pair the columns of the B_j with the rows of A in
+another order. peft scales by alpha / r, and saves A and B for every weight unless told otherwise.
 """
 
 import math
@@ -32,7 +32,7 @@ class RandLoRA(nn.Module):
         n = math.ceil(self.narrow / r)
         self.register_parameter("lambda", nn.Parameter(torch.zeros(n, r)))
         self.gamma = nn.Parameter(torch.full((n, self.narrow), 1 / max(n, self.narrow)))
-        self.scale = alpha / r
+        self.scale = alpha / (r * math.sqrt(n))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The sum as a product of two: (larger, n r) and (n r, narrow)."""
@@ -57,8 +57,10 @@ def random(*shape: int) -> Tensor:
 
 
 def apply(
-    model: nn.Module, *, r: int = 32, alpha: float = 640.0,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 32, alpha: float = 64.0,
+    targets: tuple[str, ...] = (
+        "attn.q", "attn.k", "attn.v", "xattn.q", "xattn.k", "xattn.v", "mlp.up", "mlp.down",
+    ),
 ) -> nn.Module:
     """Freeze the model, draw the random bases, and put scaled copies of them beside every targeted weight."""
     kit.freeze(model)

@@ -43,3 +43,10 @@ def apply(model: nn.Module, *, bottleneck: int = 100, name: str = "residual_adap
         adapter = ResidualAdapter(layer.dims["d_model"], bottleneck=bottleneck)
         kit.attach(layer.module, name, adapter).append(on_layer_output(layer.module, adapter.behind))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states

@@ -35,7 +35,7 @@ class Preconditioned(lora.LoRA):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, reg: float = 0.01,
+    model: nn.Module, *, r: int = 4, alpha: float = 32.0, dropout: float = 0.1, reg: float = 1e-6,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a low-rank correction beside every targeted weight."""
@@ -50,6 +50,17 @@ def precondition(model: nn.Module) -> None:
     """Precondition the gradients of all factors, in place."""
     for _, child in kit.at_sites(model, "riemannian_lora", Preconditioned):
         child.precondition()
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the targeted layers, and precondition recorded gradients; for the golden vectors."""
+    pairs = list(kit.at_sites(model, "riemannian_lora", Preconditioned))
+    outputs = [site.module(inputs["x"]) for site, _ in pairs]
+    for i, (_, child) in enumerate(pairs):
+        child.A.grad, child.B.grad = inputs[f"A#{i}"].clone(), inputs[f"B#{i}"].clone()
+    precondition(model)
+    steps = {f"step {name}#{i}": getattr(child, name).grad for i, (_, child) in enumerate(pairs) for name in "AB"}
+    return {"output": outputs[0], "output 1": outputs[1], **steps}
 
 
 def merge(model: nn.Module) -> nn.Module:

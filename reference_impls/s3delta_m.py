@@ -26,6 +26,8 @@ from . import _kit as kit
 
 KINDS = {"lora": ("A", "B"), "bias": ("b",), "adapter": ("u_1", "v_1", "c_1", "v_2", "u_2", "c_2"), "norm": ("n",)}
 """The tensors of a candidate of each kind; its structure weight is `a_<kind>`."""
+SCALE = 16
+"""The factor of the LoRA candidates: the authors' alpha of 16 over a rank of one."""
 
 
 class Candidates(nn.Module):
@@ -59,7 +61,7 @@ class Candidates(nn.Module):
             if name == "A":
                 nn.init.kaiming_uniform_(p, a=math.sqrt(5))
             elif name[0] in "uv":
-                p.uniform_(-1, 1).mul_((6 / (p.numel() + 1)) ** 0.5)        # Glorot, of a matrix of one row
+                p.uniform_(-1, 1).mul_((12 / (p.numel() + 1)) ** 0.5)       # Glorot of a one-row matrix, gain sqrt(2)
             else:
                 p.zero_()
 
@@ -79,11 +81,12 @@ class AtSite(Candidates):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         if hasattr(self, "A"):
-            y = y + self.gate("lora") * (x @ self.A.T @ self.B.T)       # (..., d_in) -> (..., d_out)
+            y = y + self.gate("lora") * SCALE * (x @ self.A.T @ self.B.T)       # (..., d_in) -> (..., d_out)
         if hasattr(self, "b"):
             y = y + self.gate("bias") * self.b
         if hasattr(self, "u_1"):
-            low = gelu((y @ self.u_1)[..., None] * self.v_1 + self.c_1)     # (..., d_out) -> (..., width)
+            low = (y @ self.u_1)[..., None] * self.v_1 + self.c_1       # (..., d_out) -> (..., width)
+            low = gelu(low, approximate="tanh")
             y = y + self.gate("adapter") * ((low @ self.v_2)[..., None] * self.u_2 + self.c_2)  # (..., d_out)
         return y
 
@@ -120,9 +123,7 @@ class Search(nn.Module):
 
     def draw(self, model: nn.Module, *_: object) -> None:
         if self.searching:
-            for (child, kind), p in zip(candidates(model), chances(model), strict=True):
-                noise = torch.rand_like(p).clamp(1e-6, 1 - 1e-6).logit() if self.training else 0.0
-                child.z[kind] = (noise + p.logit()).sigmoid()
+            set_gates(model, torch.rand_like(chances(model)) if self.training else None)
 
 
 def apply(
@@ -142,6 +143,14 @@ def apply(
     search = Search(kept)
     kit.attach(model, "s3delta_m", search).append(model.register_forward_pre_hook(search.draw))
     return model
+
+
+def set_gates(model: nn.Module, u: Tensor | None) -> None:
+    """Set every gate z from uniform numbers u; without them z is p."""
+    p = chances(model)
+    z = p if u is None else (u.clamp(1e-6, 1 - 1e-6).logit() + p.logit()).sigmoid()
+    for (child, kind), gate in zip(candidates(model), z, strict=True):
+        child.z[kind] = gate
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[Candidates, str]]:
@@ -180,14 +189,21 @@ def chances(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
+def winners(model: nn.Module) -> list[bool]:
+    """Choose the candidates to keep: the likeliest that fit into the budget."""
+    size, left = sizes(model).tolist(), budget(model)
+    kept = [False] * len(size)
+    for i in chances(model).argsort(descending=True, stable=True).tolist():
+        kept[i] = size[i] <= left
+        left -= int(size[i]) * kept[i]
+    return kept
+
+
+@torch.no_grad()
 def select(model: nn.Module, *, reset: bool = True) -> nn.Module:
-    """End the search: keep the likeliest candidates that fit into the budget, without gates, and drop the rest."""
-    found, p, left = list(candidates(model)), chances(model), budget(model)
-    for i in p.argsort(descending=True, stable=True).tolist():
-        child, kind = found[i]
-        fits = child.size(kind) <= left
-        left -= child.size(kind) * fits
-        if not fits:
+    """End the search: keep the winners, without gates, and drop the rest."""
+    for (child, kind), kept in zip(list(candidates(model)), winners(model), strict=True):
+        if not kept:
             child.drop(*KINDS[kind])
     _close(model)
     for child in dict.fromkeys(child for child, _ in candidates(model)) if reset else ():
@@ -198,6 +214,19 @@ def select(model: nn.Module, *, reset: bool = True) -> nn.Module:
 def finish(model: nn.Module) -> nn.Module:
     """Select, if that has not been done, and leave the winners as they are trained."""
     return select(model, reset=False) if _searching(model) else model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [search] = (child for child in kit.attached(model, "s3delta_m") if isinstance(child, Search))
+    search.searching = False                                                # the gates come from recorded noise
+    set_gates(model, inputs["u"] if model.training else None)
+    return {
+        "output": model.get_submodule("model")(inputs_embeds=inputs["x"]).last_hidden_state,
+        "chances": chances(model),
+        "gates": torch.stack([torch.as_tensor(child.gate(kind)) for child, kind in candidates(model)]),
+        "kept": torch.tensor(winners(model)),
+    }
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

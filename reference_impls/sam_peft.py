@@ -5,7 +5,7 @@
 
 To second order this is the best choice of entries to train, in closed form. The curvature h is dear, so in practice
 it counts as constant and the gradient decides. Trained: of every pretrained tensor the share `kept`, chosen once by
-`calibrate` from the gradient summed over the first batches (600 in the authors' script, without a step). Stored:
+`calibrate` from the gradient summed over the first batches (599 in the authors' script, without a step). Stored:
 those values and their positions. At inference the weights are where they always were.
 
 As in the released default the sum keeps signs, so that noise cancels, and every tensor has its own ranking: tensors
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _recorded as recorded
 from . import _sparse as sparse
 
 
@@ -35,22 +36,48 @@ def apply(model: nn.Module, *, kept: float = 0.005) -> nn.Module:
     return model
 
 
+def summed(model: nn.Module, losses: Iterable[Tensor], clip: float | None = None) -> dict[str, Tensor]:
+    """Sum the gradients of the losses with their signs. `clip`: the largest norm that a loss's gradient may have."""
+    parameters = sparse.parameters(model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for loss in losses:
+        gradients = sparse.clipped(torch.autograd.grad(loss, list(parameters.values())), clip)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            total[name] += gradient
+    return total
+
+
 def calibrate(
     model: nn.Module, losses: Iterable[Tensor], curvature: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
     """Sum the gradients of the losses, choose in every tensor, and let only the chosen entries move."""
-    parameters = sparse.parameters(model)
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for loss in losses:
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
-            total[name] += gradient
+    return fix(model, summed(model, losses), curvature)
+
+
+def fix(
+    model: nn.Module, total: Mapping[str, Tensor], curvature: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Let only the entries with the largest gains in each tensor move from now on."""
     kept = sparse.of(model, "sam_peft").kept
     masks: dict[str, Tensor] = {}
     for name, gradient in total.items():
         scores = gain(gradient) if curvature is None else gain(gradient, curvature[name])
         masks |= sparse.choose({name: scores}, int(kept * gradient.numel()))
     return sparse.only(model, "sam_peft", masks)
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum, choose, and mask the gradient of a recorded batch; for the golden vectors."""
+    total = summed(model, recorded.losses(model, inputs), clip=inputs["clip"].item())
+    fix(model, total)
+    model.zero_grad()
+    next(recorded.losses(model, inputs)).backward()
+    gradients = {name: p.grad for name, p in sparse.parameters(model).items() if p.grad is not None}
+    return {
+        "scores": recorded.flat(total),                             # (all entries,)
+        "mask": recorded.flat(sparse.of(model, "sam_peft").masks),  # (all entries,)
+        "output": recorded.flat(gradients),                         # (all entries,)
+    }
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

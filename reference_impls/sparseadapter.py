@@ -53,9 +53,20 @@ def apply(
 
 def calibrate(model: nn.Module, losses: Iterable[Tensor], name: str = "sparseadapter") -> nn.Module:
     """Prune all adapters together by their scores on the task's losses, one per batch."""
+    return prune(model, rank(model, losses, name), name)
+
+
+def rank(model: nn.Module, losses: Iterable[Tensor], name: str = "sparseadapter") -> Tensor:
+    """Score every entry of all matrices on the task's losses, one per batch."""
     adapters = _adapters(model, name)
     matrices = [matrix for adapter in adapters for matrix in adapter.W.values()]
-    scores = torch.cat([s.flatten() for s in _scores(matrices, losses, adapters[0].score)])
+    return torch.cat([s.flatten() for s in _scores(matrices, losses, adapters[0].score)])
+
+
+def prune(model: nn.Module, scores: Tensor, name: str = "sparseadapter") -> nn.Module:
+    """Set all entries but those with the largest scores to zero, for good."""
+    adapters = _adapters(model, name)
+    matrices = [matrix for adapter in adapters for matrix in adapter.W.values()]
     alive = torch.zeros_like(scores, dtype=torch.bool)              # (all entries of all matrices,)
     alive[scores.topk(int(adapters[0].kept * len(scores))).indices] = True
     masks = iter(alive.split([m.numel() for m in matrices]))
@@ -77,6 +88,18 @@ def _scores(matrices: list[nn.Parameter], losses: Iterable[Tensor], score: str) 
         for sum_, gradient in zip(total, torch.autograd.grad(loss, matrices), strict=True):
             sum_ += gradient
     return [(matrix.detach() * gradient).abs() for matrix, gradient in zip(matrices, total, strict=True)]
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    [(site, adapter)] = kit.at_sites(model, "sparseadapter", SparseAdapter)
+    scores = rank(model, ((site.module(x) * inputs["probe"]).sum() for x in inputs["batches"]))
+    prune(model, scores)
+    return {
+        "output": site.module(inputs["x"]),
+        "scores": scores / scores.max(),
+        "mask": torch.cat([mask.flatten() for mask in adapter.masks.values()]),
+    }
 
 
 def pack(model: nn.Module, name: str = "sparseadapter") -> dict[str, Tensor]:

@@ -5,15 +5,15 @@
 An attention whose head is `d_a` wide, one by default, behind every self-attention. Trained: gain and shift of its layer
 norm (d_model), W_in (3 d_a, d_model), W_out (d_model, d_a), their biases, and what the official code has besides
 because it calls a ready-made attention module: U_in (3 d_a, d_a) and U_out (d_a, d_a) around the attention, with
-biases. At inference all of it remains. W_out starts near zero.
+biases. At inference all of it remains.
 
-Queries see what the model's own mask lets them see. Keys of earlier calls are not cached, so generation must run
-without a cache. The official code comes behind the residual (and, in RoBERTa, the norm), this before it; its
-dropout of attention weights is left out. Several copies can be trained as experts: `average` makes them one again.
+In models with a norm behind the attention's residual h is the output of that norm, as in the official code; in other
+models it is the output of the attention, before the residual. Queries see what the model's own mask lets them see. Keys
+of earlier calls are not cached, so generation must run without a cache. The official dropout of attention weights is
+left out. Several copies can be trained as experts: `average` makes them one again.
 """
 
 import inspect
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from . import _kit as kit
+from .pfeiffer_adapter import norm_behind
 
 
 class TinyAttention(nn.Module):
@@ -39,9 +40,9 @@ class TinyAttention(nn.Module):
         self.u_out = nn.Parameter(torch.zeros(d_a))
         self.W_out = nn.Parameter(torch.empty(d_model, d_a))
         self.b_out = nn.Parameter(torch.zeros(d_model))
-        for weight in (self.W_in, self.U_in, self.U_out, self.W_out):
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-        self.W_out.data.mul_(0.01)
+        for weight in (self.W_in, self.U_out, self.W_out):
+            nn.init.normal_(weight, std=0.02)
+        nn.init.xavier_uniform_(self.U_in)
         self.mask: Tensor | None = None
 
     def see(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -49,7 +50,10 @@ class TinyAttention(nn.Module):
         given = inspect.signature(attention.forward).bind(*args, **kwargs).arguments
         self.mask = given.get("attention_mask", given.get("mask"))      # (batch, 1, 1 or n, n), added to scores
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
+    def behind(self, norm: nn.Module, args: tuple[Tensor, ...], h: Tensor) -> Tensor:
+        return self.add(args[0], h)
+
+    def add(self, _: Tensor, h: Tensor) -> Tensor:
         mask, self.mask = self.mask, None
         if mask is not None and mask.shape[-1] != h.shape[1]:
             raise ValueError("the tiny attention has no cache of its own: call the model with use_cache=False")
@@ -70,9 +74,21 @@ def apply(model: nn.Module, *, d_a: int = 1, name: str = "tiny_attn_adapter") ->
     for block in kit.blocks(model, "attention"):
         if block.name == "attn":
             adapter = TinyAttention(block.dims["d_model"], d_a=d_a)
-            hooks = kit.attach(block.sites["attn.o"], name, adapter)
+            out = block.sites["attn.o"]
+            hooks = kit.attach(out, name, adapter)
             hooks.append(block.module.register_forward_pre_hook(adapter.see, with_kwargs=True))
+            if (norm := norm_behind(model, out.path)) is None:
+                hooks.append(kit.on_output(out, adapter.add))
+            else:
+                hooks.append(norm.register_forward_hook(adapter.behind))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states
 
 
 @torch.no_grad()

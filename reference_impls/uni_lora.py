@@ -1,11 +1,11 @@
-"""Uni-LoRA: one vector is all you need (li2025unilora).
+"""Uni-LoRA: one vector is all you need (li2025unilora; code_unilora).
 
-    h = W_0 x + B A x,    every entry of every A and B is theta_j / sqrt(n_j), j by chance, n_j entries for each j
+    h = W_0 x + B A x,    every entry of every A and B is theta_j / sqrt(n_j) for a random j that fills n_j entries
 
-Trained: theta (theta_d_length), which belongs to the model. Frozen: which of its numbers fills which entry of A (r,
-d_in) and B (d_out, r) beside every targeted weight, each equally often; a seed stores that. The division makes the
-map from theta to all entries an isometry. theta starts small and random, so the start is near the pretrained model.
-At inference BA is added to W_0. peft draws from numpy's generator.
+Trained: theta (theta_d_length), which belongs to the model. Frozen: the indices j of all entries of A (r, d_in) and B
+(d_out, r) beside every targeted weight. Every j occurs equally often, and a seed stores the indices. The division makes
+the map from theta to all entries an isometry. theta starts small and random, so the start is near the pretrained model.
+At inference BA is added to W_0.
 """
 
 import torch
@@ -50,7 +50,7 @@ class UniLoRA(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 4, theta_d_length: int = 256,
+    model: nn.Module, *, r: int = 4, theta_d_length: int = 23040,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model, and put corrections that are filled from one vector beside every targeted weight."""
@@ -59,7 +59,8 @@ def apply(
     sizes = [size for site in sites for size in (r * site.d_in, r * site.d_out)]
     if theta_d_length > sum(sizes):
         raise ValueError(f"theta_d_length = {theta_d_length} is more than all {sum(sizes)} entries")
-    index = torch.randperm(sum(sizes)) % theta_d_length         # each number equally often, but for a remainder
+    # every number equally often; the remainder goes to numbers drawn at random
+    index = torch.randperm(theta_d_length)[torch.randperm(sum(sizes)) % theta_d_length]
     shared = Shared(index, theta_d_length)
     kit.attach(model, "uni_lora", shared)
     parts = iter(index.split(sizes))

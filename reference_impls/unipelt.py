@@ -1,13 +1,14 @@
 """UniPELT: a unified framework for parameter-efficient language model tuning (mao2022unipelt).
 
-    q, v:  W x + G(x) B A x;    attend(Q, [G(x) P_k; K], [G(x) P_v; V]);    h <- h + G(h) (W_up relu(W_down h + b) + b)
+    q, v:  W x + G(x) B A x;    attend(Q, [G(x) P_k; K], [G(x) P_v; V]);    LN(h + x) <- LN(h + x + G(z) A(z))
+    z = LN(h + x), A(z) = W_up relu(W_down z + b_down) + b_up
     G(x) = mean over the tokens of sigmoid(g . x + c), with g and c of its own at each place
 
-Three methods at once: LoRA at the queries and values, a prefix at every attention, and an adapter behind every
-feed-forward block. A gate before each of them looks at what the module reads and says how much of it this text
-gets. LoRA and the prefixes are the single methods' own modules, which act through their gates here. Trained: all of
-them, with the MLP that emits the prefixes, and the gates. At inference all but that MLP remains; nothing merges,
-since the gates depend on the input.
+Three methods at once: LoRA at the queries and values, a prefix at every attention, and in every layer the adapter of
+`pfeiffer_adapter`, around the last norm or, without such a norm, behind the layer. A gate before each of them has the
+module's input and decides how much of it this text gets. LoRA, prefixes and adapters are the single methods' own
+modules, which act through their gates here. Trained: all of them, with the MLP that emits the prefixes, and the gates.
+At inference all but that MLP remains; nothing merges, since the gates depend on the input.
 
 As in the authors' code the gate takes the place of LoRA's alpha / r, and queries and values have gates of their own;
 LoRA may also stand at keys and outputs. A gate's mean counts padding, and with a cache the new tokens only.
@@ -17,13 +18,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from . import _kit as kit
 from . import lora, prefix_tuning
 from ._attention import widen
+from .pfeiffer_adapter import PfeifferAdapter
 
 QV = ("attn.q", "attn.v", "xattn.q", "xattn.v")
+
+
+def gate(d: int) -> nn.Linear:
+    """A new gate, which starts nearly half open."""
+    made = nn.Linear(d, 1)
+    nn.init.normal_(made.weight, std=0.02)
+    nn.init.zeros_(made.bias)
+    return made
 
 
 def opened(gate: nn.Linear, x: Tensor) -> Tensor:
@@ -37,7 +46,7 @@ class GatedLoRA(lora.LoRA):
 
     def __init__(self, d_in: int, d_out: int, *, r: int):
         super().__init__(d_in, d_out, r=r, alpha=r, dropout=0.0)
-        self.gate_lora = nn.Linear(d_in, 1)
+        self.gate_lora = gate(d_in)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + opened(self.gate_lora, x) * (super().after(x, y) - y)        # (batch, n, d_out)
@@ -50,7 +59,7 @@ class GatedPrefix(nn.Module):
 
     def __init__(self, d_model: int):
         super().__init__()
-        self.gate_prefix = nn.Linear(d_model, 1)
+        self.gate_prefix = gate(d_model)
         self.x: Tensor | None = None
 
     def behind(self, part: nn.Module) -> None:
@@ -70,20 +79,15 @@ class GatedPrefix(nn.Module):
         return g * p_k, g * p_v                                     # (batch, n_kv_heads, prefix_length, head_dim) each
 
 
-class GatedAdapter(nn.Module):
-    """The adapter behind one feed-forward block, with its gate."""
+class GatedAdapter(PfeifferAdapter):
+    """The adapter of one layer, with its gate."""
 
     def __init__(self, d_model: int, *, bottleneck: int):
-        super().__init__()
-        self.W_down = nn.Parameter(0.02 * torch.randn(bottleneck, d_model))
-        self.b_down = nn.Parameter(torch.zeros(bottleneck))
-        self.W_up = nn.Parameter(0.02 * torch.randn(d_model, bottleneck))
-        self.b_up = nn.Parameter(torch.zeros(d_model))
-        self.gate_adapter = nn.Linear(d_model, 1)
+        super().__init__(d_model, bottleneck=bottleneck)
+        self.gate_adapter = gate(d_model)
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
-        z = torch.relu(linear(h, self.W_down, self.b_down))         # (batch, n, d_model) -> (batch, n, bottleneck)
-        return h + opened(self.gate_adapter, h) * linear(z, self.W_up, self.b_up)
+    def delta(self, h: Tensor) -> Tensor:
+        return opened(self.gate_adapter, h) * super().delta(h)                  # (batch, n, d_model)
 
 
 def apply(
@@ -103,9 +107,18 @@ def apply(
         hung.append(attention.register_forward_pre_hook(gate.read, with_kwargs=True))
         hung.append(widen(model, attention, gate.keys_values))
 
-    for block in kit.blocks(model, "mlp"):
-        kit.attach(block.sites["mlp.down"], name, GatedAdapter(block.dims["d_model"], bottleneck=bottleneck))
+    for layer in kit.blocks(model, "layer"):
+        adapter = GatedAdapter(layer.dims["d_model"], bottleneck=bottleneck)
+        adapter_hooks = kit.attach(layer.module, name, adapter)
+        adapter_hooks.append(adapter.act(model, layer.module, layer.sites["mlp.down"].path))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states
 
 
 def finish(model: nn.Module, name: str = "unipelt") -> nn.Module:

@@ -1,4 +1,4 @@
-"""VB-LoRA: low-rank adaptation with vector banks (li2024vblora).
+"""VB-LoRA: low-rank adaptation with vector banks (li2024vblora; code_vblora).
 
     h = W_0 x + B A x,    each piece of A's rows and B's columns: the topk best vectors of the bank, mixed by softmax
 
@@ -35,8 +35,8 @@ class VBLoRA(nn.Module):
         if d_in % b or d_out % b:
             raise ValueError(f"vector_length = {b} must divide {d_in} and {d_out}")
         vars(self)["shared"] = shared
-        self.logits_A = nn.Parameter(0.1 * torch.randn(r, d_in // b, n))
-        self.logits_B = nn.Parameter(0.1 * torch.randn(d_out // b, r, n))
+        self.logits_A = nn.Parameter(0.01 * torch.randn(r, d_in // b, n))
+        self.logits_B = nn.Parameter(0.01 * torch.randn(d_out // b, r, n))
         self.topk = topk
 
     def mixed(self, logits: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class VBLoRA(nn.Module):
 
 
 def apply(
-    model: nn.Module, *, r: int = 4, topk: int = 2, num_vectors: int = 256, vector_length: int = 256,
+    model: nn.Module, *, r: int = 4, topk: int = 2, num_vectors: int = 90, vector_length: int = 256,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model, and put corrections made from one bank beside every targeted weight."""

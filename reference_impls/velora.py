@@ -106,7 +106,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run the method alone on recorded inputs, which `calibrate` reads first; for the golden vectors."""
+    """Run the method alone on recorded inputs; for the golden vectors. `calibrate` reads the first batch too."""
     [(site, child)] = kit.at_sites(model, "velora", VeLoRA)
     calibrate(model, (site.module(inputs["x"]) for _ in range(1)))
     return {"output": site.module(inputs["x"]), "direction": child.v}

@@ -1,4 +1,4 @@
-"""WaveFT: wavelet fine-tuning (bilican2025waveft).
+"""WaveFT: wavelet fine-tuning (bilican2025waveft; code_waveft).
 
     h = W_0 x + scaling haar(C) x,    C is zero but for n_frequency entries, the spectrum c
 
@@ -35,7 +35,7 @@ def haar(c: Tensor) -> Tensor:
 
 def apply(
     model: nn.Module, *, n_frequency: int = 2592, scaling: float = 25.0,
-    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    targets: tuple[str, ...] = ("attn.*", "xattn.*"),
 ) -> nn.Module:
     """Freeze the model, draw the positions, and put a spectrum beside every targeted weight."""
     kit.freeze(model)

@@ -7,6 +7,8 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urljoin
+from xml.sax.saxutils import escape
 
 import jinja2
 from mkdocs.config.defaults import MkDocsConfig
@@ -29,9 +31,16 @@ BEHIND = ("lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
 """Pages behind one of the menu's doors."""
 
 
+SITEMAP = "sitemap.xml"
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave the sitemap out: it would carry the day of the build, and two builds of one commit are to be equal."""
-    config.theme.static_templates.discard("sitemap.xml")
+    """Drop the theme's sitemap, which holds the day of the build, and read the repository's address.
+
+    Two builds of one commit must be equal.
+    """
+    config.theme.static_templates.discard(SITEMAP)
+    config.extra["repository"] = str(config.extra.get("repository") or "").rstrip("/")
     return config
 
 
@@ -60,22 +69,33 @@ def on_startup(command: str, dirty: bool) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put every page and asset of the knowledge base in place of the templates that lie in the docs folder."""
     global _source
-    root, repository = _root(config), config.extra.get("repository", "")
+    root, repository = _root(config), str(config.extra["repository"])
     before = seen(root) if _serving else {}
     try:
         kb = peftonomy.load(root)
         made = pages(kb, repository=repository)
     except peftonomy.PeftonomyError as error:
-        raise PluginError(str(error)) from None
-    for template in [f for f in files if f.src_dir == config.docs_dir]:
+        raise PluginError(str(error)) from error  # the cause is what `peftonomy site build` reports
+    # No longer known as a template, the theme's sitemap would be copied as it is.
+    for template in [f for f in files if f.src_dir == config.docs_dir or f.src_uri == SITEMAP]:
         files.remove(template)
     for path, content in made.items():
         listed = path in BEHIND or (path.startswith(LISTED) and not path.endswith("index.md"))
         level = InclusionLevel.NOT_IN_NAV if listed else InclusionLevel.INCLUDED
         files.append(File.generated(config, path, content=content, inclusion=level))
+    if config.site_url:
+        files.append(File.generated(config, SITEMAP, content=_sitemap(files, config.site_url)))
     if _serving:
         _source = Source(kb, before, made, repository)
     return files
+
+
+def _sitemap(files: Files, address: str) -> str:
+    """Return the sitemap: the address of every page. Its format has no relative addresses."""
+    urls = sorted(urljoin(address, file.url) for file in files.documentation_pages())
+    rows = "".join(f"<url><loc>{escape(url)}</loc></url>\n" for url in urls)
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+    return f"{head}{rows}</urlset>\n"
 
 
 # While mkdocs serves, what the last build made is kept for the preview after the next edit.

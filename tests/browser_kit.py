@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 PHONE = {"width": 360, "height": 740}
 
 
-def built(out: Path, root: Path) -> Path:
-    """The site as `peftonomy site build` makes it; a warning fails."""
+def built(out: Path, root: Path, **environment: str) -> Path:
+    """The site as `peftonomy site build` makes it; a warning fails.
+
+    environment: the variables that the build reads. Those of the session do not reach it.
+    """
     code = "import sys, peftonomy.site as s; s.build(s.load(sys.argv[1]), sys.argv[2])"
     code = code.replace("s.load", "__import__('peftonomy').load")
     done = subprocess.run(
@@ -36,6 +39,7 @@ def built(out: Path, root: Path) -> Path:
         text=True,
         check=False,
         cwd=Path(__file__).parent.parent,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PEFTONOMY_")} | environment,
     )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr

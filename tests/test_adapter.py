@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -135,6 +137,110 @@ def test_same_modules_of_every_family(family: str) -> None:
 def reported(config: dict[str, Any], backbone: Any, asked: dict[str, Any]) -> Counts:
     found = KB.adapter(config, backbone, **asked).reported
     return Counts(found.trained, found.total, found.stored)
+
+
+PROMPTS = ("CARTRIDGE", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
+NEEDED: dict[str, dict[str, Any]] = {
+    "ADAPTION_PROMPT": {"adapter_len": 3, "adapter_layers": 1}, **{kind: {"num_virtual_tokens": 5} for kind in PROMPTS},
+}  # fmt: skip
+"""The arguments for which peft has no default."""
+TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "bert": "SEQ_CLS", "t5": "SEQ_2_SEQ_LM"}
+UNCOMPARED = {
+    "C3A", "FOURIERFT", "MISS", "OFT", "PSOFT", "ROAD", "SHIRA", "TRAINABLE_TOKENS", "VBLORA", "WAVEFT", "XLORA",
+}  # fmt: skip
+"""Types whose defaults do not fit models this small, or name no tokens, or no files of experts."""
+
+
+BESIDES = {"ADALORA": {"total_step": 10}, "ADAMSS": {"r": 4}}
+"""What peft asks for though it changes no count, and a default that does not fit models this small."""
+DEVIATING = {
+    ("SHADOW", "gpt2"): "peft also trains a table that its shadow does not use",
+    ("LILY", "t5"): "the factors of self-attention and cross-attention are shared by the ends of their names",
+}
+
+
+@pytest.mark.parametrize("kind", PEFT.types)
+def test_every_type_at_its_defaults(kind: str) -> None:
+    """An absent argument has peft's default, or what peft takes from the model; we answer the same or refuse."""
+    compared = 0
+    for family, task in TASKS.items():
+        config = {"peft_type": kind, "task_type": task, **NEEDED.get(kind, {}), **BESIDES.get(kind, {})}
+        model = model_of(family, OTHERS, "cpu")
+        backbone, asked = question(model)
+        if (kind, family) in DEVIATING:
+            continue
+        with contextlib.suppress(PeftonomyError, KeyError, NotImplementedError, TypeError, ValueError):
+            found, theirs = reported(config, backbone, asked), counts(wrapped(model, config))
+            assert found == theirs, family
+            compared += 1
+    assert (compared == 0) == (kind in UNCOMPARED)
+
+
+@pytest.mark.parametrize(("kind", "argument"), [(kind, name) for kind, named in NEEDED.items() for name in named])
+def test_an_argument_without_a_default_has_to_be_there(kind: str, argument: str) -> None:
+    config = {"peft_type": kind, "task_type": "CAUSAL_LM", **NEEDED[kind]}
+    KB.adapter(config, "gpt2")
+    del config[argument]
+    with pytest.raises(ConfigError, match=f"{argument}: found nothing; expected a value, as PEFT has no default"):
+        KB.adapter(config, "gpt2")
+    with pytest.raises((KeyError, TypeError)):
+        wrapped(model_of("gpt2", OTHERS, "cpu"), config)
+
+
+FILLED: list[tuple[str, dict[str, Any]]] = [
+    ("P_TUNING", {"encoder_reparameterization_type": "LSTM"}),
+    ("P_TUNING", {"encoder_hidden_size": 7}),
+    ("P_TUNING", {"num_transformer_submodules": 2}),
+    ("PROMPT_TUNING", {"num_transformer_submodules": 3}),
+    ("MULTITASK_PROMPT_TUNING", {"num_transformer_submodules": 2}),
+    ("PREFIX_TUNING", {"prefix_projection": True}),
+    ("PREFIX_TUNING", {"prefix_projection": True, "encoder_hidden_size": 7}),
+    ("PREFIX_TUNING", {"prefix_projection": True, "num_transformer_submodules": 2}),
+    ("CPT", {"cpt_token_ids": [1, 2]}),
+]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+@pytest.mark.parametrize("case", [*range(len(FILLED))])
+def test_what_peft_takes_from_the_model(case: int, family: str) -> None:
+    kind, more = FILLED[case]
+    if kind == "CPT" and family == "t5":
+        return  # peft has it for causal language models only
+    for task in [TASKS[family]] if kind in ("CPT", "PREFIX_TUNING") else [TASKS[family], "FEATURE_EXTRACTION"]:
+        config = {"peft_type": kind, "task_type": task, **NEEDED.get(kind, {}), **more}
+        model = model_of(family, OTHERS, "cpu")
+        backbone, asked = question(model)
+        theirs = wrapped(model, config)
+        assert reported(config, backbone, asked) == counts(theirs)
+        saved = theirs.peft_config["default"].to_dict()  # with what peft has filled in
+        assert reported(json.loads(json.dumps(saved, default=str)), backbone, asked) == counts(theirs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument"),
+    [("P_TUNING", "token_dim"), ("PROMPT_TUNING", "token_dim"), ("PREFIX_TUNING", "token_dim"),
+     ("PREFIX_TUNING", "num_layers"), ("CARTRIDGE", "num_layers"), ("PREFIX_TUNING", "num_attention_heads"),
+     ("XLORA", "hidden_size")],
+)  # fmt: skip
+def test_another_size_than_the_model_s_is_refused(kind: str, argument: str) -> None:
+    for value in (3, 0, -1, 1.5, "x", True):
+        with pytest.raises(ConfigError, match=argument):
+            KB.adapter({"peft_type": kind, **NEEDED.get(kind, {"adapters": {"0": "a"}}), argument: value}, "gpt2")
+
+
+def test_no_number_of_submodules_is_refused() -> None:
+    for value in (0, -1, 1.5, "x", True, [1]):
+        config = {"peft_type": "P_TUNING", "num_virtual_tokens": 5, "num_transformer_submodules": value}
+        with pytest.raises(ConfigError, match="num_transformer_submodules"):
+            KB.adapter(config, "gpt2")
+
+
+def test_gpt2_with_the_defaults_of_peft() -> None:
+    """The numbers that peft prints for the published model."""
+    p_tuning = {"peft_type": "P_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 20}
+    assert KB.adapter(p_tuning, "gpt2").reported.trained == 20 * 768 + 3 * (768 * 768 + 768)
+    prefix = p_tuning | {"peft_type": "PREFIX_TUNING", "prefix_projection": True}
+    assert KB.adapter(prefix, "gpt2").reported.trained == 20 * 768 + 769 * 768 + 769 * 2 * 12 * 768
 
 
 ODD: tuple[Any, ...] = (

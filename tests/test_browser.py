@@ -97,6 +97,45 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     context.close()
 
 
+CUT = """() => [...document.querySelectorAll("article *")]
+    .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible")
+    .filter(e => !e.closest(".katex, svg, .pf-visually-hidden"))
+    .map(e => [e.getAttribute("aria-label") || e.className, /local/.test(getComputedStyle(e).backgroundAttachment)])"""
+"""What is wider than its box, and whether a shadow at the edge tells so (its cover moves with the content)."""
+LEDGERS = ("Per tensor", "Per layer", "Tensors", "Cost at the default setting")
+DESKTOP = {"width": 1280, "height": 900}
+
+
+@pytest.mark.slow
+def test_ledgers_fit_a_desktop(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    """No column of a ledger is cut off on any method's page, and what else is wider than its box shows it."""
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    page, wrong, counted = context.new_page(), {}, 0
+    for method in kb:
+        page.goto(f"{address}methods/{method}.html")
+        expect(page.locator(".pf-calc__out").first).not_to_be_empty()
+        counted += page.get_by_role("region", name="Per tensor").count()
+        if found := [name for name, shown in page.evaluate(CUT) if name in LEDGERS or not shown]:
+            wrong[method] = found
+    context.close()
+    assert counted > len(kb) / 2
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_what_is_wider_than_its_box_shows_it(browser: Browser, address: str, viewport: Any) -> None:
+    context = browser.new_context(viewport=viewport)
+    page, found = context.new_page(), {}
+    for path in (*KINDS, "contribute.html", "matrix.html", "methods/mad_x.html", "methods/osf.html"):
+        page.goto(address + path)
+        found[path] = page.evaluate(CUT)
+    context.close()
+    assert found["methods/osf.html"]
+    assert {path: [name for name, shown in cut if not shown] for path, cut in found.items()} == {p: [] for p in found}
+    if viewport == DESKTOP:
+        assert found["contribute.html"] == []
+
+
 def test_the_head_of_a_page_fits_every_width(page: Page, address: str) -> None:
     page.goto(address + "about.html")
     for width in range(320, 1500, 20):
@@ -132,6 +171,53 @@ def test_searching_finds(watched: Page, searchable: str, words: str, title: str)
     search(watched, words)
     results = watched.locator(".md-search-result__item h1")
     expect(results.filter(has_text=title).first).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1024, 1219, 1220, 1280, 1920])
+def test_search_results_lie_inside_the_window(browser: Browser, searchable: str, width: int) -> None:
+    """At every width the panel is as wide as the theme makes it, and its first result opens with a click."""
+    height = 800
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    page = context.new_page()
+    complaints = watch(page)
+    page.goto(searchable)
+    search(page, "low rank")
+    for part in (".md-search__form", ".md-search__output"):
+        box = page.locator(part).bounding_box()
+        assert box is not None, part
+        assert box["x"] >= 0, part
+        assert box["y"] >= 0, part
+        assert box["x"] + box["width"] <= width, part
+        assert box["y"] + box["height"] <= height, part
+        assert box["width"] >= min(width, 400), part
+    assert box["height"] > height / 2
+    page.locator(".md-search-result__item a").first.click()
+    expect(page).not_to_have_url(searchable)
+    context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ("ia3", "ia3"),
+        ("IA^3", "ia3"),
+        ("(IA)^3", "ia3"),
+        ("t-few", "ia3"),
+        ("tfew", "ia3"),
+        ("prefixtuning", "prefix_tuning"),
+        ("parallel_adapter", "parallel_adapter"),
+        ("lora", "lora"),
+    ],
+)
+def test_the_name_of_a_method_finds_its_page_first(
+    watched: Page, searchable: str, kb: KnowledgeBase, words: str, method: str
+) -> None:
+    watched.goto(searchable)
+    search(watched, words)
+    first = watched.locator(".md-search-result__item").first
+    expect(first.locator("h1")).to_have_text(kb[method].name)
+    expect(first.locator("a").first).to_have_attribute("href", re.compile(rf"/methods/{method}\.html"))
 
 
 def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
@@ -315,6 +401,7 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
         (r"^name:.*$", f'name: "{name}"'),
         (r"^where:.*$", f"where: {HOSTILE!r}"),
         (r"^full_name:.*$", f"full_name: {HOSTILE!r}"),
+        (r"^aliases:.*$", f'aliases: ["{name}"]'),
     )
     entry = small_tree(root, tmp_path / "tree", "lora", "adalora") / "methods" / "lora.yaml"
     for pattern, line in lines:
@@ -333,6 +420,7 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
     expect(page.locator(".pf-subtitle")).to_contain_text(HOSTILE[:25])
     page.goto((out / "index.html").as_uri())
     search(page, "onerror")
+    expect(page.locator(".md-search-result__item h1").first).to_have_text(name)
     assert page.locator("img[src=x]").count() == 0
     assert (dialogs, complaints) == ([], [])
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import peft
 import pytest
@@ -124,6 +125,117 @@ def test_modules_are_named_as_in_peft(watched: Page, address: str, kb: Knowledge
     expect(watched.get_by_role("alert")).to_contain_text("has no linear module named nonsense")
     watched.get_by_role("button", name="by role").click()
     assert out(watched, "trained") == kb["lora"].cost("llama_3_8b").trained
+
+
+ALL_ROLES = "attn.q,attn.k,attn.v,attn.o,mlp.gate,mlp.up,mlp.down"
+
+
+def asked(page: Page, name: str) -> str | None:
+    """What the address says of a field."""
+    return parse_qs(urlsplit(page.url).query).get(name, [None])[0]
+
+
+def test_naming_targets_another_way_keeps_them(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """By role, by name and back: the same modules each time, and in the end the very same address."""
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_2_7b&r=16&targets={ALL_ROLES}")
+    roles, names = (watched.get_by_role("button", name=f"by {n}") for n in ("role", "module name"))
+    wanted = kb["lora"].cost("llama_2_7b", r=16, target_modules="all-linear").trained
+    assert out(watched, "trained") == wanted == 39_976_960
+    for _ in range(2):
+        names.click()
+        assert out(watched, "trained") == wanted
+        assert asked(watched, "modules") == "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+        expect(watched.get_by_role("checkbox", name="gate_proj")).to_be_checked()
+        roles.click()
+        assert out(watched, "trained") == wanted
+        assert (asked(watched, "targets"), asked(watched, "modules")) == (ALL_ROLES, None)
+        expect(watched.get_by_role("checkbox", name="mlp.gate")).to_be_checked()
+    names.click()
+    watched.get_by_role("checkbox", name="gate_proj").uncheck()
+    fewer = out(watched, "trained")
+    roles.click()
+    assert out(watched, "trained") == fewer < wanted
+    expect(watched.get_by_role("checkbox", name="mlp.gate")).not_to_be_checked()
+
+
+def test_default_targets_are_the_defaults_again(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_2_7b")
+    trained = out(watched, "trained")
+    watched.get_by_role("button", name="by module name").click()
+    expect(field(watched, "Module names, as peft's target_modules")).to_have_value("q_proj, v_proj")
+    assert out(watched, "trained") == trained
+    watched.get_by_role("button", name="by role").click()
+    assert (asked(watched, "targets"), asked(watched, "modules")) == (None, None)
+    watched.get_by_role("button", name="by module name").click()
+    field(watched, "Model").select_option("t5_base")    # which has no q_proj
+    watched.get_by_role("button", name="by role").click()
+    expect(watched.get_by_role("checkbox", name="xattn.q")).to_be_checked()
+
+
+def test_targets_without_another_name_stay(watched: Page, address: str) -> None:
+    """A slice of a fused module has no name in peft, and some layers have no role: both are counted until replaced."""
+    watched.goto(f"{address}calculator.html?method=lora&model=gpt2&targets=attn.q")
+    trained, note = out(watched, "trained"), watched.locator("[data-kept]")
+    watched.get_by_role("button", name="by module name").click()
+    assert (out(watched, "trained"), asked(watched, "targets")) == (trained, "attn.q")
+    expect(note).to_have_text("No module names mean exactly attn.q here. Counted until you name modules.")
+    watched.get_by_role("checkbox", name="c_attn").check()
+    assert (asked(watched, "targets"), asked(watched, "modules")) == (None, "c_attn")
+    expect(note).to_have_text("")
+    fused = out(watched, "trained")
+    watched.get_by_role("button", name="by role").click()
+    assert out(watched, "trained") == fused
+    expect(watched.get_by_role("checkbox", name="attn.qkv")).to_be_checked()
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_2_7b&modules=3.self_attn.v_proj")
+    trained = out(watched, "trained")
+    watched.get_by_role("button", name="by role").click()
+    assert (out(watched, "trained"), asked(watched, "modules")) == (trained, "3.self_attn.v_proj")
+    expect(note).to_have_text("No roles mean exactly 3.self_attn.v_proj here. Counted until you choose roles.")
+    watched.get_by_role("checkbox", name="attn.o").check()
+    assert (asked(watched, "targets"), asked(watched, "modules")) == ("attn.o", None)
+
+
+@pytest.mark.parametrize("model", ["llama_2_7b", "gpt2", "roberta_base", "t5_base"])
+def test_all_linear_is_one_click(watched: Page, address: str, kb: KnowledgeBase, model: str) -> None:
+    watched.goto(f"{address}calculator.html?method=lora&model={model}")
+    usual = out(watched, "trained")
+    watched.get_by_role("checkbox", name="all-linear").check()
+    assert out(watched, "trained") == kb["lora"].cost(model, target_modules="all-linear").trained
+    watched.get_by_role("checkbox", name="all-linear").uncheck()
+    assert out(watched, "trained") == usual
+
+
+SWITCHED = """methods => {
+    const tool = document.querySelector("peft-calculator"), state = tool.state, wrong = [];
+    const count = () => peft.cost(state.method, tool.question()).trained;
+    const said = () => JSON.stringify([state.targets, state.modules]);
+    let n = 0;
+    for (const method of methods) for (const model of Object.keys(peft.data.models)) {
+        Object.assign(state, { method, model, values: {}, task: null });
+        const roles = peft.roles(method, { model }), name = peft.endings({ model })[0];
+        const every = [[null, null], [roles, null], [roles.slice(0, 1), null], [null, "all-linear"], [null, [name]]];
+        for (const asked of every) {
+            [state.targets, state.modules] = asked;
+            state.named = asked[1] !== null;
+            let before;
+            try { before = count(); } catch (error) { if (!error.user) throw error; continue; }
+            const words = said();
+            tool.rename(!state.named);
+            const there = count();
+            tool.rename(!state.named);
+            if (there !== before || said() !== words) wrong.push([method, model, asked, before, there]);
+            n++;
+        }
+    }
+    return [n, wrong];
+}"""
+
+
+def test_targets_are_kept_on_every_model(page: Page, address: str, kb: KnowledgeBase) -> None:
+    page.goto(f"{address}calculator.html")
+    switched, wrong = page.evaluate(SWITCHED, ["lora", "ia3"])
+    assert wrong == []
+    assert switched > 4 * len(kb.models)
 
 
 def test_layers_are_listed(watched: Page, address: str) -> None:
@@ -292,6 +404,47 @@ def test_the_picture_says_in_words_what_it_shows(watched: Page, address: str, kb
     peak = kb["lora"].memory("roberta_base", batch=1, seq=128).peak
     assert f"LoRA: {binary_text(peak)}, of which" in told
     assert watched.locator(".pf-plot--memory > svg rect").count() == 2 * len(PARTS)
+
+
+DRAWN = """() => [...document.querySelectorAll(".pf-plot > svg")].map(svg => ({
+    scale: svg.getScreenCTM().a, width: svg.getBoundingClientRect().width,
+    letters: [...new Set([...svg.querySelectorAll("text")].map(t => parseFloat(getComputedStyle(t).fontSize)))],
+}))"""
+"""How each chart is drawn: its scale on the screen, its width, and the sizes of its letters at scale 1."""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_charts_keep_their_size_whatever_changes(browser: Browser, address: str, width: int) -> None:
+    """After methods are added and removed, and settings and the window change, a chart is drawn at its own scale."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    complaints = watch(page)
+    page.goto(f"{address}compare.html?methods=lora,ia3&model=roberta_base")
+    expect(page.locator(".pf-plot > svg")).to_have_count(2)
+    first = page.evaluate(DRAWN)
+    assert all(chart["scale"] == pytest.approx(1, abs=0.02) and max(chart["letters"]) < 13 for chart in first), first
+    field(page, "Add a method (up to 6)").fill("BitFit")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-remove]")).to_have_count(3)
+    assert page.evaluate(DRAWN) == first
+    field(page, "r of LoRA").fill("32")
+    assert page.evaluate(DRAWN) == first
+    field(page, "Model").select_option("t5_base")
+    assert page.evaluate(DRAWN) == first
+    page.get_by_role("button", name="Remove BitFit").click()
+    expect(page.locator("[data-remove]")).to_have_count(2)
+    assert page.evaluate(DRAWN) == first
+    page.get_by_role("checkbox", name="the same budget for all").check()
+    assert page.evaluate(DRAWN) == first
+    page.get_by_text("Training step", exact=True).click()
+    field(page, "Length").fill("none")
+    expect(page.locator(".pf-plot--memory")).to_be_hidden()
+    field(page, "Length").fill("512")
+    assert page.evaluate(DRAWN) == first
+    page.set_viewport_size({"width": width - 60, "height": 900})
+    page.wait_for_function(f"({DRAWN})().every(c => c.width < {first[0]['width']} && Math.abs(c.scale - 1) < 0.02)")
+    context.close()
+    assert complaints == []
 
 
 def test_memory_is_compared_at_the_chosen_step(watched: Page, address: str, kb: KnowledgeBase) -> None:

@@ -309,6 +309,34 @@ def test_a_config_json_answers_as_the_catalogue_does(run: Run, kb: peftonomy.Kno
         assert from_file | {"model": ""} == catalogued | {"model": ""}
 
 
+HUB = "meta-llama/Llama-3.1-8B"
+WITH_A_MODEL = [
+    "cost lora", "compare lora ia3", "memory lora --batch 1 --seq 8", "fit lora --gpu 24GiB", "export lora",
+    "methods --where trained~<~1000000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", WITH_A_MODEL)
+def test_a_name_on_the_hub_is_the_model_of_the_catalogue(run: Run, line: str) -> None:
+    by_id = run(f"{line} --model llama_3_1_8b --json")
+    assert by_id.code == 0
+    assert run(f"{line} --model {HUB} --json") == by_id
+    assert run(f"{line} --model {HUB.upper()} --json") == by_id
+
+
+def test_a_configuration_is_read_for_a_model_on_the_hub(run: Run, adapter: Callable[..., Path]) -> None:
+    line = f"cost --adapter-config {adapter()} --json --model"
+    assert run(f"{line} meta-llama/Llama-3.2-3B") == run(f"{line} llama_3_2_3b")
+
+
+def test_a_folder_goes_before_a_name_on_the_hub(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / HUB).mkdir(parents=True)
+    (tmp_path / HUB / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.chdir(tmp_path)
+    printed = json.loads(run(f"cost lora --model {HUB} --json").out)
+    assert (printed["model"], printed["backbone"] < 10**6) == (HUB, True)
+
+
 def test_compare_gives_each_method_what_it_knows(run: Run) -> None:
     line = "compare lora bitfit ia3 --model roberta_base --set r=2 --set lora.alpha=4 --json"
     lora, bitfit, ia3 = json.loads(run(line).out)
@@ -316,6 +344,17 @@ def test_compare_gives_each_method_what_it_knows(run: Run) -> None:
     assert lora["hyperparameters"]["alpha"] == 4
     assert (bitfit["method"], bitfit["trained"]) == ("bitfit", 102_144)
     assert ia3["method"] == "ia3"
+
+
+def test_a_setting_of_one_method_goes_before_that_of_all(run: Run) -> None:
+    for line in ("--set lora.r=4 --set r=5", "--set r=5 --set lora.r=4"):
+        lora, dora = json.loads(run(f"compare lora dora --model roberta_base {line} --json").out)
+        assert (lora["hyperparameters"]["r"], dora["hyperparameters"]["r"]) == (4, 5)
+    line = "compare lora --model roberta_base --set alpha=5 --set lora.lora_alpha=4 --json"
+    assert json.loads(run(line).out)[0]["hyperparameters"]["alpha"] == 4
+    line = "fit lora dora --model roberta_base --gpu 24GiB --set r=5 --set lora.r=4 --json"
+    found = {f["method"]: f["memory"]["hyperparameters"]["r"] for f in json.loads(run(line).out)}
+    assert found == {"lora": 4, "dora": 5}
 
 
 def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
@@ -417,6 +456,10 @@ def test_completion_knows_commands_methods_and_models(words: str, expected: set[
 MISTAKES = {
     "cost lroa --model llama_2_7b": (2, "unknown method 'lroa'", "lora"),
     "cost lora --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "cost lora --model meta-llama/Llama-3.1-8": (2, "unknown model 'meta-llama/Llama-3.1-8'", "Llama-3.1-8B"),
+    "cost lora --model meta-lama/llama-3.1-8b": (2, "unknown model", "meta-llama/Llama-3.1-8B"),
+    "fit lora --gpu 24GiB --model nobody/knows": (2, "unknown model 'nobody/knows'", "a path to a config.json"),
+    "cost lora --model ./nobody/knows": (1, "nobody/knows", "No such file"),
     "cost lora --model llama_2_7b --set alfa=1": (2, "unknown hyperparameter 'alfa'", "alpha"),
     "cost lora --model llama_2_7b --targets attn.query": (2, "attn.query", "attn.q"),
     "cost lora --model llama_2_7b --targets xattn.q": (2, "xattn.q", "llama_2_7b"),
@@ -453,6 +496,20 @@ MISTAKES = {
     "cite lroa": (2, "unknown method 'lroa'", "lora"),
     "verify lroa": (2, "unknown method 'lroa'", "lora"),
     "methods --where yaer>=2023": (2, "unknown field 'yaer'", "year"),
+    "methods --where trained~>~0 --model nope": (2, "unknown model 'nope'", "config.json"),
+    "methods --where trained~>~0 --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "methods --model lama_2_7b": (2, "unknown model 'lama_2_7b'", "llama_2_7b"),
+    "methods --where stores~<~3": (2, "stores has several values", "== or !="),
+    "methods --where year~<~2000~and~3~>=~stores": (2, "stores has several values", "== or !="),
+    "methods --where stores~==~3": (2, "stores has words", "found 3"),
+    "methods --where merge~>~3": (2, "merge has words", "found 3"),
+    "fit lora --model gpt2 --gpu 24GiB --set rr=64": (2, "unknown hyperparameter 'rr'", "r"),
+    "fit lora ia3 --model gpt2 --gpu 24GiB --set ia3.r=64": (2, "unknown hyperparameter 'ia3.r'", "of these methods"),
+    "fit --model gpt2 --gpu 24GiB --set rankk=64": (2, "unknown hyperparameter 'rankk'", "of these methods"),
+    "fit lora --model gpt2 --gpu 24GiB --solve r --set r=8": (2, "r is given", "--solve"),
+    "fit lora --model gpt2 --gpu 24GiB --solve r --set lora.r=8": (2, "r is given", "--solve"),
+    "compare lora ia3 --model gpt2 --set lora.r=4 --set lora.r=5": (2, "--set lora.r", "given twice"),
+    "compare lora ia3 --model gpt2 --set alpha=4 --set lora_alpha=5": (2, "alpha", "given twice"),
     "methods --list mergable": (2, "unknown list 'mergable'", "mergeable"),
     "methods --where merge~==~exakt": (2, "exakt", "exact"),
     "methods --where year~>=": (2, "year >=", "column"),
@@ -759,6 +816,52 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically({first: "after", folder: "no file"})
     assert first.read_text() == "before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "folder"]
+
+
+def test_a_file_is_replaced_and_keeps_its_mode(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "graph.dot"
+    path.write_text("before")
+    path.chmod(0o640)
+    assert run(f"graph --format dot -o {path}").code == 0
+    assert path.read_text().startswith("digraph")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_is_written_through(run: Run, tmp_path: Path, there: bool) -> None:
+    target, link = tmp_path / "target.dot", tmp_path / "link.dot"
+    if there:
+        target.write_text("before")
+    link.symlink_to("target.dot")
+    assert run(f"graph --format dot -o {link}").code == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("digraph")
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically({pipe: "written"})
+    assert os.read(reader, 100) == b"written"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_standard_output_is_a_file_to_write_to() -> None:
+    line = process("graph", "--format", "dot", "-o", "/dev/stdout")
+    written = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert written.startswith("digraph")
+    assert written.endswith("}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_one_line_that_names_the_file(run: Run) -> None:
+    result = run("graph --format dot -o /dev/full")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert "/dev/full: No space left" in result.err
+    assert Path("/dev/full").is_char_device()
 
 
 def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

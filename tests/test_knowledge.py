@@ -11,10 +11,13 @@ import networkx
 import pytest
 
 import peftonomy
-from peftonomy import DataError, KnowledgeBase, UnknownName, UsageError
+from peftonomy import DataError, KnowledgeBase, PeftonomyError, UnknownName, UsageError
 from peftonomy._bib import Bibliography
 from peftonomy._claims import judge, printed
 from peftonomy._query import select
+from peftonomy._schema import Claim
+
+from .trees import small_tree
 
 
 def test_importing_it_loads_neither_torch_nor_transformers() -> None:
@@ -48,6 +51,19 @@ def test_every_claim_is_judged_as_stated(kb: KnowledgeBase) -> None:
     verdicts = [judge(m, c) for m in kb.values() for c in m.entry.claims]
     assert len(verdicts) >= 30
     assert all(v.consistent for v in verdicts)
+
+
+def test_a_recalled_number_has_no_verdict(kb: KnowledgeBase) -> None:
+    record = {"id": "a", "quantity": "trained", "model": "bert_base", "reported": "1M", "source": "me2020"}
+    noted = {**record, "note": "Because."}
+    for verdict in ("reproduced", "convention", "contradicted", "unverifiable"):
+        assert Claim.model_validate({**noted, "evidence": "recalled", "verdict": verdict}).verdict is None
+        assert Claim.model_validate({**noted, "evidence": "read", "verdict": verdict}).verdict == verdict
+    assert Claim.model_validate({**record, "evidence": "recalled"}).verdict is None
+    assert Claim.model_validate({**record, "evidence": "read"}).verdict == "reproduced"
+    for method in kb.values():
+        for claim in method.entry.claims:
+            assert (claim.verdict is None) == (claim.evidence == "recalled")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +135,29 @@ def test_graph_exports(kb: KnowledgeBase, tmp_path: Path) -> None:
     assert '"method:lora"' in kb.graph.export("json")
     with pytest.raises(UnknownName, match="known: dot, graphml, json, mermaid"):
         kb.graph.export("svg")
+
+
+def test_every_checkpoint_names_its_model(kb: KnowledgeBase) -> None:
+    for key, model in kb.models.items():
+        assert model.file is not None
+        if model.file.checkpoint:
+            assert kb.backbone(model.file.checkpoint) is model
+            assert kb.backbone(model.file.checkpoint.lower()).id == key
+    assert kb["lora"].cost("OpenAI-community/GPT2") == kb["lora"].cost("gpt2")
+    assert kb["lora"].sweep(["openai-community/gpt2", "gpt2"], r=[1]).model == ("gpt2", "gpt2")
+    for name in ("x" * 5000, "x/" * 5000, "x" * 5000 + "/y"):
+        with pytest.raises(PeftonomyError):
+            kb.backbone(name)
+
+
+def test_a_checkpoint_of_several_models_names_none(root: Path, tmp_path: Path) -> None:
+    folder = small_tree(root, tmp_path, "lora") / "backbones" / "models"
+    text = (folder / "t5_base.yaml").read_text()
+    (folder / "t5_twin.yaml").write_text(text.replace("id: t5_base", "id: t5_twin"))
+    tree = peftonomy.load(tmp_path)
+    checkpoint = str(tree.models["t5_base"].file.checkpoint)  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"checkpoint of t5_base and t5_twin; name one of them by its id"):
+        tree.backbone(checkpoint)
 
 
 def test_queries(kb: KnowledgeBase) -> None:

@@ -7,6 +7,7 @@ import enum
 import json
 import os
 import subprocess
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.utils import constants
 
 import peftonomy
+from peftonomy._values import coerced
 
 pytestmark = pytest.mark.torch
-PEFT, ADAPTERS = (peftonomy.load().libraries[name] for name in ("hf_peft", "adapters"))
+KB = peftonomy.load()
+PEFT, ADAPTERS = (KB.libraries[name] for name in ("hf_peft", "adapters"))
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters" / "bin" / "python"))
 DUMP = """
 import dataclasses, importlib.metadata, json
@@ -73,6 +76,26 @@ def test_arguments_and_their_defaults(kind: str) -> None:
     ours, theirs = PEFT.defaults(kind), arguments(CONFIGS[kind])
     assert ours == theirs
     assert {n: type(v) for n, v in ours.items()} == {n: type(v) for n, v in theirs.items()}
+
+
+NESTED = [
+    (method.id, ours, theirs)
+    for method in KB.values()
+    if (entry := method.entry.implementations.get("hf_peft")) is not None and entry.type is not None
+    for ours, theirs in entry.rename.items()
+    if "." in theirs
+]
+
+
+@pytest.mark.parametrize(("method", "ours", "theirs"), NESTED)
+def test_defaults_inside_of_arguments(method: str, ours: str, theirs: str) -> None:
+    """An argument inside another has the library's default where it is absent."""
+    entry = KB[method].entry.implementations["hf_peft"]
+    outer, _, inner = theirs.partition(".")
+    hints = typing.get_type_hints(CONFIGS[str(entry.type)])[outer]
+    [config] = [kind for kind in (hints, *typing.get_args(hints)) if dataclasses.is_dataclass(kind)]
+    spec = KB[method].entry.hyperparameters[ours]
+    assert coerced(ours, spec, entry.defaults.get(ours, spec.default)) == arguments(config)[inner]
 
 
 def default_modules(kind: str) -> dict[str, Any] | None:

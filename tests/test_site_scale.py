@@ -22,7 +22,7 @@ import pytest
 from mkdocs.config import load_config
 
 import peftonomy
-from peftonomy import KnowledgeBase, UsageError, _cli
+from peftonomy import DataError, KnowledgeBase, UsageError, _cli
 from peftonomy.site import build, pages, preview
 from peftonomy.site._around import Around
 
@@ -68,7 +68,7 @@ def test_reread_reads_the_edited_entries_and_nothing_else(root: Path, tmp_path: 
 def test_a_build_that_fails_says_why(root: Path, tmp_path: Path) -> None:
     entry = small_tree(root, tmp_path, "lora") / "methods" / "lora.yaml"
     entry.write_text(re.sub("^update:.*", r'update: "\\\\frac{x"', entry.read_text(), flags=re.MULTILINE))
-    with pytest.raises(UsageError, match=r"^mkdocs: methods/lora\.yaml: update: .* KaTeX"):
+    with pytest.raises(DataError, match=r"^methods/lora\.yaml: update: .* KaTeX"):
         build(peftonomy.load(tmp_path), tmp_path / "out")
 
 

@@ -97,6 +97,11 @@ def test_arrays_broadcast(kb: KnowledgeBase) -> None:
     assert [*found.table()][5]["prefix_length"] == 2
 
 
+def test_an_array_that_could_be_masked_and_is_not_is_an_array(kb: KnowledgeBase) -> None:
+    found = kb["lora"].sweep("roberta_base", r=np.ma.array([1, 2], mask=[0, 0]))
+    assert found.trained.tolist() == kb["lora"].sweep("roberta_base", r=[1, 2]).trained.tolist()
+
+
 def test_many_settings_are_computed_in_stretches(kb: KnowledgeBase) -> None:
     ranks = np.arange(1, 70_001)
     found = kb["lora"].sweep("roberta_base", r=ranks)
@@ -115,6 +120,10 @@ def test_many_settings_are_computed_in_stretches(kb: KnowledgeBase) -> None:
         ({"r": [1, 2, 3], "alpha": [1.0, 2.0]}, "do not broadcast"),
         ({"r": np.array([8, 2**31])}, "2\\*\\*53"),
         ({"dtype": "float23", "r": [1]}, "float23"),
+        ({"r": np.ma.array([1, 2], mask=[0, 1])}, "hyperparameter r: found an array with 1 masked value"),
+        ({"r": 8, "alpha": np.ma.array([1.0, 2.0], mask=True)}, "hyperparameter alpha: found an array with 2 masked"),
+        ({"r": np.ma.masked}, "hyperparameter r: found an array with 1 masked value"),
+        ({"r": [[1, 2], [3]]}, "hyperparameter r: found .*; expected whole numbers"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(kb: KnowledgeBase, given: dict[str, Any], message: str) -> None:

@@ -35,7 +35,7 @@ def signature(trial: Trial) -> None:
 def tensors(trial: Trial) -> None:
     """Exactly the declared tensors are there, by name and shape, trained or frozen as declared; counts agree."""
     model = trial.make()
-    state, names = owned(model), trial.names(model)
+    state, names = trial.state(model), trial.names(model)
     for place, found in zip(trial.places, names, strict=True):
         label = f"{place.tensor} at {place.path or 'the model'}"
         assert found, f"{label} is declared but does not exist"
@@ -80,17 +80,18 @@ def training(trial: Trial) -> None:
 def _trained_once(trial: Trial, seed: int) -> set[str]:
     """Trains a little, checks what must hold of every run, and returns the trained tensors that did not move."""
     model = trial.make(seed).train()
-    before = {name: value.detach().clone() for name, value in owned(model).items()}
-    moving = {name for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: value.detach().clone() for name, value in trial.state(model).items()}
+    moving = {trial.ours(name) for name, p in model.named_parameters() if p.requires_grad}
     named = zip(trial.places, trial.names(model), strict=True)
     partly = {name for place, names in named for name in names if not trial.moves(place)[1]}
     losses = trial.train(model, 8)
-    for name, parameter in model.named_parameters():
+    for live, parameter in model.named_parameters():
+        name = trial.ours(live)
         if name in moving:
             assert parameter.grad is not None, f"no gradient reaches {name}"
         else:
             assert parameter.grad is None, f"a gradient reaches {name}, which is frozen"
-    moved = {name: int((value != before[name]).sum()) for name, value in owned(model).items()}
+    moved = {name: int((value != before[name]).sum()) for name, value in trial.state(model).items()}
     assert not any(moved[n] for n in before if n not in moving), "something moved that is not trained"
     total = sum(moved.values())
     assert total <= trial.cost.trained, f"{total} entries moved, declared {trial.cost.trained}"
@@ -140,7 +141,7 @@ def _disturb(trial: Trial, model: torch.nn.Module) -> None:
     Left alone: what a seed regenerates, and tensors of which only chosen entries may differ.
     """
     generator = torch.Generator().manual_seed(5)
-    state = owned(model)
+    state = trial.state(model)
     for place, names in zip(trial.places, trial.names(model), strict=True):
         whole = all(part.as_ != "seed" and part.count is None and part.across is None for part in place.spec.stored)
         if place.spec.selecting or not whole or not isinstance(place.spec.trained, bool):
@@ -190,13 +191,6 @@ def generalising(trial: Trial) -> None:
 
 
 CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising)
-
-
-def owned(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Every parameter and every buffer that a checkpoint would hold, tied ones once."""
-    live = dict(model.named_parameters())
-    twice = {n for n, p in model.named_parameters(remove_duplicate=False)} - {*live}
-    return {n: v for n, v in model.state_dict(keep_vars=True).items() if n not in twice}
 
 
 def shake(model: torch.nn.Module) -> None:

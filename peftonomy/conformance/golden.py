@@ -12,7 +12,6 @@ run. Anything else is run by the implementation's own `probe(model, inputs)`, wh
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import inspect
@@ -31,7 +30,8 @@ import peftonomy
 from peftonomy import Place
 from reference_impls import _kit as kit
 
-from .naming import Naming
+from .naming import Naming, state
+from .tiny import copied
 
 __all__ = ["Row", "Statistics", "Vector", "compare", "vectors"]
 
@@ -99,6 +99,10 @@ class Vector:
     tolerance: float = TOLERANCE
     tolerance_reason: str = ""
 
+    def runs(self, module: Any) -> bool:
+        """Whether an implementation can be compared: it has a probe where a linear module alone does not do."""
+        return hasattr(module, "probe") or not hasattr(_reference(self.method), "probe")
+
     @classmethod
     def load(cls, path: Path) -> Vector:
         """Read a vector. Raises TypeError for a field that does not exist."""
@@ -159,8 +163,11 @@ def compare(vector: Vector, module: ModuleType | Any = None, *, seeds: int = SEE
 
     module: what has `apply`, and where the method has them `merge` and `probe`; the reference implementation if None.
     """
-    module = module or importlib.import_module(f"reference_impls.{vector.method}")
-    return list(_Comparison(vector, module).rows(seeds))
+    return list(_Comparison(vector, module or _reference(vector.method)).rows(seeds))
+
+
+def _reference(method: str) -> ModuleType:
+    return importlib.import_module(f"reference_impls.{method}")
 
 
 class _Comparison:
@@ -193,7 +200,7 @@ class _Comparison:
 
     def training(self, model: nn.Module) -> Iterator[Row]:
         """Which tensors of the method, and which parameters of the model, are trained."""
-        live = model.state_dict(keep_vars=True)
+        live = state(self.module, model)
         for key in (*self.vector.trained, *self.vector.frozen):
             wanted = key in self.vector.trained
             names = list(self.names(model).get(key, ()))
@@ -203,7 +210,7 @@ class _Comparison:
             yield Row(f"trained {key}", same, "" if same else says)
         if self.vector.parameters is not None:
             own = set(dict(self.plain.named_parameters()))
-            trained = {name for name, p in model.named_parameters() if p.requires_grad and name in own}
+            trained = {name for name, p in live.items() if p.requires_grad and name in own}
             differ = sorted(trained ^ set(self.vector.parameters))
             yield Row("trained parameters", not differ, ", ".join(differ))
 
@@ -219,7 +226,7 @@ class _Comparison:
             loss = (found["output"] * vector.inputs["probe"]).sum() + sum(found[name].sum() for name in vector.loss)
             model.zero_grad()
             loss.backward()
-            live = dict(model.named_parameters())
+            live = state(self.module, model)
             for key, wanted in vector.grads.items():
                 [name] = self.names(model)[key]
                 yield self.equal(f"grad {key}", live[name].grad, wanted)
@@ -247,10 +254,10 @@ class _Comparison:
         drawn: dict[str, list[Tensor]] = {}
         for seed in range(seeds):
             model = self.apply(self.vector.setting, seed)
-            live = model.state_dict()
+            live = state(self.module, model)
             for key, names in self.names(model).items():
                 if key in self.vector.init:
-                    drawn.setdefault(key, []).append(live[names[0]].clone())
+                    drawn.setdefault(key, []).append(live[names[0]].detach().clone())
         for key, wanted in self.vector.init.items():
             if key not in drawn:
                 yield Row(f"init {key}", False, "no such tensor")
@@ -262,7 +269,9 @@ class _Comparison:
         """The defaults of the implementation's `apply` beside those of the authors' default run."""
         parameters = inspect.signature(self.module.apply).parameters
         for name, wanted in self.vector.defaults.items():
-            found = parameters[name].default if name in parameters else None
+            found = parameters[name].default if name in parameters else inspect.Parameter.empty
+            if found is inspect.Parameter.empty:        # an implementation may leave its defaults to the caller
+                continue
             if isinstance(found, list | tuple) and isinstance(wanted, list):
                 found = list(found)
             same = found == wanted
@@ -271,14 +280,35 @@ class _Comparison:
     # What they share.
 
     def apply(self, setting: Mapping[str, Any], seed: int = 0) -> nn.Module:
-        model = copy.deepcopy(self.plain)
-        for name, value in self.vector.base.items():
-            target = self.parameter(model, name)
-            with torch.no_grad():
-                target.copy_(value)
+        model = copied(self.based)
         torch.manual_seed(seed)
         targets = {"targets": tuple(self.vector.targets)} if self.vector.targets else {}
-        self.module.apply(model, **setting, **targets)
+        self.module.apply(model, **{**self.filled, **setting}, **targets)
+        return model
+
+    @functools.cached_property
+    def filled(self) -> dict[str, Any]:
+        """The vector's setting with the entry's defaults for what it does not name."""
+        return dict(self.method.cost(kit.inventory(self.plain).backbone, **self.asked).hyperparameters)
+
+    @property
+    def method(self) -> peftonomy.Method:
+        return peftonomy.load()[self.vector.method]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The question to the knowledge base that this comparison is."""
+        parts = kit.inventory(self.plain)
+        targets = {"targets": list(self.vector.targets)} if self.vector.targets else {}
+        return {"task": parts.task, "num_labels": parts.num_labels, **targets, **self.vector.setting}
+
+    @functools.cached_property
+    def based(self) -> nn.Module:
+        """The fixture with the recorded weights."""
+        model = copied(self.plain)
+        with torch.no_grad():
+            for name, value in self.vector.base.items():
+                self.parameter(model, name).copy_(value)
         return model
 
     def parameter(self, model: nn.Module, name: str) -> Tensor:
@@ -289,12 +319,13 @@ class _Comparison:
             value = site.weight if name == "W" else site.bias
             assert value is not None
             return value
-        return model.state_dict(keep_vars=True)[name]
+        return state(self.module, model)[name]
 
     def names(self, model: nn.Module) -> dict[str, list[str]]:
         """The live tensors of the method by the names that the vector uses."""
         found: dict[str, list[str]] = {}
-        for place, names in zip(self.places, self.naming.names(self.vector.method, self.places, model), strict=True):
+        named = self.naming.names(self.vector.method, self.places, list(state(self.module, model)))
+        for place, names in zip(self.places, named, strict=True):
             found.setdefault(place.tensor, []).extend(names)
         return {
             key: value
@@ -305,15 +336,12 @@ class _Comparison:
 
     @functools.cached_property
     def places(self) -> list[Place]:
-        parts = kit.inventory(self.plain)
-        targets = {"targets": list(self.vector.targets)} if self.vector.targets else {}
-        asked = {"task": parts.task, "num_labels": parts.num_labels, **targets, **self.vector.setting}
-        return peftonomy.load()[self.vector.method].places(parts.backbone, **asked)
+        return self.method.places(kit.inventory(self.plain).backbone, **self.asked)
 
     @torch.no_grad()
     def copy(self, model: nn.Module) -> None:
         """Put the recorded tensors of the method into the model."""
-        live = model.state_dict(keep_vars=True)
+        live = state(self.module, model)
         names = self.names(model)
         for key, value in {**self.vector.params, **self.vector.buffers}.items():
             [name] = names[key]

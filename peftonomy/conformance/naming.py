@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftonomy import Place
 from peftonomy._schema import OF_PARAMETERS
 from reference_impls import _kit as kit
 
+STORED = ("values", "indices", "bits", "shared")
+"""What a checkpoint holds, in whatever form."""
 Host = tuple[str, str]
 """A module by its path, and where a method holds on to a part of it only, that part."""
+
+
+def ours(implementation: Any, name: str) -> str:
+    """A live name as it would be in a reference implementation.
+
+    An implementation from elsewhere may name its tensors otherwise: its `NAMES` maps the ends of its names to ours, for
+    example `lora_A.default.weight` to `lora.A`.
+    """
+    for theirs, mine in getattr(implementation, "NAMES", {}).items():
+        if f".{name}".endswith(f".{theirs}"):
+            return name.removesuffix(theirs) + str(mine)
+    return name
+
+
+def state(implementation: Any, model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+    live = dict(model.named_parameters())
+    twice = {n for n, p in model.named_parameters(remove_duplicate=False)} - {*live}
+    held = model.state_dict(keep_vars=True)
+    return {ours(implementation, name): value for name, value in held.items() if name not in twice}
+
+
+def restore(implementation: Any, model: nn.Module, held: Mapping[str, Tensor]) -> None:
+    """Put what was stored into a model to which the method has been applied afresh."""
+    if hasattr(implementation, "unpack"):
+        implementation.unpack(model, held)
+        return
+    live = state(implementation, model)
+    for name, value in held.items():
+        live[name].data = value.to(live[name]).clone()
 
 
 class Naming:
@@ -22,12 +55,11 @@ class Naming:
         self._sites: dict[str, list[kit.Site]] = {}
         self._blocks: dict[tuple[str, str, str, int | None], list[Host]] = {}
 
-    def names(self, method: str, places: Iterable[Place], model: nn.Module) -> list[list[str]]:
-        """For every place, the live tensors it stands for (several where it has copies, or a count without a shape).
+    def names(self, method: str, places: Iterable[Place], live: Sequence[str]) -> list[list[str]]:
+        """For every place, those of the live names it stands for (several for copies, or a count without a shape).
 
         Raises AssertionError where two tensors could be meant.
         """
-        live = list(model.state_dict())
         found = []
         for place in places:
             hosts = [] if place.spec.selecting else self._hosts(place)
@@ -37,6 +69,18 @@ class Naming:
             assert len(hits) <= 1, f"{place.tensor} exists more than once at {place.path}: {hits}"
             found.append(hits[0] if hits else [])
         return found
+
+    def stored(
+        self, implementation: Any, method: str, places: Sequence[Place], model: nn.Module
+    ) -> dict[str, Tensor]:
+        """What one task's checkpoint must hold, in the form of the finished model."""
+        if hasattr(implementation, "pack"):
+            packed: dict[str, Tensor] = implementation.pack(model)
+            return packed
+        live = state(implementation, model)
+        named = zip(places, self.names(method, places, list(live)), strict=True)
+        kept = [names for place, names in named if any(part.as_ in STORED for part in place.spec.stored)]
+        return {name: live[name].detach().clone() for names in kept for name in names}
 
     def _hosts(self, place: Place) -> Sequence[Host]:
         """The modules that may hold a place's tensor: in a block, any of its modules."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -80,7 +80,13 @@ def built(kind: str, settings: dict[str, Any]) -> nn.Module:
 
 def model(name: str) -> nn.Module:
     """A fresh copy of the tiny model, to change: always the same numbers."""
-    return copy.deepcopy(plain(name))
+    return copied(plain(name))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its config, which no method changes."""
+    config = cast(Any, model).config
+    return copy.deepcopy(model, {id(config): config})
 
 
 @functools.cache

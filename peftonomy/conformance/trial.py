@@ -19,10 +19,9 @@ from peftonomy import Backbone, Cost, Formula, Place, UsageError
 from reference_impls import _kit as kit
 
 from . import tiny
-from .naming import Naming
+from .naming import Naming, ours, restore, state
 
 KB = peftonomy.load()
-STORED = ("values", "indices", "bits", "shared")
 
 
 @dataclass(frozen=True)
@@ -116,36 +115,29 @@ class Trial:
             self.reference.finish(model)
         return model
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+        return state(self.reference, model)
+
+    def ours(self, name: str) -> str:
+        """A live name as it would be in a reference implementation."""
+        return ours(self.reference, name)
+
     def live(self, model: nn.Module) -> dict[str, Tensor]:
         """Everything in the model that the method added."""
-        state = model.state_dict(keep_vars=True)
-        return {name: value for name, value in state.items() if f".{self.method}." in f".{name}"}
+        return {name: value for name, value in self.state(model).items() if f".{self.method}." in f".{name}"}
 
     def names(self, model: nn.Module) -> list[list[str]]:
         """For every place, the live tensors it stands for (several where it has copies, or a count without a shape)."""
-        return naming(self.family).names(self.method, self.places, model)
+        return naming(self.family).names(self.method, self.places, list(self.state(model)))
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What one task's checkpoint must hold, in the form of the finished model."""
-        if hasattr(self.reference, "pack"):
-            packed: dict[str, Tensor] = self.reference.pack(model)
-            return packed
-        state = model.state_dict()
-        kept = [
-            names
-            for place, names in zip(self.places, self.names(model), strict=True)
-            if any(part.as_ in STORED for part in place.spec.stored)
-        ]
-        return {name: state[name].clone() for names in kept for name in names}
+        return naming(self.family).stored(self.reference, self.method, self.places, model)
 
-    def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    def restore(self, model: nn.Module, held: Mapping[str, Tensor]) -> None:
         """Put what was stored into a model to which the method has been applied afresh."""
-        if hasattr(self.reference, "unpack"):
-            self.reference.unpack(model, state)
-            return
-        live = model.state_dict(keep_vars=True)
-        for name, value in state.items():
-            live[name].data = value.clone()
+        restore(self.reference, model, held)
 
 
 @functools.cache

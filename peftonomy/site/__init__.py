@@ -14,14 +14,16 @@ import contextlib
 import functools
 import gc
 import http.server
+import json
 import logging
 import os
 import socketserver
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .._errors import UsageError
+from .._errors import PeftonomyError, UsageError
 from .._kb import KnowledgeBase, data_root
 
 __all__ = ["build", "pages", "preview", "serve", "write"]
@@ -33,7 +35,7 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
     """Every file of the site's source by its path: markdown, JSON, SVG, scripts, styles and fonts.
 
     repository: the address before `/edit/main/<file>` in edit links; none without it. Raises DataError for a formula
-    that cannot be set, UsageError without the `site` extra.
+    that cannot be set, UsageError without the `site` extra or if `repository` is no address.
     """
     try:
         from ._pages import all_pages
@@ -85,12 +87,75 @@ OUT = Path("build/site")
 def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> Path:
     """Build the site into a folder and return it.
 
-    strict: any warning of mkdocs is an error. Raises DataError, or UsageError if mkdocs refuses or is not there.
+    A site that is there is replaced once the new one is whole, and stays if the build fails or is interrupted. Hidden
+    files beside it stay. strict: any warning of mkdocs is an error. Raises DataError for bad data, UsageError for a
+    folder with other files, and if mkdocs refuses or is not there.
     """
+    folder = Path(out).resolve()
+    _check_replaceable(folder, Path(out))
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
+            new = Path(beside, "new")
+            _run_mkdocs(kb, new, strict)
+            _exchange(folder, new, Path(beside, "old"))
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return Path(out)
+
+
+SIGN = ("index.html", "api/v1/index.json")
+"""The files by which a folder is known as a site of ours: every version has built them, the second as JSON."""
+
+
+def _check_replaceable(folder: Path, shown: Path) -> None:
+    """Raise UsageError unless a folder is absent, empty but for hidden files, or a site that we have built."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{shown}: found a file; expected a folder for the site")
+    if not folder.is_dir() or not _visible(folder):
+        return
+    try:
+        page, index = (folder / name for name in SIGN)
+        known = json.loads(index.read_bytes()) if page.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        known = None
+    if not (isinstance(known, dict) and {"schema_version", "methods"} <= known.keys()):
+        wanted = "an empty folder, or a site that peftonomy has built; choose another folder or empty this one"
+        raise UsageError(f"{shown}: found other files in it; expected {wanted}")
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The entries of a folder whose names begin with no dot."""
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+
+
+def _exchange(folder: Path, new: Path, old: Path) -> None:
+    """Move the visible entries of `folder` to `old` and those of `new` to `folder`; all go back if one cannot."""
+    old.mkdir()
+    moves = [(path, old / path.name) for path in _visible(folder)]
+    moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
+    begun: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            begun.append((source, target))
+            source.rename(target)
+    except BaseException:
+        for source, target in reversed(begun):
+            with contextlib.suppress(FileNotFoundError):  # the last one may not have moved
+                target.rename(source)
+        raise
+
+
+def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
+    """Let mkdocs build into a folder. Raises as `build` does."""
     # Read by mkdocs-material at import: it silences a notice about another program's future.
     os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
     try:
-        from mkdocs.commands.build import build as run
+        from mkdocs.commands import build
         from mkdocs.config import load_config
         from mkdocs.exceptions import MkDocsException
     except ModuleNotFoundError as error:
@@ -98,16 +163,21 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
     told = _Told()
     logging.getLogger("mkdocs").addHandler(told)
     try:
-        config = load_config(str(_config_file(kb)), strict=strict, site_dir=str(Path(out).resolve()))
+        config = load_config(str(_config_file(kb)), strict=strict, site_dir=str(folder))
         config.extra["root"] = str(kb.root)
         config.plugins.on_startup(command="build", dirty=False)
-        run(config)
+        build.build(config)
         config.plugins.on_shutdown()
     except MkDocsException as error:
-        raise UsageError(f"mkdocs: {'; '.join(told.messages) or error}") from None
+        raise _ours_behind(error) or UsageError(f"mkdocs: {'; '.join(told.messages) or error}") from None
     finally:
         logging.getLogger("mkdocs").removeHandler(told)
-    return Path(out)
+
+
+def _ours_behind(error: BaseException) -> PeftonomyError | None:
+    """The error of ours for which mkdocs gave up, if there is one."""
+    cause = error.__cause__ or error.__context__
+    return cause if cause is None or isinstance(cause, PeftonomyError) else _ours_behind(cause)
 
 
 class _Told(logging.Handler):

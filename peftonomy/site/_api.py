@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._errors import UsageError
+from .._evidence import facts, tally
 from .._kb import KnowledgeBase, Method
 from . import _surveys
 from ._schemas import SCHEMAS, schema
@@ -21,7 +22,7 @@ FILES = {
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
     "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
     "surveys.json": "The trees of other surveys, and where each of them files each method.",
-    "experiments.json": "The survey's printed counts, recomputed: configuration, our number, verdict and reason.",
+    "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Where libraries differ from the methods: what it changes, the reason, the source.",
     "categories.json": "The category tree with definitions and the methods in each place.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
@@ -86,7 +87,7 @@ def _list(kb: KnowledgeBase, key: str) -> dict[str, Any]:
 
 def _surveyed(kb: KnowledgeBase) -> Iterator[dict[str, Any]]:
     for key, survey in kb.taxonomy.surveys.items():
-        head = survey.model_dump(mode="json", include={"name", "source", "evidence", "note"})
+        head = survey.model_dump(mode="json", include={"name", "source", "note"})
         yield {"id": key, **head, "tree": list(_surveys.tree(survey.tree))}
 
 
@@ -101,6 +102,9 @@ def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
 def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     """The whole entry as plain data, with what is derived from it."""
     record = method.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+    known = facts(method)
+    listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
+    record["evidence"] = {"counts": tally(known), "facts": listed}
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
     return record

@@ -11,10 +11,12 @@ from markupsafe import Markup
 from .. import _scaffold
 from .._costs import Cost
 from .._errors import UsageError
+from .._evidence import LEVELS
 from .._inventory import Module
 from .._rules import RULES
 from .._taxonomy import CategoryNode
 from . import _api, _fields, _finder, _names, _radial
+from ._method import claim_view
 from ._overview import finder
 from ._schemas import SCHEMAS
 from ._site import KINDS, Site, View
@@ -128,6 +130,8 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
     about = "Where libraries differ from the methods, and in what."
     yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
+    about = "Printed numbers that contradict their own formula or code, each with the proof."
+    yield page("errata.md", "Errata", about, {"door": "About", **WIDE}, errata=list(_errata(site)))
     files = [
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
@@ -138,7 +142,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"source": "site/pages/about.md"}
     yield page(
         "about.md", "About", "How the numbers are checked, and how to add a method.", meta, counts=site.counts,
-        libraries=_libraries(site),
+        libraries=_libraries(site), levels=LEVELS,
     )  # fmt: skip
     yield page(
         "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",
@@ -178,6 +182,14 @@ def _deviations(site: Site) -> Iterator[View]:
     for row in site.kb.deviations:
         shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
         yield {**row, "name": site.kb[row["method"]].name, **shown}
+
+
+def _errata(site: Site) -> Iterator[View]:
+    """Every printed number that our count contradicts, where somebody here opened its source."""
+    for method in site.kb.values():
+        for claim in method.entry.claims:
+            if claim.verdict == "contradicted" and claim.evidence == "read":
+                yield claim_view(site, method, claim) | {"method": method.id, "name": method.name, "id": claim.id}
 
 
 def _template(site: Site) -> list[View]:

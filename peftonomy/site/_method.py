@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup, escape
 
 from .._claims import judge
 from .._errors import UsageError
+from .._evidence import LEVELS, Fact, recordings, tally
+from .._evidence import facts as known_facts
 from .._formula import Formula
 from .._kb import Method
 from .._query import facts
 from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
-from . import _block, _closed, _lineage, _surveys
+from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
-__all__ = ["method_page"]
+__all__ = ["claim_view", "method_page"]
 
 MERGE = {"exact": "yes, exactly", "none": "no"}
 START = {"exact": "equals the base model", "approximate": "close to the base model", "none": "differs from it"}
-EVIDENCE = {"read": "source read here", "second_hand": "as quoted elsewhere", "recalled": "recalled, not checked"}
 STORES = {"values": "numbers", "indices": "positions", "bits": "mask bits", "seed": "a random seed"}
 MOST_KIN = 16
 TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
@@ -36,6 +37,7 @@ PLACES = {
 def method_page(site: Site, method: Method) -> str:
     """`methods/<id>.md`."""
     entry, file = method.entry, f"methods/{method.id}.yaml"
+    known = {fact.field: fact for fact in known_facts(method)}
 
     def tex(formula: str) -> Markup:
         return site.tex(formula, file=file, field="description")
@@ -44,7 +46,10 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={"source": file, "door": "Methods", "search": {"boost": _boost(site, method)}, "calculator": True},
+        meta={
+            "source": file, "door": "Methods", "calculator": True,
+            "search": {"boost": _boost(site, method)}, "tags": _keywords(entry),
+        },
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),
@@ -58,22 +63,27 @@ def method_page(site: Site, method: Method) -> str:
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
         n_models=len(site.kb.models),
-        hyperparameters=[_hyperparameter(site, n, h) for n, h in entry.hyperparameters.items()],
+        evidence=_evidence(site, method, list(known.values())),
+        update_level=_level(known, "update"),
+        hyperparameters=[_hyperparameter(site, n, h, known) for n, h in entry.hyperparameters.items()],
         tensors=[
-            _tensor(site, part.prefix + name, tensor, part.entry)
+            _tensor(site, part.prefix + name, tensor, part.entry, _own(known, part.prefix, name))
             for part in method.parts
             for name, tensor in part.entry.tensors.items()
         ],
         totals=list(_totals(site, method)),
         closed_forms=[_closed_form(site, entry, form) for form in entry.closed_forms],
         code=_code(site, method.id),
-        relations=list(_relations(site, method)),
+        relations=list(_relations(site, method, known)),
         kin=_kin(site, method),
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],
-        claims=[_claim(site, method, claim) for claim in entry.claims],
-        libraries=[_library(site, key, found) for key, found in entry.implementations.items()],
-        pitfalls=[{"note": p.note, "source": site.cite(p.source)} for p in entry.pitfalls],
+        claims=[claim_view(site, method, claim) for claim in entry.claims],
+        libraries=[_library(site, key, found, known) for key, found in entry.implementations.items()],
+        pitfalls=[
+            {"note": p.note, "source": site.cite(p.source), "level": _level(known, f"pitfalls.{i}")}
+            for i, p in enumerate(entry.pitfalls)
+        ],
         references=_references(site, entry),
     )
 
@@ -110,6 +120,29 @@ def _stores(site: Site, method: Method) -> View:
     except UsageError:  # it has nothing to act on there
         return fact
     return fact | {"note": f"{volume(size)} on {site.kb.models[site.examples[0]].name}"}
+
+
+def _evidence(site: Site, method: Method, known: list[Fact]) -> View:
+    """How much of the page is known in which way, and what the method was run against."""
+    vectors = [r for r in recordings(site.kb.root) if r.method == method.id]
+    libraries = [site.library(key) for key, found in method.entry.implementations.items() if "outputs" in found.checked]
+    basis = method.entry.basis
+    return {
+        "counts": [(word, n) for word, n in tally(known).items() if n], "total": len(known),
+        "origins": list(dict.fromkeys(v.origin for v in vectors)), "libraries": libraries,
+        "reason": basis.reason if basis else "", "as_in": libraries if basis and basis.on == "library" else [],
+    }  # fmt: skip
+
+
+def _level(known: Mapping[str, Fact], field: str) -> View | None:
+    """The level of one fact for the `level` macro, with what it is known from."""
+    fact = known.get(field)
+    return None if fact is None else {"word": fact.level, "by": fact.by, "meaning": LEVELS[fact.level]}
+
+
+def _own(known: Mapping[str, Fact], prefix: str, name: str) -> dict[str, View | None]:
+    """The levels of a tensor's start and of whether it is trained; those of an included method are on its own page."""
+    return {word: None if prefix else _level(known, f"tensors.{name}.{word}") for word in ("init", "trained")}
 
 
 def _arxiv(site: Site, entry: MethodEntry) -> str:
@@ -171,23 +204,32 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _hyperparameter(site: Site, name: str, spec: Hyperparameter) -> View:
+def _hyperparameter(site: Site, name: str, spec: Hyperparameter, known: Mapping[str, Fact]) -> View:
     kind = f"one of {', '.join(spec.values)}" if spec.values else TYPES[spec.type]
     return {
         "name": name, "meaning": spec.meaning, "default": _plain(spec.default), "kind": kind,
         "domain": spec.domain.source if spec.domain else "", "source": site.cite(spec.source),
+        "level": _level(known, f"hyperparameters.{name}.default"),
     }  # fmt: skip
 
 
-def _tensor(site: Site, name: str, tensor: Tensor, entry: MethodEntry) -> View:
+def _tensor(
+    site: Site, name: str, tensor: Tensor, entry: MethodEntry, levels: Mapping[str, View | None]
+) -> View:
     conditions = [f.source for f in (tensor.when, tensor.where, tensor.requires) if f is not None]
     if tensor.copies.literal != 1:
         conditions.append(f"{tensor.copies.source} of them")
     return {
         "name": name, "scope": PLACES[tensor.per], "roles": tensor.roles or [], "condition": "; ".join(conditions),
-        "shape": _shape(site, tensor, entry), "init": tensor.init.replace("_", " "), "trained": _trained(tensor),
+        "shape": _shape(site, tensor, entry), "init": _init(tensor), "levels": levels, "trained": _trained(tensor),
         "stored": Markup("; ").join(map(_stored, tensor.stored)), "served": tensor.served, "note": tensor.note or "",
     }  # fmt: skip
+
+
+def _init(tensor: Tensor) -> Markup:
+    """The start: words as words, distributions as code."""
+    kind, colon, words = tensor.init.partition(":")
+    return Markup("{}:{}" if colon else "<code>{}</code>").format(*((kind, words) if colon else (tensor.init,)))
 
 
 def _shape(site: Site, tensor: Tensor, entry: MethodEntry) -> Markup | str:
@@ -247,9 +289,16 @@ def _boost(site: Site, method: Method) -> int:
     return 2 + len(site.kb.graph.related(method.id)) // 4
 
 
-def _relations(site: Site, method: Method) -> Iterator[View]:
+def _keywords(entry: MethodEntry) -> list[str]:
+    """Other names for the search: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
+    names = (entry.name, entry.id, *entry.aliases)
+    return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
+
+
+def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
     """The method's links in both directions; a target without an entry is named, not linked."""
     settings = {(r.target, r.type): r.at for r in method.entry.relations}
+    numbers = {(r.target, r.note): i for i, r in enumerate(method.entry.relations)}
     for found in site.kb.graph.related(method.id):
         key = found["method"]
         known, planned = key in site.kb.methods, site.kb.planned.get(key)
@@ -258,10 +307,12 @@ def _relations(site: Site, method: Method) -> Iterator[View]:
         yield {
             "type": found["name"], "name": name, "link": f"{key}.html" if known else "", "note": found["note"],
             "source": site.cite(found["source"]), "at": [f"{n} = {v}" for n, v in at.items()],
+            "level": _level(levels, f"relations.{numbers.get((key, found['note']), '')}"),
         }  # fmt: skip
 
 
-def _claim(site: Site, method: Method, claim: Claim) -> View:
+def claim_view(site: Site, method: Method, claim: Claim) -> View:
+    """A printed number with our count, for tables."""
     try:
         computed = judge(method, claim).shown
     except (UsageError, AssertionError):  # a claim that nobody can recompute says so in its verdict
@@ -273,12 +324,16 @@ def _claim(site: Site, method: Method, claim: Claim) -> View:
         "reported": claim.reported, "quantity": claim.quantity.source, "model": claim.model,
         "model_name": model.name if model else claim.model, "setting": "; ".join(setting), "note": claim.note or "",
         "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
-        "evidence": EVIDENCE[claim.evidence],
+        "evidence": {"word": claim.evidence, "by": claim.source, "meaning": LEVELS.get(claim.evidence, "")},
     }  # fmt: skip
 
 
-def _library(site: Site, key: str, found: Implementation) -> View:
-    deviations = [{"effect": d.effect, "note": d.note, "source": site.cite(d.source)} for d in found.deviations]
+def _library(site: Site, key: str, found: Implementation, known: Mapping[str, Fact]) -> View:
+    deviations = [
+        {"effect": d.effect, "note": d.note, "source": site.cite(d.source),
+         "level": _level(known, f"implementations.{key}.deviations.{i}")}
+        for i, d in enumerate(found.deviations)
+    ]  # fmt: skip
     return {
         "name": site.library(key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,
         "rename": {ours: theirs for ours, theirs in found.rename.items() if ours != theirs},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from .._kb import Method
 from .._taxonomy import CategoryNode, SurveyNode
 from . import _finder, _lineage, _surveys
 from ._site import Site, View
@@ -18,7 +19,6 @@ AGREEMENT = {"rounded": "rounds to it", "truncated": "cut off, not rounded", "di
 VERDICTS = ("reproduced", "convention", "contradicted", "unverifiable")
 Known = dict[str, dict[str, list[str]]]
 """Method -> facet -> its values."""
-EVIDENCE_TREE = {"tree": "The tree was read, as others reproduce it.", "recalled": "The tree is recalled, not read."}
 
 
 def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
@@ -38,15 +38,8 @@ def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 def _survey(site: Site) -> str:
     rows = _surveys.experiments(site.kb, site.survey)
-    tables: dict[str, list[View]] = {}
-    for row in rows:
-        tables.setdefault(row["model"], []).append(_shown(site, row))
-    tasks = site.settings.get("survey", {}).get("tables", {})
-    order = [*(m for m in tasks if m in tables), *(m for m in tables if m not in tasks)]
-    shown = [
-        {"id": model, "name": _model(site, model), "task": tasks.get(model, ""), "rows": tables[model]}
-        for model in order
-    ]
+    asked = site.settings["survey"]
+    models = {key: task for key, task in asked["models"].items() if key in site.kb.models}
     reference = site.reference(site.survey)
     nodes = [node for node in site.kb.taxonomy.tree if _surveyed(site, node)]
     return site.page(
@@ -58,16 +51,20 @@ def _survey(site: Site) -> str:
         citation=site.cite(site.survey),
         tree=[_branch(site, node) for node in nodes],
         totals=_totals(site, nodes),
-        tables=shown,
+        models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in models.items()],
+        counted=[_counted(site, site.kb[key], models) for key in asked["methods"] if key in site.kb],
+        printed=[_shown(site, row) for row in rows],
         verdicts=[(word, n) for word in VERDICTS if (n := sum(r["verdict"] == word for r in rows))],
-        n_rows=len(rows),
-        n_heads=sum(r["head_counted"] for r in rows),
-        n_unread=sum(r["evidence"] != "read" for r in rows),
     )
 
 
-def _model(site: Site, key: str) -> str:
-    return site.kb.models[key].name if key in site.kb.models else key
+def _counted(site: Site, method: Method, models: Iterable[str]) -> View:
+    """What a method trains on each model at its defaults, and what these are."""
+    setting = _set({name: spec.default for name, spec in method.entry.hyperparameters.items()})
+    return {
+        "id": method.id, "name": method.name, "setting": ", ".join(setting),
+        "costs": [site.cost(method, model) for model in models],
+    }  # fmt: skip
 
 
 def _surveyed(site: Site, node: CategoryNode) -> bool:
@@ -116,7 +113,7 @@ def _shown(site: Site, row: View) -> View:
     return row | {
         "setting": setting, "parts": parts, "computed": count(row["computed"]), "alone": count(row["method_alone"]),
         "difference": _signed(row["difference"]), "agreement": AGREEMENT.get(row["agreement"], ""),
-        "unverified": row["evidence"] != "read", "cite": site.cite(row["source"]),
+        "model_name": site.kb.models[row["model"]].name, "cite": site.cite(row["source"]),
         "same": row["method_alone"] == row["computed"],
     }  # fmt: skip
 
@@ -142,7 +139,7 @@ def _crosswalk(site: Site) -> str:
         meta={"source": "taxonomy/surveys.yaml", "door": "Taxonomy", **WIDE},
         surveys=[
             {
-                "id": key, "name": s.name, "cite": site.cite(s.source), "evidence": EVIDENCE_TREE[s.evidence],
+                "id": key, "name": s.name, "cite": site.cite(s.source),
                 "note": s.note or "", "tree": [_class(site, node) for node in s.tree],
             }
             for key, s in surveys.items()

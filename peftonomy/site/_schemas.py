@@ -103,9 +103,29 @@ class Related(Record):
     source: str
 
 
+class FactLevel(Record):
+    """One fact of an entry, and how it is known."""
+
+    field: str
+    """Its place in the entry."""
+    level: Literal["run", "read", "second_hand", "unread"]
+    by: str
+    """What it is known from: a source, a recording of the authors' code, a library."""
+
+
+class EvidenceTally(Record):
+    """How the facts of an entry are known."""
+
+    counts: dict[str, int]
+    """How many facts there are of each level."""
+    facts: list[FactLevel]
+
+
 class MethodRecord(MethodEntry):
     """An entry with what is derived from it."""
 
+    evidence: EvidenceTally
+    """How each fact of the entry is known."""
     related: list[Related]
     """Relations both ways, those that other entries declare included."""
     costs: list[Cost]
@@ -231,7 +251,7 @@ class StoredList(Record):
     name: str
     meaning: str
     where: str
-    """The condition, in the language of `peftonomy query`."""
+    """The condition, in the language of `peftonomy methods --where PREDICATE`."""
     model: str | None
     """The model on which costs in the condition are meant."""
     methods: list[str]
@@ -289,7 +309,6 @@ class Survey(Record):
     id: str
     name: str
     source: str
-    evidence: Literal["tree", "recalled"]
     note: str | None
     tree: list[SurveyClass]
 
@@ -351,7 +370,8 @@ class Experiment(Record):
     num_labels: int | None
     parts: list[Part]
     head_counted: bool
-    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"]
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] | None
+    """Null for a printed number that was recalled, not read; `difference` and `agreement` are then null, too."""
     note: str
     source: str
     computed: int | float | None

@@ -35,7 +35,7 @@ class Site:
     """One knowledge base with what is needed to write pages about it."""
 
     def __init__(self, kb: KnowledgeBase, repository: str = ""):
-        self.kb, self.repository = kb, repository.rstrip("/")
+        self.kb, self.repository = kb, _address(repository)
         self.folder = _beside(kb.root / "site", data_root() / "site")
         self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
         self._costs: dict[tuple[str, str], View] = {}
@@ -88,7 +88,7 @@ class Site:
             "methods": len(self.kb),
             "models": len(self.kb.models),
             "families": len(self.kb.families),
-            "claims": sum(c.verdict != "unverifiable" for m in self.kb.values() for c in m.entry.claims),
+            "claims": sum(c.verdict not in (None, "unverifiable") for m in self.kb.values() for c in m.entry.claims),
         }
 
     # Categories.
@@ -241,6 +241,14 @@ def _links(reference: Reference) -> list[View]:
     if reference.url != arxiv:
         pairs.append(("DOI" if "doi.org/" in reference.url else "address", reference.url))
     return [{"name": name, "url": url} for name, url in pairs if safe_url(url)]
+
+
+def _address(repository: str) -> str:
+    """The repository's address without a slash at its end; nothing if none is named."""
+    if repository and not safe_url(repository):
+        expected = "an address such as https://example.org/owner/name"
+        raise UsageError(f"repository: found {repository!r}; expected {expected}")
+    return repository.rstrip("/")
 
 
 def _beside(here: Path, packaged: Path) -> Path:

@@ -51,8 +51,10 @@ def _experiment(method: Method, claim: Claim) -> View:
     except (UsageError, AssertionError):  # nobody can recompute it, and its verdict says so
         return row
     alone = judge(method, claim.model_copy(update={"quantity": Formula.parse("trained")})).value
-    row |= {"computed": _plain(found.value), "method_alone": _plain(alone), "agreement": found.agreement}
-    return row | {"difference": _plain(found.value - target[0]) if target else None}
+    row |= {"computed": _plain(found.value), "method_alone": _plain(alone)}
+    if target is None or claim.verdict is None:
+        return row
+    return row | {"agreement": found.agreement, "difference": _plain(found.value - target[0])}
 
 
 def _plain(value: Decimal) -> int | float:

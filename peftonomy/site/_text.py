@@ -55,8 +55,12 @@ def spans(text: str, tex: Callable[[str], Markup]) -> Markup:
 
 def front_matter(**fields: object) -> str:
     """A YAML head. The theme prints these texts into HTML as they are, so markup is escaped here."""
-    shown = {k: str(escape(v)) if isinstance(v, str) else v for k, v in fields.items() if v}
+    shown = {k: [_escaped(i) for i in v] if isinstance(v, list) else _escaped(v) for k, v in fields.items() if v}
     return "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()) + "---\n\n"
+
+
+def _escaped(value: object) -> object:
+    return str(escape(value)) if isinstance(value, str) else value
 
 
 def safe_url(url: str | None) -> str | None:

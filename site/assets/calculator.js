@@ -275,7 +275,7 @@ Object.assign(pf, (function () {
     settle() {
       super.settle();
       var s = this.state, question = this.question();
-      if (s.targets && (!question || !this.takesTargets() || tried(function () { return peft.cost(s.method, question); }).problem)) {
+      if (s.targets && (!question || !this.takesTargets() || tried(function () { return peft.targets(s.method, question); }).problem)) {
         var offered = this.roles();
         s.targets = s.targets.filter(function (r) { return offered.indexOf(r) >= 0; });
         if (!s.targets.length) s.targets = null;
@@ -333,17 +333,43 @@ Object.assign(pf, (function () {
     targetField() {
       var self = this, s = this.state, question = this.question({ values: {} });
       if (!question || !this.takesTargets()) return null;
-      function mode(named) {
-        s.named = named;
-        if (!named) s.modules = null; else s.targets = null;
-        self.rebuild();
-        self.write();
-      }
       var head = make("div", { class: "pf-legend-row" }, [
         make("span", { class: "pf-label", id: this.uid + "-targets" }, "Targets"),
-        this.choice("How targets are named", [[false, "by role"], [true, "by module name"]], s.named, mode)
+        this.choice("How targets are named", [[false, "by role"], [true, "by module name"]], s.named, function (named) {
+          self.rename(named);
+          self.rebuild();
+          self.write();
+          self.form.querySelector('.pf-targets [aria-pressed="true"]').focus();
+        })
       ]);
-      return make("div", { class: "pf-targets", role: "group", "aria-labelledby": this.uid + "-targets" }, [head].concat(s.named ? this.nameFields(question) : this.roleChips(question)));
+      return make("div", { class: "pf-targets", role: "group", "aria-labelledby": this.uid + "-targets" },
+        [head].concat(s.named ? this.nameFields(question) : this.roleChips(question), make("small", { "data-kept": true, role: "status" })));
+    }
+    /* Name the same modules by role, or by module name. If they have no such name, they stay as they are named. If nothing
+       has changed since the last switch, the words before that switch come back. */
+    rename(named) {
+      var self = this, s = this.state, before = { targets: s.targets, modules: s.modules }, back = this.renamed;
+      function asked(chosen) { return Object.assign(self.question(), { targets: chosen.targets, target_modules: chosen.modules }); }
+      function means(chosen) { return chosen && tried(function () { return peft.same(s.method, asked(before), asked(chosen)); }).value; }
+      var valid = means(before), found;
+      s.named = named;
+      if (back && back.after === JSON.stringify(before) && (!valid || means(back.before))) found = back.before;
+      else if (!valid) found = { targets: null, modules: null };
+      else if (named) found = { targets: null, modules: peft.suffixes(s.method, asked(before)) };
+      else found = { targets: s.modules ? peft.targets(s.method, asked(before)) : s.targets, modules: null };
+      if (valid && !means(found)) found = before;
+      s.targets = found.targets;
+      s.modules = found.modules;
+      this.renamed = { before: before, after: JSON.stringify(found) };
+    }
+    /* Say which targets are counted if the fields cannot show them. */
+    keptNote() {
+      var self = this, s = this.state, note = this.form.querySelector("[data-kept]"), question = this.question();
+      if (!note) return;
+      if (s.named === !!s.modules) { note.textContent = ""; return; }
+      var counted = s.named ? tried(function () { return sitesNow(self); }).value || [] : [].concat(s.modules);
+      if (s.named && tried(function () { return peft.suffixes(s.method, question); }).value) note.textContent = "Counted until you name modules: " + counted.join(", ") + ".";
+      else note.textContent = "No " + (s.named ? "module names" : "roles") + " mean exactly " + counted.join(", ") + " here. Counted until you " + (s.named ? "name modules." : "choose roles.");
     }
     chip(label, id, checked, onchange) {
       var box = make("input", { type: "checkbox", value: label, id: this.uid + "-" + id, checked: checked });
@@ -351,20 +377,28 @@ Object.assign(pf, (function () {
       return make("label", { class: "pf-chip" }, [box, make("span", {}, label)]);
     }
     roleChips(question) {
-      var self = this, s = this.state, current = tried(function () { return sitesNow(self); }).value || s.targets || [];
-      var chips = peft.roles(s.method, question).map(function (role) {
-        return self.chip(role, "role-" + role, current.indexOf(role) >= 0, function () {
-          var chosen = [].map.call(self.form.querySelectorAll(".pf-chip input:checked"), function (b) { return b.value; });
-          s.targets = chosen.length ? chosen : null;
-          if (chosen.length) self.show(); else self.rebuild();
-          self.write();
+      var self = this, s = this.state, linear = { targets: null, target_modules: "all-linear" };
+      var current = s.modules ? [] : tried(function () { return sitesNow(self); }).value || s.targets || [];
+      function choose(targets, modules) {
+        s.targets = targets && targets.length ? targets : null;
+        s.modules = modules;
+        if (modules) self.rename(false);   // by role, where roles mean the same
+        self.rebuild();
+        self.write();
+      }
+      var offered = Array.from(new Set(peft.roles(s.method, question).concat(current)));
+      var chips = offered.map(function (role) {
+        return self.chip(role, "role-" + role, current.indexOf(role) >= 0, function (on) {
+          choose(on ? offered.filter(function (r) { return r === role || current.indexOf(r) >= 0; }) : current.filter(function (r) { return r !== role; }), null);
         });
       });
+      var all = tried(function () { return peft.same(s.method, question, Object.assign({}, question, linear)); });
+      if (!all.problem) chips.push(this.chip("all-linear", "role-all", all.value, function (on) { choose(null, on ? "all-linear" : null); }));
       return [make("div", { class: "pf-chips" }, chips)];
     }
     nameFields(question) {
       var self = this, s = this.state, all = s.modules === "all-linear", current = all ? [] : s.modules || [];
-      function set(names) { s.modules = names === "all-linear" ? names : names.length ? names : null; }
+      function set(names) { s.modules = names.length ? names : null; s.targets = null; }
       var field = this.input("modules", "Module names, as peft's target_modules", [].concat(s.modules || []).join(", "), "text", function (text) {
         set(text.toLowerCase() === "all-linear" ? "all-linear" : words(text));
         self.show();
@@ -384,6 +418,7 @@ Object.assign(pf, (function () {
 
     show() {
       var self = this, s = this.state, question = this.question();
+      this.keptNote();
       if (!question) { this.out.replaceChildren(this.waiting()); this.stepOut.replaceChildren(this.waiting()); return; }
       var found = tried(function () { return peft.cost(s.method, question); }), wrong = found.problem && found.problem.field;
       this.specs().forEach(function (h) { self.wrong("hp-" + h.name, wrong === h.name); });
@@ -557,7 +592,7 @@ Object.assign(pf, (function () {
     });
     return Array.from(groups, function (g) { return g[0] + g[1].join("/"); }).join(", ");
   }
-  /* The roles that are in force, whatever the hyperparameters. */
+  /* The roles that are targeted, whatever the hyperparameters. */
   function sitesNow(tool) { return peft.targets(tool.state.method, tool.question()); }
   customElements.define("peft-calculator", Calculator);
 

@@ -54,6 +54,12 @@
     return node;
   }
 
+  /* The width inside a box's padding, so that a chart is drawn at its own scale. The box must be shown. */
+  function room(box) {
+    var style = getComputedStyle(box);
+    return Math.max(260, box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight));
+  }
+
   class Compare extends pf.Tool {
     start() {
       var q = this.query, s = this.state, all = Object.keys(peft.data.methods), asked = q.has("methods") ? q.get("methods") : this.dataset.methods;
@@ -271,10 +277,12 @@
     /* ---- the pictures: one line a method, three marks on a logarithmic axis, with a place for nought; and one bar a
        method, the parts of its peak on a plain axis ---- */
     plot() {
-      var self = this, box = this.ledgers, rows = this.answers.filter(function (a) { return a.cost; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
+      var self = this, box = this.ledgers, rows = this.answers.filter(function (a) { return a.cost; });
       var keys = [["trained", "trained"], ["stored", "stored"], ["served", "served"]];
       var values = [].concat.apply([], rows.map(function (a) { return keys.map(function (k) { return a.cost[k[0]]; }); })).filter(function (v) { return v > 0; });
-      if (!values.length) { box.replaceChildren(); return; }
+      box.hidden = !values.length;
+      if (box.hidden) return;
+      var width = room(box), narrow = width < 480;
       var low = Math.floor(Math.log10(Math.min.apply(null, values))), high = Math.ceil(Math.log10(Math.max.apply(null, values)) + 1e-9);
       if (high <= low) high = low + 1;
       var nought = rows.some(function (a) { return keys.some(function (k) { return !a.cost[k[0]]; }); });
@@ -306,8 +314,10 @@
       box.replaceChildren(legend, svg);
     }
     bars() {
-      var box = this.stacks, parts = peft.data.training.parts, rows = this.answers.filter(function (a) { return a.memory; }), width = Math.max(260, box.clientWidth), narrow = width < 480;
-      if (!rows.length) { box.replaceChildren(); return; }
+      var box = this.stacks, parts = peft.data.training.parts, rows = this.answers.filter(function (a) { return a.memory; });
+      box.hidden = !rows.length;
+      if (box.hidden) return;
+      var width = room(box), narrow = width < 480;
       var most = Math.max.apply(null, rows.map(function (a) { return a.memory.peak; })), unit = Math.pow(1024, Math.floor(Math.log2(most) / 10));
       var names = narrow ? 0 : Math.min(190, 16 + 6.6 * Math.max.apply(null, rows.map(function (a) { return a.method.name.length; })));
       var line = narrow ? 40 : 28, top = 6, left = names + 8, right = width - 22, bottom = top + line * rows.length;

@@ -795,6 +795,16 @@ var peft = (function () {
     return null;
   }
 
+  /* Whether two questions target the same modules, slices and layers. */
+  function same(id, a, b) {
+    function meant(options) {
+      return JSON.stringify(planOf(id, options).sites.map(function (sites) {
+        return sites.map(function (s) { return [s.module.path, s.role, layersOf(s.layers)]; });
+      }));
+    }
+    return meant(a) === meant(b);
+  }
+
   /* ---- the largest setting that fits a budget ---- */
 
   /* "10M", "2.5e6", "40 MB" or "1,000,000" as a number; null for nothing, NaN for what is none. */
@@ -927,7 +937,7 @@ var peft = (function () {
   return {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
-    cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
+    cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),

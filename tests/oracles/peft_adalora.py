@@ -1,4 +1,4 @@
-"""AdaLoRA: lora_B, lora_E and lora_A are P, Lambda and Q; peft adds 0.00001 to the rank that it divides by."""
+"""AdaLoRA: lora_B, lora_E and lora_A are P, Lambda and Q."""
 
 from __future__ import annotations
 
@@ -18,4 +18,3 @@ def copy(ours: nn.Module, theirs: Any) -> None:
         peft.lora_B["default"].copy_(child.P)
         peft.lora_E["default"].copy_(child.Lambda[:, None])
         peft.lora_A["default"].copy_(child.Q)
-        child.scale *= child.Lambda.numel() / (child.Lambda.numel() + 1e-5)     # that deviation

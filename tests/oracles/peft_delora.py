@@ -1,4 +1,4 @@
-"""DeLoRA: peft's parameters have the shapes of ours; it finds the lengths of the columns itself."""
+"""DeLoRA: peft has the same trained parameters, finds the lengths of the columns itself, and subtracts no start."""
 
 from __future__ import annotations
 
@@ -18,3 +18,4 @@ def copy(ours: nn.Module, theirs: Any) -> None:
         peft.delora_A["default"].copy_(child.A)
         peft.delora_B["default"].copy_(child.B)
         peft.delora_lambda["default"].copy_(child.lam)
+        child.B_0.zero_()       # that deviation

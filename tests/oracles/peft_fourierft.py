@@ -12,6 +12,8 @@ from reference_impls.fourierft import FourierFT
 
 from . import layer
 
+SETTING = {"scaling": 100.0}        # peft transforms in single precision, and the factor multiplies its rounding
+
 
 def copy(ours: nn.Module, theirs: Any) -> None:
     for site, child in kit.at_sites(ours, "fourierft", FourierFT):

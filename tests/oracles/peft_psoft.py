@@ -12,7 +12,7 @@ from reference_impls.psoft import PSOFT
 from . import layer
 
 FAMILIES = ("bert", "roberta", "t5", "llama", "vit")
-SETTING = {"num_cayley_neumann_terms": 5}
+SETTING = {"num_cayley_neumann_terms": 3}
 SINGLE = True                           # peft decomposes nothing wider
 
 

@@ -19,6 +19,7 @@ def copy(ours: nn.Module, theirs: Any) -> None:
         scales = child.get_parameter("lambda")
         n, r = scales.shape
         b = child.shared.B[:n].permute(1, 2, 0).reshape(-1, n, r)       # (larger, r, n), cut anew into n by r
+        peft.scaling["default"] = child.scale                           # peft leaves the root of n out
         peft.randlora_A = BufferDict({"default": child.shared.A[:, None]})
         peft.randlora_B = BufferDict({"default": b})
         peft.randlora_lambda["default"].copy_(scales.T)

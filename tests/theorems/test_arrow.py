@@ -38,9 +38,10 @@ def test_a_token_along_a_direction_goes_to_its_expert_whatever_its_sign() -> Non
 
 
 def test_one_expert_is_its_lora() -> None:
-    expert = lora.apply(tiny.model("llama"), r=2, alpha=3.0)
+    targets = ("attn.q", "attn.v")
+    expert = lora.apply(tiny.model("llama"), r=2, alpha=3.0, targets=targets)
     shake(expert)
-    ours = arrow.load(arrow.apply(tiny.model("llama"), n_experts=1, r=2, top_k=1), 0, expert)
+    ours = arrow.load(arrow.apply(tiny.model("llama"), n_experts=1, r=2, top_k=1, targets=targets), 0, expert)
     with torch.no_grad():
         assert torch.allclose(tiny.outputs(ours, "llama"), tiny.outputs(expert, "llama"), atol=tiny.TOLERANCE)
     for _, child in kit.at_sites(ours, "arrow", arrow.Experts):

@@ -36,6 +36,9 @@ def distilled(prompts: list[Tensor], steps: int) -> list[float]:
     """Losses while one shared prompt, with a pair of vectors for each task, learns from the tasks' own prompts."""
     students = [mpt.apply(tiny.model("llama"), prompt_length=LENGTH) for _ in prompts]
     child(students[0]).P.data.copy_(torch.stack(prompts).mean(dim=0))
+    for student in students:
+        nn.init.ones_(child(student).u)
+        nn.init.ones_(child(student).v)
     for student in students[1:]:
         child(student).P = child(students[0]).P
     moving = {id(p): p for s in students for p in s.parameters() if p.requires_grad}
@@ -72,6 +75,7 @@ def test_distillation_is_zero_only_where_student_and_teacher_agree() -> None:
 def test_the_product_is_all_that_the_model_sees() -> None:
     model = mpt.apply(tiny.model("gpt2"), prompt_length=2, rank=2)
     nn.init.normal_(child(model).u)
+    nn.init.normal_(child(model).v)
     wanted = tiny.outputs(spot.start(spot.apply(tiny.model("gpt2"), prompt_length=2), child(model).vectors()), "gpt2")
     assert torch.allclose(tiny.outputs(model, "gpt2"), wanted, atol=tiny.TOLERANCE)
     assert torch.linalg.matrix_rank(child(model).u @ child(model).v) == 2

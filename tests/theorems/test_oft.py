@@ -26,10 +26,10 @@ def test_neurons_keep_lengths_and_angles() -> None:
 
 def test_blocks_by_number_or_by_size() -> None:
     counts = []
-    for given in ({"r": 3}, {"block_size": 4}):
+    for given in ({"r": 3}, {"r": 0, "block_size": 4}):
         model = oft.apply(tiny.model("bert"), **given)
         counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
-    assert counts[0] == counts[1] == 4 * 3 * 6
+    assert counts[0] == counts[1] == 8 * 3 * 6
 
 
 def test_more_terms_are_nearer_to_the_exact_transform() -> None:

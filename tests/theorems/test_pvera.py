@@ -12,7 +12,7 @@ pytestmark = pytest.mark.torch
 
 def test_the_mean_of_the_draws_is_what_is_served() -> None:
     torch.manual_seed(0)
-    child = pvera.PVeRA(6, 4, vera.Shared(vera.random(10, 6), vera.random(4, 5)), d_initial=0.5)
+    child = pvera.PVeRA(6, 4, vera.Shared(*pvera.draw(5, 6, 4)), alpha=2.0)
     torch.nn.init.normal_(child.lambda_b)
     x = torch.randn(6).expand(20000, 6)
     draws = child.train().after(x, torch.zeros(())).detach()

@@ -22,7 +22,7 @@ def test_the_sum_of_products_of_full_rank(d_in: int, d_out: int) -> None:
         shared.B[j, :14] @ scales.diag() @ shared.A[:, :10] @ child.gamma[j].diag()
         for j, scales in enumerate(child.get_parameter("lambda"))
     )
-    assert torch.allclose(child.delta(), 2.0 * (wanted if d_in < d_out else wanted.T), atol=1e-4)
+    assert torch.allclose(child.delta(), 2.0 / 4**0.5 * (wanted if d_in < d_out else wanted.T), atol=1e-4)
     assert torch.linalg.matrix_rank(child.delta()) == 10
 
 

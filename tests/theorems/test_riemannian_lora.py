@@ -44,7 +44,7 @@ def test_the_step_belongs_to_the_product() -> None:
 
 
 def test_peft_takes_the_same_steps() -> None:
-    ours = riemannian.apply(tiny.model("llama"), r=2, alpha=4.0)
+    ours = riemannian.apply(tiny.model("llama"), r=2, alpha=4.0, dropout=0.0, reg=0.01)
     shake(ours)
     config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"])
     theirs: Any = peft.get_peft_model(tiny.model("llama"), config).double()

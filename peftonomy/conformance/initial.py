@@ -1,0 +1,224 @@
+"""Initial values by running: the declared start of every tensor against draws under many seeds.
+
+The method is applied to the same model again and again, each time under another seed. A start that is known beforehand
+must be there exactly. A distribution must fit in mean, spread, bounds and kurtosis, over all places of the tensor
+together, each number first brought to mean 0 and spread 1. `computed` must be the same under every seed, and `drawn`
+must not be; neither may hide what a plainer word says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from peftonomy import Place
+from peftonomy._initial import Distribution, Start
+
+from . import tiny
+from .trial import Trial
+
+__all__ = ["Draws", "draws", "starts"]
+
+WANTED, MOST, LEAST = 1500, 150, 4
+"""How many numbers of a tensor are wanted, and how often the method is applied for them, at most and at least."""
+SIGMAS = 5.0
+"""A statistic may be off by so many standard errors."""
+EXACT = 1e-7
+ENOUGH = 300
+"""From so many numbers on, their kurtosis tells a uniform distribution from a normal one."""
+
+
+@dataclass
+class Draws:
+    """All that was drawn of one declared tensor: for each of its places, one tensor for each seed."""
+
+    start: Start
+    own: Mapping[str, Tensor]
+    """The backbone's own parameters by name."""
+    places: list[tuple[Place, list[Tensor]]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(draw.numel() for _, drawn in self.places for draw in drawn)
+
+
+def draws(trial: Trial) -> dict[str, Draws]:
+    """Every declared tensor under as many seeds as it takes."""
+    found: dict[str, Draws] = {}
+    own = tiny.plain(trial.family).state_dict()
+    for seed in range(MOST):
+        model = trial.make(seed)
+        live = trial.state(model)
+        if not found:
+            found = {place.tensor: Draws(Start.parse(place.spec.init), own) for place in trial.places}
+            for place in trial.places:
+                found[place.tensor].places += [(place, []) for _ in range(place.copies)]
+        slots = {tensor: iter(held.places) for tensor, held in found.items()}
+        for place, names in zip(trial.places, trial.names(model), strict=True):
+            values = [live[name].detach().double() for name in names]
+            if place.copies == 1 and len(values) > 1:       # one tensor that is held in pieces
+                values = [torch.cat([value.flatten() for value in values])]
+            for value in values:
+                next(slots[place.tensor])[1].append(value.clone())
+        if seed + 1 >= LEAST and all(held.size >= WANTED or _known(held) for held in found.values()):
+            break
+    return {tensor: held for tensor, held in found.items() if held.size}
+
+
+def _known(held: Draws) -> bool:
+    """Whether few draws suffice, since each has to be what is declared or to equal the first."""
+    return held.start.kind in ("zeros", "ones", "constant", "identity", "pretrained", "computed", "orthogonal")
+
+
+def starts(trial: Trial) -> list[str]:
+    """What is wrong with the declared starts; empty where all of them are true."""
+    return [f"{tensor}: {problem}" for tensor, held in draws(trial).items() for problem in differing(held, held.start)]
+
+
+def differing(held: Draws, start: Start) -> Iterator[str]:
+    """How the draws differ from a start. At most one answer."""
+    placed = [(place, drawn) for place, drawn in held.places if drawn]
+    laws = [start.at(place.known) for place, _ in placed]
+    for check in (_exactly, partial(_as_computed, held.own), _as_drawn, _orthogonal, _random):
+        problem = check(placed, laws)
+        if problem:
+            yield problem
+            return
+
+
+Placed = Sequence[tuple[Place, list[Tensor]]]
+
+
+def _exactly(placed: Placed, laws: Sequence[Distribution]) -> str:
+    """What is known beforehand must be there under every seed."""
+    for (_place, drawn), law in zip(placed, laws, strict=True):
+        if not law.fixed:
+            continue
+        for draw in drawn:
+            if law.kind == "identity" and draw.ndim < 2:
+                return "is no matrix"
+            wanted = torch.full_like(draw, law.mean) if law.kind == "constant" else _identity(draw)
+            off = (draw - wanted).abs().max().item() if draw.numel() else 0.0
+            if off > EXACT * max(1.0, abs(law.mean) if law.kind == "constant" else 1.0):
+                return f"starts up to {off:.3g} away from {law.mean:g}" if law.kind == "constant" else "no identity"
+    return ""
+
+
+def _identity(draw: Tensor) -> Tensor:
+    return torch.eye(draw.shape[-2], draw.shape[-1], dtype=draw.dtype).expand_as(draw)
+
+
+def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distribution]) -> str:
+    """What is computed is the same under every seed, and neither a constant nor the backbone's own."""
+    mine = [(drawn, law.kind, _copied(place, drawn[0], own)) for (place, drawn), law in zip(placed, laws, strict=True)
+            if law.kind in ("computed", "pretrained") and drawn[0].numel()]  # fmt: skip
+    if any(not torch.equal(draw, drawn[0]) for drawn, _, _ in mine for draw in drawn):
+        return "differs from seed to seed"
+    if any(kind == "pretrained" and not copied for _, kind, copied in mine):
+        return "is not the backbone's own"
+    values = [drawn[0] for drawn, kind, _ in mine if kind == "computed"]
+    if values and all(copied for _, kind, copied in mine if kind == "computed"):
+        return "is the backbone's own"
+    if values and all((v == v.flatten()[0]).all() for v in values):
+        return f"is constant({values[0].flatten()[0].item():g})"
+    return ""
+
+
+def _copied(place: Place, draw: Tensor, own: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is a parameter of the backbone, or a copy of one."""
+    if place.spec.selecting:
+        return torch.equal(draw, own[place.path].double())
+    same = [value.double() for value in own.values() if value.numel() == draw.numel()]
+    return any(torch.equal(draw.reshape(value.shape), value) for value in same) or any(
+        torch.equal(draw, value.double().T) for value in same if value.ndim == draw.ndim == 2
+    )
+
+
+def _as_drawn(placed: Placed, laws: Sequence[Distribution]) -> str:
+    """What is drawn differs from seed to seed, and no plain distribution describes it."""
+    mine = [drawn for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "drawn"]
+    if not mine:
+        return ""
+    if all(torch.equal(draw, drawn[0]) for drawn in mine for draw in drawn):
+        return "is the same for every seed"
+    z = torch.cat([((d := torch.stack(drawn)) - d.mean()).flatten() / d.std().clamp_min(1e-30) for drawn in mine])
+    alone = all(map(_independent, (drawn[0] for drawn in mine)))
+    if len(z) >= 2 * ENOUGH and alone:
+        kurtosis, furthest = (z**4).mean().item() - 3, z.abs().max().item()
+        if all(_orthonormal(draw) for drawn in mine for draw in drawn):
+            return "is orthogonal"
+        if abs(kurtosis + 1.2) < 0.25 and furthest < 1.3 * math.sqrt(3):
+            return "looks uniform"
+        if abs(kurtosis) < 0.3 and abs((z**3).mean().item()) < 0.3:
+            return "looks normal"
+        if abs(kurtosis + 0.63) < 0.2 and furthest < 2.5:
+            return "looks like a normal distribution cut at two standard deviations"
+    return ""
+
+
+def _orthonormal(draw: Tensor, gain: float | None = None) -> bool:
+    """Whether rows or columns, whichever are fewer, are orthogonal and of one length, or of the length of the gain."""
+    if draw.ndim < 2 or min(draw.shape[-2:]) < 2:
+        return False
+    wide = draw if draw.shape[-2] <= draw.shape[-1] else draw.transpose(-1, -2)
+    gram = wide @ wide.transpose(-1, -2)
+    square = gain**2 if gain is not None else gram.flatten()[0].item()
+    wanted = square * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return bool((gram - wanted).abs().max() <= 1e-6 * max(1.0, square))
+
+
+def _independent(draw: Tensor) -> bool:
+    """Whether the entries could be independent draws: several, all unlike, and not whole numbers."""
+    return draw.numel() > 1 and len(draw.unique()) == draw.numel() and not bool((draw == draw.round()).all())
+
+
+def _orthogonal(placed: Placed, laws: Sequence[Distribution]) -> str:
+    """Rows or columns, whichever are fewer, are orthonormal up to the gain, and random."""
+    mine = [(drawn, law) for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "orthogonal"]
+    for drawn, law in mine:
+        for draw in drawn:
+            if draw.ndim < 2:
+                return "is no matrix"
+            wide = draw if draw.shape[-2] <= draw.shape[-1] else draw.transpose(-1, -2)
+            gram = wide @ wide.transpose(-1, -2)
+            wanted = law.high**2 * torch.eye(gram.shape[-1], dtype=gram.dtype)
+            if (gram - wanted).abs().max() > 1e-6 * max(1.0, law.high**2):
+                return "is not orthonormal"
+    if mine and all(torch.equal(draw, drawn[0]) for drawn, _ in mine for draw in drawn):
+        return "is the same for every seed"
+    if mine and all(((draw == 0) | (draw == law.high)).all() for drawn, law in mine for draw in drawn):
+        return "is the identity"
+    return ""
+
+
+def _random(placed: Placed, laws: Sequence[Distribution]) -> str:
+    """Independent draws: mean, spread, bounds and kurtosis over all places together."""
+    mine = [(d, law) for (_, d), law in zip(placed, laws, strict=True) if not math.isnan(law.std) and not law.fixed]
+    if not mine:
+        return ""
+    for drawn, law in mine:
+        low, high = min(d.min().item() for d in drawn), max(d.max().item() for d in drawn)
+        room = 1e-6 * (1 + abs(law.high)) if math.isfinite(law.high) else 0.0
+        if low < law.low - room or high > law.high + room:
+            return f"lies in [{low:.4g}, {high:.4g}], outside of [{law.low:.4g}, {law.high:.4g}]"
+    if all(torch.equal(draw, drawn[0]) for drawn, _ in mine for draw in drawn):
+        return "is the same for every seed"
+    z = torch.cat([(torch.stack(drawn).flatten() - law.mean) / law.std for drawn, law in mine])
+    n, kurtosis = len(z), {law.kurtosis for _, law in mine}
+    if abs(z.mean().item()) > SIGMAS / math.sqrt(n):
+        return f"mean off by {z.mean().item():.3g} standard deviations"
+    expected = min(kurtosis) if len(kurtosis) == 1 and None not in kurtosis else 0.0
+    assert expected is not None
+    share = SIGMAS * math.sqrt((max(expected, -1.9) + 2) / 4 / n)
+    spread = z.pow(2).mean().sqrt().item()
+    if abs(spread - 1) > share + 1e-6:
+        return f"standard deviation {spread:.3g} times the declared one"
+    found = z.pow(4).mean().item() / spread**4 - 3
+    if len(kurtosis) == 1 and None not in kurtosis and n >= ENOUGH and abs(found - expected) > 0.6:
+        return f"kurtosis {found:.2f}, {expected:.2f} declared"
+    return ""
