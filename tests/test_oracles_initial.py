@@ -50,7 +50,7 @@ def theirs(trial: Trial, seed: int) -> nn.Module:
 def marked(trial: Trial) -> dict[str, tuple[str, Tensor]]:
     """For each tensor of ours, the tensor of peft's that holds its numbers, and where: flat positions in our shape."""
     ours, other = trial.make(), theirs(trial, 0)
-    live = trial.live(ours)
+    live = {name: value for name, value in trial.live(ours).items() if value.is_floating_point()}   # no positions
     first = 1
     with torch.no_grad():
         for value in live.values():

@@ -24,11 +24,11 @@ from .trial import Trial
 
 __all__ = ["Draws", "draws", "starts"]
 
-WANTED, MOST, LEAST = 1500, 60, 4
+WANTED, MOST, LEAST = 1500, 150, 4
 """How many numbers of a tensor are wanted, and how often the method is applied for them, at most and at least."""
 SIGMAS = 5.0
 """A statistic may be off by so many standard errors."""
-EXACT = 1e-9
+EXACT = 1e-7
 ENOUGH = 300
 """From so many numbers on, their kurtosis tells a uniform distribution from a normal one."""
 
@@ -60,10 +60,11 @@ def draws(trial: Trial) -> dict[str, Draws]:
                 found[place.tensor].places += [(place, []) for _ in range(place.copies)]
         slots = {tensor: iter(held.places) for tensor, held in found.items()}
         for place, names in zip(trial.places, trial.names(model), strict=True):
-            for name in names:
-                slot = next(slots[place.tensor], None)
-                if slot is not None:
-                    slot[1].append(live[name].detach().double().clone())
+            values = [live[name].detach().double() for name in names]
+            if place.copies == 1 and len(values) > 1:       # one tensor that is held in pieces
+                values = [torch.cat([value.flatten() for value in values])]
+            for value in values:
+                next(slots[place.tensor])[1].append(value.clone())
         if seed + 1 >= LEAST and all(held.size >= WANTED or _known(held) for held in found.values()):
             break
     return {tensor: held for tensor, held in found.items() if held.size}
@@ -99,6 +100,8 @@ def _exactly(placed: Placed, laws: Sequence[Distribution]) -> str:
         if not law.fixed:
             continue
         for draw in drawn:
+            if law.kind == "identity" and draw.ndim < 2:
+                return "is no matrix"
             wanted = torch.full_like(draw, law.mean) if law.kind == "constant" else _identity(draw)
             off = (draw - wanted).abs().max().item() if draw.numel() else 0.0
             if off > EXACT * max(1.0, abs(law.mean) if law.kind == "constant" else 1.0):
@@ -107,8 +110,7 @@ def _exactly(placed: Placed, laws: Sequence[Distribution]) -> str:
 
 
 def _identity(draw: Tensor) -> Tensor:
-    eye = torch.eye(draw.shape[-2], draw.shape[-1], dtype=draw.dtype) if draw.ndim >= 2 else torch.ones_like(draw)
-    return eye.expand_as(draw)
+    return torch.eye(draw.shape[-2], draw.shape[-1], dtype=draw.dtype).expand_as(draw)
 
 
 def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distribution]) -> str:
@@ -122,8 +124,8 @@ def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distr
     values = [drawn[0] for drawn, kind, _ in mine if kind == "computed"]
     if values and all(copied for _, kind, copied in mine if kind == "computed"):
         return "is the backbone's own"
-    if values and all((v == values[0].flatten()[0]).all() for v in values):
-        return f"is constant({values[0].flatten()[0].item():g}) everywhere"
+    if values and all((v == v.flatten()[0]).all() for v in values):
+        return f"is constant({values[0].flatten()[0].item():g})"
     return ""
 
 
@@ -145,19 +147,34 @@ def _as_drawn(placed: Placed, laws: Sequence[Distribution]) -> str:
     if all(torch.equal(draw, drawn[0]) for drawn in mine for draw in drawn):
         return "is the same for every seed"
     z = torch.cat([((d := torch.stack(drawn)) - d.mean()).flatten() / d.std().clamp_min(1e-30) for drawn in mine])
-    alone = all(_spread(drawn[0]) > 0 and len(drawn[0].unique()) == drawn[0].numel() for drawn in mine)
-    if len(z) >= WANTED and alone:
-        kurtosis = (z**4).mean().item() - 3
-        ratio = z.abs().max().item() / math.sqrt(3)
-        if abs(kurtosis + 1.2) < 0.25 and ratio < 1.15:
+    alone = all(map(_independent, (drawn[0] for drawn in mine)))
+    if len(z) >= 2 * ENOUGH and alone:
+        kurtosis, furthest = (z**4).mean().item() - 3, z.abs().max().item()
+        if all(_orthonormal(draw) for drawn in mine for draw in drawn):
+            return "is orthogonal"
+        if abs(kurtosis + 1.2) < 0.25 and furthest < 1.3 * math.sqrt(3):
             return "looks uniform"
-        if abs(kurtosis) < 0.25 and abs((z**3).mean().item()) < 0.1:
+        if abs(kurtosis) < 0.3 and abs((z**3).mean().item()) < 0.3:
             return "looks normal"
+        if abs(kurtosis + 0.63) < 0.2 and furthest < 2.5:
+            return "looks like a normal distribution cut at two standard deviations"
     return ""
 
 
-def _spread(draw: Tensor) -> float:
-    return draw.std().item() if draw.numel() > 1 else 0.0
+def _orthonormal(draw: Tensor, gain: float | None = None) -> bool:
+    """Whether rows or columns, whichever are fewer, are orthogonal and of one length, or of the length of the gain."""
+    if draw.ndim < 2 or min(draw.shape[-2:]) < 2:
+        return False
+    wide = draw if draw.shape[-2] <= draw.shape[-1] else draw.transpose(-1, -2)
+    gram = wide @ wide.transpose(-1, -2)
+    square = gain**2 if gain is not None else gram.flatten()[0].item()
+    wanted = square * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return bool((gram - wanted).abs().max() <= 1e-6 * max(1.0, square))
+
+
+def _independent(draw: Tensor) -> bool:
+    """Whether the entries could be independent draws: several, all unlike, and not whole numbers."""
+    return draw.numel() > 1 and len(draw.unique()) == draw.numel() and not bool((draw == draw.round()).all())
 
 
 def _orthogonal(placed: Placed, laws: Sequence[Distribution]) -> str:

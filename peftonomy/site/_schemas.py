@@ -251,7 +251,7 @@ class StoredList(Record):
     name: str
     meaning: str
     where: str
-    """The condition, in the language of `peftonomy query`."""
+    """The condition, in the language of `peftonomy methods --where PREDICATE`."""
     model: str | None
     """The model on which costs in the condition are meant."""
     methods: list[str]
