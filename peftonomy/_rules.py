@@ -7,13 +7,14 @@ and reports every problem of every file at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._claims import QUANTITIES, judge, printed
+from ._claims import QUANTITIES, judge, printed, share
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
 from ._family import Family
 from ._formula import Formula
@@ -305,6 +306,51 @@ def _claims(method: Method) -> Iterator[Finding]:
             agrees = "reproduced or convention" if verdict.agrees else "contradicted"
             counted = f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
             yield Finding(("claims", i, "verdict"), str(claim.verdict), counted)
+
+
+SHARE = re.compile(
+    r"per ?cent\b|\d ?%|\b(half|third|quarter|fifth|sixth|eighth|tenth|hundredth|thousandth)s? (of (a|an|the|its|all)\b"
+    r"|as (many|much)\b)|\b(twice|\w+ times) (as (many|much|large)|more|fewer|less|what)\b"
+)
+"""Words that say how large one thing is beside another."""
+
+
+@rule(
+    "shares",
+    "A share or multiple in prose is computed, or has the source that printed it.",
+)
+def _shares(method: Method) -> Iterator[Finding]:
+    entry = method.entry
+    texts = list(entry.prose())
+    for i, found in enumerate(entry.shares):
+        words = " ".join(found.text.split())
+        if not any(words in text for _, text in texts):
+            yield Finding(("shares", i, "text"), found.text, "words of this entry's prose")
+        if found.quantity is None or found.between is None:
+            continue
+        try:
+            value = share(method, found)
+        except PeftonomyError as error:
+            yield Finding(("shares", i), str(error).splitlines()[0], "a setting that can be counted")
+            continue
+        low, high = found.between
+        if not low <= value <= high:
+            yield Finding(("shares", i, "between"), f"{low:g} to {high:g}", f"{value:.4g}, which we count")
+    spans = [" ".join(found.text.split()) for found in entry.shares]
+    for keys, text in texts:
+        covered = [range(at, at + len(s)) for s in spans for at in _every(text, s)]
+        for match in SHARE.finditer(text):
+            if not any(match.start() in span for span in covered):
+                around = text[max(0, match.start() - 30) : match.end() + 20]
+                yield Finding(keys, around, "an item of `shares` that computes it or names its source")
+
+
+def _every(text: str, part: str) -> Iterator[int]:
+    """Where a part begins in a text."""
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
 
 
 @rule(
