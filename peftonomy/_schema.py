@@ -416,7 +416,7 @@ class Share(Entry):
     """The words, as they stand in the prose."""
     quantity: FormulaField | None = None
     """Over the same names as a claim's, and those with `other_` in front for `beside`."""
-    between: tuple[float, float] | None = None
+    between: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """The least and the largest value that the words allow."""
     model: Id | None = None
     set: dict[Name, Value] = {}
