@@ -250,6 +250,9 @@ class Parameter(ModuleSpec):
 AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discriminator="kind")]
 
 
+DropoutPlace = Literal["embedding", "attention", "residual", "output", "mlp", "final", "head"]
+
+
 class Dataflow(Entry):
     """How a layer computes, as far as it decides what autograd keeps for the backward pass."""
 
@@ -275,8 +278,9 @@ class Dataflow(Entry):
     """Whether what the activation keeps is what it gives out."""
     activation_needs: FormulaField = formula(0)
     """How many such tensors its gradient needs for a while besides, where that is written out."""
-    dropout: list[Literal["embedding", "attention", "residual", "output", "mlp", "final"]] = Field(default_factory=list)
-    """Where dropout is, as the architecture is trained by default; `output`: behind the feed-forward only."""
+    dropout: dict[DropoutPlace, FormulaField] = Field(default_factory=dict)
+    """Where dropout is, with its probability; there is none where that is 0. `output`: behind the feed-forward only.
+    `head`: before the map of `first_token`, which then reads a copy."""
     first_token: PlainRole | None = None
     """The role of the head's map that reads the first token's state as a part of all states, which stay where that map
     is trained."""
@@ -337,6 +341,7 @@ class Dataflow(Entry):
         for name in type(self).model_fields:
             if isinstance(value := getattr(self, name), Formula):
                 yield name, value
+        yield from (("dropout", probability) for probability in self.dropout.values())
 
 
 class FeedForward(Entry):

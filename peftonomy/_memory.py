@@ -295,6 +295,7 @@ class Step:
         self.activation_needs = int(self.flow.activation_needs(config))
         self.parallel, self.softcap = bool(self.flow.parallel(config)), bool(self.flow.softcap(config))
         self.fused, self.repeated = bool(self.flow.fused(config)), bool(self.flow.repeated(config))
+        self.dropout = frozenset(place for place, probability in self.flow.dropout.items() if probability(config) > 0)
         self.repeats = int(self.flow.repeats(config))
         self.pixels, self.frames = int(self.flow.pixels(config)), int(self.flow.frames(config))
         self.image = self.pixels > 0 and not self.frames
@@ -357,7 +358,7 @@ class Step:
     @cached_property
     def changed(self) -> bool:
         """Whether something is done to embedded tokens before the first layer."""
-        return self.normed or self.summed or "embedding" in self.flow.dropout
+        return self.normed or self.summed or "embedding" in self.dropout
 
     @staticmethod
     def embeds(outside: Layer) -> bool:
@@ -628,7 +629,7 @@ class _Answer:
             kept += n_k * wide * w * scores
             kept += (n * stack.d_attn * k + n_k * wide * q) * (4 if flow.scores == "float32" else w)
             kept += cells * half * scores + cells * w * (scores and self.step.softcap)
-            if "attention" in flow.dropout:
+            if "attention" in self.step.dropout:
                 kept += cells * scores + cells * w * v
             elif v:
                 kept += cells * w * (not scores or half != w)
@@ -674,7 +675,7 @@ class _Answer:
         kept += n * (made[0] and not k) + n * made[1]  # queries, if not kept anyway, and keys, which are scaled besides
         if (layer.weights | layer.inputs) & {role for role, _ in self.step.table}:
             kept += most * stack.d * w
-        kept += most * stack.d * (self.table_trained and "residual" in self.flow.dropout)
+        kept += most * stack.d * (self.table_trained and "residual" in self.step.dropout)
         return kept + batch * length**2 * scores, scores
 
     def _gathering(self, stack: Stack) -> int:
@@ -691,7 +692,7 @@ class _Answer:
         self, stack: Stack, block: str, n: int, live: bool, added: bool, trained: frozenset[str]
     ) -> tuple[int, bool]:
         """Bytes kept where half a layer ends, and whether a gradient flows out of it."""
-        dropped = "residual" in self.flow.dropout or (block == "mlp" and "output" in self.flow.dropout)
+        dropped = "residual" in self.step.dropout or (block == "mlp" and "output" in self.step.dropout)
         kept = n * stack.d if added and dropped else 0
         if f"scale.{block}" in trained:
             kept, added = kept + n * stack.d * self.w, True
@@ -708,7 +709,7 @@ class _Answer:
 
     def feed_forward(self, stack: Stack, layer: Layer, live: bool, before: bool) -> tuple[Half, bool]:
         """The feed-forward block, and whether a gradient flows out of it. before: whether one flows into the layer."""
-        w, flow, trained, keeping = self.w, self.flow, layer.trained, layer.weights | layer.inputs
+        w, trained, keeping = self.w, layer.trained, layer.weights | layer.inputs
         n = self.setting.batch * self.lengths[stack.name]
         pre, parallel = self.step.order == "pre", self.step.parallel
         wide = n * (stack.widths.get("mlp.up", stack.d_ff) if stack.experts else stack.d_ff)
@@ -732,7 +733,7 @@ class _Answer:
         inner = up or gate
         given = ("mlp.up", read), ("mlp.gate", read), ("mlp.down", inner)
         self.reached.update(role for role, live_here in given if live_here)
-        dropped = "mlp" in flow.dropout
+        dropped = "mlp" in self.step.dropout
         kept += wide * (inner and dropped)
         same = self.step.keeps_output and not stack.gated and not dropped and inner
         kept += wide * w * ("mlp.down" in keeping and not same)
@@ -832,7 +833,7 @@ class _Answer:
             gain = "norm.final" in self.outside.trained
             if self.step.order != "post":
                 found.final = self.norm(stack.d, n, live, gain)
-            if (live or gain) and "final" in self.flow.dropout:
+            if (live or gain) and "final" in self.step.dropout:
                 found.final += n * stack.d
             if last:
                 found.before.append((stack.name, last, found.layers + found.entry + found.ends))
@@ -881,7 +882,7 @@ class _Answer:
             kept += 5 * n * d * w  # what two convolutions and their activations read, the first ones twice as long
         if "embed.proj" in self.outside.weights:
             kept += n * d * w
-        return kept + n * d * (live and "embedding" in self.flow.dropout)
+        return kept + n * d * (live and "embedding" in self.step.dropout)
 
     def _convolved(self, stack: Stack, n: int, live: bool) -> int:
         """Bytes kept where a convolution of what enters the first layer is added to what leaves it."""
@@ -889,7 +890,7 @@ class _Answer:
             return 0
         live, gain = live or "conv" in self.outside.trained, "norm.conv" in self.outside.trained
         _, added = self.layer(stack, self.layers[stack.name][0][0], live, False)
-        kept = n * stack.d * (2 * self.w + ("residual" in self.flow.dropout)) * live  # its input, and its activation's
+        kept = n * stack.d * (2 * self.w + ("residual" in self.step.dropout)) * live  # its input, and its activation's
         return kept + self.norm(stack.d, n, live or added, gain)
 
     # The step
@@ -913,7 +914,8 @@ class _Answer:
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
             walked.final += n * d * w
             walked.ends += n * d * w
-        first = [m for m in step.inventory.modules if m.role == self.flow.first_token and not m.stack]
+        role = self.flow.first_token if step.inventory.task == "seq_cls" and "head" not in step.dropout else None
+        first = [m for m in step.inventory.modules if m.role == role and not m.stack]
         if any(m.head or m.role in self.outside.weights for m in first):
             walked.final += n * d * w
             walked.ends += n * d * w
@@ -1156,8 +1158,8 @@ class _Answer:
 
     def _unrepeated(self) -> int:
         """Operations that checkpointing leaves out: those of a layer's last map, where nothing behind it is kept."""
-        flow, total = self.flow, 0
-        if self.step.order != "pre" or {"residual", "output"} & set(flow.dropout):
+        total = 0
+        if self.step.order != "pre" or {"residual", "output"} & self.step.dropout:
             return 0
         for stack in self.step.stacks:
             roles = {m.role for m in self.step.inventory.modules if m.stack == stack.name}

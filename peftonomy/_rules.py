@@ -303,9 +303,8 @@ def _claims(method: Method) -> Iterator[Finding]:
             continue
         if not verdict.consistent:
             agrees = "reproduced or convention" if verdict.agrees else "contradicted"
-            yield Finding(
-                ("claims", i, "verdict"), claim.verdict, f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
-            )
+            counted = f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
+            yield Finding(("claims", i, "verdict"), str(claim.verdict), counted)
 
 
 @rule(

@@ -195,7 +195,7 @@ def _values(plans: Sequence[Plan], given: Mapping[str, Any]) -> tuple[dict[str, 
             values[name] = _rows_of([plan.default(spec) for plan in plans])
             continue
         raw = chosen[name]
-        if masked := np.ma.count_masked(raw) if isinstance(raw, np.ma.MaskedArray) else 0:
+        if masked := int(np.sum(np.ma.getmaskarray(raw))) if isinstance(raw, np.ma.MaskedArray) else 0:
             what = "masked value" if masked == 1 else "masked values"
             raise UsageError(f"hyperparameter {name}: found an array with {masked} {what}; expected none")
         expected = {"int": "whole numbers", "float": "numbers"}.get(spec.type, "a single value")

@@ -55,10 +55,15 @@ def triplets(model: nn.Module) -> list[Triplets]:
     return [child for _, child in kit.at_sites(model, "adalora", Triplets)]
 
 
-def penalty(model: nn.Module) -> Tensor:
-    """Sum ||P^T P - I||^2 + ||Q Q^T - I||^2 over all weights, as in the paper; the loss adds a multiple of it."""
+def departures(model: nn.Module) -> Tensor:
+    """How far P^T P and Q Q^T of every weight are from the identity: Frobenius norms, P first (2 for each weight,)."""
     grams = [gram for child in triplets(model) for gram in (child.P.T @ child.P, child.Q @ child.Q.T)]      # (r, r)
-    return torch.stack([((gram - torch.eye(len(gram)).to(gram)) ** 2).sum() for gram in grams]).sum()
+    return torch.stack([(gram - torch.eye(len(gram)).to(gram)).norm() for gram in grams])
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """Sum of the squared departures over all weights, as in the paper; the loss adds a multiple of it."""
+    return (departures(model) ** 2).sum()
 
 
 def budget(step: int, *, initial: int, final: int, total: int, warmup: int, cooldown: int) -> int:
@@ -127,5 +132,6 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         scores = pruned.importance()
     output = model.get_submodule(site.path)(inputs["x"])
     return {
-        "output": output, "penalty": penalty(model), "schedule": torch.tensor(plan), "scores": scores, "kept": kept,
+        "output": output, "departures": departures(model), "penalty": penalty(model), "schedule": torch.tensor(plan),
+        "scores": scores, "kept": kept,
     }  # fmt: skip

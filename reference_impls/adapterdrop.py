@@ -1,6 +1,7 @@
 """AdapterDrop: on the efficiency of adapters in transformers (ruckle2021adapterdrop).
 
-    h <- h + W_up relu(W_down h + b_down) + b_up    in layers n_drop and above;    h <- h    below
+    LN(h + x) <- LN(h + x + A(LN(h + x)))  where a norm follows the residual,    y <- y + A(y)  elsewhere
+    in layers n_drop and above;  nothing below;    A(z) = W_up relu(W_down z + b_down) + b_up
 
 Adapters are left out of the lowest `n_drop` layers (of each stack). Specialised to one n_drop, those layers have
 none, and are the pretrained model's: several tasks can share one run of them. With `robust` all layers have them,
@@ -8,15 +9,17 @@ every training batch drops those below an n drawn anew from 0 .. L - 1, and n_dr
 inference starts. Trained: W_down (bottleneck, d_out), W_up (d_out, bottleneck) and their biases, in the robust form
 those of all layers. At inference all that was trained remains.
 
-While training, a dropped adapter runs and is multiplied by zero, so that its gradient is zero and not absent. The
-adapter follows the last linear map of the block; the authors' library puts it behind the residual and its norm.
+While training, a dropped adapter runs and is multiplied by zero, so that its gradient is zero and not absent. Behind
+the feed-forward block the adapter stands where that of `pfeiffer_adapter` does. Behind an attention it is around the
+norm that follows the residual, or without such a norm before the residual.
 """
 
 import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._blocks import Bottleneck
+from ._blocks import Bottleneck, on_layer_output
+from .pfeiffer_adapter import Placed, norm_behind
 
 
 class Start(nn.Module):
@@ -32,7 +35,7 @@ class Start(nn.Module):
         self.n = int(torch.randint(self.n_layers, ())) if drawn else self.n_drop
 
 
-class Droppable(Bottleneck):
+class Droppable(Bottleneck, Placed):
     """An adapter that is skipped when its layer is dropped."""
 
     start: Start        # a plain attribute, a submodule of no adapter
@@ -42,10 +45,10 @@ class Droppable(Bottleneck):
         vars(self)["start"] = start
         self.layer = layer
 
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
+    def delta(self, h: Tensor) -> Tensor:
         if self.layer >= self.start.n:
-            return h + self.delta(h)                                # (..., d_out)
-        return h + 0 * self.delta(h) if self.training else h        # (..., d_out)
+            return super().delta(h)                                 # (..., d_out)
+        return 0 * super().delta(h) if self.training else torch.zeros_like(h)   # (..., d_out)
 
 
 def apply(
@@ -57,8 +60,23 @@ def apply(
     sites = kit.sites(model, targets)
     start = Start(1 + max(site.layer or 0 for site in sites), n_drop=n_drop, robust=robust)
     kit.attach(model, name, start).append(model.register_forward_pre_hook(start.draw))
+    layers = {(block.stack, block.layer): block.module for block in kit.blocks(model, "layer")}
     for site in sites:
         layer = site.layer or 0
         if robust or layer >= n_drop:
-            kit.attach(site, name, Droppable(site.d_out, start, layer, bottleneck=bottleneck))
+            child = Droppable(site.d_out, start, layer, bottleneck=bottleneck)
+            hooks = kit.attach(site.module, name, child)
+            if (norm := norm_behind(model, site.path)) is not None:
+                hooks.append(norm.register_forward_hook(child.around))
+            elif site.role == "mlp.down":
+                hooks.append(on_layer_output(layers[site.stack, layer], child.behind))
+            else:
+                hooks.append(kit.on_output(site, child.after))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states

@@ -3,16 +3,16 @@
     max over configurations a of (score(a), -numbers(a)),    a = (serial width, parallel width, prefix length, layers)
 
 A configuration puts a serial adapter behind, and a parallel one beside, the feed-forward block, and a prefix into the
-self-attention, of some layers: the same sizes in each, 0 for none. `build` makes the model of any configuration,
-`apply` that of the upper layers. `search` is multi-objective Bayesian optimisation: a Gaussian process predicts the
-score of what was not tried, and the next to try is the one by which the front of score and size is expected to grow
-most. As the size is known beforehand, that expectation has a closed form. Trained, stored and served: the modules of
-the result.
+self-attention, of some layers: the same sizes in each, 0 for none. The serial adapter stands where Pfeiffer's does: it
+reads the residual sum, normed where a norm follows, and the norm is applied again to the sum with both adapters.
+`build` makes the model of any configuration, `apply` that of the upper layers. `search` is multi-objective Bayesian
+optimisation: a Gaussian process predicts the score of what was not tried, and the next to try is the one by which the
+front of score and size is expected to grow most. As the size is known beforehand, that expectation has a closed form.
+Trained, stored and served: the modules of the result.
 
 The authors use a process with a sparsity prior (SAAS) and noisy hypervolume improvement, batches of 4, 200 trials, and
 short trainings as score; this has one length scale, fitted, and one trial at a time. They count modules without biases.
-Their serial adapter reads the normed sum of the block's output and its residual, as Pfeiffer's does; here it reads the
-block's output. Their prefixes come out of an MLP while training; here they are trained directly.
+Their prefixes come out of an MLP while training; here they are trained directly.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +25,7 @@ from torch.nn.functional import linear
 
 from . import _kit as kit
 from ._attention import widen
+from .pfeiffer_adapter import Placed
 from .prefix_tuning import Prefix
 
 
@@ -43,23 +44,8 @@ class Configuration:
         return [*sizes, *(float(layer in self.layers) for layer in range(32))]
 
 
-class Serial(nn.Module):
-    """The adapter behind a feed-forward block."""
-
-    def __init__(self, d: int, width: int):
-        super().__init__()
-        self.W_down_s = nn.Parameter(0.02 * torch.randn(width, d))
-        self.b_down_s = nn.Parameter(torch.zeros(width))
-        self.W_up_s = nn.Parameter(0.02 * torch.randn(d, width))
-        self.b_up_s = nn.Parameter(torch.zeros(d))
-
-    def after(self, _: Tensor, h: Tensor) -> Tensor:
-        z = torch.relu(linear(h, self.W_down_s, self.b_down_s))     # (..., d_model) -> (..., serial)
-        return h + linear(z, self.W_up_s, self.b_up_s)              # (..., serial) -> (..., d_model)
-
-
-class Parallel(nn.Module):
-    """The adapter beside a feed-forward block, from its first linear map to its last."""
+class Parallel(Placed):
+    """The adapter beside a feed-forward block: it reads what the block reads, and joins the residual sum behind it."""
 
     def __init__(self, d: int, width: int):
         super().__init__()
@@ -73,23 +59,49 @@ class Parallel(nn.Module):
         self.x = x
         return x
 
-    def add(self, _: Tensor, h: Tensor) -> Tensor:
+    def delta(self, _: Tensor) -> Tensor:
         assert self.x is not None
         z = torch.relu(linear(self.x, self.W_down_p, self.b_down_p))    # (..., d_model) -> (..., parallel)
         self.x = None
-        return h + 4 * linear(z, self.W_up_p, self.b_up_p)              # (..., parallel) -> (..., d_model)
+        return 4 * linear(z, self.W_up_p, self.b_up_p)                  # (..., parallel) -> (..., d_model)
+
+
+class Serial(Placed):
+    """The adapter behind a feed-forward block: it reads the residual sum, normed where a norm follows, and joins it."""
+
+    parallel: Parallel | None       # of the same block: a plain attribute, a submodule of its own site
+
+    def __init__(self, d: int, width: int, parallel: Parallel | None):
+        super().__init__()
+        vars(self)["parallel"] = parallel
+        self.W_down_s = nn.Parameter(0.02 * torch.randn(width, d))
+        self.b_down_s = nn.Parameter(torch.zeros(width))
+        self.W_up_s = nn.Parameter(0.02 * torch.randn(d, width))
+        self.b_up_s = nn.Parameter(torch.zeros(d))
+
+    def delta(self, z: Tensor) -> Tensor:
+        low = torch.relu(linear(z, self.W_down_s, self.b_down_s))       # (..., d_model) -> (..., serial)
+        up = linear(low, self.W_up_s, self.b_up_s)                      # (..., serial) -> (..., d_model)
+        return up if self.parallel is None else up + self.parallel.delta(z)
 
 
 def build(model: nn.Module, a: Configuration) -> nn.Module:
     """Freeze the model and give it the modules of a configuration."""
     kit.freeze(model)
+    layers = {(layer.stack, layer.layer): layer.module for layer in kit.blocks(model, "layer")}
     for block in kit.blocks(model, "mlp"):
+        if block.layer not in a.layers:
+            continue
         d, up, down = block.dims["d_model"], block.sites["mlp.up"], block.sites["mlp.down"]
-        if a.parallel and block.layer in a.layers:      # reads the block before the serial one changes its output
-            beside = Parallel(d, a.parallel)
-            kit.attach(up, "autopeft", beside).append(kit.on_output(down, beside.add))
-        if a.serial and block.layer in a.layers:
-            kit.attach(down, "autopeft", Serial(d, a.serial))
+        layer = layers[block.stack, block.layer]
+        beside = Parallel(d, a.parallel) if a.parallel else None
+        hooks = kit.attach(up, "autopeft", beside) if beside else []
+        last: Placed | None = beside
+        if a.serial:
+            last = Serial(d, a.serial, beside)
+            hooks = kit.attach(down, "autopeft", last)
+        if last:
+            hooks.append(last.act(model, layer, down.path))
     for block in kit.blocks(model, "attention"):
         if a.prefix_length and block.name == "attn" and block.layer in a.layers:
             prefix = Prefix(

@@ -1,6 +1,7 @@
 """Child-Tuning_D: one child network per task, chosen by Fisher information (xu2021childtuning).
 
     theta <- theta - eta * M * g,    M = 1 where F is among its largest, a fraction p;  F = mean of g^2 over the data
+    with the gradient g of each tensor first clipped to norm 1, as in the authors' code
 
 Trained: a fraction p (`kept`) of all entries inside the layers, chosen once over all of them together by
 `calibrate`; and, as in the authors' code, everything pretrained outside the layers (embeddings, pooler) without
@@ -44,7 +45,7 @@ def apply(model: nn.Module, *, kept: float = 0.3) -> nn.Module:
     return model
 
 
-def fisher(model: nn.Module, losses: Iterable[Tensor], clip: float | None = None) -> dict[str, Tensor]:
+def fisher(model: nn.Module, losses: Iterable[Tensor], clip: float | None = 1.0) -> dict[str, Tensor]:
     """Average the squared gradients of the losses. `clip`: the largest norm that a tensor's gradient may have."""
     parameters = inside(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -75,7 +76,7 @@ def fix(model: nn.Module, fisher: dict[str, Tensor]) -> nn.Module:
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Score, choose, and mask the gradient of a recorded batch; for the golden vectors."""
-    scores = fisher(model, recorded.losses(model, inputs), clip=inputs["clip"].item())
+    scores = fisher(model, recorded.losses(model, inputs))
     fix(model, scores)
     model.zero_grad()
     next(recorded.losses(model, inputs)).backward()

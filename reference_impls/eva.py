@@ -1,14 +1,16 @@
 """EVA: explained variance adaptation (paischer2024eva).
 
-    A = the first r_i principal directions of what module i reads,   h = W_0 x + (alpha / r) B A x
+    A = the first r_i principal directions of what module i reads,   h = W_0 x + (alpha / r_i) B A x
     r_i: of all directions of all modules those that explain the largest shares of their module's variance, r on average
 
 Trained: A (r_i, d_in), found by `calibrate` on a few batches, and B (d_out, r_i), which starts at zero. No module
 receives more than rho r directions; what is left of that room is zero, stays so, and goes when training has ended
-(`finish`). At inference the product is added to W_0. As in peft the scale stays alpha / r whatever r_i is. peft updates
-the directions batch by batch until they hold still; here the moments of all batches are decomposed once.
+(`finish`). At inference the product is added to W_0. The scale follows the module's own rank, as in the authors'
+code; peft keeps alpha / r. Both update the directions batch by batch until they hold still; here the moments of all
+batches are decomposed once.
 """
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -19,17 +21,33 @@ from . import _kit as kit
 
 
 class EVA(lora.LoRA):
-    """The correction beside one weight, with room for rho r directions, `rank` of which are used."""
+    """The correction beside one weight, with room for rho r directions. Those that are not used are zero."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, rho: float):
         super().__init__(d_in, d_out, r=int(rho * r), alpha=alpha, dropout=dropout)
-        self.r, self.scale = r, alpha / r
+        self.r, self.alpha = r, alpha
         self.use(r)
+
+    @property
+    def rank(self) -> int:
+        """How many directions are used."""
+        return int(self.A.detach().any(1).sum())
+
+    @property
+    def gain(self) -> float:
+        """The factor on the product: alpha over the module's own rank."""
+        return self.alpha / max(self.rank, 1)
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        low: Tensor = self.dropout(x) @ self.A.T                    # (..., d_in) -> (..., rho r)
+        return y + self.gain * (low @ self.B.T)                     # (..., rho r) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        return self.B @ self.A * self.gain                          # (d_out, d_in)
 
     @torch.no_grad()
     def use(self, rank: int) -> None:
         """Use the first `rank` directions only."""
-        self.rank = rank
         self.A[rank:] = 0.0             # no gradient reaches these rows, nor the columns of B behind them
 
 
@@ -91,3 +109,16 @@ def finish(model: nn.Module) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
     return lora.merge(model, name="eva")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Calibrate a copy of the model on the recorded inputs of two modules; for the golden vectors."""
+    model = copy.deepcopy(model)
+    up, down = (site.module for site, _ in kit.at_sites(model, "eva", EVA))
+    calibrate(model, (up(inputs["x"]).sum() + down(inputs["z"]).sum() for _ in range(1)))
+    first, second = (child for _, child in kit.at_sites(model, "eva", EVA))
+    return {
+        "ranks": torch.tensor([first.rank, second.rank]), "scales": torch.tensor([first.gain, second.gain]),
+        "directions_up": first.A.abs(), "directions_down": second.A.abs(),
+        "second": torch.stack([first.B.abs().max(), second.B.abs().max()]),
+    }

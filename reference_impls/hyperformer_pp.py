@@ -101,5 +101,5 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     [source] = (child for child in kit.attached(model, "hyperformer_pp") if isinstance(child, Hypernetworks))
     source.task = int(inputs["task"])
     adapters = [child for child in kit.attached(model, "hyperformer_pp") if isinstance(child, Generated)]
-    outputs = torch.stack([adapter.after(inputs["x"], inputs["x"]) for adapter in adapters])
-    return outputs.unflatten(0, (-1, 2))
+    pairs = zip(adapters[::2], adapters[1::2], strict=True)
+    return torch.stack([torch.stack([adapter.after(inputs["x"], inputs["x"]) for adapter in pair]) for pair in pairs])

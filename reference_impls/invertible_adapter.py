@@ -10,7 +10,7 @@ It is the part of MAD-X that sits at the embeddings, alone. The authors' library
 positions and norm included; here it acts on those of tokens (or patches).
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import _kit as kit
 from .mad_x import Coupling, around
@@ -22,3 +22,10 @@ def apply(model: nn.Module, *, width: int) -> nn.Module:
     coupling = Coupling(kit.inventory(model).dims["d_embed"], width=width)
     kit.attach(model, "invertible_adapter", coupling).extend(around(model, coupling))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    batch = {key: value for key, value in inputs.items() if key != "probe"}
+    states: Tensor = model(**batch).last_hidden_state
+    return states

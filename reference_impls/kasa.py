@@ -78,4 +78,5 @@ def merge(model: nn.Module) -> nn.Module:
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Run the method alone on recorded inputs; for the golden vectors."""
     [(site, _)] = kit.at_sites(model, "kasa", KaSA)
-    return {"output": model.get_submodule(site.path)(inputs["x"]), "penalty": penalty(model)}
+    output = model.get_submodule(site.path)(inputs["x"])
+    return {"output": output, "sizes": penalty(model, gamma=0.0), "penalty": penalty(model)}

@@ -10,6 +10,7 @@ peft B_0 A_0 is taken out of the weight, and the decomposition is a randomised o
 peft also multiplies B_0 by the singular values, and only B_0 by c.
 """
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -66,3 +67,14 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
 def merge(model: nn.Module) -> nn.Module:
     """Add what the factors have learned to the weights."""
     return lora.merge(model, name="lora_ga")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the module on `x`, and start a copy of it from the loss sum(output * weights) on `data`; for the vectors."""
+    [(site, _)] = kit.at_sites(model, "lora_ga", LoRAGA)
+    output: Tensor = site.module(inputs["x"])
+    started = copy.deepcopy(model)
+    host = started.get_submodule(site.path)
+    calibrate(started, ((host(inputs["data"]) * inputs["weights"]).sum() for _ in range(1)))
+    [(_, child)] = kit.at_sites(started, "lora_ga", LoRAGA)
+    return {"output": output, "sizes_A": child.A.abs(), "sizes_B": child.B.abs()}

@@ -16,6 +16,7 @@ from . import _kit as kit
 from .lora import LoRA
 
 TINY_VARIANCE = 1e-3
+TINY_LOGIT_VARIANCE = 1e-6
 
 
 class Sampled(LoRA):
@@ -28,21 +29,34 @@ class Sampled(LoRA):
         self.rho = nn.Parameter(torch.rand(r))
         self.kappa = nn.Parameter(torch.rand(num_samples))
         self.sample_scaler = sample_scaler
+        self.chi: Tensor | None = None          # the last draw
 
-    def weights(self) -> Tensor:
-        """A draw of how the samples are weighed, (num_samples,)."""
+    @property
+    def variance(self) -> Tensor:
+        """Of the noise for each rank dimension, as drawn last; one before any draw."""
+        if self.chi is None:
+            return torch.ones_like(self.rho)
+        return ((2 * self.rho).exp() * self.chi).clamp(min=TINY_VARIANCE)
+
+    def weights(self, z: Tensor) -> Tensor:
+        """How the samples are weighed, (num_samples,), of a standard normal draw of that size."""
         alpha, n = self.kappa.exp(), len(self.kappa)
         variance = (1 - 2 / n) / alpha + (1 / alpha).sum() / n**2
-        logits = self.kappa - self.kappa.mean() + variance.clamp(min=TINY_VARIANCE).sqrt() * torch.randn_like(alpha)
-        return logits.softmax(0)
+        width = (variance.clamp(min=TINY_LOGIT_VARIANCE) + TINY_LOGIT_VARIANCE).sqrt()
+        return (self.kappa - self.kappa.mean() + width * z).softmax(0)
 
     def noise(self) -> Tensor:
         """A draw of what is added to A, (r, d_in)."""
         r = len(self.rho)
-        variance = (2 * self.rho).exp() * Chi2(self.rho.new_tensor(float(r))).sample((r,))
+        chi = Chi2(self.rho.new_tensor(float(r))).sample((r,))
         samples = torch.randn(len(self.kappa), *self.A.shape).to(self.A)            # (num_samples, r, d_in)
-        mean = torch.tensordot(self.weights(), samples, 1)                          # (r, d_in)
-        noise: Tensor = self.sample_scaler * variance.clamp(min=TINY_VARIANCE).sqrt()[:, None] * mean
+        return self.mixed(chi, samples, self.weights(torch.randn_like(self.kappa)))
+
+    def mixed(self, chi: Tensor, samples: Tensor, weights: Tensor) -> Tensor:
+        """The noise (r, d_in) of chi-square draws (r), normal draws (num_samples, r, d_in) and the samples' weights."""
+        self.chi = chi
+        mean = torch.tensordot(weights, samples, 1)                                 # (r, d_in)
+        noise: Tensor = self.sample_scaler * self.variance.sqrt()[:, None] * mean
         return noise
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
@@ -51,23 +65,32 @@ class Sampled(LoRA):
         return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
 
 
-def penalty(model: nn.Module, *, dirichlet_prior: float = 0.1, weight: float = 1e-5) -> Tensor:
+def penalty(model: nn.Module, *, dirichlet_prior: float = 1.0, weight: float = 1e-5) -> Tensor:
     """`weight` times the mean divergence of the noise's distributions from their priors."""
     children = [child for _, child in kit.at_sites(model, "monteclora", Sampled)]
     return weight * torch.stack([divergence(child, dirichlet_prior) for child in children]).mean()
 
 
 def divergence(child: Sampled, prior: float) -> Tensor:
-    """From Dirichlet(prior) for the weights, and from the Wishart distribution with the unit scale for the widths."""
+    """The sum of the three divergences."""
+    shares, widths, spread = divergences(child, prior)
+    return shares + widths + spread
+
+
+def divergences(child: Sampled, prior: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the weights from Dirichlet(prior), of the widths from the Wishart distribution with the unit scale, and of
+    the samples with the variance that was drawn last from the standard normal distribution."""
     concentration, r = child.kappa.exp(), len(child.rho)
-    weights: Tensor = kl_divergence(Dirichlet(concentration), Dirichlet(torch.full_like(concentration, prior)))
+    shares: Tensor = kl_divergence(Dirichlet(concentration), Dirichlet(torch.full_like(concentration, prior)))
     widths = 0.5 * r * ((2 * child.rho).exp() - 2 * child.rho - 1).sum()
-    return weights + widths
+    variance = child.variance
+    spread = 0.5 * len(child.kappa) * (variance - variance.log() - 1).sum()
+    return shares, widths, spread
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 8.0, dropout: float = 0.0, num_samples: int = 8,
-    sample_scaler: float = 1e-4, targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.05, num_samples: int = 4,
+    sample_scaler: float = 5e-3, targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a correction with noise beside every targeted weight."""
     kit.freeze(model)
@@ -94,3 +117,13 @@ def finish(model: nn.Module) -> nn.Module:
     for _, child in kit.at_sites(model, "monteclora", Sampled):
         del child.rho, child.kappa
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs and draws; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "monteclora", Sampled)
+    weights = child.weights(inputs["logits"])
+    noise = child.mixed(inputs["chi"], inputs["normal"], weights)
+    shares, widths, spread = divergences(child, 1.0)
+    found = {"noise": noise, "weights": weights, "shares": shares, "widths": widths, "spread": spread}
+    return {"output": site.module(inputs["x"]), **found}

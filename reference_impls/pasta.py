@@ -8,7 +8,8 @@ their states are changed, by one trained vector for each of them and each layer.
 
 Which tokens are special the tokenizer knows: give the model its `special_tokens_mask` with the input ids. Without
 one, the first token and the last `n_special` - 1 that are not padding are taken for special. The authors
-look for BERT's two token numbers. Their vectors start as the model starts its embeddings, not at zero.
+look for BERT's two token numbers. Their vectors start as the model starts its embeddings, not at zero, and have
+the dropout of the model's hidden states.
 """
 
 from typing import Any, cast
@@ -24,10 +25,11 @@ class Vectors(nn.Module):
 
     tokens: "Tokens"            # shared by the layers of a stack: a plain attribute, a submodule of none
 
-    def __init__(self, d_model: int, tokens: "Tokens", *, n_special: int):
+    def __init__(self, d_model: int, tokens: "Tokens", *, n_special: int, dropout: float):
         super().__init__()
         vars(self)["tokens"] = tokens
         self.v = nn.Parameter(0.02 * torch.randn(n_special, d_model))
+        self.dropout = nn.Dropout(dropout)
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if not args:
@@ -36,7 +38,8 @@ class Vectors(nn.Module):
 
     def add(self, h: Tensor) -> Tensor:
         where = self.tokens.places(h, len(self.v)).to(h.dtype)      # (batch, n, n_special)
-        return h + where @ self.v                                   # (batch, n, d_model)
+        added: Tensor = self.dropout(where @ self.v)                # (batch, n, n_special) -> (batch, n, d_model)
+        return h + added
 
 
 class Tokens(nn.Module):
@@ -65,13 +68,13 @@ class Tokens(nn.Module):
         return number[..., None] == torch.arange(1, n_special + 1, device=number.device)
 
 
-def apply(model: nn.Module, *, n_special: int = 2, name: str = "pasta") -> nn.Module:
+def apply(model: nn.Module, *, n_special: int = 2, dropout: float = 0.1, name: str = "pasta") -> nn.Module:
     """Freeze the model and give each layer a vector for each special token."""
     kit.freeze(model)
     two = hasattr(cast(Any, model).base_model, "decoder")
     tokens = {stack: Tokens("decoder_" if two and stack == "decoder" else "") for stack in ("encoder", "decoder")}
     for block in kit.blocks(model, "layer"):
-        vectors = Vectors(block.dims["d_model"], tokens[block.stack], n_special=n_special)
+        vectors = Vectors(block.dims["d_model"], tokens[block.stack], n_special=n_special, dropout=dropout)
         hooks = kit.attach(block.module, name, vectors)
         hooks.append(block.module.register_forward_pre_hook(vectors.enter, with_kwargs=True))
         if block.layer == 0:

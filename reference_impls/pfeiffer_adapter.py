@@ -23,6 +23,12 @@ from . import _kit as kit
 from ._blocks import Bottleneck, on_layer_output
 
 
+def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
+    """The norm that follows the residual behind the linear layer at this path, if there is one."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
+
+
 class Placed(nn.Module):
     """A module that corrects a layer's state, in the place of the Pfeiffer adapter."""
 
@@ -37,9 +43,8 @@ class Placed(nn.Module):
 
     def act(self, model: nn.Module, layer: nn.Module, down: str) -> RemovableHandle:
         """Act in a layer whose last linear layer is at the path `down`: around the norm, or behind the layer."""
-        parent = model.get_submodule(down.rpartition(".")[0])
-        norms = [part for part in parent.children() if isinstance(part, nn.LayerNorm)]      # behind the residual
-        return norms[0].register_forward_hook(self.around) if norms else on_layer_output(layer, self.behind)
+        norm = norm_behind(model, down)
+        return on_layer_output(layer, self.behind) if norm is None else norm.register_forward_hook(self.around)
 
 
 class PfeifferAdapter(Bottleneck, Placed):

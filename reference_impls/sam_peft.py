@@ -3,10 +3,10 @@
     min over Delta and masks M of k entries:  g^T M Delta + 1/2 (M Delta)^T H (M Delta)
     with H = diag(h):  Delta = -g / h,  gain g^2 / (2 |h|),  so M = 1 where g^2 / |h| is among the largest
 
-To second order this is the best choice of entries to train, in closed form. The curvature h is dear, so in practice
-it counts as constant and the gradient decides. Trained: of every pretrained tensor the share `kept`, chosen once by
-`calibrate` from the gradient summed over the first batches (599 in the authors' script, without a step). Stored:
-those values and their positions. At inference the weights are where they always were.
+To second order this is the best choice of entries to train, in closed form. The curvature h is expensive, so in
+practice it counts as constant and the gradient decides. Trained: of every pretrained tensor the share `kept`, chosen
+once by `calibrate` from the gradient summed over the first batches (599 in the authors' script, without a step, and
+each clipped to norm 1). Stored: those values and their positions. At inference the weights are where they always were.
 
 As in the released default the sum keeps signs, so that noise cancels, and every tensor has its own ranking: tensors
 of fewer than 1 / `kept` entries are left out.
@@ -36,7 +36,7 @@ def apply(model: nn.Module, *, kept: float = 0.005) -> nn.Module:
     return model
 
 
-def summed(model: nn.Module, losses: Iterable[Tensor], clip: float | None = None) -> dict[str, Tensor]:
+def summed(model: nn.Module, losses: Iterable[Tensor], clip: float | None = 1.0) -> dict[str, Tensor]:
     """Sum the gradients of the losses with their signs. `clip`: the largest norm that a loss's gradient may have."""
     parameters = sparse.parameters(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -68,7 +68,7 @@ def fix(
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sum, choose, and mask the gradient of a recorded batch; for the golden vectors."""
-    total = summed(model, recorded.losses(model, inputs), clip=inputs["clip"].item())
+    total = summed(model, recorded.losses(model, inputs))
     fix(model, total)
     model.zero_grad()
     next(recorded.losses(model, inputs)).backward()

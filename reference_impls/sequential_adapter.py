@@ -8,9 +8,9 @@ zero at the start, their biases and, with `train_norms`, every norm of the model
 inference all of it remains: the GELU lets nothing be folded into the weights (the trained norms just take the
 place of the old ones).
 
-The official code comes after the sublayer's dropout, this before it. The adapters library's `double_seq_bn` uses
-swish and leaves the norms frozen; the code of He et al. uses ReLU and gives the attention adapter a norm of its
-own. With targets ("mlp.down",) this is the cheaper placement of Pfeiffer et al.
+As in the official code the GELU is its tanh form. That code comes after the sublayer's dropout, this before it. The
+adapters library's `double_seq_bn` uses swish and leaves the norms frozen; the code of He et al. uses ReLU and gives the
+attention adapter a norm of its own. With targets ("mlp.down",) this has as many parameters as `pfeiffer_adapter`.
 """
 
 import torch
@@ -33,7 +33,8 @@ class SequentialAdapter(nn.Module):
             nn.init.trunc_normal_(weight, std=1e-3, a=-2e-3, b=2e-3)
 
     def after(self, _: Tensor, h: Tensor) -> Tensor:
-        z = gelu(linear(h, self.W_down, self.b_down))               # (..., d_out) -> (..., bottleneck)
+        z = linear(h, self.W_down, self.b_down)                     # (..., d_out) -> (..., bottleneck)
+        z = gelu(z, approximate="tanh")
         return h + linear(z, self.W_up, self.b_up)                  # (..., bottleneck) -> (..., d_out)
 
 

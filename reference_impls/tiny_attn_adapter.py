@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from . import _kit as kit
+from .pfeiffer_adapter import norm_behind
 
 
 class TinyAttention(nn.Module):
@@ -76,11 +77,10 @@ def apply(model: nn.Module, *, d_a: int = 1, name: str = "tiny_attn_adapter") ->
             out = block.sites["attn.o"]
             hooks = kit.attach(out, name, adapter)
             hooks.append(block.module.register_forward_pre_hook(adapter.see, with_kwargs=True))
-            parent = model.get_submodule(out.path.rpartition(".")[0])
-            norms = [part for part in parent.children() if isinstance(part, nn.LayerNorm)]      # behind the residual
-            hooks.append(
-                norms[0].register_forward_hook(adapter.behind) if norms else kit.on_output(out, adapter.add)
-            )
+            if (norm := norm_behind(model, out.path)) is None:
+                hooks.append(kit.on_output(out, adapter.add))
+            else:
+                hooks.append(norm.register_forward_hook(adapter.behind))
     return model
 
 

@@ -97,6 +97,45 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     context.close()
 
 
+CUT = """() => [...document.querySelectorAll("article *")]
+    .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible")
+    .filter(e => !e.closest(".katex, svg, .pf-visually-hidden"))
+    .map(e => [e.getAttribute("aria-label") || e.className, /local/.test(getComputedStyle(e).backgroundAttachment)])"""
+"""What is wider than its box, and whether a shadow at the edge tells so (its cover moves with the content)."""
+LEDGERS = ("Per tensor", "Per layer", "Tensors", "Cost at the default setting")
+DESKTOP = {"width": 1280, "height": 900}
+
+
+@pytest.mark.slow
+def test_ledgers_fit_a_desktop(browser: Browser, address: str, kb: KnowledgeBase) -> None:
+    """No column of a ledger is cut off on any method's page, and what else is wider than its box shows it."""
+    context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
+    page, wrong, counted = context.new_page(), {}, 0
+    for method in kb:
+        page.goto(f"{address}methods/{method}.html")
+        expect(page.locator(".pf-calc__out").first).not_to_be_empty()
+        counted += page.get_by_role("region", name="Per tensor").count()
+        if found := [name for name, shown in page.evaluate(CUT) if name in LEDGERS or not shown]:
+            wrong[method] = found
+    context.close()
+    assert counted > len(kb) / 2
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_what_is_wider_than_its_box_shows_it(browser: Browser, address: str, viewport: Any) -> None:
+    context = browser.new_context(viewport=viewport)
+    page, found = context.new_page(), {}
+    for path in (*KINDS, "contribute.html", "matrix.html", "methods/mad_x.html", "methods/osf.html"):
+        page.goto(address + path)
+        found[path] = page.evaluate(CUT)
+    context.close()
+    assert found["methods/osf.html"]
+    assert {path: [name for name, shown in cut if not shown] for path, cut in found.items()} == {p: [] for p in found}
+    if viewport == DESKTOP:
+        assert found["contribute.html"] == []
+
+
 def test_the_head_of_a_page_fits_every_width(page: Page, address: str) -> None:
     page.goto(address + "about.html")
     for width in range(320, 1500, 20):

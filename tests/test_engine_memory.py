@@ -117,6 +117,23 @@ def test_most_questions_have_an_answer(kb: KnowledgeBase, engine: MiniRacer) -> 
         assert "peak" in differential(kb, engine, method, "llama_2_7b", {}, {"batch": 4, "seq": 512})
 
 
+def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    """Of every family that has some: none, some at each place, and what is taken where the config does not say."""
+    asked = 0
+    for family, config in TINY.items():
+        flow = kb.families[family].dataflow
+        keys = sorted({name for p in flow.dropout.values() for name in p.names}) if flow is not None else []
+        none = dict.fromkeys(keys, 0)
+        for given in [{}, none, *({**none, key: 0.5} for key in keys)] if keys else []:
+            model = {"model_type": family, **config, **given}
+            for attention, checkpointing in itertools.product(ATTENTION, (False, True)):
+                setting = {"batch": 2, "seq": 9, "attention": attention, "checkpointing": checkpointing}
+                for method in ("lora", "full_fine_tuning"):
+                    differential(kb, engine, method, model, {}, setting)
+                    asked += 1
+    assert asked > 300
+
+
 @pytest.mark.parametrize("targets", [["attn.q"], ["attn.o", "mlp.up"], ["mlp.down"], ["attn.*", "mlp.*"]])
 @pytest.mark.parametrize("model", MODELS)
 def test_chosen_targets_are_those_of_python(

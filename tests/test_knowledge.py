@@ -9,6 +9,7 @@ from pathlib import Path
 
 import networkx
 import pytest
+from pydantic import ValidationError
 
 import peftonomy
 from peftonomy import DataError, KnowledgeBase, PeftonomyError, UnknownName, UsageError
@@ -53,17 +54,11 @@ def test_every_claim_is_judged_as_stated(kb: KnowledgeBase) -> None:
     assert all(v.consistent for v in verdicts)
 
 
-def test_a_recalled_number_has_no_verdict(kb: KnowledgeBase) -> None:
+def test_a_number_from_memory_is_no_claim() -> None:
     record = {"id": "a", "quantity": "trained", "model": "bert_base", "reported": "1M", "source": "me2020"}
-    noted = {**record, "note": "Because."}
-    for verdict in ("reproduced", "convention", "contradicted", "unverifiable"):
-        assert Claim.model_validate({**noted, "evidence": "recalled", "verdict": verdict}).verdict is None
-        assert Claim.model_validate({**noted, "evidence": "read", "verdict": verdict}).verdict == verdict
-    assert Claim.model_validate({**record, "evidence": "recalled"}).verdict is None
     assert Claim.model_validate({**record, "evidence": "read"}).verdict == "reproduced"
-    for method in kb.values():
-        for claim in method.entry.claims:
-            assert (claim.verdict is None) == (claim.evidence == "recalled")
+    with pytest.raises(ValidationError, match="evidence"):
+        Claim.model_validate({**record, "evidence": "recalled"})
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,45 @@ def test_parts_and_operations_are_those_of_a_real_step() -> None:
     assert simulated == _simulate.measured(setup)
 
 
+DROPOUT = {
+    family: names
+    for family, found in KB.families.items()
+    if found.dataflow is not None
+    and (names := sorted({name for formula in found.dataflow.dropout.values() for name in formula.names}))
+}
+"""The keys with which the config.json of a family says where there is dropout."""
+SIZES = {
+    "vocab_size": 67, "hidden_size": 64, "n_embd": 64, "d_model": 64, "dim": 64, "embedding_size": 64, "d_kv": 16,
+    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2, "num_decoder_layers": 2, "encoder_layers": 2,
+    "decoder_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "intermediate_size": 128, "n_inner": 128, "d_ff": 128,
+    "hidden_dim": 128, "ffn_dim": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "word_embed_proj_dim": 64,
+    "max_position_embeddings": 128, "n_positions": 128,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", DROPOUT)
+def test_dropout_is_that_of_the_config(family: str) -> None:
+    """What each probability adds to the bytes kept is what it adds to those of a simulated step."""
+    known, keys = KB.families[family].config, DROPOUT[family]
+    sizes = {"model_type": family, **{key: size for key, size in SIZES.items() if key in known}}
+    none = dict.fromkeys(keys, 0.0)
+    of_head = 4 * 4 * 64 * 4  # bytes of some tensors with one token of each sequence, which closed forms leave out
+
+    def kept(config: dict[str, Any]) -> tuple[int, int]:
+        asked: dict[str, Any] = {"batch": 4, "seq": 64, "dtype": "float32", "attention": "eager"}
+        there = simulate(KB, "full_fine_tuning", config, **asked)
+        return KB["full_fine_tuning"].memory(config, **asked).kept, there.kept
+
+    plain = kept(sizes | none)
+    assert plain[0] / plain[1] == pytest.approx(1, abs=0.02)
+    for key in keys:
+        ours, theirs = (more - less for more, less in zip(kept(sizes | none | {key: 0.1}), plain, strict=True))
+        assert ours == pytest.approx(theirs, abs=of_head), key
+        assert abs(theirs) >= 4 * 64 * 64  # a mask, a byte for each number of a state
+
+
 # What is counted
 
 

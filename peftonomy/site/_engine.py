@@ -234,11 +234,12 @@ def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
 
 
 def _dataflow(flow: Dataflow, formulas: Formulas) -> dict[str, Any]:
-    return {
+    found = {
         name: formulas.add(value) if isinstance(value, Formula) else value
         for name, value in flow
         if name != "source"
     }
+    return found | {"dropout": {place: formulas.add(probability) for place, probability in flow.dropout.items()}}
 
 
 def _libraries(site: Site) -> dict[str, str]:

@@ -39,6 +39,7 @@ def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
 def _survey(site: Site) -> str:
     rows = _surveys.experiments(site.kb, site.survey)
     asked = site.settings["survey"]
+    models = {key: task for key, task in asked["models"].items() if key in site.kb.models}
     reference = site.reference(site.survey)
     nodes = [node for node in site.kb.taxonomy.tree if _surveyed(site, node)]
     return site.page(
@@ -50,8 +51,8 @@ def _survey(site: Site) -> str:
         citation=site.cite(site.survey),
         tree=[_branch(site, node) for node in nodes],
         totals=_totals(site, nodes),
-        models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in asked["models"].items()],
-        counted=[_counted(site, site.kb[key], asked["models"]) for key in asked["methods"] if key in site.kb],
+        models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in models.items()],
+        counted=[_counted(site, site.kb[key], models) for key in asked["methods"] if key in site.kb],
         printed=[_shown(site, row) for row in rows],
         verdicts=[(word, n) for word in VERDICTS if (n := sum(r["verdict"] == word for r in rows))],
     )

@@ -251,7 +251,7 @@ class StoredList(Record):
     name: str
     meaning: str
     where: str
-    """The condition, in the language of `peftonomy query`."""
+    """The condition, in the language of `peftonomy methods --where PREDICATE`."""
     model: str | None
     """The model on which costs in the condition are meant."""
     methods: list[str]
@@ -370,8 +370,7 @@ class Experiment(Record):
     num_labels: int | None
     parts: list[Part]
     head_counted: bool
-    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] | None
-    """Null for a printed number that was recalled, not read; `difference` and `agreement` are then null, too."""
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"]
     note: str
     source: str
     computed: int | float | None

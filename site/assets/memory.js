@@ -76,7 +76,8 @@
     step.convolved = has("conv");
     step.image = step.pixels > 0 && !step.frames;
     step.summed = flow.scaled || has("embed.position");
-    step.changed = step.normed || step.summed || flow.dropout.indexOf("embedding") >= 0;
+    step.dropout = Object.keys(flow.dropout).filter(function (place) { return Number(run(flow.dropout[place], model.config)) > 0; });
+    step.changed = step.normed || step.summed || step.dropout.indexOf("embedding") >= 0;
     step.largest = step.linears.reduce(function (n, m) { return Math.max(n, m.d_in * m.d_out); }, 0);
     return step;
   }
@@ -200,7 +201,7 @@
     var all = kept_(), held = total(all.filter(function (e) { return e.held; }), "total"), extras = all.filter(function (e) { return !e.held; });
     var layers = layersFor(step, rows, extras), outside = layers[""][0][0], tableTrained = outside.trained.has("embed.relative") || outside.trained.has("norm.relative");
 
-    function dropped(where) { return flow.dropout.indexOf(where) >= 0; }
+    function dropped(where) { return step.dropout.indexOf(where) >= 0; }
     /* Sequence positions that the method's parts add together. */
     function positions_() {
       return sum(plan.method.parts.map(function (part, i) {
@@ -499,7 +500,7 @@
         found.final += n * d * w;
         found.ends += n * d * w;
       }
-      if (inv.modules.some(function (m) { return m.role === flow.first_token && !m.stack && (m.head || outside.weights.has(m.role)); })) {
+      if (inv.task === "seq_cls" && !dropped("head") && inv.modules.some(function (m) { return m.role === flow.first_token && !m.stack && (m.head || outside.weights.has(m.role)); })) {
         found.final += n * d * w;
         found.ends += n * d * w;
       }

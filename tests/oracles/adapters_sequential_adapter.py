@@ -1,4 +1,4 @@
-"""The sequential adapter, with frozen norms and the nonlinearity of the paper."""
+"""The sequential adapter, with frozen norms and the nonlinearity of the official code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._bottlenecks import parts, place
 
 FAMILIES = ("bert", "roberta", "t5", "gpt2", "llama")
 SETTING = {"train_norms": False}
-ARGUMENTS = {"non_linearity": "gelu"}
+ARGUMENTS = {"non_linearity": "gelu_new"}
 
 
 def tensors(ours: nn.Module) -> dict[str, Tensor]:
