@@ -91,10 +91,10 @@ def level(kb: KnowledgeBase, citation: str) -> Level | None:
     key, _, locator = citation.partition("#")
     if key == "editors" or key not in kb.references:
         return None
-    read = kb.references[key].read
-    if read == "paper" or (read == "code" and (not locator or FILE.search(locator))):
+    source = kb.references[key]
+    if source.opened("paper") or (source.opened("code") and (not locator or FILE.search(locator))):
         return "read"
-    if read == "abstract":
+    if source.opened("abstract"):
         return "read" if locator.startswith(("abstract", "title")) else "unread" if locator else "second_hand"
     return "unread"
 

@@ -528,7 +528,7 @@ def _reference_problems(kb: KnowledgeBase, reference: Any) -> Iterator[Problem]:
             yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
     if not reference.url:
         yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
-    if reference.read not in READ:
+    if any(word.strip() not in READ for word in reference.read.split(",")):
         yield Problem(
             name, reference.line, reference.key, f"read = {reference.read}", f"one of {', '.join(READ)}", "", "bibtex"
         )

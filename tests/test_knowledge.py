@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import peftonomy
 from peftonomy import DataError, KnowledgeBase, PeftonomyError, UnknownName, UsageError
 from peftonomy._bib import Bibliography
 from peftonomy._claims import judge, printed
+from peftonomy._evidence import level
 from peftonomy._query import select
 from peftonomy._schema import Claim
 
@@ -343,3 +345,21 @@ def test_dangling_links_and_cycles(grown: KnowledgeBase) -> None:
     path.write_text(SEVENTEENTH + "includes: [{method: vector_scaling, as: again}]\n")
     found = [str(p) for p in peftonomy.check(peftonomy.load(grown.root), [path])]
     assert any("vector_scaling -> vector_scaling" in p for p in found)
+
+
+def test_a_method_is_as_old_as_its_first_paper(kb: KnowledgeBase) -> None:
+    """The year of an entry is that of its paper on arXiv or in print, whichever was first."""
+    for method in kb.values():
+        key = method.entry.source.partition("#")[0]
+        paper = kb.references.get(key)
+        if paper is not None and re.match(r"\d{4}\.", paper.arxiv):
+            assert method.year == min(2000 + int(paper.arxiv[:2]), int(paper.year)), f"{method.id} cites {key}"
+
+
+def test_nothing_is_read_in_a_source_that_nobody_opened(kb: KnowledgeBase) -> None:
+    for method in kb.values():
+        for claim in method.entry.claims:
+            if claim.evidence == "read":
+                assert level(kb, claim.source) == "read", f"{method.id}: {claim.id} cites {claim.source}"
+        if method.entry.basis is not None and method.entry.basis.on != "second_hand":
+            assert level(kb, method.entry.basis.source) != "unread", f"{method.id} rests on an unread source"
