@@ -520,7 +520,7 @@ class Implementation(Entry):
 class Basis(Entry):
     """What an entry rests on where no vector was recorded from the authors' code."""
 
-    on: Literal["library", "paper", "second_hand"]
+    rests_on: Literal["library", "paper", "second_hand"]
     """A library that we opened and run, the paper that we opened, or a text that describes the method."""
     reason: Line
     """Why there is no vector, for example that the authors published no code."""

@@ -364,5 +364,5 @@ def test_nothing_is_read_in_a_source_that_nobody_opened(kb: KnowledgeBase) -> No
         for claim in method.entry.claims:
             if claim.evidence == "read":
                 assert level(kb, claim.source) == "read", f"{method.id}: {claim.id} cites {claim.source}"
-        if method.entry.basis is not None and method.entry.basis.on != "second_hand":
+        if method.entry.basis is not None and method.entry.basis.rests_on != "second_hand":
             assert level(kb, method.entry.basis.source) != "unread", f"{method.id} rests on an unread source"
