@@ -82,8 +82,12 @@ class Reference:
 
     @property
     def read(self) -> str:
-        """What somebody here opened."""
+        """What somebody here opened: one or several of `READ`, with commas."""
         return self.fields.get("read", "none")
+
+    def opened(self, part: str) -> bool:
+        """Whether somebody here opened this part of it."""
+        return part in [word.strip() for word in self.read.split(",")]
 
     @property
     def citation(self) -> str:

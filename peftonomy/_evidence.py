@@ -91,10 +91,10 @@ def level(kb: KnowledgeBase, citation: str) -> Level | None:
     key, _, locator = citation.partition("#")
     if key == "editors" or key not in kb.references:
         return None
-    read = kb.references[key].read
-    if read == "paper" or (read == "code" and (not locator or FILE.search(locator))):
+    source = kb.references[key]
+    if source.opened("paper") or (source.opened("code") and (not locator or FILE.search(locator))):
         return "read"
-    if read == "abstract":
+    if source.opened("abstract"):
         return "read" if locator.startswith(("abstract", "title")) else "unread" if locator else "second_hand"
     return "unread"
 
@@ -106,7 +106,7 @@ def facts(method: Method) -> list[Fact]:
 
 def tally(found: list[Fact]) -> dict[str, int]:
     """How many facts there are of each level, in the order of `LEVELS`."""
-    counted = Counter(fact.level for fact in found)
+    counted = Counter[str](fact.level for fact in found)
     return {word: counted[word] for word in LEVELS}
 
 
@@ -121,6 +121,7 @@ def _facts(method: Method) -> Iterator[Fact]:
             yield Fact(keys, known, source)
 
     yield from _run_or(("update",), vectors, "outputs", None, libraries, "outputs") or cited(("update",), entry.source)
+    keys: tuple[str | int, ...]
     for name, spec in entry.hyperparameters.items():
         keys = ("hyperparameters", name, "default")
         yield from _run_or(keys, vectors, "defaults", name, (), "") or cited(keys, spec.source)
@@ -156,7 +157,7 @@ def _run_or(
     """The fact as one that is run, by the authors' code or else by a library; nothing where it is not."""
     for vector in vectors:
         held: frozenset[str] = getattr(vector, what)
-        if (held if name is None else any(key.partition("#")[0] == name for key in held)):
+        if held if name is None else any(key.partition("#")[0] == name for key in held):
             return [Fact(keys, "run", vector.origin)]
     found: tuple[str, Implementation]
     for found in libraries:

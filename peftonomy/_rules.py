@@ -311,6 +311,9 @@ def _claims(method: Method) -> Iterator[Finding]:
 SHARE = re.compile(
     r"per ?cent\b|\d ?%|\b(half|third|quarter|fifth|sixth|eighth|tenth|hundredth|thousandth)s? (of (a|an|the|its|all)\b"
     r"|as (many|much)\b)|\b(twice|\w+ times) (as (many|much|large)|more|fewer|less|what)\b"
+    r"|\b(half|twice) the (numbers|parameters|adapters|count|size|cost|price|storage|memory)\b"
+    r"|\b(tens|dozens|hundreds|thousands) of times\b|\borders? of magnitude\b",
+    re.IGNORECASE,
 )
 """Words that say how large one thing is beside another."""
 
@@ -574,7 +577,7 @@ def _reference_problems(kb: KnowledgeBase, reference: Any) -> Iterator[Problem]:
             yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
     if not reference.url:
         yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
-    if reference.read not in READ:
+    if any(word.strip() not in READ for word in reference.read.split(",")):
         yield Problem(
             name, reference.line, reference.key, f"read = {reference.read}", f"one of {', '.join(READ)}", "", "bibtex"
         )

@@ -40,7 +40,7 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
     schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
-    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": "gpt2"}),
+    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
     schema.Relation: ("", {}),
     schema.Pitfall: ("", {}),
     schema.Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),

@@ -389,22 +389,16 @@ class Claim(Entry):
     reported: Stem
     """As printed: `37.7M`, `0.08%`, `20,480`."""
     source: Citation
-    evidence: Literal["read", "second_hand", "recalled"]
-    """Whether somebody here opened the source itself, a page that quotes it, or neither."""
-    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] | None = "reproduced"
-    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs. A
-    recalled number has none, whatever its record says."""
+    evidence: Literal["read", "second_hand"]
+    """Whether somebody here opened the source itself, or a page that quotes it. A number that is known from memory
+    alone is no claim."""
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] = "reproduced"
+    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs."""
     note: Line | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unread(cls, record: Any) -> Any:
-        recalled = isinstance(record, dict) and record.get("evidence") == "recalled"
-        return {**record, "verdict": None} if recalled else record
 
     @model_validator(mode="after")
     def _explained(self) -> Self:
-        if self.verdict not in ("reproduced", None) and not self.note:
+        if self.verdict != "reproduced" and not self.note:
             raise ValueError(f"a verdict of {self.verdict} needs a note that says why")
         return self
 
@@ -526,7 +520,7 @@ class Implementation(Entry):
 class Basis(Entry):
     """What an entry rests on where no vector was recorded from the authors' code."""
 
-    on: Literal["library", "paper", "second_hand"]
+    rests_on: Literal["library", "paper", "second_hand"]
     """A library that we opened and run, the paper that we opened, or a text that describes the method."""
     reason: Line
     """Why there is no vector, for example that the authors published no code."""

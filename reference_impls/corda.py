@@ -69,7 +69,7 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
     """Start all factors from the inputs of the losses' forward passes: one sample each, 256 in the authors' script."""
     pairs = list(kit.at_sites(model, "corda", CorDA))
     moments: dict[nn.Module, Tensor] = {}
-    samples = dict.fromkeys((site.module for site, _ in pairs), 0)
+    samples: dict[nn.Module, int] = {site.module: 0 for site, _ in pairs}
 
     def see(host: nn.Module, x: Tensor) -> None:
         x = x / x.max().abs()

@@ -29,7 +29,7 @@ class Space(nn.Module):
         super().__init__()
         self.v = nn.Parameter(torch.zeros(size))
         self.scale_outside = nn.Parameter(torch.ones(1))
-        self.register_buffer("seed", torch.randint(2**62, (1,)))
+        self.register_buffer("seed", torch.randint(2**32, (1,)))
 
 
 class Layer(nn.Module):

@@ -36,3 +36,13 @@ def apply(model: nn.Module, *, prompt_length: int = 100, name: str = "prompt_tun
     prompt = Prompt(kit.inventory(model).dims["d_embed"], prompt_length=prompt_length)
     kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors: what enters the first layer."""
+    entered: list[Tensor] = []
+    first = kit.blocks(model, "layer")[0].module
+    handle = first.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    model(inputs_embeds=inputs["x"])
+    handle.remove()
+    return entered[0]

@@ -134,7 +134,8 @@ def _doubles(
         if inside or weight.role in ENDS:
             path, _, suffix = weight.name.rpartition(".")
             key = names[id(weight.value)]
-            doubles[key] = nn.ParameterDict({"M" if inside else "M_ends": fresh[key]})
+            name_here = "M" if inside else "M_positions" if weight.role == "embed.position" else "M_norms"
+            doubles[key] = nn.ParameterDict({name_here: fresh[key]})
             kit.attach(model.get_submodule(path), f"{name}.{suffix}", doubles[key])
     return doubles
 

@@ -11,6 +11,7 @@ prompt tuning, of which this is a start. The source prompts are needed only for 
 mean over all pairs of vectors. The official code has the start only, from a prompt's file.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -50,3 +51,9 @@ def similarity(a: Tensor, b: Tensor, *, per_token: bool = False) -> float:
 def nearest(target: Tensor, sources: Mapping[str, Tensor], *, per_token: bool = False) -> Sequence[str]:
     """The names of the source tasks, the most similar first."""
     return sorted(sources, key=lambda task: -similarity(target, sources[task], per_token=per_token))
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone on recorded inputs; for the golden vectors: what enters the first layer."""
+    begun = start(copy.deepcopy(model), inputs["source"])
+    return {"output": prompt_tuning.probe(model, inputs), "started": prompt_tuning.probe(begun, inputs)}

@@ -66,8 +66,11 @@ class Experts(nn.Module):
     def __init__(self, router: Router, site: kit.Site, *, n_experts: int, r: int, alpha: float, place: int):
         super().__init__()
         vars(self)["router"] = router
-        self.A = nn.Parameter(torch.randn(n_experts, r, site.d_in) * site.d_in**-0.5, requires_grad=False)
-        self.B = nn.Parameter(torch.randn(n_experts, site.d_out, r) * r**-0.5, requires_grad=False)
+        # until `load` brings the given experts, numbers that are the same for every seed stand in for them
+        given = torch.Generator().manual_seed(0)
+        a = torch.randn(n_experts, r, site.d_in, generator=given) * site.d_in**-0.5
+        b = torch.randn(n_experts, site.d_out, r, generator=given) * r**-0.5
+        self.A, self.B = nn.Parameter(a, requires_grad=False), nn.Parameter(b, requires_grad=False)
         self.scale, self.place = alpha / r, place
         self.reads = "encoder" if site.role in ("xattn.k", "xattn.v") or site.stack == "encoder" else "decoder"
 

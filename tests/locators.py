@@ -60,7 +60,13 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
 
 
 def is_code(kb: KnowledgeBase, key: str) -> bool:
-    return key in INSTALLED or bool(commit_of(kb, key))
+    """Whether locators name files of code, and not rows of a table that stands in `tests/data`."""
+    return key in INSTALLED or (bool(commit_of(kb, key)) and not table(key).exists())
+
+
+def table(key: str) -> Path:
+    """The table of a record whose locators name its rows."""
+    return ROOT / "tests" / "data" / f"{key}.tsv"
 
 
 def commit_of(kb: KnowledgeBase, key: str) -> str:

@@ -54,6 +54,14 @@ def test_every_cited_file_symbol_and_default_was_found(kb: KnowledgeBase, lock: 
     assert len(missing(wrong, lock)) == 2
 
 
+def test_every_cited_row_of_a_table_is_there(kb: KnowledgeBase) -> None:
+    cited = {tuple(text.partition("#")[::2]) for method in kb.values() for _, text in method.entry.citations()}
+    found = [(key, row) for key, row in cited if row and locators.table(key).exists()]
+    assert found
+    rows = {key: locators.table(key).read_text(encoding="utf-8") for key, _ in found}
+    assert [(key, row) for key, row in found if f"\n{row}\t" not in rows[key]] == []
+
+
 def installed(key: str) -> tuple[Path, str]:
     """The folder and the version of the installed library of a record."""
     package = INSTALLED[key]

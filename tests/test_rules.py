@@ -67,6 +67,32 @@ def test_each_rule_has_a_name_a_sentence_and_its_examples(kb: KnowledgeBase) -> 
     assert all(r.sentence.endswith(".") for r in RULES)
 
 
+SHARE = 'text: "{text}", quantity: trained / backbone, between: [{between}], model: gpt2, targets: [attn.qkv]'
+
+
+@pytest.mark.parametrize(
+    ("prose", "item", "found", "expected"),
+    [
+        ("About a thousandth of the model.", "", "thousandth of the", "computes it or names its source"),
+        ("Half of the model.", "", "Half of the", "computes it or names its source"),
+        ("It is 0.015% of the model.", SHARE.format(text="half of it", between="0, 1"), "half of it", "words of"),
+        ("It is 0.015% of it.", SHARE.format(text="0.015%", between="0.02, 0.04"), "0.02 to 0.04", "which we count"),
+    ],
+    ids=["uncomputed", "capital", "text", "between"],
+)
+def test_a_share_is_computed(fresh: KnowledgeBase, prose: str, item: str, found: str, expected: str) -> None:
+    rule = next(r for r in RULES if r.name == "shares")
+    fragment = f"description: {prose}\nshares: [{f'{{{item}}}' if item else ''}]"
+    lines = [str(p) for p in problems(fresh, rule, fragment)]
+    assert any(found in line.split("; expected")[0] and expected in line for line in lines), lines
+
+
+def test_a_share_as_counted_is_no_problem(fresh: KnowledgeBase) -> None:
+    rule = next(r for r in RULES if r.name == "shares")
+    item = SHARE.format(text="0.015%", between="0.0001, 0.0002")
+    assert problems(fresh, rule, f"description: It is 0.015% of it.\nshares: [{{{item}}}]") == []
+
+
 def test_what_a_family_and_a_model_name_must_exist(tmp_path: Path, root: Path) -> None:
     for folder in ("taxonomy", "methods", "backbones"):
         shutil.copytree(root / folder, tmp_path / folder)

@@ -84,7 +84,7 @@ def differing(held: Draws, start: Start) -> Iterator[str]:
     """How the draws differ from a start. At most one answer."""
     placed = [(place, drawn) for place, drawn in held.places if drawn]
     laws = [start.at(place.known) for place, _ in placed]
-    for check in (_exactly, partial(_as_computed, held.own), _as_drawn, _orthogonal, _random):
+    for check in (_exactly, partial(_as_computed, held.own), partial(_as_drawn, start), _orthogonal, _random):
         problem = check(placed, laws)
         if problem:
             yield problem
@@ -139,8 +139,11 @@ def _copied(place: Place, draw: Tensor, own: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _as_drawn(placed: Placed, laws: Sequence[Distribution]) -> str:
-    """What is drawn differs from seed to seed, and no plain distribution describes it."""
+def _as_drawn(start: Start, placed: Placed, laws: Sequence[Distribution]) -> str:
+    """What is drawn differs from seed to seed, and no plain distribution describes it.
+
+    Words that name the distribution hide nothing: its numbers may come from the backbone, which no formula knows.
+    """
     mine = [drawn for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "drawn"]
     if not mine:
         return ""
@@ -148,17 +151,24 @@ def _as_drawn(placed: Placed, laws: Sequence[Distribution]) -> str:
         return "is the same for every seed"
     z = torch.cat([((d := torch.stack(drawn)) - d.mean()).flatten() / d.std().clamp_min(1e-30) for drawn in mine])
     alone = all(map(_independent, (drawn[0] for drawn in mine)))
+    kurtosis, furthest = (z**4).mean().item() - 3, z.abs().max().item()
+    if len(z) >= ENOUGH and alone and abs(kurtosis + 1.2) < 0.25 and furthest < 1.3 * math.sqrt(3):
+        return "" if _named(start) else "looks uniform"
     if len(z) >= 2 * ENOUGH and alone:
-        kurtosis, furthest = (z**4).mean().item() - 3, z.abs().max().item()
         if all(_orthonormal(draw) for drawn in mine for draw in drawn):
             return "is orthogonal"
-        if abs(kurtosis + 1.2) < 0.25 and furthest < 1.3 * math.sqrt(3):
-            return "looks uniform"
+        if _named(start):
+            return ""
         if abs(kurtosis) < 0.3 and abs((z**3).mean().item()) < 0.3:
             return "looks normal"
         if abs(kurtosis + 0.63) < 0.2 and furthest < 2.5:
             return "looks like a normal distribution cut at two standard deviations"
     return ""
+
+
+def _named(start: Start) -> bool:
+    """Whether the words of a start, or of one of its branches, name a distribution."""
+    return "uniform" in start.prose or "normal" in start.prose or any(map(_named, start.branches))
 
 
 def _orthonormal(draw: Tensor, gain: float | None = None) -> bool:
@@ -209,16 +219,16 @@ def _random(placed: Placed, laws: Sequence[Distribution]) -> str:
     if all(torch.equal(draw, drawn[0]) for drawn, _ in mine for draw in drawn):
         return "is the same for every seed"
     z = torch.cat([(torch.stack(drawn).flatten() - law.mean) / law.std for drawn, law in mine])
-    n, kurtosis = len(z), {law.kurtosis for _, law in mine}
+    n, known = len(z), {law.kurtosis for _, law in mine}
+    kurtosis = known.pop() if len(known) == 1 else None
     if abs(z.mean().item()) > SIGMAS / math.sqrt(n):
         return f"mean off by {z.mean().item():.3g} standard deviations"
-    expected = min(kurtosis) if len(kurtosis) == 1 and None not in kurtosis else 0.0
-    assert expected is not None
+    expected = 0.0 if kurtosis is None else kurtosis
     share = SIGMAS * math.sqrt((max(expected, -1.9) + 2) / 4 / n)
     spread = z.pow(2).mean().sqrt().item()
     if abs(spread - 1) > share + 1e-6:
         return f"standard deviation {spread:.3g} times the declared one"
     found = z.pow(4).mean().item() / spread**4 - 3
-    if len(kurtosis) == 1 and None not in kurtosis and n >= ENOUGH and abs(found - expected) > 0.6:
+    if kurtosis is not None and n >= ENOUGH and abs(found - expected) > 0.6:
         return f"kurtosis {found:.2f}, {expected:.2f} declared"
     return ""

@@ -23,7 +23,7 @@ from . import checks, golden, tiny
 from .initial import starts
 from .trial import KB, Trial, trials, with_module
 
-__all__ = ["Case", "Result", "cases", "implementation", "junit", "run"]
+__all__ = ["KB", "Case", "Result", "cases", "implementation", "junit", "run"]
 
 OPTIONAL = ("merge", "calibrate", "finish", "pack", "unpack", "probe", "NAMES")
 """What an implementation may have besides `apply`."""

@@ -130,7 +130,7 @@ def _evidence(site: Site, method: Method, known: list[Fact]) -> View:
     return {
         "counts": [(word, n) for word, n in tally(known).items() if n], "total": len(known),
         "origins": list(dict.fromkeys(v.origin for v in vectors)), "libraries": libraries,
-        "reason": basis.reason if basis else "", "as_in": libraries if basis and basis.on == "library" else [],
+        "reason": basis.reason if basis else "", "as_in": libraries if basis and basis.rests_on == "library" else [],
     }  # fmt: skip
 
 

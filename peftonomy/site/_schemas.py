@@ -370,8 +370,7 @@ class Experiment(Record):
     num_labels: int | None
     parts: list[Part]
     head_counted: bool
-    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] | None
-    """Null for a printed number that was recalled, not read; `difference` and `agreement` are then null, too."""
+    verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"]
     note: str
     source: str
     computed: int | float | None

@@ -52,7 +52,7 @@ def _experiment(method: Method, claim: Claim) -> View:
         return row
     alone = judge(method, claim.model_copy(update={"quantity": Formula.parse("trained")})).value
     row |= {"computed": _plain(found.value), "method_alone": _plain(alone)}
-    if target is None or claim.verdict is None:
+    if target is None:
         return row
     return row | {"agreement": found.agreement, "difference": _plain(found.value - target[0])}
 
