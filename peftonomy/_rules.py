@@ -18,6 +18,7 @@ from ._claims import QUANTITIES, judge, printed, share
 from ._errors import DataError, FormulaError, PeftonomyError, Problem, near
 from ._family import Family
 from ._formula import Formula
+from ._initial import Start
 from ._measure import LOCAL, OF_STEP
 from ._schema import MethodEntry, Tensor
 from ._yaml import dotted, load_yaml
@@ -100,6 +101,8 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     for name, tensor in entry.tensors.items():
         for keys, formula in tensor.formulas():
             yield ("tensors", name, *keys), formula, _known(tensor, keys, own)
+        for formula in Start.parse(tensor.init).formulas():
+            yield ("tensors", name, "init"), formula, _known(tensor, ("init",), own)
     for name, storage in entry.base_storage.items():
         yield ("base_storage", name, "count"), storage.count, everywhere | {"numel"}
     yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere

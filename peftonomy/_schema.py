@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from pydantic import (
 
 from ._errors import DataError, FormulaError, Problem, near
 from ._formula import FUNCTIONS, Formula
+from ._initial import Start
 from ._yaml import Document, dotted
 
 __all__ = [
@@ -46,8 +48,9 @@ def _formula(value: Any) -> Formula:
         raise ValueError(f"column {error.column}: {error.message}") from None
 
 
-def _text_list(value: Any) -> Any:
-    return value
+def _start(text: str) -> str:
+    Start.parse(text)
+    return text
 
 
 FormulaField = Annotated[
@@ -191,7 +194,9 @@ class Tensor(Entry):
     """How many such tensors there are at each place."""
     requires: FormulaField | None = None
     """What must hold at each place, for example `d_in % n == 0`."""
-    init: Line
+    init: Annotated[Line, AfterValidator(_start)]
+    """How it starts, in the language of `_initial`: `zeros`, `normal(0.02)`, `uniform(1 / sqrt(d_in))`,
+    `computed: ...`, `drawn: ...`. A test draws it."""
     trained: bool | FormulaField | Moved
     """Whether the optimiser updates it; or how many entries it moves, at each place or `{across: ...}` all."""
     stored: Annotated[list[Stored], BeforeValidator(_stored)]
@@ -313,8 +318,9 @@ class Kept(Entry):
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""
         return Tensor(
-            per=self.per, roles=self.roles, where=self.where, when=self.when, count=self.count, init="activations",
-            trained=False, stored=[Stored.model_validate({"as": "none"})], served="absent",
+            per=self.per, roles=self.roles, where=self.where, when=self.when, count=self.count,
+            init="computed: activations", trained=False, stored=[Stored.model_validate({"as": "none"})],
+            served="absent",
         )  # fmt: skip
 
 

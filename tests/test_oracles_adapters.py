@@ -196,3 +196,8 @@ def test_same_outputs(method: str, family: str) -> None:
         theirs = theirs[tiny.batch(family)["attention_mask"].bool()]
     assert (mine - theirs).abs().max() < tiny.TOLERANCE
     assert (mine - plain).abs().max() > 0.01, "the comparison would not notice a method that does nothing"
+
+
+def test_entries_name_what_is_compared() -> None:
+    assert {m for m, found in LIBRARY.items() if "outputs" in found.checked} == set(ORACLES)
+    assert [m for m, found in LIBRARY.items() if "counts" in found.checked] == COUNTED

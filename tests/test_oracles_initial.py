@@ -76,6 +76,8 @@ def marked(trial: Trial) -> dict[str, tuple[str, Tensor]]:
 def test_peft_starts_as_declared(method: str) -> None:
     trial = trial_of(method)
     where = marked(trial)
+    library = KB[method].entry.implementations["hf_peft"]
+    assert ("start" in library.checked) == bool(where), "`checked` says otherwise"
     if not where:
         pytest.skip("no tensor of peft's holds numbers of ours as they are")
     model = trial.make()
@@ -96,7 +98,7 @@ def test_peft_starts_as_declared(method: str) -> None:
             drawn.append(state[source].double().flatten()[at])
         if seed >= 3 and all(one.size >= initial.WANTED for one in held.values()):
             break
-    deviations = KB[method].entry.implementations["hf_peft"].deviations
-    declared = {row.removeprefix("init ") for d in deviations for row in d.golden if row.startswith("init ")}
+    rows = [row for deviation in library.deviations for row in deviation.golden]
+    declared = {row.removeprefix("init ") for row in rows if row.startswith("init ")}
     found = {tensor: problem for tensor, one in held.items() for problem in initial.differing(one, one.start)}
     assert found.keys() == declared & held.keys(), found

@@ -73,3 +73,10 @@ def test_same_outputs(method: str, family: str) -> None:
         moved = trial.outputs(ours) - trial.outputs(tiny.plain(family))
     assert difference.abs().max() < (1e-3 if single else tiny.TOLERANCE)
     assert moved.abs().max() > 0.01, "the comparison would not notice a method that does nothing"
+
+
+def test_entries_name_what_is_compared() -> None:
+    entries = {m: KB[m].entry.implementations for m in KB.methods}
+    checked = {m: found["hf_peft"] for m, found in entries.items() if "hf_peft" in found}
+    assert [m for m, found in checked.items() if "outputs" in found.checked] == METHODS
+    assert [m for m, found in checked.items() if ("counts" in found.checked) != bool(found.type)] == []
