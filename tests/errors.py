@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import random
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from peftonomy.conformance.golden import Vector, vectors
+from peftonomy.conformance.golden import Vector, compare, vectors
 from peftonomy.conformance.suite import compared
 from peftonomy.conformance.trial import KB
 
@@ -101,18 +102,45 @@ def _text(node: ast.BinOp) -> bool:
                for s in sides)  # fmt: skip
 
 
+@functools.cache
+def lines(method: str) -> frozenset[int]:
+    """The lines of the module that its vectors run."""
+    path, seen = str(ROOT / "reference_impls" / f"{method}.py"), set[int]()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != path:
+            return None
+        seen.add(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for vector in vectors_of(method):
+            compare(vector, seeds=2)
+    finally:
+        sys.settrace(before)
+    return frozenset(seen)
+
+
 def errors(method: str) -> Iterator[Error]:
-    """Every error that can be put into the module of a method."""
+    """Every error that can be put into the lines of a module that its vectors run."""
     tree = ast.parse((ROOT / "reference_impls" / f"{method}.py").read_text(encoding="utf-8"))
     for kind in KINDS:
         change = _Change(kind, defaults=recorded_defaults(method))
         change.visit(copy.deepcopy(tree))
-        yield from (Error(method, kind, number, line) for number, line in enumerate(change.lines))
+        for number, line in enumerate(change.lines):
+            if kind == "default" or line in lines(method):
+                yield Error(method, kind, number, line)
+
+
+@functools.cache
+def vectors_of(method: str) -> list[Vector]:
+    return [vector for path in vectors(ROOT).values() if (vector := Vector.load(path)).method == method]
 
 
 def recorded_defaults(method: str) -> frozenset[str]:
-    found = (Vector.load(path) for path in vectors(ROOT).values())
-    return frozenset(name for vector in found if vector.method == method for name in vector.defaults)
+    return frozenset(name for vector in vectors_of(method) for name in vector.defaults)
 
 
 def broken(error: Error) -> ModuleType:
@@ -132,14 +160,12 @@ def broken(error: Error) -> ModuleType:
 
 def notices(error: Error) -> bool:
     """Whether some vector of the method fails."""
-    for path in vectors(ROOT).values():
-        vector = Vector.load(path)
-        if vector.method != error.method:
-            continue
+    module = broken(error)
+    for vector in vectors_of(error.method):
         deviations = KB[vector.method].entry.implementations[vector.implementation].deviations
         apart = {row for deviation in deviations for row in deviation.golden}
         try:
-            if compared(vector, broken(error), apart):
+            if compared(vector, module, apart):
                 return True
         except Exception:
             return True
