@@ -8,7 +8,7 @@ from torch import nn
 
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
-from reference_impls import adapterfusion, adaptersoup
+from reference_impls import adapterfusion, pfeiffer_adapter
 from reference_impls._blocks import Bottleneck
 
 pytestmark = pytest.mark.torch
@@ -18,7 +18,7 @@ FAMILY = "bert"
 def source(seed: int) -> nn.Module:
     """A model with an adapter of some task, far from its start."""
     torch.manual_seed(seed)
-    model = adaptersoup.apply(tiny.model(FAMILY), bottleneck=6)
+    model = pfeiffer_adapter.apply(tiny.model(FAMILY), bottleneck=6)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.4)
@@ -49,8 +49,8 @@ def test_it_starts_near_the_mean_of_the_adapters() -> None:
     adapters = [next(m for m in s.modules() if isinstance(m, Bottleneck)) for s in sources]
     h = torch.randn(5, 12, dtype=torch.float64)
     mean = torch.stack([a.delta(h) for a in adapters]).mean(0)
-    assert torch.allclose(fusion.after(h, h) - h, mean, atol=0.05 * mean.abs().max().item())
-    assert not torch.allclose(fusion.after(h, h) - h, adapters[0].delta(h), atol=0.05 * mean.abs().max().item())
+    assert torch.allclose(fusion.delta(h), mean, atol=0.05 * mean.abs().max().item())
+    assert not torch.allclose(fusion.delta(h), adapters[0].delta(h), atol=0.05 * mean.abs().max().item())
 
 
 def test_the_attention_over_adapters_by_hand() -> None:
@@ -61,18 +61,18 @@ def test_the_attention_over_adapters_by_hand() -> None:
     h = torch.randn(12, dtype=torch.float64)
     z = [next(m for m in s.modules() if isinstance(m, Bottleneck)).delta(h) for s in sources]
     shares = torch.stack([(fusion.Q @ h + fusion.q) @ (fusion.K @ each + fusion.k) for each in z]).softmax(0)
-    wanted = h + sum(share * (fusion.V @ each) for share, each in zip(shares, z, strict=True))
-    assert torch.allclose(fusion.after(h, h), wanted)
+    wanted = sum(share * (fusion.V @ each) for share, each in zip(shares, z, strict=True))
+    assert torch.allclose(fusion.delta(h), wanted)
 
 
 def test_the_key_bias_cancels_and_the_query_bias_does_not() -> None:
     fusion = fusions(fused([source(seed) for seed in range(3)]))[0]
     h = torch.randn(5, 12, dtype=torch.float64)
-    before = fusion.after(h, h)
+    before = fusion.delta(h)
     fusion.k.data.normal_(std=2.0)
-    assert torch.allclose(fusion.after(h, h), before)
+    assert torch.allclose(fusion.delta(h), before)
     fusion.q.data.normal_(std=2.0)
-    assert not torch.allclose(fusion.after(h, h), before)
+    assert not torch.allclose(fusion.delta(h), before)
 
 
 def test_the_second_stage_finds_the_adapter_that_the_task_needs_and_leaves_all_as_they_were() -> None:
@@ -95,7 +95,7 @@ def test_the_second_stage_finds_the_adapter_that_the_task_needs_and_leaves_all_a
     with torch.no_grad():
         shares = torch.stack([f.weights(h, f.outputs(h)).mean(0) for f in fusions(model)]).mean(0)
     assert shares.argmax() == 2
-    assert shares[2] > 0.4
+    assert shares[2] > 0.3          # on states that it never saw
 
 
 def test_the_regulariser_is_zero_at_the_identity_alone() -> None:

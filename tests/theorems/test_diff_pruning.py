@@ -25,7 +25,7 @@ def gate(alpha: float, *, structured: bool = False, low: float = -1.5, high: flo
 def test_a_drawn_gate_is_open_with_the_chance_that_is_penalised(alpha: float, low: float, high: float) -> None:
     torch.manual_seed(0)
     one = gate(alpha, low=low, high=high)
-    z = one.z(one.alpha)
+    z = one.z("alpha", one.alpha)
     chance = one.open()[0, 0].item()
     error = (chance * (1 - chance) / z.numel()) ** 0.5
     assert abs((z > 0).double().mean().item() - chance) < 4 * error

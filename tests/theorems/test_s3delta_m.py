@@ -79,10 +79,10 @@ def test_the_search_finds_where_a_task_changed_the_model() -> None:
         model = applied("llama", 0.04)
         structure = s3delta_m.alphas(model)
         modules = [p for p in model.parameters() if p.requires_grad and all(p is not a for a in structure)]
-        slow, fast = torch.optim.Adam(modules, lr=0.03), torch.optim.Adam(structure, lr=0.1)
+        slow, fast = torch.optim.Adam(modules, lr=0.03), torch.optim.Adam(structure, lr=0.03)
         rows = torch.arange(len(target)) % 2 == 0
         model.train()
-        for step in range(120):
+        for step in range(300):
             optimiser, half = (fast, ~rows) if step % 2 else (slow, rows)
             slow.zero_grad()
             fast.zero_grad()

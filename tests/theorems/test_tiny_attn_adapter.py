@@ -41,7 +41,7 @@ def test_it_computes_what_torchs_attention_module_computes() -> None:
     normed = nn.functional.layer_norm(h, (10,), mine.gain, mine.shift)
     q, k, v = (normed @ mine.W_in.T + mine.b_in).split(3, dim=-1)
     wanted = h + theirs(q, k, v)[0] @ mine.W_out.T + mine.b_out
-    assert torch.allclose(mine.after(h, h), wanted)
+    assert torch.allclose(mine.add(h, h), wanted)
 
 
 def changed_positions(model: nn.Module, mask: Tensor | None = None) -> list[bool]:
@@ -53,7 +53,7 @@ def changed_positions(model: nn.Module, mask: Tensor | None = None) -> list[bool
     results = []
     for states in (h, other):
         first.mask = mask
-        results.append(first.after(states, states) - states)
+        results.append(first.add(states, states) - states)
     return [not torch.allclose(a, b) for a, b in zip(results[0][0], results[1][0], strict=True)]
 
 
