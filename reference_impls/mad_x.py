@@ -24,8 +24,6 @@ from torch.nn.functional import linear
 from . import _kit as kit
 from .pfeiffer_adapter import Placed
 
-Activation = Callable[[Tensor], Tensor]
-
 
 def two_layers(d_in: int, width: int, d_out: int) -> nn.Sequential:
     """A bottleneck with AdapterHub's start: normal with deviation 0.02, biases zero."""
@@ -65,9 +63,9 @@ class Coupling(nn.Module):
 class Stack(Placed):
     """A language adapter (`L`) and, in the second phase, a task adapter (`T`) on it."""
 
-    def __init__(self, d: int, widths: dict[str, int], *, frozen: str, activation: Activation):
+    def __init__(self, d: int, widths: dict[str, int], *, frozen: str):
         super().__init__()
-        self.kinds, self.activation = list(widths), activation
+        self.kinds = list(widths)
         for kind, width in widths.items():
             start: dict[str, Callable[..., Tensor]] = {"W": torch.randn, "b": torch.zeros}
             shapes = {"W_down": (width, d), "b_down": (width,), "W_up": (d, width), "b_up": (d,)}
@@ -78,7 +76,7 @@ class Stack(Placed):
     def change(self, kind: str, h: Tensor) -> Tensor:
         """What one of the adapters adds."""
         down, b, up, c = (self.get_parameter(f"{kind}_{n}") for n in ("W_down", "b_down", "W_up", "b_up"))
-        return linear(self.activation(linear(h, down, b)), up, c)   # (..., d) -> (..., width) -> (..., d)
+        return linear(torch.relu(linear(h, down, b)), up, c)   # (..., d) -> (..., width) -> (..., d)
 
     def behind(self, y: Tensor) -> Tensor:
         for kind in self.kinds:
@@ -98,22 +96,11 @@ def apply(
     invertible_width: int, phase: str = "task", name: str = "mad_x",
 ) -> nn.Module:
     """Freeze the model and put in what one phase needs; only that phase's part is trained."""
-    return build(
-        model, torch.relu, language_bottleneck=language_bottleneck, task_bottleneck=task_bottleneck,
-        invertible=invertible, invertible_width=invertible_width, phase=phase, name=name,
-    )  # fmt: skip
-
-
-def build(
-    model: nn.Module, activation: Activation, *, language_bottleneck: int, task_bottleneck: int, invertible: bool,
-    invertible_width: int, phase: str, name: str,
-) -> nn.Module:
-    """Do what `apply` does, with this activation in the adapters."""
     kit.freeze(model)
     widths = {"L": language_bottleneck} | ({"T": task_bottleneck} if phase == "task" else {})
     frozen = "L" if phase == "task" else ""
     for layer in kit.blocks(model, "layer"):
-        child = Stack(layer.dims["d_model"], widths, frozen=frozen, activation=activation)
+        child = Stack(layer.dims["d_model"], widths, frozen=frozen)
         kit.attach(layer.module, name, child).append(child.act(model, layer.module, layer.sites["mlp.down"].path))
     if invertible:
         coupling = Coupling(kit.inventory(model).dims["d_embed"], width=invertible_width)

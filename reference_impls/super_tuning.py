@@ -1,4 +1,4 @@
-"""Super-tuning: training the largest weights (anonymous2025supra; hf_peft, SupertuningConfig).
+"""Super-tuning: training the largest weights (ilin2025supra; hf_peft, SupertuningConfig).
 
     h = (W_0 + S) x,    S zero but at the floor((1 - sparsity) d_in d_out) entries of W_0 of largest magnitude
 
