@@ -35,7 +35,7 @@ PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", ROOT / ".venv-adapters/bin/pytho
 LIBRARY = {m: KB[m].entry.implementations["adapters"] for m in KB.methods if "adapters" in KB[m].entry.implementations}
 UNIONS = [method for method, library in LIBRARY.items() if library.unites]
 """Configurations of configurations."""
-AS_LORA = ("dora",)
+AS_LORA = ("dora", "mtl_lora")
 """Whose entries have other default targets than the library, which takes LoRA's."""
 COUNTED = [method for method, library in LIBRARY.items() if library.type or method in UNIONS]
 ORACLES = {path.stem.removeprefix("adapters_"): importlib.import_module(f"tests.oracles.{path.stem}")
