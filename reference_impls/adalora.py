@@ -5,9 +5,11 @@
 
 Trained: P (d_out, r), Lambda (r), Q (r, d_in) beside every targeted weight. A training loop adds gamma *
 `penalty(model)` to its loss and calls `allocate(model, budget(...))` after each optimiser step: of all triplets
-(Lambda_k, P_k, Q_k) in the model, the least important lose their Lambda_k, and may win it back. `finish` cuts
-down to target_r triplets per weight on average. At inference the product is added to W_0. As in the authors'
-code the scale keeps the initial r, and a small number is added to it; peft's names are lora_B, lora_E, lora_A.
+(Lambda_k, P_k, Q_k) in the model, the least important lose their Lambda_k, and may win it back. In the last `cooldown`
+steps it calls `allocate` with observe=False, so that the choice stays as it is. `finish` cuts down to target_r
+triplets per weight on average. The authors score in every step, and prune in every `mask_interval`-th only. At
+inference the product is added to W_0. As in the authors' code the scale keeps the initial r, and a small number is
+added to it; peft's names are lora_B, lora_E, lora_A.
 """
 
 import copy
@@ -73,10 +75,15 @@ def budget(step: int, *, initial: int, final: int, total: int, warmup: int, cool
 
 
 @torch.no_grad()
-def allocate(model: nn.Module, budget: int, *, beta1: float = 0.85, beta2: float = 0.85) -> list[Tensor]:
-    """Zero the Lambda of all but the `budget` most important triplets. Returns who stays, per weight (r,)."""
+def allocate(
+    model: nn.Module, budget: int, *, beta1: float = 0.85, beta2: float = 0.85, observe: bool = True
+) -> list[Tensor]:
+    """Zero the Lambda of all but the `budget` most important triplets. Returns the masks, per weight (r,).
+
+    With `observe` the scores first take in the present gradients. Without it they stay as they are.
+    """
     children = triplets(model)
-    for child in children:
+    for child in children if observe else ():
         child.observe(beta1, beta2)
     scores = torch.cat([child.importance() for child in children])          # (all triplets,)
     stays = torch.zeros_like(scores, dtype=torch.bool)
@@ -100,9 +107,10 @@ def apply(
 
 @torch.no_grad()
 def finish(model: nn.Module) -> None:
-    """Prune to the final budget, and drop what belongs to the pruned triplets."""
+    """Prune to the final budget by the scores so far, and drop the pruned triplets."""
     children = triplets(model)
-    for child, mask in zip(children, allocate(model, sum(child.target_r for child in children)), strict=True):
+    masks = allocate(model, sum(child.target_r for child in children), observe=False)
+    for child, mask in zip(children, masks, strict=True):
         child.P.data, child.Lambda.data, child.Q.data = child.P[:, mask], child.Lambda[mask], child.Q[mask]
 
 
@@ -125,10 +133,10 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     trial = copy.deepcopy(model)
     [pruned] = triplets(trial)
     kept = scores = torch.zeros(())
-    for step, alive in (1, len(child.Lambda)), (2, child.target_r):
+    for step, alive in (1, len(child.Lambda)), (2, child.target_r), (3, child.target_r):     # the third in the cooldown
         for name, weight in pruned.named_parameters():
             weight.grad = inputs[f"grad_{name}_{step}"]
-        [kept] = allocate(trial, alive)
+        [kept] = allocate(trial, alive, observe=step < 3)
         scores = pruned.importance()
     output = model.get_submodule(site.path)(inputs["x"])
     return {

@@ -1,10 +1,10 @@
-"""Bat: block affine transformation (kang2024miss; code_miss#README.md).
+"""Bat: block affine transformation (kang2024miss; code_bone#llama-demo/boneLinear.py:BoneLinear).
 
     W_oi <- W_oi + W_oi D_o + D_o        W_oi the block of W_0 in row o and column i of blocks, r by r
 
 Trained: D (d_out / r, r, r) beside every targeted weight, zero at the start. At inference nothing is left: the change
-is added to W_0. The authors also have a form where a column of blocks shares a matrix; peft has the one here, as
-MissConfig(init_weights="bat"), and computes the changed weight in each step, as we do.
+is added to W_0. The authors also have a form where a column of blocks shares a matrix. peft has the one here, as
+MissConfig(init_weights="bat"). Like ours, both compute the changed weight in each step.
 """
 
 from typing import cast

@@ -6,6 +6,7 @@ Trained: what stands above the diagonal of every Q_i (b (b - 1) / 2 numbers for 
 targeted weight; with `block_share` all blocks of a weight are one. At inference nothing is left: R goes into W_0.
 OFTv2 turns the input instead of the weight (the same function, as here) and replaces the inverse by a sum of
 powers (`use_cayley_neumann`); QOFT is the same over quantised weights. peft's exact form has the sign of Q reversed.
+The authors' commands also keep every Q within a small distance of zero (COFT); this has no such bound.
 """
 
 import torch

@@ -4,8 +4,8 @@
 
 A small network makes the prompt from embeddings, so that its vectors depend on one another. `encoder="lstm"`: two
 bidirectional layers, `encoder_hidden` = h wide in each direction, and an MLP 2h -> 2h -> d_embed;
-`encoder="mlp"`: an MLP d_embed -> h -> h -> d_embed. Trained: E (prompt_length, d_embed) and the network. At
-inference P (prompt_length, d_embed) remains: `finish` computes it one last time and drops the rest.
+`encoder="mlp"`: an MLP d_embed -> h -> h -> d_embed, as in peft. Trained: E (prompt_length, d_embed) and the
+network. At inference P (prompt_length, d_embed) remains: `finish` computes it one last time and drops the rest.
 
 The official code spreads the vectors over a template, here (as in peft) they all come first; half of it also
 trains the language model. Its h is d_embed / 2, peft's d_embed. For encoder-decoders peft trains twice the

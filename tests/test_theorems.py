@@ -239,9 +239,7 @@ def test_adalora_ends_at_its_budget_and_computes_the_same() -> None:
     model = trained_adalora()
     adalora.allocate(model, 20)
     pruned = tiny.outputs(model, "llama")
-    for child in adalora.triplets(model):       # nothing more to learn from, so that `finish` ranks as we did
-        child.zero_grad()
-    adalora.finish(model)
+    adalora.finish(model)                       # ranks as we did, whatever gradients are left
     kept = [len(child.Lambda) for child in adalora.triplets(model)]
     assert sum(kept) == 2 * len(kept) == 20
     assert len(set(kept)) > 1, "the budget went where it was needed, not everywhere alike"
@@ -271,6 +269,16 @@ def test_adalora_gives_the_budget_to_the_weight_that_needs_it() -> None:
     assert sum(left.values()) == 4
     assert left["model.layers.1.mlp.down_proj"] == max(left.values()) >= 2
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_adalora_keeps_its_choice_in_the_cooldown() -> None:
+    model = trained_adalora()
+    chosen = torch.cat(adalora.allocate(model, 10))
+    for observe in (False, True):
+        for weight in itertools.chain(*(child.parameters() for child in adalora.triplets(model))):
+            weight.data.fill_(1.0)
+            weight.grad = 100 * torch.randn_like(weight)
+        assert torch.equal(torch.cat(adalora.allocate(model, 10, observe=observe)), chosen) is not observe
 
 
 def test_adalora_pruned_triplets_may_come_back() -> None:
