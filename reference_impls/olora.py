@@ -22,7 +22,7 @@ def orthonormal(weight: Tensor, r: int, scale: float) -> tuple[Tensor, Tensor]:
 
 def apply(
     model: nn.Module, *, r: int = 32, alpha: float = 16.0, dropout: float = 0.05,
-    targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
+    targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze what is left of every targeted weight without its part along an orthonormal basis, which is trained."""
     return _informed.apply(model, orthonormal, r=r, alpha=alpha, dropout=dropout, targets=targets, name="olora")

@@ -4,7 +4,7 @@
 
 Vectors stand in front of the embedded input of a frozen model; an encoder-decoder has them in its encoder, as in
 the paper. Trained, and all that remains at inference: P (prompt_length, d_embed), uniform in [-0.5, 0.5] at the
-start (the paper does better with embeddings of words or of the class labels). Inputs are `prompt_length`
+start (the authors' scripts start from embeddings of the class labels and of words instead). Inputs are `prompt_length`
 positions longer.
 
 peft doubles P for encoder-decoders and uses the first half, returns logits for the prompt's positions too, and

@@ -26,7 +26,6 @@ def test_without_injection_deft_is_para() -> None:
     weight = torch.randn(9, 12, dtype=torch.float64)
     para = PaRa(9, r=3).double()
     deft = DEFT(weight, r=3, alpha=6.0, decomposition="qr", dropout=0.0)
-    assert torch.allclose(deft.delta(weight), torch.zeros_like(weight))
     with torch.no_grad():
         deft.P.copy_(para.P)
         deft.R.zero_()
