@@ -99,13 +99,13 @@ def test_from_a_method_to_its_row_of_the_crosswalk(watched: Page, address: str) 
 
 
 def test_a_row_of_the_survey_leads_to_its_method_and_back(watched: Page, address: str) -> None:
-    watched.goto(f"{address}survey.html#mam_adapter-survey_roberta_base")
+    watched.goto(f"{address}survey.html#ia3-survey_t5_base")
     row = watched.locator("tr:target")
-    expect(row).to_contain_text("46.78M")
-    expect(row).to_contain_text("46,783,200")
-    expect(row).to_contain_text("unverified")
-    row.get_by_role("link", name="MAM Adapter").click()
-    expect(watched).to_have_url(re.compile(r"methods/mam_adapter\.html#claims$"))
+    expect(row).to_contain_text("0.07M")
+    expect(row).to_contain_text("129,024")
+    expect(row).to_contain_text("second-hand")
+    row.get_by_role("link", name="(IA)^3").click()
+    expect(watched).to_have_url(re.compile(r"methods/ia3\.html#claims$"))
 
 
 # Pictures.

@@ -55,9 +55,9 @@ def test_facet_years_and_class_narrow_the_picture_and_stay_in_the_address(
     watched.get_by_label("Merges into the weights").select_option("exact")
     merging = {m for m in years if kb[m].entry.properties.merge == "exact"}
     assert kept(watched) == merging
-    watched.get_by_label("Class in a survey").select_option("lialin2023/reparametrization")
-    paths = {m: kb.taxonomy.surveys["lialin2023"].filed(m) for m in merging}
-    filed = {m for m, found in paths.items() if any(path[0].id == "reparametrization" for path in found)}
+    watched.get_by_label("Class in a survey").select_option("han2024/reparameterized")
+    paths = {m: kb.taxonomy.surveys["han2024"].filed(m) for m in merging}
+    filed = {m for m, found in paths.items() if any(path[0].id == "reparameterized" for path in found)}
     assert filed
     assert filed < merging
     assert kept(watched) == filed
@@ -67,7 +67,7 @@ def test_facet_years_and_class_narrow_the_picture_and_stay_in_the_address(
     edges = watched.locator("peft-graph .edge:not(.off)").evaluate_all(ends)
     assert all(a in filed and b in filed for a, b in edges)
     assert parse_qs(urlsplit(watched.url).query) == {
-        "from": ["2022"], "to": ["2023"], "merge": ["exact"], "class": ["lialin2023/reparametrization"],
+        "from": ["2022"], "to": ["2023"], "merge": ["exact"], "class": ["han2024/reparameterized"],
         "type": ["modifies"],
     }  # fmt: skip
     watched.reload()  # the address alone gives the same picture

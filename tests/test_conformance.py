@@ -113,7 +113,7 @@ def test_from_pytest(tmp_path: Path) -> None:
     """The plug-in adds a test for each case; one fails, with its reason and without a traceback."""
     (tmp_path / "test_nothing.py").write_text("", encoding="utf-8")
     (tmp_path / "mine.py").write_text((HERE / "another_lora.py").read_text(encoding="utf-8"), encoding="utf-8")
-    asked = [sys.executable, "-m", "pytest", "-q", "-p", "peftonomy.conformance.plugin", "-p", "no:cacheprovider"]
+    asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]       # the plug-in is installed
     asked += ["--peftonomy", "lora=mine:unfrozen", "-k", "llama"]
     done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

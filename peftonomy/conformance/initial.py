@@ -124,8 +124,10 @@ def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distr
     values = [drawn[0] for drawn, kind, _ in mine if kind == "computed"]
     if values and all(copied for _, kind, copied in mine if kind == "computed"):
         return "is the backbone's own"
-    if values and all((v == v.flatten()[0]).all() for v in values):
-        return f"is constant({values[0].flatten()[0].item():g})"
+    first = [v.flatten()[0] for v in values]
+    alike = any(v.numel() > 1 for v in values) or len(set(map(float, first))) == 1
+    if values and alike and all((v == v.flatten()[0]).all() for v in values):
+        return f"is constant({first[0].item():g})"
     return ""
 
 

@@ -113,9 +113,14 @@ def _shown(site: Site, row: View) -> View:
     return row | {
         "setting": setting, "parts": parts, "computed": count(row["computed"]), "alone": count(row["method_alone"]),
         "difference": _signed(row["difference"]), "agreement": AGREEMENT.get(row["agreement"], ""),
-        "model_name": site.kb.models[row["model"]].name, "cite": site.cite(row["source"]),
+        "model_name": _model(site, row["model"]), "cite": site.cite(row["source"]),
         "same": row["method_alone"] == row["computed"],
     }  # fmt: skip
+
+
+def _model(site: Site, key: str) -> str:
+    """A model's name; its id where this knowledge base lacks it."""
+    return site.kb.models[key].name if key in site.kb.models else key
 
 
 def _set(values: View) -> list[str]:
