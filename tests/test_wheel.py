@@ -91,3 +91,32 @@ def test_what_needs_an_extra_says_so_in_one_line(command: list[str], installed: 
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.torch
+def test_implementations_are_verified_from_the_wheel(wheel: Path, root: Path, tmp_path: Path) -> None:
+    """In another folder, with torch: ours passes, and a wrong one fails with the reason in one line."""
+    run([*PIP, "install", "--no-deps", "--target", str(tmp_path / "library"), str(wheel)], tmp_path)
+    text = (root / "tests" / "data" / "another_lora.py").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path / "library")}
+
+    def verify(*words: str) -> tuple[int, str]:
+        asked = [sys.executable, "-m", "peftonomy", "verify", "lora", "--family", "llama", *words]
+        done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    where = [sys.executable, "-c", "import peftonomy; print(peftonomy.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(tmp_path / "library"))
+    code, printed = verify("--junit", "report.xml")
+    assert code == 0, printed
+    assert "checks passed" in printed
+    assert (tmp_path / "report.xml").read_text(encoding="utf-8").startswith("<?xml")
+    for function, says in (
+        ("wrong_scale", "lora: golden: output: differs"), ("wrong_init", "lora: start: A:"),
+        ("unfrozen", "lora: tensors: not declared, yet there or trained"),
+    ):  # fmt: skip
+        code, printed = verify("--implementation", f"mine:{function}")
+        assert code == 1
+        assert any(line.startswith(says) for line in printed.splitlines()), printed
