@@ -227,7 +227,7 @@ def test_the_same_by_keyboard_on_a_phone(phone: Page, address: str, kb: Knowledg
     press(phone, "Enter")
     root = lineage(kb, "lora")[-1]
     key = kb[root].entry.source.partition("#")[0]
-    phone.wait_for_function("document.activeElement.textContent === 'Copied'")
+    expect(phone.locator(":focus")).to_have_text("Copied")
     assert phone.evaluate("navigator.clipboard.readText()") == kb.references[key].bibtex.strip()
     assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
