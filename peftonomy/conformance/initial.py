@@ -173,13 +173,13 @@ def _named(start: Start) -> bool:
     return "uniform" in start.prose or "normal" in start.prose or any(map(_named, start.branches))
 
 
-def _orthonormal(draw: Tensor, gain: float | None = None) -> bool:
-    """Whether rows or columns, whichever are fewer, are orthogonal and of one length, or of the length of the gain."""
+def _orthonormal(draw: Tensor) -> bool:
+    """Whether rows or columns, whichever are fewer, are orthogonal and of one length."""
     if draw.ndim < 2 or min(draw.shape[-2:]) < 2:
         return False
     wide = draw if draw.shape[-2] <= draw.shape[-1] else draw.transpose(-1, -2)
     gram = wide @ wide.transpose(-1, -2)
-    square = gain**2 if gain is not None else gram.flatten()[0].item()
+    square = gram.flatten()[0].item()
     wanted = square * torch.eye(gram.shape[-1], dtype=gram.dtype)
     return bool((gram - wanted).abs().max() <= 1e-6 * max(1.0, square))
 

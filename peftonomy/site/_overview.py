@@ -16,7 +16,6 @@ __all__ = ["finder", "list_page", "overview_pages"]
 
 WIDE = {"hide": ["toc"]}
 AGREEMENT = {"rounded": "rounds to it", "truncated": "cut off, not rounded", "differs": "another number"}
-VERDICTS = ("reproduced", "convention", "contradicted", "unverifiable")
 Known = dict[str, dict[str, list[str]]]
 """Method -> facet -> its values."""
 
@@ -54,7 +53,6 @@ def _survey(site: Site) -> str:
         models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in models.items()],
         counted=[_counted(site, site.kb[key], models) for key in asked["methods"] if key in site.kb],
         printed=[_shown(site, row) for row in rows],
-        verdicts=[(word, n) for word in VERDICTS if (n := sum(r["verdict"] == word for r in rows))],
     )
 
 
