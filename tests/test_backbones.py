@@ -17,9 +17,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftonomy._backbone import LINEAR, Backbone, Family, Inventory, load_family, load_model, load_roles
-from peftonomy._errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
-from peftonomy._yaml import load_yaml
+from peftonomy.backbones.backbone import Backbone, Inventory, load_model
+from peftonomy.backbones.modules import LINEAR
+from peftonomy.errors import ConfigError, DataError, PeftonomyError, UnknownName, UsageError
+from peftonomy.files.documents import load_yaml
+from peftonomy.schema.family import Family, load_family, load_roles
 from reference_impls import _kit as kit
 from reference_impls import lora
 from tests import families as more
@@ -1034,7 +1036,7 @@ def test_roles_are_explained_in_sentences(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import peftonomy._backbone, sys; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
+    code = "import peftonomy.backbones.backbone, sys; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -16,11 +16,12 @@ import peft
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from peftonomy import KnowledgeBase, _cli
-from peftonomy._backbone import Backbone
-from peftonomy._fit import gpu_bytes, largest
-from peftonomy._memory import PARTS, Setting
-from peftonomy._output import binary_text
+from peftonomy import KnowledgeBase
+from peftonomy.backbones.backbone import Backbone
+from peftonomy.cli import main as _cli
+from peftonomy.files.output import binary_text
+from peftonomy.memory.fit import gpu_bytes, largest
+from peftonomy.memory.model import PARTS, Setting
 
 from .browser_kit import PHONE, watch
 from .test_browser import KINDS as PLAIN_KINDS
@@ -577,7 +578,7 @@ def test_a_gpu_holds_what_fit_says(watched: Page, address: str, kb: KnowledgeBas
     watched.get_by_text("Training step", exact=True).click()
     field(watched, "Length").fill("1024")
     setting, gpu = Setting(1, 1024), gpu_bytes("24GiB")
-    found = {m: largest(kb[m].step("llama_2_7b"), {}, setting, "batch", gpu) for m in ("lora", "ia3")}
+    found = {m: largest(kb[m].on("llama_2_7b").step, {}, setting, "batch", gpu) for m in ("lora", "ia3")}
     for method, fit in found.items():
         row = watched.locator(f"[data-fits={method}]")
         expect(row.locator(".pf-fit").first).to_have_text(f"{fit.value:,}")

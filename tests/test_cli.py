@@ -16,8 +16,9 @@ from typing import NamedTuple
 import pytest
 
 import peftonomy
-from peftonomy import _cli
-from peftonomy._output import write_atomically
+from peftonomy.cli import browse
+from peftonomy.cli import main as _cli
+from peftonomy.files.output import write_atomically
 from tests.answers import ANSWERS
 from tests.trees import small_tree
 
@@ -718,7 +719,7 @@ def test_new_writes_a_skeleton_once(run: Run, tree: Path) -> None:
 def test_a_skeleton_names_every_field_and_is_not_yet_sound(run: Run, tree: Path) -> None:
     run(f"--root {tree} new my_method --category additive.adapter")
     text = (tree / "methods" / "my_method.yaml").read_text()
-    from peftonomy._schema import MethodEntry
+    from peftonomy.schema.method import MethodEntry
 
     for name in MethodEntry.model_fields:
         assert f"\n{name}:" in f"\n{text}" or f"\n# {name}:" in text
@@ -802,7 +803,7 @@ def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_cli, "knowledge", interrupted)
+    monkeypatch.setattr(browse, "knowledge", interrupted)
     result = run("methods")
     assert result.code == 130
     assert (result.out.strip(), result.err.strip()) == ("", "")
@@ -879,7 +880,7 @@ HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", 
 def test_a_cost_query_loads_nothing_heavy() -> None:
     code = f"""
 import sys
-from peftonomy._cli import main
+from peftonomy.cli.main import main
 code = main(["cost", "lora", "--model", "llama_2_7b"])
 print(code, sorted(set({HEAVY!r}) & set(sys.modules)))
 """

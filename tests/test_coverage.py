@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 
 from peftonomy import KnowledgeBase
-from peftonomy._rules import check
 from peftonomy.conformance import tiny, trial
+from peftonomy.knowledge.check import check
 
 from .behaviour.test_behaviour import NOWHERE_TO_ACT, PAIRS
-
-
-def test_every_planned_method_has_its_entry(kb: KnowledgeBase) -> None:
-    assert sorted(kb.planned) == []
 
 
 def test_every_leaf_of_the_tree_has_a_method(kb: KnowledgeBase) -> None:
