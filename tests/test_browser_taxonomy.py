@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase
 
 from .browser_kit import PHONE, built, search, served, watch
-from .test_browser_tools import press, tab_to, violations
+from .test_browser_planner import press, tab_to
+from .test_browser_policy import violations
 from .test_site_names import sharing
 from .trees import small_tree
 
