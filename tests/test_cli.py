@@ -359,7 +359,7 @@ def test_stored_lists(run: Run, kb: peftonomy.KnowledgeBase) -> None:
 
 def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -> None:
     found = {m["id"] for m in json.loads(run("methods --where merge~==~exact~and~year~<=~2021 --json").out)}
-    assert found == {m.id for m in kb.values() if m.entry.properties.merge == "exact" and m.year <= 2021}
+    assert found == {m.id for m in kb.values() if m.merge == "exact" and m.year <= 2021}
     assert "lora" in found
     below = {m["id"] for m in json.loads(run("methods --category reparameterized --json").out)}
     assert below == {m.id for m in kb.values() if m.category.startswith("reparameterized")}

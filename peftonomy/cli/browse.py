@@ -55,9 +55,10 @@ def methods(category: str | None, where: str, model: str | None, stored: str | N
 @json_option
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry."""
-    entry = knowledge()[method].entry
+    found = knowledge()[method]
+    entry = found.entry
     if as_json:
-        return out.print_json(entry.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return out.print_json(found.record())
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
     click.echo(f"{entry.update}\n{entry.where}\n")
     settings = [

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftonomy.costs.plan import Place
-from peftonomy.schema.method import OF_PARAMETERS
+from peftonomy.schema.names import OF_PARAMETERS
 from reference_impls import _kit as kit
 
 STORED = ("values", "indices", "bits", "shared")

@@ -152,7 +152,7 @@ class Site:
         entry = method.entry
         return {
             "id": method.id, "name": method.name, "year": method.year, "summary": entry.summary,
-            "merge": "yes" if entry.properties.merge == "exact" else "no",
+            "merge": "yes" if method.merge == "exact" else "no",
             "example": self.cost(method, self.examples[0]).get("trained", "–"),
         }  # fmt: skip
 
