@@ -109,8 +109,10 @@ class Question:
 
     def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
         """Simulate a training step on fake tensors; plain data. Raises PeftonomyError."""
+        from ..implementations.located import module
+
         try:
-            from reference_impls._simulate import simulate
+            simulate = module("_simulate").simulate
         except ModuleNotFoundError as error:
             raise UsageError(f"--simulate needs {error.name}: install peftonomy[torch]") from None
         if quantized or self.target_modules:
@@ -124,7 +126,8 @@ class Question:
         except (RuntimeError, TypeError, ValueError) as error:  # of torch or of the reference implementation
             why = str(error).partition("\n")[0]
             raise UsageError(f"--simulate failed for {method.id} on {self.model}: {why}") from error
-        return found.to_dict()
+        record: dict[str, Any] = found.to_dict()
+        return record
 
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
         """Find what fits into `gpu` bytes; the method takes the settings that it has. Raises PeftonomyError."""

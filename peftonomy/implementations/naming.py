@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from peftonomy.costs.plan import Place
 from peftonomy.schema.names import OF_PARAMETERS
-from reference_impls import _kit as kit
+
+from .live import kit
 
 STORED = ("values", "indices", "bits", "shared")
 """What a checkpoint holds, in whatever form."""
