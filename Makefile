@@ -39,6 +39,7 @@ check: $(VENV)/dev.stamp lint
 lint: $(VENV)/dev.stamp
 	$(bin)/ruff check
 	$(bin)/mypy
+	$(bin)/lint-imports --no-logo
 
 bench: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python benchmarks/run.py

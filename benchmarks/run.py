@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import peftonomy
-from peftonomy._plan import Plan
-from peftonomy._sweep import sweep_models
+from peftonomy.costs.plan import Plan
+from peftonomy.costs.sweep import sweep_models
 
 METHOD, MODEL, RANK = "lora", "llama_2_7b", 8
 WIDE = "llama_3_2_1b"
@@ -221,7 +221,7 @@ def everything(kb: peftonomy.KnowledgeBase, part: int) -> tuple[int, int, float,
 
     def plan(method: peftonomy.Method, inventory: Any) -> Plan | None:
         try:
-            return Plan(method, inventory)
+            return Plan(method.parts, inventory)
         except peftonomy.UsageError:
             return None
 

@@ -6,15 +6,15 @@
     4194304
 """
 
-from ._adapter import Adapter, Extra, Reported
-from ._backbone import Backbone
-from ._costs import Cost, TensorCost
-from ._errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
-from ._export import Configuration
-from ._formula import Formula
-from ._kb import KnowledgeBase, Method, load
-from ._plan import Place
-from ._rules import check
+from .backbones.backbone import Backbone
+from .costs.cost import Cost, TensorCost
+from .costs.plan import Place
+from .errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
+from .formula import Formula
+from .knowledge.base import KnowledgeBase, Method, load
+from .knowledge.check import check
+from .libraries.adapter import Adapter, Extra, Reported
+from .libraries.export import Configuration
 
 __version__ = "0.1.0"
 

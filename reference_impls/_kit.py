@@ -20,8 +20,8 @@ from torch.utils.hooks import RemovableHandle
 
 import peftonomy
 from peftonomy import Backbone, UsageError
-from peftonomy._backbone import Inventory
-from peftonomy._inventory import joined
+from peftonomy.backbones.backbone import Inventory
+from peftonomy.backbones.modules import joined
 
 __all__ = [
     "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",

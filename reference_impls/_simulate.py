@@ -31,8 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import masking_utils
 
 from peftonomy import Backbone, KnowledgeBase, UsageError
-from peftonomy._backbone import read_json
-from peftonomy._errors import UnknownName
+from peftonomy.backbones.config import read_json
+from peftonomy.errors import UnknownName
 
 from . import _kit as kit
 

@@ -4,7 +4,7 @@
 
 Trained beside every targeted weight: A (K, s, r), a small map for each of K clusters of outputs, and B (d_out, s),
 which spreads what its cluster's map gives over the cluster's outputs. V (r, d_in, and one for the bias) and the
-clusters follow from the weight. At inference nothing is left, for the bias is changed too. The authors also freeze
+clusters follow from the weight. At inference nothing is left, for the bias is changed too. The authors can also freeze
 clusters while training, the least important first (ASA), which is not here. They cluster with scikit-learn, and a
 cluster of fewer than s outputs gets a smaller map.
 """

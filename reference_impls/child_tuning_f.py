@@ -4,8 +4,8 @@
 
 Trained: every pretrained parameter, in the long run; one step moves a fraction p (`kept`) of the entries.
 Dividing by p keeps the expected gradient. At inference and in storage: a full model. The authors mask inside
-their AdamW, once per optimiser step; here a hook masks each backward pass, which is the same unless gradients
-are accumulated.
+their AdamW, once per optimiser step; here a hook masks each backward pass. That is the same unless gradients are
+accumulated, or clipped: their trainer clips before the mask, a training loop here clips after it.
 """
 
 from functools import partial

@@ -3,7 +3,7 @@
     h = W_0 x + s (A kron B) x,    (A kron B) x = A X B^T, with x folded row by row into X (a2, d_in / a2)
 
 Trained: A (a1, a2) and B (d_out / a1, d_in / a2) beside every targeted weight. At inference nothing is left: the
-product is added to W_0. No code of the authors is known; that B is the factor that starts at zero is recalled.
+product is added to W_0. No code of the authors is known; that B is the factor that starts at zero is our choice.
 `lokr` is the libraries' form of the idea.
 """
 

@@ -1,9 +1,9 @@
-"""LN-tuning: training the normalisations only (zhao2024lntuning).
+"""LN-tuning: training the normalisations only (qi2022lntuning; zhao2024lntuning).
 
     h = g * normalised(x) + b,    g and b trained
 
 Trained: gain and, where there is one, bias of every normalisation of the model, the last one included. At inference
-they are where they always were. The paper trains beside them the connector, the embedding and the output head of
+they are where they always were. The second paper trains beside them the connector, the embedding and the output head of
 its multi-modal models, and calls the form without those simple; this is the simple one. peft trains a copy of each.
 """
 

@@ -4,8 +4,8 @@
 
 Trained: B (d_out, r). A (r, d_in) is drawn once and kept, so that the backward pass needs the r numbers A x of
 each position instead of the d_in numbers x: that is the memory the method saves. At inference the product is
-added to W_0. peft offers it as an optimiser over ordinary LoRA modules, which freezes A and corrects the
-gradient of B.
+added to W_0. The first author's code and peft have an optimiser over ordinary LoRA modules besides, which corrects
+the gradient of B; here that gradient is as it is.
 """
 
 import torch

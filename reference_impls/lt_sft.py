@@ -8,8 +8,9 @@ descent per loss); any training will do instead, followed by `rewind`. Stored: t
 They compose: one for a language and one for a task are added to the same weights, phi_L + phi_T, by `unpack`.
 At inference the weights are where they always were.
 
-The authors' code masks the base model only and trains every head whole; here a pretrained head is masked like the rest
-and a new one is the caller's. Its threshold also lets ties in, so that it can keep more than it was asked to.
+When the authors train a language, they add `penalty` to the loss of both phases. Their code masks the base model only
+and trains every head whole; here a pretrained head is masked like the rest and a new one is the caller's. Their
+commands also freeze the norms. Their threshold lets ties in, so that it can keep more than it was asked to.
 """
 
 from collections.abc import Iterable
@@ -46,6 +47,13 @@ def differences(model: nn.Module) -> dict[str, Tensor]:
     """How far every entry is from where it started."""
     start = _ticket(model).start
     return {name: parameter - start[name] for name, parameter in sparse.parameters(model).items()}
+
+
+def penalty(model: nn.Module, *, weight: float = 0.1) -> Tensor:
+    """The mean distance of the parameters from where they started, times a weight; heads count in the mean."""
+    start = _ticket(model).start
+    far = torch.stack([(parameter - start[name]).abs().sum() for name, parameter in sparse.parameters(model).items()])
+    return weight * far.sum() / sum(parameter.numel() for parameter in model.parameters())
 
 
 @torch.no_grad()
@@ -103,6 +111,7 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         "scores": recorded.flat(scores),                            # (all entries,)
         "mask": recorded.flat(masks),                               # (all entries,)
         "output": recorded.flat(differences(model)),                # (all entries,)
+        "penalty": penalty(model),
     }
 
 

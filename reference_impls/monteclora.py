@@ -5,7 +5,8 @@
     w = softmax of a Gaussian with the mean and variance of log Dirichlet(e^kappa)
 
 Trained beside every targeted weight: A (r, d_in), B (d_out, r), rho (r), kappa (num_samples). At inference the mean is
-kept, a LoRA, and is added to W_0. A training loop adds `penalty(model)` to its loss.
+kept, a LoRA, and is added to W_0. A training loop adds `penalty(model)` to its loss: divergences from the priors, and
+the sum of w_n^2, which is least when all samples count alike.
 """
 
 import torch
@@ -30,6 +31,7 @@ class Sampled(LoRA):
         self.kappa = nn.Parameter(torch.rand(num_samples))
         self.sample_scaler = sample_scaler
         self.chi: Tensor | None = None          # the last draw
+        self.z: Tensor | None = None            # the last draw of the samples' weights
 
     @property
     def variance(self) -> Tensor:
@@ -40,6 +42,7 @@ class Sampled(LoRA):
 
     def weights(self, z: Tensor) -> Tensor:
         """How the samples are weighed, (num_samples,), of a standard normal draw of that size."""
+        self.z = z
         alpha, n = self.kappa.exp(), len(self.kappa)
         variance = (1 - 2 / n) / alpha + (1 / alpha).sum() / n**2
         width = (variance.clamp(min=TINY_LOGIT_VARIANCE) + TINY_LOGIT_VARIANCE).sqrt()
@@ -65,10 +68,21 @@ class Sampled(LoRA):
         return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
 
 
-def penalty(model: nn.Module, *, dirichlet_prior: float = 1.0, weight: float = 1e-5) -> Tensor:
-    """`weight` times the mean divergence of the noise's distributions from their priors."""
+def penalty(
+    model: nn.Module, *, dirichlet_prior: float = 1.0, weight: float = 1e-5, concentration: float = 1.0
+) -> Tensor:
+    """The mean over the modules of two terms: `weight` times the divergence of the noise's distributions from their
+    priors, and `concentration` times the sum of the squared weights of the samples."""
     children = [child for _, child in kit.at_sites(model, "monteclora", Sampled)]
-    return weight * torch.stack([divergence(child, dirichlet_prior) for child in children]).mean()
+    terms = [weight * divergence(c, dirichlet_prior) + concentration * squares(c) for c in children]
+    return torch.stack(terms).mean()
+
+
+def squares(child: Sampled) -> Tensor:
+    """The sum of the squared weights that were drawn last; before any draw all samples weigh alike."""
+    if child.z is None:
+        return child.kappa.new_tensor(1 / len(child.kappa))
+    return (child.weights(child.z) ** 2).sum()
 
 
 def divergence(child: Sampled, prior: float) -> Tensor:
@@ -89,8 +103,9 @@ def divergences(child: Sampled, prior: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.05, num_samples: int = 4,
-    sample_scaler: float = 5e-3, targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
+    model: nn.Module, *, r: int = 32, alpha: float = 64.0, dropout: float = 0.05, num_samples: int = 4,
+    sample_scaler: float = 2.5e-5,
+    targets: tuple[str, ...] = ("attn.q", "attn.k", "attn.v", "xattn.q", "xattn.k", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a correction with noise beside every targeted weight."""
     kit.freeze(model)
@@ -129,4 +144,5 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     noise = child.mixed(inputs["chi"], inputs["normal"], weights)
     shares, widths, spread = divergences(child, 1.0)
     found = {"noise": noise, "weights": weights, "shares": shares, "widths": widths, "spread": spread}
+    found["squares"] = squares(child)
     return {"output": site.module(inputs["x"]), **found}

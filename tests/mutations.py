@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import peftonomy
 from peftonomy import KnowledgeBase, Method, PeftonomyError
-from peftonomy._claims import quantities
-from peftonomy._formula import Formula
-from peftonomy._rules import RULES
-from peftonomy._schema import MethodEntry, Tensor
 from peftonomy.conformance import checks, tiny, trial
+from peftonomy.formula import Formula
+from peftonomy.knowledge.claims import quantities
+from peftonomy.knowledge.rules import RULES
+from peftonomy.schema.method import MethodEntry, Tensor
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
@@ -96,7 +96,7 @@ def caught(mutant: Mutant) -> str:
     """What rejects the mutant; nothing if it survives."""
     kb = KnowledgeBase(trial.KB.root)
     method = Method(kb, mutant.entry, trial.KB[mutant.method].document)
-    kb.methods._held[mutant.method] = method
+    kb.methods.held[mutant.method] = method
     with patch.object(trial, "KB", kb), patch.object(checks, "KB", kb):
         return next(iter(_rejections(method)), "")
 

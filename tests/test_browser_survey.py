@@ -13,7 +13,7 @@ from peftonomy import KnowledgeBase, UsageError
 from peftonomy.site import _surveys
 
 from .browser_kit import PHONE, search, watch
-from .test_browser_tools import violations
+from .test_browser_policy import violations
 
 pytestmark = pytest.mark.browser
 

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from peftonomy import KnowledgeBase
-from peftonomy._cli import cli
+from peftonomy.cli.main import cli
 from peftonomy.site import pages
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "benchmarks/README.md", ".github")
@@ -63,7 +63,7 @@ def texts(root: Path) -> Iterator[tuple[str, str]]:
 
 def test_documents_name_commands_that_exist(root: Path) -> None:
     named = [(path, line) for path, text in texts(root) for line in commands(text)]
-    assert {"README.md", "CONTRIBUTING.md", "CITATION.cff", "peftonomy/_cli.py"} <= {path for path, _ in named}
+    assert {"README.md", "CONTRIBUTING.md", "CITATION.cff", "peftonomy/cli/browse.py"} <= {path for path, _ in named}
     assert [(path, line, refusal(line)) for path, line in named if refusal(line)] == []
 
 

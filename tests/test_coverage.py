@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 
 from peftonomy import KnowledgeBase
-from peftonomy._rules import check
 from peftonomy.conformance import tiny, trial
+from peftonomy.knowledge.check import check
 
 from .behaviour.test_behaviour import NOWHERE_TO_ACT, PAIRS
-
-
-def test_every_planned_method_has_its_entry(kb: KnowledgeBase) -> None:
-    assert sorted(kb.planned) == []
 
 
 def test_every_leaf_of_the_tree_has_a_method(kb: KnowledgeBase) -> None:
@@ -59,12 +55,6 @@ def test_what_the_survey_has_stands_where_the_survey_has_it(kb: KnowledgeBase, r
         ("partial.bias_update.lora", "reparameterized.low_rank_decomposition", "partial.bias_update"),
         ("partial.bias_update.nobody", "no method", "partial.bias_update"),
     ]
-
-
-def test_the_readme_says_how_much_there_is(kb: KnowledgeBase, root: Path) -> None:
-    text = " ".join((root / "README.md").read_text().split())
-    assert f"0.1 has {len(kb)} methods," in text
-    assert f"{len(kb.models)} models of {len(kb.families)} architectures" in text
 
 
 def test_enough_claims_are_recomputed(kb: KnowledgeBase) -> None:

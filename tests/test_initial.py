@@ -7,9 +7,9 @@ import functools
 import pytest
 
 from peftonomy import UsageError
-from peftonomy._initial import PROSE, WORDS, Start
 from peftonomy.conformance.initial import Draws, differing, draws
 from peftonomy.conformance.trial import KB, Trial, trials
+from peftonomy.schema.initial import PROSE, WORDS, Start
 
 pytestmark = pytest.mark.torch
 FAMILIES = ("bert", "llama", "t5")

@@ -18,7 +18,7 @@ from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.utils import constants
 
 import peftonomy
-from peftonomy._values import coerced
+from peftonomy.costs.values import coerced
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()

@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 import peftonomy
 from benchmarks import published
-from peftonomy import UsageError, _cli
-from peftonomy._fit import beside, gpu_bytes, largest
-from peftonomy._memory import OPTIMIZERS, PARTS, Memory, Setting, mechanism
-from peftonomy._schema import Kept
+from peftonomy import UsageError
+from peftonomy.cli import main as _cli
+from peftonomy.memory.fit import beside, gpu_bytes, largest
+from peftonomy.memory.model import OPTIMIZERS, PARTS, Memory, Setting, mechanism
+from peftonomy.schema.method import Kept
 
 KB = peftonomy.load()
 
@@ -180,7 +181,7 @@ def test_a_family_described_otherwise_would_be_noticed() -> None:
     rows = [row for row in FAMILY_ROWS if row["checkpointing"] == "False"]
     for row in rows:
         backbone = KB.backbone(json.loads(row["config"]))
-        step = KB[row["method"]].step(backbone, row["task"])
+        step = KB[row["method"]].on(backbone, task=row["task"]).step
         step.flow, step.order = flow, flow.order
         step.activation, step.experts = 1, 0
         step.parallel = step.softcap = step.heads_first = step.keeps_output = False
@@ -353,7 +354,7 @@ def test_quantised_weights_are_smaller() -> None:
 
 @pytest.mark.parametrize("solved", ["batch", "seq", "r"])
 def test_the_largest_that_fits_is_the_last_one_that_does(solved: str) -> None:
-    step, setting, gpu = KB["lora"].step("llama_2_7b"), Setting(1, 256), gpu_bytes("18GiB")
+    step, setting, gpu = KB["lora"].on("llama_2_7b").step, Setting(1, 256), gpu_bytes("18GiB")
     found = largest(step, {}, setting, solved, gpu)
     assert found.memory is not None
     assert found.memory.peak + found.memory.gpu_extra <= gpu
@@ -364,7 +365,7 @@ def test_the_largest_that_fits_is_the_last_one_that_does(solved: str) -> None:
 
 
 def test_a_size_that_may_not_be_one_has_a_largest_too() -> None:
-    step = KB["adalora"].step("llama_2_7b")
+    step = KB["adalora"].on("llama_2_7b").step
     with pytest.raises(UsageError, match="domain"):
         step.memory({"init_r": 1}, Setting(1, 256))
     found = largest(step, {}, Setting(1, 256), "init_r", gpu_bytes("18GiB"))
@@ -374,7 +375,7 @@ def test_a_size_that_may_not_be_one_has_a_largest_too() -> None:
 
 
 def test_changes_stand_best_first() -> None:
-    found = largest(KB["lora"].step("llama_2_7b"), {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
+    found = largest(KB["lora"].on("llama_2_7b").step, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
     assert [c.value for c in found.changes] == sorted((c.value for c in found.changes), reverse=True)
     assert found.changes[0].name == "checkpointing"
     assert all(c.value > found.value for c in found.changes)
@@ -382,7 +383,8 @@ def test_changes_stand_best_first() -> None:
 
 def test_another_method_is_a_change_where_it_allows_more() -> None:
     setting, gpu = Setting(1, 512), gpu_bytes("24GiB")
-    fits = [largest(KB[m].step("llama_2_7b"), {}, setting, "batch", gpu) for m in ("full_fine_tuning", "lora", "qlora")]
+    steps = [KB[m].on("llama_2_7b").step for m in ("full_fine_tuning", "lora", "qlora")]
+    fits = [largest(step, {}, setting, "batch", gpu) for step in steps]
     best, second, none = beside(fits)
     assert [best.method, second.method, none.method] == ["qlora", "lora", "full_fine_tuning"]
     assert [c.name for c in none.changes] == ["method qlora"]
@@ -392,7 +394,7 @@ def test_another_method_is_a_change_where_it_allows_more() -> None:
 
 
 def test_what_never_fits_says_so() -> None:
-    found = largest(KB["full_fine_tuning"].step("llama_2_7b"), {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
+    found = largest(KB["full_fine_tuning"].on("llama_2_7b").step, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
     assert (found.value, found.memory) == (0, None)
     assert found.to_dict()["memory"] is None
 
@@ -446,7 +448,7 @@ def test_an_entry_that_does_not_say_what_it_keeps_is_refused() -> None:
 
 
 def test_formulas_of_memory_are_checked() -> None:
-    from peftonomy._rules import _formulas
+    from peftonomy.knowledge.rules import _formulas
 
     entry = KB["lora"].entry
     named = {keys: known for keys, _, known in _formulas(entry) if keys[0] == "memory"}

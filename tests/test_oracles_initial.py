@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from peftonomy import UsageError
-from peftonomy._initial import Start
 from peftonomy.conformance import initial, tiny
 from peftonomy.conformance.trial import KB, Trial, trials
+from peftonomy.schema.initial import Start
 
 from .test_oracles_outputs import METHODS, configuration, oracle
 from .test_oracles_outputs import pytestmark as pytestmark

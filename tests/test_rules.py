@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from peftonomy import KnowledgeBase, Method, Problem, check
-from peftonomy._rules import RULES, Rule, _problem
-from peftonomy._schema import method_from
-from peftonomy._yaml import Document, parse_yaml
+from peftonomy.files.documents import Document, parse_yaml
+from peftonomy.knowledge.check import _problem
+from peftonomy.knowledge.rules import RULES, Rule
+from peftonomy.schema.method import method_from
 
 BASE = """
 id: example
@@ -36,7 +37,7 @@ def problems(kb: KnowledgeBase, rule: Rule, fragment: str) -> list[Problem]:
     changed = parse_yaml(fragment)
     data = parse_yaml(BASE).data | changed.data
     method = Method(kb, method_from(Document("example.yaml", data, changed.lines)), changed)
-    kb.methods._held["example"] = method
+    kb.methods.held["example"] = method
     kb.methods.__dict__["ids"] = (*kb.methods.ids, "example")
     return [_problem(method, rule.name, finding) for finding in rule.check(method)]
 

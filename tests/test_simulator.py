@@ -20,7 +20,7 @@ from torch import nn
 import peftonomy
 from benchmarks import _truth as truth
 from peftonomy import UsageError
-from peftonomy._cli import main
+from peftonomy.cli.main import main
 from reference_impls import _simulate
 from reference_impls._simulate import Memory, simulate
 

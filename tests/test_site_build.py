@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import peftonomy
-from peftonomy import UsageError, _cli
+from peftonomy import UsageError
+from peftonomy.cli import main as _cli
 from peftonomy.site import build
 
 from .trees import small_tree

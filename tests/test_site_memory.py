@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import published
 from peftonomy import KnowledgeBase
-from peftonomy._output import binary_text
+from peftonomy.files.output import binary_text
 from peftonomy.site import _memory
 from peftonomy.site._site import Site
 from tests.test_memory import WORST

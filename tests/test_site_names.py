@@ -10,15 +10,11 @@ import pytest
 
 import peftonomy
 from peftonomy import KnowledgeBase
-from peftonomy._rules import RULES
+from peftonomy.knowledge.rules import RULES
 from peftonomy.site import _names, pages
 from peftonomy.site._site import Site
 
 from .test_site import edited
-
-PLANNED = """
-  - {id: mixture_of_everything, name: Mix-it, year: 2025, category: hybrid, note: Only for this test.}
-"""
 
 
 def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
@@ -29,15 +25,12 @@ def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
 
 
 def sharing(root: Path, folder: Path) -> KnowledgeBase:
-    """Two entries and a planned method that share a name, one of them in another spelling."""
+    """Two entries that share a name, one of them in another spelling."""
     edited(root, folder, "lora", (r"^aliases: \[", "aliases: [mix-it, r, "))
     entry = folder / "methods" / "mam_adapter.yaml"
     text, n = re.subn(r"^aliases: \[", "aliases: [MixIt, ", entry.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert n == 1
     entry.write_text(text, encoding="utf-8")
-    planned = folder / "taxonomy" / "planned.yaml"
-    text = planned.read_text(encoding="utf-8")
-    planned.write_text(text.replace("\nplanned:", "\nplanned:" + PLANNED.rstrip(), 1), encoding="utf-8")
     return peftonomy.load(folder)
 
 
@@ -45,7 +38,7 @@ def sharing(root: Path, folder: Path) -> KnowledgeBase:
 def test_a_shared_alias_is_listed_with_year_and_category(root: Path, tmp_path: Path) -> None:
     kb = sharing(root, tmp_path)
     found = {row["key"]: row for row in _names.shared(Site(kb))}
-    assert [m["id"] for m in found["mixit"]["methods"]] == ["lora", "mam_adapter", "mixture_of_everything"]
+    assert [m["id"] for m in found["mixit"]["methods"]] == ["lora", "mam_adapter"]
     others = [m["id"] for m in found["r"]["methods"] if m["setting"]]  # a setting of the same name
     assert others == sorted(others, key=lambda m: (kb[m].year, kb[m].name.lower()))
     assert "lora" not in others
@@ -55,8 +48,6 @@ def test_a_shared_alias_is_listed_with_year_and_category(root: Path, tmp_path: P
         text = html.unescape(str(made[path]))
         assert re.search(rf'href="{prefix}lora.html">LoRA</a> \({kb["lora"].year}, [^)]*›', text), path
         assert re.search(rf'href="{prefix}mam_adapter.html">MAM Adapter</a> \({kb["mam_adapter"].year}, ', text), path
-        assert re.search(r"Mix-it \(2025, [^)]+\)?[^<]*", text), path
-        assert "no entry yet" in text
     assert 'data-key="mixit" hidden' in str(made["methods/index.md"])
 
 
@@ -79,6 +70,6 @@ def test_the_contributors_page_has_every_rule_field_and_the_template(kb: Knowled
         assert all(part in text for part in (rule.sentence, example.good.strip(), example.bad.strip())), rule.name
     assert "id: my_method" in text
     assert "def apply(" in text
-    for field in peftonomy._schema.MethodEntry.model_fields:
+    for field in peftonomy.schema.method.MethodEntry.model_fields:
         assert f"<code>{field}</code>" in text
     assert 'href="contribute.html"' in str(made["about.md"])

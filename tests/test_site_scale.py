@@ -22,7 +22,8 @@ import pytest
 from mkdocs.config import load_config
 
 import peftonomy
-from peftonomy import DataError, KnowledgeBase, UsageError, _cli
+from peftonomy import DataError, KnowledgeBase, UsageError
+from peftonomy.cli import main as _cli
 from peftonomy.site import build, pages, preview
 from peftonomy.site._around import Around
 

@@ -14,8 +14,8 @@ import yaml
 
 import peftonomy
 from peftonomy import KnowledgeBase
-from peftonomy._claims import judge
-from peftonomy._evidence import level
+from peftonomy.knowledge.claims import judge
+from peftonomy.knowledge.evidence import level
 from peftonomy.site import _block, _finder, _surveys, pages
 from peftonomy.site._site import Site
 from peftonomy.site._text import volume
@@ -53,9 +53,6 @@ def test_the_survey_page_names_every_method_of_its_tree(kb: KnowledgeBase, made:
         assert (f'href="methods/{method.id}.html"' in page) == (method.id in its), method.id
     for key in kb.taxonomy.categories:
         assert (f'href="categories/{key}.html"' in page) == (key in inside), key
-    planned = [p.name for p in kb.planned.values() if p.category in inside]
-    assert page.count('class="pf-planned" title=') == len(planned)
-    assert all(squeezed(name) in plain(page) for name in planned)
 
 
 def test_every_printed_count_of_the_survey_is_recomputed(kb: KnowledgeBase, made: Pages, site: Site) -> None:
@@ -106,7 +103,7 @@ def test_no_number_stands_on_memory(kb: KnowledgeBase) -> None:
 def test_disagreements_are_those_of_the_trees(root: Path, kb: KnowledgeBase, made: Pages) -> None:
     """Recomputed here from the YAML alone: top-level `like`, against the first part of our category."""
     raw = yaml.safe_load((root / "taxonomy" / "surveys.yaml").read_text(encoding="utf-8"))["surveys"]
-    category = {p.id: p.category for p in kb.planned.values()} | {m.id: m.category for m in kb.values()}
+    category = {m.id: m.category for m in kb.values()}
     wanted = set()
 
     def walk(survey: str, top: dict[str, Any], node: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import peftonomy
 from peftonomy import KnowledgeBase, UsageError
-from peftonomy._sweep import LEDGERS
+from peftonomy.costs.sweep import LEDGERS
 
 
 def arrays(kb: KnowledgeBase, method: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftonomy import DataError
-from peftonomy._yaml import MAX_BYTES, load_yaml, parse_yaml
+from peftonomy.files.documents import MAX_BYTES, load_yaml, parse_yaml
 
 
 def test_plain_values_and_their_lines() -> None:

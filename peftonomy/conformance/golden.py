@@ -30,7 +30,7 @@ import peftonomy
 from peftonomy import Place
 from reference_impls import _kit as kit
 
-from .naming import Naming, state
+from ..implementations.naming import Naming, state
 from .tiny import copied
 
 __all__ = ["Row", "Statistics", "Vector", "compare", "vectors"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from peftonomy import Place
-from peftonomy._initial import Distribution, Start
+from peftonomy.schema.initial import Distribution, Start
 
 from . import tiny
 from .trial import Trial

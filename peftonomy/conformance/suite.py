@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from peftonomy import UsageError
-from peftonomy._errors import near
+from peftonomy.errors import near
 
 from . import checks, golden, tiny
 from .initial import starts

@@ -18,8 +18,8 @@ import peftonomy
 from peftonomy import Backbone, Cost, Formula, Place, UsageError
 from reference_impls import _kit as kit
 
+from ..implementations.naming import Naming, ours, restore, state
 from . import tiny
-from .naming import Naming, ours, restore, state
 
 KB = peftonomy.load()
 

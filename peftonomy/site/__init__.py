@@ -6,6 +6,8 @@
     ['about.md', 'api.md', 'calculator.md']
 
 `pages` is pure and needs no mkdocs: the same files feed mkdocs (through `site/hook.py`), another builder, or a test.
+
+This room may import: every room but conformance and cli.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .._errors import PeftonomyError, UsageError
-from .._kb import KnowledgeBase, data_root
+from ..errors import PeftonomyError, UsageError
+from ..knowledge.base import KnowledgeBase, data_root
 
 __all__ = ["build", "pages", "preview", "serve", "write"]
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .._errors import UsageError
-from .._evidence import facts, tally
-from .._kb import KnowledgeBase, Method
+from ..errors import UsageError
+from ..knowledge.base import KnowledgeBase, Method
+from ..knowledge.evidence import facts, tally
 from . import _surveys
 from ._schemas import SCHEMAS, schema
 

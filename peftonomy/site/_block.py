@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from .._inventory import role_matches
-from .._kb import Method
-from .._layout import Part
-from .._schema import Targets, Tensor
+from ..backbones.modules import role_matches
+from ..costs.layout import Part
+from ..knowledge.base import Method
+from ..schema.method import Targets, Tensor
 from ._svg import element
 
 __all__ = ["WORDS", "Acts", "acts", "picture", "sample"]

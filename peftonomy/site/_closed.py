@@ -11,9 +11,9 @@ from typing import Any
 
 import sympy
 
-from .._formula import Formula
-from .._kb import Method
-from .._schema import Hyperparameter, MethodEntry, Moved, Tensor
+from ..formula import Formula
+from ..knowledge.base import Method
+from ..schema.method import Hyperparameter, MethodEntry, Moved, Tensor
 
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 

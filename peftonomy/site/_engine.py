@@ -13,16 +13,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .. import _memory
-from .._backbone import KNOWN_TYPES, MAX_BYTES, MAX_LABELS, MAX_LAYERS, Backbone
-from .._errors import UsageError
-from .._family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
-from .._formula import Formula
-from .._kb import Method
-from .._layout import Part
-from .._measure import measure
-from .._query import facts
-from .._schema import Hyperparameter, Implementation, Kept, MethodEntry, Moved, Tensor, Value
+from ..backbones.backbone import KNOWN_TYPES, MAX_LABELS, Backbone
+from ..backbones.config import MAX_BYTES, MAX_LAYERS
+from ..costs.layout import Part
+from ..costs.measure import measure
+from ..errors import UsageError
+from ..formula import Formula
+from ..knowledge.base import Method
+from ..knowledge.query import facts
+from ..memory import model as _memory
+from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
+from ..schema.method import Hyperparameter, Implementation, Kept, MethodEntry, Moved, Tensor, Value
 from . import _size
 from ._site import Site
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .._schema import MethodEntry
+from ..schema.method import MethodEntry
 
 __all__ = ["table"]
 

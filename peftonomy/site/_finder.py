@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .._kb import Method
-from .._taxonomy import SurveyNode
+from ..knowledge.base import Method
+from ..schema.taxonomy import SurveyNode
 from ._site import Site, View
 
 __all__ = ["DERIVED", "Question", "classes", "counts", "names", "questions", "rows", "tokens", "words"]

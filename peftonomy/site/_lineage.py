@@ -25,7 +25,7 @@ COLUMN, LINE, HEAD, TOP = 158, 18, 30, 30
 
 @dataclass(frozen=True)
 class Spot:
-    """A method in a picture; one without `href` has no entry yet."""
+    """A method in a picture, with the address of its page (None: the page at hand)."""
 
     id: str
     name: str
@@ -119,16 +119,15 @@ def _towards(corner: tuple[float, float], end: tuple[float, float]) -> tuple[flo
 
 def _box(spot: Spot, corner: tuple[float, float], centre: bool) -> Markup:
     x, y = corner
-    said = ". ".join([f"{spot.name}, {spot.year}{'' if spot.href or centre else ', no entry yet'}", *spot.about])
+    said = ". ".join([f"{spot.name}, {spot.year}", *spot.about])
     parts = [
         element("title", said),
         element("rect", x=x, y=y, width=BOX, height=HIGH, rx=6),
         element("text", _short(spot.name, 18), x=x + BOX / 2, y=y + HIGH / 2, dy=".35em"),
     ]
-    state = "box centre" if centre else "box" if spot.href else "box planned"
-    if centre or not spot.href:
-        return element("g", *parts, class_=f"{state} hue-{spot.hue}")
-    return element("a", *parts, class_=f"{state} hue-{spot.hue}", href=spot.href)
+    if centre:
+        return element("g", *parts, class_=f"box centre hue-{spot.hue}")
+    return element("a", *parts, class_=f"box hue-{spot.hue}", href=spot.href)
 
 
 def _short(name: str, most: int) -> str:
@@ -179,8 +178,8 @@ def _lane(lane: Lane, years: Sequence[int], y: float, height: float) -> Markup:
 
 def _name(spot: Spot, x: float, y: float) -> Markup:
     parts = [
-        element("title", f"{spot.name} ({spot.year}){'' if spot.href else ', no entry yet'}"),
+        element("title", f"{spot.name} ({spot.year})"),
         element("circle", cx=x, cy=f"{y:g}", r=3.2),
         element("text", _short(spot.name, 22), x=x + 9, y=f"{y:g}", dy=".35em"),
     ]
-    return element("a", *parts, href=spot.href) if spot.href else element("g", *parts, class_="planned")
+    return element("a", *parts, href=spot.href)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from .. import _scaffold
-from .._costs import Cost
-from .._errors import UsageError
-from .._evidence import LEVELS
-from .._inventory import Module
-from .._rules import RULES
-from .._taxonomy import CategoryNode
+from ..backbones.modules import Module
+from ..costs.cost import Cost
+from ..errors import UsageError
+from ..knowledge import scaffold as _scaffold
+from ..knowledge.evidence import LEVELS
+from ..knowledge.rules import RULES
+from ..schema.taxonomy import CategoryNode
 from . import _api, _fields, _finder, _names, _radial
 from ._method import claim_view
 from ._overview import finder
@@ -304,9 +304,6 @@ def _node(site: Site, node: CategoryNode) -> _radial.Node:
     leaves = [
         _radial.Leaf(m.id, m.name, m.year, f"methods/{m.id}.html", m.entry.summary, _finder.tokens(site, m.id, node.id))
         for m in site.in_category(node.id)
-    ]
-    leaves += [
-        _radial.Leaf(p.id, p.name, p.year, facets=_finder.tokens(site, p.id, node.id)) for p in site.planned(node.id)
     ]
     leaves.sort(key=lambda leaf: (leaf.year, leaf.id))
     children = [_node(site, child) for child in node.children]

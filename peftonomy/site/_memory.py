@@ -15,11 +15,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from .._errors import PeftonomyError
-from .._kb import data_root
-from .._memory import Setting, Step
-from .._output import binary_text
-from .._plan import Plan
+from ..costs.plan import Plan
+from ..errors import PeftonomyError
+from ..files.output import binary_text
+from ..knowledge.base import data_root
+from ..memory.model import Setting, Step, step
 from ._site import Site, View
 from ._svg import element
 from ._text import count
@@ -114,7 +114,7 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
         try:
             if place not in steps:
                 model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
-                steps[place] = Plan(site.kb[row["method"]], model.inventory(row["task"]), targets).step
+                steps[place] = step(Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets))
             predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup, escape
 
-from .._claims import judge
-from .._errors import UsageError
-from .._evidence import LEVELS, Fact, recordings, tally
-from .._evidence import facts as known_facts
-from .._formula import Formula
-from .._kb import Method
-from .._query import facts
-from .._schema import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
+from ..errors import UsageError
+from ..formula import Formula
+from ..knowledge.base import Method
+from ..knowledge.claims import judge
+from ..knowledge.evidence import LEVELS, Fact, recordings, tally
+from ..knowledge.evidence import facts as known_facts
+from ..knowledge.query import facts
+from ..schema.method import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
 from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
@@ -184,13 +184,12 @@ def _kin(site: Site, method: Method) -> Markup:
 
 
 def _known(site: Site, key: str) -> bool:
-    return key in site.kb or key in site.kb.planned
+    return key in site.kb
 
 
 def _spot(site: Site, key: str, about: list[str]) -> _lineage.Spot:
-    one = site.kb[key] if key in site.kb else site.kb.planned[key]
-    href = f"{key}.html" if key in site.kb else None
-    return _lineage.Spot(key, one.name, one.year, site.hue(one.category), href, about)
+    one = site.kb[key]
+    return _lineage.Spot(key, one.name, one.year, site.hue(one.category), f"{key}.html", about)
 
 
 def _filed(site: Site, method: Method) -> Iterator[View]:
@@ -296,16 +295,14 @@ def _keywords(entry: MethodEntry) -> list[str]:
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
-    """The method's links in both directions; a target without an entry is named, not linked."""
+    """The method's links in both directions."""
     settings = {(r.target, r.type): r.at for r in method.entry.relations}
     numbers = {(r.target, r.note): i for i, r in enumerate(method.entry.relations)}
     for found in site.kb.graph.related(method.id):
         key = found["method"]
-        known, planned = key in site.kb.methods, site.kb.planned.get(key)
-        name = site.kb[key].name if known else planned.name if planned else key
         at = settings.get((key, found["type"]), {})
         yield {
-            "type": found["name"], "name": name, "link": f"{key}.html" if known else "", "note": found["note"],
+            "type": found["name"], "name": site.kb[key].name, "link": f"{key}.html", "note": found["note"],
             "source": site.cite(found["source"]), "at": [f"{n} = {v}" for n, v in at.items()],
             "level": _level(levels, f"relations.{numbers.get((key, found['note']), '')}"),
         }  # fmt: skip

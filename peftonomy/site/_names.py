@@ -17,8 +17,7 @@ def key(name: str) -> str:
 def shared(site: Site) -> list[View]:
     """Every name that means several methods, with each of them: its year, its place, and how it comes by the name.
 
-    Names are ids, short and full names and aliases of entries, and names of planned methods; a setting's name is
-    added where a method has the same.
+    Names are ids, short and full names and aliases of entries; a setting's name is added where a method has the same.
     """
     called: dict[str, dict[str, list[str]]] = {}
     for method, name in _called(site):
@@ -46,15 +45,12 @@ def _called(site: Site) -> Iterator[tuple[str, str]]:
     for m in site.kb.values():
         for name in (m.name, m.entry.full_name, *m.entry.aliases, m.id):
             yield m.id, name
-    for p in site.kb.planned.values():
-        yield p.id, p.name
-        yield p.id, p.id
 
 
 def _row(site: Site, method: str, spellings: list[str], setting: bool) -> View:
-    known = site.kb[method] if method in site.kb else site.kb.planned[method]
+    known = site.kb[method]
     return {
-        "id": method, "name": known.name, "year": known.year, "entry": method in site.kb, "as": spellings,
+        "id": method, "name": known.name, "year": known.year, "as": spellings,
         "setting": setting, "category": " › ".join(n for n, _ in site.trail(known.category)[1:]),
         "hue": site.hue(known.category),
     }  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from .._kb import Method
-from .._taxonomy import CategoryNode, SurveyNode
+from ..knowledge.base import Method
+from ..schema.taxonomy import CategoryNode, SurveyNode
 from . import _finder, _lineage, _surveys
 from ._site import Site, View
 from ._text import count
@@ -70,13 +70,12 @@ def _surveyed(site: Site, node: CategoryNode) -> bool:
 
 
 def _branch(site: Site, node: CategoryNode) -> View:
-    """A class of the survey's tree with the methods that it has there, those without an entry marked."""
+    """A class of the survey's tree with the methods that it has there."""
     leaves: list[View] = [
-        {"id": m.id, "name": m.name, "year": m.year, "entry": True}
+        {"id": m.id, "name": m.name, "year": m.year}
         for m in site.in_category(node.id)
         if m.id in node.methods
     ]
-    leaves += [{"id": p.id, "name": p.name, "year": p.year, "entry": False} for p in site.planned(node.id)]
     leaves.sort(key=lambda leaf: (leaf["year"], leaf["id"]))
     return {
         "id": node.id, "name": node.name, "definition": node.definition, "hue": site.hue(node.id), "leaves": leaves,
@@ -88,10 +87,9 @@ def _totals(site: Site, nodes: list[CategoryNode]) -> View:
     """Its methods and classes, and how many methods we filed beyond it."""
     inside = [n for root in nodes for n in root.walk() if _surveyed(site, n)]
     present = {key for n in inside for key in n.methods if key in site.kb}
-    planned = sum(len(site.planned(n.id)) for n in inside)
     beyond = [m for m in site.kb.values() if m.id not in present]
     return {
-        "present": len(present), "all": len(present) + planned, "classes": len(inside), "beyond": len(beyond),
+        "present": len(present), "classes": len(inside), "beyond": len(beyond),
     }  # fmt: skip
 
 
@@ -166,14 +164,7 @@ def _crossed(site: Site, row: View) -> View:
 
 def _class(site: Site, node: SurveyNode) -> View:
     """A class of another survey's tree."""
-    planned = site.kb.planned
-    methods = [
-        {
-            "id": key, "entry": key in site.kb,
-            "name": site.kb[key].name if key in site.kb else planned[key].name if key in planned else key,
-        }
-        for key in node.methods
-    ]  # fmt: skip
+    methods = [{"id": key, "name": site.kb[key].name} for key in node.methods]
     return {"name": node.name, "methods": methods, "children": [_class(site, child) for child in node.children]}
 
 
@@ -206,7 +197,6 @@ def _spots(site: Site, root: CategoryNode) -> list[_lineage.Spot]:
         for m in site.kb.values()
         if m.category in inside
     ]
-    found += [_lineage.Spot(p.id, p.name, p.year, site.hue(key)) for key in inside for p in site.planned(key)]
     return sorted(found, key=lambda s: (s.year, s.name.lower(), s.id))
 
 

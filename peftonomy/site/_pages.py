@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .._kb import KnowledgeBase
+from ..knowledge.base import KnowledgeBase
 from . import _api, _engine, _radial
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page

@@ -22,8 +22,8 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
-from .._errors import PeftonomyError
-from .._kb import KnowledgeBase
+from ..errors import PeftonomyError
+from ..knowledge.base import KnowledgeBase
 from . import preview
 
 __all__ = ["WATCHED", "Built", "Preview", "Source", "seen"]

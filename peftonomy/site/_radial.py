@@ -95,11 +95,11 @@ def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
     rules = [
         "text{font-family:system-ui,sans-serif} .arc{fill:var(--pf-hue);fill-opacity:.16} .arc--root{fill-opacity:.85}",
         ".edge{fill:none;stroke:#8a938f;stroke-opacity:.4;stroke-width:1.3} .arcname{fill:#fff;font-weight:600}",
-        "circle{fill:var(--pf-hue)} text{fill:#1c2321} .leafname,.planned text{fill:#68716d}",
+        "circle{fill:var(--pf-hue)} text{fill:#1c2321} .leafname{fill:#68716d}",
     ]
     light = "".join(f".hue-{n}{{--pf-hue:{pair[0]}}}" for n, pair in hues.items())
     dark = "".join(f".hue-{n}{{--pf-hue:{pair[1]}}}" for n, pair in hues.items())
-    dark += "svg{background:#14181a}text{fill:#e4e9e6}.arcname{fill:#14181a}.leafname,.planned text{fill:#a3aeaa}"
+    dark += "svg{background:#14181a}text{fill:#e4e9e6}.arcname{fill:#14181a}.leafname{fill:#a3aeaa}"
     style = f"<style>{''.join(rules)}{light}@media (prefers-color-scheme: dark){{{dark}}}</style>"
     head, _, body = str(svg).partition(">")
     body = re.sub(r'href="(?!#)', 'href="../', body)
@@ -199,14 +199,10 @@ def _edge(edge: Edge, layout: _Layout, radius: float) -> Markup:
 def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
     angle = layout.angle[leaf.id]
     x, y = _point(angle, RIM).split()
-    dot = element("circle", cx=x, cy=y, r=5 if leaf.href else 2.6)
+    dot = element("circle", cx=x, cy=y, r=5)
     if not labels:
         return element("g", dot, class_=f"hue-{hue}")
     name = _leaf_name(leaf, angle, layout)
-    if leaf.href is None:
-        title = element("title", f"{leaf.name} ({leaf.year}), no entry yet")
-        known = {"data_id": leaf.id, "data_year": leaf.year, "data_facets": leaf.facets}
-        return element("g", title, dot, name, class_=f"planned hue-{hue}", **known)
     about = {"data_id": leaf.id, "data_name": leaf.name, "data_year": leaf.year, "data_summary": leaf.summary}
     return element("a", dot, name, class_=f"hue-{hue}", href=leaf.href, data_facets=leaf.facets, **about)
 
@@ -236,11 +232,6 @@ def _item(node: Node) -> Markup:
             data_leaf=leaf.id,
         )
         for leaf in node.leaves
-        if leaf.href
     ]  # fmt: skip
-    planned = [leaf for leaf in node.leaves if not leaf.href]
-    if planned:
-        text, ids = ", ".join(leaf.name for leaf in planned), " ".join(leaf.id for leaf in planned)
-        present.append(element("li", f"without an entry yet: {text}", class_="pf-muted pf-small", data_leaf=ids))
     inner = [*present, *map(_item, node.children)]
     return element("li", name, element("ul", *inner) if inner else "")

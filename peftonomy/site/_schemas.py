@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .._schema import MethodEntry
+from ..schema.method import MethodEntry
 
 __all__ = ["SCHEMAS", "schema"]
 
@@ -267,7 +267,7 @@ class Node(Record):
     """A category, a method with or without an entry, or a paper."""
 
     id: str = Field(pattern="^(category|method|paper):")
-    kind: Literal["category", "method", "planned", "paper"]
+    kind: Literal["category", "method", "paper"]
     label: str
     year: int | None = None
 

@@ -11,12 +11,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from .._bib import Reference
-from .._errors import UsageError
-from .._kb import KnowledgeBase, Method, data_root
-from .._plan import Plan
-from .._taxonomy import Planned
-from .._yaml import load_yaml
+from ..costs.plan import Plan
+from ..errors import UsageError
+from ..files.bibliography import Reference
+from ..files.documents import load_yaml
+from ..knowledge.base import KnowledgeBase, Method, data_root
 from ._tex import Tex
 from ._text import count, front_matter, inline, percent, safe_url
 
@@ -136,10 +135,6 @@ class Site:
             found.setdefault(method.category, []).append(method)
         return found
 
-    def planned(self, key: str) -> list[Planned]:
-        """What exactly this category still waits for."""
-        return [p for p in self.kb.planned.values() if p.category == key]
-
     @cached_property
     def lists(self) -> list[View]:
         """Every stored list with the methods in it (the keys of `ids`, in order)."""
@@ -172,7 +167,7 @@ class Site:
     def _cost(self, method: Method, model: str) -> View:
         try:
             # Laid out here and forgotten: held, the plans of all methods on all models would fill the memory.
-            found = Plan(method, self.kb.models[model].inventory()).cost({})
+            found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
             return {"problem": str(error), "exact": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""

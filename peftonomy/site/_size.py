@@ -14,12 +14,12 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from .._errors import UsageError
-from .._formula import Formula
-from .._kb import Method
-from .._layout import Part
-from .._plan import Plan
-from .._schema import MethodEntry
+from ..costs.layout import Part
+from ..costs.plan import Plan
+from ..errors import UsageError
+from ..formula import Formula
+from ..knowledge.base import Method
+from ..schema.method import MethodEntry
 
 __all__ = ["bounds", "hyperparameter", "names"]
 

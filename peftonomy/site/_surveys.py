@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from .._claims import judge, printed
-from .._errors import UsageError
-from .._formula import Formula
-from .._kb import KnowledgeBase, Method
-from .._schema import Claim
-from .._taxonomy import SurveyNode
+from ..errors import UsageError
+from ..formula import Formula
+from ..knowledge.base import KnowledgeBase, Method
+from ..knowledge.claims import judge, printed
+from ..schema.method import Claim
+from ..schema.taxonomy import SurveyNode
 
 __all__ = ["AGREES", "DIFFERS", "ELSEWHERE", "crosswalk", "experiments", "filed", "tree"]
 
@@ -79,13 +79,12 @@ def filed(kb: KnowledgeBase, method: str, category: str) -> list[View]:
 
 
 def crosswalk(kb: KnowledgeBase) -> list[View]:
-    """Each method that some survey files, also those without an entry, in the order of our tree."""
+    """Each method that some survey files, in the order of our tree."""
     taxonomy = kb.taxonomy
     known = {m.id: (m.name, m.year, m.category) for m in kb.values()}
-    known |= {p.id: (p.name, p.year, p.category) for p in kb.planned.values()}
     order = {category: i for i, category in enumerate(taxonomy.categories)}
     rows = [
-        {"method": key, "name": name, "year": year, "category": category, "entry": key in kb, "filed": places}
+        {"method": key, "name": name, "year": year, "category": category, "filed": places}
         for key, (name, year, category) in known.items()
         if (places := filed(kb, key, category))
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from .._errors import DataError, Problem, UsageError
+from ..errors import DataError, Problem, UsageError
 
 __all__ = ["Tex"]
 

@@ -1,4 +1,4 @@
-/* What a method costs on a model, in the page: peftonomy/_backbone.py, _inventory.py, _layout.py and _plan.py, step for
+/* What a method costs on a model, in the page: peftonomy/backbones and peftonomy/costs, step for
    step, over the data that the build exports. On top of that, the largest setting that fits a budget, and the planner.
    A classic script with one global, so that it runs from a file and under a policy without eval. Counts are integers
    below 2**53 and therefore exact; tests compare every method on every model, and bad configs, with Python. */

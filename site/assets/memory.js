@@ -1,4 +1,4 @@
-/* What a training step takes, in the page: peftonomy/_memory.py and _fit.py, step for step, over what engine.js lays out.
+/* What a training step takes, in the page: peftonomy/memory/model.py and fit.py, step for step, over what engine.js lays out.
    Bytes are integers below 2**53 and therefore exact; operations, which are more, are counted in BigInt. */
 "use strict";
 

@@ -213,7 +213,7 @@ var pf = (function () {
       });
       this.panel.replaceChildren(
         make("h3", {}, this.nameOf(link)),
-        make("p", { class: "pf-small pf-muted" }, link.hasAttribute("href") ? data.year : data.year + ", no entry yet"),
+        make("p", { class: "pf-small pf-muted" }, data.year),
         make("p", {}, data.summary || ""), items.length ? make("ul", { "data-relations": true }, items) : ""
       );
     }

@@ -46,10 +46,12 @@ def test_each_task_merges_into_a_model_of_its_own(task: int) -> None:
 
 def test_the_gate_by_hand() -> None:
     """A task's correction is the weighted sum of the experts' products; its weights are positive and sum to one."""
-    for _, child in experts(moelora.select(shaken(), 2)):
-        logits = child.G @ child.e[2]
-        weights = logits.exp() / logits.exp().sum()
-        assert torch.allclose(child.omega(), weights)
+    model = moelora.select(shaken(), 2)
+    gate = moelora.gate_of(model)
+    logits = gate.G @ gate.e[2]
+    weights = logits.exp() / logits.exp().sum()
+    assert torch.allclose(gate.omega(), weights)
+    for _, child in experts(model):
         total = sum(w * (b @ a) for w, b, a in zip(weights, child.B, child.A, strict=True))
         assert torch.allclose(child.delta(), child.scale * total)
         assert torch.linalg.matrix_rank(child.delta()) == min(6, *child.delta().shape)
@@ -58,8 +60,8 @@ def test_the_gate_by_hand() -> None:
 def test_a_gate_that_picks_one_expert_leaves_the_others_out() -> None:
     model = shaken()
     with torch.no_grad():
-        for _, child in experts(model):
-            child.e[1], child.G[:] = 1.0, torch.tensor([[0.0], [500.0], [0.0]])
+        gate = moelora.gate_of(model)
+        gate.e[1], gate.G[:] = 1.0, torch.tensor([[0.0], [500.0], [0.0]])
     before = outputs(model, 1)
     with torch.no_grad():
         for _, child in experts(model):
@@ -74,10 +76,11 @@ def test_training_one_task_moves_its_own_embedding_and_the_shared_experts() -> N
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     tiny.loss(model, "llama").backward()
     optimiser.step()
+    gate, old = moelora.gate_of(model), moelora.gate_of(before)
+    assert (gate.e != old.e).any(1).tolist() == [False, False, True]
+    assert (gate.G != old.G).any(1).all()
     for (_, now), (_, then) in zip(experts(model), experts(before), strict=True):
-        assert (now.e != then.e).any(1).tolist() == [False, False, True]
         assert (now.B != then.B).flatten(1).any(1).all()
-        assert (now.G != then.G).any(1).all()
     assert not torch.allclose(outputs(model, 1), outputs(before, 1)), "the other task shares the experts"
 
 

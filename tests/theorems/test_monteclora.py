@@ -45,4 +45,18 @@ def test_the_penalty_is_zero_at_the_priors_and_positive_elsewhere() -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("rho", "kappa")):
             parameter.data.zero_()
-    assert abs(monteclora.penalty(model, dirichlet_prior=1.0)) < 1e-12
+    assert abs(monteclora.penalty(model, dirichlet_prior=1.0, concentration=0.0)) < 1e-12
+
+
+def test_the_sum_of_squares_is_least_when_the_samples_weigh_alike() -> None:
+    one = child(4)
+    assert monteclora.squares(one).item() == 0.25       # before any draw
+    one.kappa.data.zero_()
+    alike, spread = torch.zeros(4).double(), torch.tensor([60.0, 0.0, 0.0, 0.0]).double()
+    for draw, wanted in ((alike, 0.25), (spread, 1.0)):
+        one.weights(draw)
+        assert abs(monteclora.squares(one).item() - wanted) < 1e-9
+    one.noise()
+    monteclora.squares(one).backward()
+    assert one.kappa.grad is not None
+    assert one.kappa.grad.abs().sum() > 0

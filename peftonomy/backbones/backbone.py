@@ -1,0 +1,375 @@
+"""A model that can be counted: its family's formulas with its config.json put in.
+
+Any `config.json` of a known `model_type` will do, as a file or as a mapping. Nothing is downloaded or built,
+and torch is not needed.
+
+    >>> import peftonomy
+    >>> llama = peftonomy.load().models["llama_2_7b"]
+    >>> llama.parameters
+    6738415616
+    >>> [site.count for site in llama.inventory().resolve_roles(["attn.q", "attn.v"])]
+    [32, 32]
+
+The config is read as strictly as its numbers matter: a key that the architecture needs must be there, each
+number must be one that a model can have, and whatever is wrong is one line (ConfigError).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, near, shown
+from ..files.documents import Document
+from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
+from .config import MAX_LAYERS, MAX_PARAMETERS, described, read_json, values
+from .infer import family as inferred_family
+from .modules import (
+    LINEAR,
+    OUTPUT_EMBEDDING,
+    SAVED_BY_PEFT,
+    Block,
+    Module,
+    SiteGroup,
+    built,
+    in_stack,
+    joined,
+    layers_named,
+    means,
+    role_matches,
+    site_of,
+)
+
+__all__ = ["Backbone", "Inventory", "load_model"]
+
+MAX_LABELS = 1_000_000
+KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
+
+
+class Inventory:
+    """All modules of a backbone as `transformers` builds it for a task. `Backbone.inventory` makes it."""
+
+    def __init__(self, backbone: Backbone, task: str, num_labels: int):
+        self.backbone, self.task, self.num_labels = backbone, task, num_labels
+        self.stacks = {
+            name: stack for name, stack in backbone.family.stacks.items() if stack.tasks is None or task in stack.tasks
+        }
+        sizes = {**backbone.config, "num_labels": num_labels}
+        layers = {name: backbone.layers[name] for name in self.stacks}
+        self.modules: tuple[Module, ...] = tuple(
+            built(backbone.family, sizes, task, layers, backbone.stack_dims)
+        )
+        self.memo: dict[Any, Any] = {}
+        """What was worked out on this inventory before, by a key of whoever asks."""
+
+    # Counts and sizes.
+
+    @cached_property
+    def total(self) -> int:
+        """All parameters, tied ones once."""
+        return sum(m.numel for m in self.modules)
+
+    @cached_property
+    def head(self) -> int:
+        """Those of the modules made new for the task."""
+        return sum(m.numel for m in self.modules if m.head)
+
+    @cached_property
+    def dims(self) -> dict[str, int]:
+        """Sizes: the first stack's, the layers of all stacks together and of each kind, the number of attentions."""
+        layers = {name: self.backbone.layers[name] for name in self.stacks}
+        return {
+            **self.backbone.dims,
+            **self.backbone.stack_dims.get(next(iter(layers), ""), {}),
+            "n_layers": sum(layers.values()),
+            "n_encoder_layers": sum(n for name, n in layers.items() if in_stack("encoder", name)),
+            "n_decoder_layers": sum(n for name, n in layers.items() if in_stack("decoder", name)),
+            "n_attention": sum(len(b.layers) for b in self.blocks if b.kind == "attention"),
+        }
+
+    def parameters(self) -> dict[str, Shape]:
+        """Every parameter's name and shape, as `named_parameters()` of the built model has them."""
+        return {
+            joined(path, name): shape
+            for module in self.modules
+            for _, path in module.paths()
+            for name, shape in module.parameters
+        }
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The attention and feed-forward blocks and the layers, stack by stack."""
+        return tuple(b for name, stack in self.stacks.items() for b in self._blocks(name, stack))
+
+    def _blocks(self, name: str, stack: Stack) -> Iterator[Block]:
+        layers = tuple(range(self.backbone.layers[name]))
+        dims = {**self.backbone.dims, **self.backbone.stack_dims[name], "n_layers": len(layers)}
+        layer = self.backbone.family.tasks[self.task].prefix + stack.path
+        for attention, path in stack.attention.items():
+            inside = [m for m in self.modules if m.stack == name and m.role.startswith(f"{attention}.")]
+            if having := tuple(sorted({n for m in inside for n in m.layers})):
+                yield Block("attention", attention, name, having, f"{layer}.{path}", "", "", dims)
+        if any(m.stack == name and m.role == stack.mlp.out for m in self.modules):
+            yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
+        yield Block("layer", "layer", name, layers, layer, "", "", dims)
+
+    # Selection by role.
+
+    def roles(self, kinds: Sequence[str] = LINEAR) -> tuple[str, ...]:
+        """The roles of the modules of these kinds, and of their slices."""
+        return tuple(dict.fromkeys(site.role for site in self._sites(kinds)))
+
+    def resolve_roles(self, roles: Iterable[str], kinds: Sequence[str] = LINEAR) -> list[SiteGroup]:
+        """The places that any of these roles or patterns means, each once, in the network's order.
+
+        `attn.q` is a role, `attn.*` a pattern, `decoder:attn.q` either within one stack. A pattern takes a
+        fused module apart into its slices; only the fused role itself (`attn.qkv`) means the whole of it.
+        Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
+        """
+        key = tuple(roles), tuple(kinds)
+        if key not in self.memo:
+            self.memo[key] = self._resolve(*key)
+        found: list[SiteGroup] = self.memo[key]
+        return found
+
+    def has_role(self, role: str) -> bool:
+        """Whether a role or pattern means any linear module, or slice of one."""
+        return any(means(role, site) for site in self._linear)
+
+    @cached_property
+    def _linear(self) -> list[SiteGroup]:
+        return self._sites(LINEAR)
+
+    def _resolve(self, roles: tuple[str, ...], kinds: tuple[str, ...]) -> list[SiteGroup]:
+        sites = self._sites(kinds)
+        chosen: set[int] = set()
+        for pattern in roles:
+            found = [i for i, site in enumerate(sites) if means(pattern, site)]
+            if not found:
+                raise self._no_role(pattern, kinds)
+            chosen.update(found)
+        whole = {id(sites[i].module) for i in chosen if sites[i].whole}
+        return [s for i, s in enumerate(sites) if i in chosen and (s.whole or id(s.module) not in whole)]
+
+    def _sites(self, kinds: Sequence[str]) -> list[SiteGroup]:
+        """Every module of these kinds, a fused one before its slices."""
+        return [
+            site
+            for module in self.modules
+            if module.kind in kinds
+            for site in (
+                site_of(module, module.layers),
+                *(site_of(module, module.layers, role, start, stop) for role, start, stop in module.slices),
+            )
+        ]
+
+    def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
+        stack, _, role = pattern.rpartition(":")
+        if stack and not any(in_stack(stack, name) for name in self.stacks):
+            return UnknownName("stack", stack, self.stacks, f"in {self._name}")
+        known = dict.fromkeys(site.role for site in self._sites(kinds) if in_stack(stack, site.stack))
+        wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
+        other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
+        if other:
+            found = f"role {shown(pattern)!r} of {self._name} is one of kind {other}, not a {wanted}"
+            return UsageError(f"{found}; those are {', '.join(known)}")
+        if "*" in role:
+            return UsageError(f"no {wanted} of {self._name} has a role {shown(pattern)!r}; they are {', '.join(known)}")
+        return UnknownName("role", pattern, known, f"in {self._name}")
+
+    # Selection by peft's suffixes.
+
+    def resolve_suffixes(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
+        """The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft.
+
+        A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
+        output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
+        others that find something. So is one by which peft means tensors of experts.
+        """
+        key = "suffixes", suffixes if isinstance(suffixes, str) else tuple(suffixes)
+        if key not in self.memo:
+            self.memo[key] = self._named(suffixes)
+        found: list[SiteGroup] = self.memo[key]
+        return found
+
+    def _named(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
+        linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
+        if isinstance(suffixes, str):
+            if suffixes.lower() != "all-linear":
+                raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
+            if self.backbone.family.expert_names:
+                raise self._experts("all-linear")
+            return [site_of(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
+        for suffix in suffixes:
+            if suffix.rpartition(".")[2] in self.backbone.family.expert_names:
+                raise self._experts(suffix)
+            if not any(layers_named(m, [suffix]) for m in linear):
+                raise self._no_suffix(suffix, linear)
+        found = ((m, layers_named(m, suffixes)) for m in linear)
+        return [site_of(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
+
+    def _experts(self, suffix: str) -> UsageError:
+        found = f"target module {shown(suffix)!r} of {self._name} means tensors of experts in peft"
+        return UsageError(f"{found}, which are no linear modules; choose roles, or other modules")
+
+    def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
+        what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
+        other = next((m for m in named if layers_named(m, [suffix])), None)
+        if other is not None and other.kind in LINEAR:
+            return UsageError(f"{what} of {self._name} belongs to the task's head, which is trained in full")
+        if other is not None:
+            return UsageError(f"{what} of {self._name} is of kind {other.kind}, not a linear module")
+        if any(f".{suffix}." in f".{m.path}" for m in self.modules):
+            return UsageError(f"{what} of {self._name} holds modules and is none; name those inside it")
+        known = dict.fromkeys(m.path.rpartition(".")[2] for m in linear)
+        return UnknownName("target module", suffix, known, f"in {self._name}")
+
+    @property
+    def _name(self) -> str:
+        return f"{self.backbone.id} (task {self.task})"
+
+    def __repr__(self) -> str:
+        return f"<Inventory of {self._name}: {self.total:,} parameters>"
+
+
+class Backbone:
+    """One model. Cheap to make: what it knows beyond its config is worked out when asked for, and kept.
+
+    id: its id in the catalogue, or the path of its config.json. config: the values that its family's formulas
+    use. file: its record in the catalogue, None for a config of the caller's own.
+    """
+
+    def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
+        self.id, self.family, self.config, self.file = id, family, config, file
+        self._inventories: dict[tuple[str, int], Inventory] = {}
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any] | str | Path,
+        *,
+        families: Mapping[str, Family],
+        id: str = "",  # noqa: A002
+    ) -> Backbone:
+        """The model that a config.json describes.
+
+        config: its content, or the path of the file or of its folder. families: by model_type; where they lack
+        it, `transformers` (if installed) builds the model without memory, and the roles of its modules are told from
+        their names and places. id: how answers and messages call it. Raises ConfigError, in one line.
+        """
+        source = (id or "config") if isinstance(config, Mapping) else str(config)
+        raw = config if isinstance(config, Mapping) else read_json(Path(config))
+        return _build(source, raw, _family(source, raw, families, infer=True), id or source)
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.file.name if self.file else self.id
+
+    @property
+    def source(self) -> str:
+        """The citation of its dimensions, "" for a config of the caller's own."""
+        return self.file.source if self.file else ""
+
+    @property
+    def default_task(self) -> str:
+        """The task in which it was published."""
+        return self.family.default_task
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks for which `transformers` has a class."""
+        return tuple(self.family.tasks)
+
+    @cached_property
+    def dims(self) -> dict[str, int]:
+        """The family's sizes: d_model, d_ff, n_heads, ..."""
+        return {name: formula(self.config) for name, formula in self.family.dims.items()}
+
+    @cached_property
+    def layers(self) -> dict[str, int]:
+        """How many layers each stack has."""
+        return {name: stack.layers(self.config) for name, stack in self.family.stacks.items()}
+
+    @cached_property
+    def stack_dims(self) -> dict[str, dict[str, int]]:
+        """The sizes of each stack, where they differ from the family's."""
+        stacks = self.family.stacks.items()
+        return {name: {dim: f(self.config) for dim, f in stack.dims.items()} for name, stack in stacks}
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the model as published: its default task, tied ones once, without a new head."""
+        inventory = self.inventory()
+        return inventory.total - inventory.head
+
+    def inventory(self, task: str | None = None, num_labels: int = 2) -> Inventory:
+        """Its modules as `transformers` builds it for a task (its default task if None).
+
+        Raises UnknownName for a task that the family lacks, UsageError for a senseless number of labels.
+        """
+        task = self.default_task if task is None else task
+        found = self._inventories.get((task, num_labels))
+        if found is None:
+            if task not in self.family.tasks:
+                raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
+            if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
+                wanted = f"a whole number from 1 to {MAX_LABELS:,}"
+                raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
+            found = self._inventories[task, num_labels] = Inventory(self, task, num_labels)
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Backbone {self.id}: {self.parameters:,} parameters>"
+
+
+def load_model(path: Path, *, families: Mapping[str, Family], name: str | None = None) -> Backbone:
+    """The model of the catalogue in a file that messages call `name`.
+
+    Raises DataError with every problem, each at its line.
+    """
+    file, document = load_model_file(path, name)
+    try:
+        raw = {**file.config, "model_type": file.family}
+        return _build(document.path, raw, _family(document.path, raw, families, infer=False), file.id, file)
+    except ConfigError as error:
+        raise DataError([_at_line(problem, document) for problem in error.problems]) from None
+
+
+def _at_line(problem: Problem, document: Document) -> Problem:
+    """What is wrong with a catalogued config, at the line of the model's file that says it."""
+    keys = ("family",) if problem.field == "model_type" else ("config", problem.field)
+    place = ".".join(keys)
+    return Problem(problem.file, document.line(keys), place, problem.found, problem.expected, problem.hint, "config")
+
+
+def _build(
+    source: str,
+    raw: Mapping[str, Any],
+    family: Family,
+    name: str,
+    file: ModelFile | None = None,
+) -> Backbone:
+    """The model of a config; `source` is how messages call the config."""
+    backbone = Backbone(name, family, values(source, raw, family), file)
+    for stack, layers in backbone.layers.items():
+        if layers > MAX_LAYERS:
+            key = ", ".join(sorted(family.stacks[stack].layers.names))
+            raise ConfigError(source, key, f"{layers:,} layers", f"at most {MAX_LAYERS:,}")
+    if backbone.parameters > MAX_PARAMETERS:
+        raise ConfigError(source, "sizes", f"{backbone.parameters:.3g} parameters", "at most 2**53")
+    return backbone
+
+
+def _family(source: str, raw: Mapping[str, Any], families: Mapping[str, Family], *, infer: bool) -> Family:
+    found = raw.get("model_type")
+    if isinstance(found, str) and found in families:
+        return families[found]
+    if infer and isinstance(found, str) and (inferred := inferred_family(source, raw, families)):
+        return inferred
+    matches = near(found, families) if isinstance(found, str) else []
+    hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+    seen = "nothing" if found is None else described(found)
+    raise ConfigError(source, "model_type", seen, KNOWN_TYPES, hint)

@@ -1,0 +1,187 @@
+"""Read a config.json: strictly, as every count depends on it.
+
+A key that the family needs must be there, and every number must be one that a model can have. Whatever is wrong is a
+ConfigError in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, shown
+from ..schema.family import ConfigKey, Family
+
+__all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "described", "read_json", "values"]
+
+MAX_BYTES = 1_000_000
+MAX_LAYERS = 10_000
+MAX_PARAMETERS = 2**53
+"""Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
+SINGLE_LAYERS = "per_layer_config"
+"""The key with which `transformers` gives single layers sizes of their own; no family file can say that."""
+MISSING: Any = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a config.json, or in that of a folder. Raises ConfigError for anything else."""
+    source = str(path)
+    try:
+        content = _content(path)
+    except OSError as error:
+        raise ConfigError(source, "", error.strerror or "a file that cannot be read", "a config.json") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(source, "", f"more than {MAX_BYTES:,} bytes", "a config.json, a few thousand bytes")
+    try:
+        data = json.loads(content, object_pairs_hook=_object, parse_constant=_constant)
+    except RecursionError:
+        raise ConfigError(source, "", "deep nesting", "the few levels of a config.json") from None
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} on line {error.lineno}, column {error.colno}"
+        raise ConfigError(source, "", found, "valid JSON") from None
+    except ValueError as error:  # not UTF-8, a number of thousands of digits, a key twice, NaN
+        raise ConfigError(source, "", str(error), "valid JSON") from None
+    if not isinstance(data, dict):
+        raise ConfigError(source, "", f"a {type(data).__name__}", "a JSON object")
+    return data
+
+
+def _content(path: Path) -> bytes:
+    """At most MAX_BYTES + 1 bytes of a regular file (a device or a pipe might never end)."""
+    if "\0" in str(path):
+        raise OSError(0, "no name of a file")
+    path = path / "config.json" if path.is_dir() else path
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(0, "no regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {shown(key)} twice")
+        made[key] = value
+    return made
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text}, which JSON does not have")
+
+
+def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """What the family's formulas use, each value checked by itself and then together."""
+    if raw.get(SINGLE_LAYERS) and family.config:  # one that was inferred has no formulas, and no need to say it
+        raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
+    values: dict[str, Any] = {}
+    for name, key in family.config.items():
+        label, given = _given(source, raw, (key.key or name, *key.aliases))
+        filled = given in (None, MISSING)
+        found = _filled(key, given is None, values) if filled else _item(key, given)
+        if found is None:
+            seen = "null" if given is None else "nothing"
+            raise ConfigError(source, label, seen, f"{_expected(key)}, which {family.name} needs")
+        try:
+            values[name] = found if filled and key.type == "layers" else _value(key, found, values)
+        except ValueError:
+            raise ConfigError(source, label, described(found), _expected(key)) from None
+    for formula in family.requires:
+        if not formula(values):
+            names = sorted(formula.names)
+            seen = ", ".join(f"{n} = {values[n]}" for n in names)
+            raise ConfigError(source, " and ".join(names), seen, f"{formula.source}, as in {family.name}")
+    return values
+
+
+def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
+    """The first of a key's names under which the config has something, and what; else its own name, null or MISSING."""
+    found = [(label, _lookup(source, raw, label)) for label in labels]
+    return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
+
+
+def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
+    """The value of a key, or of one inside an object (`text_config.hidden_size`); MISSING where there is none."""
+    outer, _, inner = label.rpartition(".")
+    holder = _lookup(source, raw, outer) if outer else raw
+    if holder is None or holder is MISSING:
+        return MISSING
+    if not isinstance(holder, Mapping):
+        raise ConfigError(source, outer, described(holder), "an object")
+    return holder.get(inner, MISSING)
+
+
+def _filled(key: ConfigKey, given: bool, above: Mapping[str, Any]) -> Any:
+    """The value of a key that is null (`given`) or absent; None if it may not be."""
+    formula = key.if_null if given and key.if_null is not None else key.default
+    if formula is None:
+        return None
+    if key.type == "layers":
+        return tuple(n for n in _layers(key, above) if formula({**above, "layer": n}))
+    value = formula(above)
+    return value if key.type in ("int", "float") else bool(value)
+
+
+def _layers(key: ConfigKey, above: Mapping[str, Any]) -> range:
+    """All layers that a key is about."""
+    assert key.over is not None
+    return range(min(key.over(above), MAX_LAYERS))
+
+
+def _item(key: ConfigKey, value: Any) -> Any:
+    """The item that is meant of a list; a number stands for each."""
+    several = key.item is not None and isinstance(value, list | tuple) and len(value) > key.item
+    return value[key.item] if several else value
+
+
+def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
+    """The value as the formulas use it. Raises ValueError for one that the key cannot have."""
+    if key.type == "layers":
+        return _chosen(key, value, _layers(key, above))
+    if key.type == "int" and type(value) is int and key.min <= value <= key.max:
+        return value
+    if key.type == "float" and type(value) in (int, float) and key.min <= value <= key.max:
+        return value
+    if key.type in ("bool", "flag") and isinstance(value, bool):
+        return value
+    words = value.split("|") if isinstance(value, str) else value
+    if key.pattern is None or not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise ValueError
+    return any(re.fullmatch(key.pattern, word.strip()) for word in words)
+
+
+def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
+    """The layers that a list names, or at which it has a matching word. Raises ValueError."""
+    kind = int if key.pattern is None else str
+    if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
+        raise ValueError
+    if key.pattern is None:
+        return tuple(n for n in layers if n in value)
+    if len(value) < len(layers):
+        raise ValueError
+    return tuple(n for n in layers if re.fullmatch(key.pattern, value[n]))
+
+
+def _expected(key: ConfigKey) -> str:
+    if key.type == "layers":
+        return "a list of layers' numbers" if key.pattern is None else "a list with a word for each layer"
+    if key.type == "int":
+        return f"a whole number from {key.min:,} to {key.max:,}"
+    if key.type == "float":
+        return f"a number from {key.min:,} to {key.max:,}"
+    return "true or false" if key.type == "bool" else "a text or a list of texts"
+
+
+def described(value: Any) -> str:
+    """A value of a config as a message shows it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and abs(value) > MAX_PARAMETERS:
+        return "a number beyond 2**53"
+    return repr(value)

@@ -1,0 +1,274 @@
+"""The records of a knowledge base, each read when it is first asked for, and a method laid out on a model.
+
+Whatever asks something of a knowledge base (queries, rules, libraries' configurations) takes these classes. The facade
+that users see, `peftonomy.knowledge.base`, adds the questions themselves.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from ..backbones.backbone import Backbone, load_model
+from ..costs.cost import Cost
+from ..costs.layout import Part, flattened
+from ..costs.plan import Plan
+from ..errors import DataError, Problem, UnknownName, UsageError, shown
+from ..files.documents import Document, load_yaml
+from ..schema.family import Family, load_family
+from ..schema.method import MethodEntry, method_from
+
+if TYPE_CHECKING:
+    from ..files.bibliography import Bibliography
+    from ..schema.library import Library
+    from ..schema.taxonomy import Taxonomy
+
+__all__ = ["M", "MethodRecord", "ModelLike", "Records", "Shelf"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound="MethodRecord")
+ModelLike: TypeAlias = str | Path | Mapping[str, Any] | Backbone
+"""A model: its id in the catalogue, the name of its checkpoint on the Hugging Face Hub, the path of a config.json (or
+its folder), what that holds, or a backbone."""
+ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
+"""How names on the Hub look; such a path would need a `./` in front where it does not exist."""
+FOLDERS = ("taxonomy", "methods", "backbones")
+PLANS = 512
+"""Layouts on models that a method keeps; the oldest goes first."""
+
+
+class Shelf(Mapping[str, T], Generic[T]):
+    """One folder of YAML files as a mapping from id to record, read on demand."""
+
+    def __init__(self, kind: str, folder: Path, read: Callable[[Path], T]):
+        self.kind, self.folder, self._read = kind, folder, read
+        self.held: dict[str, T] = {}
+
+    @cached_property
+    def ids(self) -> dict[str, None]:
+        """The ids, sorted (the keys of a dictionary, in which one is found at once)."""
+        return dict.fromkeys(sorted(path.stem for path in self.folder.glob("*.yaml")))
+
+    def path(self, key: str) -> Path:
+        """The file of one record."""
+        return self.folder / f"{key}.yaml"
+
+    def __getitem__(self, key: str) -> T:
+        found = self.held.get(key)
+        if found is None:
+            if key not in self:
+                raise UnknownName(self.kind, key, self.ids)
+            found = self.held[key] = self._read(self.path(key))
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.held or key in self.ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class MethodRecord:
+    """One method: its entry, and its layout on any model."""
+
+    def __init__(self, kb: Records[Any], entry: MethodEntry, document: Document):
+        self.kb, self.entry, self.document = kb, entry, document
+        self.id, self.name, self.year, self.category = entry.id, entry.name, entry.year, entry.category
+        self._plans: dict[Any, Plan] = {}
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
+        return flattened(self.entry, lambda method: self.kb[method].entry)
+
+    def plan(
+        self,
+        model: ModelLike,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+    ) -> Plan:
+        """Lay the method out on a model; equal questions share one plan. Raises UsageError or ConfigError."""
+        key = (
+            model if isinstance(model, str | Backbone) else None,
+            targets if isinstance(targets, str | None) else tuple(targets),
+            target_modules if isinstance(target_modules, str | None) else tuple(target_modules),
+            task,
+            num_labels,
+        )
+        plan = self._plans.get(key) if key[0] is not None else None
+        if plan is None:
+            if targets is not None and target_modules is not None:
+                raise UsageError("give targets (roles) or target modules (suffixes), not both")
+            inventory = self.kb.backbone(model).inventory(task, num_labels)
+            suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
+            plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
+            if key[0] is not None:
+                if len(self._plans) >= PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = plan
+        return plan
+
+    def cost(
+        self,
+        model: ModelLike,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        **hyperparameters: Any,
+    ) -> Cost:
+        """Return what the method costs on a model.
+
+        model: an id of the catalogue, a path to a `config.json`, its content, or a Backbone. targets: roles such as
+        `attn.q`. target_modules: module-name suffixes with peft's meaning, or "all-linear". task: none, causal_lm or
+        seq_cls (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry.
+        Raises UsageError for arguments that make no sense, ConfigError for a config.json that cannot be counted.
+        """
+        plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
+        return plan.cost(hyperparameters, dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place of the files: another process reads its own."""
+        return operator.getitem, (self.kb, self.id)
+
+    def __repr__(self) -> str:
+        return f"<Method {self.id}: {self.name} ({self.year})>"
+
+
+class Records(Mapping[str, M], Generic[M]):
+    """All methods by id, with the models they are counted on, the libraries, the taxonomy and the bibliography."""
+
+    def __init__(self, root: Path, method: type[M]):
+        missing = [name for name in FOLDERS if not (root / name).is_dir()]
+        if missing:
+            raise DataError(
+                [Problem(str(root), 0, "", f"no folder {missing[0]}/", "a folder with " + ", ".join(FOLDERS))]
+            )
+        self.root, self._class = root, method
+        self.methods: Shelf[M] = Shelf("method", root / "methods", self._method)
+        self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
+        self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
+        self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
+        self.memo: dict[str, Any] = {}
+        """What rooms above work out once for these records, each under a name of its own."""
+        self._by_checkpoint: dict[str, Backbone] = {}
+
+    def _method(self, path: Path) -> M:
+        document = load_yaml(path, self.shown(path))
+        return self._class(self, method_from(document, path), document)
+
+    def _family(self, path: Path) -> Family:
+        return load_family(path, self.shown(path))
+
+    def _model(self, path: Path) -> Backbone:
+        return load_model(path, families=self.families, name=self.shown(path))
+
+    def _library(self, path: Path) -> Library:
+        from ..schema.library import load_library
+
+        return load_library(path, self.shown(path))
+
+    def shown(self, path: Path) -> str:
+        """How messages call a file: relative to the root where it lies below it."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+    def backbone(self, model: ModelLike) -> Backbone:
+        """A model by catalogue id, name on the Hugging Face Hub, path to a `config.json`, content of one, or itself.
+
+        A path that exists goes before a name on the Hub, whose letters may be of either case. Raises UnknownName with
+        near matches, UsageError for a name that several models have, ConfigError for a bad `config.json`.
+        """
+        if isinstance(model, Backbone):
+            return model
+        if isinstance(model, str) and model in self.models:
+            return self.models[model]
+        if isinstance(model, str) and not _exists(model):
+            hub = ON_THE_HUB.fullmatch(model) is not None and not model.endswith(".json")
+            if hub and (found := self._on_the_hub(model)) is not None:
+                return found
+            if hub or not ("/" in model or model.endswith(".json")):
+                where = "(an id of the catalogue, the name of its checkpoint on the Hub, or a path to a config.json)"
+                raise UnknownName("model", model, [*self.models, *(self._checkpoints() if hub else ())], where)
+        return Backbone.from_config(model, families=self.families)
+
+    def _on_the_hub(self, name: str) -> Backbone | None:
+        """The model whose checkpoint has this name; only files that hold the name are read as YAML."""
+        wanted = name.lower()
+        if wanted not in self._by_checkpoint:
+            texts = ((key, self.models.path(key).read_bytes().lower()) for key in self.models)
+            held = [self.models[key] for key, text in texts if wanted.encode() in text]
+            found = [m for m in held if m.file is not None and (m.file.checkpoint or "").lower() == wanted]
+            if len(found) > 1:
+                ids = " and ".join(m.id for m in found)
+                raise UsageError(f"model: {shown(name)} is the checkpoint of {ids}; name one of them by its id")
+            if not found:
+                return None
+            self._by_checkpoint[wanted] = found[0]
+        return self._by_checkpoint[wanted]
+
+    def _checkpoints(self) -> Iterator[str]:
+        """The names on the Hub of all models that have one."""
+        for model in self.models.values():
+            if model.file is not None and model.file.checkpoint:
+                yield model.file.checkpoint
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """Categories, facets, relation types, roles, surveys and stored lists."""
+        from ..schema.taxonomy import Taxonomy
+
+        return Taxonomy.read(self.root / "taxonomy", self.shown)
+
+    @cached_property
+    def references(self) -> Bibliography:
+        """The bibliography."""
+        from ..files.bibliography import Bibliography
+
+        path = self.root / "taxonomy" / "references.bib"
+        return Bibliography.read(path, self.shown(path))
+
+    def __getitem__(self, key: str) -> M:
+        return self.methods[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.methods
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.methods)
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.methods)} methods, {len(self.models)} models, {len(self.families)} families"
+        return f"<{type(self).__name__}: {counts}>"
+
+
+def _exists(path: str) -> bool:
+    """Whether a path exists; one that no system can have does not."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """`"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError if nothing is named."""
+    if text is None:
+        return None
+    words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text
+    if not words or not all(isinstance(w, str) and w for w in words):
+        raise UsageError("targets: found an empty name; expected roles or suffixes separated by commas")
+    return words

@@ -1,0 +1,4 @@
+"""The command line: one module for each group of commands.
+
+This room may import: every room.
+"""

@@ -1,0 +1,120 @@
+"""Commands for authors of entries: check, new, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UnknownName, UsageError
+from ..files import output as out
+from .options import (
+    cli,
+    completes,
+    count,
+    json_option,
+    knowledge,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@cli.command()
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@json_option
+def check(files: tuple[str, ...], as_json: bool) -> int:
+    """Check the whole tree, or only what the files named hold; exit code 1 if there is a problem."""
+    from .. import check as problems_of
+
+    kb = knowledge()
+    with out.progress("checking"):
+        problems = problems_of(kb, files)
+    if as_json:
+        out.print_json([dataclasses.asdict(p) for p in problems])
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        where = f" in {count(len({p.file for p in problems}), 'file')}" if problems else ""
+        everything = f"{count(len(kb), 'method')}, {count(len(kb.models), 'model')}"
+        looked_at = count(len(files), "file") if files else everything
+        click.echo(f"{looked_at}: {count(len(problems), 'problem')}{where}")
+    return int(bool(problems))
+
+
+@cli.command()
+@click.argument("id", metavar="ID")
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Where it stands in the tree.")
+@click.option("--year", metavar="YEAR", type=click.IntRange(1990, 2100), help="Year of its first paper.")
+@click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added unless it exists.")
+def new(id: str, category: str | None, year: int | None, source: str | None) -> None:  # noqa: A002
+    """Write the skeleton of an entry, of its module and of its BibTeX record."""
+    from ..knowledge.scaffold import scaffold
+
+    kb = knowledge()
+    files = scaffold(kb, id, category=category, year=year, source=source)
+    out.write_atomically(files)
+    click.echo("\n".join(f"wrote {kb.shown(path)}" for path in files))
+    click.echo(f"next: until they pass, peftonomy check methods/{id}.yaml and peftonomy verify {id}")
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option(
+    "--implementation", metavar="MODULE:FUNCTION", help="Verify this implementation of one method, not the one here."
+)
+@click.option("--family", "families", metavar="F", multiple=True, help="Only on this small model; repeatable.")
+@click.option(
+    "--junit", metavar="FILE", help="Write a JUnit XML report there.", type=click.Path(dir_okay=False, path_type=Path)
+)
+@json_option
+def verify(
+    methods: tuple[str, ...], implementation: str | None, families: tuple[str, ...], junit: Path | None, as_json: bool
+) -> int:
+    """Verify implementations against entries and golden vectors (needs the torch extra); exit code 1 on a problem."""
+    from importlib.util import find_spec
+
+    kb = knowledge()
+    wanted = [kb[method].id for method in methods] or list(kb)
+    if implementation is not None and len(methods) != 1:
+        raise UsageError("--implementation verifies one method: name it")
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UsageError(f"verify needs {' and '.join(missing)}: pip install 'peftonomy[torch]'")
+    with out.progress("loading torch"):
+        from ..conformance import suite, tiny
+    if kb.root != suite.KB.root:
+        raise UsageError(f"verify runs the entries in {suite.KB.root}, not those of --root")
+    if unknown := [name for name in families if name not in tiny.CONFIGS]:
+        raise UnknownName("small model", unknown[0], tiny.CONFIGS)
+    sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
+    module = None if implementation is None else suite.implementation(implementation)
+    results: list[suite.Result] = []
+    for method in wanted:
+        with out.progress(f"verifying {method}"):
+            found = list(suite.run(suite.cases(method, module, families or None)))
+        results += found
+        if not as_json:
+            _verified(method, found)
+    if junit is not None:
+        out.write_atomically({junit: suite.junit(results)})
+    if as_json:
+        out.print_json([result.to_dict() for result in results])
+    return int(not all(result.passed for result in results))
+
+
+def _verified(method: str, results: Sequence[Any]) -> None:
+    """Print the problems of one method, each once with the cases that it was found in, and a line that sums up."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for problem in result.problems:
+            found.setdefault((result.case.what, problem), []).append(result.case.where)
+    for (what, problem), where in found.items():
+        more = f" and {count(len(where) - 1, 'case')} more" if len(where) > 1 else ""
+        click.echo(f"{method}: {what}: {problem} ({where[0]}){more}")
+    failed = sum(not result.passed for result in results)
+    seconds = sum(result.seconds for result in results)
+    click.echo(f"{method}: {len(results) - failed} of {count(len(results), 'check')} passed in {seconds:.1f} s")

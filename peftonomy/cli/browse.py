@@ -1,0 +1,169 @@
+"""Commands that look things up: methods, models, lists, categories, deviations, citations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..files import output as out
+from .options import (
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    methods_argument,
+    section,
+)
+
+if TYPE_CHECKING:
+    from ..knowledge.base import Method
+    from ..schema.method import Tensor
+
+
+@cli.command()
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Only below this category.")
+@click.option("--where", metavar="PREDICATE", default="", help="Only where this holds: merge == exact and year >= 2023")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    shell_complete=completes("models"),
+    help="Let the predicate name trained, stored, stored_bytes, served and percent on this model.",
+)
+@click.option("--list", "stored", metavar="LIST", help="Only those of a stored list; `peftonomy lists` names them.")
+@json_option
+def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
+    """List the methods."""
+    from ..knowledge.query import select
+
+    kb = knowledge()
+    found = select(kb, where, category, model)
+    if stored is not None:
+        found = found.only(kb.stored_list(stored).ids)
+    if as_json:
+        return out.print_json(list(found))
+    rows = [(m.id, m.name, str(m.year), m.category, m.entry.summary) for m in found.methods]
+    return out.print_table(("id", "name", "year", "category", "summary"), rows)
+
+
+@cli.command()
+@method_argument
+@json_option
+def show(method: str, as_json: bool) -> None:
+    """Show one method's entry."""
+    entry = knowledge()[method].entry
+    if as_json:
+        return out.print_json(entry.model_dump(mode="json", by_alias=True, exclude_none=True))
+    click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
+    click.echo(f"{entry.update}\n{entry.where}\n")
+    settings = [
+        (n, h.type, str(h.default), h.domain.source if h.domain else "", h.source, h.meaning)
+        for n, h in entry.hyperparameters.items()
+    ]
+    section(("hyperparameter", "type", "default", "domain", "source", "meaning"), settings)
+    tensors = [
+        (n, t.per, declared(t), t.init, word(t.trained), ", ".join(s.as_ for s in t.stored), t.served)
+        for n, t in entry.tensors.items()
+    ]  # fmt: skip
+    section(("tensor", "per", "shape", "init", "trained", "stored", "served"), tensors)
+    section(("includes", "as"), [(i.method, i.as_) for i in entry.includes])
+    relations = [(r.type, r.target, " ".join(r.note.split())) for r in entry.relations]
+    section(("relation", "to", "why"), relations)
+    return click.echo(f"source: {entry.source}")
+
+
+def declared(tensor: Tensor) -> str:
+    """The shape or count of a tensor as its entry writes it."""
+    if tensor.shape is not None:
+        return " x ".join(size.source for size in tensor.shape)
+    return tensor.count.source if tensor.count is not None else "its own"
+
+
+def word(value: Any) -> str:
+    """What the optimiser moves of a tensor, in a word or a formula."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(getattr(getattr(value, "across", value), "source", value))
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the models of the catalogue."""
+    known = knowledge().models.values()
+    if as_json:
+        return out.print_json([
+            {"id": m.id, "name": m.name, "family": m.family.model_type, "parameters": m.parameters,
+             "tasks": list(m.tasks), "default_task": m.default_task, "source": m.source}
+            for m in known
+        ])  # fmt: skip
+    rows = [(m.id, m.name, m.family.model_type, out.number(m.parameters), ", ".join(m.tasks)) for m in known]
+    return out.print_table(("id", "name", "family", "parameters", "tasks"), rows, right=["parameters"])
+
+
+@cli.command()
+@json_option
+def lists(as_json: bool) -> None:
+    """List the stored lists: questions with a name, and how many methods answer each."""
+    kb = knowledge()
+    known = [(name, stored, len(kb.stored_list(name))) for name, stored in kb.taxonomy.lists.items()]
+    if as_json:
+        return out.print_json([{"id": n, **s.model_dump(exclude_none=True), "methods": k} for n, s, k in known])
+    rows = [(n, str(k), s.where + (f"  (on {s.model})" if s.model else ""), s.meaning) for n, s, k in known]
+    return out.print_table(("id", "methods", "where", "meaning"), rows, right=["methods"])
+
+
+@cli.command()
+@json_option
+def categories(as_json: bool) -> None:
+    """List the category tree, with the number of methods below each node."""
+    kb = knowledge()
+    placed = [m.category for m in kb.values()]
+    nodes = [
+        (node, sum(f"{category}.".startswith(f"{node.id}.") for category in placed))
+        for node in kb.taxonomy.categories.values()
+    ]
+    if as_json:
+        return out.print_json([n.model_dump(exclude={"children"}) | {"methods": k} for n, k in nodes])
+    rows = [("  " * n.id.count(".") + n.id, n.name, str(k), n.definition) for n, k in nodes]
+    return out.print_table(("id", "name", "methods", "definition"), rows, right=["methods"])
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@json_option
+def deviations(methods: tuple[str, ...], as_json: bool) -> None:
+    """List where libraries differ from the methods (or from those named), and in what."""
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    rows = [row for row in kb.deviations if row["method"] in wanted]
+    if as_json:
+        return out.print_json(rows)
+    columns = ("method", "library", "against", "about", "effect", "note")
+    return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
+@methods_argument
+@click.option(
+    "--all", "everything", is_flag=True, help="Everything that the entries cite, not only the methods' papers."
+)
+@json_option
+def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Print the BibTeX records to cite for methods."""
+    kb = knowledge()
+    keys = dict.fromkeys(key for method in methods for key in cited(kb[method], everything))
+    found = [kb.references[key] for key in keys]
+    if as_json:
+        shown = ("key", "citation", "url", "bibtex")
+        return out.print_json([{name: getattr(r, name) for name in shown} for r in found])
+    return click.echo("\n\n".join(r.bibtex for r in found))
+
+
+def cited(method: Method, everything: bool) -> Iterator[str]:
+    """BibTeX keys that an entry cites: its paper first, then, if asked, all others."""
+    yield method.entry.source.partition("#")[0]
+    if everything:
+        yield from sorted(key for key in method.entry.cited if key in method.kb.references)

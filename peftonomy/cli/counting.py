@@ -1,0 +1,151 @@
+"""Commands that count: cost, compare, export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..files import output as out
+from .options import (
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    methods_argument,
+    model_options,
+    once,
+    question,
+    question_options,
+    section,
+)
+
+if TYPE_CHECKING:
+    from ..costs.cost import Cost
+    from ..libraries.adapter import Adapter
+
+
+def method_or_configuration(ctx: click.Context, param: click.Parameter, method: str | None) -> str | None:
+    """The method, which only a configuration makes needless (that option is read first)."""
+    if method is None and ctx.params["adapter_config"] is None:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return method
+
+
+@cli.command()
+@click.argument(
+    "method", metavar="METHOD", required=False, shell_complete=completes("methods"), callback=method_or_configuration
+)
+@click.option(
+    "--adapter-config",
+    metavar="FILE",
+    is_eager=True,
+    type=click.Path(exists=True),
+    help="peft's adapter_config.json: it says which method, setting and modules; METHOD only where it cannot.",
+)
+@question_options
+@json_option
+def cost(method: str | None, adapter_config: str | None, as_json: bool, **asked: Any) -> None:
+    """Count what a method costs on a model."""
+    wanted = question(asked)
+    if adapter_config is not None:
+        return adapter_cost(wanted.read(adapter_config, method), asked["model"], as_json)
+    found = wanted.ask(knowledge()[str(method)])
+    if as_json:
+        return out.print_json(found.to_dict())
+    return print_cost(found, asked["model"])
+
+
+def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
+    """The answer for a library's configuration: the method's cost, and what the library reports."""
+    if as_json:
+        return out.print_json(adapter.to_dict())
+    print_cost(adapter.cost, model)
+    reported, library = adapter.reported, adapter.library
+    click.echo(f"\n{library.name} {library.version}, {adapter.type}, reports")
+    out.print_table(
+        ("", "numbers", ""),
+        [
+            ("trained", out.number(reported.trained), ""),
+            ("total", out.number(reported.total), ""),
+            ("file", out.number(reported.stored), f"{out.bytes_text(reported.stored_bytes)} in {adapter.dtype}"),
+            *((extra.name, out.number(extra.trained), "of them") for extra in adapter.extras if extra.trained),
+            *((extra.name, out.number(extra.stored), "of the file") for extra in adapter.extras if not extra.trained),
+        ],
+        right=["numbers"],
+    )
+    said = [*(f"{key}: {name} = {value}" for key, own in adapter.patterns.items() for name, value in own.items()),
+            *(f"note: {note}" for note in adapter.notes),
+            *(f"differs in {d.effect}: {' '.join(d.note.split())}" for d in adapter.deviations)]  # fmt: skip
+    click.echo("".join(f"\n{line}" for line in said), nl=bool(said))
+    return None
+
+
+def print_cost(found: Cost, model: str) -> None:
+    """The ledgers and the tensors that they are sums of."""
+    click.echo(f"{found.method} on {found.model or model}, task {found.task}")
+    click.echo(with_values(found) or "no hyperparameters")
+    targets = found.target_modules or found.targets
+    named = targets if isinstance(targets, str) else ", ".join(targets)
+    click.echo(f"targets {named}\n" if named else "")
+    ledgers = [
+        ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone"),
+        ("stored", out.number(found.stored), stored_note(found)),
+        ("shared", out.number(found.shared), "held once for all tasks"),
+        ("served", out.number(found.served), "beyond the backbone, at inference"),
+        ("head", out.number(found.head), "a new task head, counted apart"),
+        ("backbone", out.number(found.backbone), f"{out.bytes_text(found.base_bytes)} as the method holds it"),
+    ]
+    shown = [row for row in ledgers if row[1] != "0" or row[0] not in ("head", "shared")]
+    section(("", "numbers", ""), shown, right=["numbers"])
+    rows = [
+        (t.name, t.per, " x ".join(map(str, t.shape)) if t.shape else out.number(t.count),
+         *map(out.number, (t.sites, t.total, t.trained, t.stored, t.served)), ", ".join(t.roles))
+        for t in found.tensors
+    ]  # fmt: skip
+    columns = ("tensor", "per", "shape", "sites", "total", "trained", "stored", "served", "roles")
+    return out.print_table(columns, rows, right=columns[2:8])
+
+
+def with_values(cost: Cost) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in cost.hyperparameters.items())
+
+
+def stored_note(cost: Cost) -> str:
+    bits = f", with {cost.stored_bits:,} bits of masks" if cost.stored_bits else ""
+    return f"{out.bytes_text(cost.stored_bytes)} in {cost.dtype}{bits}"
+
+
+@cli.command()
+@methods_argument
+@question_options
+@json_option
+def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+    """Count several methods on one model; each takes the settings and targets that it knows."""
+    kb = knowledge()
+    costs = question(asked).ask_all([kb[m] for m in dict.fromkeys(methods)])
+    if as_json:
+        return out.print_json([c.to_dict() for c in costs])
+    rows = [
+        (c.method, out.number(c.trained), f"{c.percent:.4g}", out.number(c.stored),
+         out.bytes_text(c.stored_bytes), out.number(c.served), with_values(c))
+        for c in costs
+    ]  # fmt: skip
+    columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
+    return out.print_table(columns, rows, right=columns[1:6])
+
+
+@cli.command()
+@method_argument
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft or adapters.")
+@model_options
+@json_option
+def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
+    """Write a method at a setting as a library's configuration: the call, and the file that it saves."""
+    wanted = question(asked)
+    settings: Any = once(wanted.settings)
+    found = knowledge()[method].export(**wanted.place, to=to, **settings)
+    if not as_json:
+        click.echo(f"{found.python}\n\n{found.library.file}")
+    return out.print_json(found.to_dict())

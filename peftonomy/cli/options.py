@@ -1,0 +1,263 @@
+"""What commands share: the group, the options of a question, and the knowledge base that they ask.
+
+Heavy imports (rich, networkx, the site, torch) wait until a command needs them, so that a cost query starts in a
+fraction of the time that importing torch takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..errors import PeftonomyError, UnknownName, UsageError, shown
+from ..files import output as out
+
+if TYPE_CHECKING:
+    from ..costs.cost import Cost
+    from ..knowledge.base import KnowledgeBase, Method
+    from ..libraries.adapter import Adapter
+    from ..memory.fit import Fit
+    from ..memory.model import Memory
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
+@click.option(
+    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
+    help="Another tree of data (or PEFTONOMY_ROOT).",
+)  # fmt: skip
+def cli(root: str | None) -> None:
+    """A knowledge base of parameter-efficient fine-tuning methods that is checked by running it."""
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Words separated by commas."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        words = tuple(w.strip() for w in value.split(",")) if isinstance(value, str) else tuple(value)
+        if not all(words):
+            self.fail(f"{shown(value)!r} has an empty word.", param, ctx)
+        return words
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """`name=value`, or `method.name=value` for one of several methods."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, text = (part.strip() for part in str(value).partition("="))
+        if not (name and equals and text):
+            self.fail(f"{shown(value)!r} is not of the form name=value.", param, ctx)
+        return name, text
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What a cost is asked of, apart from the method."""
+
+    model: str
+    settings: tuple[tuple[str, str], ...]
+    targets: tuple[str, ...] | None
+    target_modules: tuple[str, ...] | None
+    task: str | None
+    num_labels: int
+    dtype: str = "float32"
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The model, and where on it, as `Method.plan` is asked."""
+        modules: Any = self.target_modules
+        return {
+            "model": self.model,
+            "targets": self.targets,
+            "target_modules": modules[0] if modules == ("all-linear",) else modules,
+            "task": self.task,
+            "num_labels": self.num_labels,
+        }
+
+    def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
+        """The cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
+        place = self.place if targeted else self.place | {"targets": None, "target_modules": None}
+        plan = method.plan(**place)
+        return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
+
+    def read(self, file: str, method: str | None) -> Adapter:
+        """The configuration in a file, on this model. Raises PeftonomyError."""
+        said = {"--set": self.settings, "--targets": self.targets, "--target-modules": self.target_modules}
+        for option, given in said.items():
+            if given:
+                raise UsageError(f"{option} and --adapter-config are two ways to say one thing; give one of them")
+        return knowledge().adapter(
+            file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
+        )
+
+    def remember(self, method: Method, **step: Any) -> Memory:
+        """The memory of a training step. Raises PeftonomyError."""
+        from ..memory.model import Setting
+
+        setting = Setting(dtype=self.dtype, **step)
+        return method.on(**self.place).step.memory(once(self.settings), setting)
+
+    def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
+        """The memory of a training step that is run on fake tensors, as plain data. Raises PeftonomyError."""
+        try:
+            from reference_impls._simulate import simulate
+        except ModuleNotFoundError as error:
+            raise UsageError(f"--simulate needs {error.name}: install peftonomy[torch]") from None
+        if quantized or self.target_modules:
+            raise UsageError("--simulate takes neither --quantized nor --target-modules")
+        settings: dict[str, Any] = {**once(self.settings)}
+        for name in settings.keys() - hyperparameter_names(method):
+            raise UnknownName("hyperparameter", name, hyperparameter_names(method), f"of {method.id}")
+        where: dict[str, Any] = {"targets": self.targets, "task": self.task, "num_labels": self.num_labels}
+        try:
+            found = simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings)
+        except (RuntimeError, TypeError, ValueError) as error:  # of torch or of the reference implementation
+            why = str(error).partition("\n")[0]
+            raise UsageError(f"--simulate: {method.id} does not run so on {self.model}: {why}") from error
+        return found.to_dict()
+
+    def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
+        """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""
+        from ..memory.fit import SOLVED, largest
+        from ..memory.model import Setting
+
+        known = own_settings(method, once(self.settings))
+        if solve in {method.entry.alternative_names.get(name, name) for name in known}:
+            raise UsageError(f"{solve} is given by --set, and --solve looks for it; give one of them")
+        sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
+        if solve not in sizes.union(SOLVED):
+            raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
+        place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
+        step_ = method.on(**place).step
+        return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
+
+    def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
+        """One cost a method; each takes the settings and targets that it knows. Raises PeftonomyError."""
+        self.check_settings(methods)
+        settings = once(self.settings)
+        return [self.ask(m, own_settings(m, settings), targeted=m.entry.targets is not None) for m in methods]
+
+    def check_settings(self, methods: Sequence[Method]) -> None:
+        """Raise UnknownName for a setting that none of the methods has."""
+        for name in once(self.settings):
+            if not any(knows(m, name) for m in methods):
+                known = {n for m in methods for n in hyperparameter_names(m)}
+                raise UnknownName("hyperparameter", name, known, "of these methods")
+
+
+def knows(method: Method, name: str) -> bool:
+    """Whether a setting, `name` or `method.name`, is meant for the method."""
+    prefix, _, bare = name.rpartition(".")
+    return prefix in ("", method.id) and bare in hyperparameter_names(method)
+
+
+def own_settings(method: Method, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings meant for a method; `method.name` goes before `name`."""
+    others = method.entry.alternative_names
+    known = {name: name.rpartition(".")[2] for name in settings if knows(method, name)}
+    own = {bare: settings[name] for name, bare in known.items() if name != bare}
+    taken = {others.get(bare, bare) for bare in own}
+    return own | {n: settings[n] for n, bare in known.items() if n == bare and others.get(n, n) not in taken}
+
+
+def hyperparameter_names(method: Method) -> set[str]:
+    return {*method.entry.hyperparameters, *method.entry.alternative_names}
+
+
+def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The settings by name. Raises UsageError for a name given twice."""
+    found: dict[str, str] = {}
+    for name, text in settings:
+        if name in found:
+            raise UsageError(f"--set {name} is given twice")
+        found[name] = text
+    return found
+
+
+def knowledge() -> KnowledgeBase:
+    """The knowledge base that `--root`, the environment or the installation names."""
+    import peftonomy
+
+    return peftonomy.load(click.get_current_context().find_root().params["root"])
+
+
+def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Shell completion with the ids of one of the knowledge base's mappings."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        import peftonomy
+
+        try:
+            kb = peftonomy.load(ctx.find_root().params.get("root"))
+            known = kb.taxonomy.categories if kind == "categories" else getattr(kb, kind)
+        except PeftonomyError:
+            return []
+        return [CompletionItem(key) for key in sorted(known) if key.startswith(incomplete)]
+
+    return complete
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def model_options(command: F) -> F:
+    """The options that say on what a method is laid out."""
+    options = [
+        click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
+                     help="A catalogued model, its name on the Hugging Face Hub, or the path of a config.json."),
+        click.option("--set", "settings", metavar="NAME=VALUE", type=Setting(), multiple=True,
+                     help="A hyperparameter; repeatable."),
+        click.option("--targets", metavar="ROLES", type=Words(),
+                     help="Modules to act on by role, as papers name them: attn.q,attn.v"),
+        click.option("--target-modules", metavar="NAMES", type=Words(),
+                     help="Modules to act on by name, as peft does: q_proj,v_proj, or all-linear."),
+        click.option("--task", metavar="TASK",
+                     help="none, causal_lm or seq_cls; default: what the model was trained for."),
+        click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
+                     help="Labels of a seq_cls head."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def question_options(command: F) -> F:
+    """The options that make up a `Question`."""
+    option = click.option(
+        "--dtype", metavar="DTYPE", default="float32", show_default=True, help="The type of the numbers in checkpoints."
+    )
+    return model_options(option(command))
+
+
+def question(given: dict[str, Any]) -> Question:
+    if given["targets"] and given["target_modules"]:
+        raise UsageError("--targets and --target-modules are two ways to say one thing; give one of them")
+    return Question(**given)
+
+
+method_argument = click.argument("method", metavar="METHOD", shell_complete=completes("methods"))
+methods_argument = click.argument(
+    "methods", metavar="METHOD...", nargs=-1, required=True, shell_complete=completes("methods")
+)
+
+
+def section(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[str] = ()) -> None:
+    """A table with an empty line after it, or nothing at all."""
+    if rows:
+        out.print_table(columns, rows, right)
+        click.echo()
+
+
+def count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -1,0 +1,120 @@
+"""Commands about a training step: memory and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+from ..files import output as out
+from .options import (
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    model_options,
+    question,
+    section,
+)
+
+if TYPE_CHECKING:
+    pass
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def step_options(command: F) -> F:
+    """The options that make up a `Setting`, apart from batch and length."""
+    options = [
+        click.option("--dtype", metavar="DTYPE", default="bfloat16", show_default=True,
+                     help="bfloat16, float16, float32, or mixed: what is trained in float32."),
+        click.option("--optimizer", metavar="NAME", default="adamw", show_default=True,
+                     help="adamw, adamw-foreach, adamw-8bit, paged-adamw, paged-adamw-8bit, adafactor or sgd."),
+        click.option("--checkpointing", is_flag=True, help="Keep only the layers' inputs and compute them again."),
+        click.option("--attention", metavar="KIND", default="sdpa", show_default=True, help="sdpa or eager."),
+        click.option("--quantized", metavar="KIND", help="Hold the layers' frozen matrices as nf4 or int8."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+STEP = ("optimizer", "checkpointing", "attention", "quantized")
+
+
+@cli.command()
+@method_argument
+@model_options
+@click.option("--batch", metavar="N", type=int, required=True, help="Sequences of a step.")
+@click.option("--seq", metavar="N", type=int, required=True, help="Tokens of a sequence.")
+@step_options
+@click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
+@json_option
+def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
+    """Predict the memory and the operations of a training step."""
+    from ..memory.model import PARTS
+
+    step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
+    asking = question(asked)
+    entry = knowledge()[method]
+    found = asking.simulate(entry, **step) if simulate else asking.remember(entry, **step).to_dict()
+    if as_json:
+        return out.print_json(found)
+    click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
+    click.echo(", ".join(f"{n} = {v}" for n, v in found["hyperparameters"].items()) or "no hyperparameters")
+    how = [f"batch {batch} x {seq}", found["dtype"], found["optimizer"], found["attention"]]
+    how += ["checkpointing"] * found["checkpointing"] + ([found["quantized"]] if found.get("quantized") else [])
+    click.echo(", ".join(how) + "\n")
+    sizes = [(part.replace("_", " "), found[part], "") for part in PARTS]
+    sizes.append(("peak", found["peak"], f", in the {found['phase']} phase"))
+    if not simulate:
+        sizes.append(("gpu extra", found["gpu_extra_estimate"], ", an estimate, not in the peak"))
+    if found.get("paged"):
+        sizes.append(("paged", found["paged"], ", which may leave the GPU"))
+    rows = [(name, out.number(size), out.binary_text(size) + note) for name, size, note in sizes]
+    section(("", "bytes", ""), rows, right=["bytes"])
+    return click.echo(f"{found['forward_flops']:.4g} operations forward, {found['step_flops']:.4g} a step")
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@model_options
+@click.option("--gpu", metavar="SIZE", required=True, help="What the GPU holds: 24GiB, 80GB.")
+@click.option("--batch", metavar="N", type=int, default=1, show_default=True, help="Sequences of a step.")
+@click.option("--seq", metavar="N", type=int, default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--solve", metavar="NAME", default="batch", show_default=True,
+              help="What to solve for: batch, seq, or a hyperparameter that is a whole number.")  # fmt: skip
+@step_options
+@json_option
+def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int, solve: str, **asked: Any) -> None:
+    """Find the largest batch, length or size whose training step fits a GPU.
+
+    Without methods: all that can be sized on the model. The last column says which single change would help most.
+    """
+    from ..memory.fit import beside, gpu_bytes
+
+    kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
+    size, asking = gpu_bytes(gpu), question(asked)
+    found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
+    asking.check_settings(wanted)
+    for method in wanted:
+        try:
+            found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
+        except UsageError:
+            if methods:
+                raise
+    if not found:
+        raise UsageError("no method can be sized so; name one to see why")
+    found = beside(found)
+    if as_json:
+        return out.print_json([f.to_dict() for f in found])
+    rows = [
+        (f.method, out.number(f.value) if f.value else "none",
+         "" if f.memory is None else out.binary_text(f.memory.peak),
+         f"{f.changes[0].name}: {f.changes[0].value:,}" if f.changes else "")
+        for f in found
+    ]  # fmt: skip
+    return out.print_table(("method", solve, "peak", "best change"), rows, right=[solve, "peak"])

@@ -1,0 +1,309 @@
+"""Where a method's tensors go in a model: the places of each tensor, and the dimensions its formulas may name there."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from ..backbones.backbone import Inventory
+from ..backbones.modules import Block, Module, SiteGroup, joined, role_matches
+from ..errors import UsageError, shown
+from ..formula import Formula
+from ..schema.method import MethodEntry, Tensor, Value
+from .measure import Measure, measure
+
+__all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites", "totals"]
+
+MOST_PARTS = 50
+
+Suffixes = tuple[str, ...] | str
+
+
+@dataclass(frozen=True)
+class Part:
+    """An entry in the flattened tree of includes: its prefix, its parent part, how its hyperparameters are given."""
+
+    prefix: str
+    entry: MethodEntry
+    parent: int
+    rename: Mapping[str, str]
+    fixed: Mapping[str, Value]
+
+    @cached_property
+    def domains(self) -> list[tuple[str, Formula, Callable[..., Any]]]:
+        """Each hyperparameter that has a domain, with it, and as a function of `(common, {}, *hyperparameters)`."""
+        specs, names = self.entry.hyperparameters, tuple(self.entry.hyperparameters)
+        domains = [(name, spec.domain) for name, spec in specs.items() if spec.domain is not None]
+        return [(name, domain, Formula.together([domain], names, ())) for name, domain in domains]
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """What each of the entry's tensors measures."""
+        names = tuple(self.entry.hyperparameters)
+        return {name: measure(tensor, names) for name, tensor in self.entry.tensors.items()}
+
+
+@dataclass(slots=True)
+class Spot:
+    """Where a tensor goes: `n` equal places, and the dimensions that places may differ in.
+
+    source: the module, site or block it belongs to (None: the model as a whole). shape, suffix: those of the
+    backbone's own parameter, for a tensor that selects it.
+    """
+
+    role: str
+    n: int
+    dims: dict[str, Any]
+    source: Module | SiteGroup | Block | None = None
+    layers: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None
+    suffix: str = ""
+
+    @property
+    def path(self) -> str:
+        """Name of the module or parameter, with `{layer}` where a layer's number goes."""
+        if self.source is None:
+            return ""
+        holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
+        return joined(holder.path, self.suffix) if self.suffix else holder.path
+
+    def within(self, named: Callable[[str], bool]) -> Spot:
+        """The spot in those layers only where the name of its module is meant."""
+        holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
+        if holder is None:
+            return self
+        if not self.layers:
+            return self if named(holder.path) else replace(self, n=0)
+        layers = tuple(n for n in self.layers if named(holder.path.replace("{layer}", str(n))))
+        return replace(self, n=len(layers), layers=layers)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Places that are named one by one, in place of roles or suffixes.
+
+    sites: what tensors per site act on. named: which modules are meant by the tensors of a method without targets.
+    apart: for tensors that are told apart by where they act, those of the sites that are theirs, whatever roles they
+    declare. own: sites with hyperparameters of their own.
+    """
+
+    sites: tuple[SiteGroup, ...]
+    named: Callable[[str], bool]
+    apart: Mapping[str, tuple[SiteGroup, ...]] = field(default_factory=dict)
+    own: Mapping[SiteGroup, Mapping[str, Value]] = field(default_factory=dict)
+
+    def places(
+        self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
+    ) -> Iterator[tuple[Places, Mapping[str, Value]]]:
+        """A tensor's places among the chosen, with the hyperparameters that have values of their own there."""
+        owned: dict[tuple[tuple[str, Value], ...], list[tuple[int, Spot]]] = {}
+        for number, spot in enumerate(self._spots(name, measured, inventory, targeted)):
+            own = self.own.get(spot.source, {}) if isinstance(spot.source, SiteGroup) else {}
+            owned.setdefault(tuple(own.items()), []).append((number, spot))
+        for items, numbered in owned.items():
+            yield from ((where, dict(items)) for where in alike(measured, numbered))
+
+    def _spots(
+        self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
+    ) -> Iterator[Spot]:
+        if name in self.apart:
+            anywhere = measured.tensor.model_copy(update={"roles": None})
+            yield from _sites(anywhere, inventory, self.apart[name])
+            return
+        found = spots(measured, inventory, targeted)
+        if targeted or measured.tensor.per == "model":
+            yield from found
+        else:
+            yield from (kept for spot in found if (kept := spot.within(self.named)).n)
+
+
+def flattened(entry: MethodEntry, included: Callable[[str], MethodEntry]) -> tuple[Part, ...]:
+    """The entry and all that it includes, parents first. Raises UsageError if that never ends.
+
+    included: the entry of a method's id.
+    """
+    parts = [Part("", entry, -1, {}, {})]
+    for index, part in enumerate(parts):
+        for include in part.entry.includes:
+            inner = included(include.method)
+            parts.append(Part(f"{part.prefix}{include.as_}.", inner, index, include.rename, include.set))
+            if len(parts) > MOST_PARTS:
+                raise UsageError(f"{entry.id}: its includes never end, or are more than {MOST_PARTS}")
+    return tuple(parts)
+
+
+def sites(
+    parts: Sequence[Part], part: Part, inventory: Inventory, targets: Sequence[str] | None, suffixes: Suffixes | None
+) -> list[SiteGroup]:
+    """The linear modules that a part acts on; none if it declares no targets.
+
+    Roles and suffixes are the caller's. Without them the default roles count, those that the model lacks left out;
+    where the whole method declares targets of its own, they stand in for its parts'. Raises UsageError.
+    """
+    declared = parts[0].entry.targets or part.entry.targets
+    if declared is None or part.entry.targets is None:
+        return []
+    if suffixes is not None:
+        return inventory.resolve_suffixes(suffixes)
+    if targets is None:
+        return _default_sites(part.entry, declared.default, inventory)
+    found = inventory.resolve_roles(targets)
+    for site in found:
+        if not any(role_matches(pattern, site.role, site.stack) for pattern in declared.allowed):
+            allowed = ", ".join(declared.allowed)
+            raise UsageError(f"{parts[0].entry.id} cannot target role {shown(site.role)!r}; allowed: {allowed}")
+    return found
+
+
+def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inventory) -> list[SiteGroup]:
+    key = ("default", *defaults)
+    if key not in inventory.memo:
+        present = [role for role in defaults if inventory.has_role(role)]  # only some families have all of them
+        inventory.memo[key] = inventory.resolve_roles(present) if present else []
+    found: list[SiteGroup] = inventory.memo[key]
+    if not found:
+        raise UsageError(f"{entry.id} finds none of its default targets in {inventory.backbone.id}; name others")
+    return found
+
+
+def totals(inventory: Inventory, targeted: Sequence[SiteGroup]) -> dict[str, int]:
+    """What formulas may name of all targeted linears together: their number, and the largest and summed widths."""
+    key = ("totals", *map(id, targeted))
+    if key not in inventory.memo:
+        inventory.memo[key] = targeted, _totals(targeted)  # held too, as in `places`
+    found: dict[str, int] = inventory.memo[key][1]
+    return found
+
+
+def _totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
+    return {
+        "n_sites": sum(site.count for site in targeted),
+        "max_d_in": max((site.d_in for site in targeted), default=0),
+        "max_d_out": max((site.d_out for site in targeted), default=0),
+        "sum_d_in": sum(site.count * site.d_in for site in targeted),
+        "sum_d_out": sum(site.count * site.d_out for site in targeted),
+    }
+
+
+@dataclass
+class Places:
+    """Spots that are alike in all that a tensor's sizes depend on, each with its number among all of the tensor's.
+
+    dims: what formulas may name there besides the model's dimensions. n: how many places the spots are together.
+    """
+
+    dims: Mapping[str, Any]
+    spots: list[tuple[int, Spot]]
+    n: int
+
+    @cached_property
+    def layers(self) -> dict[int, int]:
+        """How many of the places each layer has."""
+        return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
+
+
+def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[Places]:
+    """The places of a tensor, those together that are alike."""
+    key = measured.spread, tuple(map(id, targeted)) if measured.tensor.per in ("site", "role") else None
+    if key not in inventory.memo:
+        # The targeted modules are held too: while they are, no others can have their ids.
+        inventory.memo[key] = targeted, alike(measured, enumerate(spots(measured, inventory, targeted)))
+    found: list[Places] = inventory.memo[key][1]
+    return found
+
+
+def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[Places]:
+    """Spots, those together that are alike in all that the tensor's formulas name."""
+    groups: dict[tuple[Any, ...], Places] = {}
+    for number, spot in numbered:
+        key = (spot.shape, *[spot.dims.get(name) for name in measured.names])
+        group = groups.get(key)
+        if group is None:
+            groups[key] = Places(spot.dims, [(number, spot)], spot.n)
+        else:
+            group.spots.append((number, spot))
+            group.n += spot.n
+    return list(groups.values())
+
+
+def spots(
+    measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    """Every spot of a tensor, in the network's order; split by layer only where sizes depend on the layer.
+
+    A formula with the layer has nothing to say of places outside the layers, which are then left out.
+    """
+    for spot in _SCOPES[measured.tensor.per](measured.tensor, inventory, targeted):
+        if not measured.by_layer:
+            yield spot
+        elif measured.layered:
+            if spot.layers:
+                yield spot
+        else:
+            for layer in spot.layers:
+                yield Spot(spot.role, 1, spot.dims | {"layer": layer}, spot.source, (layer,), spot.shape, spot.suffix)
+
+
+def _wanted(tensor: Tensor, role: str, stack: str) -> bool:
+    return tensor.roles is None or any(role_matches(pattern, role, stack) for pattern in tensor.roles)
+
+
+def _model(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    yield Spot("", 1, {})
+
+
+def _sites(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    for site in targeted:
+        if _wanted(tensor, site.role, site.stack):
+            dims = {"d_in": site.d_in, "d_out": site.d_out, "bias": int(site.bias)}
+            yield Spot(site.role, site.count, dims, site, site.layers)
+
+
+def _roles(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    sharing: dict[tuple[str, int, int], int] = {}
+    for site in targeted:
+        if _wanted(tensor, site.role, site.stack):
+            key = site.role, site.d_in, site.d_out
+            sharing[key] = sharing.get(key, 0) + site.count
+    for (role, d_in, d_out), n in sharing.items():
+        yield Spot(role, 1, {"d_in": d_in, "d_out": d_out, "n_sharing": n})
+
+
+def _blocks(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    for block in inventory.blocks:
+        if block.kind == tensor.per and _wanted(tensor, block.name, block.stack):
+            dims = block.dims | {"cross": int(block.name == "xattn")}
+            yield Spot(block.name, len(block.layers), dims, block, block.layers)
+
+
+def _parameters(
+    tensor: Tensor, inventory: Inventory, targeted: Sequence[SiteGroup]
+) -> Iterator[Spot]:
+    for module in inventory.modules:
+        if not module.pretrained or not _wanted(tensor, module.role, module.stack):
+            continue
+        if tensor.per == "norm" and module.kind != "norm":
+            continue
+        for suffix, shape in module.parameters:
+            if tensor.per != "bias" or suffix == "bias":
+                dims = {"numel": math.prod(shape)}
+                own = shape if tensor.selecting else None
+                yield Spot(module.role, module.count, dims, module, module.layers, own, suffix)
+
+
+_SCOPES = {
+    "model": _model, "site": _sites, "role": _roles, "attention": _blocks, "mlp": _blocks, "layer": _blocks,
+    "weight": _parameters, "bias": _parameters, "norm": _parameters,
+}  # fmt: skip

@@ -1,0 +1,432 @@
+"""A method laid out on a model: everything that does not depend on the hyperparameters, done once.
+
+A `Plan` knows the places of every tensor, with the formulas compiled and the dimensions of those places filled in. A
+query then only puts the hyperparameters in. That takes microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..backbones.backbone import Inventory
+from ..backbones.modules import Module, SiteGroup, role_matches
+from ..errors import UnknownName, UsageError, shown
+from ..formula import Formula
+from ..schema.method import Hyperparameter, Tensor, Value
+from .cost import Cost, TensorCost
+from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites, totals
+from .measure import HELD, Measure
+from .values import coerced
+
+__all__ = ["BYTES", "Place", "Plan", "Row"]
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+INDEX_BYTES = 4
+"""Bytes of one stored position (int32)."""
+NOTHING: Mapping[str, Any] = {}
+EXACT = 2**53
+"""Counts stay below this, where JavaScript is exact too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One declared tensor at one place of the network.
+
+    `path` is the module it belongs to ("" for the model, or for a feed-forward block), or for a selecting tensor the
+    parameter's own name; `start`, `stop` the slice of a fused module's output. `copies` tensors of `count` entries.
+    """
+
+    tensor: str
+    spec: Tensor
+    path: str
+    role: str
+    stack: str
+    layer: int | None
+    start: int
+    stop: int
+    d_in: int
+    d_out: int
+    shape: tuple[int, ...] | None
+    count: int
+    copies: int
+    known: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What formulas may name there: dimensions of the model and of the place, and hyperparameters."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """A tensor of one part of a method, at places that are alike."""
+
+    part: int
+    name: str
+    measure: Measure
+    places: Places
+    own: Mapping[str, Value]
+    """Hyperparameters that have other values at these places than elsewhere."""
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.measure.tensor
+
+
+@dataclass(slots=True)
+class Row:
+    """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers.
+
+    copies: how many at each place. layers: those in which it exists, where that is not all of them; then the kinds of
+    HELD.
+    """
+
+    piece: Piece
+    args: tuple[Any, ...]
+    count: int
+    n: int
+    trained: int
+    copies: int = 1
+    layers: frozenset[int] | None = None
+    values: int = 0
+    indices: int = 0
+    bits: int = 0
+    shared: int = 0
+    roles: tuple[str, ...] = ()
+
+    @property
+    def learns(self) -> bool:
+        """Whether training updates it: all of it, or of what is the backbone's own a part."""
+        tensor = self.piece.tensor
+        return tensor.trained is not False and (self.trained > 0 or tensor.selecting)
+
+    def spots(self) -> Iterator[tuple[Spot, int]]:
+        """Each spot where it exists, with how many of its tensors are there."""
+        for _, spot in self.piece.places.spots:
+            n = spot.n if self.layers is None else len(self.layers.intersection(spot.layers))
+            if n:
+                yield spot, n * self.copies
+
+    @property
+    def kept(self) -> int:
+        """Entries that remain at inference, as numbers or (where they are stored as such) as bits."""
+        return self.count * self.n if self.piece.tensor.served == "kept" else 0
+
+
+class Plan:
+    """A method on an inventory with chosen targets. Get it from `Method.plan`."""
+
+    def __init__(
+        self,
+        parts: tuple[Part, ...],
+        inventory: Inventory,
+        targets: tuple[str, ...] | None = None,
+        target_modules: Suffixes | None = None,
+        chosen: Chosen | None = None,
+    ):
+        self.parts, self.inventory, self.target_modules = parts, inventory, target_modules
+        self.entry, self.id = parts[0].entry, parts[0].entry.id
+        self.chosen = chosen
+        self.memo: dict[str, Any] = {}
+        """What rooms above work out once for this plan, each under a name of its own."""
+        if (targets or target_modules) and not any(p.entry.targets for p in self.parts):
+            raise UsageError(f"{self.id} has no targets: it does not act on chosen linear modules")
+        self.sites = [
+            sites(self.parts, part, inventory, targets, target_modules)
+            if chosen is None
+            else list(chosen.sites if part.entry.targets else ())
+            for part in self.parts
+        ]
+        self.targets = targets or tuple(dict.fromkeys(site.role for group in self.sites for site in group))
+        self.common: dict[str, Any] = {
+            **inventory.dims,
+            "backbone": inventory.backbone.parameters,
+            **totals(inventory, [site for group in self.sites for site in group]),
+        }
+        self.pieces: list[Piece] = []
+        for index, part in enumerate(self.parts):
+            for name, measured in part.measures.items():
+                label = part.prefix + name
+                found = self._places(index, label, measured)
+                self.pieces += [Piece(index, label, measured, where, own) for where, own in found]
+        self._check_all_used()
+        self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
+
+    def _places(self, index: int, name: str, measured: Measure) -> Iterable[tuple[Places, Mapping[str, Value]]]:
+        """The places of a part's tensor, with the hyperparameters that have values of their own there."""
+        if self.chosen is not None:
+            return self.chosen.places(name, measured, self.inventory, self.sites[index])
+        return [(where, NOTHING) for where in places(measured, self.inventory, self.sites[index])]
+
+    def _check_all_used(self) -> None:
+        """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""
+        label = self.inventory.backbone.id
+        if not self.pieces:
+            raise UsageError(f"{self.id} finds nothing to act on in {label} (task {self.inventory.task})")
+        for index, (part, group) in enumerate(zip(self.parts, self.sites, strict=True)):
+            own = part.measures.values()
+            if any(m.tensor.per == "site" for m in own) and not any(m.everywhere for m in own):
+                found = [piece.places for piece in self.pieces if piece.part == index]
+                used = {id(spot.source) for where in found for _, spot in where.spots}
+                for site in group:
+                    if id(site) not in used:
+                        where = f"{site.module.path} (role {site.role}) of {label}"
+                        raise UsageError(f"no tensor of {self.id} acts on {where}; name other targets")
+
+    def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
+        """All hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
+        chosen = self.named(given)
+        specs = self.entry.hyperparameters
+        filled = {
+            n: coerced(n, spec, chosen[n]) if n in chosen else self.default(spec) for n, spec in specs.items()
+        }
+        arguments = tuple(filled.values())
+        for name, domain, holds in self.parts[0].domains:
+            try:
+                (fine,) = holds(self.common, {}, *arguments)
+            except (ArithmeticError, ValueError, TypeError):
+                fine = False
+            if not fine:
+                raise UsageError(
+                    f"{self.id}: {name} = {shown(str(filled[name]))} is out of its domain {domain.source}"
+                )
+        return filled
+
+    def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given values by our names of the hyperparameters. Raises UsageError."""
+        entry = self.entry
+        specs, others = entry.hyperparameters, entry.alternative_names
+        chosen: dict[str, Any] = {}
+        for name, raw in given.items():
+            ours = name if name in specs else others.get(name, name)
+            if ours not in specs:
+                raise UnknownName("hyperparameter", name, [*specs, *others], f"of {entry.id}")
+            if ours in chosen:
+                raise UsageError(f"hyperparameter {ours} is given twice")
+            chosen[ours] = raw
+        return chosen
+
+    def default(self, spec: Hyperparameter) -> Value:
+        """The value of a hyperparameter that is not given."""
+        if spec.type in ("int", "float") and isinstance(spec.default, str):
+            value: Value = Formula.parse(spec.default)(self.common)
+            return value
+        return spec.default
+
+    def arguments(
+        self, values: Mapping[str, Any], evaluate: Callable[[Formula, Mapping[str, Any]], Any] = Formula.__call__
+    ) -> list[tuple[Any, ...]]:
+        """For each part, the values of its own hyperparameters in their declared order."""
+        everything = [dict(values)]
+        for part in self.parts[1:]:
+            above = everything[part.parent]
+            own: dict[str, Any] = {}
+            for name, spec in part.entry.hyperparameters.items():
+                if name in part.rename:
+                    own[name] = above[part.rename[name]]
+                elif name in part.fixed:
+                    fixed = part.fixed[name]
+                    computed = isinstance(fixed, str) and spec.type in ("int", "float")
+                    own[name] = evaluate(Formula.parse(str(fixed)), self.common | above) if computed else fixed
+                else:
+                    own[name] = self.default(spec)
+            everything.append(own)
+        return [tuple(own.values()) for own in everything]
+
+    def rows(self, values: Mapping[str, Value]) -> list[Row]:
+        """Every piece that exists under these hyperparameters, with its counts."""
+        rows = self.each(values)
+        return self._gathered(rows) if self.shares else rows
+
+    def each(self, values: Mapping[str, Value]) -> list[Row]:
+        """As `rows`, but a tensor with a share across all its places still has a row for each kind of them."""
+        arguments = self.arguments(values) if len(self.parts) > 1 else [tuple(values.values())]
+        rows = []
+        for piece in self.pieces:
+            args, measured, layers = arguments[piece.part], piece.measure, None
+            if piece.own:
+                args = self.arguments({**values, **piece.own})[piece.part]
+            try:
+                if measured.layered:
+                    common, dims, there = self.common, piece.places.dims, measured.there
+                    layers = frozenset([layer for layer in piece.places.layers if there(common, dims, layer, *args)[0]])
+                    if not layers:
+                        continue
+                found = measured.sizes(self.common, piece.places.dims, *args)
+            except (ArithmeticError, ValueError) as error:
+                raise UsageError(f"{self.id}: tensor {piece.name} has no size here: {error}") from None
+            if found is not None:
+                rows.append(self._row(piece, args, found, layers))
+        return rows
+
+    def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> Row:
+        """found: what the measure of the piece says of each of its places, in these layers."""
+        measured = piece.measure
+        if found is False:
+            raise UsageError(self._unmet(piece, args))
+        for number in found:
+            if type(number) is not int or not 0 <= number <= EXACT:
+                found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
+                break
+        where, copies, trained = piece.places, found[1], measured.trained
+        n = copies * (where.n if layers is None else sum(n for layer, n in where.layers.items() if layer in layers))
+        held = [0, 0, 0, 0]
+        for kind, at in measured.columns:
+            held[kind] += n * found[at]
+        moved = 0 if trained is None else n * found[trained]
+        return Row(piece, args, found[0], n, moved, copies, layers, held[0], held[1], held[2], held[3])
+
+    def _gathered(self, rows: Sequence[Row]) -> list[Row]:
+        """Tensors with a share `across` all their places become one row each: that share has no place of its own."""
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(row.piece.name, []).append(row)
+        gathered = []
+        for members in groups.values():
+            if members[0].piece.measure.across:
+                gathered.append(self._whole_row(members))
+            else:
+                gathered += members
+        return gathered
+
+    def _whole_row(self, members: Sequence[Row]) -> Row:
+        piece, args = members[0].piece, members[0].args
+        numel = sum(r.count * r.n for r in members)
+        row = Row(piece, args, numel, 1, 0, roles=tuple(_roles(members)))
+        for kind in (*HELD, "trained"):
+            setattr(row, kind, sum(getattr(r, kind) for r in members))
+        known = self.common | {"numel": numel}
+        for kind, formula in piece.measure.across:
+            what = "trained" if kind == "trained" else "stored"
+            share = self._whole(piece, what, formula.compile(piece.measure.hyperparameters, known)(*args))
+            setattr(row, kind, share if kind == "trained" else getattr(row, kind) + share)
+        return row
+
+    def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> str:
+        formula, role = piece.measure.requires, piece.places.spots[0][1].role
+        assert formula is not None
+        known = self.common | dict(piece.places.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
+        bound = ", ".join(f"{n} = {known[n]}" for n in sorted(formula.names))
+        where = f" at {role}" if role else ""
+        return f"{self.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
+
+    def _whole(self, piece: Piece, what: str, value: Any) -> int:
+        """A count as an integer; counts that are negative, fractional or beyond 2**53 are refused."""
+        if type(value) is int and 0 <= value <= EXACT:
+            return value
+        if not math.isfinite(value) or value != int(value):
+            raise UsageError(f"{self.id}: tensor {piece.name}: {what} is {value}, not a whole number")
+        number = int(value)
+        if not 0 <= number <= EXACT:
+            expected = "not a count between 0 and 2**53"
+            raise UsageError(f"{self.id}: tensor {piece.name}: {what} is {number}, {expected}")
+        return number
+
+    def cost(self, given: Mapping[str, Any], dtype: str = "float32") -> Cost:
+        """The cost with the hyperparameters `given`. Raises UsageError."""
+        size = BYTES.get(dtype)
+        if size is None:
+            raise UnknownName("dtype", dtype, BYTES)
+        values = self.values(given)
+        rows = self.rows(values)
+        trained = stored = indices = bits = shared = served = masks = 0
+        for row in rows:
+            trained += row.trained
+            stored += row.values
+            indices += row.indices
+            bits += row.bits
+            shared += row.shared
+            if row.bits:
+                masks += row.kept
+            else:
+                served += row.kept
+        if max(trained, stored + indices, shared, served, bits) > EXACT:
+            raise UsageError(f"{self.id}: these hyperparameters give more than 2**53 numbers")
+        inventory = self.inventory
+        return Cost(
+            self.id, inventory.backbone.id, values, self.targets, self.target_modules, inventory.task, dtype,
+            trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
+            shared, served, masks,
+            inventory.head, inventory.backbone.parameters, lambda: tuple(self._merged(rows)),
+            lambda: self.base_bytes(values, size),
+        )  # fmt: skip
+
+    def base_bytes(self, values: Mapping[str, Value], size: int) -> int:
+        """Bytes of the backbone as the method holds it: `base_storage` where declared, `size` a number elsewhere."""
+        plain = self.inventory.backbone.parameters * size
+        for part, args in zip(self.parts, self.arguments(values), strict=True):
+            for module in self.inventory.modules if part.entry.base_storage else ():
+                plain += self._requantised(part, module, args, size)
+        return plain
+
+    def _requantised(self, part: Part, module: Module, args: tuple[Any, ...], size: int) -> int:
+        """By how many bytes a module's weights grow (or shrink, below zero) when held as `base_storage` says."""
+        storage = part.entry.base_storage.values()
+        held = [s for s in storage if any(role_matches(p, module.role, module.stack) for p in s.roles)]
+        shape = dict(module.parameters).get("weight")
+        if not held or shape is None or not module.pretrained:
+            return 0
+        names, numel = tuple(part.entry.hyperparameters), math.prod(shape)
+        counts = [(s.count.compile(names, self.common | {"numel": numel})(*args), s.bits) for s in held]
+        held_bytes: int = sum(math.ceil(count * bits / 8) for count, bits in counts)
+        return module.count * (held_bytes - numel * size)
+
+    def places(self, given: Mapping[str, Any]) -> list[Place]:
+        """Every declared tensor at every single place of the network, tensor by tensor in the network's order."""
+        rows = self.each(self.values(given))
+        order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
+        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
+        found.sort(key=lambda place: place[:2])
+        return [place for _, _, row, spot in found for place in self._single(row, spot, self.shape(row, spot))]
+
+    def _single(self, row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
+        source = spot.source
+        own = dict(zip(row.piece.measure.hyperparameters, row.args, strict=True))
+        start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
+        stack = "" if source is None else source.stack
+        for layer in spot.layers or (None,):
+            if row.layers is not None and layer not in row.layers:
+                continue
+            path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
+            yield Place(
+                row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
+                spot.dims.get("d_out", 0), shape, row.count, row.copies,
+                {**self.common, **spot.dims, **own, "numel": row.count, **({} if layer is None else {"layer": layer})},
+            )  # fmt: skip
+
+    def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
+        """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
+        piece = row.piece
+        own = (spot or piece.places.spots[0][1]).shape
+        if row.roles or own is not None or piece.tensor.shape is None:
+            return None if row.roles else own
+        return tuple([int(size) for size in piece.measure.shape(self.common, piece.places.dims, *row.args)])
+
+    def _merged(self, rows: Sequence[Row]) -> Iterator[TensorCost]:
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            key = row.piece.name, row.piece.tensor.per, self.shape(row), row.count
+            groups.setdefault(key, []).append(row)
+        order = {name: i for i, name in enumerate(dict.fromkeys(name for name, *_ in groups))}
+        ordered = sorted(groups.items(), key=lambda group: (order[group[0][0]], min(_there(group[1]))))
+        for (name, per, shape, count), members in ordered:
+            n = sum(r.n for r in members)
+            roles = members[0].roles or tuple(_roles(members))
+            yield TensorCost(
+                name, per, shape, count, n, count * n, sum(r.trained for r in members),
+                sum(r.values + r.indices for r in members), sum(r.bits for r in members),
+                sum(r.shared for r in members), sum(r.kept for r in members if not r.bits),
+                sum(r.kept for r in members if r.bits), roles,
+            )  # fmt: skip
+
+
+def _roles(rows: Iterable[Row]) -> Iterator[str]:
+    """The roles of the places where the rows' tensors are, each once, in the network's order."""
+    return iter(dict.fromkeys(role for _, role in sorted(_there(rows)) if role))
+
+
+def _there(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
+    """The places where the rows' tensors are: the number of each in the network's order, and its role."""
+    for row in rows:
+        for number, spot in row.piece.places.spots:
+            if row.layers is None or not row.layers.isdisjoint(spot.layers):
+                yield number, spot.role

@@ -1,0 +1,172 @@
+"""One strict reader for all our YAML: what it accepts means the same to everyone who reads the file.
+
+PyYAML parses; this module refuses what YAML 1.1 makes of innocent text: duplicate keys (the last one wins in
+silence), `on`/`off`/`yes`/`no` (booleans), `1e-4` (text), `0777` and `1:30` (other bases), anchors, aliases,
+tags and further documents (they can explode or build objects). Every problem of a file is reported, with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import DataError, Problem
+
+__all__ = ["Document", "load_yaml", "parse_yaml"]
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
+FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]+)?\Z")
+WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+NUMBER_LIKE = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|0x[0-9a-fA-F]+|[0-9]+(:[0-5]?[0-9])+)\Z"
+)
+TRAPS = re.compile(r"(on|off|yes|no|\.nan|[-+]?\.inf)\Z", re.IGNORECASE)
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file: plain dicts, lists and scalars, and the line on which each of them begins."""
+
+    path: str
+    data: Any
+    lines: dict[Path_, int] = field(repr=False)
+
+    def line(self, keys: Path_ = ()) -> int:
+        """Line of the value at `keys`, or of the nearest enclosing value that the file has."""
+        while keys and keys not in self.lines:
+            keys = keys[:-1]
+        return self.lines.get(keys, 1)
+
+
+def load_yaml(path: str | Path, name: str | None = None) -> Document:
+    """Read one file. `name` is how messages call it.
+
+    Raises DataError with every problem of the file.
+    """
+    path, name = Path(path), name or str(path)
+    try:
+        size = path.stat().st_size
+        raw = path.read_bytes() if size <= MAX_BYTES else b""
+    except OSError as error:
+        raise DataError([Problem(name, 0, "", error.strerror or "no file", "a readable file")]) from None
+    if size > MAX_BYTES:
+        raise DataError([Problem(name, 0, "", f"{size:,} bytes", f"at most {MAX_BYTES:,}")])
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError([Problem(name, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from None
+    return parse_yaml(text, name)
+
+
+def parse_yaml(text: str, name: str = "<yaml>") -> Document:
+    """Parse text as `load_yaml` parses a file."""
+    reader = _Reader(name)
+    try:
+        node = _compose(text, reader)
+        data = reader.build(node, (), 0) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        hint = "indent with spaces, not tabs" if "\t" in "".join(text.splitlines()[line - 1 : line]) else ""
+        found = (error.problem or "a syntax error").removeprefix("found ")
+        raise DataError([Problem(name, line, "", found, "valid YAML", hint)]) from None
+    except yaml.YAMLError as error:
+        raise DataError([Problem(name, 1, "", str(error).splitlines()[0], "valid YAML")]) from None
+    if reader.problems:
+        raise DataError(reader.problems)
+    return Document(name, data, reader.lines)
+
+
+def _compose(text: str, reader: _Reader) -> yaml.Node | None:
+    """The node tree; anchors, aliases, tags and second documents are refused before any node is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=Loader):
+        line = event.start_mark.line + 1  # type: ignore[union-attr]  # parsed events have marks
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            reader.refuse(line, "an anchor or alias", "the value written out")
+        if tag := getattr(event, "tag", None):
+            reader.refuse(line, f"the tag {tag}", "no tags")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            reader.refuse(line, "deep nesting", f"at most {MAX_DEPTH} levels")
+        if reader.problems:
+            raise DataError(reader.problems)
+    return yaml.compose(text, Loader=Loader)
+
+
+class _Reader:
+    """Turns nodes into plain values while it notes lines and problems."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.lines: dict[Path_, int] = {}
+        self.problems: list[Problem] = []
+
+    def refuse(self, line: int, found: str, expected: str, keys: Path_ = (), hint: str = "") -> None:
+        self.problems.append(Problem(self.name, line, dotted(keys), found, expected, hint, "yaml"))
+
+    def build(self, node: yaml.Node, keys: Path_, depth: int) -> Any:
+        self.lines[keys] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._items(node, keys, depth))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*keys, i), depth + 1) for i, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
+        return self._scalar(node, keys)
+
+    def _items(self, node: yaml.MappingNode, keys: Path_, depth: int) -> Iterator[tuple[Any, Any]]:
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.refuse(line, "a key that is not text", "a plain key", keys)
+                continue
+            key = key_node.value
+            if TRAPS.match(key) and not key_node.style:
+                self.refuse(line, f"the key {key}", "a key that YAML 1.1 does not read as true or false", keys)
+            if key in seen:
+                self.refuse(line, "the key again", "each key once", (*keys, key), f"first on line {seen[key]}")
+            seen.setdefault(key, line)
+            value = self.build(value_node, (*keys, key), depth + 1)
+            self.lines[*keys, key] = line
+            yield key, value
+
+    def _scalar(self, node: yaml.ScalarNode, keys: Path_) -> Any:
+        text = node.value
+        if node.style:  # quoted, or a block of text
+            return text
+        if text.lower() in WORDS and (text.islower() or text in ("", "~")):
+            return WORDS[text]
+        if INT.match(text):
+            return int(text) if len(text) < 30 else text
+        if FLOAT.match(text):
+            return float(text)
+        line = node.start_mark.line + 1
+        if TRAPS.match(text) or text.lower() in WORDS:
+            self.refuse(line, text, "true, false or quoted text", keys)
+        elif NUMBER_LIKE.match(text):
+            self.refuse(line, text, "a plain number such as 8, 0.5 or 1.0e-4, or quoted text", keys)
+        return text
+
+
+def dotted(keys: Path_) -> str:
+    """A place in a document as people write it: `tensors.A.shape[0]`."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text

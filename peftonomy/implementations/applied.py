@@ -1,0 +1,176 @@
+"""A reference implementation on a live `transformers` model: what `kb["lora"].apply(model, r=8)` returns.
+
+The entry decides: its defaults are filled in for this model, its domains and requirements are checked, and its counts
+are predicted, before the implementation touches the model. Needs the torch extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from reference_impls import _kit as kit
+
+from ..errors import ConfigError, DataError, Problem, UsageError, shown
+from .naming import Naming, restore
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord
+    from ..costs.cost import Cost
+    from ..costs.plan import Place
+
+__all__ = ["Applied", "apply"]
+
+
+class Applied:
+    """A method on a model. `model` is the same object as before, changed in place.
+
+    hyperparameters: all of them, defaults filled in. targets: roles, empty where the method has none. predicted: the
+    cost by the entry.
+    """
+
+    def __init__(self, method: MethodRecord, model: nn.Module, targets: Iterable[str] | None, given: Mapping[str, Any]):
+        self.method, self.model = method, model
+        self._naming, self._inventory = Naming(model), kit.inventory(model)
+        self._plain = [(name, p, _fingerprint(p), p.requires_grad) for name, p in model.named_parameters()]
+        self._modules = set(model.modules())
+        self._keys = set(model.state_dict())
+        asked: dict[str, Any] = {"task": self._inventory.task, "num_labels": self._inventory.num_labels}
+        if targets is not None:
+            asked["targets"] = [targets] if isinstance(targets, str) else list(targets)
+        backbone = self._inventory.backbone
+        self.predicted: Cost = method.cost(backbone, **asked, **given)
+        self.hyperparameters: dict[str, Any] = dict(self.predicted.hyperparameters)
+        self.targets: tuple[str, ...] = tuple(self.predicted.targets) if method.entry.targets else ()
+        self._places: list[Place] = method.plan(backbone, **asked).places(self.hyperparameters)
+        roles = {"targets": self.targets} if self.targets else {}
+        self._module.apply(model, **self.hyperparameters, **roles)
+
+    @property
+    def _module(self) -> ModuleType:
+        return importlib.import_module(f"reference_impls.{self.method.id}")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What an optimiser has to update, by name: give `.values()` to it."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def trained(self) -> int:
+        """Parameters that require a gradient, counted on the live model; `predicted.trained` is the entry's count.
+
+        The two differ where a method trains chosen entries of larger tensors.
+        """
+        return sum(p.numel() for p in self.parameters().values())
+
+    def calibrate(self, losses: Iterable[Tensor]) -> Applied:
+        """Let the method look at data, where it starts from gradients or activations. Raises UsageError if not."""
+        self._function("calibrate", "does not look at data first")(self.model, losses)
+        return self
+
+    def finish(self) -> Applied:
+        """End training: drop what only training needs. Does nothing where there is no such thing."""
+        if hasattr(self._module, "finish"):
+            self._module.finish(self.model)
+        return self
+
+    def merge(self) -> nn.Module:
+        """Fold the change into the model's own weights. Raises UsageError where the method cannot be merged."""
+        merged: nn.Module = self._function("merge", "cannot be merged into the weights")(self.model)
+        return merged
+
+    def state(self) -> dict[str, Tensor]:
+        """What one task's checkpoint has to hold, by name."""
+        return self._naming.stored(self._module, self.method.id, self._places, self.model)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `state()` to a safetensors file, with the method and its setting. Returns the path."""
+        target = Path(path)
+        written = {name: value.contiguous() for name, value in self.state().items()}
+        save_file(written, target, metadata={"peftonomy": json.dumps(self._described())})
+        return target
+
+    def load(self, path: str | Path) -> Applied:
+        """Read a file that `save` wrote. Raises DataError for a file of another method or setting."""
+        source = Path(path)
+        held, described = _read(source)
+        mine = json.loads(json.dumps(self._described()))
+        for field, found in described.items():
+            if found != mine.get(field):
+                raise DataError([Problem(str(source), 0, field, shown(found), shown(mine.get(field)))])
+        wanted = {} if hasattr(self._module, "unpack") else self.state()
+        for name, value in wanted.items():
+            if name not in held or held[name].shape != value.shape:
+                found = "no such tensor" if name not in held else f"shape {tuple(held[name].shape)}"
+                raise DataError([Problem(str(source), 0, name, found, f"a tensor of shape {tuple(value.shape)}")])
+        restore(self._module, self.model, held)
+        return self
+
+    def remove(self) -> nn.Module:
+        """Take everything that the method added off the model, and return it as it was.
+
+        Raises UsageError where the backbone's own weights have changed since: only the original weights undo that.
+        """
+        changed = [name for name, p, before, _ in self._plain if _fingerprint(p) != before]
+        own = f".{self.method.id}."
+        changed += [name for name in self.model.state_dict() if name not in self._keys and own not in f".{name}"]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UsageError(f"{self.method.id} changed {changed[0]}{more}; load the model again to undo that")
+        added = [m for m in self.model.modules() if m not in self._modules and "attached" in vars(m)]
+        for child in reversed(added):       # what hangs on another child goes before it
+            kit.drop(child)
+        for _, parameter, _, trained in self._plain:
+            parameter.requires_grad_(trained)
+            parameter.grad = None
+        return self.model
+
+    def _described(self) -> dict[str, Any]:
+        return {"method": self.method.id, "hyperparameters": self.hyperparameters, "targets": list(self.targets)}
+
+    def _function(self, name: str, lacks: str) -> Any:
+        if not hasattr(self._module, name):
+            raise UsageError(f"{self.method.id} {lacks}")
+        return getattr(self._module, name)
+
+    def __repr__(self) -> str:
+        setting = ", ".join(f"{name}={value}" for name, value in self.hyperparameters.items())
+        return f"<{self.method.name} on {type(self.model).__name__}: {setting}; {self.trained:,} trained parameters>"
+
+
+def _fingerprint(parameter: Tensor) -> tuple[Any, ...]:
+    """What changes when the numbers do, however they are written: the version alone misses writes through `.data`."""
+    values = parameter.detach()
+    return parameter._version, tuple(values.shape), values.double().sum().item(), values.double().square().sum().item()
+
+
+def apply(
+    method: MethodRecord, model: Any, targets: str | Iterable[str] | None, hyperparameters: Mapping[str, Any]
+) -> Applied:
+    """Apply a method's reference implementation to a live model. Raises UsageError; see `Method.apply`."""
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UsageError(f"a transformers model was expected, not {shown(type(model).__name__)}")
+    try:
+        return Applied(method, model, targets, hyperparameters)
+    except ConfigError as error:
+        raise UsageError(f"{type(model).__name__} cannot be described: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with cast(Any, safe_open(path, framework="pt")) as file:
+            metadata = file.metadata() or {}
+        held = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError([Problem(str(path), 0, "", shown(str(error)), "a safetensors file")]) from None
+    if "peftonomy" not in metadata:
+        raise DataError([Problem(str(path), 0, "", "no such metadata", "a file that peftonomy saved")])
+    return held, json.loads(metadata["peftonomy"])

@@ -1,0 +1,316 @@
+"""The knowledge base as users see it: methods, models and families, and the questions that can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..catalogue.records import MethodRecord, ModelLike, Records
+from ..costs.cost import Cost
+from ..costs.plan import Place, Plan
+from ..costs.table import Table
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..costs.sweep import Sweep
+    from ..implementations.applied import Applied
+    from ..libraries.adapter import Adapter
+    from ..libraries.export import Configuration
+    from ..memory.fit import Fit
+    from ..memory.model import Memory, Step
+    from .graph import Graph
+    from .query import Selection
+
+__all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
+
+WHERE = ("targets", "target_modules", "task", "num_labels")
+"""Arguments that say where on a model a method acts; see `MethodRecord.cost`."""
+
+
+def data_root() -> Path:
+    """The folder with `methods/`, `taxonomy/` and the rest: inside the installed package, else the checkout's root."""
+    package = Path(__file__).parents[1]
+    inside = package / "_data"
+    return inside if inside.is_dir() else package.parent
+
+
+def load(root: str | Path | None = None) -> KnowledgeBase:
+    """Return the knowledge base under `root`, or the one that comes with the package.
+
+    Files are read when first asked for, so this returns at once. Raises DataError if `root` is no such folder.
+    """
+    return KnowledgeBase(Path(root) if root is not None else data_root())
+
+
+class MethodOn:
+    """A method on one model, at chosen targets. `Method.on` makes it.
+
+    Equal questions share one layout, so asking again at other hyperparameters takes microseconds.
+    """
+
+    def __init__(self, method: Method, model: ModelLike, where: Mapping[str, Any]):
+        self.method, self.model, self._where = method, model, where
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The layout of the method on the model. Raises UsageError or ConfigError."""
+        return self.method.plan(self.model, **self._where)
+
+    @cached_property
+    def step(self) -> Step:
+        """The layout for a training step, at the model's own task unless one was named. Raises UsageError."""
+        from ..memory.model import step
+
+        where, model = dict(self._where), self.method.kb.backbone(self.model)
+        if where.get("task") is None and model.default_task == "none" and "seq_cls" in model.tasks:
+            where["task"] = "seq_cls"
+        return step(self.method.plan(self.model if isinstance(self.model, str) else model, **where))
+
+    def cost(self, *, dtype: str = "float32", **hyperparameters: Any) -> Cost:
+        """Return the counts. dtype: of stored values. Raises UsageError."""
+        return self.plan.cost(hyperparameters, dtype)
+
+    def places(self, **hyperparameters: Any) -> list[Place]:
+        """List every declared tensor at every module where it is, named as in the live model. Raises UsageError."""
+        return self.plan.places(hyperparameters)
+
+    def sweep(self, *, dtype: str = "float32", **hyperparameters: Any) -> Sweep:
+        """Return the counts at many settings at once; hyperparameters may be arrays, which broadcast (needs numpy)."""
+        from ..costs.sweep import sweep
+
+        return sweep(self.plan, hyperparameters, dtype)
+
+    def memory(
+        self,
+        *,
+        batch: int,
+        seq: int,
+        dtype: str = "bfloat16",
+        optimizer: str = "adamw",
+        checkpointing: bool = False,
+        attention: str = "sdpa",
+        quantized: str | None = None,
+        **hyperparameters: Any,
+    ) -> Memory:
+        """Return the bytes that a training step takes, without running it.
+
+        batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
+        the rest and the activations in half precision). optimizer: see `memory.model.OPTIMIZERS`. attention: sdpa or
+        eager. quantized: nf4 or int8, how the layers' frozen matrices are stored. Raises UsageError for a setting that
+        makes no sense, and where the entry or the family does not declare what training keeps.
+        """
+        from ..memory.model import Setting
+
+        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        return self.step.memory(hyperparameters, setting)
+
+    def fit(
+        self,
+        *,
+        gpu: str | int,
+        solve: str = "batch",
+        batch: int = 1,
+        seq: int = 512,
+        dtype: str = "bfloat16",
+        optimizer: str = "adamw",
+        checkpointing: bool = False,
+        attention: str = "sdpa",
+        quantized: str | None = None,
+        **hyperparameters: Any,
+    ) -> Fit:
+        """Return the largest batch, sequence length or size hyperparameter whose training step a GPU can hold.
+
+        gpu: bytes, or a size such as "24GiB". solve: batch, seq, or a hyperparameter that is a whole number. Others as
+        for `memory`. Raises UsageError.
+        """
+        from ..memory.fit import gpu_bytes, largest
+        from ..memory.model import Setting
+
+        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        return largest(self.step, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
+
+    def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
+        """Return a library's configuration of the method: the call in Python, and the file that it would save.
+
+        to: a library's package, or its id. Raises UsageError if the library cannot express the setting.
+        """
+        from ..libraries.export import export, library_called
+
+        return export(self.method, self.plan, hyperparameters, library_called(self.method.kb.libraries, to))
+
+    def __repr__(self) -> str:
+        return f"<{self.method.name} on {self.plan.inventory.backbone.id}>"
+
+
+class Method(MethodRecord):
+    """One method: its entry, and the questions that can be asked of it.
+
+    `on(model, ...)` asks several questions of one model. `cost`, `memory` and the others are shortcuts, and take the
+    arguments of both.
+    """
+
+    kb: KnowledgeBase
+
+    def on(
+        self,
+        model: ModelLike,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+    ) -> MethodOn:
+        """Return the method on a model; arguments as for `cost`. Nothing is worked out before a question is asked."""
+        where = {"targets": targets, "target_modules": target_modules, "task": task, "num_labels": num_labels}
+        return MethodOn(self, model, where)
+
+    def memory(self, model: ModelLike, **given: Any) -> Memory:
+        """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step takes."""
+        where, others = _split(given)
+        return self.on(model, **where).memory(**others)
+
+    def fit(self, model: ModelLike, **given: Any) -> Fit:
+        """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that a GPU can hold."""
+        where, others = _split(given)
+        return self.on(model, **where).fit(**others)
+
+    def export(self, model: ModelLike, **given: Any) -> Configuration:
+        """Shortcut for `on(model, ...).export(...)`: a library's configuration of the method."""
+        where, others = _split(given)
+        return self.on(model, **where).export(**others)
+
+    def places(self, model: ModelLike, **given: Any) -> list[Place]:
+        """Shortcut for `on(model, ...).places(...)`: every declared tensor at every module where it is."""
+        where, others = _split(given)
+        return self.on(model, **where).places(**others)
+
+    def sweep(self, model: ModelLike | list[ModelLike] | tuple[ModelLike, ...], **given: Any) -> Sweep:
+        """Shortcut for `on(model, ...).sweep(...)`: the counts at many settings at once.
+
+        Several models, in a list, get a first axis of their own; where `cost` would be refused, the result is masked.
+        Raises UsageError as `cost` does for the first bad setting.
+        """
+        where, others = _split(given)
+        if not isinstance(model, list | tuple):
+            return self.on(model, **where).sweep(**others)
+        from ..costs.sweep import sweep_models
+
+        backbones = [self.kb.backbone(one) for one in model]
+        plans, refusals = list[Plan | None](), list[UsageError]()
+        for one, backbone in zip(model, backbones, strict=True):
+            try:
+                plans.append(self.plan(one if isinstance(one, str) else backbone, **where))
+            except UsageError as error:
+                plans.append(None)
+                refusals.append(error)
+        if len(refusals) == len(plans):
+            raise refusals[0] if refusals else UsageError("a sweep needs a model")
+        dtype = others.pop("dtype", "float32")
+        return sweep_models([(b.id, b.parameters) for b in backbones], plans, others, dtype)
+
+    def apply(
+        self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
+    ) -> Applied:
+        """Apply the reference implementation to a live `transformers` model, in place (needs the torch extra).
+
+        The entry's defaults are filled in for this model; domains, requirements and targets are checked as `cost`
+        checks them. Returns a handle with `merge`, `save`, `load`, `remove`, the trained parameters and the predicted
+        cost. Raises UsageError before the model is touched where the method does not fit it.
+        """
+        from ..implementations.applied import apply
+
+        return apply(self, model, targets, hyperparameters)
+
+
+class KnowledgeBase(Records[Method]):
+    """All methods by id, with the models they are counted on and the taxonomy they stand in."""
+
+    def __init__(self, root: Path):
+        super().__init__(root, Method)
+
+    def reread(self, methods: Iterable[str]) -> KnowledgeBase:
+        """Return a knowledge base that reads these entries again and shares everything else with this one."""
+        found, again = KnowledgeBase(self.root), set(methods)
+        found.families, found.models, found.libraries = self.families, self.models, self.libraries
+        for name in ("taxonomy", "references"):
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
+        kept = {key: m for key, m in self.methods.held.items() if key not in again}
+        found.methods.held = {key: Method(found, m.entry, m.document) for key, m in kept.items()}
+        return found
+
+    def adapter(
+        self,
+        config: str | Path | Mapping[str, Any],
+        model: ModelLike,
+        *,
+        library: str = "hf_peft",
+        method: str | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+    ) -> Adapter:
+        """What a library's saved configuration says, and what it costs on a model.
+
+        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: which
+        it is, where a configuration cannot tell (another optimiser, a quantised model). task, num_labels: the class of
+        the model, where the configuration does not name it. dtype: of the numbers in the file. Raises ConfigError for
+        a configuration that cannot be counted, UsageError for other arguments that make no sense.
+        """
+        from ..libraries.adapter import read_adapter
+
+        return read_adapter(
+            self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype
+        )
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Categories, methods and papers with their relations."""
+        from .graph import graph_of
+
+        return graph_of(self)
+
+    @cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Method -> the fields that a condition may name, with its values; several values are a tuple."""
+        from .query import facts_of
+
+        return facts_of(self)
+
+    @property
+    def deviations(self) -> Table:
+        """Every recorded difference between a library and a method: a row each, with what it changes and its source."""
+        rows = [
+            {
+                "method": method.id, "library": library, "against": d.against, "about": d.subject, "effect": d.effect,
+                "note": " ".join(d.note.split()), "source": d.source or found.source or "",
+            }
+            for method in self.values()
+            for library, found in method.entry.implementations.items()
+            for d in found.deviations
+        ]  # fmt: skip
+        return Table(rows, caption="Deviations of libraries")
+
+    def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
+        """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
+        from .query import select
+
+        return select(self, where, category)
+
+    def stored_list(self, name: str) -> Selection[Method]:
+        """Return the methods of a stored list, e.g. `mergeable`. Raises UnknownName."""
+        from .query import stored
+
+        return stored(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place of the files: another process reads its own."""
+        return load, (self.root,)
+
+
+def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `Method.on`, and the others."""
+    where = {name: given[name] for name in WHERE if name in given}
+    return where, {name: value for name, value in given.items() if name not in where}

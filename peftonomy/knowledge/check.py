@@ -1,0 +1,181 @@
+"""Check a knowledge base: every rule over every entry, and what the other files of the tree name.
+
+Every problem of every file is reported at once, each with its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, PeftonomyError, Problem
+from ..files.documents import dotted, load_yaml
+from ..schema.family import Family
+from .query import stored as in_list
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord, Records
+
+from .rules import RULES, Finding, Keys, closest
+
+__all__ = ["check"]
+
+
+def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
+    """Every problem of the knowledge base, sorted; of some files only, if `files` names them.
+
+    Raises DataError when a file is none of the knowledge base's.
+    """
+    problems: list[Problem] = []
+    chosen = {Path(f).resolve() for f in files}
+
+    def wanted(path: Path) -> bool:
+        return not chosen or path.resolve() in chosen
+
+    shelves = (kb.methods, kb.families, kb.models, kb.libraries)
+    paths = [shelf.path(key) for shelf in shelves for key in shelf]
+    taxonomy = sorted((kb.root / "taxonomy").iterdir())
+    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy]}
+    if strangers:
+        stranger = min(strangers)
+        raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
+    if unreadable := _unreadable(kb):
+        return sorted(unreadable)
+    for reference in kb.references.values():
+        problems += _reference_problems(kb, reference)
+    broken = set()
+    for shelf in (kb.libraries, kb.families, kb.models, kb.methods):
+        for key in shelf:
+            try:
+                shelf[key]
+            except PeftonomyError as error:
+                broken.add(key)
+                if wanted(shelf.path(key)):
+                    problems += getattr(error, "problems", None) or [
+                        Problem(kb.shown(shelf.path(key)), 1, "", str(error), "sound data")
+                    ]
+            else:
+                if shelf is not kb.methods and wanted(shelf.path(key)):
+                    problems += _backbone_problems(kb, shelf.path(key), shelf[key])
+    for key in kb.methods:
+        if key not in broken and wanted(kb.methods.path(key)):
+            problems += _entry_problems(kb[key], broken)
+    if not broken and not chosen:
+        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb)]
+    return sorted(set(problems))
+
+
+def _unreadable(kb: Records[Any]) -> list[Problem]:
+    """What keeps the taxonomy or the bibliography from being read: nothing else can be checked before."""
+    problems: list[Problem] = []
+    for read in (lambda: kb.taxonomy, lambda: list(kb.references.values())):
+        try:
+            read()
+        except DataError as error:
+            problems += error.problems
+    return problems
+
+
+def _list_problems(kb: Records[Any]) -> Iterator[Problem]:
+    for name, stored in kb.taxonomy.lists.items():
+        try:
+            if not in_list(kb, name).ids:
+                yield Problem(
+                    "taxonomy/lists.yaml", 0, name, "no method", "a condition that some method meets", "", "lists"
+                )
+        except PeftonomyError as error:
+            yield Problem("taxonomy/lists.yaml", 0, name, stored.where, str(error).splitlines()[0], "", "lists")
+
+
+def _survey_problems(kb: Records[Any]) -> Iterator[Problem]:
+    file, categories = "taxonomy/surveys.yaml", kb.taxonomy.categories
+    known = set(kb)
+    for name, survey in kb.taxonomy.surveys.items():
+        if survey.source.partition("#")[0] not in kb.references:
+            yield Problem(file, 0, name, survey.source, "a key of taxonomy/references.bib", "", "surveys")
+        for path in (path for root in survey.tree for path in root.walk()):
+            node = path[-1]
+            where = ".".join((name, *(n.id for n in path)))
+            for method in node.methods:
+                if method not in known:
+                    yield Problem(
+                        file, 0, where, method, "a method", closest(method, known), "surveys"
+                    )
+            for category in (*node.maps_to, *filter(None, [node.like])):
+                if category not in categories:
+                    hint = closest(category, categories)
+                    yield Problem(file, 0, where, category, "a category of the tree", hint, "surveys")
+
+
+def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """What a category's source has there must stand there."""
+    placed = {m.id: m.category for m in kb.values()}
+    for key, node in kb.taxonomy.categories.items():
+        for method in node.methods:
+            if placed.get(method) != key:
+                found = placed.get(method, "no method")
+                yield Problem("taxonomy/categories.yaml", 0, f"{key}.{method}", found, key, "", "categories")
+
+
+def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
+    from ..files.bibliography import READ
+
+    name = kb.references.name
+    for needed in ("title", "author", "year"):
+        if not reference.fields.get(needed):
+            yield Problem(name, reference.line, reference.key, f"no {needed}", "title, author and year", "", "bibtex")
+    for field, text in reference.fields.items():
+        if "TODO" in text:
+            found = f"{field} = {text}"
+            yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
+    if not reference.url:
+        yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
+    if any(word.strip() not in READ for word in reference.read.split(",")):
+        yield Problem(
+            name, reference.line, reference.key, f"read = {reference.read}", f"one of {', '.join(READ)}", "", "bibtex"
+        )
+
+
+def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
+    """What a family or a model names that is not there: its source, and the roles of its modules."""
+    document = load_yaml(path, kb.shown(path))
+
+    def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
+
+    if record.source.partition("#")[0] not in kb.references:
+        yield problem(("source",), record.source, "a key of taxonomy/references.bib", kb.references.lines, "cited")
+    roles = kb.taxonomy.roles
+    for keys, spec in record.specs() if isinstance(record, Family) else ():
+        for role in (spec.role, *getattr(spec, "slices", {})):
+            if role not in roles:
+                yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
+
+
+def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]:
+    document = method.document
+    needs = {include.method for include in method.entry.includes}
+    if needs & broken:
+        missing = ", ".join(sorted(needs & broken))
+        yield Problem(
+            document.path, document.line(("includes",)), "includes", f"{missing}, which has problems", "sound entries"
+        )
+        return
+    for one in RULES:
+        try:
+            findings = list(one.check(method))
+        except PeftonomyError as error:
+            if broken:
+                continue  # it met one of those, and they are reported where they stand
+            findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
+        for finding in findings:
+            yield _problem(method, one.name, finding)
+        if findings and one.name == "formula-names":
+            return  # what cannot be named cannot be counted: the other rules would only repeat it
+
+
+def _problem(method: MethodRecord, name: str, finding: Finding) -> Problem:
+    document = method.document
+    line = document.line(finding.keys)
+    return Problem(document.path, line, dotted(finding.keys), finding.found, finding.expected, finding.hint, name)

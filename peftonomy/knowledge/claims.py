@@ -1,0 +1,121 @@
+"""Numbers that papers print, recomputed to the printed digits.
+
+A claim is reproduced when our value, rounded (or cut off) at the last printed digit, is the printed number. There is
+no other tolerance.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any
+
+from ..schema.method import Claim, ClaimPart, Share
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord
+    from ..costs.cost import Cost
+
+__all__ = ["QUANTITIES", "Verdict", "judge", "share"]
+
+QUANTITIES = (
+    "trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "served_bits", "head", "backbone",
+    "percent", "base_bytes",
+)  # fmt: skip
+"""What the quantity of a claim may name."""
+ADDED = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "percent")
+"""Those of them that several methods on one model add to."""
+PRINTED = re.compile(r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What recomputing a claim gave: our `value` (in the quantity's own unit), the printed text, and how they agree.
+
+    agreement: `rounded`, `truncated` (the printed digits are ours cut off) or `differs`.
+    """
+
+    claim: Claim
+    value: Decimal
+    agreement: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the printed digits are reproduced."""
+        return self.agreement != "differs"
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the entry's stated verdict, if it has one, is what recomputing gives."""
+        stated = self.claim.verdict
+        return stated in (None, "unverifiable") or self.agrees == (stated in ("reproduced", "convention"))
+
+    @property
+    def shown(self) -> str:
+        """Our value as a person reads it: whole numbers with separators, others to four digits."""
+        return f"{int(self.value):,}" if self.value == int(self.value) else f"{float(self.value):.4g}"
+
+
+def printed(text: str) -> tuple[Decimal, Decimal] | None:
+    """A printed number and the size of its last digit, or None if it is no such number.
+
+    >>> printed("37.7M")
+    (Decimal('37700000.0'), Decimal('100000.0'))
+    """
+    match = PRINTED.match(text.strip())
+    if match is None:
+        return None
+    digits = match["digits"].replace(",", "")
+    decimals = len(digits.partition(".")[2])
+    unit = UNITS[match["unit"]]
+    return Decimal(digits) * unit, Decimal(1).scaleb(-decimals) * unit
+
+
+def judge(method: MethodRecord, claim: Claim) -> Verdict:
+    """Recompute one claim. Raises UsageError if its setting makes no sense."""
+    value = Decimal(str(claim.quantity(_known(method, claim))))
+    found = printed(claim.reported)
+    assert found is not None, claim.reported
+    target, digit = found
+    scaled = value / digit
+    if any(scaled.quantize(Decimal(1), mode) * digit == target for mode in (ROUND_HALF_UP, ROUND_HALF_EVEN)):
+        return Verdict(claim, value, "rounded")
+    truncated = scaled.quantize(Decimal(1), ROUND_DOWN) * digit == target
+    return Verdict(claim, value, "truncated" if truncated else "differs")
+
+
+def share(method: MethodRecord, found: Share) -> float:
+    """Compute a share. Raises UsageError if its setting makes no sense."""
+    assert found.quantity is not None
+    known = _known(method, found)
+    if found.beside is not None:
+        other = _known(method, found.model_copy(update={"parts": [found.beside]}))
+        known |= {f"other_{name}": other[name] for name in QUANTITIES}
+    return float(found.quantity(known))
+
+
+def _known(method: MethodRecord, claim: Claim | Share) -> dict[str, Any]:
+    """The dimensions of the claim's model, and the ledgers of what it counts, added up."""
+    assert claim.model is not None
+    parts = claim.parts or [
+        ClaimPart(method=method.id, set=claim.set, targets=claim.targets, target_modules=claim.target_modules)
+    ]
+    known: dict[str, Any] = {}
+    for part in parts:
+        plan = method.kb[part.method].plan(
+            claim.model,
+            targets=part.targets,
+            target_modules=part.target_modules,
+            task=claim.task,
+            num_labels=claim.num_labels,
+        )
+        counted = quantities(plan.cost(part.set))
+        known = plan.common | counted | {n: known.get(n, 0) + part.times * counted[n] for n in ADDED}
+    return known
+
+
+def quantities(cost: Cost) -> dict[str, Any]:
+    """The values that a claim's quantity may name."""
+    return {name: getattr(cost, name) for name in QUANTITIES}

@@ -1,0 +1,166 @@
+"""How each fact of an entry is known, in one vocabulary.
+
+- run: a test executes it against something that is not ours: the authors' code, a library, a real model.
+- read: we opened the source.
+- second_hand: we know it from an abstract, or from a text that is named.
+- unread: nobody here opened the source.
+
+What an entry states as its own judgement (`editors`) has no level.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord, Records
+    from ..schema.method import Implementation
+
+__all__ = ["LEVELS", "Fact", "Recording", "facts", "level", "recordings", "tally"]
+
+Level = Literal["run", "read", "second_hand", "unread"]
+LEVELS: dict[str, str] = {
+    "run": "A test executes it.",
+    "read": "We opened the source.",
+    "second_hand": "We know it from an abstract, or from a text that is named.",
+    "unread": "Nobody here opened the source.",
+}
+"""The levels, from the best, with what each means."""
+FILE = re.compile(r"\.\w|/|:")
+"""What the locator of a file of code has, and that of a section or table of a paper has not."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of an entry: where it stands, how it is known, and from what."""
+
+    keys: tuple[str | int, ...]
+    level: Level
+    by: str
+
+    @property
+    def field(self) -> str:
+        """Its place in the entry, dotted."""
+        return ".".join(map(str, self.keys))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a golden vector holds, as far as it can be said without running anything. See `conformance.golden`."""
+
+    name: str
+    method: str
+    implementation: str
+    recipe: Mapping[str, Any]
+    init: frozenset[str]
+    trained: frozenset[str]
+    defaults: frozenset[str]
+    outputs: frozenset[str]
+
+    @property
+    def origin(self) -> str:
+        """Repository, commit and file in a few words."""
+        place = "/".join(str(self.recipe["repository"]).rstrip("/").rsplit("/", 2)[-2:])
+        return f"{place}@{str(self.recipe['commit'])[:7]}, {self.recipe['file']}"
+
+
+def recordings(root: Path) -> list[Recording]:
+    """All golden vectors below a root."""
+    return [_recording(path, path.stat().st_mtime_ns) for path in sorted((root / "golden").glob("*.json"))]
+
+
+@lru_cache(maxsize=1024)
+def _recording(path: Path, changed: int) -> Recording:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    held = {name: frozenset(data.get(name, ())) for name in ("init", "trained", "frozen", "defaults", "outputs")}
+    return Recording(
+        path.stem, data["method"], data.get("implementation", "official"), data["recipe"], held["init"],
+        held["trained"] | held["frozen"], held["defaults"], held["outputs"],
+    )  # fmt: skip
+
+
+def level(kb: Records[Any], citation: str) -> Level | None:
+    """How a cited source is known; None for our own judgement."""
+    key, _, locator = citation.partition("#")
+    if key == "editors" or key not in kb.references:
+        return None
+    source = kb.references[key]
+    if source.opened("paper") or (source.opened("code") and (not locator or FILE.search(locator))):
+        return "read"
+    if source.opened("abstract"):
+        return "read" if locator.startswith(("abstract", "title")) else "unread" if locator else "second_hand"
+    return "unread"
+
+
+def facts(method: MethodRecord) -> list[Fact]:
+    """Every fact of an entry with its level, in the order of the entry."""
+    return list(_facts(method))
+
+
+def tally(found: list[Fact]) -> dict[str, int]:
+    """How many facts there are of each level, in the order of `LEVELS`."""
+    counted = Counter[str](fact.level for fact in found)
+    return {word: counted[word] for word in LEVELS}
+
+
+def _facts(method: MethodRecord) -> Iterator[Fact]:
+    kb, entry = method.kb, method.entry
+    vectors = [r for r in recordings(kb.root) if r.method == method.id]
+    libraries = [(key, found) for key, found in entry.implementations.items() if found.checked]
+
+    def cited(keys: tuple[str | int, ...], source: str | None) -> Iterator[Fact]:
+        known = level(kb, source) if source else None
+        if known is not None and source is not None:
+            yield Fact(keys, known, source)
+
+    yield from _run_or(("update",), vectors, "outputs", None, libraries, "outputs") or cited(("update",), entry.source)
+    keys: tuple[str | int, ...]
+    for name, spec in entry.hyperparameters.items():
+        keys = ("hyperparameters", name, "default")
+        yield from _run_or(keys, vectors, "defaults", name, (), "") or cited(keys, spec.source)
+    if entry.targets is not None:
+        yield from cited(("targets", "default"), entry.targets.source)
+    for name in entry.tensors:
+        yield Fact(("tensors", name, "shape"), "run", "the behaviour suite, on real models")
+        keys = ("tensors", name, "init")
+        yield from _run_or(keys, vectors, "init", name, libraries, "start") or cited(keys, entry.source)
+        keys = ("tensors", name, "trained")
+        yield from _run_or(keys, vectors, "trained", name, libraries, "counts") or cited(keys, entry.source)
+    for i, form in enumerate(entry.closed_forms):
+        yield from cited(("closed_forms", i), form.source)
+    for i, claim in enumerate(entry.claims):
+        yield Fact(("claims", i), claim.evidence, claim.source)
+    for i, relation in enumerate(entry.relations):
+        yield from cited(("relations", i), relation.source)
+    for i, pitfall in enumerate(entry.pitfalls):
+        yield from cited(("pitfalls", i), pitfall.source)
+    for key, implementation in entry.implementations.items():
+        for i, deviation in enumerate(implementation.deviations):
+            keys = ("implementations", key, "deviations", i)
+            if deviation.golden:
+                yield Fact(keys, "run", "; ".join(v.origin for v in vectors) or "a golden vector")
+            else:
+                yield from cited(keys, deviation.source or implementation.source)
+
+
+def _run_or(
+    keys: tuple[str | int, ...], vectors: list[Recording], what: str, name: str | None,
+    libraries: Any, checked: str,
+) -> list[Fact]:
+    """The fact as one that is run, by the authors' code or else by a library; nothing where it is not."""
+    for vector in vectors:
+        held: frozenset[str] = getattr(vector, what)
+        if held if name is None else any(key.partition("#")[0] == name for key in held):
+            return [Fact(keys, "run", vector.origin)]
+    found: tuple[str, Implementation]
+    for found in libraries:
+        if checked in found[1].checked:
+            return [Fact(keys, "run", found[0])]
+    return []

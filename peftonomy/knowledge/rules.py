@@ -1,0 +1,461 @@
+"""The rules of the knowledge base: what the schema cannot say about one file alone.
+
+A rule is a small object: a name, a sentence, and a check that yields what it finds. `taxonomy/rules.yaml` holds fields
+of an entry that pass it and fields that fail it; the tests run both, the site prints both. `check.py` applies
+them to every entry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from ..costs.measure import LOCAL, OF_STEP
+from ..errors import FormulaError, PeftonomyError, near
+from ..formula import Formula
+from ..schema.initial import Start
+from ..schema.method import MethodEntry, Tensor
+from .claims import QUANTITIES, judge, printed, share
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord
+
+__all__ = ["RULES", "Finding", "Rule", "closest"]
+
+Keys = tuple[str | int, ...]
+MODEL_NAMES = frozenset({
+    "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers",
+    "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out",
+    "backbone",
+})  # fmt: skip
+"""Dimensions that every formula of an entry may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a rule found at `keys` of the entry's file."""
+
+    keys: Keys
+    found: str
+    expected: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule over one entry, with the knowledge base around it."""
+
+    name: str
+    sentence: str
+    check: Callable[[MethodRecord], Iterable[Finding]]
+
+
+RULES: list[Rule] = []
+
+
+def rule(name: str, sentence: str) -> Callable[[Any], Any]:
+    """Make the decorated function a rule."""
+
+    def made(function: Callable[[MethodRecord], Iterable[Finding]]) -> Callable[[MethodRecord], Iterable[Finding]]:
+        RULES.append(Rule(name, sentence, function))
+        return function
+
+    return made
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    matches = near(name, known)
+    return f"did you mean {' or '.join(matches)}?" if matches else ""
+
+
+@rule(
+    "formula-names",
+    "A formula names only hyperparameters and the dimensions of its scope.",
+)
+def _formula_names(method: MethodRecord) -> Iterator[Finding]:
+    for keys, formula, known in _formulas(method.entry):
+        try:
+            formula.check(known)
+        except FormulaError as error:
+            name = next(n for n in sorted(formula.names) if n not in known)
+            expected = f"names known here: {', '.join(sorted(known))}"
+            yield Finding(
+                keys, f"{name} in {formula.source!r} (column {error.column})", expected, closest(name, known)
+            )
+
+
+def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str]]]:
+    own = frozenset(entry.hyperparameters)
+    everywhere = own | MODEL_NAMES
+    for name, spec in entry.hyperparameters.items():
+        if spec.domain is not None:
+            yield ("hyperparameters", name, "domain"), spec.domain, everywhere
+        if isinstance(spec.default, str) and spec.type != "choice":
+            yield ("hyperparameters", name, "default"), Formula.parse(spec.default), MODEL_NAMES
+    for name, tensor in entry.tensors.items():
+        for keys, formula in tensor.formulas():
+            yield ("tensors", name, *keys), formula, _known(tensor, keys, own)
+        for formula in Start.parse(tensor.init).formulas():
+            yield ("tensors", name, "init"), formula, _known(tensor, ("init",), own)
+    for name, storage in entry.base_storage.items():
+        yield ("base_storage", name, "count"), storage.count, everywhere | {"numel"}
+    yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
+    if entry.memory is not None:
+        for keys, formula, scope in entry.memory.formulas():
+            step = OF_STEP if keys[0] == "keeps" else frozenset[str]()
+            known = own if keys[-1] == "when" else everywhere | LOCAL[scope] | step
+            yield ("memory", *keys), formula, known
+    for i, closed in enumerate(entry.closed_forms):
+        yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
+        yield ("closed_forms", i, "formula"), closed.formula, everywhere
+        for j, assumed in enumerate(closed.assumes):
+            yield ("closed_forms", i, "assumes", j), assumed, everywhere
+    for i, claim in enumerate(entry.claims):
+        yield ("claims", i, "quantity"), claim.quantity, MODEL_NAMES | frozenset(QUANTITIES)
+    for i, found in enumerate(entry.shares):
+        if found.quantity is not None:
+            beside = [f"other_{name}" for name in QUANTITIES] if found.beside is not None else []
+            yield ("shares", i, "quantity"), found.quantity, MODEL_NAMES | frozenset((*QUANTITIES, *beside))
+    for key, implementation in entry.implementations.items():
+        for name, formula in implementation.write.items():
+            yield ("implementations", key, "write", name), formula, everywhere
+
+
+def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
+    if keys == ("when",):
+        return own
+    if keys[-1] == "across":
+        return own | MODEL_NAMES | {"numel"}
+    return own | MODEL_NAMES | LOCAL[tensor.per]
+
+
+@rule(
+    "hyperparameter-names",
+    "No hyperparameter has the name of a dimension, which would hide one of the two from formulas.",
+)
+def _hyperparameter_names(method: MethodRecord) -> Iterator[Finding]:
+    taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
+    for name in method.entry.hyperparameters:
+        if name in taken:
+            yield Finding(("hyperparameters", name), name, "a name that is no dimension's")
+
+
+@rule(
+    "cited",
+    "Every source is a key of the bibliography (with a locator where a page, table or file is meant), or `editors`.",
+)
+def _cited(method: MethodRecord) -> Iterator[Finding]:
+    known = method.kb.references
+    for keys, source in method.entry.citations():
+        key = source.partition("#")[0]
+        if key != "editors" and key not in known:
+            yield Finding(keys, source, "a key of taxonomy/references.bib", closest(key, known.lines))
+
+
+@rule(
+    "category",
+    "The category is a leaf of the tree.",
+)
+def _category(method: MethodRecord) -> Iterator[Finding]:
+    known = method.kb.taxonomy.categories
+    category = method.entry.category
+    if category not in known:
+        yield Finding(("category",), category, "a category of taxonomy/categories.yaml", closest(category, known))
+    elif known[category].children:
+        yield Finding(("category",), category, "a leaf: " + ", ".join(c.id for c in known[category].children))
+
+
+@rule(
+    "facets",
+    "Every facet is answered, with a value that the facet has.",
+)
+def _facets(method: MethodRecord) -> Iterator[Finding]:
+    facets, given = method.kb.taxonomy.facets, method.entry.facets
+    for name, value in given.items():
+        if name not in facets:
+            yield Finding(("facets", name), "an unknown facet", f"one of {', '.join(facets)}", closest(name, facets))
+            continue
+        values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and not facets[name].multiple:
+            yield Finding(("facets", name), f"{len(value)} values", "one value")
+        for word in values:
+            if word not in facets[name].values:
+                known = facets[name].values
+                yield Finding(("facets", name), word, f"one of {', '.join(known)}", closest(word, known))
+    for name in facets:
+        if given and name not in given:
+            yield Finding(("facets",), f"no {name}", "an answer to every facet")
+
+
+@rule(
+    "roles",
+    "Every role is one that some backbone has.",
+)
+def _roles(method: MethodRecord) -> Iterator[Finding]:
+    known = {*method.kb.taxonomy.roles, "attn", "xattn", "mlp", "layer"}
+    entry = method.entry
+    named: list[tuple[Keys, str]] = []
+    if entry.targets is not None:
+        named += [(("targets", "default", i), role) for i, role in enumerate(entry.targets.default)]
+        named += [(("targets", "allowed", i), role) for i, role in enumerate(entry.targets.allowed)]
+    for name, tensor in entry.tensors.items():
+        named += [(("tensors", name, "roles", i), role) for i, role in enumerate(tensor.roles or [])]
+    for k, kept in enumerate(entry.memory.keeps if entry.memory else ()):
+        named += [(("memory", "keeps", k, "roles", i), role) for i, role in enumerate(kept.roles or [])]
+    for name, storage in entry.base_storage.items():
+        named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
+    for keys, role in named:
+        plain = role.rpartition(":")[2]
+        if not any(fnmatchcase(one, plain) for one in known):
+            yield Finding(
+                keys, role, "a role of taxonomy/roles.yaml, or a pattern that one matches", closest(plain, known)
+            )
+
+
+@rule(
+    "relations",
+    "A relation has a known type and target, points to another method that is not younger, and there is one per pair.",
+)
+def _relations(method: MethodRecord) -> Iterator[Finding]:
+    kb, entry = method.kb, method.entry
+    known, types = set(kb), kb.taxonomy.relations
+    seen: set[str] = set()
+    for i, relation in enumerate(entry.relations):
+        if relation.type not in types:
+            hint = closest(relation.type, types)
+            yield Finding(("relations", i, "type"), relation.type, f"one of {', '.join(types)}", hint)
+        target = relation.target
+        if target not in known:
+            yield Finding(("relations", i, "target"), target, "a method", closest(target, known))
+            continue
+        if target == entry.id or target in seen:
+            yield Finding(("relations", i, "target"), target, "another method, once")
+        seen.add(target)
+        year = kb[target].year
+        if year > entry.year:
+            yield Finding(("relations", i, "target"), f"{target} ({year})", f"a method of {entry.year} or before")
+
+
+@rule(
+    "acyclic",
+    "Methods do not descend from, or include, themselves; a cycle is printed whole.",
+)
+def _acyclic(method: MethodRecord) -> Iterator[Finding]:
+    kb = method.kb
+    chains = [[method.id]]
+    while chains:
+        chain = chains.pop()
+        for i, include in enumerate(kb[chain[-1]].entry.includes if chain[-1] in kb else []):
+            if include.method == method.id:
+                yield Finding(
+                    ("includes", i), " -> ".join([*chain, method.id]), "entries that do not include themselves"
+                )
+            elif include.method not in chain:
+                chains.append([*chain, include.method])
+    lineage = {name for name, spec in kb.taxonomy.relations.items() if spec.acyclic}
+    from .graph import graph_of  # networkx takes a third of the time that a cost query takes to start
+
+    for cycle in graph_of(kb).cycles():
+        if method.id == min(cycle):
+            position = next(
+                (i for i, r in enumerate(method.entry.relations) if r.target in cycle and r.type in lineage), 0
+            )
+            yield Finding(("relations", position), " -> ".join([*cycle, cycle[0]]), "no method among its own ancestors")
+
+
+@rule(
+    "includes",
+    "An included entry exists, and what is renamed or set there are its hyperparameters and ours.",
+)
+def _includes(method: MethodRecord) -> Iterator[Finding]:
+    kb, entry = method.kb, method.entry
+    for i, include in enumerate(entry.includes):
+        if include.method not in kb:
+            yield Finding(
+                ("includes", i, "method"), include.method, "a method with an entry", closest(include.method, kb)
+            )
+            continue
+        theirs = kb[include.method].entry.hyperparameters
+        for name in [*include.rename, *include.set]:
+            if name not in theirs:
+                expected = f"a hyperparameter of {include.method}: {', '.join(theirs)}"
+                yield Finding(("includes", i), name, expected, closest(name, theirs))
+        for name in include.rename.values():
+            if name not in entry.hyperparameters:
+                yield Finding(
+                    ("includes", i, "rename"), name, "one of our hyperparameters", closest(name, entry.hyperparameters)
+                )
+
+
+@rule(
+    "claims",
+    "A claim names a catalogued model and our hyperparameters, and its verdict is what recomputing the number gives.",
+)
+def _claims(method: MethodRecord) -> Iterator[Finding]:
+    for i, claim in enumerate(method.entry.claims):
+        if printed(claim.reported) is None:
+            yield Finding(("claims", i, "reported"), claim.reported, "a number such as 37.7M, 0.08% or 20,480")
+            continue
+        try:
+            verdict = judge(method, claim)
+        except PeftonomyError as error:
+            yield Finding(("claims", i), str(error).splitlines()[0], "a setting that can be counted")
+            continue
+        if not verdict.consistent:
+            agrees = "reproduced or convention" if verdict.agrees else "contradicted"
+            counted = f"{agrees}: we count {verdict.shown}, printed {claim.reported}"
+            yield Finding(("claims", i, "verdict"), str(claim.verdict), counted)
+
+
+SHARE = re.compile(
+    r"per ?cent\b|\d ?%|\b(half|third|quarter|fifth|sixth|eighth|tenth|hundredth|thousandth)s? (of (a|an|the|its|all)\b"
+    r"|as (many|much)\b)|\b(twice|\w+ times) (as (many|much|large)|more|fewer|less|what)\b"
+    r"|\b(half|twice) the (numbers|parameters|adapters|count|size|cost|price|storage|memory)\b"
+    r"|\b(tens|dozens|hundreds|thousands) of times\b|\borders? of magnitude\b",
+    re.IGNORECASE,
+)
+"""Words that say how large one thing is beside another."""
+
+
+@rule(
+    "shares",
+    "A share or multiple in prose is computed, or has the source that printed it.",
+)
+def _shares(method: MethodRecord) -> Iterator[Finding]:
+    entry = method.entry
+    texts = list(entry.prose())
+    for i, found in enumerate(entry.shares):
+        words = " ".join(found.text.split())
+        if not any(words in text for _, text in texts):
+            yield Finding(("shares", i, "text"), found.text, "words of this entry's prose")
+        if found.quantity is None or found.between is None:
+            continue
+        try:
+            value = share(method, found)
+        except PeftonomyError as error:
+            yield Finding(("shares", i), str(error).splitlines()[0], "a setting that can be counted")
+            continue
+        low, high = found.between
+        if not low <= value <= high:
+            yield Finding(("shares", i, "between"), f"{low:g} to {high:g}", f"{value:.4g}, which we count")
+    spans = [" ".join(found.text.split()) for found in entry.shares]
+    for keys, text in texts:
+        covered = [range(at, at + len(s)) for s in spans for at in _every(text, s)]
+        for match in SHARE.finditer(text):
+            if not any(match.start() in span for span in covered):
+                around = text[max(0, match.start() - 30) : match.end() + 20]
+                yield Finding(keys, around, "an item of `shares` that computes it or names its source")
+
+
+def _every(text: str, part: str) -> Iterator[int]:
+    """Where a part begins in a text."""
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
+
+
+@rule(
+    "balanced",
+    "LaTeX has balanced braces and no command that reaches outside a formula.",
+)
+def _balanced(method: MethodRecord) -> Iterator[Finding]:
+    update = method.entry.update.replace("\\{", "").replace("\\}", "")
+    depth = 0
+    for character in update:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            break
+    if depth:
+        yield Finding(("update",), "unbalanced braces", "as many { as }")
+    for command in ("\\href", "\\url", "\\html", "\\includegraphics", "\\input", "\\def", "\\newcommand"):
+        if command in update:
+            yield Finding(("update",), command, "mathematics only")
+
+
+@rule(
+    "finished",
+    "Nothing of a new entry's skeleton is left to do: no text says TODO.",
+)
+def _finished(method: MethodRecord) -> Iterator[Finding]:
+    for keys, text in _texts(method.document.data, ()):
+        if "TODO" in text:
+            yield Finding(keys, text, "what is still to be written")
+
+
+def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    if isinstance(value, str):
+        yield keys, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, (*keys, key))
+
+
+@rule(
+    "renames",
+    "What an entry maps to a library's arguments are its own hyperparameters and tensors.",
+)
+def _renames(method: MethodRecord) -> Iterator[Finding]:
+    entry = method.entry
+    for library, implementation in entry.implementations.items():
+        for field in ("rename", "read", "defaults", "apart"):
+            known: Iterable[str] = entry.tensors if field == "apart" else entry.hyperparameters
+            what = "one of our tensors" if field == "apart" else "one of our hyperparameters"
+            for name in getattr(implementation, field):
+                if name not in known:
+                    yield Finding(("implementations", library, field, name), name, what, closest(name, known))
+        for argument, part in implementation.unites.items():
+            other = method.kb.get(part)
+            there = other.entry.implementations.get(library) if other is not None else None
+            if there is None or there.type is None:
+                what = f"a method that has a type in {library}"
+                yield Finding(("implementations", library, "unites", argument), part, what, closest(part, method.kb))
+
+
+@rule(
+    "configurations",
+    "What an entry says of a library's configuration is what that library has: type, arguments and their defaults.",
+)
+def _configurations(method: MethodRecord) -> Iterator[Finding]:
+    entry = method.entry
+    for key, implementation in entry.implementations.items():
+        if implementation.type is None or key not in method.kb.libraries:
+            continue
+        library, keys = method.kb.libraries[key], ("implementations", key)
+        if implementation.type not in library.types:
+            expected = f"a type of {library.name}"
+            yield Finding((*keys, "type"), implementation.type, expected, closest(implementation.type, library.types))
+            continue
+        known = library.defaults(implementation.type)
+        for field in ("rename", "set", "write", "apart"):
+            table = getattr(implementation, field)
+            for name, theirs in table.items():
+                argument = (name if field in ("set", "write") else theirs).partition(".")[0]
+                if argument not in known:
+                    expected = f"an argument of {library.types[implementation.type].symbol}"
+                    yield Finding((*keys, field, name), argument, expected, closest(argument, known))
+        for ours, theirs in implementation.rename.items():
+            spec = entry.hyperparameters.get(ours)
+            said = implementation.defaults.get(ours, None if spec is None else spec.default)
+            default = known.get(theirs)
+            if spec is not None and isinstance(default, bool | int | float) and said != default:
+                expected = f"{default}, which is {library.name}'s for {theirs}"
+                yield Finding((*keys, "defaults", ours), str(said), expected)
+
+
+@rule(
+    "counted",
+    "With its default hyperparameters and targets the method can be counted on at least one model.",
+)
+def _counted(method: MethodRecord) -> Iterator[Finding]:
+    reason = "there is no model"
+    for model in method.kb.models:
+        try:
+            method.cost(model)
+            return
+        except PeftonomyError as error:
+            reason = str(error).splitlines()[0]
+    yield Finding(("hyperparameters",), reason, "defaults that can be counted")

@@ -1,0 +1,221 @@
+"""What `peftonomy new` writes: the skeleton of an entry, of its module, and of its BibTeX record.
+
+The entry's skeleton is generated from the pydantic models, field by field with their documentation, so it
+cannot disagree with them: a required field stands with a placeholder, an optional one as a comment. `peftonomy
+check` refuses what still says TODO.
+"""
+
+from __future__ import annotations
+
+import datetime
+import keyword
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..errors import UnknownName, UsageError, shown
+from ..schema import method as schema
+
+if TYPE_CHECKING:
+    from ..catalogue.records import Records
+
+__all__ = ["scaffold"]
+
+TODO, WORD = "TODO", "todo"
+"""What stands for a text, and for a word or key that has to be a known one; `check` refuses both."""
+ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
+KEY = r"[a-z][a-z0-9_]*"
+EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
+    schema.Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
+    schema.Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
+    schema.Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
+    schema.Properties: ("", {}),
+    schema.Include: ("", {}),
+    schema.BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
+    schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
+    schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
+    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
+    schema.Relation: ("", {}),
+    schema.Pitfall: ("", {}),
+    schema.Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
+    schema.Deviation: ("", {}),
+    schema.Basis: ("", {}),
+}
+"""For each nested record: the key of an example where many have names, and values not to be guessed."""
+
+
+def scaffold(
+    kb: Records[Any],
+    id: str,  # noqa: A002
+    *,
+    category: str | None = None,
+    year: int | None = None,
+    source: str | None = None,
+) -> dict[Path, str]:
+    """The files of a new method with their text.
+
+    Raises UsageError for an id that is taken or is no id, for an unknown category, and outside of a checkout.
+    """
+    year = year or datetime.date.today().year
+    category = category or WORD
+    source = source or f"author{year}{id.replace('_', '')}"
+    entry, module = kb.root / "methods" / f"{id}.yaml", kb.root / "reference_impls" / f"{id}.py"
+    bibliography = kb.root / "taxonomy" / "references.bib"
+    if not re.fullmatch(ID, id) or keyword.iskeyword(id):
+        raise UsageError(f"{shown(id)!r} is no id; expected snake_case such as my_method")
+    if not re.fullmatch(KEY, source):
+        raise UsageError(f"{shown(source)!r} is no BibTeX key; expected author2026word")
+    if category not in (WORD, *kb.taxonomy.categories):
+        raise UnknownName("category", category, kb.taxonomy.categories)
+    if not module.parent.is_dir():
+        raise UsageError(f"a new method needs a checkout; {kb.root} has no reference_impls/")
+    for path in (entry, module):
+        if path.exists():
+            raise UsageError(f"{kb.shown(path)} exists already")
+    facets = {name: list(facet.values) for name, facet in kb.taxonomy.facets.items()}
+    known = {"id": id, "name": TODO, "year": str(year), "category": category, "source": source}
+    files = {entry: entry_skeleton(known, facets), module: module_skeleton(source)}
+    if source not in kb.references:
+        files[bibliography] = kb.references.text.rstrip("\n") + "\n" + bibtex_stub(source, year)
+    return files
+
+
+def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]) -> str:
+    """`methods/<id>.yaml` with what is `known` filled in; `facets` are the words that each facet may take."""
+    known = {
+        **known,
+        "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",
+        "update": '"h = W_0 x + TODO"',
+        "summary": "TODO in one plain sentence.",
+    }
+    helps = {"facets": [f"  {name}: {' | '.join(words)}" for name, words in facets.items()]}
+    fields = schema.MethodEntry.model_fields.items()
+    return "".join(_field(name, field, known, helps.get(name, [])) for name, field in fields)
+
+
+def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence[str]) -> str:
+    """One field of the entry: its documentation, then its line or lines."""
+    models = list(_models(field.annotation))
+    wanted = field.is_required() or name in ("hyperparameters", "targets", "tensors")
+    about = textwrap.wrap(_sentence(field), 98) + list(more)
+    if models:
+        about += [f"  {line}" for line in _fields_help(models[0])]
+        body = _example(name, field, models[0])
+    elif name == "description":
+        body = ["description: |", "  TODO"]
+    else:
+        body = [f"{name}: {known.get(name) or ('[]' if get_origin(field.annotation) is list else TODO)}"]
+    lines = [f"# {line}" for line in about] + (body if wanted else [f"# {line}" for line in body])
+    return "\n".join(["", *lines] if about or not wanted else lines) + "\n"
+
+
+def _example(name: str, field: FieldInfo, model: type[BaseModel]) -> list[str]:
+    """A nested record as an entry writes it: in flow style, one line each."""
+    record, key = _flow(model), EXAMPLES[model][0]
+    if key:
+        return [f"{name}:", f"  {key}: {record}"]
+    return [f"{name}:", f"  - {record}"] if get_origin(field.annotation) is list else [f"{name}: {record}"]
+
+
+def _flow(model: type[BaseModel]) -> str:
+    """`{field: placeholder, ...}` with the required fields, and those that the example needs."""
+    given = EXAMPLES[model][1]
+    parts = {
+        field.alias or name: given.get(name) or (WORD if name == "source" else _placeholder(field.annotation))
+        for name, field in model.model_fields.items()
+        if field.is_required() or name in given
+    }
+    return "{" + ", ".join(f"{k}: {v}" for k, v in parts.items()) + "}"
+
+
+def _placeholder(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return str(get_args(annotation)[0])
+    return "[]" if get_origin(annotation) is list else TODO
+
+
+def _fields_help(model: type[BaseModel]) -> Iterator[str]:
+    """One line for each field of a nested record: its words, and what it means."""
+    for name, field in model.model_fields.items():
+        words = " | ".join(map(str, _choices(field.annotation)))
+        head = f"{field.alias or name}{'' if field.is_required() else '?'}: "
+        text = "; ".join(p for p in (words, _sentence(field)) if p)
+        if text:
+            yield from textwrap.wrap(head + text, 96, subsequent_indent="  ")
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    for inner in get_args(annotation):
+        yield from _choices(inner)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _sentence(field: FieldInfo) -> str:
+    return re.sub(r"\s+", " ", field.description or "").strip()
+
+
+def module_skeleton(source: str) -> str:
+    """`reference_impls/<id>.py`: the order of a reference module, with a correction that starts at zero."""
+    return f'''"""TODO: the paper's title ({source}#TODO).
+
+    h = W_0 x + TODO
+
+Trained: A (r, d_in) and B (d_out, r) beside every targeted weight. At inference: TODO. Differs from TODO in
+TODO.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+
+
+class Correction(nn.Module):
+    """What stands beside one weight of shape (d_out, d_in)."""
+
+    def __init__(self, d_in: int, d_out: int, *, r: int):
+        super().__init__()
+        self.A = nn.Parameter(torch.randn(r, d_in))
+        self.B = nn.Parameter(torch.zeros(d_out, r))
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + x @ self.A.T @ self.B.T                          # (..., d_in) -> (..., d_out)
+
+
+def apply(
+    model: nn.Module, *, r: int = 8, targets: tuple[str, ...] = ("attn.q", "attn.v"), name: str = "TODO",
+) -> nn.Module:
+    """TODO: what it does to the model, in a sentence."""
+    kit.freeze(model)
+    for site in kit.sites(model, targets):
+        kit.attach(site, name, Correction(site.d_in, site.d_out, r=r))
+    return model
+'''
+
+
+def bibtex_stub(source: str, year: int) -> str:
+    """A record for `taxonomy/references.bib`; `read` says what somebody here actually opened."""
+    return f"""
+@article{{{source},
+  title   = {{TODO}},
+  author  = {{TODO}},
+  year    = {{{year}}},
+  journal = {{TODO}},
+  eprint  = {{TODO}},
+  read    = {{none}},
+}}
+"""

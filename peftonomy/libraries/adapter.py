@@ -1,0 +1,392 @@
+"""Reading a library's configuration: which method it is, at which setting, on which modules, and what it costs.
+
+    >>> import peftonomy
+    >>> kb = peftonomy.load()
+    >>> adapter = kb.adapter({"peft_type": "LORA", "r": 32, "target_modules": ["q_proj", "v_proj"]}, "llama_3_2_3b")
+    >>> adapter.method.id, adapter.cost.trained, adapter.reported.total
+    ('lora', 9175040, 3221924864)
+
+Modules are resolved as the library resolves them. What an argument says is either understood, or known to change no
+tensor, or left at its default; anything else is an error, because the counts would be those of something else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backbones.config import read_json
+from ..backbones.modules import LINEAR, SiteGroup
+from ..costs.cost import Cost
+from ..costs.layout import Chosen
+from ..costs.plan import BYTES, Plan
+from ..costs.values import coerced
+from ..errors import UsageError, shown
+from ..schema.method import Deviation, Implementation, Value
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..catalogue.records import MethodRecord, Records
+    from ..schema.library import Library
+
+from .arguments import Arguments, numbers
+from .where import STRUCTURE, Extra, Where, matrices
+
+__all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the library itself says of the wrapped model, extras included.
+
+    trained: numbers that require a gradient. total: all parameters. stored: numbers in the file that it saves, and
+    their bytes.
+    """
+
+    trained: int
+    total: int
+    stored: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A configuration that was read. `KnowledgeBase.adapter` makes it.
+
+    type: as the library has it. arguments: all of them, defaults filled in. hyperparameters: the method's own, where
+    the configuration says them. patterns: sites with values of their own, by module name. notes: what was not taken
+    literally, in sentences.
+    """
+
+    library: Library
+    type: str
+    method: MethodRecord
+    plan: Plan
+    arguments: dict[str, Any]
+    hyperparameters: dict[str, Any]
+    patterns: dict[str, dict[str, Value]]
+    extras: tuple[Extra, ...]
+    notes: tuple[str, ...]
+    dtype: str
+
+    @cached_property
+    def cost(self) -> Cost:
+        """The method's own ledgers, as the entry defines them."""
+        return self.plan.cost(self.hyperparameters, self.dtype)
+
+    @property
+    def implementation(self) -> Implementation:
+        """What the entry says of the method in this library."""
+        return self.method.entry.implementations[self.library.id]
+
+    @property
+    def deviations(self) -> list[Deviation]:
+        """Where the library differs from the entry."""
+        return self.implementation.deviations
+
+    @cached_property
+    def reported(self) -> Reported:
+        """What the library will report."""
+        entry, cost = self.implementation, self.cost
+        selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
+        grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
+        known = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
+            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
+        } | {"added": grown} | _besides(self.plan) | _totals(cost)  # fmt: skip
+        trained, added, stored = (
+            plain if formula is None else math.ceil(formula(known))
+            for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
+        )
+        beside = [sum(getattr(extra, name) for extra in self.extras) for name in ("trained", "added", "stored")]
+        size = BYTES[self.dtype]
+        held = cost.stored_bytes if entry.stored is None else stored * size
+        return Reported(
+            trained + beside[0], self.plan.inventory.total + added + beside[1], stored + beside[2],
+            held + beside[2] * size,
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: `cost` as `cost --json` prints it, and beside it what the library makes of it."""
+        return self.cost.to_dict() | {
+            "library": self.library.id,
+            "type": self.type,
+            "patterns": self.patterns,
+            "extras": [asdict(extra) for extra in self.extras],
+            "reported": asdict(self.reported),
+            "notes": list(self.notes),
+            "deviations": [d.model_dump(exclude_none=True) for d in self.deviations],
+        }
+
+    def __repr__(self) -> str:
+        return f"<Adapter {self.library.id} {self.type}: {self.method.id} on {self.plan.inventory.backbone.id}>"
+
+
+def read_adapter(
+    kb: Records[Any],
+    config: str | Path | Mapping[str, Any],
+    model: str | Path | Mapping[str, Any] | Backbone,
+    *,
+    library: str,
+    method: str | None,
+    task: str | None,
+    num_labels: int,
+    dtype: str,
+) -> Adapter:
+    """See `KnowledgeBase.adapter`."""
+    spec = kb.libraries[library]
+    if isinstance(config, Mapping):
+        source, raw = "configuration", dict(config)
+    else:
+        path = Path(config) / spec.file if Path(config).is_dir() else Path(config)
+        source, raw = str(path), read_json(path)
+    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+
+
+class _Reading(Arguments):
+    """One configuration while the method that it means is found."""
+
+    def __init__(self, kb: Records[Any], library: Library, source: str, raw: dict[str, Any], backbone: Backbone):
+        super().__init__(library, source, raw, backbone)
+        self.kb = kb
+
+    def adapter(self, wanted: str | None, task: str | None, num_labels: int, dtype: str) -> Adapter:
+        method = self._method(wanted)
+        entry = method.entry.implementations[self.library.id]
+        given = self._hyperparameters(method, entry)
+        said = self.library.tasks.get(str(self.values.get("task_type")))
+        inventory = self.backbone.inventory(task or self._task(), num_labels)
+        saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
+        self._nothing_left(entry)
+        try:
+            where = Where(self, inventory, saved) if self.spec.accepts else None
+            patterns: dict[str, dict[str, Value]] = {}
+            chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
+            plan = Plan(method.parts, inventory, chosen=chosen)
+            self._as_written(entry, {**plan.common, **plan.values(given)})
+        except UsageError as error:
+            raise self.refuse("", str(error), f"what {method.id} admits") from None
+        for formula in (entry.trained, entry.stored, entry.added):
+            if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
+                named = ", ".join(entry.rename[name] for name in sorted(told))
+                raise self.refuse(named, patterns, "one value for all modules: what the library counts follows from it")
+        extras = tuple((where or Where(self, inventory, saved)).extras(plan))
+        return Adapter(
+            self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
+        )
+
+    def _task(self) -> str | None:
+        word = self.values.get("task_type")
+        if word is None:
+            return None
+        if not isinstance(word, str) or word not in self.library.tasks:
+            raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
+        task = self.library.tasks[word].task
+        return task if task in self.backbone.family.tasks else None
+
+    # Which method
+
+    def _method(self, wanted: str | None) -> MethodRecord:
+        if wanted is not None:
+            method: MethodRecord = self.kb[wanted]
+            entry = method.entry.implementations.get(self.library.id)
+            known = self.library.defaults(self.type).keys()
+            if (
+                entry is None
+                or entry.type not in (None, self.type)
+                or not known >= {theirs.partition(".")[0] for theirs in entry.rename.values()}
+            ):
+                raise UsageError(f"{wanted} is no {self.library.name} configuration of type {self.type}")
+            for name, value in entry.set.items():
+                if not _meets(self.values.get(name), value):
+                    raise self.refuse(name, self.values.get(name), f"{shown(value)}, which makes it {wanted}")
+            return method
+        found = sorted(self._candidates(), key=lambda item: (*(-n for n in item[0]), item[1].year, item[1].id))
+        if not found:
+            raise self.refuse(self.library.type_key, self.type, "a type that an entry describes at these arguments")
+        best = [method for score, method in found if score == found[0][0]]
+        if len(best) > 1:
+            others = ", ".join(m.id for m in best[1:])
+            self.notes.append(f"Counted as {best[0].id}; {others} would be as well.")
+        return best[0]
+
+    def _candidates(self) -> Iterator[tuple[tuple[int, int], MethodRecord]]:
+        """The methods that it may be, each with how much it explains: arguments that change tensors first.
+
+        A method whose symbol is another than the type's class needs more than a configuration (an optimiser, a
+        quantised model), so only its caller can know.
+        """
+        for method in self.kb.values():
+            entry = method.entry.implementations.get(self.library.id)
+            if entry is None or entry.type != self.type:
+                continue
+            if entry.symbol is not None and entry.symbol.partition("(")[0] != self.spec.symbol:
+                continue
+            if all(_meets(self.values.get(name), value) for name, value in entry.set.items()):
+                changing = sum(not self.library.inert_at(name, self.values[name]) for name in entry.set)
+                yield (changing, len(entry.set)), method
+
+    # At which setting
+
+    def _hyperparameters(self, method: MethodRecord, entry: Implementation) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        known = numbers(self.values) | self.backbone.dims
+        for ours, theirs in entry.rename.items():
+            value = self._look(theirs)
+            if ours in entry.defaults and theirs.partition(".")[0] not in self.raw:
+                value = entry.defaults[ours]
+            if value is not None:
+                given[ours] = self._coerced(method, ours, theirs, value)
+        for ours, formula in entry.read.items():
+            given[ours] = self._coerced(method, ours, ", ".join(sorted(formula.names)), formula(known))
+        return {**{n: v for n, v in entry.defaults.items() if n not in given}, **given}
+
+    def _look(self, argument: str) -> Any:
+        """The value of an argument, or of one inside it."""
+        value: Any = self.values
+        for name in argument.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    def _coerced(self, method: MethodRecord, ours: str, theirs: str, value: Any) -> Value:
+        spec = method.entry.hyperparameters[ours]
+        if spec.type == "int" and isinstance(value, list | Mapping):
+            value = len(value)
+        try:
+            return coerced(ours, spec, value)
+        except UsageError as error:
+            raise self.refuse(theirs, value, f"a value of {method.id}'s {ours}", str(error)) from None
+
+    def _nothing_left(self, entry: Implementation) -> None:
+        """Raise ConfigError for an argument that says something that is not understood."""
+        understood = {
+            *STRUCTURE, *self.spec.patterns, *entry.set,
+            *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
+            *(name for formula in (*entry.read.values(), entry.trained, entry.stored, entry.added)
+              if formula is not None for name in formula.names),
+        }  # fmt: skip
+        for name, value in self.values.items():
+            inert = name not in self.filled and self.library.inert_at(name, value)
+            if name in understood or value == self._default(name) or inert:
+                continue
+            if name in self.spec.noted:
+                self.notes.append(f"{name}: {self.spec.noted[name]}")
+            else:
+                default = json.dumps(self._default(name))
+                hint = f"no entry of type {self.type} says what it changes"
+                raise self.refuse(name, value, f"{default}, its default", hint)
+
+    def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
+        """Raise ConfigError for an argument that follows from the setting and the model, and that says otherwise."""
+        read = {name for formula in entry.read.values() for name in formula.names}
+        for name, formula in entry.write.items():
+            value, expected = self.values[name], formula(known)
+            if value != expected and name not in read and not self.library.inert_at(name, value):
+                raise self.refuse(name, value, f"{expected}, with which these numbers hold")
+
+    # On which modules
+
+    def _chosen(
+        self, method: MethodRecord, entry: Implementation, where: Where, given: Mapping[str, Any],
+        patterns: dict[str, dict[str, Value]],
+    ) -> Chosen:  # fmt: skip
+        targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
+        sites = tuple(where.sites())
+        if not targeted:
+            return Chosen((), where.named)
+        picked, rest = {}, sites
+        for argument in dict.fromkeys(entry.apart.values()):
+            names = self._look(argument) or []
+            picked[argument] = tuple(where.among(sites, names, argument))
+            rest = tuple(where.among(rest, names, argument, inside=False))
+        apart = {tensor: picked[argument] for tensor, argument in entry.apart.items()}
+        if apart:
+            apart |= {n: rest for n, t in method.entry.tensors.items() if t.per == "site" and n not in apart}
+            sites = (*(site for group in picked.values() for site in group), *rest)
+        own: dict[SiteGroup, dict[str, Value]] = {}
+        ours = {theirs: name for name, theirs in entry.rename.items()}
+        for argument, pattern in self.spec.patterns.items():
+            table = self.values[argument] or {}
+            if not isinstance(table, Mapping):
+                raise self.refuse(argument, table, f"expressions over names of modules, each with its {pattern.sets}")
+            if table and pattern.sets not in ours:
+                raise self.refuse(argument, table, f"nothing: {method.id} has no {pattern.sets}")
+            if table:
+                sites = tuple(self._split(sites, where, table, argument, method, ours[pattern.sets], own, patterns))
+        if self.spec.of_experts is not None:
+            name = ours[self.spec.of_experts]
+            for site in sites:
+                if (experts := matrices(site.module)) > 1:
+                    before = own.get(site, {})
+                    own[site] = {**before, name: experts * before.get(name, given[name])}
+        return Chosen(sites, where.named, apart, own)
+
+    def _split(
+        self,
+        sites: Sequence[SiteGroup],
+        where: Where,
+        table: Mapping[str, Any],
+        argument: str,
+        method: MethodRecord,
+        ours: str,
+        own: dict[SiteGroup, dict[str, Value]],
+        patterns: dict[str, dict[str, Value]],
+    ) -> Iterator[SiteGroup]:
+        """The sites, those apart whose modules a pattern of the table means; each has the first that does."""
+        pattern = self.spec.patterns[argument]
+        tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
+        used: set[str] = set()
+        for site in sites:
+            before = own.pop(site, {})
+            groups: dict[str | None, list[int | None]] = {}
+            for layer, path in site.paths():
+                key = next((key for test, key in tests if test(path)), None)
+                groups.setdefault(key, []).append(layer)
+            for key, layers in groups.items():
+                part = replace(site, layers=tuple(n for n in layers if n is not None))
+                if key is not None:
+                    used.add(key)
+                    value = self._coerced(method, ours, f"{argument}.{key}", table[key])
+                    own[part] = {**before, ours: value}
+                    patterns.setdefault(key, {})[ours] = value
+                elif before:
+                    own[part] = before
+                yield part
+        for key in table.keys() - used:
+            self.notes.append(f"{argument}: {shown(key)!r} means no targeted module.")
+
+
+def _besides(plan: Plan) -> dict[str, int]:
+    """What the library's own formulas may name besides: of targeted modules with a bias the number and the widths, and
+    how many modules share the table of the input embedding."""
+    sites = [site for group in plan.sites for site in group if site.bias]
+    tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
+    return {
+        "n_tied": len(tied),
+        "n_biased": sum(site.count for site in sites),
+        "biased_d_in": sum(site.count * site.d_in for site in sites),
+        "biased_d_out": sum(site.count * site.d_out for site in sites),
+    }
+
+
+def _totals(cost: Cost) -> dict[str, int]:
+    """Of each of our tensors, by name: how many there are, and their entries together."""
+    found: dict[str, int] = {}
+    for tensor in cost.tensors:
+        for name, number in ((f"n_{tensor.name}", tensor.sites), (f"total_{tensor.name}", tensor.total)):
+            found[name] = found.get(name, 0) + number
+    return found
+
+
+def _meets(value: Any, wanted: Any) -> bool:
+    """Whether a given value is the wanted one: any list for a list, any mapping with its items for a mapping."""
+    if isinstance(wanted, list):
+        return isinstance(value, list) and bool(value)
+    if isinstance(wanted, Mapping):
+        return isinstance(value, Mapping) and all(_meets(value.get(k), v) for k, v in wanted.items())
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
+
+

@@ -1,0 +1,89 @@
+"""The arguments of a library's configuration: what the file says, and the library's defaults for the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, near
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..schema.library import Library
+
+__all__ = ["Arguments", "numbers"]
+
+
+class Arguments:
+    """The type of a configuration and all its arguments, defaults filled in. Raises ConfigError.
+
+    source: what messages call the configuration. notes: what was not taken literally, in sentences.
+    """
+
+    def __init__(self, library: Library, source: str, raw: dict[str, Any], backbone: Backbone):
+        self.library, self.source, self.raw, self.backbone = library, source, raw, backbone
+        self.notes: list[str] = []
+        self.type = self._type()
+        self.spec = library.types[self.type]
+        self.filled: dict[str, int] = {}
+        self.values = self._values()
+
+    def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
+        """The error for a field of the configuration."""
+        text = found if isinstance(found, str) else json.dumps(found, default=str)
+        return ConfigError(self.source, field, text, expected, hint)
+
+    # What it says
+
+    def _type(self) -> str:
+        key, known = self.library.type_key, self.library.types
+        found = self.raw.get(key)
+        if isinstance(found, str) and found in known:
+            return found
+        matches = near(found, known) if isinstance(found, str) else []
+        hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+        text = "nothing" if found is None else found
+        raise self.refuse(key, text, f"one of {self.library.name}'s types: {', '.join(sorted(known))}", hint)
+
+    def _values(self) -> dict[str, Any]:
+        """Every argument of the type: what is given, else the default."""
+        known = self.library.defaults(self.type)
+        for name in sorted(self.raw.keys() - known.keys()):
+            if self.raw[name]:
+                matches = near(name, known)
+                hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+                version = f"{self.library.name} {self.library.version}"
+                raise self.refuse(name, self.raw[name], f"an argument that {self.type} has in {version}", hint)
+            self.notes.append(f"{name} is no argument that is known here; it says nothing and was passed over.")
+        given = {name: value for name, value in self.raw.items() if name in known and value is not None}
+        values = {name: given.get(name, self._default(name)) for name in known}
+        for name in self.spec.needs:
+            if values[name] is None:
+                raise self.refuse(name, "nothing", f"a value, as {self.library.name} has no default for it")
+        for name, formula in self.spec.fills.items():
+            try:
+                self.filled[name] = formula(numbers(values) | self.backbone.inventory().dims)
+            except TypeError:  # a word where a number is expected
+                said = {other: values[other] for other in sorted(formula.names & known.keys())}
+                raise self.refuse(", ".join(said), said, f"values that give {name}") from None
+            values[name] = given.get(name, self.filled[name])
+            if type(values[name]) is not int or values[name] < 1:
+                raise self.refuse(name, values[name], "a whole number from 1")
+        return values
+
+    def _default(self, name: str) -> Any:
+        if name in self.filled:
+            return self.filled[name]
+        found = self.library.default(self.type, name, self.backbone.family.model_type)
+        if found is None and name == "target_modules" and self.spec.otherwise is not None:
+            return self.spec.otherwise
+        return found
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as formulas see them: a list or mapping as its length, nothing as zero."""
+    return {
+        name: len(value) if isinstance(value, list | Mapping) else 0 if value is None else value
+        for name, value in values.items()
+    }

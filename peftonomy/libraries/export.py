@@ -1,0 +1,278 @@
+"""Writing a library's configuration: the call and the saved form of a method at a setting, on a model's modules.
+
+    >>> import peftonomy
+    >>> kb = peftonomy.load()
+    >>> config = kb["lora"].export("llama_2_7b", r=8, targets=["attn.q", "attn.v"])
+    >>> print(config.python)
+    import peft
+    <BLANKLINE>
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=8,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        lora_bias=False,
+        target_modules=["q_proj", "v_proj"],
+    )
+    model = peft.get_peft_model(model, config)
+
+Everything comes from the entry's `implementations` and the library's own file; what is written reads back
+(`KnowledgeBase.adapter`) as the same cost.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..backbones.modules import Module, SiteGroup
+from ..errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord
+    from ..costs.plan import Plan
+    from ..schema.library import Library
+    from ..schema.method import Implementation
+
+__all__ = ["Configuration", "export", "library_called"]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A method's configuration in a library: its class, and the arguments that it is called with.
+
+    type: as the library names it; None for a configuration of configurations, whose arguments are `Configuration`.
+    """
+
+    library: Library
+    symbol: str
+    type: str | None
+    method: str
+    arguments: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The essential keys of the file that the library would save."""
+        if self.type is None:
+            parts = [part.to_dict() for part in self.arguments.values()]
+            return {self.library.type_key: self.library.union, "configs": parts}
+        kind = self.library.types[self.type]
+        named = kind.saved if "saved" in kind.model_fields_set else self.type
+        return {self.library.type_key: named, **self.arguments}
+
+    @property
+    def python(self) -> str:
+        """The call, for a model that is there as `model`."""
+        arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
+        call = f"config = {self._class}(\n{arguments})"
+        usage = (line.format(config="config") for line in self.library.usage)
+        return "\n".join((f"import {self.library.package}", "", call, *usage))
+
+    @property
+    def _class(self) -> str:
+        return f"{self.library.package}.{self.symbol}"
+
+    def __repr__(self) -> str:
+        return f"{self._class}({', '.join(f'{name}={_literal(value)}' for name, value in self.arguments.items())})"
+
+
+def library_called(libraries: Mapping[str, Library], name: str) -> Library:
+    """The library of this id, or of this package. Raises UnknownName."""
+    for library in libraries.values():
+        if name in (library.id, library.package):
+            return library
+    raise UnknownName("library", name, [library.package for library in libraries.values()])
+
+
+def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: Library) -> Configuration:
+    """See `Method.export`."""
+    entry = method.entry.implementations.get(library.id)
+    if entry is not None and entry.unites:
+        return _union(method, entry, plan, given, library)
+    if entry is None or entry.type is None:
+        reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
+        raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
+    values = plan.values(given)
+    for name in plan.named(given):
+        _expressed(method, [entry], library, name, values[name])
+    return _written(method, entry, plan, values, library)
+
+
+def _union(
+    method: MethodRecord, entry: Implementation, plan: Plan, given: Mapping[str, Any], library: Library
+) -> Configuration:
+    """A configuration of the configurations of other methods."""
+    values = plan.values(given)
+    parts = {name: method.kb[part] for name, part in entry.unites.items()}
+    entries = {name: part.entry.implementations[library.id] for name, part in parts.items()}
+    for name in plan.named(given):
+        _expressed(method, entries.values(), library, name, values[name])
+    arguments = {name: _written(part, entries[name], plan, values, library) for name, part in parts.items()}
+    return Configuration(library, str(entry.symbol), None, method.id, arguments)
+
+
+def _written(
+    method: MethodRecord, entry: Implementation, plan: Plan, values: Mapping[str, Any], library: Library
+) -> Configuration:
+    """A configuration at a setting; what has no value keeps the library's default."""
+    known = {**plan.common, **values}
+    written: dict[str, Any] = {}
+    said: Iterable[tuple[str, Any]] = (
+        *copy.deepcopy(entry.set).items(),
+        *((theirs, values[ours]) for ours, theirs in entry.rename.items() if ours in values),
+        *((theirs, formula(known)) for theirs, formula in entry.write.items()),
+    )
+    for name, value in said:
+        _put(written, name, value)
+    kind = str(entry.type)
+    defaults = library.defaults(kind)
+    arguments = {
+        name: list(range(value)) if name in library.counted
+        else {str(n): f"path/to/{n}" for n in range(value)} if name in library.files
+        else _as_there(value, defaults.get(name))
+        for name, value in written.items()
+    }
+    head = {"task_type": task} if "task_type" in defaults and (task := _task(library, plan)) else {}
+    arguments = {**head, **arguments}
+    for name, value in _modules(entry, plan, library).items():
+        _put(arguments, name, value)
+    return Configuration(library, library.types[kind].symbol, kind, method.id, arguments)
+
+
+def _expressed(
+    method: MethodRecord, entries: Iterable[Implementation], library: Library, name: str, value: Any
+) -> None:
+    """Raise UsageError for a value of a hyperparameter that the library has no argument for."""
+    there = method.entry.hyperparameters[name].default
+    for entry in entries:
+        if name in entry.rename or name in entry.read or any(name in formula.names for formula in entry.write.values()):
+            return
+        there = entry.defaults.get(name, there)
+    if value != there:
+        raise UsageError(f"{library.name} has no argument for {method.id}'s {name}: there it is {there}")
+
+
+def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
+    """Set an argument; a dotted name is an item of a mapping."""
+    *above, last = name.split(".")
+    for holder in above:
+        arguments = arguments.setdefault(holder, {})
+    arguments[last] = value
+
+
+def _as_there(value: Any, default: Any) -> Any:
+    """A value as the library takes it: of the kind and the case that its own default has."""
+    if isinstance(value, str) and isinstance(default, str) and default.isupper():
+        return value.upper()
+    whole = isinstance(value, float) and value == int(value)
+    return int(value) if whole and isinstance(default, int) and not isinstance(default, bool) else value
+
+
+def _task(library: Library, plan: Plan) -> str | None:
+    family = plan.inventory.backbone.family
+    tasks = library.tasks.items()
+    return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
+
+
+# Which modules
+
+
+def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, Any]:
+    """The arguments that name the modules. Raises UsageError for what the library cannot act on."""
+    kind = library.types[str(entry.type)]
+    roles, accepts = library.roles(str(entry.type)), kind.accepts
+    if roles:
+        return _by_role(plan, roles, f"{library.name}' {entry.type}")
+    if not accepts:
+        return {}
+    if plan.target_modules is not None and not entry.apart:
+        named: Any = plan.target_modules
+        return {"target_modules": list(named) if isinstance(named, tuple) else named}
+    sources = [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.places.spots]
+    meant = dict.fromkeys(s for _, s in sources if isinstance(s, SiteGroup | Module))
+    for source in meant:
+        _acceptable(source, accepts, f"{library.name}'s {entry.type}")
+    every = [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
+    named, targeted = (every, _by_suffix), _paths(meant)
+    apart: dict[str, list[str]] = {}
+    rest = list(meant)
+    for argument in dict.fromkeys(entry.apart.values()):
+        tensors = [tensor for tensor, its in entry.apart.items() if its == argument]
+        group = list(dict.fromkeys(s for name, s in sources if name in tensors and isinstance(s, SiteGroup)))
+        apart[argument] = _names(group, named, (targeted, _PICKS[kind.picks[argument]]))
+        rest = [source for source in rest if source not in group]
+    return {"target_modules": sorted({*_names(rest, named), *(n for names in apart.values() for n in names)}), **apart}
+
+
+def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
+    """The arguments that stand for the targeted roles. Raises UsageError where none do, or where they mean more."""
+    targeted = dict.fromkeys(site.role for group in plan.sites for site in group)
+    said: dict[str, Any] = {}
+    for role in targeted:
+        if role not in roles:
+            raise UsageError(f"{label} does not act on {role}; it does on {', '.join(roles)}")
+        for name, value in roles[role].items():
+            together = isinstance(value, list)
+            said[name] = list(dict.fromkeys([*said.get(name, []), *value])) if together else value
+    for role in roles.keys() & set(plan.inventory.roles()) - targeted.keys():
+        if all(_covers(said.get(name), value) for name, value in roles[role].items()):
+            raise UsageError(f"{label} cannot leave out {role} where it acts on {', '.join(targeted)}")
+    for name, value in ((n, v) for asked in roles.values() for n, v in asked.items()):
+        said.setdefault(name, [] if isinstance(value, list) else not value)
+    return said
+
+
+def _covers(said: Any, value: Any) -> bool:
+    return isinstance(said, list) and all(v in said for v in value) if isinstance(value, list) else bool(said == value)
+
+
+def _acceptable(source: SiteGroup | Module, accepts: Iterable[str], label: str) -> None:
+    module = source.module if isinstance(source, SiteGroup) else source
+    if module.kind not in accepts:
+        raise UsageError(f"{label} has no layer for {module.path}, which is of kind {module.kind}")
+    if isinstance(source, SiteGroup) and not source.whole:
+        raise UsageError(f"{label} acts on whole modules; {source.role} is a slice of {module.role}, so target that")
+
+
+def _paths(sources: Iterable[SiteGroup | Module]) -> list[str]:
+    return [path for source in sources for _, path in source.paths()]
+
+
+Meaning = Callable[[str, str], bool]
+"""Whether an ending means the module of a name."""
+
+
+def _by_suffix(ending: str, path: str) -> bool:
+    return f".{path}".endswith(f".{ending}")
+
+
+_PICKS: dict[str, Meaning] = {
+    "end": lambda ending, path: path.endswith(ending),
+    "part": lambda ending, path: ending in path,
+}
+"""How an argument picks among the targets: `ConfigType.picks`."""
+
+
+def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], Meaning]) -> list[str]:
+    """The shortest endings of module names that mean these places and no others among names, else whole names."""
+    wanted = set(_paths(sources))
+    names: dict[str, None] = {}
+    for path in sorted(wanted):
+        parts = path.split(".")
+        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        fits = (e for e in endings if all(p in wanted for paths, means in among for p in paths if means(e, p)))
+        names[next(fits, path)] = None
+    return sorted(names)
+
+
+def _literal(value: Any) -> str:
+    """A value as Python has it, texts in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)

@@ -1,0 +1,369 @@
+"""The modules that a library's configuration names, found as the library finds them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..backbones.backbone import Inventory
+from ..backbones.config import MAX_LAYERS
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Module, SiteGroup
+from ..costs.plan import Plan
+from ..errors import ConfigError, near, shown
+
+if TYPE_CHECKING:
+    pass
+
+from .arguments import Arguments
+
+__all__ = ["STRUCTURE", "Extra", "Where", "matrices"]
+
+ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
+STRUCTURE = frozenset({
+    "target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern",
+    "modules_to_save", "bias", "trainable_token_indices", "ensure_weight_tying", "layer_replication",
+})  # fmt: skip
+"""Arguments that say where; they mean the same in every type that has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What a configuration trains besides its method: `trained` numbers, by which model and file grow as given."""
+
+    name: str
+    trained: int
+    added: int
+    stored: int
+
+
+class Where:
+    """The modules that a configuration means, found by name as the library finds them."""
+
+    def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str]):
+        self.arguments, self.inventory = arguments, inventory
+        values = arguments.values
+        self.targets = values.get("target_modules")
+        self.saved = [*self._words("modules_to_save"), *saved]
+        self.layers = self._layers()
+        self.layer_patterns = [re.compile(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.") for p in self._patterns("layers_pattern")]
+        self.modules = self._replicated() if values.get("layer_replication") else inventory.modules
+        self.leaves = [m for m in self.modules if m.kind != "parameter"]
+        self.tying = self._tied() if values.get("ensure_weight_tying") else []
+        if sum(m.kind == "embedding" for m in self.tying) > 1:
+            reason = "false: stacks that share a table of embeddings are not counted"
+            raise self.refuse("ensure_weight_tying", True, reason)
+        self._excludes = self._excluded()
+        self._matches = self._matcher()
+
+    # Names
+
+    def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
+        return self.arguments.refuse(field, found, expected, hint)
+
+    def _words(self, argument: str) -> list[str]:
+        value = self.arguments.values.get(argument)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+            raise self.refuse(argument, value, "a list of names")
+        return value
+
+    def expressions(self, found: Sequence[str] | Mapping[str, Any], argument: str) -> list[str]:
+        """The texts, each a regular expression."""
+        if not isinstance(found, list | Mapping):
+            raise self.refuse(argument, found, "regular expressions")
+        for text in found:
+            try:
+                re.compile(text)
+            except (re.error, TypeError, RecursionError):
+                raise self.refuse(argument, text, "a regular expression") from None
+        return list(found)
+
+    def _patterns(self, argument: str) -> list[str]:
+        value = self.arguments.values.get(argument)
+        return self.expressions([value] if isinstance(value, str) and value else value or [], argument)
+
+    def _layers(self) -> frozenset[int] | None:
+        value = self.arguments.values.get("layers_to_transform")
+        if value is None or value == []:
+            return None
+        numbers = value if isinstance(value, list) else [value]
+        if any(type(n) is not int for n in numbers):
+            raise self.refuse("layers_to_transform", value, "numbers of layers")
+        if isinstance(self.targets, str):
+            raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
+        return frozenset(numbers)
+
+    def _replicated(self) -> list[Module]:
+        """The modules once layers are put in again, with the same weights and other numbers."""
+        value, inventory = self.arguments.values["layer_replication"], self.inventory
+        asked = value if isinstance(value, list) else [value]
+        ranges = [pair for pair in asked if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
+        [(_, count), *others] = inventory.backbone.layers.items()
+        right = len(ranges) == len(asked) and all(0 <= start < stop <= count for start, stop in ranges)
+        right = right and sum(stop - start for start, stop in ranges) <= MAX_LAYERS and not others
+        layers = [n for start, stop in ranges for n in range(start, stop)] if right else []
+        if {*layers} != {*range(count)}:
+            expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
+            raise self.refuse("layer_replication", value, expected)
+        if self.arguments.values.get("bias", "none") != "none":
+            raise self.refuse("bias", self.arguments.values["bias"], "none, where layers share weights")
+        return [
+            replace(m, layers=tuple(n for n, was in enumerate(layers) if was in m.layers)) if m.layers else m
+            for m in inventory.modules
+        ]
+
+    def _excluded(self) -> Callable[[str], bool]:
+        value = self.arguments.values.get("exclude_modules")
+        saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in self.expressions(self.saved, "modules_to_save")]
+        by_name = self._by_name(value, "exclude_modules") if value else lambda path: False
+        return lambda path: by_name(path) or any(test.match(path) for test in saved)
+
+    def _by_name(self, value: Any, argument: str) -> Callable[[str], bool]:
+        """Whether a name is meant: by an expression that it matches whole, or by a list of names or their ends."""
+        if isinstance(value, str):
+            [text] = self.expressions([value], argument)
+            whole = re.compile(text)
+            return lambda path: whole.fullmatch(path) is not None
+        if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+            raise self.refuse(argument, value, "names of modules, or one regular expression")
+        ends = tuple(f".{word}" for word in value)
+        return lambda path: f".{path}".endswith(ends)
+
+    def _matcher(self) -> Callable[[str], bool]:
+        if isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR:
+            linear = {path for m in self.leaves if self._in_all_linear(m) for _, path in m.paths()}
+            return linear.__contains__
+        if self.targets == THE_EMBEDDING:
+            return {m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters}.__contains__
+        if not self.targets:
+            return lambda path: False
+        meant = self._by_name(self.targets, "target_modules")
+        exact = set(self.targets) if isinstance(self.targets, list) else set()
+        return lambda path: meant(path) and (self.layers is None or path in exact or self._layer(path) in self.layers)
+
+    def _in_all_linear(self, module: Module) -> bool:
+        return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING
+
+    def _layer(self, path: str) -> int | None:
+        tests = self.layer_patterns or [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]
+        found = next((match for test in tests if (match := test.match(path))), None)
+        return None if found is None else int(found["idx"])
+
+    def named(self, path: str) -> bool:
+        """Whether a module of this name is meant."""
+        return self._matches(path) and not self._excludes(path)
+
+    # Sites
+
+    def sites(self) -> Iterator[SiteGroup]:
+        """The modules to act on. Raises ConfigError if there are none, or one of a kind that is not adapted."""
+        self._named_well()
+        found = [*self._targeted(), *self._parameters()]
+        if not found:
+            raise self._nothing()
+        kinds = self.arguments.spec.accepts
+        for site in found:
+            if site.module.kind not in (*kinds, "parameter"):
+                what = f"{site.module.path}, of kind {site.module.kind}"
+                raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
+        yield from found
+
+    def _targeted(self) -> Iterator[SiteGroup]:
+        together = self.tying if self._targets_embeddings() else []
+        for module in self.leaves:
+            paths = [(n, path) for n, path in module.paths() if self.named(path) or module in together]
+            if paths:
+                yield self._site(module, tuple(n for n, _ in paths if n is not None))
+
+    def _targets_embeddings(self) -> bool:
+        """Whether an embedding is a target by its common name, so that tied ones become targets together."""
+        names = self.arguments.library.embedding_names
+        if isinstance(self.targets, str):
+            return any(re.fullmatch(self.targets, name) for name in names)
+        return any(word.rpartition(".")[2] in names for word in self.targets or ())
+
+    def _site(self, module: Module, layers: tuple[int, ...]) -> SiteGroup:
+        d_in = module.d_in
+        if module.kind == "conv":  # its first factor is a convolution of the same kernel, its second mixes channels
+            d_in = math.prod(dict(module.parameters)["weight"]) // module.d_out
+        return SiteGroup(
+            module, module.role, d_in, module.d_out, 0, module.d_out, module.bias, layers, module.stack
+        )
+
+    def _parameters(self) -> Iterator[SiteGroup]:
+        """Matrices that are meant by their own name: the weight of a linear module, a bare one, or those of experts.
+        Such a site's module has the parameter's name."""
+        for name in self._words("target_parameters"):
+            found = False
+            for module in self.modules:
+                for suffix, shape in module.parameters:
+                    matrix = suffix == "weight" if module.kind in LINEAR else module.kind == "parameter"
+                    one = replace(module, path=f"{module.path}.{suffix}")
+                    layers = [n for n, path in one.paths() if f".{path}".endswith(f".{name}")]
+                    if layers and matrix and len(shape) in (2, 3):
+                        found = True
+                        if module.kind == "parameter":
+                            one = replace(one, d_out=shape[-2], d_in=shape[-1])
+                        yield self._site(one, tuple(n for n in layers if n is not None))
+            if not found:
+                raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
+
+    def _named_well(self) -> None:
+        """Note names that mean nothing; refuse those of modules that hold modules, and of experts."""
+        experts, name = self.arguments.backbone.family.expert_names, self.arguments.library.name
+        if experts and self.arguments.raw.get("target_modules") is None:
+            raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
+        for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
+            if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
+                expected = f"other names; by this one {name} may mean tensors of experts, which are not counted"
+                raise self.refuse("target_modules", word, expected)
+        leaves = {path for m in self.leaves for _, path in m.paths()}
+        holders = {path.rpartition(".")[0] for path in leaves} - {""}
+        while above := {path.rpartition(".")[0] for path in holders} - holders - {""}:
+            holders |= above
+        wrong = min((path for path in holders - leaves if self.named(path)), default=None)
+        if wrong is not None:
+            raise self.refuse("target_modules", wrong, "modules; this one holds modules, so name those inside it")
+        for word in self.targets if isinstance(self.targets, list) else ():
+            if not any(f".{path}".endswith(f".{word}") for path in leaves):
+                self.arguments.notes.append(f"target_modules: {shown(word)!r} means no module of the model.")
+
+    def _nothing(self) -> ConfigError:
+        arguments = self.arguments
+        if self.targets is None:
+            kind = arguments.backbone.family.model_type
+            expected = f"names: {arguments.library.name} has no default for {kind}"
+            return self.refuse("target_modules", "nothing", expected)
+        known = sorted({m.path.rpartition(".")[2] for m in self.leaves if m.kind in arguments.spec.accepts})
+        words = self.targets if isinstance(self.targets, list) else []
+        matches = [match for word in words for match in near(word, known)]
+        hint = f"did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
+        expected = f"names that leave a module to act on; known: {', '.join(known)}"
+        return self.refuse("target_modules", self.targets, expected, hint)
+
+    def among(
+        self, sites: Sequence[SiteGroup], names: Any, argument: str, inside: bool = True
+    ) -> Iterator[SiteGroup]:
+        """Those of the sites (in some of their layers) whose modules the names mean, or do not mean."""
+        meant = self._picked(names, argument)
+        for site in sites:
+            layers = [n for n, path in site.paths() if meant(path) is inside]
+            if layers:
+                yield replace(site, layers=tuple(n for n in layers if n is not None))
+
+    def _picked(self, names: Any, argument: str) -> Callable[[str], bool]:
+        """Whether a target is picked: by an expression that its name matches whole, or by ends or parts of it."""
+        if not isinstance(names, list) or not all(isinstance(word, str) for word in names):
+            return self._by_name(names, argument)
+        if self.arguments.spec.picks.get(argument) == "part":
+            return lambda path: any(word in path for word in names)
+        return lambda path: path.endswith(tuple(names))
+
+    # What is trained besides
+
+    def extras(self, plan: Plan) -> Iterator[Extra]:
+        """Everything that the configuration trains besides its method."""
+        yield from self._copies()
+        yield from self._biases(plan)
+        yield from self._tokens()
+        yield from self._embeddings(plan)
+
+    def _copies(self) -> Iterator[Extra]:
+        """Modules that are copied, trained and saved whole."""
+        found = [m for m in self.leaves if any(self._saved(path) for _, path in m.paths())]
+        if any(module in self.tying for module in found):  # one copy for all of them, in the file once for each
+            found = [self.tying[0], *(m for m in found if m not in self.tying)]
+            yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
+        for module in found:
+            copies = 1 if module in self.tying else sum(self._saved(path) for _, path in module.paths())
+            yield Extra(f"modules_to_save: {module.path}", *[copies * self._numel(module)] * 3)
+
+    def _saved(self, path: str) -> bool:
+        parts = path.split(".")
+        holders = (".".join(parts[: i + 1]) for i in range(len(parts)))
+        return any(holder.endswith(tuple(self.saved)) for holder in holders) if self.saved else False
+
+    def _shapes(self, module: Module) -> list[tuple[int, ...]]:
+        """The shapes of a module's parameters, a tied one's too."""
+        if module.parameters:
+            return [shape for _, shape in module.parameters]
+        return [(module.d_in, module.d_out), *([(module.d_out,)] if module.bias else [])]
+
+    def _numel(self, module: Module) -> int:
+        return sum(map(math.prod, self._shapes(module)))
+
+    def _tied(self) -> list[Module]:
+        """The modules that share one table of embeddings, the table's own first; none if none do."""
+        tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
+        tied = [m for m in self.leaves if m.kind in (*LINEAR, "embedding") and not m.parameters]
+        return [*tables[:1], *tied] if tied else []
+
+    def _biases(self, plan: Plan) -> Iterator[Extra]:
+        word = self.arguments.values.get("bias", "none")
+        if word == "none":
+            return
+        twice = 0
+        if word == "all":
+            groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.leaves]
+            twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # the frozen ones too, and by two names
+        elif isinstance(word, str) and word.endswith("_only"):
+            groups = [(site.module, site.count) for group in plan.sites for site in group]
+        else:
+            raise self.refuse("bias", word, "none, all, or a word that ends in _only")
+        numel = sum(n * self._bias(m) for m, n in groups)
+        yield Extra(f"bias: {word}", numel, 0, numel + twice)
+
+    def _bias(self, module: Module) -> int:
+        return math.prod(dict(module.parameters).get("bias", (0,)))
+
+    def _tokens(self) -> Iterator[Extra]:
+        """Rows of embeddings."""
+        value = self.arguments.values.get("trainable_token_indices")
+        if value is None:
+            return
+        tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
+        if not tables and not isinstance(value, Mapping):
+            raise self.refuse("trainable_token_indices", value, "nothing: the model has no table of tokens")
+        asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
+        tied = self._tied()
+        seen: set[tuple[str, tuple[int, ...]]] = set()
+        for name, rows in asked.items():
+            if not isinstance(rows, list) or any(type(n) is not int for n in rows):
+                raise self.refuse("trainable_token_indices", rows, "a list of numbers of tokens")
+            modules = [m for m in self.leaves if m.path.endswith(name) and m.kind in (*LINEAR, "embedding")]
+            if not modules:
+                raise self.refuse("trainable_token_indices", name, "the name of an embedding")
+            for module in modules:
+                key = (tied[0].path if module in tied else module.path), tuple(rows)
+                if key not in seen:
+                    seen.add(key)
+                    width = module.d_out if module.kind == "embedding" else module.d_in
+                    numel = len(rows) * width
+                    yield Extra(f"trainable_token_indices: {key[0]}", numel, numel, numel)
+
+    def _embeddings(self, plan: Plan) -> Iterator[Extra]:
+        """Embeddings that are saved whole beside their adapters, because one is targeted by a common name."""
+        names = set(self.arguments.library.embedding_names)
+        if self.arguments.values.get("trainable_token_indices") is not None:
+            return
+        if isinstance(self.targets, str) and self.targets != ALL_LINEAR:
+            by_name = any(m.path.rpartition(".")[2] in names and self._matches(m.path) for m in self.leaves)
+        else:  # of tied ones only the table's own name is left
+            tied = {m.path.rpartition(".")[2] for m in self.tying[1:]}
+            by_name = bool(self.targets != ALL_LINEAR and (names - tied) & set(self.targets or ()))
+        for site in (site for group in plan.sites for site in group if by_name):
+            if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
+                numel = math.prod(self._shapes(site.module)[0])
+                yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def matrices(module: Module) -> int:
+    """How many matrices a bare parameter holds."""
+    [(_, shape), *others] = module.parameters or [("", ())]
+    return shape[0] if module.kind == "parameter" and len(shape) == 3 and not others else 1
+
+

@@ -1,0 +1,155 @@
+"""What fits: the largest batch, length or size hyperparameter whose training step a GPU can hold.
+
+Memory never falls when one of these grows, so the largest that fits is found by bisection over whole numbers, and is
+exact for the closed forms: it fits, and the next one does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import UsageError, shown
+from .model import Memory, Setting, Step
+
+__all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
+
+SOLVED = ("batch", "seq")
+"""What can be solved for besides hyperparameters that are whole numbers."""
+MOST, LEAST = 2**24, 64
+"""Where the search ends, and the last value with which it may begin."""
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def gpu_bytes(text: str) -> int:
+    """A size such as `24GiB` or `80GB` in bytes. Raises UsageError.
+
+    >>> gpu_bytes("24GiB"), gpu_bytes("80 GB")
+    (25769803776, 80000000000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].lower() not in UNITS or float(found[1]) <= 0:
+        raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB or 80GB")
+    return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+@dataclass(frozen=True)
+class Change:
+    """A single change of the setting, and the largest value that then fits (0: still none)."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest `value` of `solved` that fits into `gpu` bytes, 0 where none does, and the memory that it takes.
+
+    limited: whether something else than memory is the limit (the model's positions, or a domain). changes: what single
+    changes would allow, best first.
+    """
+
+    method: str
+    solved: str
+    value: int
+    gpu: int
+    limited: bool
+    memory: Memory | None
+    changes: tuple[Change, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `fit --json` prints it."""
+        return {
+            "method": self.method, "solved": self.solved, "value": self.value, "gpu": self.gpu,
+            "limited": self.limited, "memory": None if self.memory is None else self.memory.to_dict(),
+            "changes": [{"change": c.name, "value": c.value} for c in self.changes],
+        }  # fmt: skip
+
+
+def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
+    """What fits, with what a GPU holds besides (`gpu_extra`). Raises UsageError where no value makes sense."""
+    value, limited = _solve(step, given, setting, solved, gpu)
+    changes = []
+    for name, changed in _changes(setting):
+        try:
+            changes.append(Change(name, _solve(step, given, changed, solved, gpu)[0]))
+        except UsageError:  # a method that cannot be trained so
+            continue
+    better = tuple(sorted((c for c in changes if c.value > value), key=lambda c: -c.value))
+    memory = _ask(step, given, setting, solved)(value) if value else None
+    return Fit(step.plan.id, solved, value, gpu, limited, memory, better)
+
+
+def beside(fits: Sequence[Fit]) -> list[Fit]:
+    """Several methods, best first. Where another allows a larger batch or length, it is a change too."""
+    ranked = sorted(fits, key=lambda f: -f.value)
+    best = Change(f"method {ranked[0].method}", ranked[0].value)
+    return [
+        replace(f, changes=tuple(sorted((*f.changes, best), key=lambda c: -c.value)))
+        if f.solved in SOLVED and f.value < best.value else f
+        for f in ranked
+    ]  # fmt: skip
+
+
+def _ask(step: Step, given: Mapping[str, Any], setting: Setting, solved: str) -> Callable[[int], Memory]:
+    if solved == "batch":
+        return lambda value: step.memory(given, replace(setting, batch=value))
+    if solved == "seq":
+        return lambda value: step.memory(given, replace(setting, seq=value))
+    return lambda value: step.memory({**given, solved: value}, setting)
+
+
+def _solve(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> tuple[int, bool]:
+    """The largest value that fits, and whether something else than memory stops it."""
+    ask = _ask(step, given, setting, solved)
+
+    def fits(value: int) -> bool:
+        memory = ask(value)
+        return memory.peak + memory.gpu_extra <= gpu
+
+    low, good = _least(fits)
+    if not good:
+        return 0, False
+    high, limited = 2 * low, False
+    while high <= MOST:
+        try:
+            if not fits(high):
+                break
+        except UsageError:  # beyond the model's positions, or out of the domain
+            limited = True
+            break
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            good = fits(middle)
+            limited = limited and good
+        except UsageError:
+            good, limited = False, True
+        low, high = (middle, high) if good else (low, middle)
+    return low, limited
+
+
+def _least(fits: Callable[[int], bool]) -> tuple[int, bool]:
+    """The first value that makes sense, as not every size may be 1, and whether it fits. Raises UsageError."""
+    for value in range(1, LEAST):
+        try:
+            return value, fits(value)
+        except UsageError:
+            continue
+    return 1, fits(1)
+
+
+def _changes(setting: Setting) -> Iterator[tuple[str, Setting]]:
+    if not setting.checkpointing:
+        yield "checkpointing", replace(setting, checkpointing=True)
+    if setting.quantized is None:
+        yield "quantized nf4", replace(setting, quantized="nf4")
+    if setting.dtype == "float32":
+        yield "dtype bfloat16", replace(setting, dtype="bfloat16")
+    if setting.attention == "eager":
+        yield "attention sdpa", replace(setting, attention="sdpa")
+    if not setting.optimizer.endswith("8bit") and "adamw" in setting.optimizer:
+        yield "optimizer adamw-8bit", replace(setting, optimizer="adamw-8bit")
