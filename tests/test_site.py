@@ -164,7 +164,7 @@ def test_hostile_text_is_shown_as_text(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_formula_that_cannot_be_set_names_the_file(root: Path, tmp_path: Path) -> None:
-    kb = edited(root, tmp_path, "lora", (r"^update:.*$", r'update: "h = W_0 x + \\frac{\\alpha}{r"'))
+    kb = edited(root, tmp_path, "lora", (r"^update: >-\n  .*$", r'update: "h = W_0 x + \\frac{\\alpha}{r"'))
     with pytest.raises(DataError, match=r"methods/lora\.yaml: update: .*KaTeX"):
         pages(kb)
 

@@ -68,7 +68,7 @@ def test_reread_reads_the_edited_entries_and_nothing_else(root: Path, tmp_path: 
 @pytest.mark.slow
 def test_a_build_that_fails_says_why(root: Path, tmp_path: Path) -> None:
     entry = small_tree(root, tmp_path, "lora") / "methods" / "lora.yaml"
-    entry.write_text(re.sub("^update:.*", r'update: "\\\\frac{x"', entry.read_text(), flags=re.MULTILINE))
+    entry.write_text(re.sub("^update: >-\n.*", r'update: "\\\\frac{x"', entry.read_text(), flags=re.MULTILINE))
     with pytest.raises(DataError, match=r"^methods/lora\.yaml: update: .* KaTeX"):
         build(peftonomy.load(tmp_path), tmp_path / "out")
 

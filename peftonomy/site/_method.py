@@ -295,15 +295,17 @@ def _keywords(entry: MethodEntry) -> list[str]:
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
-    """The method's links in both directions."""
+    """The method's links in both directions; a target without an entry is named, not linked."""
     settings = {(r.target, r.type): r.at for r in method.entry.relations}
     numbers = {(r.target, r.note): i for i, r in enumerate(method.entry.relations)}
     for found in site.kb.graph.related(method.id):
         key = found["method"]
+        known = key in site.kb  # `check` reports the others
         at = settings.get((key, found["type"]), {})
         yield {
-            "type": found["name"], "name": site.kb[key].name, "link": f"{key}.html", "note": found["note"],
-            "source": site.cite(found["source"]), "at": [f"{n} = {v}" for n, v in at.items()],
+            "type": found["name"], "name": site.kb[key].name if known else key,
+            "link": f"{key}.html" if known else "", "note": found["note"], "source": site.cite(found["source"]),
+            "at": [f"{n} = {v}" for n, v in at.items()],
             "level": _level(levels, f"relations.{numbers.get((key, found['note']), '')}"),
         }  # fmt: skip
 

@@ -164,7 +164,7 @@ def _crossed(site: Site, row: View) -> View:
 
 def _class(site: Site, node: SurveyNode) -> View:
     """A class of another survey's tree."""
-    methods = [{"id": key, "name": site.kb[key].name} for key in node.methods]
+    methods = [{"id": key, "name": site.kb[key].name} for key in node.methods if key in site.kb]
     return {"name": node.name, "methods": methods, "children": [_class(site, child) for child in node.children]}
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..schema.method import MethodEntry
+from ..catalogue.records import Merge
+from ..schema.method import MethodEntry, Properties
 
 __all__ = ["SCHEMAS", "schema"]
 
@@ -121,8 +122,21 @@ class EvidenceTally(Record):
     facts: list[FactLevel]
 
 
-class MethodRecord(MethodEntry):
-    """An entry with what is derived from it."""
+class PropertiesRecord(Properties):
+    """What holds of the adapted model, with what follows from the tensors."""
+
+    merge: Merge
+    """Whether the change can be folded into the weights."""
+
+
+class EntryRecord(MethodEntry):
+    """One PEFT method, as `methods/<id>.yaml` has it, and what follows from its tensors."""
+
+    properties: PropertiesRecord
+
+
+class MethodRecord(EntryRecord):
+    """An entry with what is derived from it and from others."""
 
     evidence: EvidenceTally
     """How each fact of the entry is known."""
@@ -333,7 +347,7 @@ class Filed(Record):
     year: int
     category: str
     entry: bool
-    """Whether it has an entry here."""
+    """Always true: every method that a survey files has an entry."""
     filed: list[Place]
 
 
@@ -476,7 +490,7 @@ class DeviationsAnswer(Answer):
 
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
-    "method": (MethodEntry, ""),
+    "method": (EntryRecord, ""),
     "method_file": (MethodAnswer, "methods/<id>.json"),
     "cost": (Cost, ""),
     "model": (ModelAnswer, "models/<id>.json"),

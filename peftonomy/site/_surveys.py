@@ -84,7 +84,7 @@ def crosswalk(kb: KnowledgeBase) -> list[View]:
     known = {m.id: (m.name, m.year, m.category) for m in kb.values()}
     order = {category: i for i, category in enumerate(taxonomy.categories)}
     rows = [
-        {"method": key, "name": name, "year": year, "category": category, "filed": places}
+        {"method": key, "name": name, "year": year, "category": category, "entry": True, "filed": places}
         for key, (name, year, category) in known.items()
         if (places := filed(kb, key, category))
     ]
