@@ -1,11 +1,12 @@
 """SPoT: soft prompt transfer (vu2022spot).
 
-    P <- P_s,    s = argmax_s cos(e_s, e),    e the mean of a prompt's vectors
+    P <- P_s,    s = argmax_s cos(e_s, e),    e the mean of the vectors of a prompt after few steps
 
 A prompt for a new task begins where the prompt of an older task ended, and is then tuned like any other. Which older
-task helps is read off the prompts themselves: a short first run on the new task gives a prompt, and the
-closest prompt among those of the source tasks is the one to start from. Trained, and kept at inference: P, as in
-prompt tuning, of which this is a start. The source prompts are needed only for the choice.
+task helps is read off early prompts: a short first run on the new task gives a prompt, and it is compared with the
+prompts that the source tasks had after as many steps. P_s is the best prompt of the closest source task. Trained, and
+kept at inference: P, as in prompt tuning, of which this is a start. Early and best prompts of the source tasks are
+needed only for the choice.
 
 `start` puts a source prompt in, `nearest` chooses it, `similarity` compares: of the means over the vectors, or the
 mean over all pairs of vectors. The official code has the start only, from a prompt's file.
@@ -49,7 +50,7 @@ def similarity(a: Tensor, b: Tensor, *, per_token: bool = False) -> float:
 
 
 def nearest(target: Tensor, sources: Mapping[str, Tensor], *, per_token: bool = False) -> Sequence[str]:
-    """The names of the source tasks, the most similar first."""
+    """The names of the source tasks, the most similar first; all prompts are those after the same number of steps."""
     return sorted(sources, key=lambda task: -similarity(target, sources[task], per_token=per_token))
 
 

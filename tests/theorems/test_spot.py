@@ -44,12 +44,13 @@ def tuned(task: int, steps: int, start: Tensor | None = None) -> tuple[Tensor, f
 
 
 def test_the_nearest_prompt_is_that_of_the_related_task_and_the_best_start() -> None:
-    sources = {f"task {task}": tuned(task, 40)[0] for task in (1, 2)}
+    early = {f"task {task}": tuned(task, 15)[0] for task in (1, 2)}
+    best = {f"task {task}": tuned(task, 40)[0] for task in (1, 2)}
     first, _ = tuned(0, 15)
-    order = spot.nearest(first, sources)
+    order = spot.nearest(first, early)
     assert order[0] == "task 1"
-    assert spot.nearest(first, sources, per_token=True)[0] == "task 1"
-    after = {name: tuned(0, 5, source)[1] for name, source in sources.items()}
+    assert spot.nearest(first, early, per_token=True)[0] == "task 1"
+    after = {name: tuned(0, 5, source)[1] for name, source in best.items()}
     assert min(after, key=lambda name: after[name]) == order[0]
     assert after["task 1"] < tuned(0, 5)[1], "the start from a related task is better than a random one"
 
