@@ -28,10 +28,11 @@ from pydantic import (
 from ._errors import DataError, FormulaError, Problem, near
 from ._formula import FUNCTIONS, Formula
 from ._initial import Start
+from .memory.language import parse_all
 from ._yaml import Document, dotted
 
 __all__ = [
-    "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
+    "Act", "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Functions", "Hyperparameter", "Implementation", "Include",
     "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share", "Stored", "Targets", "Tensor",
     "validated",
 ]  # fmt: skip
@@ -93,6 +94,15 @@ class Entry(BaseModel):
         extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True,
         defer_build=True,  # a query reads few of the records: the others' validators are never made
     )  # fmt: skip
+
+
+def _functions(texts: dict[str, str]) -> dict[str, str]:
+    parse_all(texts)
+    return texts
+
+
+Functions = Annotated[dict[str, str], AfterValidator(_functions)]
+"""Functions of the language of operations, each by its head, as text."""
 
 
 class Hyperparameter(Entry):
@@ -324,12 +334,44 @@ class Kept(Entry):
         )  # fmt: skip
 
 
+class Act(Entry):
+    """What a method computes at every place of a scope, in functions of the language of `peftonomy.memory`.
+
+    `before x` changes what a module or block reads, `after x y` what it gives out, `weight w` and `bias b` stand in
+    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
+    """
+
+    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    roles: list[Role] | None = None
+    where: FormulaField | None = None
+    when: FormulaField | None = None
+    """`roles`, `where` and `when` narrow it as they narrow a tensor."""
+    like: Name | None = None
+    """A pattern of `backbones/operations.yaml` whose functions it takes over."""
+    names: dict[Name, str] = {}
+    """What stands for words of that pattern."""
+    functions: Functions = {}
+    """Its functions, each by its head."""
+    holds: FormulaField = Field(default=0, validate_default=True)
+    """Bytes that stay from step to step besides the method's tensors."""
+
+    def tensor(self) -> Tensor:
+        """The same as a tensor that nobody holds, so that it is laid out like one."""
+        return Tensor(
+            per=self.per, roles=self.roles, where=self.where, when=self.when, count=self.holds,
+            init="computed: activations", trained=False, stored=[Stored.model_validate({"as": "none"})],
+            served="absent",
+        )  # fmt: skip
+
+
 class Memory(Entry):
     """What training keeps alive, as far as the tensors do not say it: mechanism only, never a measured number.
 
     Without it a method can be sized only where all that it trains are parameters of the backbone itself.
     """
 
+    operations: list[Act] | None = None
+    """What it computes; takes the place of all below once every method says it."""
     keeps: list[Kept] = []
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that every input carries more while training."""

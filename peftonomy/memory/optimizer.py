@@ -1,0 +1,54 @@
+"""What an optimizer holds for the tensors that it updates, and what it needs for a while."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .._memory import STATE_BLOCK, Optimizer
+
+__all__ = ["Trained", "Update", "update"]
+
+COUNTER = 4
+"""Bytes of the number of steps that torch's AdamW holds beside the moments of each tensor."""
+
+
+class Trained(NamedTuple):
+    """Tensors that are updated: their shape, the bytes of a number, and how many alike there are."""
+
+    shape: tuple[int, ...]
+    width: int
+    count: int
+
+
+class Update(NamedTuple):
+    """Bytes of states that stay, of states that may leave the device, and needed for a while during the update."""
+
+    states: int
+    paged: int
+    temporary: int
+
+
+def update(optimizer: Optimizer, tensors: Iterable[Trained]) -> Update:
+    """What an optimizer takes for these tensors, in the order in which it updates them."""
+    states = temporary = total = before = 0
+    for shape, width, count in tensors:
+        numel = math.prod(shape)
+        size = numel * width
+        total += size * count
+        states += count * _states(optimizer, shape, numel, size)
+        if optimizer.moments:  # a root, a quotient, and the quotient of the tensor before
+            temporary = max(temporary, 2 * size + (size if count > 1 else before))
+            before = size
+    if optimizer.foreach:
+        temporary = total
+    return Update(0, states, temporary) if optimizer.paged else Update(states, 0, temporary)
+
+
+def _states(optimizer: Optimizer, shape: tuple[int, ...], numel: int, size: int) -> int:
+    if optimizer.factored:  # rows and columns of a matrix in place of it, in float32
+        return 4 * (numel // shape[-1] + numel // shape[-2] if len(shape) >= 2 else numel)
+    if optimizer.eight_bit:
+        return optimizer.moments * (numel + 4 * -(-numel // STATE_BLOCK))
+    return optimizer.moments * size + (COUNTER if optimizer.moments else 0)

@@ -1,0 +1,181 @@
+"""Memory by operations, held against a simulated step: `python -m tests.operations_kit FAMILY METHOD [SETTING...]`.
+
+Prints bytes kept and peaks of both, and where they differ what each keeps, by size. Settings are `dtype=float32`,
+`eager`, `checkpointing`, `batch=2`, `seq=8`, `task=seq_cls`, `targets=attn.q,attn.v`, hyperparameters (`r=4`), and keys
+of the config (`config.hidden_dropout_prob=0.0`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import peftonomy
+from peftonomy._memory import Memory, Setting
+from peftonomy.memory.answer import Asked
+from peftonomy.memory.step import Step
+from tests.operations_cases import CONFIGS, TASKS
+
+__all__ = ["Case", "kept_by_operations", "predicted", "simulated"]
+
+
+@cache
+def knowledge() -> peftonomy.KnowledgeBase:
+    return peftonomy.load()
+
+
+@dataclass
+class Case:
+    """A method on a tiny model of a family, and how it is trained."""
+
+    family: str
+    method: str
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    checkpointing: bool = False
+    optimizer: str = "adamw"
+    batch: int = 2
+    seq: int = 8
+    task: str = ""
+    targets: tuple[str, ...] | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The config.json."""
+        return {"model_type": self.family, **CONFIGS[self.family], **self.config}
+
+    def asked(self) -> Asked:
+        """The question, as operations answer it."""
+        task = self.task or TASKS.get(self.family)
+        backbone = knowledge().backbone(self.model)
+        if task is None:
+            task = "seq_cls" if backbone.default_task == "none" else backbone.default_task
+        plan = knowledge()[self.method].plan(backbone, task=task, targets=self.targets)
+        setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
+        return Asked(plan, self.hyperparameters, setting)
+
+    def simulate(self) -> Any:
+        """The same step, simulated."""
+        from reference_impls import _simulate
+
+        warnings.simplefilter("ignore")
+        return _simulate.simulate(
+            knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
+            optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
+            targets=self.targets, task=self.task or TASKS.get(self.family), **self.hyperparameters,
+        )  # fmt: skip
+
+
+def predicted(case: Case) -> Memory:
+    """What operations say of a case."""
+    return case.asked().memory()
+
+
+def kept_by_operations(case: Case) -> Counter[tuple[int, str]]:
+    """The storages that the forward pass leaves: bytes, and the line that made them; every layer is run."""
+    asked = case.asked()
+    step = Step(asked.program, asked.flags(whole=True))
+    step.tape.seen = []
+    loss = step.run()
+    assert loss is not None
+    return Counter((s.bytes, s.origin) for s in step.tape.seen if s.holders > 0 and s.bytes)
+
+
+def simulated(case: Case) -> tuple[Any, Counter[tuple[int, str]]]:
+    """A simulated step, and the storages that its forward pass leaves: bytes, and the operation that made them."""
+    from reference_impls import _simulate
+
+    left: Counter[tuple[int, str]] = Counter()
+
+    class Listing(_simulate.Memory):
+        """Notes which operation made each storage."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: dict[int, str] = {}
+            self.batch: set[int] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.current = f"{func} {[tuple(a.shape) for a in args if hasattr(a, 'shape')]}"
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+        def _see(self, storage: Any) -> None:
+            new = storage._cdata not in self._live
+            super()._see(storage)
+            if new:
+                self.made[id(self._live[storage._cdata][0])] = self.current
+
+        def mark(self, part: str, tensors: Any = None) -> int:
+            found = super().mark(part, tensors)
+            if part == "activations":
+                blocks = [block for block, _ in self._live.values() if block.part == "activations"]
+                if tensors is not None:
+                    self.batch = {id(block) for block in blocks}
+                else:
+                    left.update((b.size, self.made.get(id(b), "")) for b in blocks if id(b) not in self.batch)
+            return found
+
+    before = _simulate.Memory
+    _simulate.Memory = Listing  # type: ignore[misc]
+    try:
+        return case.simulate(), left
+    finally:
+        _simulate.Memory = before  # type: ignore[misc]
+
+
+def read(words: list[str]) -> Case:
+    """A case from words of the command line."""
+    family, method, *settings = words
+    case = Case(family, method)
+    for word in settings:
+        name, equals, text = word.partition("=")
+        value: Any = text
+        try:
+            value = json.loads(text) if equals else True
+        except json.JSONDecodeError:
+            value = text
+        if name == "eager":
+            case.attention = "eager"
+        elif name.startswith("config."):
+            case.config[name.removeprefix("config.")] = value
+        elif name == "targets":
+            case.targets = tuple(text.split(","))
+        elif hasattr(case, name):
+            setattr(case, name, value)
+        else:
+            case.hyperparameters[name] = value
+    return case
+
+
+def main(words: list[str]) -> None:
+    case = read(words)
+    found, left = simulated(case)
+    ours = predicted(case)
+    print(f"kept  {ours.kept:>12,} operations {found.kept:>12,} simulated {ours.kept - found.kept:>+10,}")
+    print(f"peak  {ours.peak:>12,} operations {found.peak:>12,} simulated {ours.peak / found.peak - 1:>+10.4%}")
+    print(f"      {ours.phase} operations, {found.phase} simulated; peaks simulated {found.peaks}, before {found.before}")
+    for name in ("weights", "optimizer_states", "trained", "forward_flops", "step_flops"):
+        a, b = getattr(ours, name), getattr(found, name)
+        print(f"{name:16} {a:>16,} {b:>16,}" + (f" {a - b:>+12,}" if a != b else ""))
+    mine = kept_by_operations(case)
+    sizes = Counter[int]()
+    for (size, _), number in mine.items():
+        sizes[size] += number
+    for (size, _), number in left.items():
+        sizes[size] -= number
+    for size, number in sorted(sizes.items(), reverse=True):
+        if number:
+            print(f"\n{size:,} bytes: operations have {abs(number)} {'more' if number > 0 else 'fewer'}")
+            print("  operations: " + "\n              ".join(f"{n} x {o}" for (s, o), n in mine.items() if s == size))
+            print("  simulated:  " + "\n              ".join(f"{n} x {o}" for (s, o), n in left.items() if s == size))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
