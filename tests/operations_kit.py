@@ -2,7 +2,7 @@
 
 Prints bytes kept and peaks of both, and where they differ what each keeps, by size. Settings are `dtype=float32`,
 `eager`, `checkpointing`, `batch=2`, `seq=8`, `task=seq_cls`, `targets=attn.q,attn.v`, hyperparameters (`r=4`), and keys
-of the config (`config.hidden_dropout_prob=0.0`).
+of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at the peak as well.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import torch
+
 import peftonomy
 from peftonomy._memory import Memory, Setting
 from peftonomy.memory.answer import Asked
 from peftonomy.memory.step import Step
 from tests.operations_cases import CONFIGS, TASKS
 
-__all__ = ["Case", "kept_by_operations", "predicted", "simulated"]
+__all__ = ["Case", "by_operations", "predicted", "simulated"]
 
 
 @cache
@@ -78,21 +80,40 @@ def predicted(case: Case) -> Memory:
     return case.asked().memory()
 
 
-def kept_by_operations(case: Case) -> Counter[tuple[int, str]]:
-    """The storages that the forward pass leaves: bytes, and the line that made them; every layer is run."""
+Alive = Counter[tuple[int, str]]
+"""How many storages of so many bytes are alive, each with what made it."""
+
+
+def by_operations(case: Case) -> tuple[Alive, Alive]:
+    """The storages that the forward pass leaves, and those alive at the peak of both passes; every layer is run."""
     asked = case.asked()
     step = Step(asked.program, asked.flags(whole=True))
-    step.tape.seen = []
+    step.tape.log = log = []
     loss = step.run()
-    assert loss is not None
-    return Counter((s.bytes, s.origin) for s in step.tape.seen if s.holders > 0 and s.bytes)
+    kept = Counter((s.bytes, s.origin) for s, sign in log if sign > 0 and s.holders > 0 and s.bytes)
+    step.back(loss)
+    return kept, highest([((s.bytes, s.origin), sign) for s, sign in log])
 
 
-def simulated(case: Case) -> tuple[Any, Counter[tuple[int, str]]]:
-    """A simulated step, and the storages that its forward pass leaves: bytes, and the operation that made them."""
+def highest(log: list[tuple[tuple[int, str], int]]) -> Alive:
+    """What was alive when most was."""
+    now = most = at = 0
+    for i, ((size, _), sign) in enumerate(log):
+        now += sign * size
+        if now > most:
+            most, at = now, i
+    alive: Alive = Counter()
+    for key, sign in log[: at + 1]:
+        alive[key] += sign
+    return alive
+
+
+def simulated(case: Case) -> tuple[Any, Alive, Alive]:
+    """A simulated step, the storages that its forward pass leaves, and those alive at the peak before the update."""
     from reference_impls import _simulate
 
-    left: Counter[tuple[int, str]] = Counter()
+    left: Alive = Counter()
+    peak: Alive = Counter()
 
     class Listing(_simulate.Memory):
         """Notes which operation made each storage."""
@@ -103,7 +124,8 @@ def simulated(case: Case) -> tuple[Any, Counter[tuple[int, str]]]:
             self.batch: set[int] = set()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.current = f"{func} {[tuple(a.shape) for a in args if hasattr(a, 'shape')]}"
+            back = "backward " if torch._C._current_autograd_node() is not None else ""
+            self.current = f"{back}{func} {[tuple(a.shape) for a in args if hasattr(a, 'shape')]}"
             return super().__torch_dispatch__(func, types, args, kwargs)
 
         def _see(self, storage: Any) -> None:
@@ -122,12 +144,30 @@ def simulated(case: Case) -> tuple[Any, Counter[tuple[int, str]]]:
                     left.update((b.size, self.made.get(id(b), "")) for b in blocks if id(b) not in self.batch)
             return found
 
+        def account(self) -> Any:
+            log = self._log[: self._ends["backward"]]
+            peak.update(highest([((b.size, self.made.get(id(b), "")), sign) for b, sign in log]))
+            return super().account()
+
     before = _simulate.Memory
     _simulate.Memory = Listing  # type: ignore[misc]
     try:
-        return case.simulate(), left
+        return case.simulate(), left, peak
     finally:
         _simulate.Memory = before  # type: ignore[misc]
+
+
+def compared(what: str, ours: Alive, theirs: Alive) -> None:
+    """Print where two counts of storages differ, by size."""
+    sizes = Counter[int]()
+    for sign, counts in ((1, ours), (-1, theirs)):
+        for (size, _), number in counts.items():
+            sizes[size] += sign * number
+    for size, number in sorted(sizes.items(), reverse=True):
+        if number:
+            print(f"\n{what}: {size:,} bytes: operations have {abs(number)} {'more' if number > 0 else 'fewer'}")
+            print("  operations: " + "\n              ".join(f"{n} x {o}" for (s, o), n in ours.items() if s == size and n))
+            print("  simulated:  " + "\n              ".join(f"{n} x {o}" for (s, o), n in theirs.items() if s == size and n))
 
 
 def read(words: list[str]) -> Case:
@@ -155,8 +195,8 @@ def read(words: list[str]) -> Case:
 
 
 def main(words: list[str]) -> None:
-    case = read(words)
-    found, left = simulated(case)
+    case = read([word for word in words if word != "peak"])
+    found, left, peak = simulated(case)
     ours = predicted(case)
     print(f"kept  {ours.kept:>12,} operations {found.kept:>12,} simulated {ours.kept - found.kept:>+10,}")
     print(f"peak  {ours.peak:>12,} operations {found.peak:>12,} simulated {ours.peak / found.peak - 1:>+10.4%}")
@@ -164,17 +204,10 @@ def main(words: list[str]) -> None:
     for name in ("weights", "optimizer_states", "trained", "forward_flops", "step_flops"):
         a, b = getattr(ours, name), getattr(found, name)
         print(f"{name:16} {a:>16,} {b:>16,}" + (f" {a - b:>+12,}" if a != b else ""))
-    mine = kept_by_operations(case)
-    sizes = Counter[int]()
-    for (size, _), number in mine.items():
-        sizes[size] += number
-    for (size, _), number in left.items():
-        sizes[size] -= number
-    for size, number in sorted(sizes.items(), reverse=True):
-        if number:
-            print(f"\n{size:,} bytes: operations have {abs(number)} {'more' if number > 0 else 'fewer'}")
-            print("  operations: " + "\n              ".join(f"{n} x {o}" for (s, o), n in mine.items() if s == size))
-            print("  simulated:  " + "\n              ".join(f"{n} x {o}" for (s, o), n in left.items() if s == size))
+    mine, most = by_operations(case)
+    compared("kept", mine, left)
+    if "peak" in words:
+        compared("at the peak", most, peak)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .._errors import UsageError
 from .._memory import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
+from .._layout import Spot
 from .._schema import Value
 from .optimizer import Trained, update
 from .program import Model, Program
@@ -15,6 +17,7 @@ from .rules import load_language
 from .step import Flags, Step
 
 if TYPE_CHECKING:
+    from .._inventory import Module
     from .._plan import Plan, Row
 
 __all__ = ["Asked", "remembered"]
@@ -62,18 +65,53 @@ class Asked:
         return s.batch * (s.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
     def trained(self) -> Iterator[Trained]:
-        """The tensors that are updated, in the order of the model's modules, those of the method behind."""
+        """The tensors that are updated, each kind once, with how many there are."""
         for module in self.inventory.modules:
             for suffix, shape in module.parameters:
-                if module.layers:
-                    number = sum(self.program.trains(module, suffix, n) for n in module.layers)
-                else:
-                    number = int(self.program.trains(module, suffix, -1))
+                number = sum(self.program.trains(module, suffix, n) for n in module.layers or (-1,))
                 if number:
                     yield Trained(shape, self.w_t, number)
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
                 yield Trained(self.plan.shape(row) or (row.count,), self.w_t, row.n)
+
+    def ordered(self, step: Step) -> list[int]:
+        """Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
+        found: list[int] = []
+        added: dict[tuple[str, str], list[tuple[Row, Spot]]] = {}
+        for row in self.rows:
+            if row.learns and not row.piece.tensor.selecting:
+                for _, spot in row.piece.places.spots:
+                    stack = "" if spot.source is None else spot.source.stack
+                    added.setdefault((stack, where(spot)), []).append((row, spot))
+
+        def module(m: Module, layer: int) -> None:
+            for suffix, shape in m.parameters:
+                if self.program.trains(m, suffix, layer):
+                    found.append(math.prod(shape) * self.w_t)
+            beside(m.stack, m.path, layer)
+
+        def beside(stack: str, path: str, layer: int) -> None:
+            for row, spot in added.get((stack, path), ()):
+                layers = spot.layers if row.layers is None else row.layers
+                if not spot.layers or layer in layers:
+                    found.extend([row.count * self.w_t] * min(row.copies, 2))
+
+        outside = [m for m in self.inventory.modules if not m.stack]
+        for m in (m for m in outside if m.role.startswith("embed.")):
+            module(m, -1)
+        for stack in self.inventory.stacks:
+            inside = [m for m in self.inventory.modules if m.stack == stack]
+            for layer in (n for numbers, _ in step.sequence(stack) for n in numbers):
+                for m in inside:
+                    if layer in m.layers:
+                        module(m, layer)
+                for path in {p for s, p in added if s == stack} - {m.path for m in inside}:
+                    beside(stack, path, layer)
+        for m in (m for m in outside if not m.role.startswith("embed.")):
+            module(m, -1)
+        beside("", "", -1)
+        return found
 
     def weights(self, trained: int) -> int:
         """Bytes of all that stays from step to step but the optimizer's states."""
@@ -115,7 +153,7 @@ class Asked:
         tensors = list(self.trained())
         gradients = sum(size(t) for t in tensors)
         trained = sum(numel(t) for t in tensors)
-        optimizer = update(OPTIMIZERS[self.setting.optimizer], tensors)
+        optimizer = update(OPTIMIZERS[self.setting.optimizer], tensors, self.ordered(step))
         inputs = self.inputs
         moments = [
             ("forward", first[0], min(first[0], kept), 0),
@@ -131,6 +169,11 @@ class Asked:
             self.plan.targets, phase, weights, grads, optimizer.states, left + inputs, peak - left - grads,
             kept + inputs, optimizer.paged, trained, forward, tape.flops,
         )  # fmt: skip
+
+
+def where(spot: Spot) -> str:
+    """The name of what a spot belongs to: of a module or block its path, of the model none."""
+    return "" if spot.source is None else spot.path
 
 
 def numel(tensor: Trained) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .._memory import STATE_BLOCK, Optimizer
@@ -30,19 +30,18 @@ class Update(NamedTuple):
     temporary: int
 
 
-def update(optimizer: Optimizer, tensors: Iterable[Trained]) -> Update:
-    """What an optimizer takes for these tensors, in the order in which it updates them."""
-    states = temporary = total = before = 0
+def update(optimizer: Optimizer, tensors: Iterable[Trained], ordered: Sequence[int]) -> Update:
+    """What an optimizer takes for these tensors; `ordered`: bytes of single ones as it comes to them."""
+    states = total = temporary = before = 0
     for shape, width, count in tensors:
         numel = math.prod(shape)
         size = numel * width
         total += size * count
         states += count * _states(optimizer, shape, numel, size)
-        if optimizer.moments:  # a root, a quotient, and the quotient of the tensor before
-            temporary = max(temporary, 2 * size + (size if count > 1 else before))
-            before = size
-    if optimizer.foreach:
-        temporary = total
+    for size in ordered:  # a root, a quotient, and the quotient of the tensor before
+        temporary, before = max(temporary, 2 * size + before), size
+    if optimizer.foreach or not optimizer.moments:
+        temporary = total if optimizer.moments else 0
     return Update(0, states, temporary) if optimizer.paged else Update(states, 0, temporary)
 
 

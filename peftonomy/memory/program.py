@@ -110,10 +110,13 @@ class Model:
         flags |= {f"has_{flat(m.role)}": 1 for m in self.inventory.modules if not m.stack}
         every = {**flags, **self.config, **self.inventory.dims, "num_labels": self.inventory.num_labels}
         every["post_norm"] = int(bool(self.operations.post_norm(self.config)))
-        return {"": every} | {
-            name: {**every, **backbone.dims, **backbone.stack_dims[name], "n_layers": backbone.layers[name]}
-            for name in self.inventory.stacks
-        }
+        every |= {"in_encoder": 0, "in_decoder": 0, "layer": -1}
+
+        def inside(stack: str) -> dict[str, Any]:
+            here = {f"in_{stack.partition('_')[0]}": 1, "n_layers": backbone.layers[stack]}
+            return {**every, **backbone.dims, **backbone.stack_dims[stack], **here}
+
+        return {"": every} | {name: inside(name) for name in self.inventory.stacks}
 
     def module(self, stack: str, layer: int, name: str) -> Module | None:
         """The module of a role or path, of the layer at hand first. Raises UsageError where it means several."""
@@ -197,12 +200,12 @@ class Program:
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
-        texts = dict(act.functions)
-        if act.like is not None:
-            if act.like not in patterns:
-                raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
-            texts = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()} | texts
-        return parse_all(texts)
+        if act.like is None:
+            return parse_all(act.functions)
+        if act.like not in patterns:
+            raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
+        shared = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()}
+        return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
         self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,

@@ -53,6 +53,7 @@ class Step:
         self.stack, self.number, self.block = "", -1, ""
         self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
         self.outside: dict[Any, Tensor] = {}  # all others
+        self.sequences: dict[str, list[tuple[list[int], int]]] = {}
         self.held: list[Storage] = []  # to the end of the forward pass
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.hook: Hook | None = None
@@ -80,10 +81,10 @@ class Step:
         return tensor(loss)
 
     def back(self, loss: Tensor) -> None:
-        """The backward pass."""
+        """The backward pass, during which the caller holds the loss and torch its gradient."""
         self.tape.forward = False
         loss.grad = self.tape.new(SINGLE)
-        self.tape.free(loss.storage)
+        loss.grad.holders += 1
         self.tape.back()
 
     # Functions
@@ -149,7 +150,7 @@ class Step:
             return self._loop(line, function, values)
         if kind == "none":
             return [None]
-        if self.tape.seen is not None:
+        if self.tape.log is not None:
             self.tape.origin = f"{self.stack}{self.number if self.stack else ''} {function.name}: {line.text}"
         return self.apply(kind, values, line, function)
 
@@ -496,10 +497,7 @@ class Step:
         values = [self._value(word, line, function) for word in line.arguments[1:]]
         self._hold_all(values)
         outer = self.stack, self.number, self.inside, self.base, self.names
-        sequence = self.program.sequence(stack, self.every[stack])
-        if self.flags.whole:
-            sequence = [([n], 0) for n in range(self.model.inventory.backbone.layers[stack])]
-        for numbers, more in sequence:
+        for numbers, more in self.sequence(stack):
             marks = self.tape.now, self.tape.flops, self.tape.left
             trained: Any = 0
             if more:
@@ -517,6 +515,15 @@ class Step:
         wanted = max(1, len(line.targets))
         self._let_go(values[wanted:])
         return values[:wanted]
+
+    def sequence(self, stack: str) -> list[tuple[list[int], int]]:
+        """The layers of a stack, in groups: which are run, and how often more they count."""
+        if stack not in self.sequences:
+            self.sequences[stack] = (
+                [([n], 0) for n in range(self.model.inventory.backbone.layers[stack])] if self.flags.whole
+                else self.program.sequence(stack, self.every[stack])
+            )  # fmt: skip
+        return self.sequences[stack]
 
     def _enter(self, stack: str, number: int) -> None:
         """Names and parameters of a layer."""

@@ -39,8 +39,8 @@ class Tape:
         self.forward = True
         self.records: list[Record | Callable[[], None]] = []
         self.origin = ""
-        self.seen: list[Storage] | None = None
-        """All storages made, for those who look."""
+        self.log: list[tuple[Storage, int]] | None = None
+        """All storages that came (1) and went (-1), in order, for those who look."""
 
     def see(self, moment: Any) -> None:
         """A moment at which so many bytes are alive."""
@@ -54,8 +54,8 @@ class Tape:
         storage = Storage(size, self.forward, self.origin)
         if self.forward:
             self.left += size
-        if self.seen is not None:
-            self.seen.append(storage)
+        if self.log is not None:
+            self.log.append((storage, 1))
         return storage
 
     def free(self, storage: Storage) -> None:
@@ -65,6 +65,8 @@ class Tape:
             self.now -= storage.bytes
             if storage.forward:
                 self.left -= storage.bytes
+            if self.log is not None:
+                self.log.append((storage, -1))
 
     @staticmethod
     def hold(tensor: Tensor) -> Tensor:
