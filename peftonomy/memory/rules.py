@@ -1,7 +1,7 @@
 """The table of operations, `backbones/operations.yaml`: what each kind makes, keeps and passes on.
 
 Formulas of the table name the sizes of an operation's inputs a, b, c, d and of its output y: `a1` is the second of
-three sizes of a (sequences, positions, numbers), `w` the bytes of one number of the output.
+three sizes of a (sequences, positions, numbers), `w` the bytes of one number of the output, `wa` of one of a.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = ["INPUTS", "Language", "Rule", "load_language"]
 
 INPUTS = "abcd"
 SIZE = re.compile(r"([abcdy])([0-2])\Z")
+WIDTH = re.compile(r"w[abcd]?\Z")
 KEPT = re.compile(r"(?:[abcdy](?::[abcd])?|s)\Z")
 Type = Literal["half", "float32"]
 
@@ -108,14 +109,15 @@ class Sized:
         sizes = [(m[1], int(m[2])) for name in named if (m := SIZE.match(name))]
         self.gets = [(INPUTS.find(letter), axis) for letter, axis in sizes]
         self.numbers = [numbers.index(name) for name in named if name in numbers]
-        self.width = "w" in named
+        self.widths = [(name, INPUTS.find(name[1:] or "y")) for name in named if WIDTH.match(name)]
         arguments = [f"{letter}{axis}" for letter, axis in sizes] + [name for name in named if name in numbers]
-        self._made: Callable[..., Any] = Formula.together(formulas, [*arguments, *(["w"] if self.width else [])], ())
+        self._made: Callable[..., Any] = Formula.together(formulas, [*arguments, *(n for n, _ in self.widths)], ())
 
     def __call__(self, names: Mapping[str, Any], inputs: Sequence[Any], y: Any, numbers: Sequence[Any]) -> Any:
         given = [(inputs[i] if i >= 0 else y).shape[axis] if i < len(inputs) else 1 for i, axis in self.gets]
         given += [numbers[i] for i in self.numbers]
-        return self._made(names, {}, *given, y.width) if self.width else self._made(names, {}, *given)
+        given += [(inputs[i] if i >= 0 else y).width if i < len(inputs) else 1 for _, i in self.widths]
+        return self._made(names, {}, *given)
 
 
 class Pattern(Entry):

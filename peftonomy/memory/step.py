@@ -42,6 +42,54 @@ class Flags(NamedTuple):
     whole: bool = False
 
 
+class Group:
+    """Layers that are run, and others like them that only count: on the way back their gradients are there at once."""
+
+    def __init__(self, step: Step, more: int):
+        self.more = more
+        self.before = step.tape.now, step.tape.flops, step.tape.left
+        self.first = len(step.held)
+        self.trained: Any = 0
+        self.kept: Any = 0
+        self.left: Any = 0
+        self.flops: Any = 0
+        self.held: list[Storage] = []
+        if more:
+            step.tape.records.append(lambda: self.counted(step.tape))
+
+    def end(self, step: Step) -> None:
+        """The group is through the forward pass."""
+        if not self.more:
+            return
+        tape, (now, flops, left) = step.tape, self.before
+        self.kept, self.left = tape.now - now, tape.left - left
+        self.held = step.held[self.first :]
+        tape.now += self.more * self.kept
+        tape.left += self.more * self.left
+        tape.flops += self.more * (tape.flops - flops)
+        tape.records.append(lambda: self.begin(tape))
+        step.groups.append(self)
+
+    def forget(self, step: Step) -> None:
+        """What was held to the end of the forward pass and is not kept counts no longer."""
+        gone = sum(storage.bytes for storage in self.held if not storage.holders)
+        self.kept -= gone
+        self.left -= gone
+        step.tape.now -= self.more * gone
+        step.tape.left -= self.more * gone
+
+    def begin(self, tape: Tape) -> None:
+        """The way back reaches the group."""
+        tape.now += self.more * (self.trained - self.kept)
+        tape.left -= self.more * self.left
+        tape.grads += self.more * self.trained
+        self.flops = tape.flops
+
+    def counted(self, tape: Tape) -> None:
+        """The way back has left the group."""
+        tape.flops += self.more * (tape.flops - self.flops)
+
+
 class Step:
     """A forward and a backward pass."""
 
@@ -55,6 +103,7 @@ class Step:
         self.outside: dict[Any, Tensor] = {}  # all others
         self.sequences: dict[str, list[tuple[list[int], int]]] = {}
         self.held: list[Storage] = []  # to the end of the forward pass
+        self.groups: list[Group] = []
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.hook: Hook | None = None
         self.module: Module | None = None  # whose forward pass runs
@@ -77,6 +126,8 @@ class Step:
         (loss,) = self.call(self.model.functions[task], [])
         for storage in self.held:
             self.tape.free(storage)
+        for group in self.groups:
+            group.forget(self)
         self.held, self.casts = [], {}
         return tensor(loss)
 
@@ -150,6 +201,8 @@ class Step:
             return self._loop(line, function, values)
         if kind == "none":
             return [None]
+        if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
+            return []
         if self.tape.log is not None:
             self.tape.origin = f"{self.stack}{self.number if self.stack else ''} {function.name}: {line.text}"
         return self.apply(kind, values, line, function)
@@ -498,19 +551,15 @@ class Step:
         self._hold_all(values)
         outer = self.stack, self.number, self.inside, self.base, self.names
         for numbers, more in self.sequence(stack):
-            marks = self.tape.now, self.tape.flops, self.tape.left
-            trained: Any = 0
-            if more:
-                self.tape.records.append(self._counted_flops(more))
+            group = Group(self, more)
             for number in numbers:
                 self._enter(stack, number)
                 hooks = self.program.at(stack, "layer", number)
                 results = self._around(self._checkpointed if self.flags.checkpointing else self._one, values, hooks)
-                trained += sum(p.bytes for p in self.inside.values() if p.live)
+                group.trained += sum(p.bytes for p in self.inside.values() if p.live)
                 self._let_go(values[: len(results)])
                 values = results + values[len(results) :]
-            if more:
-                self._count(more, trained, *marks)
+            group.end(self)
         self.stack, self.number, self.inside, self.base, self.names = outer
         wanted = max(1, len(line.targets))
         self._let_go(values[wanted:])
@@ -534,30 +583,6 @@ class Step:
             if where == stack and any(not m.layers or number in m.layers for m in modules)
         }
         self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number)}
-
-    def _counted_flops(self, more: int) -> Callable[[], None]:
-        def end() -> None:
-            self.tape.flops += more * (self.tape.flops - self.mark)
-
-        return end
-
-    def _count(self, more: int, trained: Any, now: Any, flops: Any, left: Any) -> None:
-        """Layers that are alike count without being run: on the way back their gradients are there, and no more."""
-        tape = self.tape
-        kept, forward = tape.now - now, tape.left - left
-        tape.now += more * kept
-        tape.left += more * forward
-        tape.flops += more * (tape.flops - flops)
-
-        def begin() -> None:
-            tape.now += more * (trained - kept)
-            tape.left -= more * forward
-            tape.grads += more * trained
-            self.mark = tape.flops
-
-        tape.records.append(begin)
-
-    mark: Any = 0
 
     def _one(self, values: list[Value]) -> list[Value]:
         self.depth, self.used = len(self.scopes), {}
@@ -617,6 +642,12 @@ class Step:
             self.held.append(self.tape.hold(x).storage)
         return self.tape.hold(x)
 
+    def stay(self, x: Tensor) -> Tensor:
+        """Held by what called the stack at hand, until that is through."""
+        scope = self.scopes[min(1, len(self.scopes) - 1)]
+        scope[f"held {len(scope)}"] = self.tape.hold(x)
+        return self.tape.hold(x)
+
     def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> DataError:
         where = f"operations of {self.model.family.model_type}"
         if self.hook is not None:
@@ -628,7 +659,7 @@ class Step:
 CASTS = ("cast", "as", "float")
 UNBORN = Storage(0, False)
 SPECIAL: dict[str, Callable[[Step, Tensor], Tensor]] = {
-    "leaf": Step.leaf, "hold": Step.keep, "same": lambda step, x: step.tape.hold(x),
+    "leaf": Step.leaf, "hold": Step.keep, "stay": Step.stay, "same": lambda step, x: step.tape.hold(x),
 }  # fmt: skip
 _evaluated: dict[Formula, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
 
