@@ -30,6 +30,7 @@ __all__ = ["Hook", "Model", "Own", "Program", "Slice", "compressed"]
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
+AROUND = ("before", "after")
 LONGEST_PATTERN = 8
 """Layers after which a pattern of unlike ones begins again, at most."""
 ALIKE = 4
@@ -193,8 +194,6 @@ class Program:
             found = measured.sizes(common, spot.dims, *args)
             if found is None or (spot.layers and not layers):
                 continue
-            if act.per == "norm" and isinstance(spot.source, Module) and spot.suffix != spot.source.parameters[0][0]:
-                continue  # the module once, whatever it has besides a gain
             self.holds += found[0] * (len(layers) if layers else spot.n)
             self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
 
@@ -218,7 +217,9 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             hook = Hook(name, function, functions, names, tensors, layers, piece)
-            if name in ("before", "after", "weight", "bias"):
+            if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
+                continue  # a module once, whatever it has besides its weight
+            if name in AROUND or name in ("weight", "bias"):
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
@@ -288,7 +289,7 @@ def acts(entry: Any) -> Sequence[Act]:
     if entry.memory is not None and entry.memory.operations is not None:
         found: Sequence[Act] = entry.memory.operations
         return found
-    if all(t.selecting and isinstance(t.trained, bool) for t in entry.tensors.values()):
+    if entry.memory is None and all(t.selecting and isinstance(t.trained, bool) for t in entry.tensors.values()):
         return ()
     raise UsageError(f"{entry.id} does not say yet which operations it does, so its memory is not known")
 

@@ -79,15 +79,22 @@ class Group:
         step.tape.left -= self.more * gone
 
     def begin(self, tape: Tape) -> None:
-        """The way back reaches the group."""
-        tape.now += self.more * (self.trained - self.kept)
-        tape.left -= self.more * self.left
-        tape.grads += self.more * self.trained
+        """The way back reaches the group, which is run when most is alive: as its last layer, or as its first."""
         self.flops = tape.flops
+        if self.trained > self.kept:
+            self.passed(tape)
 
     def counted(self, tape: Tape) -> None:
         """The way back has left the group."""
         tape.flops += self.more * (tape.flops - self.flops)
+        if not self.trained > self.kept:
+            self.passed(tape)
+
+    def passed(self, tape: Tape) -> None:
+        """The layers that only count have let go of what they kept, and their gradients are there."""
+        tape.now += self.more * (self.trained - self.kept)
+        tape.left -= self.more * self.left
+        tape.grads += self.more * self.trained
 
 
 class Step:
@@ -105,6 +112,7 @@ class Step:
         self.held: list[Storage] = []  # to the end of the forward pass
         self.groups: list[Group] = []
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
+        self.autocast = flags.autocast
         self.hook: Hook | None = None
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
@@ -428,7 +436,7 @@ class Step:
         for letter, name in rule.live.items():
             at = INPUTS.index(letter)
             if at < len(inputs) and inputs[at].live:
-                return self.call(self.model.functions[name], inputs)
+                return self._instead(name, rule, inputs)
         if rule.alone and len(inputs) == 1:
             return [self.tape.hold(inputs[0])]
         shape = None
@@ -437,6 +445,23 @@ class Step:
         results = self.operate(kind, rule, inputs, numbers, shape)
         self._let_go(weights)
         return list(results)
+
+    def _instead(self, name: str, rule: Rule, inputs: list[Tensor]) -> list[Value]:
+        """A function in place of an operation, inside of which autocast does nothing."""
+        type_ = self._autocast(rule)
+        given = [self._cast(x, type_) if type_ else self.tape.hold(x) for x in inputs]
+        before, self.autocast = self.autocast, False
+        results = self.call(self.model.functions[name], given)
+        self.autocast = before
+        self._let_go(given)
+        return results
+
+    def _autocast(self, rule: Rule) -> int:
+        """Bytes of a number of the type that autocast gives an operation's inputs, 0 where it does nothing."""
+        if not self.autocast:
+            return 0
+        type_ = rule.cuda if self.flags.device == "cuda" else rule.cpu
+        return 0 if type_ is None else HALF if type_ == "half" else SINGLE
 
     def _sizes(self, shape: Sequence[Formula], inputs: list[Tensor], line: Line, function: Function) -> Any:
         given = {f"{letter}{i}": x.shape[i] for letter, x in zip("abcd", inputs, strict=False) for i in range(3)}
@@ -449,10 +474,9 @@ class Step:
         self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None
     ) -> list[Tensor]:
         """An operation under autocast or not; its outputs, each held once."""
-        type_ = (rule.cuda if self.flags.device == "cuda" else rule.cpu) if self.flags.autocast else None
-        if type_ is None:
+        width = self._autocast(rule)
+        if not width:
             return self._done(kind, rule, inputs, numbers, shape)
-        width = HALF if type_ == "half" else SINGLE
         cast = [self._cast(x, width) for x in inputs]
         results = self._done(kind, rule, cast, numbers, shape)
         self._let_go(cast)
@@ -615,7 +639,8 @@ class Step:
             again = self._one(values)
             self.limit = -1
             for i, grad in grads:
-                again[i].grad, results[i].grad = grad, None
+                results[i].grad = None  # before the next line, since it may be the same tensor
+                again[i].grad = grad
             self._let_go(again)
             kept = next((r.kept for r in self.tape.records if isinstance(r, Record) and r.kept), None)
             if kept is not None:

@@ -88,21 +88,30 @@ class Tape:
         given = [y.grad for y in outputs if y.grad is not None]
         passed: list[tuple[Tensor, Storage]] = []
         if given:
-            y, beside = outputs[0], 0
+            y, raw = outputs[0], 0
             for output in outputs:
                 output.grad = None
+            later: list[Tensor] = []
             for x in inputs[: rule.through]:
                 if not x.live:
                     continue
                 if rule.passes and (x.bytes == y.bytes or rule.passes == "parts"):
                     given[0].holders += 1
                     passed.append((x, given[0]))
+                elif rule.summed and x.bytes < y.bytes:
+                    later.append(x)
+                    raw += y.bytes
                 else:
-                    if rule.summed and x.bytes < y.bytes:
-                        beside += y.bytes
                     passed.append((x, self.new(x.bytes)))
+            for x in later:  # all products are there before the first is summed, or gets another type
+                self.see(self.now + raw)
+                storage = self.new(x.bytes)
+                self.see(self.now + raw)
+                passed.append((x, storage))
+                raw -= y.bytes
+            beside: Any = 0
             if "beside" in rule.sizes:
-                beside += rule.sizes["beside"](names, inputs, y, numbers)[0]
+                beside = rule.sizes["beside"](names, inputs, y, numbers)[0]
             self.see(self.now + beside)
             if rule.flops is not None:
                 which = "back" if rule.back is not None else "flops"
