@@ -28,13 +28,13 @@ from pydantic import (
 from ._errors import DataError, FormulaError, Problem, near
 from ._formula import FUNCTIONS, Formula
 from ._initial import Start
-from .memory.language import parse_all
 from ._yaml import Document, dotted
+from .memory.language import parse_all
 
 __all__ = [
-    "Act", "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Functions", "Hyperparameter", "Implementation", "Include",
-    "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share", "Stored", "Targets", "Tensor",
-    "validated",
+    "Act", "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Functions", "Hyperparameter",
+    "Implementation", "Include", "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share",
+    "Stored", "Targets", "Tensor", "validated",
 ]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .._errors import UsageError
-from .._memory import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .._layout import Spot
+from .._memory import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .._schema import Value
 from .optimizer import Trained, update
 from .program import Model, Program
@@ -178,7 +178,7 @@ def where(spot: Spot) -> str:
 
 def numel(tensor: Trained) -> int:
     """Numbers of such tensors."""
-    one = tensor.count
+    one = tensor.number
     for side in tensor.shape:
         one *= side
     return one

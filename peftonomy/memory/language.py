@@ -6,9 +6,10 @@
       return c
 
 A line is `[condition:] [names =] kind arguments`. Its kind is an operation of the table of rules, or a function. An
-argument is a name of the function, a role of the model's inventory (`attn.q`) or the path of a module, a tensor of the
-method's own (`.A`; with `.A?` it may be missing), or a formula without spaces. A function gives the value of its last
-line, or what `return` names. Nothing here knows what an operation does.
+argument is a name of the function or of one that called it, a role of the model's inventory (`attn.q`) or the path of
+a module, a tensor of the method's own (`.A`; with `.A?` it may be missing), what the line `share s x` put aside (`$s`),
+or a formula without spaces. A function gives the value of its last line, or what `return` names. Nothing here knows
+what an operation does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Function", "Line", "compiled", "parse", "parse_all"]
 HEAD = re.compile(r"[a-z]\w*( [A-Za-z]\w*)*\Z")
 NAME = re.compile(r"[A-Za-z]\w*\Z")
 SHAPED = re.compile(r"([A-Za-z]\w*)\[(.+)\]\Z")
-ARGUMENT = re.compile(r"\.?[A-Za-z][\w.]*\??\Z")
+ARGUMENT = re.compile(r"[.$]?[A-Za-z][\w.]*\??\Z")
 
 
 def compiled(*formulas: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:

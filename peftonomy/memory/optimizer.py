@@ -19,7 +19,7 @@ class Trained(NamedTuple):
 
     shape: tuple[int, ...]
     width: int
-    count: int
+    number: int
 
 
 class Update(NamedTuple):
@@ -33,11 +33,11 @@ class Update(NamedTuple):
 def update(optimizer: Optimizer, tensors: Iterable[Trained], ordered: Sequence[int]) -> Update:
     """What an optimizer takes for these tensors; `ordered`: bytes of single ones as it comes to them."""
     states = total = temporary = before = 0
-    for shape, width, count in tensors:
+    for shape, width, number in tensors:
         numel = math.prod(shape)
         size = numel * width
-        total += size * count
-        states += count * _states(optimizer, shape, numel, size)
+        total += size * number
+        states += number * _states(optimizer, shape, numel, size)
     for size in ordered:  # a root, a quotient, and the quotient of the tensor before
         temporary, before = max(temporary, 2 * size + before), size
     if optimizer.foreach or not optimizer.moments:

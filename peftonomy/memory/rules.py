@@ -12,9 +12,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from .._errors import DataError, Problem
 from .._formula import Formula
 from .._schema import Entry, FormulaField, Functions, Name, validated
 from .._yaml import load_yaml
@@ -45,7 +44,7 @@ class Rule(Entry):
     """Bytes of `s`."""
     shape: list[FormulaField] | None = Field(default=None, min_length=3, max_length=3)
     """Sizes of the output; without one, what the inputs are broadcast to."""
-    numbers: list[Name] = []
+    numbers: list[Name] = Field(default_factory=list)
     """Names of the numbers that a line gives behind the tensors."""
     optional: int = 0
     """How many of these a line may leave out, which are then 0."""
@@ -77,7 +76,7 @@ class Rule(Entry):
     """Whether the output is a itself where all other inputs are missing."""
     free: bool = False
     """Whether the output takes no memory, since the model holds it anyway."""
-    live: dict[Literal["b", "c", "d"], Name] = {}
+    live: dict[Literal["b", "c", "d"], Name] = Field(default_factory=dict)
     """The function that stands in its place where an input wants a gradient."""
     bias: bool = False
     """Whether a module's bias is its third input."""
@@ -121,10 +120,9 @@ class Sized:
 
 
 class Pattern(Entry):
-    """Functions that many methods share, with names that each fills in."""
+    """Functions that many methods share."""
 
     functions: Functions
-    note: str | None = None
 
 
 class Language(Entry):
@@ -136,7 +134,7 @@ class Language(Entry):
     is then written out."""
     functions: Functions
     """What families share."""
-    patterns: dict[Name, Pattern] = {}
+    patterns: dict[Name, Pattern] = Field(default_factory=dict)
 
     @cached_property
     def shared(self) -> dict[str, Function]:
@@ -147,8 +145,4 @@ class Language(Entry):
 @lru_cache(maxsize=4)
 def load_language(path: Path) -> Language:
     """The table and the shared functions. Raises DataError with every problem and its line."""
-    document = load_yaml(path)
-    try:
-        return validated(Language, document)
-    except ValidationError as error:  # pragma: no cover (validated reports them itself)
-        raise DataError([Problem(str(path), 0, "", str(error), "a table of operations")]) from None
+    return validated(Language, load_yaml(path, f"{path.parent.name}/{path.name}"))

@@ -112,6 +112,7 @@ class Step:
         self.held: list[Storage] = []  # to the end of the forward pass
         self.groups: list[Group] = []
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
+        self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
         self.hook: Hook | None = None
         self.module: Module | None = None  # whose forward pass runs
@@ -198,10 +199,20 @@ class Step:
             if isinstance(value, Tensor):
                 self.tape.free(value.storage)
 
+    def _share(self, line: Line, function: Function) -> list[Value]:
+        """`share s x`: put a tensor aside under a name of its own, for other functions and later layers."""
+        value = self._value(line.arguments[1], line, function)
+        self._hold_all([value])
+        self._let_go([self.shared.get(str(line.arguments[0]))])
+        self.shared[str(line.arguments[0])] = value
+        return []
+
     def _line(self, line: Line, function: Function) -> list[Value]:
         kind = line.kind
         if kind == "each":
             return self._layers(line, function)
+        if kind == "share":
+            return self._share(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
         if kind == "return":
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
@@ -257,9 +268,7 @@ class Step:
             return results
         return self.call(function, values)
 
-    def _around(
-        self, run: Callable[[list[Value]], list[Value]], values: list[Value], hooks: list[Hook]
-    ) -> list[Value]:
+    def _around(self, run: Callable[[list[Value]], list[Value]], values: list[Value], hooks: list[Hook]) -> list[Value]:
         """What runs, with what the method does before and after it."""
         if not hooks:
             return run(values)
@@ -336,6 +345,8 @@ class Step:
             return self._number(word, function, line)
         if word[0] == ".":
             return self._own(word[1:], line, function)
+        if word[0] == "$" and word[1:] in self.shared:
+            return self.shared[word[1:]]
         for depth in range(len(self.scopes) - 1, -1, -1):
             scope = self.scopes[depth]
             if word in scope:
@@ -408,9 +419,7 @@ class Step:
 
     # Operations
 
-    def _operation(
-        self, kind: str, rule: Rule, values: list[Value], line: Line, function: Function
-    ) -> list[Value]:
+    def _operation(self, kind: str, rule: Rule, values: list[Value], line: Line, function: Function) -> list[Value]:
         if values and values[0] is None:
             return [None]
         inputs: list[Tensor] = []
