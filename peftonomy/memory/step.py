@@ -429,7 +429,7 @@ class Step:
             if isinstance(value, Tensor):
                 inputs.append(value)
             elif isinstance(value, Module):
-                for suffix in ("", "bias") if rule.bias else ("",):
+                for suffix in ("", "bias") if rule.bias and value.kind != "parameter" else ("",):
                     made = self.weight(value, suffix)
                     if made is not None:
                         inputs.append(made)
