@@ -26,7 +26,7 @@ from .rules import Language
 if TYPE_CHECKING:
     from .._plan import Plan, Row
 
-__all__ = ["Hook", "Model", "Own", "Program", "Slice", "compressed"]
+__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
@@ -40,11 +40,18 @@ Layers = frozenset[int] | None
 
 
 class Slice(NamedTuple):
-    """The part of a fused module's outputs that a hook changes; in how many groups it is spread."""
+    """A part of a fused module's outputs; in how many groups it is spread."""
 
     start: int
     stop: int
     groups: int
+
+
+class Part(NamedTuple):
+    """A fused module of which only the part of one role is meant."""
+
+    module: Module
+    slice: Slice
 
 
 class Own(NamedTuple):
@@ -73,6 +80,9 @@ class Hook:
     tensors: Mapping[str, list[Own]]
     layers: Layers
     part: Slice | None = None
+    module: Module | None = None
+    suffix: str = ""
+    """Of a parameter's name, where the hook is at one."""
 
     def acts(self, layer: int) -> bool:
         """Whether it does in that layer (-1 outside of layers)."""
@@ -131,6 +141,15 @@ class Model:
                 return found[0]
         return None
 
+    def part(self, stack: str, layer: int, role: str) -> Part | None:
+        """The part of a fused module of the layer at hand that plays a role."""
+        for module in self.inventory.modules:
+            if module.stack == stack and (not module.layers or layer in module.layers):
+                for name, start, stop in module.slices:
+                    if name == role:
+                        return Part(module, Slice(start, stop, module.groups))
+        return None
+
     def owner(self, module: Module) -> Module:
         """The module whose parameters it has: itself, or what it is tied to."""
         tied = self.tied.get(module.path)
@@ -175,7 +194,7 @@ class Program:
                 if row.learns:
                     self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
                 continue
-            shape = self.plan.shape(row, spot) or (row.count,)
+            shape = self.plan.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
             key = (index, name, *place)
             own = Own(key, padded(shape), row.copies, row.learns, there)
@@ -216,10 +235,11 @@ class Program:
             piece = Slice(source.start, source.stop, source.module.groups)
         stack = "" if source is None else source.stack
         for name, function in functions.items():
-            hook = Hook(name, function, functions, names, tensors, layers, piece)
+            module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
+            hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
-            if name in AROUND or name in ("weight", "bias"):
+            if name in AROUND or name in ("weight", "bias", "gradient"):
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
@@ -336,6 +356,14 @@ def renamed(body: str, names: Mapping[str, str]) -> str:
 def flat(role: str) -> str:
     """A role as a name: `has_attn_q` asks for `attn.q`."""
     return role.replace(".", "_")
+
+
+def _beside(row: Row, spot: Spot) -> tuple[int, ...]:
+    """The sizes of a tensor that is not dense, or that has a number for each of a parameter's."""
+    if isinstance(spot.source, Module) and spot.dims["numel"] == row.count:
+        shape = dict(spot.source.parameters)[spot.suffix]
+        return shape[::-1] if spot.source.kind == "conv1d" else shape
+    return (row.count,)
 
 
 def _path(spot: Spot) -> str:

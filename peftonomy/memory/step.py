@@ -13,7 +13,7 @@ from .._errors import DataError, FormulaError, Problem, near
 from .._formula import Formula
 from .._inventory import Module
 from .language import Function, Line, compiled
-from .program import BLOCKS, Hook, Program, Slice, padded
+from .program import BLOCKS, Hook, Part, Program, Slice, padded
 from .rules import INPUTS, Rule
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
@@ -214,10 +214,17 @@ class Step:
         if kind == "share":
             return self._share(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
+        borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
+        if borrowed:
+            results = self.apply(kind, values, line, function)
+            self._let_go(borrowed)
+            return results
         if kind == "return":
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         if kind == "loop":
             return self._loop(line, function, values)
+        if kind == "detached":
+            return self._detached(line, function, values)
         if kind == "none":
             return [None]
         if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
@@ -322,6 +329,18 @@ class Step:
             results = changed
         return results
 
+    def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = detached f x ...`: f runs, and what autograd kept of it goes at once, as nothing is left to ask for it."""
+        name, *given = values
+        mark = len(self.tape.records)
+        results = self.apply(str(name), given, line, function)
+        for record in self.tape.records[mark:]:
+            if isinstance(record, Record):
+                for storage in record.kept:
+                    self.tape.free(storage)
+        del self.tape.records[mark:]
+        return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
     def _loop(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = loop n f y ...`: f runs n times on what it gave before, each time with the next copy of each tensor."""
         count, name, *given = values
@@ -356,9 +375,12 @@ class Step:
         module = self.model.module(self.stack, self.number, word)
         if module is not None:
             return module
+        part = self.model.part(self.stack, self.number, word) if "." in word else None
+        if part is not None:
+            return part
         if word in self.names:
             return self.names[word]
-        if line.kind == "loop":
+        if line.kind in ("loop", "detached"):
             return word
         known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
         hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""
@@ -376,6 +398,9 @@ class Step:
 
     def _own(self, word: str, line: Line, function: Function) -> Tensor | None:
         name, optional = word.removesuffix("?"), word.endswith("?")
+        if name in ("weight", "bias") and self.hook is not None and self.hook.module is not None:
+            module, part = self.hook.module, self.hook.part
+            return self.weight(module if part is None else Part(module, part), name)
         found = self.hook.tensors.get(name, []) if self.hook is not None else []
         own = next((o for o in found if o.layers is None or self.number in o.layers), None)
         if own is None:
@@ -395,8 +420,16 @@ class Step:
             known[key] = Tensor(shape, width, trained, key=key)
         return known[key]
 
-    def weight(self, module: Module, suffix: str = "") -> Tensor | None:
-        """A parameter of a module, held once: its weight, or what a method makes of it."""
+    def weight(self, module: Module | Part, suffix: str = "") -> Tensor | None:
+        """A parameter of a module or of a part of it, held once: its weight, or what a method makes of it."""
+        if isinstance(module, Part):
+            whole, (start, stop, _) = self.weight(module.module, suffix), module.slice
+            if whole is None:
+                return None
+            kind = "narrow" if suffix == "bias" else "positions"
+            (made,) = self.operate(kind, self.language.rules[kind], [whole], [stop - start])
+            self.tape.free(whole.storage)
+            return made
         owner = self.model.owner(module)
         found = dict(owner.parameters)
         if not found:
@@ -411,6 +444,9 @@ class Step:
             shape = shape[::-1]
         value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered))
         for hook in self.program.at(owner.stack, owner.path, self.number):
+            if hook.suffix and hook.suffix != name:
+                continue
+            value.hooked = value.hooked or hook.name == "gradient"
             if hook.name == name or (hook.name == "weight" and name not in ("weight", "bias")):
                 (made,) = self.act(hook, [value])
                 self.tape.free(value.storage)
@@ -428,8 +464,9 @@ class Step:
         for value in values:
             if isinstance(value, Tensor):
                 inputs.append(value)
-            elif isinstance(value, Module):
-                for suffix in ("", "bias") if rule.bias and value.kind != "parameter" else ("",):
+            elif isinstance(value, Module | Part):
+                kinds = value.module if isinstance(value, Part) else value
+                for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
                     made = self.weight(value, suffix)
                     if made is not None:
                         inputs.append(made)

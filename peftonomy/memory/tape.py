@@ -133,7 +133,7 @@ class Tape:
             x.grad = both
             return
         if x.key is not None:
-            if grad.holders > 1:  # others hold it, so that the parameter gets a copy
+            if grad.holders > 1 or x.hooked:  # others hold it, or what is made of it takes its place
                 copy = self.new(x.bytes)
                 self.free(grad)
                 grad = copy
