@@ -12,13 +12,7 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from .options import (
-    cli,
-    completes,
-    count,
-    json_option,
-    knowledge,
-)
+from .options import cli, completes, count, json_option, knowledge
 
 if TYPE_CHECKING:
     pass

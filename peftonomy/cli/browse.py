@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..files import output as out
-from .options import (
-    cli,
-    completes,
-    json_option,
-    knowledge,
-    method_argument,
-    methods_argument,
-    section,
-)
+from .options import cli, completes, json_option, knowledge, method_argument, methods_argument, section
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..files import output as out
-from .options import (
-    cli,
-    knowledge,
-)
+from .options import cli, knowledge
 
 if TYPE_CHECKING:
     pass

@@ -9,16 +9,7 @@ import click
 
 from ..errors import UsageError
 from ..files import output as out
-from .options import (
-    cli,
-    completes,
-    json_option,
-    knowledge,
-    method_argument,
-    model_options,
-    question,
-    section,
-)
+from .options import cli, completes, json_option, knowledge, method_argument, model_options, question, section
 
 if TYPE_CHECKING:
     pass

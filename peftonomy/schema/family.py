@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ..errors import DataError, FormulaError, Problem, UnknownName
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
-from .method import Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
+from .method import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
 __all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
@@ -336,6 +336,26 @@ class Dataflow(Entry):
         yield from (("dropout", probability) for probability in self.dropout.values())
 
 
+class Operations(Entry):
+    """What a model computes, in functions of the language of `peftonomy.memory`: one for each task, `causal_lm` and
+    `seq_cls`, one for the layers of each stack, and whatever these call."""
+
+    like: ModelType | None = None
+    """The family whose functions it has too, but for those that it writes itself."""
+    functions: Functions = Field(default_factory=dict)
+    post_norm: FormulaField = formula(0)
+    """Whether norms stand behind the residual sums."""
+    sdpa: FormulaField = formula(1)
+    """Whether `transformers` lets the model use PyTorch's own attention; `eager` else."""
+    checkpointing: bool = True
+    """Whether `transformers` can compute layers again in the backward pass in place of keeping what they made."""
+    pixels: FormulaField = formula(0)
+    """How many numbers an input has, where inputs are images or sounds."""
+    buffers: FormulaField = formula(0)
+    """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
+    source: Citation
+
+
 class FeedForward(Entry):
     """The roles with which the feed-forward block begins and ends."""
 
@@ -384,6 +404,8 @@ class Family(Entry):
     stacks: dict[StackName, Stack]
     dataflow: Dataflow | None = None
     """What training keeps alive; without it nothing is said of memory."""
+    operations: Operations | None = None
+    """What it computes; takes the place of `dataflow` once every family says it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -31,11 +31,12 @@ from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS, Formula
 from .initial import Start
 from .names import LOCAL, MODEL_NAMES, OF_PARAMETERS, OF_STEP
+from .programs import parse_all
 
 __all__ = [
-    "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
-    "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share", "Stored", "Targets", "Tensor",
-    "validated",
+    "Act", "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Functions", "Hyperparameter",
+    "Implementation", "Include", "Kept", "Memory", "MethodEntry", "Pitfall", "Properties", "Relation", "Share",
+    "Stored", "Targets", "Tensor", "validated",
 ]  # fmt: skip
 
 
@@ -92,6 +93,15 @@ class Entry(BaseModel):
         extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True,
         defer_build=True,  # a query reads few of the records: the others' validators are never made
     )  # fmt: skip
+
+
+def _functions(texts: dict[str, str]) -> dict[str, str]:
+    parse_all(texts)
+    return texts
+
+
+Functions = Annotated[dict[str, str], AfterValidator(_functions)]
+"""Functions of the language of operations, each by its head, as text."""
 
 
 class Hyperparameter(Entry):
@@ -342,11 +352,41 @@ class Kept(Entry):
 
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""
-        known: dict[str, Any] = {
-            "per": self.per, "roles": self.roles, "if": self.if_, "count": self.count,
-            "init": "computed: activations", "trained": False, "stored": "none", "served": "absent",
-        }  # fmt: skip
-        return Tensor(**known)
+        return _placed(self.per, self.roles, self.if_, self.count)
+
+
+def _placed(per: str, roles: list[str] | None, condition: Formula | None, count: Formula) -> Tensor:
+    """A tensor that only says where: layout places any record like one."""
+    known: dict[str, Any] = {
+        "per": per, "roles": roles, "if": condition, "count": count, "init": "computed: activations",
+        "trained": False, "stored": "none", "served": "absent",
+    }  # fmt: skip
+    return Tensor(**known)
+
+
+class Act(Entry):
+    """What a method computes at every place of a scope, in functions of the language of `peftonomy.memory`.
+
+    `before x` changes what a module or block reads, `after x y` what it gives out, `weight w` and `bias b` stand in
+    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
+    """
+
+    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    roles: list[Role] | None = None
+    if_: FormulaField | None = Field(default=None, alias="if")
+    """`roles` and `if` narrow it as they narrow a tensor."""
+    like: Name | None = None
+    """A pattern of `backbones/operations.yaml` whose functions it takes over."""
+    names: dict[Name, str] = {}
+    """What stands for words of that pattern."""
+    functions: Functions = {}
+    """Its functions, each by its head."""
+    holds: FormulaField = Field(default=0, validate_default=True)
+    """Bytes that stay from step to step besides the method's tensors."""
+
+    def tensor(self) -> Tensor:
+        """The same as a tensor that nobody holds, so that it is laid out like one."""
+        return _placed(self.per, self.roles, self.if_, self.holds)
 
 
 class Memory(Entry):
@@ -355,6 +395,8 @@ class Memory(Entry):
     Without it a method can be sized only where all that it trains are parameters of the backbone itself.
     """
 
+    operations: list[Act] | None = None
+    """What it computes; takes the place of all below once every method says it."""
     keeps: list[Kept] = []
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that every input carries more while training."""

@@ -1,0 +1,287 @@
+"""What runs functions: lines one after the other, scopes as in Python, and what a method does around modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..backbones.modules import Module
+from ..errors import near
+from ..formula import Formula
+from ..schema.programs import Function, Line
+from .machine import Machine, Value, tensor
+from .program import BLOCKS, Hook, Part, Slice
+from .rules import INPUTS, Rule
+from .tape import Record
+from .tensor import Tensor
+
+__all__ = ["Caller"]
+
+
+class Caller(Machine):
+    """A machine that runs functions."""
+
+    def layers(self, line: Line, function: Function) -> list[Value]:
+        """Run all layers of a stack."""
+        raise NotImplementedError
+
+    def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
+        """Run a function: what it named is let go, its results are held once."""
+        scope: dict[str, Value] = dict(zip(function.inputs, values, strict=False))
+        for value in scope.values():
+            if isinstance(value, Tensor):
+                value.storage.holders += 1
+        self.scopes.append(scope)
+        results: list[Value] = []
+        named = True  # whether the results at hand have names, which hold them
+        for line in function.lines:
+            if line.condition is not None and not self._number(line.condition, function, line):
+                continue
+            if not named:
+                self._let_go(results)
+            results, named = self._line(line, function), bool(line.targets)
+            if named:
+                self._name(scope, line, results, function)
+            if line.kind == "return":
+                break
+        if named:
+            self._hold_all(results)
+        self.scopes.pop()
+        for value in scope.values():
+            if isinstance(value, Tensor):
+                self.tape.free(value.storage)
+        return results
+
+    def _name(self, scope: dict[str, Value], line: Line, results: list[Value], function: Function) -> None:
+        """Give results their names; what had them before is let go."""
+        if len(results) != len(line.targets):
+            raise self._wrong(line.text, f"{len(results)} results", f"{len(line.targets)}", function)
+        for target, value in zip(line.targets, results, strict=True):
+            old = scope.get(target)
+            scope[target] = value
+            if isinstance(old, Tensor):
+                self.tape.free(old.storage)
+
+    def act(self, hook: Hook, values: Sequence[Value]) -> list[Value]:
+        """Run a function of the method, with its own tensors and names at hand."""
+        before = self.hook, self.names, self.copy
+        self.hook, self.names, self.copy = hook, {**self.base, **hook.names}, None
+        results = self.call(hook.function, values)
+        self.hook, self.names, self.copy = before
+        return results
+
+    def _line(self, line: Line, function: Function) -> list[Value]:
+        kind = line.kind
+        if kind == "each":
+            return self.layers(line, function)
+        if kind == "share":
+            return self._share(line, function)
+        values = [self._value(word, line, function) for word in line.arguments]
+        borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
+        if borrowed:
+            results = self.apply(kind, values, line, function)
+            self._let_go(borrowed)
+            return results
+        if kind == "return":
+            return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
+        if kind == "loop":
+            return self._loop(line, function, values)
+        if kind == "detached":
+            return self._detached(line, function, values)
+        if kind == "none":
+            return [None]
+        if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
+            return []
+        if self.tape.log is not None:
+            self.tape.origin = f"{self.stack}{self.number if self.stack else ''} {function.name}: {line.text}"
+        return self.apply(kind, values, line, function)
+
+    def apply(self, kind: str, values: list[Value], line: Line, function: Function) -> list[Value]:
+        """One operation, or a function that is called as if it were one; results are held once."""
+        if self.hook is not None and kind in self.hook.functions:
+            return self.call(self.hook.functions[kind], values)
+        if kind in self.language.points:
+            return self._point(kind, values)
+        found = self.model.functions.get(kind)
+        if found is not None:
+            if self.hook is not None:  # a function of the model's, with the model's own names
+                before = self.hook, self.names
+                self.hook, self.names = None, self.base
+                results = self._called(found, kind, values)
+                self.hook, self.names = before
+                return results
+            return self._called(found, kind, values)
+        rule = self.language.rules.get(kind)
+        if rule is None:
+            known = [*self.language.rules, *self.model.functions]
+            hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(kind, known)) else ""
+            raise self._wrong(line.text, f"unknown operation {kind}{hint}", "a rule or a function", function)
+        return self._operation(kind, rule, values, line, function)
+
+    def _operation(self, kind: str, rule: Rule, values: list[Value], line: Line, function: Function) -> list[Value]:
+        if values and values[0] is None:
+            return [None]
+        inputs: list[Tensor] = []
+        numbers: list[Any] = []
+        weights: list[Tensor] = []
+        for value in values:
+            if isinstance(value, Tensor):
+                inputs.append(value)
+            elif isinstance(value, Module | Part):
+                kinds = value.module if isinstance(value, Part) else value
+                for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
+                    made = self.weight(value, suffix)
+                    if made is not None:
+                        inputs.append(made)
+                        weights.append(made)
+            elif value is not None:
+                numbers.append(value)
+        wanted = len(line.targets) if rule.parts else len(rule.numbers)
+        if len(numbers) != wanted and not wanted - rule.optional <= len(numbers) < wanted:
+            raise self._wrong(line.text, f"{len(numbers)} numbers", f"{wanted}: {' '.join(rule.numbers)}", function)
+        numbers += [0] * (wanted - len(numbers))
+        if not inputs and rule.through:
+            raise self._wrong(line.text, "no tensor", "at least one", function)
+        for letter, name in rule.live.items():
+            at = INPUTS.index(letter)
+            if at < len(inputs) and inputs[at].live:
+                return self._instead(name, rule, inputs)
+        if rule.alone and len(inputs) == 1:
+            return [self.tape.hold(inputs[0])]
+        shape = None
+        if line.shape is not None:
+            shape = self._sizes(line.shape, inputs, line, function)
+        results = self.operate(kind, rule, inputs, numbers, shape)
+        self._let_go(weights)
+        return list(results)
+
+    def _instead(self, name: str, rule: Rule, inputs: list[Tensor]) -> list[Value]:
+        """A function in place of an operation, inside of which autocast does nothing."""
+        type_ = self._autocast(rule)
+        given = [self._cast(x, type_) if type_ else self.tape.hold(x) for x in inputs]
+        before, self.autocast = self.autocast, False
+        results = self.call(self.model.functions[name], given)
+        self.autocast = before
+        self._let_go(given)
+        return results
+
+    def _sizes(self, shape: Sequence[Formula], inputs: list[Tensor], line: Line, function: Function) -> Any:
+        given = {f"{letter}{i}": x.shape[i] for letter, x in zip("abcd", inputs, strict=False) for i in range(3)}
+        before, self.names = self.names, {**self.names, **given}
+        found = tuple(self._number(size, function, line) for size in shape)
+        self.names = before
+        return found
+
+    # Around modules, blocks and points
+
+    def _called(self, function: Function, kind: str, values: list[Value]) -> list[Value]:
+        """A function of the model's, with what the method does around a module or a block."""
+        inputs = function.inputs
+        if inputs and inputs[-1] == "W" and isinstance(values[len(inputs) - 1], Module):
+            module = values[len(inputs) - 1]
+            if module is self.module:  # one function of a module calls another
+                return self.call(function, values)
+            outer, self.module = self.module, module
+            hooks = self.program.at(module.stack, module.path, self.number)
+            results = self._around(lambda v: self.call(function, v), values, hooks)
+            self.module = outer
+            return results
+        if self.stack and kind in BLOCKS:
+            before, self.block = self.block, kind
+            hooks = self.program.at(self.stack, kind, self.number)
+            results = self._around(lambda v: self.call(function, v), values, hooks)
+            self.block = before
+            return results
+        return self.call(function, values)
+
+    def _around(self, run: Callable[[list[Value]], list[Value]], values: list[Value], hooks: list[Hook]) -> list[Value]:
+        """What runs, with what the method does before and after it."""
+        if not hooks:
+            return run(values)
+        x = values[0]
+        self._hold_all([x])
+        for hook in hooks:
+            if hook.name == "before":
+                x = self._typed(self.act(hook, [x, *values[1:]])[0], tensor(x))
+        y, *others = run([x, *values[1:]])
+        for hook in hooks:
+            if hook.name == "after":
+                y = self._after(hook, x, y)
+        self._let_go([x])
+        return [y, *others]
+
+    def _typed(self, new: Tensor, old: Tensor) -> Tensor:
+        """In the type of what it stands for, which is let go."""
+        (y,) = self.operate("as", self.language.rules["as"], [new, old], [])
+        self.tape.free(new.storage)
+        self.tape.free(old.storage)
+        return y
+
+    def _after(self, hook: Hook, x: Value, y: Tensor) -> Tensor:
+        """What a module gives out after a hook, which may change a slice of it; y is let go."""
+        if hook.part is None:
+            return self._typed(self.act(hook, [x, y])[0], y)
+        part = self._piece(y, hook.part.stop - hook.part.start, hook.part)
+        changed = self._typed(self.act(hook, [x, part])[0], part)
+        width = y.shape[2]
+        left = self._piece(y, hook.part.start, None)
+        right = self._piece(y, width - hook.part.stop, None)
+        (whole,) = self.operate("join", self.language.rules["join"], [left, changed, right], [])
+        for piece in (left, changed, right, y):
+            self.tape.free(piece.storage)
+        return whole
+
+    def _piece(self, y: Tensor, width: Any, part: Slice | None) -> Tensor:
+        (piece,) = self.operate("narrow", self.language.rules["narrow"], [y], [width])
+        if part is not None and part.groups > 1:  # spread over groups, so that it is copied together
+            (whole,) = self.operate("copy", self.language.rules["copy"], [piece], [])
+            self.tape.free(piece.storage)
+            return whole
+        return piece
+
+    def _point(self, name: str, values: list[Value]) -> list[Value]:
+        """What the method's parts do here, one after the other; the values themselves where none does anything."""
+        results = [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
+        for hook in self.program.point(self.stack, self.block, name, self.number):
+            changed = self.act(hook, results)
+            self._let_go(results)
+            results = changed
+        return results
+
+    # Lines of their own kind
+
+    def _share(self, line: Line, function: Function) -> list[Value]:
+        """`share s x`: put a tensor aside under a name of its own, for other functions and later layers."""
+        value = self._value(line.arguments[1], line, function)
+        self._hold_all([value])
+        self._let_go([self.shared.get(str(line.arguments[0]))])
+        self.shared[str(line.arguments[0])] = value
+        return []
+
+    def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""
+        name, *given = values
+        mark = len(self.tape.records)
+        results = self.apply(str(name), given, line, function)
+        for record in self.tape.records[mark:]:
+            if isinstance(record, Record):
+                for storage in record.kept:
+                    self.tape.free(storage)
+        del self.tape.records[mark:]
+        return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
+    def _loop(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = loop n f y ...`: f runs n times on what it gave before, each time with the next copy of each tensor."""
+        count, name, *given = values
+        results = [self.tape.hold(v) if isinstance(v, Tensor) else v for v in given]
+        before = self.copy
+        for number in range(int(count)):
+            self.copy = number
+            changed = self.apply(str(name), results, line, function)
+            rest = results[len(changed) :]
+            self._let_go(results[: len(changed)])
+            results = changed + rest
+        self.copy = before
+        wanted = max(1, len(line.targets))
+        self._let_go(results[wanted:])
+        return results[:wanted]

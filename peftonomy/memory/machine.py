@@ -1,0 +1,327 @@
+"""What runs one operation of a step: parameters, types, what autograd keeps. It knows no order of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..backbones.modules import Module
+from ..errors import DataError, FormulaError, Problem, near
+from ..formula import Formula
+from ..schema.programs import Function, Line, compiled
+from .program import Hook, Part, Program, padded
+from .rules import Rule
+from .tape import Record, Tape
+from .tensor import Storage, Tensor
+
+__all__ = ["HALF", "SINGLE", "Flags", "Machine", "Value", "tensor"]
+
+HALF, SINGLE = 2, 4
+CASTS = ("cast", "as", "float")
+UNBORN = Storage(0, False)
+Value = Any
+"""A tensor, a module, a number, or None for a tensor that is missing."""
+
+
+class Flags(NamedTuple):
+    """How a step is run. width: bytes of a number; trained: of one that is trained; device: whose rules autocast has.
+
+    whole: whether every layer is run, and none counted.
+    """
+
+    batch: int
+    seq: int
+    width: int
+    trained: int
+    autocast: bool = False
+    eager: bool = False
+    checkpointing: bool = False
+    device: str = "cpu"
+    whole: bool = False
+
+
+class Machine:
+    """The state of a step, and its single operations."""
+
+    def __init__(self, program: Program, flags: Flags):
+        self.program, self.model, self.flags = program, program.model, flags
+        self.language = self.model.language
+        self.tape = Tape()
+        self.scopes: list[dict[str, Value]] = []
+        self.stack, self.number, self.block = "", -1, ""
+        self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
+        self.outside: dict[Any, Tensor] = {}  # all others
+        self.held: list[Storage] = []  # to the end of the forward pass
+        self.casts: dict[int, tuple[Tensor, Tensor]] = {}
+        self.shared: dict[str, Value] = {}
+        self.autocast = flags.autocast
+        self.hook: Hook | None = None
+        self.module: Module | None = None  # whose forward pass runs
+        self.copy: int | None = None
+        self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
+        self.recording, self.done, self.last, self.limit = True, 0, 0, -1  # see `Step`
+        flagged = {
+            "batch": flags.batch, "seq": flags.seq, "eager": int(flags.eager), "sdpa": int(not flags.eager),
+            "checkpointing": int(flags.checkpointing), "autocast": int(flags.autocast), "width": flags.width,
+        }  # fmt: skip
+        self.every = {stack: {**names, **flagged} for stack, names in self.model.names.items()}
+        self.names: Mapping[str, Any] = self.every[""]
+        self.base = self.names
+
+    def act(self, hook: Hook, values: Sequence[Value]) -> list[Value]:
+        """Run a function of the method."""
+        raise NotImplementedError
+
+    def _let_go(self, values: Sequence[Value]) -> None:
+        for value in values:
+            if isinstance(value, Tensor):
+                self.tape.free(value.storage)
+
+    def _hold_all(self, values: Sequence[Value]) -> None:
+        for value in values:
+            if isinstance(value, Tensor):
+                self.tape.hold(value)
+
+    # Values
+
+    def _value(self, word: str | Formula, line: Line, function: Function) -> Value:
+        if isinstance(word, Formula):
+            return self._number(word, function, line)
+        if word[0] == ".":
+            return self._own(word[1:], line, function)
+        if word[0] == "$" and word[1:] in self.shared:
+            return self.shared[word[1:]]
+        for depth in range(len(self.scopes) - 1, -1, -1):
+            scope = self.scopes[depth]
+            if word in scope:
+                if depth < self.depth:
+                    self.used[word] = scope[word]
+                return scope[word]
+        module = self.model.module(self.stack, self.number, word)
+        if module is not None:
+            return module
+        part = self.model.part(self.stack, self.number, word) if "." in word else None
+        if part is not None:
+            return part
+        if word in self.names:
+            return self.names[word]
+        if line.kind in ("loop", "detached"):
+            return word
+        known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
+        hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""
+        raise self._wrong(line.text, f"unknown name {word}{hint}", "a variable, a role, or a size", function)
+
+    def _number(self, formula: Formula, function: Function, line: Line) -> Any:
+        try:
+            return evaluated(formula)(self.names)[0]
+        except KeyError:
+            try:
+                formula.check(self.names)
+            except FormulaError as error:
+                raise self._wrong(line.text, error.message, "sizes of the model", function) from None
+            raise
+
+    def _own(self, word: str, line: Line, function: Function) -> Tensor | None:
+        name, optional = word.removesuffix("?"), word.endswith("?")
+        if name in ("weight", "bias") and self.hook is not None and self.hook.module is not None:
+            module, part = self.hook.module, self.hook.part
+            return self.weight(module if part is None else Part(module, part), name)
+        found = self.hook.tensors.get(name, []) if self.hook is not None else []
+        own = next((o for o in found if o.layers is None or self.number in o.layers), None)
+        if own is None:
+            if optional:
+                return None
+            known = ", ".join(self.hook.tensors) if self.hook is not None else "none"
+            raise self._wrong(line.text, f"no tensor .{name} here", f"one of {known}", function)
+        shape, key = own.shape, (own.key, self.copy)
+        if own.copies > 1 and self.copy is None:
+            shape = (own.copies * shape[0], *shape[1:])
+        return self._parameter(key, shape, own.trained, own.layers is not None)
+
+    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool) -> Tensor:
+        known = self.inside if layered else self.outside
+        if key not in known:
+            width = self.flags.trained if trained else self.flags.width
+            known[key] = Tensor(shape, width, trained, key=key)
+        return known[key]
+
+    def weight(self, module: Module | Part, suffix: str = "") -> Tensor | None:
+        """A parameter of a module or of a part of it, held once: its weight, or what a method makes of it."""
+        if isinstance(module, Part):
+            whole, (start, stop, _) = self.weight(module.module, suffix), module.slice
+            if whole is None:
+                return None
+            kind = "narrow" if suffix == "bias" else "positions"
+            (made,) = self.operate(kind, self.language.rules[kind], [whole], [stop - start])
+            self.tape.free(whole.storage)
+            return made
+        owner = self.model.owner(module)
+        found = dict(owner.parameters)
+        if not found:
+            return None
+        name = suffix or ("weight" if "weight" in found else next(iter(found)))
+        if name not in found:
+            return None
+        layered = bool(owner.layers)
+        trained = self.program.trains(owner, name, self.number if layered else -1)
+        shape = found[name]
+        if owner.kind == "conv1d" and name == "weight":
+            shape = shape[::-1]
+        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered))
+        for hook in self.program.at(owner.stack, owner.path, self.number):
+            if hook.suffix and hook.suffix != name:
+                continue
+            value.hooked = value.hooked or hook.name == "gradient"
+            if hook.name == name or (hook.name == "weight" and name not in ("weight", "bias")):
+                (made,) = self.act(hook, [value])
+                self.tape.free(value.storage)
+                value = made
+        return value
+
+    # Operations
+
+    def operate(
+        self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None
+    ) -> list[Tensor]:
+        """An operation under autocast or not; its outputs, each held once."""
+        width = self._autocast(rule)
+        if not width:
+            return self._done(kind, rule, inputs, numbers, shape)
+        cast = [self._cast(x, width) for x in inputs]
+        results = self._done(kind, rule, cast, numbers, shape)
+        self._let_go(cast)
+        return results
+
+    def _autocast(self, rule: Rule) -> int:
+        """Bytes of a number of the type that autocast gives an operation's inputs, 0 where it does nothing."""
+        if not self.autocast:
+            return 0
+        type_ = rule.cuda if self.flags.device == "cuda" else rule.cpu
+        return 0 if type_ is None else HALF if type_ == "half" else SINGLE
+
+    def _cast(self, x: Tensor, width: int) -> Tensor:
+        """Under autocast: a copy in another type, of a trained parameter one for all of the forward pass."""
+        if x.width == width or x.width not in (HALF, SINGLE):
+            return self.tape.hold(x)
+        if x.key is None or not x.live:
+            return self._done("cast", self.language.rules["cast"], [x], [width])[0]
+        if id(x) not in self.casts:
+            (made,) = self._done("cast", self.language.rules["cast"], [x], [width])
+            self.casts[id(x)] = x, made
+            self.held.append(made.storage)
+        return self.tape.hold(self.casts[id(x)][1])
+
+    def _done(self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None) -> list[Tensor]:
+        """An operation: its outputs, and a place on the tape if a gradient comes there."""
+        tape, names = self.tape, self.names
+        special = SPECIAL.get(kind)
+        if special is not None:
+            return [special(self, inputs[0])]
+        width = self._width(kind, rule, inputs, numbers)
+        if kind in CASTS and inputs[0].width == width:
+            return [tape.hold(inputs[0])]
+        if "skip" in rule.sizes and rule.sizes["skip"](names, inputs, None, numbers)[0]:
+            return [tape.hold(inputs[0])]
+        if rule.parts:
+            shapes = [(*inputs[0].shape[:2], number) for number in numbers]
+        elif shape is not None:
+            shapes = [shape]
+        elif "shape" in rule.sizes:
+            shapes = [rule.sizes["shape"](names, inputs, None, numbers)]
+        elif len(inputs) == 1:
+            shapes = [inputs[0].shape]
+        else:
+            shapes = [tuple(map(max, *(x.shape for x in inputs)))]
+        self.done += 1
+        gone = 0 <= self.limit < self.done
+        live = any(x.live for x in inputs[: rule.through])
+        outputs = []
+        for one in shapes:
+            y = Tensor(one, width, live, inputs[0].storage if rule.view else UNBORN)
+            y.storage = tape.hold(inputs[0]).storage if rule.view else tape.new(0 if gone or rule.free else y.bytes)
+            outputs.append(y)
+        y = outputs[0]
+        if "during" in rule.sizes and not gone:
+            tape.see(tape.now + rule.sizes["during"](names, inputs, y, numbers)[0])
+        if "flops" in rule.sizes and not gone:
+            tape.flops += rule.sizes["flops"](names, inputs, y, numbers)[0]
+        if live:
+            self._keep(rule, inputs, numbers, outputs)
+        return outputs
+
+    def _keep(self, rule: Rule, inputs: list[Tensor], numbers: list[Any], outputs: list[Tensor]) -> None:
+        """What the backward pass needs; inputs are kept before the operation runs, and outputs after."""
+        kept: list[Tensor | None] = []
+        y = outputs[0]
+        for what, need in rule.needs:
+            if what == -2:
+                kept.append(None)
+            elif what < len(inputs) and (need is None or (need < len(inputs) and inputs[need].live)):
+                kept.append(y if what == -1 else inputs[what])
+        if kept:
+            before = all(k is not None and k is not y for k in kept)
+            self.last = self.done - before
+        if self.recording:
+            storages = [
+                self.tape.new(rule.sizes["own"](self.names, inputs, y, numbers)[0]) if k is None
+                else self.tape.hold(k).storage
+                for k in kept
+            ]  # fmt: skip
+            self.tape.records.append(Record(rule, list(inputs), numbers, outputs, self.names, storages))
+
+    def _width(self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any]) -> int:
+        if kind == "cast":
+            return int(numbers[0]) or self.flags.width
+        if rule.width is not None:
+            return rule.width
+        if rule.like is not None:
+            return inputs[rule.like].width
+        if not inputs:
+            return self.flags.width
+        return max(x.width for x in inputs[: rule.through or 1])
+
+    # Of a tensor itself
+
+    def leaf(self, x: Tensor) -> Tensor:
+        """A leaf that wants a gradient, which autograd holds to the end."""
+        y = x if x.live else self.tape.hold(Tensor(x.shape, x.width, True, x.storage))
+        return self.tape.hold(y)
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Held from outside of the model, to the end of the forward pass."""
+        if self.limit < 0:
+            self.held.append(self.tape.hold(x).storage)
+        return self.tape.hold(x)
+
+    def stay(self, x: Tensor) -> Tensor:
+        """Held by what called the stack at hand, until that is through."""
+        scope = self.scopes[min(1, len(self.scopes) - 1)]
+        scope[f"held {len(scope)}"] = self.tape.hold(x)
+        return self.tape.hold(x)
+
+    def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> DataError:
+        where = f"operations of {self.model.family.model_type}"
+        if self.hook is not None:
+            where = f"operations of {self.program.plan.id} in {self.model.family.model_type}"
+        head = f"{function.name}: {text}" if function is not None else text
+        return DataError([Problem(where, 0, head, found, expected)])
+
+
+SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
+    "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "same": lambda machine, x: machine.tape.hold(x),
+}  # fmt: skip
+_evaluated: dict[Formula, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
+
+
+def evaluated(formula: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """A formula as a function of names; equal formulas share one."""
+    found = _evaluated.get(formula)
+    if found is None:
+        found = _evaluated[formula] = compiled(formula)
+    return found
+
+
+def tensor(value: Value) -> Tensor:
+    """A value that is a tensor."""
+    assert isinstance(value, Tensor)
+    return value

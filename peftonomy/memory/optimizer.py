@@ -1,0 +1,53 @@
+"""What an optimizer holds for the tensors that it updates, and what it needs for a while."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .model import STATE_BLOCK, Optimizer
+
+__all__ = ["Trained", "Update", "update"]
+
+COUNTER = 4
+"""Bytes of the number of steps that torch's AdamW holds beside the moments of each tensor."""
+
+
+class Trained(NamedTuple):
+    """Tensors that are updated: their shape, the bytes of a number, and how many alike there are."""
+
+    shape: tuple[int, ...]
+    width: int
+    number: int
+
+
+class Update(NamedTuple):
+    """Bytes of states that stay, of states that may leave the device, and needed for a while during the update."""
+
+    states: int
+    paged: int
+    temporary: int
+
+
+def update(optimizer: Optimizer, tensors: Iterable[Trained], ordered: Sequence[int]) -> Update:
+    """What an optimizer takes for these tensors; `ordered`: bytes of single ones as it comes to them."""
+    states = total = temporary = before = 0
+    for shape, width, number in tensors:
+        numel = math.prod(shape)
+        size = numel * width
+        total += size * number
+        states += number * _states(optimizer, shape, numel, size)
+    for size in ordered:  # a root, a quotient, and the quotient of the tensor before
+        temporary, before = max(temporary, 2 * size + before), size
+    if optimizer.foreach or not optimizer.moments:
+        temporary = total if optimizer.moments else 0
+    return Update(0, states, temporary) if optimizer.paged else Update(states, 0, temporary)
+
+
+def _states(optimizer: Optimizer, shape: tuple[int, ...], numel: int, size: int) -> int:
+    if optimizer.factored:  # rows and columns of a matrix in place of it, in float32
+        return 4 * (numel // shape[-1] + numel // shape[-2] if len(shape) >= 2 else numel)
+    if optimizer.eight_bit:
+        return optimizer.moments * (numel + 4 * -(-numel // STATE_BLOCK))
+    return optimizer.moments * size + (COUNTER if optimizer.moments else 0)

@@ -1,0 +1,401 @@
+"""A model with a method put into it: its functions, its parameters, and what the method does around them.
+
+Parameters come from the inventory of the backbone and from the tensors that the entry declares; nothing here says them
+again. A method acts through hooks: `before x` and `after x y` around a module or a block, `weight w` in place of a
+parameter, and points of the model (`embedded x`, `widen k v`) that do nothing without a method.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..backbones.backbone import Inventory
+from ..backbones.modules import Block, Module, SiteGroup
+from ..costs.layout import Spot, spots
+from ..costs.measure import measure
+from ..errors import UsageError, shown
+from ..formula import Formula
+from ..schema.family import Family
+from ..schema.method import Act
+from ..schema.programs import Function, Line, compiled, parse_all
+from .rules import Language
+
+if TYPE_CHECKING:
+    from ..costs.plan import Plan, Row
+
+__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
+
+BLOCKS = ("attn", "xattn", "mlp")
+"""Names of blocks inside of a layer, which are those of the functions that compute them."""
+AROUND = ("before", "after")
+LONGEST_PATTERN = 8
+"""Layers after which a pattern of unlike ones begins again, at most."""
+ALIKE = 4
+"""Runs of a pattern from which on those between the second and the last are counted and not run."""
+Place = tuple[Any, ...]
+Layers = frozenset[int] | None
+
+
+class Slice(NamedTuple):
+    """A part of a fused module's outputs; in how many groups it is spread."""
+
+    start: int
+    stop: int
+    groups: int
+
+
+class Part(NamedTuple):
+    """A fused module of which only the part of one role is meant."""
+
+    module: Module
+    slice: Slice
+
+
+class Own(NamedTuple):
+    """A tensor of a method at a place: its sizes, how many there are of it, whether it is trained, and in which layers
+    (None: it is none of theirs)."""
+
+    key: Place
+    shape: tuple[int, int, int]
+    copies: int
+    trained: bool
+    layers: Layers
+
+
+@dataclass(eq=False)
+class Hook:
+    """A function of a method at a place.
+
+    names: what its formulas see besides the model's sizes. functions: what else the same record defines. tensors: the
+    method's own by name, those of the nearest place first. layers: those where it acts.
+    """
+
+    name: str
+    function: Function
+    functions: Mapping[str, Function]
+    names: Mapping[str, Any]
+    tensors: Mapping[str, list[Own]]
+    layers: Layers
+    part: Slice | None = None
+    module: Module | None = None
+    suffix: str = ""
+    """Of a parameter's name, where the hook is at one."""
+
+    def acts(self, layer: int) -> bool:
+        """Whether it does in that layer (-1 outside of layers)."""
+        return self.layers is None or layer in self.layers
+
+
+class Model:
+    """What of a program does not depend on the method: an inventory with the functions of its family."""
+
+    def __init__(self, inventory: Inventory, language: Language, families: Mapping[str, Family]):
+        family = inventory.backbone.family
+        if family.operations is None:
+            raise UsageError(f"memory: family {family.model_type} does not say yet which operations it does")
+        self.inventory, self.family, self.language = inventory, family, language
+        self.operations = family.operations
+        self.functions = language.shared | _functions(family, families)
+        self.config = inventory.backbone.config
+        prefix = family.tasks[inventory.task].prefix
+        self.modules: dict[tuple[str, str], list[Module]] = {}
+        for module in inventory.modules:
+            start = prefix + (inventory.stacks[module.stack].path + "." if module.stack else "")
+            path = module.path.removeprefix(start)
+            if module.kind == "parameter":
+                path = ".".join(p for p in (path, module.parameters[0][0] if module.parameters else "") if p)
+            for name in dict.fromkeys((module.role, path)):
+                self.modules.setdefault((module.stack, name), []).append(module)
+        self.tied = {prefix + s.path: prefix + s.tied_to for s in family.modules if s.tied_to is not None}
+        self.tied |= {s.path: prefix + s.tied_to for s in family.modules if s.tied_to is not None and s.outside}
+        self.paths = {m.path: m for m in inventory.modules}
+
+    @cached_property
+    def names(self) -> dict[str, dict[str, Any]]:
+        """What formulas see, by the stack ("" outside of them): the config, sizes, and which roles there are."""
+        backbone = self.inventory.backbone
+        flags = {f"has_{flat(spec.role)}": 0 for _, spec in self.family.specs()}
+        flags |= {f"has_{flat(m.role)}": 1 for m in self.inventory.modules if not m.stack}
+        every = {**flags, **self.config, **self.inventory.dims, "num_labels": self.inventory.num_labels}
+        every["post_norm"] = int(bool(self.operations.post_norm(self.config)))
+        every |= {"in_encoder": 0, "in_decoder": 0, "layer": -1}
+
+        def inside(stack: str) -> dict[str, Any]:
+            here = {f"in_{stack.partition('_')[0]}": 1, "n_layers": backbone.layers[stack]}
+            return {**every, **backbone.dims, **backbone.stack_dims[stack], **here}
+
+        return {"": every} | {name: inside(name) for name in self.inventory.stacks}
+
+    def module(self, stack: str, layer: int, name: str) -> Module | None:
+        """The module of a role or path, of the layer at hand first. Raises UsageError where it means several."""
+        for where in (stack, "") if stack else ("",):
+            found = [m for m in self.modules.get((where, name), ()) if not m.layers or layer in m.layers]
+            owners = {self.owner(m).path: m for m in found}
+            if len(owners) > 1 and len({m.path for m in found}) > 1:
+                paths = ", ".join(m.path for m in found)
+                raise UsageError(f"memory of {self.family.model_type}: {name} means {paths}; name one by its path")
+            if found:
+                return found[0]
+        return None
+
+    def part(self, stack: str, layer: int, role: str) -> Part | None:
+        """The part of a fused module of the layer at hand that plays a role."""
+        for module in self.inventory.modules:
+            if module.stack == stack and (not module.layers or layer in module.layers):
+                for name, start, stop in module.slices:
+                    if name == role:
+                        return Part(module, Slice(start, stop, module.groups))
+        return None
+
+    def owner(self, module: Module) -> Module:
+        """The module whose parameters it has: itself, or what it is tied to."""
+        tied = self.tied.get(module.path)
+        return module if module.parameters or tied is None else self.paths[tied]
+
+
+class Program:
+    """A method with hyperparameters in a model. Raises UsageError."""
+
+    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row]):
+        self.plan, self.model, self.rows = plan, model, rows
+        self.trained: dict[tuple[str, str], list[Layers]] = {}
+        self.own: dict[tuple[int, str], dict[Place, list[Own]]] = {}
+        self.hooks: dict[tuple[str, str], list[Hook]] = {}
+        self.points: dict[tuple[str, str, str], list[Hook]] = {}
+        self.holds = 0
+        for row in rows:
+            self._row(row)
+        for module in model.inventory.modules:
+            if not module.pretrained:
+                for suffix, _ in module.parameters:
+                    self.trained.setdefault((module.path, suffix), []).append(None)
+        arguments = plan.arguments(dict(values))
+        for index, part in enumerate(plan.parts):
+            for act in acts(part.entry):
+                self._act(index, act, arguments[index])
+        kinds = model.language.points
+        self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
+        """Whether attention has to be written out."""
+
+    # What the method brings
+
+    def _row(self, row: Row) -> None:
+        tensor, index = row.piece.tensor, row.piece.part
+        name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
+        for _, spot in row.piece.places.spots:
+            layers = frozenset(spot.layers) if row.layers is None else row.layers.intersection(spot.layers)
+            if spot.layers and not layers:
+                continue
+            there: Layers = layers if spot.layers else None
+            if tensor.selecting:
+                if row.learns:
+                    self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
+                continue
+            shape = self.plan.shape(row, spot) or _beside(row, spot)
+            place = _place(tensor.per, spot)
+            key = (index, name, *place)
+            own = Own(key, padded(shape), row.copies, row.learns, there)
+            self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
+
+    def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
+        part, inventory = self.plan.parts[index], self.model.inventory
+        measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
+        common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
+        functions = self._functions(act)
+        own = dict(zip(part.entry.hyperparameters, args, strict=True))
+        for spot in spots(measured, inventory, self.plan.sites[index]):
+            layers: Layers = frozenset(spot.layers) if spot.layers else None
+            if measured.layered:
+                layers = frozenset(n for n in spot.layers if measured.there(common, spot.dims, n, *args)[0])
+            found = measured.sizes(common, spot.dims, *args)
+            if found is None or (spot.layers and not layers):
+                continue
+            self.holds += found[0] * (len(layers) if layers else spot.n)
+            self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
+
+    def _functions(self, act: Act) -> dict[str, Function]:
+        patterns = self.model.language.patterns
+        if act.like is None:
+            return parse_all(act.functions)
+        if act.like not in patterns:
+            raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
+        shared = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()}
+        return parse_all(shared) | parse_all(act.functions)
+
+    def _hook(
+        self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,
+        layers: Layers,
+    ) -> None:  # fmt: skip
+        tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
+        source, piece = spot.source, None
+        if isinstance(source, SiteGroup) and not source.whole:
+            piece = Slice(source.start, source.stop, source.module.groups)
+        stack = "" if source is None else source.stack
+        for name, function in functions.items():
+            module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
+            hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
+            if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
+                continue  # a module once, whatever it has besides its weight
+            if name in AROUND or name in ("weight", "bias", "gradient"):
+                key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
+                self.hooks.setdefault(key, []).append(hook)
+            elif name in self.model.language.points:
+                block = source.name if isinstance(source, Block) else ""
+                self.points.setdefault((stack, block, name), []).append(hook)
+
+    def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
+        """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
+        return next((places[place] for place in _around(spot) if place in places), [])
+
+    # Questions
+
+    def trains(self, module: Module, suffix: str, layer: int) -> bool:
+        """Whether a parameter of the backbone is trained in a layer."""
+        found = self.trained.get((module.path, suffix), ())
+        return any(layers is None or layer in layers for layers in found)
+
+    def at(self, stack: str, path: str, layer: int) -> list[Hook]:
+        """The hooks around a module or block."""
+        found = self.hooks.get((stack, path))
+        return [hook for hook in found if hook.acts(layer)] if found else []
+
+    def point(self, stack: str, block: str, name: str, layer: int) -> list[Hook]:
+        """What the method puts into a point, in order."""
+        found = self.points.get((stack, block, name), [])
+        if block not in ("", "layer"):
+            found = found + self.points.get((stack, "layer", name), [])
+        everywhere = self.points.get(("", "", name), []) if stack else []
+        return [hook for hook in (*found, *everywhere) if hook.acts(layer) or hook.layers is None]
+
+    def sequence(self, stack: str, names: Mapping[str, Any]) -> list[tuple[list[int], int]]:
+        """The layers of a stack, in groups: which to run, and how often more to count them."""
+        layers = range(self.model.inventory.backbone.layers[stack])
+        sets = {frozenset(m.layers) for m in self.model.inventory.modules if m.stack == stack}
+        inside = {m.path for m in self.model.inventory.modules if m.stack == stack}
+        sets |= {s for (path, _), several in self.trained.items() if path in inside for s in several if s is not None}
+        for places in self.own.values():
+            sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
+        for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
+            sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
+        formulas = self._layered()
+        values = [compiled(*formulas)({**names, **self.layered(n)}) if formulas else () for n in layers]
+        return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
+
+    def layered(self, layer: int) -> dict[str, Any]:
+        """What formulas see of one layer."""
+        return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
+
+    def _layered(self) -> list[Formula]:
+        """All formulas of the model that differ from layer to layer."""
+        about = {"layer", *self.model.family.layered}
+        lines: Iterable[Line] = (line for f in self.model.functions.values() for line in f.lines)
+        return [f for line in lines for f in line.formulas() if f.names & about]
+
+
+def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
+    """A family's own functions, behind those of the family that it is like."""
+    operations = family.operations
+    if operations is None:
+        return {}
+    inherited = {} if operations.like is None else _functions(families[operations.like], families)
+    return inherited | parse_all(operations.functions)
+
+
+def acts(entry: Any) -> Sequence[Act]:
+    """What an entry says that its method does. Raises UsageError where it does not say it."""
+    if entry.memory is not None and entry.memory.operations is not None:
+        found: Sequence[Act] = entry.memory.operations
+        return found
+    if entry.memory is None and all(t.selecting and isinstance(t.trained, bool) for t in entry.tensors.values()):
+        return ()
+    raise UsageError(f"{entry.id} does not say yet which operations it does, so its memory is not known")
+
+
+def compressed(keys: Sequence[Any]) -> list[tuple[list[int], int]]:
+    """Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the
+    first, the second (for all between) and the last."""
+    groups: list[tuple[list[int], int]] = []
+    i = 0
+    while i < len(keys):
+        best = (0, 0)
+        for period in range(1, LONGEST_PATTERN + 1):
+            runs = 1
+            while keys[i + runs * period : i + (runs + 1) * period] == keys[i : i + period]:
+                runs += 1
+            if runs >= ALIKE and runs * period > best[0]:
+                best = (runs * period, period)
+        length, period = best
+        if not length:
+            groups.append(([i], 0))
+            i += 1
+            continue
+        first, last = list(range(i, i + period)), list(range(i + length - period, i + length))
+        groups += [(first, 0), ([n + period for n in first], length // period - 3), (last, 0)]
+        i += length
+    return groups
+
+
+def padded(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Three sizes: of more, the first ones are one; of fewer, ones stand in front."""
+    whole = [1, 1, 1, *shape]
+    *first, b, c = whole
+    a = 1
+    for size in first:
+        a *= size
+    return a, b, c
+
+
+def renamed(body: str, names: Mapping[str, str]) -> str:
+    """Lines with some words in place of others."""
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), body) if names else body
+
+
+def flat(role: str) -> str:
+    """A role as a name: `has_attn_q` asks for `attn.q`."""
+    return role.replace(".", "_")
+
+
+def _beside(row: Row, spot: Spot) -> tuple[int, ...]:
+    """The sizes of a tensor that is not dense, or that has a number for each of a parameter's."""
+    if isinstance(spot.source, Module) and spot.dims["numel"] == row.count:
+        shape = dict(spot.source.parameters)[spot.suffix]
+        return shape[::-1] if spot.source.kind == "conv1d" else shape
+    return (row.count,)
+
+
+def _path(spot: Spot) -> str:
+    if spot.source is None:
+        return ""
+    return spot.source.module.path if isinstance(spot.source, SiteGroup) else spot.source.path
+
+
+def _place(per: str, spot: Spot) -> Place:
+    source = spot.source
+    if per == "role":
+        return "role", spot.role, spot.dims["d_in"], spot.dims["d_out"]
+    if source is None:
+        return ("model",)
+    if isinstance(source, SiteGroup):
+        return "site", source.module.path, source.start, source.stop
+    if isinstance(source, Block):
+        return "block", source.stack, source.name
+    return "parameter", source.path, spot.suffix
+
+
+def _around(spot: Spot) -> Iterator[Place]:
+    """The places that a spot belongs to, the nearest first."""
+    source = spot.source
+    if source is not None:
+        yield _place("", spot)
+        role = spot.role
+        if isinstance(source, SiteGroup):
+            yield "role", role, source.d_in, source.d_out
+        elif isinstance(source, Module):
+            yield "parameter", source.path, "weight"
+        yield "block", source.stack, role.partition(".")[0]
+        yield "block", source.stack, "layer"
+    yield ("model",)

@@ -1,0 +1,148 @@
+"""The table of operations, `backbones/operations.yaml`: what each kind makes, keeps and passes on.
+
+Formulas of the table name the sizes of an operation's inputs a, b, c, d and of its output y: `a1` is the second of
+three sizes of a (sequences, positions, numbers), `w` the bytes of one number of the output, `wa` of one of a.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from ..files.documents import load_yaml
+from ..formula import Formula
+from ..schema.method import Entry, FormulaField, Functions, Name, validated
+from ..schema.programs import Function, parse_all
+
+__all__ = ["INPUTS", "Language", "Rule", "load_language"]
+
+INPUTS = "abcd"
+SIZE = re.compile(r"([abcdy])([0-2])\Z")
+WIDTH = re.compile(r"w[abcd]?\Z")
+KEPT = re.compile(r"(?:[abcdy](?::[abcd])?|s)\Z")
+Type = Literal["half", "float32"]
+
+
+def _kept(text: str) -> str:
+    for word in text.split():
+        if not KEPT.match(word):
+            raise ValueError(f"found {word!r}; expected a, b, c, d or y, also as `a:b` (if b wants a gradient), or s")
+    return text
+
+
+class Rule(Entry):
+    """A kind of operation."""
+
+    keeps: Annotated[str, AfterValidator(_kept)] = ""
+    """What the backward pass needs: `a:b` is a if b wants a gradient, `s` what the operation makes for itself."""
+    own: FormulaField | None = None
+    """Bytes of `s`."""
+    shape: list[FormulaField] | None = Field(default=None, min_length=3, max_length=3)
+    """Sizes of the output; without one, what the inputs are broadcast to."""
+    numbers: list[Name] = Field(default_factory=list)
+    """Names of the numbers that a line gives behind the tensors."""
+    optional: int = 0
+    """How many of these a line may leave out, which are then 0."""
+    parts: bool = False
+    """Whether it has several outputs, parts of a: one for each number given, which is the width of one."""
+    skip: FormulaField | None = None
+    """When the output is a itself."""
+    width: int | None = None
+    """Bytes of one number of the output, where inputs do not say it."""
+    like: int | None = None
+    """The number of the input that says it, -1 being the last; without one, the widest that gradients pass through."""
+    passes: bool | Literal["parts"] = False
+    """Whether the gradient of the output is that of the inputs, nothing new; `parts`: each has a part of it."""
+    view: bool = False
+    """Whether the output is a part of a, and holds its memory."""
+    through: int = 4
+    """Through how many inputs gradients flow."""
+    summed: bool = False
+    """Whether the gradient of an input that was broadcast is as large as the output before it is summed."""
+    beside: FormulaField | None = None
+    """Bytes that the backward pass holds for a while besides."""
+    during: FormulaField | None = None
+    """Bytes that the forward pass holds for a while besides."""
+    flops: FormulaField | None = None
+    """Floating-point operations; the backward pass takes as many for each of the first two that wants a gradient."""
+    back: FormulaField | None = None
+    """Those of the backward pass, where that is not so."""
+    alone: bool = False
+    """Whether the output is a itself where all other inputs are missing."""
+    free: bool = False
+    """Whether the output takes no memory, since the model holds it anyway."""
+    live: dict[Literal["b", "c", "d"], Name] = Field(default_factory=dict)
+    """The function that stands in its place where an input wants a gradient."""
+    bias: bool = False
+    """Whether a module's bias is its third input."""
+    cpu: Type | None = None
+    """The type that autocast gives its inputs on a CPU."""
+    cuda: Type | None = None
+    """The same on a GPU."""
+
+    @cached_property
+    def needs(self) -> tuple[tuple[int, int | None], ...]:
+        """What is kept, by its number (-1: the output, -2: its own), and the number of what must want a gradient."""
+        index = {**{name: i for i, name in enumerate(INPUTS)}, "y": -1, "s": -2}
+        pairs = [word.partition(":")[::2] for word in self.keeps.split()]
+        return tuple((index[what], index[need] if need else None) for what, need in pairs)
+
+    @cached_property
+    def sizes(self) -> dict[str, Sized]:
+        """The formulas, compiled, each by its field."""
+        one = {name: getattr(self, name) for name in ("own", "skip", "beside", "during", "flops", "back")}
+        found = {name: Sized([formula], self.numbers) for name, formula in one.items() if formula is not None}
+        return found | ({} if self.shape is None else {"shape": Sized(self.shape, self.numbers)})
+
+
+class Sized:
+    """Formulas over the sizes of tensors, compiled: `(names, tensors, output, numbers)` gives the tuple of values."""
+
+    def __init__(self, formulas: Sequence[Formula], numbers: Sequence[str]):
+        named = sorted(frozenset[str]().union(*(f.names for f in formulas)))
+        sizes = [(m[1], int(m[2])) for name in named if (m := SIZE.match(name))]
+        self.gets = [(INPUTS.find(letter), axis) for letter, axis in sizes]
+        self.numbers = [numbers.index(name) for name in named if name in numbers]
+        self.widths = [(name, INPUTS.find(name[1:] or "y")) for name in named if WIDTH.match(name)]
+        arguments = [f"{letter}{axis}" for letter, axis in sizes] + [name for name in named if name in numbers]
+        self._made: Callable[..., Any] = Formula.together(formulas, [*arguments, *(n for n, _ in self.widths)], ())
+
+    def __call__(self, names: Mapping[str, Any], inputs: Sequence[Any], y: Any, numbers: Sequence[Any]) -> Any:
+        given = [(inputs[i] if i >= 0 else y).shape[axis] if i < len(inputs) else 1 for i, axis in self.gets]
+        given += [numbers[i] for i in self.numbers]
+        given += [(inputs[i] if i >= 0 else y).width if i < len(inputs) else 1 for _, i in self.widths]
+        return self._made(names, {}, *given)
+
+
+class Pattern(Entry):
+    """Functions that many methods share."""
+
+    functions: Functions
+
+
+class Language(Entry):
+    """The whole file."""
+
+    rules: dict[Name, Rule]
+    points: dict[Name, Literal["eager", "any"]]
+    """Functions that do nothing until a method puts its own in their place, each after the other. `eager`: attention
+    is then written out."""
+    functions: Functions
+    """What families share."""
+    patterns: dict[Name, Pattern] = Field(default_factory=dict)
+
+    @cached_property
+    def shared(self) -> dict[str, Function]:
+        """The shared functions, parsed."""
+        return parse_all(self.functions)
+
+
+@lru_cache(maxsize=4)
+def load_language(path: Path) -> Language:
+    """The table and the shared functions. Raises DataError with every problem and its line."""
+    return validated(Language, load_yaml(path, f"{path.parent.name}/{path.name}"))

@@ -1,0 +1,190 @@
+"""One training step of a program, run on tensors that have only sizes.
+
+Names and scopes are as in Python: a tensor is let go when no name holds it and autograd does not keep it. The forward
+pass writes a tape, the backward pass reads it. Nothing here knows a model, and nothing knows a method.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..schema.programs import Function, Line
+from .caller import Caller
+from .machine import SINGLE, Flags, Value, tensor
+from .program import Program
+from .tape import Record, Tape
+from .tensor import Storage, Tensor
+
+__all__ = ["Flags", "Step"]
+
+
+class Group:
+    """Layers that are run, and others like them that only count: on the way back their gradients are there at once."""
+
+    def __init__(self, step: Step, more: int):
+        self.more = more
+        self.before = step.tape.now, step.tape.flops, step.tape.left
+        self.first = len(step.held)
+        self.trained: Any = 0
+        self.kept: Any = 0
+        self.left: Any = 0
+        self.flops: Any = 0
+        self.held: list[Storage] = []
+        if more:
+            step.tape.records.append(lambda: self.counted(step.tape))
+
+    def end(self, step: Step) -> None:
+        """The group is through the forward pass."""
+        if not self.more:
+            return
+        tape, (now, flops, left) = step.tape, self.before
+        self.kept, self.left = tape.now - now, tape.left - left
+        self.held = step.held[self.first :]
+        tape.now += self.more * self.kept
+        tape.left += self.more * self.left
+        tape.flops += self.more * (tape.flops - flops)
+        tape.records.append(lambda: self.begin(tape))
+        step.groups.append(self)
+
+    def forget(self, step: Step) -> None:
+        """What was held to the end of the forward pass and is not kept counts no longer."""
+        gone = sum(storage.bytes for storage in self.held if not storage.holders)
+        self.kept -= gone
+        self.left -= gone
+        step.tape.now -= self.more * gone
+        step.tape.left -= self.more * gone
+
+    def begin(self, tape: Tape) -> None:
+        """The way back reaches the group, which is run when most is alive: as its last layer, or as its first."""
+        self.flops = tape.flops
+        if self.trained > self.kept:
+            self.passed(tape)
+
+    def counted(self, tape: Tape) -> None:
+        """The way back has left the group."""
+        tape.flops += self.more * (tape.flops - self.flops)
+        if not self.trained > self.kept:
+            self.passed(tape)
+
+    def passed(self, tape: Tape) -> None:
+        """The layers that only count have let go of what they kept, and their gradients are there."""
+        tape.now += self.more * (self.trained - self.kept)
+        tape.left -= self.more * self.left
+        tape.grads += self.more * self.trained
+
+
+class Step(Caller):
+    """A forward and a backward pass."""
+
+    def __init__(self, program: Program, flags: Flags):
+        super().__init__(program, flags)
+        self.sequences: dict[str, list[tuple[list[int], int]]] = {}
+        self.groups: list[Group] = []
+
+    def run(self) -> Tensor:
+        """The forward pass of the task; the loss, held once."""
+        task = self.model.inventory.task
+        if task not in self.model.functions:
+            raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
+        (loss,) = self.call(self.model.functions[task], [])
+        for storage in self.held:
+            self.tape.free(storage)
+        for group in self.groups:
+            group.forget(self)
+        self.held, self.casts = [], {}
+        return tensor(loss)
+
+    def back(self, loss: Tensor) -> None:
+        """The backward pass, during which the caller holds the loss and torch its gradient."""
+        self.tape.forward = False
+        loss.grad = self.tape.new(SINGLE)
+        loss.grad.holders += 1
+        self.tape.back()
+
+    # Layers
+
+    def layers(self, line: Line, function: Function) -> list[Value]:
+        """`h = each decoder h`: all layers of a stack, one after the other, each on what the one before gave."""
+        stack = str(line.arguments[0])
+        if stack not in self.model.inventory.stacks or stack not in self.model.functions:
+            known = ", ".join(self.model.inventory.stacks)
+            raise self._wrong(line.text, f"unknown stack {stack}", f"one of {known}, with a function", function)
+        values = [self._value(word, line, function) for word in line.arguments[1:]]
+        self._hold_all(values)
+        outer = self.stack, self.number, self.inside, self.base, self.names
+        for numbers, more in self.sequence(stack):
+            group = Group(self, more)
+            for number in numbers:
+                self._enter(stack, number)
+                hooks = self.program.at(stack, "layer", number)
+                results = self._around(self._checkpointed if self.flags.checkpointing else self._one, values, hooks)
+                group.trained += sum(p.bytes for p in self.inside.values() if p.live)
+                self._let_go(values[: len(results)])
+                values = results + values[len(results) :]
+            group.end(self)
+        self.stack, self.number, self.inside, self.base, self.names = outer
+        wanted = max(1, len(line.targets))
+        self._let_go(values[wanted:])
+        return values[:wanted]
+
+    def sequence(self, stack: str) -> list[tuple[list[int], int]]:
+        """The layers of a stack, in groups: which are run, and how often more they count."""
+        if stack not in self.sequences:
+            self.sequences[stack] = (
+                [([n], 0) for n in range(self.model.inventory.backbone.layers[stack])] if self.flags.whole
+                else self.program.sequence(stack, self.every[stack])
+            )  # fmt: skip
+        return self.sequences[stack]
+
+    def _enter(self, stack: str, number: int) -> None:
+        """Names and parameters of a layer."""
+        self.stack, self.number, self.inside = stack, number, {}
+        roles = {
+            f"has_{name.replace('.', '_')}": 1
+            for (where, name), modules in self.model.modules.items()
+            if where == stack and any(not m.layers or number in m.layers for m in modules)
+        }
+        self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number)}
+
+    def _one(self, values: list[Value]) -> list[Value]:
+        self.depth, self.used = len(self.scopes), {}
+        results = self.call(self.model.functions[self.stack], values)
+        self.depth = 0
+        return results
+
+    def _checkpointed(self, values: list[Value]) -> list[Value]:
+        """A layer of which only what it is given is kept."""
+        self.recording, self.done, self.last = False, 0, 0
+        results = self._one(values)
+        self.recording = True
+        ys = [y for y in results if isinstance(y, Tensor) and y.live]
+        if ys:
+            given = [v for v in (*values, *self.used.values()) if isinstance(v, Tensor)]
+            self._hold_all(given)
+            state = self.stack, self.number, self.inside, self.base, dict(self.used), self.last
+            self.tape.records.append(lambda: self._again(list(values), results, given, state))
+        return results
+
+    def _again(self, values: list[Value], results: list[Value], given: list[Tensor], state: Any) -> None:
+        """Forward once more, until all is there that the backward pass needs, and back."""
+        storages = [x.storage for x in given]
+        grads = [(i, y.grad) for i, y in enumerate(results) if isinstance(y, Tensor) and y.grad is not None]
+        if grads:
+            records, self.tape.records = self.tape.records, []
+            self.stack, self.number, self.inside, self.base, used, last = state
+            self.names, self.scopes = self.base, [used]
+            self.done, self.limit = 0, last
+            again = self._one(values)
+            self.limit = -1
+            for i, grad in grads:
+                results[i].grad = None  # before the next line, since it may be the same tensor
+                again[i].grad = grad
+            self._let_go(again)
+            kept = next((r.kept for r in self.tape.records if isinstance(r, Record) and r.kept), None)
+            if kept is not None:
+                kept.extend(storages)  # let go with the last of what is kept
+                storages = []
+            self.tape.back()
+            self.tape.records, self.stack, self.number, self.scopes = records, "", -1, []
+        for storage in storages:
+            self.tape.free(storage)

@@ -1,0 +1,141 @@
+"""What is alive: storages with counted holders, the tape of a forward pass, and the way back along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .rules import Rule
+from .tensor import Storage, Tensor
+
+__all__ = ["Record", "Tape"]
+
+
+class Record(NamedTuple):
+    """An operation on the tape: its rule, inputs, numbers and outputs, what formulas saw, and what is kept for it."""
+
+    rule: Rule
+    inputs: list[Tensor]
+    numbers: list[Any]
+    outputs: list[Tensor]
+    names: Any
+    kept: list[Storage]
+
+
+class Tape:
+    """Counts bytes as they come and go.
+
+    now, peak: bytes alive, and the most of them. left, grads: of those alive, what the forward pass left and gradients
+    of parameters; at the peak, `most`. flops: operations so far.
+    """
+
+    def __init__(self) -> None:
+        self.now: Any = 0
+        self.peak: Any = 0
+        self.flops: Any = 0
+        self.left: Any = 0
+        self.grads: Any = 0
+        self.most: tuple[Any, Any] = (0, 0)
+        self.forward = True
+        self.records: list[Record | Callable[[], None]] = []
+        self.origin = ""
+        self.log: list[tuple[Storage, int]] | None = None
+        """All storages that came (1) and went (-1), in order, for those who look."""
+
+    def see(self, moment: Any) -> None:
+        """A moment at which so many bytes are alive."""
+        if moment > self.peak:
+            self.peak, self.most = moment, (self.left, self.grads)
+
+    def new(self, size: Any) -> Storage:
+        """Bytes that come, held once."""
+        self.now += size
+        self.see(self.now)
+        storage = Storage(size, self.forward, self.origin)
+        if self.forward:
+            self.left += size
+        if self.log is not None:
+            self.log.append((storage, 1))
+        return storage
+
+    def free(self, storage: Storage) -> None:
+        """One holder less."""
+        storage.holders -= 1
+        if not storage.holders:
+            self.now -= storage.bytes
+            if storage.forward:
+                self.left -= storage.bytes
+            if self.log is not None:
+                self.log.append((storage, -1))
+
+    @staticmethod
+    def hold(tensor: Tensor) -> Tensor:
+        """One holder more."""
+        tensor.storage.holders += 1
+        return tensor
+
+    def back(self) -> None:
+        """From the end of the tape to its beginning."""
+        while self.records:
+            record = self.records.pop()
+            if isinstance(record, Record):
+                self._back(record)
+            else:
+                record()
+
+    def _back(self, record: Record) -> None:
+        rule, inputs, numbers, outputs, names, kept = record
+        given = [y.grad for y in outputs if y.grad is not None]
+        passed: list[tuple[Tensor, Storage]] = []
+        if given:
+            y, raw = outputs[0], 0
+            for output in outputs:
+                output.grad = None
+            later: list[Tensor] = []
+            for x in inputs[: rule.through]:
+                if not x.live:
+                    continue
+                if rule.passes and (x.bytes == y.bytes or rule.passes == "parts"):
+                    given[0].holders += 1
+                    passed.append((x, given[0]))
+                elif rule.summed and x.bytes < y.bytes:
+                    later.append(x)
+                    raw += y.bytes
+                else:
+                    passed.append((x, self.new(x.bytes)))
+            for x in later:  # all products are there before the first is summed, or gets another type
+                self.see(self.now + raw)
+                storage = self.new(x.bytes)
+                self.see(self.now + raw)
+                passed.append((x, storage))
+                raw -= y.bytes
+            beside: Any = 0
+            if "beside" in rule.sizes:
+                beside = rule.sizes["beside"](names, inputs, y, numbers)[0]
+            self.see(self.now + beside)
+            if rule.flops is not None:
+                which = "back" if rule.back is not None else "flops"
+                products = 1 if which == "back" else sum(x.live for x in inputs[:2])
+                self.flops += products * rule.sizes[which](names, inputs, y, numbers)[0]
+            for storage in given:
+                self.free(storage)
+        for storage in kept:
+            self.free(storage)
+        for x, grad in passed:
+            self.add(x, grad)
+
+    def add(self, x: Tensor, grad: Storage) -> None:
+        """A gradient of x, or another one, which takes a third tensor for a while."""
+        if x.grad is not None:
+            both = self.new(x.bytes)
+            self.free(x.grad)
+            self.free(grad)
+            x.grad = both
+            return
+        if x.key is not None:
+            if grad.holders > 1 or x.hooked:  # others hold it, or what is made of it takes its place
+                copy = self.new(x.bytes)
+                self.free(grad)
+                grad = copy
+            self.grads += x.bytes
+        x.grad = grad

@@ -1,0 +1,32 @@
+"""Tensors that have only sizes, and the storages that they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Storage", "Tensor"]
+
+
+class Storage:
+    """Bytes, how many hold them, and whether the forward pass made them. origin: what did, for those who look."""
+
+    __slots__ = ("bytes", "forward", "holders", "origin")
+
+    def __init__(self, size: Any, forward: bool, origin: str = ""):
+        self.bytes, self.holders, self.forward, self.origin = size, 1, forward, origin
+
+
+class Tensor:
+    """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
+
+    key: of a parameter, which one it is; None for all others. hooked: whether a method changes its gradient.
+    """
+
+    __slots__ = ("bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
+
+    def __init__(self, shape: Any, width: int, live: bool, storage: Storage | None = None, key: Any = None):
+        self.shape, self.width, self.live, self.key = shape, width, live, key
+        self.bytes = shape[0] * shape[1] * shape[2] * width
+        self.storage = storage if storage is not None else Storage(self.bytes, False)
+        self.grad: Storage | None = None
+        self.hooked = False

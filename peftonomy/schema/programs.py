@@ -1,0 +1,110 @@
+"""The language of operations: what a model or a method computes, one operation a line.
+
+    attend q k v:
+      eager: c = attend_eager q k v      # a condition, over sizes and flags, may stand in front
+      sdpa: c = fused q k v
+      return c
+
+A line is `[condition:] [names =] kind arguments`. Its kind is an operation of the table of rules, or a function. An
+argument is a name of the function or of one that called it, a role of the model's inventory (`attn.q`) or the path of
+a module, a tensor of the method's own (`.A`; with `.A?` it may be missing), what the line `share s x` put aside (`$s`),
+or a formula without spaces. A function gives the value of its last line, or what `return` names. Nothing here knows
+what an operation does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import FormulaError
+from ..formula import Formula
+
+__all__ = ["Function", "Line", "compiled", "parse", "parse_all"]
+
+HEAD = re.compile(r"[a-z]\w*( [A-Za-z]\w*)*\Z")
+NAME = re.compile(r"[A-Za-z]\w*\Z")
+SHAPED = re.compile(r"([A-Za-z]\w*)\[(.+)\]\Z")
+ARGUMENT = re.compile(r"[.$]?[A-Za-z][\w.]*\??\Z")
+
+
+def compiled(*formulas: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """One function of a mapping of names, for the values of several formulas."""
+    made = Formula.together(formulas, (), ())
+    return lambda names: tuple(made(names, {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One operation.
+
+    targets: the names that its results get. shape: the sizes of its result, where the line says them. arguments: each
+    a name, or a formula. when: whether the line is there.
+    """
+
+    text: str
+    targets: tuple[str, ...]
+    kind: str
+    arguments: tuple[str | Formula, ...]
+    shape: tuple[Formula, ...] | None
+    condition: Formula | None
+
+    def formulas(self) -> list[Formula]:
+        """All that the line computes before it runs."""
+        inside = [a for a in self.arguments if isinstance(a, Formula)]
+        return inside + [*(self.shape or ())] + [f for f in (self.condition,) if f is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A name, the names of what it is given, and its lines."""
+
+    name: str
+    inputs: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def parse(head: str, body: str) -> Function:
+    """A function of its head, `attend q k v`, and its lines. Raises ValueError, with the line that is wrong."""
+    if not HEAD.match(head):
+        raise ValueError(f"function {head!r}: a name and the names of what it is given were expected")
+    name, *inputs = head.split()
+    texts = [text for raw in body.splitlines() if (text := raw.partition("#")[0].strip())]
+    if not texts:
+        raise ValueError(f"function {head!r}: no line; at least one was expected")
+    return Function(name, tuple(inputs), tuple(_line(head, text) for text in texts))
+
+
+def parse_all(programs: Mapping[str, str]) -> dict[str, Function]:
+    """Functions by name. Raises ValueError."""
+    functions: dict[str, Function] = {}
+    for head, body in programs.items():
+        function = parse(head, body)
+        if function.name in functions:
+            raise ValueError(f"function {function.name!r} twice; expected once")
+        functions[function.name] = function
+    return functions
+
+
+def _line(head: str, text: str) -> Line:
+    before, colon, rest = text.partition(": ")
+    condition, rest = (before, rest) if colon else ("", text)
+    names, equals, call = rest.partition(" = ")
+    names, call = (names, call) if equals else ("", rest)
+    kind, *words = call.split() or [""]
+    shaped = SHAPED.match(names)
+    targets = (shaped[1],) if shaped else tuple(names.split())
+    for name in (*targets, kind):
+        if not NAME.match(name):
+            raise ValueError(f"function {head!r}: in {text!r}: found {name!r}; expected a name")
+    try:
+        shape = tuple(Formula.parse(size.strip()) for size in shaped[2].split(",")) if shaped else None
+        arguments = tuple(word if ARGUMENT.match(word) else Formula.parse(word) for word in words)
+        when = Formula.parse(condition.strip()) if condition else None
+    except FormulaError as error:
+        raise ValueError(f"function {head!r}: in {text!r}: {error}") from None
+    if shape is not None and len(shape) != 3:
+        raise ValueError(f"function {head!r}: in {text!r}: found {len(shape)} sizes; expected 3")
+    return Line(text, targets, kind, arguments, shape, when)

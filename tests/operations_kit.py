@@ -1,0 +1,233 @@
+"""Memory by operations, held against a simulated step: `python -m tests.operations_kit FAMILY METHOD [SETTING...]`.
+
+Prints bytes kept and peaks of both, and where they differ what each keeps, by size. Settings are `dtype=float32`,
+`eager`, `checkpointing`, `batch=2`, `seq=8`, `task=seq_cls`, `targets=attn.q,attn.v`, hyperparameters (`r=4`), and keys
+of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at the peak as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import peftonomy
+from peftonomy.memory.answer import Asked
+from peftonomy.memory.model import Memory, Setting
+from peftonomy.memory.step import Step
+
+__all__ = ["Case", "by_operations", "predicted", "simulated"]
+
+
+CONFIGS = Path(__file__).parent / "data" / "operations"
+"""By family, the config.json of a tiny model: with layers enough that some are counted and not run (five), and sizes
+that are nowhere equal by chance. Its `task`, if it has one, is the task that is trained."""
+
+
+@cache
+def tiny(family: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def knowledge() -> peftonomy.KnowledgeBase:
+    return peftonomy.load()
+
+
+@dataclass
+class Case:
+    """A method on a tiny model of a family, and how it is trained."""
+
+    family: str
+    method: str
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    checkpointing: bool = False
+    optimizer: str = "adamw"
+    batch: int = 2
+    seq: int = 8
+    task: str = ""
+    targets: tuple[str, ...] | None = None
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The config.json."""
+        config = {"model_type": self.family, **tiny(self.family), **self.config}
+        config.pop("task", None)
+        return config
+
+    @property
+    def trains(self) -> str:
+        """The task: the family's own or, where that has no loss, classification."""
+        default: str = knowledge().backbone(self.model).default_task
+        own: str = self.task or tiny(self.family).get("task", "")
+        return own or ("seq_cls" if default == "none" else default)
+
+    def asked(self) -> Asked:
+        """The question, as operations answer it."""
+        plan = knowledge()[self.method].plan(
+            knowledge().backbone(self.model), task=self.trains, targets=self.targets
+        )  # fmt: skip
+        setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
+        return Asked(knowledge(), plan, self.hyperparameters, setting)
+
+    def simulate(self) -> Any:
+        """The same step, simulated."""
+        from reference_impls import _simulate
+
+        warnings.simplefilter("ignore")
+        return _simulate.simulate(
+            knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
+            optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
+            targets=self.targets, task=self.trains, **self.hyperparameters,
+        )  # fmt: skip
+
+
+def predicted(case: Case) -> Memory:
+    """What operations say of a case."""
+    return case.asked().memory()
+
+
+Alive = Counter[tuple[int, str]]
+"""How many storages of so many bytes are alive, each with what made it."""
+
+
+def by_operations(case: Case) -> tuple[Alive, Alive]:
+    """The storages that the forward pass leaves, and those alive at the peak of both passes; every layer is run."""
+    asked = case.asked()
+    step = Step(asked.program, asked.flags(whole=True))
+    step.tape.log = log = []
+    loss = step.run()
+    kept = Counter((s.bytes, s.origin) for s, sign in log if sign > 0 and s.holders > 0 and s.bytes)
+    step.back(loss)
+    return kept, highest([((s.bytes, s.origin), sign) for s, sign in log])
+
+
+def highest(log: list[tuple[tuple[int, str], int]]) -> Alive:
+    """What was alive when most was."""
+    now = most = at = 0
+    for i, ((size, _), sign) in enumerate(log):
+        now += sign * size
+        if now > most:
+            most, at = now, i
+    alive: Alive = Counter()
+    for key, sign in log[: at + 1]:
+        alive[key] += sign
+    return alive
+
+
+def simulated(case: Case) -> tuple[Any, Alive, Alive]:
+    """A simulated step, the storages that its forward pass leaves, and those alive at the peak before the update."""
+    from reference_impls import _simulate
+
+    left: Alive = Counter()
+    peak: Alive = Counter()
+
+    class Listing(_simulate.Memory):
+        """Notes which operation made each storage."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: dict[int, str] = {}
+            self.batch: set[int] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            back = "backward " if torch._C._current_autograd_node() is not None else ""
+            self.current = f"{back}{func} {[tuple(a.shape) for a in args if hasattr(a, 'shape')]}"
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+        def _see(self, storage: Any) -> None:
+            new = storage._cdata not in self._live
+            super()._see(storage)
+            if new:
+                self.made[id(self._live[storage._cdata][0])] = self.current
+
+        def mark(self, part: str, tensors: Any = None) -> int:
+            found = super().mark(part, tensors)
+            if part == "activations":
+                blocks = [block for block, _ in self._live.values() if block.part == "activations"]
+                if tensors is not None:
+                    self.batch = {id(block) for block in blocks}
+                else:
+                    left.update((b.size, self.made.get(id(b), "")) for b in blocks if id(b) not in self.batch)
+            return found
+
+        def account(self) -> Any:
+            log = self._log[: self._ends["backward"]]
+            peak.update(highest([((b.size, self.made.get(id(b), "")), sign) for b, sign in log]))
+            return super().account()
+
+    before = _simulate.Memory
+    _simulate.Memory = Listing  # type: ignore[misc]
+    try:
+        return case.simulate(), left, peak
+    finally:
+        _simulate.Memory = before  # type: ignore[misc]
+
+
+def compared(what: str, ours: Alive, theirs: Alive) -> None:
+    """Print where two counts of storages differ, by size."""
+    sizes = Counter[int]()
+    for sign, counts in ((1, ours), (-1, theirs)):
+        for (size, _), number in counts.items():
+            sizes[size] += sign * number
+    for size, number in sorted(sizes.items(), reverse=True):
+        if number:
+            print(f"\n{what}: {size:,} bytes: operations have {abs(number)} {'more' if number > 0 else 'fewer'}")
+            for title, counts in (("operations: ", ours), ("simulated:  ", theirs)):
+                made = [f"{n} x {origin}" for (s, origin), n in counts.items() if s == size and n]
+                print(f"  {title}" + "\n              ".join(made))
+
+
+def read(words: list[str]) -> Case:
+    """A case from words of the command line."""
+    family, method, *settings = words
+    case = Case(family, method)
+    for word in settings:
+        name, equals, text = word.partition("=")
+        value: Any = text
+        try:
+            value = json.loads(text) if equals else True
+        except json.JSONDecodeError:
+            value = text
+        if name == "eager":
+            case.attention = "eager"
+        elif name.startswith("config."):
+            case.config[name.removeprefix("config.")] = value
+        elif name == "targets":
+            case.targets = tuple(text.split(","))
+        elif hasattr(case, name):
+            setattr(case, name, value)
+        else:
+            case.hyperparameters[name] = value
+    return case
+
+
+def main(words: list[str]) -> None:
+    case = read([word for word in words if word != "peak"])
+    found, left, peak = simulated(case)
+    ours = predicted(case)
+    print(f"kept  {ours.kept:>12,} operations {found.kept:>12,} simulated {ours.kept - found.kept:>+10,}")
+    print(f"peak  {ours.peak:>12,} operations {found.peak:>12,} simulated {ours.peak / found.peak - 1:>+10.4%}")
+    print(f"      {ours.phase} operations, {found.phase} simulated; simulated {found.peaks}, before {found.before}")
+    for name in ("weights", "optimizer_states", "trained", "forward_flops", "step_flops"):
+        a, b = getattr(ours, name), getattr(found, name)
+        print(f"{name:16} {a:>16,} {b:>16,}" + (f" {a - b:>+12,}" if a != b else ""))
+    mine, most = by_operations(case)
+    compared("kept", mine, left)
+    if "peak" in words:
+        compared("at the peak", most, peak)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
