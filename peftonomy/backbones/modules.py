@@ -22,7 +22,7 @@ from ..errors import UnknownName, UsageError, shown
 from ..schema.family import Shape
 
 __all__ = [
-    "LINEAR", "Block", "Module", "Selection", "SiteGroup", "in_stack", "joined", "role_matches", "totals",
+    "LINEAR", "Block", "Memo", "Module", "Selection", "SiteGroup", "in_stack", "joined", "role_matches", "totals",
 ]  # fmt: skip
 
 LINEAR = ("linear", "conv1d")
@@ -170,6 +170,19 @@ def layers_named(module: Module, suffixes: Sequence[str]) -> list[int | None]:
     return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
+class Memo(dict[Any, Any]):
+    """A cache with a limit: beyond `most` entries the oldest goes."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if len(self) >= self.most and key not in self:
+            del self[next(iter(self))]
+        super().__setitem__(key, value)
+
+
 class Selection:
     """Modules, and how roles and suffixes select linear modules among them.
 
@@ -181,7 +194,7 @@ class Selection:
         self, modules: tuple[Module, ...], stacks: Collection[str], label: str, expert_names: Collection[str]
     ):
         self.modules, self._stack_names, self.label, self._expert_names = modules, stacks, label, expert_names
-        self.memo: dict[Any, Any] = {}
+        self.memo = Memo(4096)
         """What was worked out on these modules before, by a key of whoever asks."""
 
     def roles(self, kinds: Sequence[str] = LINEAR) -> tuple[str, ...]:

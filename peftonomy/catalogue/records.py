@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from ..backbones.backbone import Backbone, load_model
+from ..backbones.modules import Memo
 from ..costs.cost import Cost
 from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
@@ -39,7 +40,7 @@ ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 FOLDERS = ("taxonomy", "methods", "backbones")
 Merge = Literal["exact", "none"]
 PLANS = 512
-"""Layouts on models that a method keeps; the oldest goes first."""
+"""Layouts on models that a method keeps."""
 
 
 class Shelf(Mapping[str, T], Generic[T]):
@@ -82,7 +83,7 @@ class MethodRecord:
     def __init__(self, kb: Records[Any], entry: MethodEntry, document: Document):
         self.kb, self.entry, self.document = kb, entry, document
         self.id, self.name, self.year, self.category = entry.id, entry.name, entry.year, entry.category
-        self._plans: dict[Any, Plan] = {}
+        self._plans = Memo(PLANS)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -118,7 +119,7 @@ class MethodRecord:
             task,
             num_labels,
         )
-        plan = self._plans.get(key) if key[0] is not None else None
+        plan: Plan | None = self._plans.get(key) if key[0] is not None else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
@@ -126,8 +127,6 @@ class MethodRecord:
             suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
             plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
             if key[0] is not None:
-                if len(self._plans) >= PLANS:
-                    del self._plans[next(iter(self._plans))]
                 self._plans[key] = plan
         return plan
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,19 +17,6 @@ __all__ = ["Bibliography", "Reference"]
 
 READ = ("paper", "code", "abstract", "none")
 ENTRY = re.compile(r"^@(\w+)\s*\{\s*([^,\s]+)\s*,", re.MULTILINE)
-LATEX = {
-    "\\&": "&",
-    "\\_": "_",
-    "\\%": "%",
-    "--": "–",
-    "~": " ",
-    "\\'e": "é",
-    '\\"u': "ü",
-    '\\"a': "ä",
-    '\\"o': "ö",
-    "\\ss": "ß",
-    "\\aa": "å",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +160,11 @@ class Bibliography(Mapping[str, Reference]):
         return len(self.lines)
 
 
+@functools.cache
 def plain(text: str) -> str:
-    """BibTeX text without braces and the commonest LaTeX accents."""
-    for latex, character in LATEX.items():
-        text = text.replace(f"{{{latex}}}", character).replace(latex, character)
-    return text.replace("{", "").replace("}", "")
+    """BibTeX text as it is read: accents as letters, no braces."""
+    from bibtexparser.latexenc import latex_to_unicode
+
+    dotted = re.sub(r"\\i(?![a-zA-Z])", "i", text)  # an accent takes the place of the dot
+    letters = unicodedata.normalize("NFC", latex_to_unicode(dotted))
+    return re.sub("[{}]", "", letters.replace("--", "–").replace("~", " "))
