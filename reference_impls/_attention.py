@@ -50,7 +50,9 @@ def _joined(model: nn.Module, attention: nn.Module, kind: str, extra: Callable[.
     if not hasattr(sys.modules[type(attention).__module__], "eager_attention_forward"):
         raise TypeError(f"{type(attention).__name__} does not go through the attention interface of transformers")
     cast(PreTrainedModel, model).set_attn_implementation("peftonomy")
-    hooks = vars(attention).setdefault(kind, OrderedDict())
+    if not hasattr(attention, kind):
+        setattr(attention, kind, OrderedDict())
+    hooks = getattr(attention, kind)
     handle = RemovableHandle(hooks)
     hooks[handle.id] = extra
     return handle
@@ -62,7 +64,7 @@ def attend(
 ) -> Attended:
     """The model's own eager attention, over more keys and values where `widen` has been."""
     batch = len(key)
-    for extra in vars(module).get("extra_keys_values", {}).values():
+    for extra in getattr(module, "extra_keys_values", {}).values():
         p_k, p_v = (p.to(key.dtype).expand(batch, -1, -1, -1) for p in extra())     # of the model's type
         key = torch.cat([p_k, key], dim=2)                                  # (batch, n_kv_heads, length + n, head_dim)
         value = torch.cat([p_v, value], dim=2)                              # (batch, n_kv_heads, length + n, head_dim)
@@ -76,7 +78,7 @@ def attend(
         options["position_bias"] = grown(position_bias)
     eager = sys.modules[type(module).__module__].eager_attention_forward
     output, weights = cast(Attended, eager(module, query, key, value, attention_mask, **options))
-    for term in vars(module).get("extra_terms", {}).values():
+    for term in getattr(module, "extra_terms", {}).values():
         output = output + term(query, options["scaling"]).transpose(1, 2)      # (batch, n, n_heads, head_dim)
     return output, weights
 

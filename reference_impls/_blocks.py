@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
+from . import _kit as kit
+
 __all__ = ["Bottleneck", "on_layer_output"]
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(kit.Child):
     """The adapter of Pfeiffer et al.: h <- h + W_up relu(W_down h + b_down) + b_up, behind one linear map."""
 
     def __init__(self, d: int, *, bottleneck: int):

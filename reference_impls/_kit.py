@@ -24,12 +24,9 @@ from peftonomy.backbones.backbone import Inventory
 from peftonomy.backbones.modules import joined
 
 __all__ = [
-    "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",
-    "on_input", "on_output", "sites", "weights",
+    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze",
+    "inventory", "on_input", "on_output", "share", "sites", "weights",
 ]
-
-
-Child = TypeVar("Child", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +96,21 @@ class Weight:
     stack: str
     layer: int | None
     pretrained: bool            # False for heads and poolers that transformers initialises afresh
+
+
+class Child(nn.Module):
+    """A module that a method attaches to a model; `attach` sets the attributes.
+
+    A child that is only ever attached to sites declares `site: kit.Site`.
+    """
+
+    site: Site | None = None            # None on any other module than a site's
+    host: nn.Module                     # the module that it is attached to; not a submodule
+    attached: str = ""                  # its name there; empty until it is attached
+    handles: list[RemovableHandle]      # the hooks that go when the child goes
+
+
+Kind = TypeVar("Kind", bound=Child)
 
 
 @functools.cache
@@ -176,13 +188,21 @@ def weights(model: nn.Module) -> list[Weight]:
 
 def freeze(model: nn.Module) -> None:
     """Stop training everything but what methods have attached. A task head is the caller's to free again."""
-    own = {id(p) for child in model.modules() if "attached" in vars(child) for p in child.parameters()}
+    own = {id(p) for child in attached(model) for p in child.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in own:
             parameter.requires_grad_(False)
 
 
-def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[RemovableHandle]:
+def share(child: nn.Module, **modules: nn.Module | None) -> None:
+    """Give a child modules that it uses but does not own: attributes that are not its submodules.
+
+    The class of the child declares the type of each. A deep copy of the model shares the copies.
+    """
+    vars(child).update(modules)         # nn.Module.__setattr__ would make them submodules
+
+
+def attach(host: Site | nn.Module, name: str, child: Child) -> list[RemovableHandle]:
     """Make `child` a submodule of the host under the (possibly dotted) name, and let it act there.
 
     On a site, `child.before(x)` changes the input, `child.after(x, y)` the output slice; `child.site` is the site.
@@ -209,24 +229,25 @@ def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[Removabl
         handles.append(on_input(site, acts.before))
     if site is not None and hasattr(child, "after"):
         handles.append(on_output(site, acts.after))
-    # plain attributes, past nn.Module's own __setattr__: the host is no submodule of its child
-    vars(child).update(site=site, host=module, attached=path, handles=handles)
+    child.site, child.attached, child.handles = site, path, handles
+    share(child, host=module)
     return handles
 
 
-def attached(model: nn.Module, name: str) -> list[nn.Module]:
-    """The children that `attach` hung up under this name, in the model's order."""
-    return [m for m in model.modules() if f"{vars(m).get('attached', '')}.".startswith(f"{name}.")]
+def attached(model: nn.Module, name: str = "") -> list[Child]:
+    """The children that are attached under this name, or under any, in the model's order."""
+    children = [m for m in model.modules() if isinstance(m, Child) and m.attached]
+    return [child for child in children if not name or f"{child.attached}.".startswith(f"{name}.")]
 
 
-def at_sites(model: nn.Module, name: str, kind: type[Child]) -> Iterator[tuple[Site, Child]]:
+def at_sites(model: nn.Module, name: str, kind: type[Kind]) -> Iterator[tuple[Site, Kind]]:
     """The attached children of one class, each with its site."""
     for child in attached(model, name):
-        if isinstance(child, kind) and vars(child)["site"] is not None:
-            yield vars(child)["site"], child
+        if isinstance(child, kind) and child.site is not None:
+            yield child.site, child
 
 
-def detach(model: nn.Module, name: str) -> list[nn.Module]:
+def detach(model: nn.Module, name: str) -> list[Child]:
     """Take all that is attached under this name down again. Returns the children for a last use."""
     children = attached(model, name)
     for child in children:
@@ -234,11 +255,11 @@ def detach(model: nn.Module, name: str) -> list[nn.Module]:
     return children
 
 
-def drop(child: nn.Module) -> None:
+def drop(child: Child) -> None:
     """Take one attached child down again, hooks included, and what held nothing but it."""
-    for handle in vars(child)["handles"]:
+    for handle in child.handles:
         handle.remove()
-    _drop(vars(child)["host"], vars(child)["attached"])
+    _drop(child.host, child.attached)
 
 
 def _drop(owner: nn.Module, path: str) -> None:

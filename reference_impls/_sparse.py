@@ -22,7 +22,7 @@ __all__ = ["Sparse", "choose", "clipped", "of", "only", "pack", "parameters", "u
 Named = Mapping[str, Tensor]
 
 
-class Sparse(nn.Module):
+class Sparse(kit.Child):
     """Remembers which entries are trained. A method attaches it to its model."""
 
     def __init__(self, kept: float):

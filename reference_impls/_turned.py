@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -12,15 +10,17 @@ from . import _kit as kit
 __all__ = ["Turned", "cayley", "merge", "skew"]
 
 
-class Turned(nn.Module):
+class Turned(kit.Child):
     """The map T before one weight. A method says in `turn` what it does to the rows of its argument."""
+
+    site: kit.Site
 
     def turn(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         # Added to the output, since on a slice of a fused module the others must read x as it was.
-        site = cast(kit.Site, vars(self)["site"])
+        site = self.site
         return y + (self.turn(x) - x) @ site.weight.T               # (..., d_in) -> (..., d_out)
 
     def merged(self, weight: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Triplets(nn.Module):
+class Triplets(kit.Child):
     """The correction beside one weight, in the form of a singular value decomposition."""
 
     def __init__(self, d_in: int, d_out: int, *, init_r: int, target_r: int, alpha: float):

@@ -22,7 +22,7 @@ from ._blocks import Bottleneck, on_layer_output
 from .pfeiffer_adapter import Placed, norm_behind
 
 
-class Start(nn.Module):
+class Start(kit.Child):
     """The first layer that has adapters in this forward pass."""
 
     def __init__(self, n_layers: int, *, n_drop: int, robust: bool):
@@ -38,11 +38,11 @@ class Start(nn.Module):
 class Droppable(Bottleneck, Placed):
     """An adapter that is skipped when its layer is dropped."""
 
-    start: Start        # a plain attribute, a submodule of no adapter
+    start: Start        # not a submodule
 
     def __init__(self, d: int, start: Start, layer: int, *, bottleneck: int):
         super().__init__(d, bottleneck=bottleneck)
-        vars(self)["start"] = start
+        kit.share(self, start=start)
         self.layer = layer
 
     def delta(self, h: Tensor) -> Tensor:

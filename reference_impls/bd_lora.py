@@ -19,7 +19,7 @@ ROW_PARALLEL = ("attn.o", "xattn.o", "mlp.down")
 """Roles whose weights are split by inputs."""
 
 
-class BDLoRA(nn.Module):
+class BDLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), one factor of which has `nblocks` blocks."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, nblocks: int, by_inputs: bool):

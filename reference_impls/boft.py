@@ -8,8 +8,6 @@ apart: m factors reach as far as blocks of size b 2^(m - 1). At inference nothin
 OFT with a scale. peft takes one factor unless it can compile its CUDA extension.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +37,7 @@ class BOFT(Turned):
         return x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        weight = cast(kit.Site, vars(self)["site"]).weight
+        weight = self.site.weight
         return y + self.s * (self.turn(x) @ weight.T) - x @ weight.T
 
     def merged(self, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class C3A(nn.Module):
+class C3A(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, block_size: int):

@@ -34,7 +34,7 @@ def soft_top_k(s: Tensor, k: int, *, epsilon: float, steps: int = 50) -> Tensor:
     return torch.exp((s + a + b) / e)                               # (..., n)
 
 
-class ConditionalAdapter(nn.Module):
+class ConditionalAdapter(kit.Child):
     """Router and adapter of one encoder layer."""
 
     def __init__(self, d_model: int, *, bottleneck: int, reduction: int, epsilon: float, attention: str):

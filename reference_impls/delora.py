@@ -18,7 +18,7 @@ from . import _kit as kit
 TINY = 1e-4
 
 
-class Bounded(nn.Module):
+class Bounded(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     w: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class DeltaLoRA(nn.Module):
+class DeltaLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), and the move of that weight."""
 
     change: Tensor

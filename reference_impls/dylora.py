@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Rank(nn.Module):
+class Rank(kit.Child):
     """The rank in use, one for the whole model."""
 
     def __init__(self, r: int):
@@ -28,14 +28,14 @@ class Rank(nn.Module):
         self.b = int(torch.randint(1, self.r + 1, ())) if model.training else self.served
 
 
-class DyLoRA(nn.Module):
+class DyLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    rank: Rank                  # a plain attribute, a submodule of no pair
+    rank: Rank                  # not a submodule
 
     def __init__(self, d_in: int, d_out: int, rank: Rank, *, alpha: float, frozen: bool):
         super().__init__()
-        vars(self)["rank"] = rank
+        kit.share(self, rank=rank)
         self.A = nn.Parameter(torch.empty(rank.r, d_in))
         self.B = nn.Parameter(torch.zeros(d_out, rank.r))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Grid(nn.Module):
+class Grid(kit.Child):
     """The corrections of the blocks of one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, k: int, hybrid_r: int, dropout: float):

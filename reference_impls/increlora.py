@@ -23,7 +23,7 @@ EPSILON = 1e-5
 """Added to the rank in the scale."""
 
 
-class Growing(nn.Module):
+class Growing(kit.Child):
     """The correction beside one weight, in pieces of one or more ranks each."""
 
     def __init__(self, d_in: int, d_out: int, *, init_r: int, target_r: int, reserve: int, alpha: float):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class KronA(nn.Module):
+class KronA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, a1: int, a2: int, scale: float):

@@ -26,7 +26,7 @@ def factor(width: int, wanted: int) -> int:
     return next(f for f in range(most, 0, -1) if width % f == 0)
 
 
-class LoKr(nn.Module):
+class LoKr(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(

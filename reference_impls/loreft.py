@@ -29,7 +29,7 @@ Ends = tuple[Tensor, Tensor]
 """Which positions (batch, n) belong to the first and to the last tokens."""
 
 
-class Positions(nn.Module):
+class Positions(kit.Child):
     """Where the first and the last tokens of one stack's present input are."""
 
     def __init__(self, prefix: int, suffix: int):
@@ -51,14 +51,14 @@ class Positions(nn.Module):
         return real & (place <= prefix), real & (place > count - suffix)
 
 
-class Intervention(nn.Module):
+class Intervention(kit.Child):
     """What is done behind one layer."""
 
-    positions: Positions        # a plain attribute: the stack's
+    positions: Positions        # not a submodule
 
     def __init__(self, d: int, positions: Positions, *, r: int, tied: bool, dropout: float):
         super().__init__()
-        vars(self)["positions"] = positions
+        kit.share(self, positions=positions)
         self.tied = tied
         sets = 1 if tied else min(positions.prefix, 1) + min(positions.suffix, 1)
         self.R = nn.ParameterList(nn.init.orthogonal_(torch.empty(r, d)) for _ in range(sets))

@@ -39,7 +39,7 @@ def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
     return m * side + (1 - m) * other
 
 
-class SideAttention(nn.Module):
+class SideAttention(kit.Child):
     """One attention of the side network: of d_s numbers per position, and heads r times narrower."""
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int, *, r: int):
@@ -62,7 +62,7 @@ class SideAttention(nn.Module):
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)           # (batch, n_heads, n, head_dim)
 
 
-class SideMLP(nn.Module):
+class SideMLP(kit.Child):
     """One feed-forward block of the side network."""
 
     def __init__(self, d_model: int, d_ff: int, *, r: int):
@@ -76,15 +76,15 @@ class SideMLP(nn.Module):
         return s + linear(z, self.W_out)                                        # (batch, n, d_s)
 
 
-class Rung(nn.Module):
+class Rung(kit.Child):
     """How a layer's state enters the side network, and the side layer that follows."""
 
-    attentions: list[SideAttention]     # plain attributes: each is a submodule beside what it is a copy of
-    mlp: SideMLP
+    mlp: SideMLP                # not a submodule
 
     def __init__(self, d_model: int, d_s: int, attentions: list[SideAttention], mlp: SideMLP):
         super().__init__()
-        vars(self).update(attentions=attentions, mlp=mlp)
+        self.attentions = attentions        # a list, not submodules: each is attached beside what it is a copy of
+        kit.share(self, mlp=mlp)
         self.D, self.b_D = weight(d_s, d_model), nn.Parameter(torch.zeros(d_s))
         self.alpha = nn.Parameter(torch.zeros(1))
 
@@ -95,7 +95,7 @@ class Rung(nn.Module):
         return self.mlp.add(s)
 
 
-class Ladder(nn.Module):
+class Ladder(kit.Child):
     """The ends of the side network, and its state while the backbone runs: one for each stack."""
 
     def __init__(self, d_model: int, d_s: int, n_stacks: int):

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from . import _kit as kit
 
 
-class Shard(nn.Module):
+class Shard(kit.Child):
     """The shared shard of one weight of shape (d_out, d_in); `height` outputs have one of their own each."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, height: int, dropout: float):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class TaskLoRA(nn.Module):
+class TaskLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), as one task has it."""
 
     def __init__(

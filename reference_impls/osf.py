@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class OSF(nn.Module):
+class OSF(kit.Child):
     """The trained part of one weight of shape (d_out, d_in)."""
 
     def __init__(self, u: Tensor, s: Tensor, v: Tensor):

@@ -29,7 +29,7 @@ def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
     return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
 
 
-class Placed(nn.Module):
+class Placed(kit.Child):
     """A module that corrects a layer's state, in the place of the Pfeiffer adapter."""
 
     def delta(self, h: Tensor) -> Tensor:

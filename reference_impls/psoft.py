@@ -16,7 +16,7 @@ from . import _kit as kit
 from ._turned import cayley, skew
 
 
-class PSOFT(nn.Module):
+class PSOFT(kit.Child):
     """The rotation inside one weight of shape (d_out, d_in)."""
 
     A: Tensor

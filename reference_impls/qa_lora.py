@@ -82,7 +82,7 @@ def grid_of(site: kit.Site) -> Grid:
     return grid
 
 
-class QALoRA(nn.Module):
+class QALoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, grid: Grid, *, r: int, alpha: float, dropout: float):

@@ -18,14 +18,14 @@ from . import _kit as kit
 from .vera import Shared
 
 
-class RandLoRA(nn.Module):
+class RandLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, d_in: int, d_out: int, shared: Shared, *, alpha: float):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.wide, self.narrow = d_out < d_in, min(d_in, d_out)
         self.larger = max(d_in, d_out)
         r = len(shared.A)

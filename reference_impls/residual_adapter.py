@@ -18,7 +18,7 @@ from . import _kit as kit
 from ._blocks import on_layer_output
 
 
-class ResidualAdapter(nn.Module):
+class ResidualAdapter(kit.Child):
     """The adapter behind one layer."""
 
     def __init__(self, d_model: int, *, bottleneck: int):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class SHiRA(nn.Module):
+class SHiRA(kit.Child):
     """The sparse correction of one weight of shape (d_out, d_in)."""
 
     positions: Tensor
