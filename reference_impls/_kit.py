@@ -12,7 +12,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from peftonomy.backbones.backbone import Inventory
 from peftonomy.backbones.modules import joined
 
 __all__ = [
-    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze",
-    "inventory", "on_input", "on_output", "share", "sites", "weights",
+    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "fold",
+    "freeze", "inventory", "on_input", "on_output", "share", "sites", "weights",
 ]
 
 
@@ -253,6 +253,22 @@ def detach(model: nn.Module, name: str) -> list[Child]:
     for child in children:
         drop(child)
     return children
+
+
+class Correction(Protocol):
+    """A child at a site whose output is that of a changed weight."""
+
+    def delta(self) -> Tensor:
+        """Return the change of the site's weight, (d_out, d_in)."""
+
+
+@torch.no_grad()
+def fold(model: nn.Module, name: str) -> nn.Module:
+    """Add `delta()` of every child at a site to the site's weight, and detach all that is attached under this name."""
+    for site, child in at_sites(model, name, Child):
+        site.weight.add_(cast(Correction, child).delta())
+    detach(model, name)
+    return model
 
 
 def drop(child: Child) -> None:

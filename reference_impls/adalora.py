@@ -114,12 +114,9 @@ def finish(model: nn.Module) -> None:
         child.P.data, child.Lambda.data, child.Q.data = child.P[:, mask], child.Lambda[mask], child.Q[mask]
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    for site, child in kit.at_sites(model, "adalora", Triplets):
-        site.weight.add_(child.delta())
-    kit.detach(model, "adalora")
-    return model
+    """Add the corrections to the weights."""
+    return kit.fold(model, "adalora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

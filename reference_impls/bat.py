@@ -45,10 +45,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add to every weight what its blocks become."""
-    for site, child in kit.at_sites(model, "bat", Blocks):
-        site.weight.add_(child.delta())
-    kit.detach(model, "bat")
-    return model
+    return kit.fold(model, "bat")

@@ -71,10 +71,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "bd_lora", BDLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "bd_lora")
-    return model
+    return kit.fold(model, "bd_lora")

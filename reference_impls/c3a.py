@@ -49,10 +49,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the blocks to the weights."""
-    for site, child in kit.at_sites(model, "c3a", C3A):
-        site.weight.add_(child.delta())
-    kit.detach(model, "c3a")
-    return model
+    return kit.fold(model, "c3a")

@@ -73,10 +73,6 @@ def finish(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the move and the correction to the weights."""
-    for site, child in kit.at_sites(model, "delta_lora", DeltaLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "delta_lora")
-    return model
+    return kit.fold(model, "delta_lora")

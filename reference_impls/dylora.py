@@ -83,14 +83,10 @@ def use(model: nn.Module, b: int) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections at the rank that `use` chose to the weights."""
     use(model, _rank(model).served)
-    for site, child in kit.at_sites(model, "dylora", DyLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "dylora")
-    return model
+    return kit.fold(model, "dylora")
 
 
 def _rank(model: nn.Module) -> Rank:

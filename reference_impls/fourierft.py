@@ -78,10 +78,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "fourierft") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the changes to the weights."""
-    for site, child in kit.at_sites(model, name, FourierFT):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "fourierft")

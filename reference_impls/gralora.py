@@ -61,10 +61,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "gralora", Grid):
-        site.weight.add_(child.delta())
-    kit.detach(model, "gralora")
-    return model
+    return kit.fold(model, "gralora")

@@ -129,13 +129,9 @@ def finish(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "increlora", Growing):
-        site.weight.add_(child.delta())
-    kit.detach(model, "increlora")
-    return model
+    return kit.fold(model, "increlora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -53,10 +53,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the products to the weights."""
-    for site, child in kit.at_sites(model, "krona", KronA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "krona")
-    return model
+    return kit.fold(model, "krona")

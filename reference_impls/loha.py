@@ -42,10 +42,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "loha", LoHa):
-        site.weight.add_(child.delta())
-    kit.detach(model, "loha")
-    return model
+    return kit.fold(model, "loha")

@@ -73,10 +73,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the products to the weights."""
-    for site, child in kit.at_sites(model, "lokr", LoKr):
-        site.weight.add_(child.delta())
-    kit.detach(model, "lokr")
-    return model
+    return kit.fold(model, "lokr")

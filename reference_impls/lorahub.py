@@ -134,13 +134,9 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the mixture to the weights."""
-    for site, hub in hubs(model):
-        site.weight.add_(hub.delta())
-    kit.detach(model, "lorahub")
-    return model
+    return kit.fold(model, "lorahub")
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

@@ -47,10 +47,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "miss") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the repeated shards to the weights."""
-    for site, child in kit.at_sites(model, name, Shard):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "miss")

@@ -84,13 +84,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add to the weights what the selected task makes of the experts."""
-    for site, child in kit.at_sites(model, "moelora", Experts):
-        site.weight.add_(child.delta())
-    kit.detach(model, "moelora")
-    return model
+    return kit.fold(model, "moelora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -60,10 +60,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add what the rotations change to the weights."""
-    for site, child in kit.at_sites(model, "psoft", PSOFT):
-        site.weight.add_(child.delta())
-    kit.detach(model, "psoft")
-    return model
+    return kit.fold(model, "psoft")

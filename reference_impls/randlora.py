@@ -72,10 +72,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the sums to the weights."""
-    for site, child in kit.at_sites(model, "randlora", RandLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "randlora")
-    return model
+    return kit.fold(model, "randlora")

@@ -68,10 +68,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "tinylora", TinyLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "tinylora")
-    return model
+    return kit.fold(model, "tinylora")

@@ -75,13 +75,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "uni_lora", UniLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "uni_lora")
-    return model
+    return kit.fold(model, "uni_lora")
 
 
 @torch.no_grad()

@@ -97,10 +97,6 @@ def unpack(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "vb_lora", VBLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "vb_lora")
-    return model
+    return kit.fold(model, "vb_lora")

@@ -65,10 +65,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "vera") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, name, VeRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "vera")
