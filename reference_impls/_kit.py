@@ -8,8 +8,10 @@ parameter names, masks and caches stay as they are. A child attached as `lora` t
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -118,10 +120,21 @@ def _knowledge() -> peftonomy.KnowledgeBase:
     return peftonomy.load()     # once, since families are read from their files
 
 
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, Any], Inventory]] = weakref.WeakKeyDictionary()
+"""The inventory of each live model, with a copy of the settings that it was built from."""
+
+
 def inventory(model: nn.Module) -> Inventory:
-    """The modules of a live model by role, from its config and its class name. Models that are alike share one."""
+    """The modules of a live model by role, from its config and its class name.
+
+    It is built once for each model, and again after its config has changed. Models that are alike share one.
+    """
     config = cast(Any, model).config
-    return _inventory(type(model).__name__, json.dumps(config.to_dict(), sort_keys=True, default=str))
+    settings, known = _known.get(model, ({}, None))
+    if known is None or settings != vars(config):
+        known = _inventory(type(model).__name__, json.dumps(config.to_dict(), sort_keys=True, default=str))
+        _known[model] = copy.deepcopy(vars(config)), known
+    return known
 
 
 @functools.lru_cache(maxsize=64)

@@ -156,35 +156,32 @@ def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst
     hooks = kit.attach(model, name, ladder)
     for i, stack in enumerate(stacks.values()):
         hooks.append(stack.register_forward_pre_hook(partial(ladder.enter, i), with_kwargs=True))
+    inner = [*kit.blocks(model, "attention"), *kit.blocks(model, "mlp")]
     for block in kit.blocks(model, "layer"):
         i = [*stacks].index(block.stack) if len(stacks) > 1 else 0
         if block.layer == 0:
             hooks.append(block.module.register_forward_pre_hook(partial(ladder.begin, i), with_kwargs=True))
         if drop_every == 0 or block.layer % drop_every:
-            rung = _rung(model, block, r, name)
+            rung = _rung(block, [b for b in inner if (b.stack, b.layer) == (block.stack, block.layer)], r, name)
             hooks.append(block.module.register_forward_hook(partial(ladder.climb, i, block.stack == "decoder", rung)))
     for i, stack in enumerate(stacks.values()):
         hooks.append(stack.register_forward_hook(partial(ladder.end, i)))
     return model
 
 
-def _rung(model: nn.Module, layer: kit.Block, r: int, name: str) -> Rung:
-    """The side layer of one layer of the backbone, its parts attached beside what they are narrow copies of."""
+def _rung(layer: kit.Block, inner: list[kit.Block], r: int, name: str) -> Rung:
+    """The side layer of one layer of the backbone, its parts attached to the inner blocks that they narrow."""
     dims = layer.dims
+    *attention_blocks, mlp_block = inner
     attentions = []
-    for block in _beside(model, layer, "attention"):
+    for block in attention_blocks:
         attentions.append(SideAttention(dims["d_model"], dims["n_heads"], dims["head_dim"], r=r))
         kit.attach(block.module, name, attentions[-1])
-    [block] = _beside(model, layer, "mlp")
     mlp = SideMLP(dims["d_model"], dims["d_ff"], r=r)
-    kit.attach(block.sites["mlp.up"], name, mlp)
+    kit.attach(mlp_block.sites["mlp.up"], name, mlp)
     rung = Rung(dims["d_model"], dims["d_model"] // r, attentions, mlp)
     kit.attach(layer.module, name, rung)
     return rung
-
-
-def _beside(model: nn.Module, layer: kit.Block, kind: str) -> list[kit.Block]:
-    return [b for b in kit.blocks(model, kind) if (b.stack, b.layer) == (layer.stack, layer.layer)]
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

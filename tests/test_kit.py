@@ -8,7 +8,7 @@ import pytest
 
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
-from reference_impls import lora, vera
+from reference_impls import lora, lst, vera
 
 pytestmark = pytest.mark.torch
 
@@ -31,3 +31,20 @@ def test_a_shared_module_belongs_to_its_host_alone() -> None:
         assert new.shared is shared, "the copies share the copy"
         assert old.shared is not shared
         assert new.host is site.module is again.get_submodule(site.path)
+
+
+def test_the_inventory_is_built_once_for_each_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("t5")
+    found = kit.inventory(model)
+    monkeypatch.setattr(kit.json, "dumps", None)
+    assert kit.inventory(model) is found
+    lst.apply(model, r=2, drop_every=2)
+    monkeypatch.undo()
+    assert kit.inventory(copy.deepcopy(model)) is found, "a copy has the same config"
+
+
+def test_the_inventory_follows_the_config() -> None:
+    model = tiny.model("bert")
+    before = kit.inventory(model).dims["vocab"]
+    model.resize_token_embeddings(before + 3, mean_resizing=False)
+    assert kit.inventory(model).dims["vocab"] == before + 3
