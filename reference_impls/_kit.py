@@ -27,7 +27,7 @@ from peftonomy.backbones.modules import joined
 
 __all__ = [
     "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "fold",
-    "freeze", "inventory", "on_input", "on_output", "share", "sites", "weights",
+    "freeze", "inventory", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
 ]
 
 
@@ -314,6 +314,14 @@ def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableH
     return site.module.register_forward_hook(functools.partial(_after, act, part))
 
 
+def on_layer_output(layer: nn.Module, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Apply `act`, a bound method of a module, to the hidden states that `layer` returns.
+
+    A layer returns its hidden states alone or, in T5, as the first item of a tuple.
+    """
+    return layer.register_forward_hook(functools.partial(_after_layer, act))
+
+
 def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return act(args[0]).to(args[0].dtype), *args[1:]
 
@@ -328,3 +336,9 @@ def _after(
     spread = output.unflatten(-1, (groups, -1))
     changed = act(args[0], spread[..., start:stop].flatten(-2)).to(output.dtype).unflatten(-1, (groups, -1))
     return torch.cat([spread[..., :start], changed, spread[..., stop:]], dim=-1).flatten(-2)
+
+
+def _after_layer(act: Callable[[Tensor], Tensor], layer: nn.Module, args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return act(output[0]).to(output[0].dtype), *output[1:]
+    return act(output).to(output.dtype)

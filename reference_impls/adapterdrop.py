@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._blocks import Bottleneck, on_layer_output
+from ._bottleneck import Bottleneck
 from .pfeiffer_adapter import Placed, norm_behind
 
 
@@ -69,7 +69,7 @@ def apply(
             if (norm := norm_behind(model, site.path)) is not None:
                 hooks.append(norm.register_forward_hook(child.around))
             elif site.role == "mlp.down":
-                hooks.append(on_layer_output(layers[site.stack, layer], child.behind))
+                hooks.append(kit.on_layer_output(layers[site.stack, layer], child.behind))
             else:
                 hooks.append(kit.on_output(site, child.after))
     return model

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from . import _kit as kit
-from ._blocks import on_layer_output
 from ._prompt import by_name, cached
 
 Ends = tuple[Tensor, Tensor]
@@ -101,7 +100,7 @@ def intervene(
             hooks = kit.attach(stack, name, positions[layer.stack])
             hooks.append(stack.register_forward_pre_hook(positions[layer.stack].look, with_kwargs=True))
         child = kind(layer.dims["d_model"], positions[layer.stack], r=r, tied=tied, dropout=dropout)
-        kit.attach(layer.module, name, child).append(on_layer_output(layer.module, child.behind))
+        kit.attach(layer.module, name, child).append(kit.on_layer_output(layer.module, child.behind))
     return model
 
 

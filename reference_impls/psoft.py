@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._turned import cayley, skew
+from ._rotated import cayley, skew
 
 
 class PSOFT(kit.Child):
@@ -33,9 +33,9 @@ class PSOFT(kit.Child):
         self.terms = terms
 
     def rotation(self) -> Tensor:
-        turned = cayley(skew(self.Q, len(self.A)), self.terms)      # (r, r)
-        turned = turned if self.a is None else turned * self.a
-        return turned if self.b is None else self.b[:, None] * turned
+        rotated = cayley(skew(self.Q, len(self.A)), self.terms)      # (r, r)
+        rotated = rotated if self.a is None else rotated * self.a
+        return rotated if self.b is None else self.b[:, None] * rotated
 
     def change(self) -> Tensor:
         return self.rotation() - torch.eye(len(self.A)).to(self.A)  # (r, r)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from ._attention import widen
-from ._blocks import Bottleneck
+from ._bottleneck import Bottleneck
 from .prefix_tuning import Prefix
 
 STRATEGIES = ("AL", "AP", "APB", "PBL")

@@ -15,10 +15,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Anew", "put", "undo"]
+__all__ = ["Recomputed", "register", "remove"]
 
 
-class Anew(nn.Module):
+class Recomputed(nn.Module):
     """A parametrisation of a frozen weight. A method says in `right_inverse` and `forward` how it is held and made."""
 
     def __init__(self, weight: Tensor):
@@ -28,21 +28,21 @@ class Anew(nn.Module):
         self.handles: list[RemovableHandle] = []
 
     def begin(self, host: nn.Module, args: Any) -> None:
-        hooks = saved_tensors_hooks(partial(self.let_go, host), taken_up)
+        hooks = saved_tensors_hooks(partial(self.pack, host), unpack)
         hooks.__enter__()
         self.open.append(hooks)
 
     def end(self, host: nn.Module, args: Any, output: Any) -> None:
         self.open.pop().__exit__()
 
-    def let_go(self, host: nn.Module, tensor: Tensor) -> Tensor | tuple[nn.Module, bool, torch.dtype]:
+    def pack(self, host: nn.Module, tensor: Tensor) -> Tensor | tuple[nn.Module, bool, torch.dtype]:
         """In place of the weight, or of its transpose, that a map keeps: how to make it again."""
         if tensor.requires_grad or tensor.ndim != 2 or tensor.numel() != self.shape.numel():
             return tensor
         return host, tensor.shape != self.shape or not tensor.is_contiguous(), tensor.dtype
 
 
-def taken_up(kept: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
+def unpack(kept: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
     host, turned, dtype = kept
@@ -50,7 +50,7 @@ def taken_up(kept: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
     return weight.T if turned else weight
 
 
-def put(host: nn.Module, held: Anew) -> None:
+def register(host: nn.Module, held: Recomputed) -> None:
     """Hold the weight of a linear map so from now on."""
     parametrize.register_parametrization(host, "weight", held, unsafe=True)
     held.handles += [
@@ -59,7 +59,7 @@ def put(host: nn.Module, held: Anew) -> None:
     ]
 
 
-def undo(host: nn.Module) -> None:
+def remove(host: nn.Module) -> None:
     """Make the weight a plain parameter again, with the numbers that it has now."""
     made = nn.Parameter(cast(Tensor, host.weight).detach().clone(), requires_grad=False)
     for handle in cast(Any, host).parametrizations.weight[0].handles:

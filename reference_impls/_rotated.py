@@ -7,25 +7,25 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 
-__all__ = ["Turned", "cayley", "merge", "skew"]
+__all__ = ["Rotated", "cayley", "merge", "skew"]
 
 
-class Turned(kit.Child):
-    """The map T before one weight. A method says in `turn` what it does to the rows of its argument."""
+class Rotated(kit.Child):
+    """The map T before one weight. A method says in `rotate` what it does to the rows of its argument."""
 
     site: kit.Site
 
-    def turn(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         # Added to the output, since on a slice of a fused module the others must read x as it was.
         site = self.site
-        return y + (self.turn(x) - x) @ site.weight.T               # (..., d_in) -> (..., d_out)
+        return y + (self.rotate(x) - x) @ site.weight.T               # (..., d_in) -> (..., d_out)
 
     def merged(self, weight: Tensor) -> Tensor:
         """The weight (d_out, d_in) with T in it."""
-        return weight @ self.turn(torch.eye(weight.shape[1]).to(weight)).T
+        return weight @ self.rotate(torch.eye(weight.shape[1]).to(weight)).T
 
 
 def skew(entries: Tensor, size: int) -> Tensor:
@@ -55,7 +55,7 @@ def cayley(q: Tensor, terms: int | None = None) -> Tensor:
 @torch.no_grad()
 def merge(model: nn.Module, name: str) -> nn.Module:
     """Put every T into the weight behind it."""
-    for site, child in kit.at_sites(model, name, Turned):
+    for site, child in kit.at_sites(model, name, Rotated):
         site.weight.copy_(child.merged(site.weight))
     kit.detach(model, name)
     return model
