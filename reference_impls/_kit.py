@@ -268,7 +268,7 @@ def detach(model: nn.Module, name: str) -> list[Child]:
     return children
 
 
-class Correction(Protocol):
+class _Additive(Protocol):
     """A child at a site whose output is that of a changed weight."""
 
     def delta(self) -> Tensor:
@@ -279,7 +279,7 @@ class Correction(Protocol):
 def fold(model: nn.Module, name: str) -> nn.Module:
     """Add `delta()` of every child at a site to the site's weight, and detach all that is attached under this name."""
     for site, child in at_sites(model, name, Child):
-        site.weight.add_(cast(Correction, child).delta())
+        site.weight.add_(cast(_Additive, child).delta())
     detach(model, name)
     return model
 
