@@ -1,7 +1,7 @@
-"""Weights that are held in another form and made anew wherever they are read, for the backward pass as well.
+"""Weights that are stored in another form and recomputed whenever they are read, in the backward pass too.
 
-A parametrisation alone would leave each weight that it makes alive from the forward pass to the backward pass, since
-the gradient of what the module reads needs it.
+With a parametrisation alone, autograd would save each computed weight from the forward pass to the backward pass,
+because the gradient of the module's input needs it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["Recomputed", "register", "remove"]
 
 
 class Recomputed(nn.Module):
-    """A parametrisation of a frozen weight. A method says in `right_inverse` and `forward` how it is held and made."""
+    """A parametrisation of a frozen weight. Subclasses store it in `right_inverse` and compute it in `forward`."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
         self.shape = weight.shape
-        self.open: list[saved_tensors_hooks] = []       # of the forward pass that runs
+        self.open: list[saved_tensors_hooks] = []       # hooks of the running forward pass
         self.handles: list[RemovableHandle] = []
 
     def begin(self, host: nn.Module, args: Any) -> None:
@@ -36,37 +36,37 @@ class Recomputed(nn.Module):
         self.open.pop().__exit__()
 
     def pack(self, host: nn.Module, tensor: Tensor) -> Tensor | tuple[nn.Module, bool, torch.dtype]:
-        """In place of the weight, or of its transpose, that a map keeps: how to make it again."""
+        """Return what autograd saves for a tensor. For the weight or its transpose, that is how to recompute it."""
         if tensor.requires_grad or tensor.ndim != 2 or tensor.numel() != self.shape.numel():
             return tensor
         return host, tensor.shape != self.shape or not tensor.is_contiguous(), tensor.dtype
 
 
-def unpack(kept: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    host, turned, dtype = kept
+def unpack(saved: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
+    if isinstance(saved, Tensor):
+        return saved
+    host, transposed, dtype = saved
     weight = cast(Tensor, host.weight).detach().to(dtype)
-    return weight.T if turned else weight
+    return weight.T if transposed else weight
 
 
-def register(host: nn.Module, held: Recomputed) -> None:
-    """Hold the weight of a linear map so from now on."""
-    parametrize.register_parametrization(host, "weight", held, unsafe=True)
-    held.handles += [
-        host.register_forward_pre_hook(held.begin),
-        host.register_forward_hook(held.end, prepend=True, always_call=True),   # before methods take the output
+def register(host: nn.Module, weight: Recomputed) -> None:
+    """Store the weight of a linear layer in the form of `weight`."""
+    parametrize.register_parametrization(host, "weight", weight, unsafe=True)
+    weight.handles += [
+        host.register_forward_pre_hook(weight.begin),
+        host.register_forward_hook(weight.end, prepend=True, always_call=True),     # before a method's own hooks
     ]
 
 
 def remove(host: nn.Module) -> None:
-    """Make the weight a plain parameter again, with the numbers that it has now."""
-    made = nn.Parameter(cast(Tensor, host.weight).detach().clone(), requires_grad=False)
+    """Make the weight a plain parameter again, with its current values."""
+    plain = nn.Parameter(cast(Tensor, host.weight).detach().clone(), requires_grad=False)
     for handle in cast(Any, host).parametrizations.weight[0].handles:
         handle.remove()
     parametrize.remove_parametrizations(host, "weight")
     del host.weight
     others = dict(host.named_parameters(recurse=False))
-    for name, parameter in {"weight": made, **others}.items():      # in the old order
+    for name, parameter in {"weight": plain, **others}.items():     # in the original order
         host._parameters.pop(name, None)
         host.register_parameter(name, parameter)

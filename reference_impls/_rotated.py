@@ -1,4 +1,4 @@
-"""Methods that turn what a frozen weight reads: h = W_0 T x with a learned square T, which differs between methods."""
+"""Methods that transform the input of a frozen weight: h = W_0 T x, where T is a learned square matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Rotated", "cayley", "merge", "skew"]
 
 
 class Rotated(kit.Child):
-    """The map T before one weight. A method says in `rotate` what it does to the rows of its argument."""
+    """The matrix T of one weight. Subclasses apply it to the rows of a tensor in `rotate`."""
 
     site: kit.Site
 
@@ -19,17 +19,16 @@ class Rotated(kit.Child):
         raise NotImplementedError
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        # Added to the output, since on a slice of a fused module the others must read x as it was.
-        site = self.site
-        return y + (self.rotate(x) - x) @ site.weight.T               # (..., d_in) -> (..., d_out)
+        # The change is added to the output, because the other slices of a fused module read the original x.
+        return y + (self.rotate(x) - x) @ self.site.weight.T        # (..., d_in) -> (..., d_out)
 
     def merged(self, weight: Tensor) -> Tensor:
-        """The weight (d_out, d_in) with T in it."""
+        """Return W T for a weight W (d_out, d_in)."""
         return weight @ self.rotate(torch.eye(weight.shape[1]).to(weight)).T
 
 
 def skew(entries: Tensor, size: int) -> Tensor:
-    """Skew-symmetric matrices (..., size, size) from what stands above their diagonals, (..., size (size - 1) / 2)."""
+    """Return skew-symmetric matrices (..., size, size) from the size (size - 1) / 2 entries above their diagonals."""
     rows, columns = torch.triu_indices(size, size, 1)
     upper = entries.new_zeros(*entries.shape[:-1], size, size)
     upper[..., rows, columns] = entries
@@ -37,14 +36,15 @@ def skew(entries: Tensor, size: int) -> Tensor:
 
 
 def cayley(q: Tensor, terms: int | None = None) -> Tensor:
-    """(I + Q)(I - Q)^-1 of skew-symmetric Q (..., n, n): orthogonal. With `terms`, the inverse is a sum of powers.
+    """Return the orthogonal matrix (I + Q)(I - Q)^-1 for skew-symmetric Q (..., n, n).
 
-    Then the result is I + 2 Q + ... + 2 Q^(terms - 2) + Q^(terms - 1), which is nearly orthogonal where Q is small.
+    With `terms`, the inverse is a truncated Neumann series. The result is then
+    I + 2 Q + ... + 2 Q^(terms - 2) + Q^(terms - 1), which is nearly orthogonal if Q is small.
     """
     one = torch.eye(q.shape[-1]).to(q).expand_as(q)
     if terms is None:
-        turned: Tensor = torch.linalg.solve(one - q, one + q, left=False)
-        return turned
+        rotation: Tensor = torch.linalg.solve(one - q, one + q, left=False)
+        return rotation
     power = inverse = one
     for _ in range(terms - 2):
         power = power @ q
@@ -54,7 +54,7 @@ def cayley(q: Tensor, terms: int | None = None) -> Tensor:
 
 @torch.no_grad()
 def merge(model: nn.Module, name: str) -> nn.Module:
-    """Put every T into the weight behind it."""
+    """Replace every weight W by W T."""
     for site, child in kit.at_sites(model, name, Rotated):
         site.weight.copy_(child.merged(site.weight))
     kit.detach(model, name)
