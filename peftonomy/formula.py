@@ -72,6 +72,13 @@ class Formula:
         """The value, when the formula is a plain number."""
         return self.tree[1] if self.tree[0] == "num" else None
 
+    def conjuncts(self) -> list[Formula]:
+        """Split a condition into the conditions that must all hold."""
+        body = ast.parse(self.source, mode="eval").body
+        if not (isinstance(body, ast.BoolOp) and isinstance(body.op, ast.And)):
+            return [self]
+        return [Formula.parse(ast.unparse(part)) for part in body.values]
+
     def check(self, known: Iterable[str]) -> None:
         """Raise FormulaError at the first name that is not `known`."""
         known = set(known)

@@ -39,7 +39,7 @@ from . import _kit as kit
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "PHASES", "Simulation", "simulate"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.bfloat16}
-"""Types of the weights. With `mixed`, trained parameters are float32 and the forward pass runs under autocast to bfloat16."""
+"""Types of the weights. With `mixed`, trained parameters are float32, and the forward pass is autocast to bfloat16."""
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=False),
     "adamw-foreach": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=True),

@@ -52,7 +52,7 @@ class Context(kit.Child):
 
 
 def apply(
-    model: nn.Module, *, prompt_length: int = 64, labels: int = 4, epsilon: float = 0.1, format_epsilon: float = 0.1
+    model: nn.Module, *, prompt_length: int = 64, labels: int = 4, epsilon: float = 0.2, format_epsilon: float = 0.1
 ) -> nn.Module:
     """Freeze the model and put a context in front of its inputs."""
     kit.freeze(model)

@@ -112,13 +112,14 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Calibrate a copy of the model on the recorded inputs of two modules; for the golden vectors."""
+    """Run the first module, and calibrate a copy on the recorded inputs of two; for the golden vectors."""
+    output = next(site.module for site, _ in kit.at_sites(model, "eva", EVA))(inputs["x"])
     model = copy.deepcopy(model)
     up, down = (site.module for site, _ in kit.at_sites(model, "eva", EVA))
     calibrate(model, (up(inputs["x"]).sum() + down(inputs["z"]).sum() for _ in range(1)))
     first, second = (child for _, child in kit.at_sites(model, "eva", EVA))
     return {
+        "output": output,
         "ranks": torch.tensor([first.rank, second.rank]), "scales": torch.tensor([first.gain, second.gain]),
         "directions_up": first.A.abs(), "directions_down": second.A.abs(),
-        "second": torch.stack([first.B.abs().max(), second.B.abs().max()]),
     }

@@ -58,6 +58,11 @@ class Growing(kit.Child):
             delta.register_hook(self.observe)
         return y + x @ delta.T                          # (..., d_in) -> (..., d_out)
 
+    @property
+    def score(self) -> Tensor:
+        """How much the weight deserves rank."""
+        return self.sensitivity * self.uncertainty
+
     @torch.no_grad()
     def observe(self, gradient: Tensor) -> None:
         """Take the gradient of the correction (d_out, d_in) into the running averages."""
@@ -89,7 +94,7 @@ def grow(model: nn.Module, h: int) -> list[nn.Parameter]:
     """Give rank to the h weights of the largest score, within the budget. Returns the new parameters."""
     children = sorted(
         (child for _, child in kit.at_sites(model, "increlora", Growing)),
-        key=lambda child: float(child.sensitivity * child.uncertainty), reverse=True,
+        key=lambda child: float(child.score), reverse=True,
     )  # fmt: skip
     new = [p for child in children[: min(h, left(model) // children[0].reserve)] for p in child.grow()]
     if not left(model):
@@ -142,5 +147,4 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     other = copy.deepcopy(model)
     grow(other, 1)
     grown = other.get_submodule(site.path)(inputs["x"])
-    score = child.sensitivity * child.uncertainty
-    return {"output": output, "penalty": 0.1 * penalty(model), "score": score, "grown": grown}
+    return {"output": output, "penalty": 0.1 * penalty(model), "score": child.score, "grown": grown}

@@ -67,3 +67,10 @@ def apply(
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
     return kit.fold(model, "l_lora")
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the method alone, and the tangent at a recorded start; for the golden vectors."""
+    [(site, child)] = kit.at_sites(model, "l_lora", LinearLoRA)
+    start = inputs["A0"], inputs["B0"]
+    return {"output": site.module(inputs["x"]), "tangent": tangent(inputs["x"], start, (child.A, child.B))}

@@ -35,7 +35,7 @@ class LoRAGA(_starts.Anchored):
 
 
 def apply(
-    model: nn.Module, *, r: int = 8, alpha: float = 16.0, dropout: float = 0.0, stable_gamma: float = 16.0,
+    model: nn.Module, *, r: int = 32, alpha: float = 8.0, dropout: float = 0.0, stable_gamma: float = 16.0,
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
     """Freeze the model and put a correction beside every targeted weight; `calibrate` then gives it its start."""

@@ -27,7 +27,7 @@ class MiCA(lora.LoRA):
 
 
 def apply(
-    model: nn.Module, *, r: int = 16, alpha: float = 32.0, dropout: float = 0.0,
+    model: nn.Module, *, r: int = 16, alpha: float = 16.0, dropout: float = 0.0,
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze the model and put a half-trained correction beside every targeted weight."""

@@ -131,8 +131,11 @@ def finish(model: nn.Module) -> nn.Module:
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run the method alone on recorded inputs and draws; for the golden vectors."""
+    """Run the method alone on recorded inputs and draws, or draw itself; for the golden vectors."""
     [(site, child)] = kit.at_sites(model, "monteclora", Sampled)
+    if "draws" in inputs:
+        drawn = torch.stack([child.noise().detach() for _ in range(int(inputs["draws"]))])     # (draws, r, d_in)
+        return {"mean": drawn.mean((0, 2)), "power": drawn.square().mean((0, 2))}
     weights = child.weights(inputs["logits"])
     noise = child.mixed(inputs["chi"], inputs["normal"], weights)
     shares, widths, spread = divergences(child, 1.0)

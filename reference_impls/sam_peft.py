@@ -75,6 +75,7 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     gradients = {name: p.grad for name, p in sparse.parameters(model).items() if p.grad is not None}
     return {
         "scores": recorded.flat(total),                             # (all entries,)
+        "gains": gain(recorded.flat(total), inputs["curvature"]),   # (all entries,)
         "mask": recorded.flat(sparse.of(model, "sam_peft").masks),  # (all entries,)
         "output": recorded.flat(gradients),                         # (all entries,)
     }

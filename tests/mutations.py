@@ -67,10 +67,13 @@ def _changes(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str
         yield "one copy more", {"copies": Formula.parse(f"({tensor.copies.source}) + 1")}
     yield f"per {ELSEWHERE[tensor.per]}", {"per": ELSEWHERE[tensor.per]}
     yield from _filters(tensor, entry)
-    for name in ("where", "when"):
-        if (condition := getattr(tensor, name)) is not None:
-            yield f"{name} dropped", {name: None}
-            yield f"{name} negated", {name: Formula.parse(f"not ({condition.source})")}
+    if tensor.if_ is not None:
+        parts = tensor.if_.conjuncts()
+        for i, part in enumerate(parts):
+            rest = " and ".join(f"({other.source})" for other in [*parts[:i], *parts[i + 1 :]])
+            yield f"if {part.source} dropped", {"if_": Formula.parse(rest) if rest else None}
+            both = f"not ({part.source})" + (f" and {rest}" if rest else "")
+            yield f"if {part.source} negated", {"if_": Formula.parse(both)}
     moved = tensor.trained is True
     yield f"trained {str(not moved).lower()}", {"trained": not moved}
     yield f"served {SERVED[tensor.served]}", {"served": SERVED[tensor.served]}

@@ -42,7 +42,7 @@ def test_a_method_is_found_by_what_it_must_do(watched: Page, address: str, kb: K
     found = watched.locator("[data-fits]").evaluate_all("rows => rows.map(r => r.dataset.fits)")
     assert found
     for method in found:
-        assert kb[method].entry.properties.merge == "exact"
+        assert kb[method].merge == "exact"
         assert kb[method].year >= 2023
     expect(watched.locator("[data-out-of=lora]")).to_contain_text("is from 2021")
     expect(watched.locator("[data-out-of=adalora]")).to_contain_text("at its smallest, init_r = 8")

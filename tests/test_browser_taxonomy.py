@@ -54,7 +54,7 @@ def test_facet_years_and_class_narrow_the_picture_and_stay_in_the_address(
     assert kept(watched) & set(kb) == years
     watched.get_by_text("Facets", exact=True).click()
     watched.get_by_label("Merges into the weights").select_option("exact")
-    merging = {m for m in years if kb[m].entry.properties.merge == "exact"}
+    merging = {m for m in years if kb[m].merge == "exact"}
     assert kept(watched) == merging
     watched.get_by_label("Class in a survey").select_option("han2024/reparameterized")
     paths = {m: kb.taxonomy.surveys["han2024"].filed(m) for m in merging}

@@ -55,11 +55,11 @@ def test_cost_as_text_is_printed_whole(run: Run) -> None:
         "r = 8, alpha = 16.0, dropout = 0.0, lora_bias = False",
         "targets attn.q, attn.v",
         "",
-        "                numbers",
+        "             parameters",
         "trained       4,194,304  0.06224 % of the backbone",
         "stored        4,194,304  16.8 MB in float32",
         "served                0  beyond the backbone, at inference",
-        "backbone  6,738,415,616  27 GB as the method holds it",
+        "backbone  6,738,415,616  27 GB in float32",
         "",
         "tensor  per      shape  sites      total    trained     stored  served  roles",
         "A       site  8 x 4096     64  2,097,152  2,097,152  2,097,152       0  attn.q, attn.v",
@@ -92,11 +92,11 @@ def test_a_configuration_as_text_is_printed_whole(run: Run, adapter: Callable[..
         "r = 32, alpha = 64.0, dropout = 0.0, lora_bias = False",
         "targets attn.q, attn.v",
         "",
-        "                numbers",
+        "             parameters",
         "trained         425,984  0.01326 % of the backbone",
         "stored          425,984  1.7 MB in float32",
         "served                0  beyond the backbone, at inference",
-        "backbone  3,212,749,824  12.9 GB as the method holds it",
+        "backbone  3,212,749,824  12.9 GB in float32",
         "",
         "tensor  per       shape  sites    total  trained   stored  served  roles",
         "A       site  32 x 3072      2  196,608  196,608  196,608       0  attn.q",
@@ -105,7 +105,7 @@ def test_a_configuration_as_text_is_printed_whole(run: Run, adapter: Callable[..
         "B       site   1024 x 4      2    8,192    8,192    8,192       0  attn.v",
         "",
         "PEFT 0.21.2, LORA, reports",
-        "                                numbers",
+        "                             parameters",
         "trained                     394,428,416",
         "total                     3,607,178,240",
         "file                        394,428,416  1.58 GB in float32",
@@ -359,7 +359,7 @@ def test_stored_lists(run: Run, kb: peftonomy.KnowledgeBase) -> None:
 
 def test_methods_are_found_by_predicate(run: Run, kb: peftonomy.KnowledgeBase) -> None:
     found = {m["id"] for m in json.loads(run("methods --where merge~==~exact~and~year~<=~2021 --json").out)}
-    assert found == {m.id for m in kb.values() if m.entry.properties.merge == "exact" and m.year <= 2021}
+    assert found == {m.id for m in kb.values() if m.merge == "exact" and m.year <= 2021}
     assert "lora" in found
     below = {m["id"] for m in json.loads(run("methods --category reparameterized --json").out)}
     assert below == {m.id for m in kb.values() if m.category.startswith("reparameterized")}

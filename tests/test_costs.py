@@ -34,7 +34,7 @@ description: Nothing more.
 source: editors
 update: "h"
 where: Where the test says.
-properties: {identity_at_init: none, merge: none}
+properties: {identity_at_init: none}
 """
 TARGETS = "targets: {default: [attn.q, attn.v, xattn.q], allowed: ['attn.*', 'xattn.*', 'mlp.*'], source: editors}\n"
 
@@ -127,11 +127,11 @@ def test_selecting_scopes_take_the_backbone_s_own_parameters(write: Callable[...
     assert {p.path for p in kb["some"].places(backbone)} >= {"encoder.layer.0.intermediate.dense.bias"}
 
 
-def test_where_and_when(write: Callable[..., KnowledgeBase]) -> None:
+def test_a_tensor_exists_where_its_condition_holds(write: Callable[..., KnowledgeBase]) -> None:
     kb = write(
         example=hyperparameters(skip="type: int, default: 1")
         + "tensors: {A: "
-        + tensor("layer", shape="[d_model]", where="layer >= skip", when="skip < 3")
+        + tensor("layer", shape="[d_model]", **{"if": "layer >= skip and skip < 3"})
         + "}"
     )
     assert kb["example"].cost(BERT).trained == 2 * 12

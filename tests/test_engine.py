@@ -463,7 +463,7 @@ def granted(kb: KnowledgeBase, key: str, wishes: Answer, cost: peftonomy.Cost | 
     libraries = set(entry.implementations)
     quantised = any(p.base_storage for p in [entry, *(kb[i.method].entry for i in entry.includes)])
     return (
-        (not wishes.get("merge") or entry.properties.merge == "exact")
+        (not wishes.get("merge") or kb[key].merge == "exact")
         and (not wishes.get("identity") or entry.properties.identity_at_init == "exact")
         and (not wishes.get("quantised") or quantised)
         and (not wishes.get("since") or entry.year >= wishes["since"])

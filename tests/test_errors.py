@@ -1,4 +1,4 @@
-"""One deliberate error in each implementation that has a golden vector: nearly every one is noticed.
+"""One deliberate error in each implementation that has a golden vector: at least 95 % are noticed.
 
 What goes unnoticed changes no recorded number: a factor that a ranking does not see, or noise of a training step.
 """
@@ -16,4 +16,4 @@ def test_vectors_notice_deliberate_errors() -> None:
     todo = errors.one_each(1)
     assert {error.kind for error in todo} == set(errors.KINDS)
     missed = [str(error) for error in todo if not errors.notices(error)]
-    assert len(missed) <= len(todo) // 10, missed
+    assert len(missed) <= len(todo) // 20, missed

@@ -250,7 +250,7 @@ hyperparameters:
 targets: {default: [attn.k, attn.v], allowed: ["attn.*"], source: nobody2024vector}
 tensors:
   s: {per: site, shape: [d_out], init: ones, trained: true, stored: values, served: merged}
-properties: {identity_at_init: exact, merge: exact}
+properties: {identity_at_init: exact}
 relations:
   - {type: modifies, target: ia3, note: Leaves the feed-forward block alone., source: editors}
 """

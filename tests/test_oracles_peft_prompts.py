@@ -204,7 +204,7 @@ def test_cpt(family: str) -> None:
     """Equal outputs before and after both were moved out of their balls, and brought back into them."""
     tokens, kinds = [5, 9, 30], [1, 2, 4]
     reference = theirs(family, peft.CPTConfig, cpt_token_ids=tokens, cpt_tokens_type_mask=kinds)
-    model = cpt.apply(base(family), prompt_length=LENGTH, labels=1)
+    model = cpt.apply(base(family), prompt_length=LENGTH, labels=1, epsilon=0.1)
     cpt.context(model, torch.tensor(tokens), [cpt.TEMPLATE, cpt.INPUT, cpt.LABEL])
     assert trained(reference) == LENGTH * kit.inventory(model).dims["d_model"]
     assert agree(answer(model, family), answer(reference, family, labels=None))

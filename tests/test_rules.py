@@ -28,7 +28,7 @@ where: Somewhere.
 hyperparameters: {r: {type: int, default: 2, domain: r >= 1, meaning: rank, source: editors}}
 targets: {default: [attn.q], allowed: ["attn.*"], source: editors}
 tensors: {A: {per: site, shape: [r, d_in], init: zeros, trained: true, stored: values, served: kept}}
-properties: {identity_at_init: none, merge: none}
+properties: {identity_at_init: none}
 """
 
 

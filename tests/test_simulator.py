@@ -263,7 +263,7 @@ def test_what_a_reference_implementation_refuses_is_one_line(capsys: pytest.Capt
     assert main(["memory", "prefix_tuning", *words]) == 2
     said, told = capsys.readouterr()
     assert said == ""
-    assert told.startswith("error: --simulate: prefix_tuning does not run so on deberta_v3_xsmall: ")
+    assert told.startswith("error: --simulate failed for prefix_tuning on deberta_v3_xsmall: ")
     assert told.count("\n") == 1
 
 

@@ -303,7 +303,7 @@ def test_a_row_of_the_finder_knows_all_names(kb: KnowledgeBase, made: Pages) -> 
         assert [s for s in said if s not in known] == []
         steps = method.category.split(".")
         facets = rows[method.id]["data-facets"].split()
-        assert {f"category:{steps[0]}", f"category:{method.category}", f"merge:{method.entry.properties.merge}"} <= {
+        assert {f"category:{steps[0]}", f"category:{method.category}", f"merge:{method.merge}"} <= {
             *facets
         }
 

@@ -23,7 +23,7 @@ WANTED = (
     "peftonomy/_data/taxonomy/references.bib",
     "peftonomy/_data/backbones/models/llama_2_7b.yaml",
     "peftonomy/_data/benchmarks/memory/simulated.tsv",
-    "reference_impls/lora.py",
+    "peftonomy/reference_impls/lora.py",
 )
 
 
@@ -55,7 +55,7 @@ def test_the_wheel_holds_what_was_committed_and_no_more(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"peftonomy", "reference_impls"}
+    assert tops == {"peftonomy"}
     assert set(WANTED) <= set(names)
     assert any(name.startswith("peftonomy/_data/site/") for name in names)
     assert not [name for name in names if name.endswith(".pyc") or "/tests/" in name]

@@ -16,7 +16,7 @@ number must be one that a model can have, and whatever is wrong is one line (Con
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,8 @@ from ..files.documents import Document
 from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
 from .config import MAX_LAYERS, MAX_PARAMETERS, described, read_json, values
 from .infer import family as inferred_family
-from .modules import (
-    LINEAR,
-    OUTPUT_EMBEDDING,
-    SAVED_BY_PEFT,
-    Block,
-    Module,
-    SiteGroup,
-    built,
-    in_stack,
-    joined,
-    layers_named,
-    means,
-    role_matches,
-    site_of,
-)
+from .listing import built
+from .modules import Block, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
@@ -48,7 +35,7 @@ MAX_LABELS = 1_000_000
 KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
 
 
-class Inventory:
+class Inventory(Selection):
     """All modules of a backbone as `transformers` builds it for a task. `Backbone.inventory` makes it."""
 
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
@@ -58,11 +45,8 @@ class Inventory:
         }
         sizes = {**backbone.config, "num_labels": num_labels}
         layers = {name: backbone.layers[name] for name in self.stacks}
-        self.modules: tuple[Module, ...] = tuple(
-            built(backbone.family, sizes, task, layers, backbone.stack_dims)
-        )
-        self.memo: dict[Any, Any] = {}
-        """What was worked out on this inventory before, by a key of whoever asks."""
+        modules = tuple(built(backbone.family, sizes, task, layers, backbone.stack_dims))
+        super().__init__(modules, self.stacks, f"{backbone.id} (task {task})", backbone.family.expert_names)
 
     # Counts and sizes.
 
@@ -84,9 +68,9 @@ class Inventory:
             **self.backbone.dims,
             **self.backbone.stack_dims.get(next(iter(layers), ""), {}),
             "n_layers": sum(layers.values()),
-            "n_encoder_layers": sum(n for name, n in layers.items() if in_stack("encoder", name)),
-            "n_decoder_layers": sum(n for name, n in layers.items() if in_stack("decoder", name)),
-            "n_attention": sum(len(b.layers) for b in self.blocks if b.kind == "attention"),
+            "n_encoder_layers": sum([n for name, n in layers.items() if name.startswith("encoder")]),
+            "n_decoder_layers": sum([n for name, n in layers.items() if name.startswith("decoder")]),
+            "n_attention": sum([len(b.layers) for b in self.blocks if b.kind == "attention"]),
         }
 
     def parameters(self) -> dict[str, Shape]:
@@ -115,123 +99,8 @@ class Inventory:
             yield Block("mlp", "mlp", name, layers, "", stack.mlp.in_, stack.mlp.out, dims)
         yield Block("layer", "layer", name, layers, layer, "", "", dims)
 
-    # Selection by role.
-
-    def roles(self, kinds: Sequence[str] = LINEAR) -> tuple[str, ...]:
-        """The roles of the modules of these kinds, and of their slices."""
-        return tuple(dict.fromkeys(site.role for site in self._sites(kinds)))
-
-    def resolve_roles(self, roles: Iterable[str], kinds: Sequence[str] = LINEAR) -> list[SiteGroup]:
-        """The places that any of these roles or patterns means, each once, in the network's order.
-
-        `attn.q` is a role, `attn.*` a pattern, `decoder:attn.q` either within one stack. A pattern takes a
-        fused module apart into its slices; only the fused role itself (`attn.qkv`) means the whole of it.
-        Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
-        """
-        key = tuple(roles), tuple(kinds)
-        if key not in self.memo:
-            self.memo[key] = self._resolve(*key)
-        found: list[SiteGroup] = self.memo[key]
-        return found
-
-    def has_role(self, role: str) -> bool:
-        """Whether a role or pattern means any linear module, or slice of one."""
-        return any(means(role, site) for site in self._linear)
-
-    @cached_property
-    def _linear(self) -> list[SiteGroup]:
-        return self._sites(LINEAR)
-
-    def _resolve(self, roles: tuple[str, ...], kinds: tuple[str, ...]) -> list[SiteGroup]:
-        sites = self._sites(kinds)
-        chosen: set[int] = set()
-        for pattern in roles:
-            found = [i for i, site in enumerate(sites) if means(pattern, site)]
-            if not found:
-                raise self._no_role(pattern, kinds)
-            chosen.update(found)
-        whole = {id(sites[i].module) for i in chosen if sites[i].whole}
-        return [s for i, s in enumerate(sites) if i in chosen and (s.whole or id(s.module) not in whole)]
-
-    def _sites(self, kinds: Sequence[str]) -> list[SiteGroup]:
-        """Every module of these kinds, a fused one before its slices."""
-        return [
-            site
-            for module in self.modules
-            if module.kind in kinds
-            for site in (
-                site_of(module, module.layers),
-                *(site_of(module, module.layers, role, start, stop) for role, start, stop in module.slices),
-            )
-        ]
-
-    def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
-        stack, _, role = pattern.rpartition(":")
-        if stack and not any(in_stack(stack, name) for name in self.stacks):
-            return UnknownName("stack", stack, self.stacks, f"in {self._name}")
-        known = dict.fromkeys(site.role for site in self._sites(kinds) if in_stack(stack, site.stack))
-        wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
-        other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
-        if other:
-            found = f"role {shown(pattern)!r} of {self._name} is one of kind {other}, not a {wanted}"
-            return UsageError(f"{found}; those are {', '.join(known)}")
-        if "*" in role:
-            return UsageError(f"no {wanted} of {self._name} has a role {shown(pattern)!r}; they are {', '.join(known)}")
-        return UnknownName("role", pattern, known, f"in {self._name}")
-
-    # Selection by peft's suffixes.
-
-    def resolve_suffixes(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
-        """The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft.
-
-        A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
-        output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
-        others that find something. So is one by which peft means tensors of experts.
-        """
-        key = "suffixes", suffixes if isinstance(suffixes, str) else tuple(suffixes)
-        if key not in self.memo:
-            self.memo[key] = self._named(suffixes)
-        found: list[SiteGroup] = self.memo[key]
-        return found
-
-    def _named(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
-        linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
-        if isinstance(suffixes, str):
-            if suffixes.lower() != "all-linear":
-                raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
-            if self.backbone.family.expert_names:
-                raise self._experts("all-linear")
-            return [site_of(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
-        for suffix in suffixes:
-            if suffix.rpartition(".")[2] in self.backbone.family.expert_names:
-                raise self._experts(suffix)
-            if not any(layers_named(m, [suffix]) for m in linear):
-                raise self._no_suffix(suffix, linear)
-        found = ((m, layers_named(m, suffixes)) for m in linear)
-        return [site_of(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
-
-    def _experts(self, suffix: str) -> UsageError:
-        found = f"target module {shown(suffix)!r} of {self._name} means tensors of experts in peft"
-        return UsageError(f"{found}, which are no linear modules; choose roles, or other modules")
-
-    def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
-        what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
-        other = next((m for m in named if layers_named(m, [suffix])), None)
-        if other is not None and other.kind in LINEAR:
-            return UsageError(f"{what} of {self._name} belongs to the task's head, which is trained in full")
-        if other is not None:
-            return UsageError(f"{what} of {self._name} is of kind {other.kind}, not a linear module")
-        if any(f".{suffix}." in f".{m.path}" for m in self.modules):
-            return UsageError(f"{what} of {self._name} holds modules and is none; name those inside it")
-        known = dict.fromkeys(m.path.rpartition(".")[2] for m in linear)
-        return UnknownName("target module", suffix, known, f"in {self._name}")
-
-    @property
-    def _name(self) -> str:
-        return f"{self.backbone.id} (task {self.task})"
-
     def __repr__(self) -> str:
-        return f"<Inventory of {self._name}: {self.total:,} parameters>"
+        return f"<Inventory of {self.label}: {self.total:,} parameters>"
 
 
 class Backbone:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
-from ..schema.family import Family, Linear, ModuleSpec, Shape, Sizes
+from ..errors import UnknownName, UsageError, shown
+from ..schema.family import Shape
 
 __all__ = [
-    "LINEAR", "Block", "Module", "SiteGroup", "built", "in_stack", "joined", "layers_named", "means", "role_matches",
-    "site_of",
+    "LINEAR", "Block", "Module", "Selection", "SiteGroup", "in_stack", "joined", "role_matches", "totals",
 ]  # fmt: skip
 
 LINEAR = ("linear", "conv1d")
@@ -169,63 +170,137 @@ def layers_named(module: Module, suffixes: Sequence[str]) -> list[int | None]:
     return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
-def built(
-    family: Family,
-    sizes: Sizes,
-    task: str,
-    layers: Mapping[str, int],
-    stack_dims: Mapping[str, Sizes],
-) -> Iterator[Module]:
-    """Yield every module that exists in the task, those outside the stacks first.
+class Selection:
+    """Modules, and how roles and suffixes select linear modules among them.
 
-    sizes: the values of the config, and `num_labels`. layers: the number of layers of each stack of the task.
-    stack_dims: the dimensions of each stack where they differ from the family's.
+    stacks: the names of the model's stacks. label: what messages call the model. expert_names: the ends of names by
+    which peft means tensors of experts.
     """
-    prefix = family.tasks[task].prefix
-    for spec in family.modules:
-        if _exists(spec, task, sizes):
-            yield _module(spec, "" if spec.outside else prefix, "", (), sizes)
-    for name, n_layers in layers.items():
-        stack, own = family.stacks[name], {**sizes, **stack_dims[name]}
-        for spec in stack.modules:
-            at = tuple(n for n in range(n_layers) if spec.where is None or spec.where(_at(n, family.layered, own)))
-            if at and _exists(spec, task, own):
-                yield _module(spec, f"{prefix}{stack.path}.", name, at, own)
+
+    def __init__(
+        self, modules: tuple[Module, ...], stacks: Collection[str], label: str, expert_names: Collection[str]
+    ):
+        self.modules, self._stack_names, self.label, self._expert_names = modules, stacks, label, expert_names
+        self.memo: dict[Any, Any] = {}
+        """What was worked out on these modules before, by a key of whoever asks."""
+
+    def roles(self, kinds: Sequence[str] = LINEAR) -> tuple[str, ...]:
+        """The roles of the modules of these kinds, and of their slices."""
+        return tuple(dict.fromkeys(site.role for site in self._sites(kinds)))
+
+    def resolve_roles(self, roles: Iterable[str], kinds: Sequence[str] = LINEAR) -> list[SiteGroup]:
+        """The places that any of these roles or patterns means, each once, in the network's order.
+
+        `attn.q` is a role, `attn.*` a pattern, `decoder:attn.q` either within one stack. A pattern takes a
+        fused module apart into its slices; only the fused role itself (`attn.qkv`) means the whole of it.
+        Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
+        """
+        key = tuple(roles), tuple(kinds)
+        if key not in self.memo:
+            self.memo[key] = self._resolve(*key)
+        found: list[SiteGroup] = self.memo[key]
+        return found
+
+    def has_role(self, role: str) -> bool:
+        """Whether a role or pattern means any linear module, or slice of one."""
+        return any(means(role, site) for site in self._linear)
+
+    @cached_property
+    def _linear(self) -> list[SiteGroup]:
+        return self._sites(LINEAR)
+
+    def _resolve(self, roles: tuple[str, ...], kinds: tuple[str, ...]) -> list[SiteGroup]:
+        sites = self._sites(kinds)
+        chosen: set[int] = set()
+        for pattern in roles:
+            found = [i for i, site in enumerate(sites) if means(pattern, site)]
+            if not found:
+                raise self._no_role(pattern, kinds)
+            chosen.update(found)
+        whole = {id(sites[i].module) for i in chosen if sites[i].whole}
+        return [s for i, s in enumerate(sites) if i in chosen and (s.whole or id(s.module) not in whole)]
+
+    def _sites(self, kinds: Sequence[str]) -> list[SiteGroup]:
+        """Every module of these kinds, a fused one before its slices."""
+        return [
+            site
+            for module in self.modules
+            if module.kind in kinds
+            for site in (
+                site_of(module, module.layers),
+                *(site_of(module, module.layers, role, start, stop) for role, start, stop in module.slices),
+            )
+        ]
+
+    def _no_role(self, pattern: str, kinds: Sequence[str]) -> UsageError:
+        stack, _, role = pattern.rpartition(":")
+        if stack and not any(in_stack(stack, name) for name in self._stack_names):
+            return UnknownName("stack", stack, self._stack_names, f"in {self.label}")
+        known = dict.fromkeys(site.role for site in self._sites(kinds) if in_stack(stack, site.stack))
+        wanted = "linear module" if kinds == LINEAR else " or ".join(kinds)
+        other = next((m.kind for m in self.modules if role_matches(pattern, m.role, m.stack)), "")
+        if other:
+            found = f"role {shown(pattern)!r} of {self.label} is one of kind {other}, not a {wanted}"
+            return UsageError(f"{found}; those are {', '.join(known)}")
+        if "*" in role:
+            return UsageError(f"no {wanted} of {self.label} has a role {shown(pattern)!r}; they are {', '.join(known)}")
+        return UnknownName("role", pattern, known, f"in {self.label}")
+
+    # Selection by peft's suffixes.
+
+    def resolve_suffixes(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
+        """The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft.
+
+        A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
+        output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
+        others that find something. So is one by which peft means tensors of experts.
+        """
+        key = "suffixes", suffixes if isinstance(suffixes, str) else tuple(suffixes)
+        if key not in self.memo:
+            self.memo[key] = self._named(suffixes)
+        found: list[SiteGroup] = self.memo[key]
+        return found
+
+    def _named(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
+        linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
+        if isinstance(suffixes, str):
+            if suffixes.lower() != "all-linear":
+                raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")
+            if self._expert_names:
+                raise self._experts("all-linear")
+            return [site_of(m, m.layers) for m in linear if m.role != OUTPUT_EMBEDDING]
+        for suffix in suffixes:
+            if suffix.rpartition(".")[2] in self._expert_names:
+                raise self._experts(suffix)
+            if not any(layers_named(m, [suffix]) for m in linear):
+                raise self._no_suffix(suffix, linear)
+        found = ((m, layers_named(m, suffixes)) for m in linear)
+        return [site_of(m, tuple(n for n in layers if n is not None)) for m, layers in found if layers]
+
+    def _experts(self, suffix: str) -> UsageError:
+        found = f"target module {shown(suffix)!r} of {self.label} means tensors of experts in peft"
+        return UsageError(f"{found}, which are no linear modules; choose roles, or other modules")
+
+    def _no_suffix(self, suffix: str, linear: Sequence[Module]) -> UsageError:
+        what, named = f"target module {shown(suffix)!r}", (m for m in self.modules if m.kind != "parameter")
+        other = next((m for m in named if layers_named(m, [suffix])), None)
+        if other is not None and other.kind in LINEAR:
+            return UsageError(f"{what} of {self.label} belongs to the task's head, which is trained in full")
+        if other is not None:
+            return UsageError(f"{what} of {self.label} is of kind {other.kind}, not a linear module")
+        if any(f".{suffix}." in f".{m.path}" for m in self.modules):
+            return UsageError(f"{what} of {self.label} holds modules and is none; name those inside it")
+        known = dict.fromkeys(m.path.rpartition(".")[2] for m in linear)
+        return UnknownName("target module", suffix, known, f"in {self.label}")
 
 
-def _at(layer: int, layered: Sequence[str], sizes: Sizes) -> Sizes:
-    """What a formula sees at one layer."""
-    return {**sizes, "layer": layer, **{name: layer in sizes[name] for name in layered}}
-
-
-def _exists(spec: ModuleSpec, task: str, sizes: Sizes) -> bool:
-    return (spec.tasks is None or task in spec.tasks) and bool(spec.when(sizes))
-
-
-def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], sizes: Sizes) -> Module:
-    tensors = spec.tensors(sizes)
-    tied = spec.tied_to is not None and spec.tied_when(sizes)
-    d_in, d_out = spec.width(sizes)
-    return Module(
-        path=(prefix + spec.module_path).removesuffix("."),  # a tensor may belong to the layer or the model itself
-        role=spec.role,
-        stack=stack,
-        layers=layers,
-        kind=spec.kind,
-        d_in=d_in,
-        d_out=d_out,
-        bias=any(name == "bias" for name, _ in tensors),
-        parameters=tuple(t for t in tensors if not (tied and (spec.ties is None or t[0] in spec.ties))),
-        slices=tuple(_slices(spec, sizes)) if isinstance(spec, Linear) else (),
-        groups=spec.groups(sizes) if isinstance(spec, Linear) else 1,
-        head=spec.new,
-        pretrained=spec.pretrained and not spec.new,
-    )
-
-
-def _slices(spec: Linear, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
-    start = 0
-    for role, size in spec.slices.items():
-        stop = start + size(sizes)
-        yield role, start, stop
-        start = stop
+def totals(sites: Iterable[SiteGroup]) -> dict[str, int]:
+    """What formulas may name of all targeted linear modules together: their number, and the widths."""
+    found = [(len(site.layers) or 1, site.d_in, site.d_out) for site in sites]
+    return {
+        "n_sites": sum(n for n, _, _ in found),
+        "max_d_in": max((d_in for _, d_in, _ in found), default=0),
+        "max_d_out": max((d_out for _, _, d_out in found), default=0),
+        "sum_d_in": sum(n * d_in for n, d_in, _ in found),
+        "sum_d_out": sum(n * d_out for n, _, d_out in found),
+    }

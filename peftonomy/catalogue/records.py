@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from ..backbones.backbone import Backbone, load_model
 from ..costs.cost import Cost
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..schema.library import Library
     from ..schema.taxonomy import Taxonomy
 
-__all__ = ["M", "MethodRecord", "ModelLike", "Records", "Shelf"]
+__all__ = ["M", "Merge", "MethodRecord", "ModelLike", "Records", "Shelf"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound="MethodRecord")
@@ -37,6 +37,7 @@ its folder), what that holds, or a backbone."""
 ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 """How names on the Hub look; such a path would need a `./` in front where it does not exist."""
 FOLDERS = ("taxonomy", "methods", "backbones")
+Merge = Literal["exact", "none"]
 PLANS = 512
 """Layouts on models that a method keeps; the oldest goes first."""
 
@@ -87,6 +88,18 @@ class MethodRecord:
     def parts(self) -> tuple[Part, ...]:
         """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
         return flattened(self.entry, lambda method: self.kb[method].entry)
+
+    @cached_property
+    def merge(self) -> Merge:
+        """Whether the change can be folded into the weights: everything that is served can."""
+        kept = any(tensor.served == "kept" for part in self.parts for tensor in part.entry.tensors.values())
+        return "none" if kept else "exact"
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry as plain data, with what follows from it."""
+        found: dict[str, Any] = self.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+        found["properties"]["merge"] = self.merge
+        return found
 
     def plan(
         self,
@@ -167,7 +180,8 @@ class Records(Mapping[str, M], Generic[M]):
 
     def _method(self, path: Path) -> M:
         document = load_yaml(path, self.shown(path))
-        return self._class(self, method_from(document, path), document)
+        shared = {key: library.deviations for key, library in self.libraries.items()}
+        return self._class(self, method_from(document, path, shared), document)
 
     def _family(self, path: Path) -> Family:
         return load_family(path, self.shown(path))

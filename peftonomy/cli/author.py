@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> int:
-    """Check the whole tree, or only what the files named hold; exit code 1 if there is a problem."""
+    """Validate all files, or only those named. The exit code is 1 if there is a problem."""
     from .. import check as problems_of
 
     kb = knowledge()
@@ -48,34 +48,42 @@ def check(files: tuple[str, ...], as_json: bool) -> int:
 
 @cli.command()
 @click.argument("id", metavar="ID")
-@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Where it stands in the tree.")
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Its category.")
 @click.option("--year", metavar="YEAR", type=click.IntRange(1990, 2100), help="Year of its first paper.")
-@click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added unless it exists.")
+@click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added if there is no such record.")
 def new(id: str, category: str | None, year: int | None, source: str | None) -> None:  # noqa: A002
-    """Write the skeleton of an entry, of its module and of its BibTeX record."""
+    """Write skeletons of a method's entry, module and BibTeX record."""
     from ..knowledge.scaffold import scaffold
 
     kb = knowledge()
     files = scaffold(kb, id, category=category, year=year, source=source)
     out.write_atomically(files)
     click.echo("\n".join(f"wrote {kb.shown(path)}" for path in files))
-    click.echo(f"next: until they pass, peftonomy check methods/{id}.yaml and peftonomy verify {id}")
+    click.echo(f"next: fill them in until these pass: peftonomy check methods/{id}.yaml, peftonomy verify {id}")
 
 
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @click.option(
-    "--implementation", metavar="MODULE:FUNCTION", help="Verify this implementation of one method, not the one here."
+    "--implementation", metavar="MODULE:FUNCTION", help="Verify this implementation of one method instead of ours."
 )
-@click.option("--family", "families", metavar="F", multiple=True, help="Only on this small model; repeatable.")
 @click.option(
-    "--junit", metavar="FILE", help="Write a JUnit XML report there.", type=click.Path(dir_okay=False, path_type=Path)
+    "--family", "families", metavar="F", multiple=True, help="Only on the small model of this family; repeatable."
+)
+@click.option(
+    "--junit",
+    metavar="FILE",
+    help="Write a JUnit XML report to this file.",
+    type=click.Path(dir_okay=False, path_type=Path),
 )
 @json_option
 def verify(
     methods: tuple[str, ...], implementation: str | None, families: tuple[str, ...], junit: Path | None, as_json: bool
 ) -> int:
-    """Verify implementations against entries and golden vectors (needs the torch extra); exit code 1 on a problem."""
+    """Verify implementations against entries and golden vectors. Needs the torch extra.
+
+    The exit code is 1 if there is a problem.
+    """
     from importlib.util import find_spec
 
     kb = knowledge()

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 
 @cli.command()
-@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Only below this category.")
-@click.option("--where", metavar="PREDICATE", default="", help="Only where this holds: merge == exact and year >= 2023")
+@click.option("--category", metavar="C", shell_complete=completes("categories"), help="Only methods of this category.")
+@click.option(
+    "--where", metavar="PREDICATE", default="", help="Only methods that match: merge == exact and year >= 2023"
+)
 @click.option(
     "--model",
     metavar="MODEL",
     shell_complete=completes("models"),
-    help="Let the predicate name trained, stored, stored_bytes, served and percent on this model.",
+    help="Let --where also use trained, stored, stored_bytes, served and percent, counted on this model.",
 )
-@click.option("--list", "stored", metavar="LIST", help="Only those of a stored list; `peftonomy lists` names them.")
+@click.option("--list", "stored", metavar="LIST", help="Only methods of a saved query; `peftonomy lists` prints them.")
 @json_option
 def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
     """List the methods."""
@@ -53,9 +55,10 @@ def methods(category: str | None, where: str, model: str | None, stored: str | N
 @json_option
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry."""
-    entry = knowledge()[method].entry
+    found = knowledge()[method]
+    entry = found.entry
     if as_json:
-        return out.print_json(entry.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return out.print_json(found.record())
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
     click.echo(f"{entry.update}\n{entry.where}\n")
     settings = [
@@ -82,7 +85,7 @@ def declared(tensor: Tensor) -> str:
 
 
 def word(value: Any) -> str:
-    """What the optimiser moves of a tensor, in a word or a formula."""
+    """Whether a tensor is trained, or the formula of how much of it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
@@ -106,7 +109,7 @@ def models(as_json: bool) -> None:
 @cli.command()
 @json_option
 def lists(as_json: bool) -> None:
-    """List the stored lists: questions with a name, and how many methods answer each."""
+    """List the saved queries, with the number of methods that match each."""
     kb = knowledge()
     known = [(name, stored, len(kb.stored_list(name))) for name, stored in kb.taxonomy.lists.items()]
     if as_json:
@@ -118,7 +121,7 @@ def lists(as_json: bool) -> None:
 @cli.command()
 @json_option
 def categories(as_json: bool) -> None:
-    """List the category tree, with the number of methods below each node."""
+    """List the tree of categories, with the number of methods in each."""
     kb = knowledge()
     placed = [m.category for m in kb.values()]
     nodes = [
@@ -135,7 +138,7 @@ def categories(as_json: bool) -> None:
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @json_option
 def deviations(methods: tuple[str, ...], as_json: bool) -> None:
-    """List where libraries differ from the methods (or from those named), and in what."""
+    """List the differences between libraries and methods."""
     kb = knowledge()
     wanted = {kb[method].id for method in methods} or set(kb)
     rows = [row for row in kb.deviations if row["method"] in wanted]
@@ -148,7 +151,7 @@ def deviations(methods: tuple[str, ...], as_json: bool) -> None:
 @cli.command()
 @methods_argument
 @click.option(
-    "--all", "everything", is_flag=True, help="Everything that the entries cite, not only the methods' papers."
+    "--all", "everything", is_flag=True, help="Print everything that the entries cite, not only the methods' papers."
 )
 @json_option
 def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:

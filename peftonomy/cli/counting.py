@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..costs.plan import BYTES
 from ..files import output as out
 from .options import (
     cli,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def method_or_configuration(ctx: click.Context, param: click.Parameter, method: str | None) -> str | None:
-    """The method, which only a configuration makes needless (that option is read first)."""
+    """Require METHOD unless a configuration names it (that option is read first)."""
     if method is None and ctx.params["adapter_config"] is None:
         raise click.MissingParameter(ctx=ctx, param=param)
     return method
@@ -42,7 +43,7 @@ def method_or_configuration(ctx: click.Context, param: click.Parameter, method: 
     metavar="FILE",
     is_eager=True,
     type=click.Path(exists=True),
-    help="peft's adapter_config.json: it says which method, setting and modules; METHOD only where it cannot.",
+    help="peft's adapter_config.json. It names the method; give METHOD only if it cannot.",
 )
 @question_options
 @json_option
@@ -58,14 +59,14 @@ def cost(method: str | None, adapter_config: str | None, as_json: bool, **asked:
 
 
 def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
-    """The answer for a library's configuration: the method's cost, and what the library reports."""
+    """Print the cost of a library's configuration, and what the library reports."""
     if as_json:
         return out.print_json(adapter.to_dict())
     print_cost(adapter.cost, model)
     reported, library = adapter.reported, adapter.library
     click.echo(f"\n{library.name} {library.version}, {adapter.type}, reports")
     out.print_table(
-        ("", "numbers", ""),
+        ("", "parameters", ""),
         [
             ("trained", out.number(reported.trained), ""),
             ("total", out.number(reported.total), ""),
@@ -73,7 +74,7 @@ def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
             *((extra.name, out.number(extra.trained), "of them") for extra in adapter.extras if extra.trained),
             *((extra.name, out.number(extra.stored), "of the file") for extra in adapter.extras if not extra.trained),
         ],
-        right=["numbers"],
+        right=["parameters"],
     )
     said = [*(f"{key}: {name} = {value}" for key, own in adapter.patterns.items() for name, value in own.items()),
             *(f"note: {note}" for note in adapter.notes),
@@ -83,7 +84,9 @@ def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
 
 
 def print_cost(found: Cost, model: str) -> None:
-    """The ledgers and the tensors that they are sums of."""
+    """Print the counts, and the tensors that they are sums of."""
+    plain = found.base_bytes == found.backbone * BYTES[found.dtype]
+    base = f"in {found.dtype}" if plain else "as the method stores it"
     click.echo(f"{found.method} on {found.model or model}, task {found.task}")
     click.echo(with_values(found) or "no hyperparameters")
     targets = found.target_modules or found.targets
@@ -92,13 +95,13 @@ def print_cost(found: Cost, model: str) -> None:
     ledgers = [
         ("trained", out.number(found.trained), f"{found.percent:.4g} % of the backbone"),
         ("stored", out.number(found.stored), stored_note(found)),
-        ("shared", out.number(found.shared), "held once for all tasks"),
+        ("shared", out.number(found.shared), "stored once for all tasks"),
         ("served", out.number(found.served), "beyond the backbone, at inference"),
-        ("head", out.number(found.head), "a new task head, counted apart"),
-        ("backbone", out.number(found.backbone), f"{out.bytes_text(found.base_bytes)} as the method holds it"),
+        ("head", out.number(found.head), "a new task head, counted separately"),
+        ("backbone", out.number(found.backbone), f"{out.bytes_text(found.base_bytes)} {base}"),
     ]
     shown = [row for row in ledgers if row[1] != "0" or row[0] not in ("head", "shared")]
-    section(("", "numbers", ""), shown, right=["numbers"])
+    section(("", "parameters", ""), shown, right=["parameters"])
     rows = [
         (t.name, t.per, " x ".join(map(str, t.shape)) if t.shape else out.number(t.count),
          *map(out.number, (t.sites, t.total, t.trained, t.stored, t.served)), ", ".join(t.roles))
@@ -122,7 +125,7 @@ def stored_note(cost: Cost) -> str:
 @question_options
 @json_option
 def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
-    """Count several methods on one model; each takes the settings and targets that it knows."""
+    """Compare methods on one model. A setting applies to every method that has it."""
     kb = knowledge()
     costs = question(asked).ask_all([kb[m] for m in dict.fromkeys(methods)])
     if as_json:
@@ -142,7 +145,7 @@ def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
 @model_options
 @json_option
 def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
-    """Write a method at a setting as a library's configuration: the call, and the file that it saves."""
+    """Print a library's configuration of a method: the Python call, and the file that it saves."""
     wanted = question(asked)
     settings: Any = once(wanted.settings)
     found = knowledge()[method].export(**wanted.place, to=to, **settings)

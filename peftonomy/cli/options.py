@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
 @click.option(
     "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
-    help="Another tree of data (or PEFTONOMY_ROOT).",
+    help="Use another knowledge base (or PEFTONOMY_ROOT).",
 )  # fmt: skip
 def cli(root: str | None) -> None:
     """A knowledge base of parameter-efficient fine-tuning methods that is checked by running it."""
@@ -48,7 +48,7 @@ class Words(click.ParamType[tuple[str, ...]]):
         return words
 
 
-class Setting(click.ParamType[tuple[str, str]]):
+class Assignment(click.ParamType[tuple[str, str]]):
     """`name=value`, or `method.name=value` for one of several methods."""
 
     name = "name=value"
@@ -62,7 +62,7 @@ class Setting(click.ParamType[tuple[str, str]]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What a cost is asked of, apart from the method."""
+    """A model, targets, task and settings: everything that a cost depends on besides the method."""
 
     model: str
     settings: tuple[tuple[str, str], ...]
@@ -74,7 +74,7 @@ class Question:
 
     @property
     def place(self) -> dict[str, Any]:
-        """The model, and where on it, as `Method.plan` is asked."""
+        """The arguments of `Method.on`."""
         modules: Any = self.target_modules
         return {
             "model": self.model,
@@ -91,26 +91,28 @@ class Question:
         return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
 
     def read(self, file: str, method: str | None) -> Adapter:
-        """The configuration in a file, on this model. Raises PeftonomyError."""
+        """Read the configuration in a file for this model. Raises PeftonomyError."""
         said = {"--set": self.settings, "--targets": self.targets, "--target-modules": self.target_modules}
         for option, given in said.items():
             if given:
-                raise UsageError(f"{option} and --adapter-config are two ways to say one thing; give one of them")
+                raise UsageError(f"{option} and --adapter-config exclude each other; give one of them")
         return knowledge().adapter(
             file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
         )
 
     def remember(self, method: Method, **step: Any) -> Memory:
-        """The memory of a training step. Raises PeftonomyError."""
+        """Predict the memory of a training step. Raises PeftonomyError."""
         from ..memory.model import Setting
 
         setting = Setting(dtype=self.dtype, **step)
         return method.on(**self.place).step.memory(once(self.settings), setting)
 
     def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
-        """The memory of a training step that is run on fake tensors, as plain data. Raises PeftonomyError."""
+        """Simulate a training step on fake tensors; plain data. Raises PeftonomyError."""
+        from ..implementations.located import module
+
         try:
-            from reference_impls._simulate import simulate
+            simulate = module("_simulate").simulate
         except ModuleNotFoundError as error:
             raise UsageError(f"--simulate needs {error.name}: install peftonomy[torch]") from None
         if quantized or self.target_modules:
@@ -123,17 +125,18 @@ class Question:
             found = simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings)
         except (RuntimeError, TypeError, ValueError) as error:  # of torch or of the reference implementation
             why = str(error).partition("\n")[0]
-            raise UsageError(f"--simulate: {method.id} does not run so on {self.model}: {why}") from error
-        return found.to_dict()
+            raise UsageError(f"--simulate failed for {method.id} on {self.model}: {why}") from error
+        record: dict[str, Any] = found.to_dict()
+        return record
 
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
-        """What fits `gpu` bytes; the method takes the settings that it knows. Raises PeftonomyError."""
+        """Find what fits into `gpu` bytes; the method takes the settings that it has. Raises PeftonomyError."""
         from ..memory.fit import SOLVED, largest
         from ..memory.model import Setting
 
         known = own_settings(method, once(self.settings))
         if solve in {method.entry.alternative_names.get(name, name) for name in known}:
-            raise UsageError(f"{solve} is given by --set, and --solve looks for it; give one of them")
+            raise UsageError(f"--set and --solve both name {solve}; give one of them")
         sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
         if solve not in sizes.union(SOLVED):
             raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
@@ -142,7 +145,7 @@ class Question:
         return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
-        """One cost a method; each takes the settings and targets that it knows. Raises PeftonomyError."""
+        """Count each method; a setting applies to every method that has it. Raises PeftonomyError."""
         self.check_settings(methods)
         settings = once(self.settings)
         return [self.ask(m, own_settings(m, settings), targeted=m.entry.targets is not None) for m in methods]
@@ -185,14 +188,14 @@ def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def knowledge() -> KnowledgeBase:
-    """The knowledge base that `--root`, the environment or the installation names."""
+    """Load the knowledge base that `--root`, the environment or the installation names."""
     import peftonomy
 
     return peftonomy.load(click.get_current_context().find_root().params["root"])
 
 
 def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Shell completion with the ids of one of the knowledge base's mappings."""
+    """Complete the ids of one of the knowledge base's mappings."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         import peftonomy
@@ -212,20 +215,20 @@ def json_option(command: F) -> F:
 
 
 def model_options(command: F) -> F:
-    """The options that say on what a method is laid out."""
+    """Add the options that name a model, the settings and the targets."""
     options = [
         click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
-                     help="A catalogued model, its name on the Hugging Face Hub, or the path of a config.json."),
-        click.option("--set", "settings", metavar="NAME=VALUE", type=Setting(), multiple=True,
+                     help="An id of the catalogue, a name on the Hugging Face Hub, or the path of a config.json."),
+        click.option("--set", "settings", metavar="NAME=VALUE", type=Assignment(), multiple=True,
                      help="A hyperparameter; repeatable."),
         click.option("--targets", metavar="ROLES", type=Words(),
-                     help="Modules to act on by role, as papers name them: attn.q,attn.v"),
+                     help="Target modules by role, as papers name them: attn.q,attn.v"),
         click.option("--target-modules", metavar="NAMES", type=Words(),
-                     help="Modules to act on by name, as peft does: q_proj,v_proj, or all-linear."),
+                     help="Target modules by name, as in peft: q_proj,v_proj, or all-linear."),
         click.option("--task", metavar="TASK",
-                     help="none, causal_lm or seq_cls; default: what the model was trained for."),
+                     help="none, causal_lm or seq_cls. Default: the task that the model was trained for."),
         click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
-                     help="Labels of a seq_cls head."),
+                     help="Number of labels of a seq_cls head."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -233,16 +236,16 @@ def model_options(command: F) -> F:
 
 
 def question_options(command: F) -> F:
-    """The options that make up a `Question`."""
+    """Add the options of a `Question`."""
     option = click.option(
-        "--dtype", metavar="DTYPE", default="float32", show_default=True, help="The type of the numbers in checkpoints."
+        "--dtype", metavar="DTYPE", default="float32", show_default=True, help="Data type of the stored values."
     )
     return model_options(option(command))
 
 
 def question(given: dict[str, Any]) -> Question:
     if given["targets"] and given["target_modules"]:
-        raise UsageError("--targets and --target-modules are two ways to say one thing; give one of them")
+        raise UsageError("--targets and --target-modules exclude each other; give one of them")
     return Question(**given)
 
 
@@ -253,7 +256,7 @@ methods_argument = click.argument(
 
 
 def section(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[str] = ()) -> None:
-    """A table with an empty line after it, or nothing at all."""
+    """Print a table and an empty line; print nothing if there are no rows."""
     if rows:
         out.print_table(columns, rows, right)
         click.echo()

@@ -22,17 +22,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @cli.command()
 @click.option(
-    "--format", "form", required=True, help="How to write it.", type=click.Choice(["json", "graphml", "dot", "mermaid"])
+    "--format", "form", required=True, help="Output format.", type=click.Choice(["json", "graphml", "dot", "mermaid"])
 )
 @click.option(
     "--output",
     "-o",
     metavar="FILE",
-    help="Write there, not to stdout.",
+    help="Write to this file instead of stdout.",
     type=click.Path(dir_okay=False, path_type=Path),
 )
 def graph(form: str, output: Path | None) -> None:
-    """Write the graph of categories, methods and papers."""
+    """Print the graph of categories, methods and papers."""
     text = knowledge().graph.export(form)
     if output is None:
         return click.echo(text)
@@ -44,7 +44,7 @@ def graph(form: str, output: Path | None) -> None:
 
 @cli.group()
 def site() -> None:
-    """Build the site, browse a built one, or write its pages."""
+    """Build the site, serve it, or write its pages."""
 
 
 SITE = Path("build/site")
@@ -52,10 +52,10 @@ PAGES = Path("build/pages")
 
 
 def folder_option(default: Path) -> Callable[[F], F]:
-    """The option that says where pages go."""
+    """Add the option that names the output folder."""
     kind = click.Path(file_okay=False, path_type=Path)
     return click.option(
-        "--out", "folder", metavar="DIR", default=default, show_default=True, type=kind, help="Where the pages go."
+        "--out", "folder", metavar="DIR", default=default, show_default=True, type=kind, help="Output folder."
     )
 
 
@@ -80,7 +80,7 @@ def build(folder: Path) -> None:
 def write_pages(folder: Path, repository: str) -> None:
     """Write the site's pages to a folder, for a builder other than mkdocs.
 
-    Markdown, JSON, scripts, styles and fonts, just as `site build` hands them over.
+    Markdown, JSON, scripts, styles and fonts, as `site build` passes them to mkdocs.
     """
     from .. import site
 
@@ -97,13 +97,18 @@ def write_pages(folder: Path, repository: str) -> None:
     default=SITE,
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="What `site build` wrote.",
+    help="The folder that `site build` wrote.",
 )
 @click.option(
-    "--port", metavar="PORT", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 picks a free port.",
 )
 def serve(folder: Path, port: int) -> None:
-    """Serve the site on 127.0.0.1 until Ctrl-C, building it first if it is not there."""
+    """Serve the site on 127.0.0.1 until Ctrl-C. Builds it first if the folder does not exist."""
     from .. import site
 
     site.serve(knowledge(), folder, port=port, ready=lambda url: click.echo(f"{folder} is on {url} until Ctrl-C"))

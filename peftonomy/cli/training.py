@@ -27,15 +27,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def step_options(command: F) -> F:
-    """The options that make up a `Setting`, apart from batch and length."""
+    """Add the options of a training step, except batch and length."""
     options = [
         click.option("--dtype", metavar="DTYPE", default="bfloat16", show_default=True,
-                     help="bfloat16, float16, float32, or mixed: what is trained in float32."),
+                     help="bfloat16, float16, float32, or mixed (trained parameters in float32)."),
         click.option("--optimizer", metavar="NAME", default="adamw", show_default=True,
                      help="adamw, adamw-foreach, adamw-8bit, paged-adamw, paged-adamw-8bit, adafactor or sgd."),
-        click.option("--checkpointing", is_flag=True, help="Keep only the layers' inputs and compute them again."),
+        click.option("--checkpointing", is_flag=True, help="Keep only the inputs of layers, and recompute the rest."),
         click.option("--attention", metavar="KIND", default="sdpa", show_default=True, help="sdpa or eager."),
-        click.option("--quantized", metavar="KIND", help="Hold the layers' frozen matrices as nf4 or int8."),
+        click.option("--quantized", metavar="KIND", help="Store the frozen matrices of the layers as nf4 or int8."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -48,8 +48,8 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 @cli.command()
 @method_argument
 @model_options
-@click.option("--batch", metavar="N", type=int, required=True, help="Sequences of a step.")
-@click.option("--seq", metavar="N", type=int, required=True, help="Tokens of a sequence.")
+@click.option("--batch", metavar="N", type=int, required=True, help="Sequences in a step.")
+@click.option("--seq", metavar="N", type=int, required=True, help="Tokens in a sequence.")
 @step_options
 @click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
 @json_option
@@ -82,17 +82,18 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
-@click.option("--gpu", metavar="SIZE", required=True, help="What the GPU holds: 24GiB, 80GB.")
-@click.option("--batch", metavar="N", type=int, default=1, show_default=True, help="Sequences of a step.")
-@click.option("--seq", metavar="N", type=int, default=512, show_default=True, help="Tokens of a sequence.")
+@click.option("--gpu", metavar="SIZE", required=True, help="Memory of the GPU: 24GiB, 80GB.")
+@click.option("--batch", metavar="N", type=int, default=1, show_default=True, help="Sequences in a step.")
+@click.option("--seq", metavar="N", type=int, default=512, show_default=True, help="Tokens in a sequence.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
               help="What to solve for: batch, seq, or a hyperparameter that is a whole number.")  # fmt: skip
 @step_options
 @json_option
 def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int, solve: str, **asked: Any) -> None:
-    """Find the largest batch, length or size whose training step fits a GPU.
+    """Find the largest batch, sequence length or size that fits a given GPU.
 
-    Without methods: all that can be sized on the model. The last column says which single change would help most.
+    Without methods: every method that can be solved for on the model. The last column is the single change of the
+    setting that helps most.
     """
     from ..memory.fit import beside, gpu_bytes
 
@@ -107,7 +108,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
             if methods:
                 raise
     if not found:
-        raise UsageError("no method can be sized so; name one to see why")
+        raise UsageError("no method can be solved for this; name one to see the reason")
     found = beside(found)
     if as_json:
         return out.print_json([f.to_dict() for f in found])

@@ -101,7 +101,7 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
 
 def merging(trial: Trial) -> None:
     """Where the entry says so, the change can be folded into the weights: same outputs, and nothing is left of it."""
-    if trial.entry.properties.merge != "exact":
+    if KB[trial.method].merge != "exact":
         assert not hasattr(trial.reference, "merge"), "the module can merge, the entry says it cannot"
         return
     assert trial.cost.served == trial.cost.served_bits == 0, "what merges serves nothing of its own"
@@ -160,7 +160,7 @@ def _amounts(trial: Trial, state: dict[str, Tensor], left: dict[str, Tensor]) ->
     bits = sum(v.numel() for v in state.values() if v.dtype == torch.bool)
     declared = trial.cost.stored + trial.cost.shared, trial.cost.stored_bits
     assert (numbers, bits) == declared, f"holds {numbers} numbers and {bits} bits, declared {declared}"
-    if trial.entry.properties.merge != "exact":
+    if KB[trial.method].merge != "exact":
         served = sum(v.numel() for v in left.values() if v.dtype != torch.bool)
         assert served == trial.cost.served, f"{served} numbers are left to serve, declared {trial.cost.served}"
         masks = sum(v.numel() for v in left.values() if v.dtype == torch.bool)

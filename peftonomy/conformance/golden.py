@@ -13,7 +13,6 @@ run. Anything else is run by the implementation's own `probe(model, inputs)`, wh
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
@@ -28,8 +27,9 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy import Place
-from reference_impls import _kit as kit
 
+from ..implementations.live import kit
+from ..implementations.located import module as reference
 from ..implementations.naming import Naming, state
 from .tiny import copied
 
@@ -168,7 +168,7 @@ def compare(vector: Vector, module: ModuleType | Any = None, *, seeds: int = SEE
 
 
 def _reference(method: str) -> ModuleType:
-    return importlib.import_module(f"reference_impls.{method}")
+    return reference(method)
 
 
 class _Comparison:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy import Backbone, Cost, Formula, Place, UsageError
-from reference_impls import _kit as kit
 
+from ..implementations.live import kit
+from ..implementations.located import module as reference
 from ..implementations.naming import Naming, ours, restore, state
 from . import tiny
 
@@ -36,7 +36,7 @@ class Trial:
 
     @cached_property
     def reference(self) -> Any:
-        return self.module or importlib.import_module(f"reference_impls.{self.method}")
+        return self.module or reference(self.method)
 
     @property
     def entry(self) -> Any:

@@ -14,9 +14,9 @@ from ..backbones.modules import Block, Module, SiteGroup, joined, role_matches
 from ..errors import UsageError, shown
 from ..formula import Formula
 from ..schema.method import MethodEntry, Tensor, Value
-from .measure import Measure, measure
+from .measure import Measure, measures
 
-__all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites", "totals"]
+__all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites"]
 
 MOST_PARTS = 50
 
@@ -43,8 +43,7 @@ class Part:
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """What each of the entry's tensors measures."""
-        names = tuple(self.entry.hyperparameters)
-        return {name: measure(tensor, names) for name, tensor in self.entry.tensors.items()}
+        return measures(self.entry)
 
 
 @dataclass(slots=True)
@@ -170,25 +169,6 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
     return found
 
 
-def totals(inventory: Inventory, targeted: Sequence[SiteGroup]) -> dict[str, int]:
-    """What formulas may name of all targeted linears together: their number, and the largest and summed widths."""
-    key = ("totals", *map(id, targeted))
-    if key not in inventory.memo:
-        inventory.memo[key] = targeted, _totals(targeted)  # held too, as in `places`
-    found: dict[str, int] = inventory.memo[key][1]
-    return found
-
-
-def _totals(targeted: Sequence[SiteGroup]) -> dict[str, int]:
-    return {
-        "n_sites": sum(site.count for site in targeted),
-        "max_d_in": max((site.d_in for site in targeted), default=0),
-        "max_d_out": max((site.d_out for site in targeted), default=0),
-        "sum_d_in": sum(site.count * site.d_in for site in targeted),
-        "sum_d_out": sum(site.count * site.d_out for site in targeted),
-    }
-
-
 @dataclass
 class Places:
     """Spots that are alike in all that a tensor's sizes depend on, each with its number among all of the tensor's.
@@ -264,7 +244,7 @@ def _sites(
     for site in targeted:
         if _wanted(tensor, site.role, site.stack):
             dims = {"d_in": site.d_in, "d_out": site.d_out, "bias": int(site.bias)}
-            yield Spot(site.role, site.count, dims, site, site.layers)
+            yield Spot(site.role, len(site.layers) or 1, dims, site, site.layers)
 
 
 def _roles(
@@ -274,7 +254,7 @@ def _roles(
     for site in targeted:
         if _wanted(tensor, site.role, site.stack):
             key = site.role, site.d_in, site.d_out
-            sharing[key] = sharing.get(key, 0) + site.count
+            sharing[key] = sharing.get(key, 0) + (len(site.layers) or 1)
     for (role, d_in, d_out), n in sharing.items():
         yield Spot(role, 1, {"d_in": d_in, "d_out": d_out, "n_sharing": n})
 
@@ -300,7 +280,7 @@ def _parameters(
             if tensor.per != "bias" or suffix == "bias":
                 dims = {"numel": math.prod(shape)}
                 own = shape if tensor.selecting else None
-                yield Spot(module.role, module.count, dims, module, module.layers, own, suffix)
+                yield Spot(module.role, len(module.layers) or 1, dims, module, module.layers, own, suffix)
 
 
 _SCOPES = {

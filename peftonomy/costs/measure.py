@@ -11,38 +11,28 @@ from functools import cached_property
 from typing import Any
 
 from ..formula import Formula
-from ..schema.family import DIMS
-from ..schema.method import OF_PARAMETERS, Moved, Tensor
+from ..schema.method import MethodEntry, Moved, Tensor
+from ..schema.names import BLOCKS, DIMS, LOCAL
 
-__all__ = ["BLOCKS", "HELD", "LOCAL", "OF_STEP", "Measure", "measure"]
+__all__ = ["HELD", "Measure", "measure", "measures"]
 
 HELD = ("values", "indices", "bits", "shared")
 """What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
-BLOCKS = ("attention", "mlp", "layer")
-"""Scopes whose places are parts of every layer."""
-LOCAL: dict[str, frozenset[str]] = {
-    "site": frozenset({"d_in", "d_out", "bias", "layer"}),
-    "role": frozenset({"d_in", "d_out", "n_sharing"}),
-    "model": frozenset(),
-    **dict.fromkeys(BLOCKS, frozenset({"layer", "cross"})),
-    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
-}
-"""Dimensions that a formula may name besides the model's, by the scope of its tensor."""
-OF_STEP = frozenset({"tokens", "seq", "outputs", "post_norm"})
-"""Dimensions of a training step, which formulas of memory may name: tokens of a batch, and of a sequence; what the
-language model's head gives out for a token, 0 without one; and whether norms stand behind the residual sums."""
-
 ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A tensor's formulas as functions of `(common, local, *hyperparameters)`.
+    """A tensor's formulas as functions of `(common, local, *hyperparameters)`, compiled once.
 
     wanted: what is computed: count, copies, and what else `trained` and `held` point at. trained: where in it the
-    number of moved entries stands, None where none are. held: each kind of what is held, with where its number stands.
-    exists, requires: conditions. names: dimensions in which places may differ. by_layer: whether a formula names the
-    layer; layered: whether only `exists` does, so that the layers are alike where it holds.
+    number of moved entries stands, None where none are. held: each kind of what is held, with where its number stands;
+    columns: the same, with each kind by its number in HELD. exists, requires: conditions. names: dimensions in which
+    places may differ. by_layer: whether a formula names the layer; layered: whether only `exists` does, so that the
+    layers are alike where it holds. everywhere: whether the tensor acts on every targeted module. across: what is
+    counted over all places together: the ledger or kind, and its formula. spread: two tensors with equal `spread` have
+    the same places on the same targets. sizes: the values of `wanted`, None where the tensor does not exist, False
+    where what it requires does not hold.
     """
 
     tensor: Tensor
@@ -50,33 +40,17 @@ class Measure:
     wanted: tuple[Formula, ...]
     trained: int | None
     held: tuple[tuple[str, int], ...]
+    columns: tuple[tuple[int, int], ...]
     exists: Formula | None
     requires: Formula | None
     names: tuple[str, ...]
     by_layer: bool
     layered: bool
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether it acts on every targeted module."""
-        return self.tensor.per == "site" and self.tensor.roles is None and not self.by_layer
-
-    @cached_property
-    def across(self) -> list[tuple[str, Formula]]:
-        """What is counted over all places together: the ledger or kind, and its formula."""
-        moved = [("trained", self.tensor.trained.across)] if isinstance(self.tensor.trained, Moved) else []
-        return moved + [(part.as_, part.across) for part in self.tensor.stored if part.across is not None]
-
-    @cached_property
-    def spread(self) -> tuple[Any, ...]:
-        """What decides, with the targets, at which places of a model the tensor is, and which of these are alike."""
-        roles = None if self.tensor.roles is None else tuple(self.tensor.roles)
-        return self.tensor.per, roles, self.tensor.selecting, self.names, self.by_layer, self.layered
-
-    @cached_property
-    def columns(self) -> tuple[tuple[int, int], ...]:
-        """As `held`, but each kind by its number in HELD."""
-        return tuple((HELD.index(kind), at) for kind, at in self.held)
+    everywhere: bool
+    across: list[tuple[str, Formula]]
+    spread: tuple[Any, ...]
+    local: frozenset[str]
+    sizes: Callable[..., Any]
 
     @property
     def words(self) -> list[str]:
@@ -85,19 +59,6 @@ class Measure:
         if self.trained:
             rest[0] = "trained"
         return ["its size", "copies", *rest]
-
-    @cached_property
-    def local(self) -> frozenset[str]:
-        """The names that are found at the place: in a block also the sizes, which may be its stack's own."""
-        local = LOCAL[self.tensor.per]
-        return local.union(DIMS, ("n_layers",)) if self.tensor.per in BLOCKS else local
-
-    @cached_property
-    def sizes(self) -> Callable[..., Any]:
-        """The values of `wanted`, None where the tensor does not exist, False where what it requires does not hold."""
-        both = ((None if self.layered else self.exists, None), (self.requires, False))
-        conditions = [(formula, answer) for formula, answer in both if formula is not None]
-        return Formula.together(self.wanted, self.hyperparameters, self.local, conditions)
 
     @cached_property
     def arrays(self) -> Callable[..., Any]:
@@ -120,9 +81,16 @@ class Measure:
         return Formula.together(self.tensor.shape or [], self.hyperparameters, self.local)
 
 
+def measures(entry: MethodEntry) -> dict[str, Measure]:
+    """Return the measure of each of an entry's tensors."""
+    names = tuple(entry.hyperparameters)
+    return {name: measure(tensor, names) for name, tensor in entry.tensors.items()}
+
+
 def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:
-    """The measure of a tensor whose entry has these hyperparameters."""
-    wanted = [_count(tensor), tensor.copies]
+    """Return the measure of a tensor whose entry has these hyperparameters."""
+    selecting, names = tensor.selecting, tuple(hyperparameters)
+    wanted = [_count(tensor, selecting), tensor.copies]
     trained = 0 if isinstance(tensor.trained, Moved) or tensor.trained is True else None
     if isinstance(tensor.trained, Formula):
         trained = len(wanted)
@@ -132,24 +100,38 @@ def measure(tensor: Tensor, hyperparameters: Sequence[str]) -> Measure:
         if part.across is None and part.as_ in HELD:
             held.append((part.as_, 0 if part.count is None else len(wanted)))
             wanted += [] if part.count is None else [part.count]
-    exists = _both(tensor.when, tensor.where)
-    formulas = [*wanted, *(tensor.shape or []), *(f for f in (exists, tensor.requires) if f is not None)]
-    named = frozenset[str]().union(*(formula.names for formula in formulas))
+    exists, requires = tensor.if_, tensor.requires
+    formulas = [*wanted, *(tensor.shape or []), *[f for f in (exists, requires) if f is not None]]
+    named = frozenset[str]().union(*[formula.names for formula in formulas])
     by_layer = [formula for _, formula in tensor.formulas() if "layer" in formula.names]
-    layered = by_layer == [tensor.where]
+    layered = by_layer == [exists]
+    differ = tuple(sorted(named.difference(names, ("layer",) if layered else ())))
+    roles = None if tensor.roles is None else tuple(tensor.roles)
+    moved = [("trained", tensor.trained.across)] if isinstance(tensor.trained, Moved) else []
+    local = LOCAL[tensor.per].union(DIMS, ("n_layers",)) if tensor.per in BLOCKS else LOCAL[tensor.per]
+    both = ((None if layered else exists, None), (requires, False))
+    conditions = [(formula, answer) for formula, answer in both if formula is not None]
     return Measure(
-        tensor, tuple(hyperparameters), tuple(wanted), trained, tuple(held), exists, tensor.requires,
-        tuple(sorted(named.difference(hyperparameters, ("layer",) if layered else ()))), bool(by_layer), layered,
-    )  # fmt: skip
+        tensor=tensor,
+        hyperparameters=names,
+        wanted=tuple(wanted),
+        trained=trained,
+        held=tuple(held),
+        columns=tuple([(HELD.index(kind), at) for kind, at in held]),
+        exists=exists,
+        requires=requires,
+        names=differ,
+        by_layer=bool(by_layer),
+        layered=layered,
+        everywhere=tensor.per == "site" and tensor.roles is None and not by_layer,
+        across=moved + [(part.as_, part.across) for part in tensor.stored if part.across is not None],
+        spread=(tensor.per, roles, selecting, differ, bool(by_layer), layered),
+        local=local,
+        sizes=Formula.together(wanted, names, local, conditions),
+    )
 
 
-def _count(tensor: Tensor) -> Formula:
-    if tensor.selecting:
+def _count(tensor: Tensor, selecting: bool) -> Formula:
+    if selecting:
         return NUMEL
-    return tensor.count or Formula.parse(" * ".join(f"({size.source})" for size in tensor.shape or []) or "1")
-
-
-def _both(a: Formula | None, b: Formula | None) -> Formula | None:
-    if a is None or b is None:
-        return a or b
-    return Formula.parse(f"({a.source}) and ({b.source})")
+    return tensor.count or Formula.parse(" * ".join([f"({size.source})" for size in tensor.shape or []]) or "1")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backbones.backbone import Inventory
-from ..backbones.modules import Module, SiteGroup, role_matches
+from ..backbones.modules import Module, SiteGroup, role_matches, totals
 from ..errors import UnknownName, UsageError, shown
 from ..formula import Formula
 from ..schema.method import Hyperparameter, Tensor, Value
 from .cost import Cost, TensorCost
-from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites, totals
+from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites
 from .measure import HELD, Measure
 from .values import coerced
 
@@ -140,7 +140,7 @@ class Plan:
         self.common: dict[str, Any] = {
             **inventory.dims,
             "backbone": inventory.backbone.parameters,
-            **totals(inventory, [site for group in self.sites for site in group]),
+            **totals([site for group in self.sites for site in group]),
         }
         self.pieces: list[Piece] = []
         for index, part in enumerate(self.parts):

@@ -6,7 +6,6 @@ are predicted, before the implementation touches the model. Needs the torch extr
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reference_impls import _kit as kit
-
 from ..errors import ConfigError, DataError, Problem, UsageError, shown
+from .live import kit
+from .located import module
 from .naming import Naming, restore
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Applied:
 
     @property
     def _module(self) -> ModuleType:
-        return importlib.import_module(f"reference_impls.{self.method.id}")
+        return module(self.method.id)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What an optimiser has to update, by name: give `.values()` to it."""

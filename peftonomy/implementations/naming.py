@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftonomy.costs.plan import Place
-from peftonomy.schema.method import OF_PARAMETERS
-from reference_impls import _kit as kit
+from peftonomy.schema.names import OF_PARAMETERS
+
+from .live import kit
 
 STORED = ("values", "indices", "bits", "shared")
 """What a checkpoint holds, in whatever form."""

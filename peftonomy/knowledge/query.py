@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, get_args
 
 from pydantic import BaseModel
 
-from ..catalogue.records import M, MethodRecord, Records
+from ..catalogue.records import M, Merge, MethodRecord, Records
 from ..costs.table import Table
 from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import PYTHON, Formula, Node
@@ -29,7 +29,7 @@ LEDGERS = ("trained", "stored", "stored_bytes", "served", "percent")
 """Facts that a query knows when it names a model to count on."""
 CLOSED: dict[str, tuple[type[BaseModel], str]] = {
     "stores": (Stored, "as_"), "scope": (Tensor, "per"), "inference": (Tensor, "served"),
-    "merge": (Properties, "merge"), "identity_at_init": (Properties, "identity_at_init"),
+    "identity_at_init": (Properties, "identity_at_init"),
 }  # fmt: skip
 """Facts whose words are those of a field of the schema."""
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -63,7 +63,7 @@ def _row(method: MethodRecord) -> dict[str, Any]:
     entry = method.entry
     return {
         "id": entry.id, "name": entry.name, "year": entry.year, "category": entry.category,
-        "merge": entry.properties.merge, "identity_at_init": entry.properties.identity_at_init,
+        "merge": method.merge, "identity_at_init": entry.properties.identity_at_init,
         "summary": entry.summary,
     }  # fmt: skip
 
@@ -76,7 +76,7 @@ def facts(method: MethodRecord) -> dict[str, Any]:
         tensors += method.kb[include.method].entry.tensors.values()
     known: dict[str, Any] = {
         "id": entry.id, "name": entry.name, "year": entry.year, "category": entry.category,
-        "merge": entry.properties.merge, "identity_at_init": entry.properties.identity_at_init,
+        "merge": method.merge, "identity_at_init": entry.properties.identity_at_init,
         "stores": tuple(sorted({part.as_ for t in tensors for part in t.stored})),
         "scope": tuple(sorted({t.per for t in tensors})),
         "inference": tuple(sorted({t.served for t in tensors})),
@@ -152,6 +152,7 @@ class Predicate:
                 values = value if isinstance(value, tuple) else (value,)
                 self.several |= {name} if isinstance(value, tuple) else set()
                 self.words.setdefault(name, set()).update(v for v in values if isinstance(v, str))
+        self.words["merge"] = set(get_args(Merge))
         self.words["category"] = set(kb.taxonomy.categories)
         for facet, spec in kb.taxonomy.facets.items():
             self.words[facet] = {*spec.values, "unknown"}

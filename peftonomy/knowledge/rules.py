@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from ..costs.measure import LOCAL, OF_STEP
 from ..errors import FormulaError, PeftonomyError, near
 from ..formula import Formula
 from ..schema.initial import Start
 from ..schema.method import MethodEntry, Tensor
+from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
 from .claims import QUANTITIES, judge, printed, share
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Finding", "Rule", "closest"]
 
 Keys = tuple[str | int, ...]
-MODEL_NAMES = frozenset({
-    "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "n_layers",
-    "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out",
-    "backbone",
-})  # fmt: skip
-"""Dimensions that every formula of an entry may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +100,7 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     if entry.memory is not None:
         for keys, formula, scope in entry.memory.formulas():
             step = OF_STEP if keys[0] == "keeps" else frozenset[str]()
-            known = own if keys[-1] == "when" else everywhere | LOCAL[scope] | step
-            yield ("memory", *keys), formula, known
+            yield ("memory", *keys), formula, everywhere | LOCAL[scope] | step
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
         yield ("closed_forms", i, "formula"), closed.formula, everywhere
@@ -125,8 +118,6 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
 
 
 def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
-    if keys == ("when",):
-        return own
     if keys[-1] == "across":
         return own | MODEL_NAMES | {"numel"}
     return own | MODEL_NAMES | LOCAL[tensor.per]

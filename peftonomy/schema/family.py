@@ -19,17 +19,9 @@ from ..errors import DataError, FormulaError, Problem, UnknownName
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
 from .method import Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
+from .names import DIMS
 
 __all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
-
-DIMS = (
-    "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
-)  # fmt: skip
-"""The sizes that every family must give a formula for, so that methods may use them on every model.
-
-`d_embed` is the width of the vectors of tokens (or patches), before any map to the layers' own: `d_model` where a
-family does not say otherwise. `d_attn` and `d_kv` are the widths of queries and of keys (or values) over all heads;
-`vocab` is 0 without a vocabulary, `max_positions` is 0 where positions have no limit."""
 
 MAX_DIMENSION = 10**9
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None

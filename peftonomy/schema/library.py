@@ -17,7 +17,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
-from .method import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
+from .method import (
+    Argument,
+    Citation,
+    Entry,
+    FormulaField,
+    Id,
+    Line,
+    Name,
+    Prose,
+    Role,
+    SharedDeviation,
+    Stem,
+    validated,
+)
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
 
@@ -123,6 +136,8 @@ class Library(Entry):
     """Modules that are saved whole beside the adapter once they are targeted by one of these names."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
+    deviations: dict[Id, SharedDeviation] = Field(default={})
+    """Differences that it has in many methods, each under a name that entries use."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -29,6 +30,7 @@ from ..errors import DataError, FormulaError, Problem, near
 from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS, Formula
 from .initial import Start
+from .names import LOCAL, MODEL_NAMES, OF_PARAMETERS, OF_STEP
 
 __all__ = [
     "BaseStorage", "Claim", "ClaimPart", "ClosedForm", "Deviation", "Hyperparameter", "Implementation", "Include",
@@ -74,9 +76,6 @@ Category = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=120
 
 Value = bool | int | float | str
 Scope = Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
-OF_PARAMETERS = ("weight", "bias", "norm")
-"""Scopes whose places are the parameters that the backbone already has."""
-
 JS_RESERVED = frozenset(
     """abstract arguments boolean byte case catch char const debugger default delete do double enum eval export extends
     false final float function goto implements instanceof int interface let long native new null package private
@@ -134,7 +133,6 @@ class Hyperparameter(Entry):
 class Targets(Entry):
     """Which linear modules the method acts on, by role."""
 
-    kind: Literal["linear"] = "linear"
     default: list[Role]
     """Roles targeted when the caller names none; roles that a model lacks are skipped."""
     allowed: list[Role]
@@ -167,6 +165,24 @@ class Moved(Entry):
     across: FormulaField
 
 
+PLACE_NAMES = MODEL_NAMES.union(*LOCAL.values(), OF_STEP)
+
+
+@cache
+def _decided(condition: Formula | None) -> tuple[Formula | None, Formula | None]:
+    """A condition in two: what hyperparameters alone decide, and what the place decides."""
+    parts = [] if condition is None else condition.conjuncts()
+    placed = [part for part in parts if part.names & PLACE_NAMES]
+    return _joined([part for part in parts if part not in placed]), _joined(placed)
+
+
+def _joined(parts: Sequence[Formula]) -> Formula | None:
+    sources = [part.source for part in parts]
+    if len(sources) < 2:
+        return Formula.parse(sources[0]) if sources else None
+    return Formula.parse(" and ".join(f"({source})" for source in sources))
+
+
 def _stored(value: Any) -> Any:
     if isinstance(value, str):
         return [{"as": value}]
@@ -183,17 +199,16 @@ class Tensor(Entry):
     and count the tensor is that parameter itself; with one it is a new tensor beside it."""
     roles: list[Role] | None = None
     """Only places with these roles (for blocks: `attn`, `xattn`, `mlp`, `layer`)."""
-    where: FormulaField | None = None
-    """Only places where this holds, for example `layer >= n_drop`."""
-    when: FormulaField | None = None
-    """The tensor exists only when this holds of the hyperparameters."""
+    if_: FormulaField | None = Field(default=None, alias="if")
+    """The tensor exists only where this holds, for example `layer >= n_drop and mode == 'full'`."""
     shape: list[FormulaField] | None = None
     count: FormulaField | None = None
     """Number of entries, in place of a shape, where the tensor is not dense."""
     copies: FormulaField = Field(default=1, validate_default=True)
     """How many such tensors there are at each place."""
     requires: FormulaField | None = None
-    """What must hold at each place, for example `d_in % n == 0`."""
+    """What must hold at each place, for example `d_in % n == 0`. Where the entry itself `requires` something, that
+    holds for all its tensors per site which name nothing else."""
     init: Annotated[Line, AfterValidator(_start)]
     """How it starts, in the language of `_initial`: `zeros`, `normal(0.02)`, `uniform(1 / sqrt(d_in))`,
     `computed: ...`, `drawn: ...`. A test draws it."""
@@ -203,6 +218,16 @@ class Tensor(Entry):
     served: Literal["merged", "kept", "absent"]
     """At inference: folded into the backbone's own weights, kept beside them, or gone."""
     note: Line | None = None
+
+    @property
+    def when(self) -> Formula | None:
+        """The part of `if` that hyperparameters alone decide."""
+        return _decided(self.if_)[0]
+
+    @property
+    def where(self) -> Formula | None:
+        """The part of `if` that the place decides."""
+        return _decided(self.if_)[1]
 
     @property
     def selecting(self) -> bool:
@@ -219,9 +244,11 @@ class Tensor(Entry):
         """Every formula with its place in the entry."""
         for i, size in enumerate(self.shape or []):
             yield ("shape", i), size
-        for name in ("count", "copies", "where", "when", "requires"):
+        for name in ("count", "copies", "requires"):
             if isinstance(formula := getattr(self, name), Formula):
                 yield (name,), formula
+        if self.if_ is not None:
+            yield ("if",), self.if_
         if isinstance(self.trained, Formula):
             yield ("trained",), self.trained
         if isinstance(self.trained, Moved):
@@ -257,7 +284,6 @@ class Properties(Entry):
     """What holds of the adapted model."""
 
     identity_at_init: Literal["exact", "approximate", "none"]
-    merge: Literal["exact", "none"]
     inference_positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that every input carries more at inference."""
     note: Line | None = None
@@ -269,9 +295,8 @@ class Kept(Entry):
     per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
     """weight, bias, norm: at each of the backbone's own parameters of that kind, of `numel` numbers."""
     roles: list[Role] | None = None
-    where: FormulaField | None = None
-    when: FormulaField | None = None
-    """`roles`, `where` and `when` narrow it as they narrow a tensor."""
+    if_: FormulaField | None = Field(default=None, alias="if")
+    """`roles` and `if` narrow it as they narrow a tensor."""
     input: bool = False
     """At a site, the weight of a linear map, a feed-forward block or an attention: what the module reads (what an
     attention makes its queries of), which counts once for all that keep it. At a layer: what it reads, which a
@@ -317,11 +342,11 @@ class Kept(Entry):
 
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""
-        return Tensor(
-            per=self.per, roles=self.roles, where=self.where, when=self.when, count=self.count,
-            init="computed: activations", trained=False, stored=[Stored.model_validate({"as": "none"})],
-            served="absent",
-        )  # fmt: skip
+        known: dict[str, Any] = {
+            "per": self.per, "roles": self.roles, "if": self.if_, "count": self.count,
+            "init": "computed: activations", "trained": False, "stored": "none", "served": "absent",
+        }  # fmt: skip
+        return Tensor(**known)
 
 
 class Memory(Entry):
@@ -461,6 +486,8 @@ class Pitfall(Entry):
 class Deviation(Entry):
     """A difference between a library (or the authors' code) and what it is held against."""
 
+    shared: Id | None = None
+    """A difference that the library's file describes once for many methods; that gives what is not said here."""
     note: Prose
     effect: Literal["counts", "outputs", "none"]
     """What of the trained model it changes: its counts, its outputs for the same tensors, or neither."""
@@ -477,6 +504,18 @@ class Deviation(Entry):
     def subject(self) -> str:
         """What it is about in a word."""
         return self.about or (self.effect if self.effect != "none" else "other")
+
+
+class SharedDeviation(Entry):
+    """A deviation of many methods in one library, as the library's file has it."""
+
+    note: Prose
+    effect: Literal["counts", "outputs", "none"]
+    against: Literal["reference", "paper"] = "reference"
+    about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
+
+
+NOTHING_SHARED: Mapping[str, Mapping[str, SharedDeviation]] = {}
 
 
 class Implementation(Entry):
@@ -555,6 +594,8 @@ class MethodEntry(Entry):
     """Where in the network it acts, in a sentence."""
     hyperparameters: dict[Name, Hyperparameter] = {}
     targets: Targets | None = None
+    requires: FormulaField | None = None
+    """What must hold at every targeted module, for example `r <= min(d_in, d_out)`."""
     tensors: dict[Name, Tensor] = {}
     includes: list[Include] = []
     base_storage: dict[Name, BaseStorage] = {}
@@ -568,6 +609,19 @@ class MethodEntry(Entry):
     implementations: dict[Id, Implementation] = {}
     basis: Basis | None = None
     """What update, initial values and defaults rest on, where the authors' code was not run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _required(cls, data: Any) -> Any:
+        """Hand what the whole entry requires on to its tensors per site."""
+        if not isinstance(data, dict) or "requires" not in data or not isinstance(data.get("tensors"), dict):
+            return data
+        tensors = {
+            name: {"requires": data["requires"], **tensor}
+            if isinstance(tensor, dict) and tensor.get("per") == "site" else tensor
+            for name, tensor in data["tensors"].items()
+        }  # fmt: skip
+        return data | {"tensors": tensors}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -693,13 +747,18 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def method_from(document: Document, path: Path | None = None) -> MethodEntry:
-    """A method entry from its parsed file; the id must be the file's stem."""
+def method_from(
+    document: Document, path: Path | None = None, shared: Mapping[str, Mapping[str, SharedDeviation]] = NOTHING_SHARED
+) -> MethodEntry:
+    """Read a method entry from its parsed file; the id must be the file's stem.
+
+    shared: of each library, the deviations that its file describes for many methods. Raises DataError.
+    """
     if not isinstance(document.data, dict):
         raise DataError(
             [Problem(document.path, 1, "", type(document.data).__name__, "a mapping of fields", "", "schema")]
         )
-    entry = validated(MethodEntry, document)
+    entry = validated(MethodEntry, replace(document, data=_with_shared(document, shared)))
     if path is not None and entry.id != path.stem:
         raise DataError(
             [
@@ -709,3 +768,34 @@ def method_from(document: Document, path: Path | None = None) -> MethodEntry:
             ]
         )
     return entry
+
+
+def _with_shared(document: Document, shared: Mapping[str, Mapping[str, SharedDeviation]]) -> Any:
+    """The data of an entry with its shared deviations filled in. Raises DataError for one that no library has."""
+    data, problems = document.data, []
+    implementations = data.get("implementations")
+    if not isinstance(implementations, dict):
+        return data
+    filled = dict(implementations)
+    for library, one in implementations.items():
+        if not isinstance(one, dict) or not isinstance(one.get("deviations"), list):
+            continue
+        rows = list(one["deviations"])
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict) or "shared" not in row:
+                continue
+            known = shared.get(library, {})
+            if row["shared"] in known:
+                rows[i] = known[row["shared"]].model_dump(exclude_unset=True) | row
+                continue
+            keys = ("implementations", library, "deviations", i, "shared")
+            matches = near(str(row["shared"]), known)
+            hint = f"did you mean {' or '.join(matches)}?" if matches else ""
+            expected = f"a deviation of taxonomy/libraries/{library}.yaml"
+            problems.append(
+                Problem(document.path, document.line(keys), dotted(keys), str(row["shared"]), expected, hint, "schema")
+            )
+        filled[library] = one | {"deviations": rows}
+    if problems:
+        raise DataError(problems)
+    return data | {"implementations": filled}

@@ -101,7 +101,7 @@ def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
 
 def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     """The whole entry as plain data, with what is derived from it."""
-    record = method.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+    record = method.record()
     known = facts(method)
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}

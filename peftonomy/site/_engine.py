@@ -92,7 +92,7 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
     names = _size.names(parts, size)
     return {
         "name": entry.name, "year": entry.year, "category": entry.category, "hue": site.hue(entry.category),
-        "summary": entry.summary, "merge": entry.properties.merge, "identity": entry.properties.identity_at_init,
+        "summary": entry.summary, "merge": method.merge, "identity": entry.properties.identity_at_init,
         "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
         "facets": entry.facets, "size": size or None,
         "libraries": {
@@ -138,7 +138,7 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
         "tensors": [
             _tensor(n, t, formulas)
             | {"bounds": formulas.each(bounds.get(n, []))}
-            | {"sized": any(f is not None and not sized.isdisjoint(f.names) for f in (t.requires, t.when, t.where))}
+            | {"sized": any(f is not None and not sized.isdisjoint(f.names) for f in (t.requires, t.if_))}
             for n, t in entry.tensors.items()
         ],
         "bounds": formulas.each(bounds.get("", [])),
@@ -164,8 +164,6 @@ def _hyperparameter(name: str, spec: Hyperparameter, formulas: Formulas) -> dict
 
 
 def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
-    guards = [f for f in (tensor.when, tensor.where) if f is not None]
-    guard = Formula.parse(" and ".join(f"({f.source})" for f in guards)) if guards else None
     trained: bool | int | None = True
     if isinstance(tensor.trained, bool):
         trained = tensor.trained
@@ -174,7 +172,7 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
     return {
         "name": name, "per": tensor.per, "selecting": tensor.selecting, "roles": tensor.roles,
         "by_layer": any("layer" in f.names for _, f in tensor.formulas()),
-        "guard": formulas.add(guard),
+        "guard": formulas.add(tensor.if_),
         "requires": formulas.add(tensor.requires), "rule": tensor.requires.source if tensor.requires else "",
         "shape": None if tensor.shape is None else formulas.each(tensor.shape),
         "count": formulas.add(tensor.count),

@@ -97,7 +97,7 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
             note = f"{row['percent']} of {site.kb.models[model].name}"
             yield {"name": "Trained by default", "value": row["trained"], "note": note}
     yield _stores(site, method)
-    yield {"name": "Merges into the weights", "value": MERGE[entry.properties.merge]}
+    yield {"name": "Merges into the weights", "value": MERGE[method.merge]}
     yield {"name": "At the first step", "value": START[entry.properties.identity_at_init]}
     if entry.properties.inference_positions.literal != 0:
         yield {"name": "Extra sequence positions", "value": entry.properties.inference_positions.source}
@@ -215,7 +215,7 @@ def _hyperparameter(site: Site, name: str, spec: Hyperparameter, known: Mapping[
 def _tensor(
     site: Site, name: str, tensor: Tensor, entry: MethodEntry, levels: Mapping[str, View | None]
 ) -> View:
-    conditions = [f.source for f in (tensor.when, tensor.where, tensor.requires) if f is not None]
+    conditions = [f.source for f in (tensor.if_, tensor.requires) if f is not None]
     if tensor.copies.literal != 1:
         conditions.append(f"{tensor.copies.source} of them")
     return {

@@ -15,6 +15,7 @@ from ..costs.plan import Plan
 from ..errors import UsageError
 from ..files.bibliography import Reference
 from ..files.documents import load_yaml
+from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
 from ._tex import Tex
 from ._text import count, front_matter, inline, percent, safe_url
@@ -36,7 +37,7 @@ class Site:
     def __init__(self, kb: KnowledgeBase, repository: str = ""):
         self.kb, self.repository = kb, _address(repository)
         self.folder = _beside(kb.root / "site", data_root() / "site")
-        self.code = _beside(kb.root / "reference_impls", Path(__file__).parents[2] / "reference_impls")
+        self.code = _beside(kb.root / "reference_impls", FOLDER)
         self._costs: dict[tuple[str, str], View] = {}
         self.tex, self.env = _tex(self.folder), _environment(self.folder)
 
@@ -152,7 +153,7 @@ class Site:
         entry = method.entry
         return {
             "id": method.id, "name": method.name, "year": method.year, "summary": entry.summary,
-            "merge": "yes" if entry.properties.merge == "exact" else "no",
+            "merge": "yes" if method.merge == "exact" else "no",
             "example": self.cost(method, self.examples[0]).get("trained", "–"),
         }  # fmt: skip
 
