@@ -122,7 +122,7 @@ class Applied:
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise UsageError(f"{self.method.id} changed {changed[0]}{more}; load the model again to undo that")
-        added = [m for m in self.model.modules() if m not in self._modules and "attached" in vars(m)]
+        added = [child for child in kit.attached(self.model) if child not in self._modules]
         for child in reversed(added):       # what hangs on another child goes before it
             kit.drop(child)
         for _, parameter, _, trained in self._plain:

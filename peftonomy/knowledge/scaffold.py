@@ -169,7 +169,7 @@ def _sentence(field: FieldInfo) -> str:
 
 
 def module_skeleton(source: str) -> str:
-    """`reference_impls/<id>.py`: the order of a reference module, with a correction that starts at zero."""
+    """Return the text of `reference_impls/<id>.py`: a correction that starts at zero and can be merged."""
     return f'''"""TODO: the paper's title ({source}#TODO).
 
     h = W_0 x + TODO
@@ -184,8 +184,8 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Correction(nn.Module):
-    """What stands beside one weight of shape (d_out, d_in)."""
+class Correction(kit.Child):
+    """The correction of one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int):
         super().__init__()
@@ -194,6 +194,9 @@ class Correction(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + x @ self.A.T @ self.B.T                          # (..., d_in) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        return self.B @ self.A                                      # (d_out, d_in)
 
 
 def apply(
@@ -204,6 +207,13 @@ def apply(
     for site in kit.sites(model, targets):
         kit.attach(site, name, Correction(site.d_in, site.d_out, r=r))
     return model
+
+
+# TODO: remove `merge` if the method cannot be merged exactly.
+# CONTRIBUTING.md lists the other functions that a module may define.
+def merge(model: nn.Module) -> nn.Module:
+    """Add the corrections to the weights."""
+    return kit.fold(model, "TODO")
 '''
 
 
