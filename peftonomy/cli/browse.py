@@ -58,8 +58,8 @@ def show(method: str, as_json: bool) -> None:
     known = facts(found)
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
-        (n, h.type, str(h.default), h.domain.source if h.domain else "", level.get(("hyperparameters", n, "default"), ""),
-         h.source, h.meaning)
+        (n, h.type, str(h.default), h.domain.source if h.domain else "",
+         level.get(("hyperparameters", n, "default"), ""), h.source, h.meaning)
         for n, h in entry.hyperparameters.items()
     ]  # fmt: skip
     section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
