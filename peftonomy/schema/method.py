@@ -454,8 +454,8 @@ class Claim(Entry):
 
     id: Id
     quantity: FormulaField
-    """A formula over `trained`, `stored`, `stored_bits`, `stored_bytes`, `served`, `head`, `backbone`, `percent`,
-    `base_bytes` and dimensions."""
+    """A formula over `trained`, `stored`, `stored_bits`, `stored_bytes`, `shared`, `served`, `served_bits`, `head`,
+    `backbone`, `percent`, `base_bytes` and dimensions."""
     model: Id
     set: dict[Name, Value] = {}
     targets: list[Role] | None = None
