@@ -128,7 +128,7 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     for field, text in reference.fields.items():
         if "TODO" in text:
             found = f"{field} = {text}"
-            yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
+            yield Problem(name, reference.line, reference.key, found, "the finished text", "", "finished")
     if not reference.url:
         yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
     if any(word.strip() not in READ for word in reference.read.split(",")):

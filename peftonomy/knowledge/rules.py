@@ -161,7 +161,7 @@ def _category(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "facets",
-    "Every facet has a value, and the value is one of the facet's.",
+    "Every facet has a value, and each value is in the facet's list.",
 )
 def _facets(method: MethodRecord) -> Iterator[Finding]:
     facets, given = method.kb.taxonomy.facets, method.entry.facets
@@ -183,7 +183,7 @@ def _facets(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "roles",
-    "At least one backbone has the role.",
+    "Every role exists in at least one backbone.",
 )
 def _roles(method: MethodRecord) -> Iterator[Finding]:
     known = {*method.kb.taxonomy.roles, "attn", "xattn", "mlp", "layer"}
@@ -374,7 +374,7 @@ def _balanced(method: MethodRecord) -> Iterator[Finding]:
 def _finished(method: MethodRecord) -> Iterator[Finding]:
     for keys, text in _texts(method.document.data, ()):
         if "TODO" in text:
-            yield Finding(keys, text, "what is still to be written")
+            yield Finding(keys, text, "the finished text")
 
 
 def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
