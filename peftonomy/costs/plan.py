@@ -153,7 +153,7 @@ class Plan:
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
 
     def _places(self, index: int, name: str, measured: Measure) -> Iterable[tuple[Places, Mapping[str, Value]]]:
-        """Yield the locations of a part's tensor, with the hyperparameters that have their own values there."""
+        """Return the locations of a part's tensor, with the hyperparameters that have their own values there."""
         if self.chosen is not None:
             return self.chosen.places(name, measured, self.inventory, self.sites[index])
         return [(where, NOTHING) for where in places(measured, self.inventory, self.sites[index])]

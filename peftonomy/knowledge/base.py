@@ -56,12 +56,12 @@ class MethodOn:
 
     @cached_property
     def plan(self) -> Plan:
-        """Return the layout of the method on the model. Raises UsageError or ConfigError."""
+        """The layout of the method on the model. Raises UsageError or ConfigError."""
         return self.method.plan(self.model, **self._where)
 
     @cached_property
     def step(self) -> Step:
-        """Return the layout for a training step, by default for the model's own task. Raises UsageError."""
+        """The layout for a training step, by default for the model's own task. Raises UsageError."""
         from ..memory.model import step
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
@@ -275,14 +275,14 @@ class KnowledgeBase(Records[Method]):
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """Return each method's values of the fields that a condition may name. Several values are a tuple."""
+        """Each method's values of the fields that a condition may name. Several values are a tuple."""
         from .query import facts_of
 
         return facts_of(self)
 
     @property
     def deviations(self) -> Table:
-        """Return every recorded difference between a library and a method, one per row, with its effect and its
+        """Every recorded difference between a library and a method, one per row, with its effect and its
         source."""
         rows = [
             {

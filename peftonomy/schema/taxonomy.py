@@ -180,5 +180,5 @@ class Taxonomy:
 
     @property
     def categories(self) -> dict[str, CategoryNode]:
-        """Return every node of the tree by its id, parents first."""
+        """Every node of the tree by its id, parents first."""
         return {node.id: node for root in self.tree for node in root.walk()}
