@@ -1,4 +1,4 @@
-"""The result of "what does a method cost on a model?": three ledgers, and the tensors that they sum up.
+"""The counts of a method on a model: three ledgers, and the tensors that they sum up.
 
     >>> import peftonomy
     >>> cost = peftonomy.load()["lora"].cost("llama_2_7b", r=8, targets=["attn.q", "attn.v"])
