@@ -1,4 +1,4 @@
-"""JSON API, version 1: plain files beside the pages, without time stamps, equal in every build of one commit."""
+"""JSON API, version 1: plain files beside the pages, without timestamps, equal in every build of one commit."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ FILES = {
 
 
 def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]:
-    """Every file of the API by its path.
+    """Return every file of the API by its path.
 
-    examples: the models on which a method's costs are given. survey: the source whose experiments are recomputed.
+    examples: the models for a method's costs. survey: the source whose experiments are recomputed.
     """
     answers: dict[str, Any] = {
         "index.json": _index(kb),
@@ -60,7 +60,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
 
 def _text(path: str, answer: dict[str, Any]) -> str:
     head = {} if path.startswith("schema/") else {"schema_version": SCHEMA_VERSION}
-    # Without indentation: a third of the bytes, and json's fast encoder.
+    # Without indentation the files have a third of the bytes and json uses its fast encoder.
     return json.dumps(head | answer, ensure_ascii=False) + "\n"
 
 
@@ -100,7 +100,7 @@ def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
 
 
 def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
-    """The whole entry as plain data, with what is derived from it."""
+    """Return the whole entry as plain data, with derived values."""
     record = method.record()
     known = facts(method)
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
@@ -113,7 +113,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
 def _cost(method: Method, model: str) -> dict[str, Any] | None:
     try:
         return method.cost(model).to_dict()
-    except UsageError:  # the method has nothing to act on in this model
+    except UsageError:  # the method has no targets in this model
         return None
 
 

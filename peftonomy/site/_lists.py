@@ -1,4 +1,4 @@
-"""Pages about many things at once: home, lists, categories, models, the taxonomy, references, API and about."""
+"""Pages about collections: home, lists, categories, models, the taxonomy, references, API and about."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAMPLE = ("id", "name", "year", "category", "summary", "tensors", "properties")
 
 
 def category_page(site: Site, node: CategoryNode) -> str:
-    """`categories/<id>.md`: its definition, its parts, and the methods in it and below."""
+    """Return `categories/<id>.md`: its definition, its parts, and the methods in it and below."""
     children = [
         {"id": c.id, "name": c.name, "definition": c.definition, "count": _plural(_below(site, c.id), "method")}
         for c in node.children
@@ -54,10 +54,10 @@ def _below(site: Site, category: str) -> int:
 
 
 def model_page(site: Site, key: str) -> str:
-    """`models/<id>.md`: its sizes, every parameter by module, and what methods cost on it.
+    """Return `models/<id>.md`: its sizes, every parameter by module, and the costs of methods on it.
 
-    A page has some methods only, and the script that is there anyway fills in the others: all on all models would be
-    most of what the site takes to build, and most of its bytes.
+    A page includes some methods only, and the page's script fills in the others. All methods on all models would
+    dominate the site's build time and size.
     """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
@@ -95,7 +95,7 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
-    """The pages that are there whatever the knowledge base holds."""
+    """Yield the pages that do not depend on the contents of the knowledge base."""
     shared = {
         "counts": site.counts, "example_model": site.kb.models[site.examples[0]].name, "groups": site.groups(),
     }  # fmt: skip
@@ -159,14 +159,15 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _libraries(site: Site) -> list[tuple[str, int]]:
-    """Each library with how many entries say what it calls the method, most first; the authors' own code is none."""
+    """Return each library with the number of entries that name it, the largest first; the authors' own code is not
+    one."""
     named = (key for m in site.kb.values() for key, i in m.entry.implementations.items() if i.symbol or i.type)
     found = Counter(key for key in named if key in site.kb.libraries)
     return [(site.library(key), n) for key, n in found.most_common()]
 
 
 def _rules(site: Site) -> Iterator[View]:
-    """Every rule with what passes it and what it refuses."""
+    """Yield every rule with a passing and a failing example."""
     examples = site.kb.taxonomy.rule_examples
     for rule in RULES:
         if rule.name in examples:  # a knowledge base of somebody else may bring its own
@@ -178,14 +179,14 @@ def _rules(site: Site) -> Iterator[View]:
 
 
 def _deviations(site: Site) -> Iterator[View]:
-    """Every deviation with the names and links that the page shows."""
+    """Yield every deviation with the names and links for the page."""
     for row in site.kb.deviations:
         shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
         yield {**row, "name": site.kb[row["method"]].name, **shown}
 
 
 def _errata(site: Site) -> Iterator[View]:
-    """Every printed number that our count contradicts, where somebody here opened its source."""
+    """Yield every printed number that our count contradicts, if we opened its source."""
     for method in site.kb.values():
         for claim in method.entry.claims:
             if claim.verdict == "contradicted" and claim.evidence == "read":
@@ -193,7 +194,7 @@ def _errata(site: Site) -> Iterator[View]:
 
 
 def _template(site: Site) -> list[View]:
-    """What `peftonomy new my_method` writes."""
+    """Return the files that `peftonomy new my_method` writes."""
     year = max((m.year for m in site.kb.values()), default=2024)
     source = f"author{year}mymethod"
     known = {"id": "my_method", "name": _scaffold.TODO, "year": str(year), "category": _scaffold.WORD, "source": source}
@@ -212,7 +213,7 @@ def _example(site: Site, path: str) -> str:
 
 
 def _schemas(site: Site) -> Iterator[View]:
-    """Every schema with what it describes and one example of that."""
+    """Yield every schema with the file that it describes and an example."""
     parts = {
         "method": "An entry: methods/<id>.yaml, and most of `method` in methods/<id>.json.",
         "cost": "What a method costs: each of `costs` in methods/<id>.json, and what `cost --json` prints.",
@@ -232,7 +233,7 @@ def _sample(site: Site) -> str:
 
 
 def _terminal(site: Site) -> list[View]:
-    """The example query as a command and in Python, with its real answer."""
+    """Return the example query as a command and in Python, with its real output."""
     query, method = site.settings["query"], site.example_method
     known = method == query["method"] and query["model"] in site.kb.models
     model = query["model"] if known else site.examples[0]
@@ -242,7 +243,7 @@ def _terminal(site: Site) -> list[View]:
     command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}
     try:
         found: Cost = site.kb[method].cost(model, targets=targets or None, **given)
-    except UsageError:  # a small knowledge base may hold nothing that fits
+    except UsageError:  # a small knowledge base may lack the example's method or model
         return [command]
     return [
         command,
@@ -254,7 +255,7 @@ def _terminal(site: Site) -> list[View]:
 
 
 def _families(site: Site) -> Iterator[View]:
-    """The families that have models, each with its models from small to large."""
+    """Yield the families that have models, each with its models from small to large."""
     for key, family in site.kb.families.items():
         models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
         rows = [
@@ -282,11 +283,11 @@ def _bibliography(site: Site) -> list[View]:
     return sorted(rows, key=lambda r: (r["title"].lower(), r["key"]))
 
 
-# The picture of the taxonomy.
+# The picture of the taxonomy
 
 
 def picture(site: Site, *, labels: bool) -> Markup:
-    """The radial picture, with names and links or as a bare figure."""
+    """Return the radial picture, with names and links or as a bare figure."""
     types = site.kb.taxonomy.relations
     edges = [
         _radial.Edge(m.id, r.target, r.type, types[r.type].name, types[r.type].inverse)
