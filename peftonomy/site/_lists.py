@@ -216,7 +216,7 @@ def _schemas(site: Site) -> Iterator[View]:
     """Yield every schema with the file that it describes and an example."""
     parts = {
         "method": "An entry: methods/<id>.yaml, and most of `method` in methods/<id>.json.",
-        "cost": "What a method costs: each of `costs` in methods/<id>.json, and what `cost --json` prints.",
+        "cost": "The cost of a method: each of `costs` in methods/<id>.json, and the output of `cost --json`.",
     }
     for kind, (_, path) in SCHEMAS.items():
         example = _example(site, path or "methods/<id>.json")
@@ -243,7 +243,7 @@ def _terminal(site: Site) -> list[View]:
     command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}
     try:
         found: Cost = site.kb[method].cost(model, targets=targets or None, **given)
-    except UsageError:  # a small knowledge base may lack the example's method or model
+    except UsageError:  # a small knowledge base may lack a method that applies to the model
         return [command]
     return [
         command,

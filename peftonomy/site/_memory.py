@@ -90,7 +90,7 @@ def _summary(errors: Sequence[float]) -> View | None:
 
 
 def _percent(value: float) -> str:
-    """Return a percentage such as `+0.12 %`, with a typographic sign."""
+    """Return a percentage with its sign, such as `+0.12 %`; zero has no sign."""
     text = f"{abs(value):.2f}" if abs(value) < 10 else f"{abs(value):.1f}"
     return f"{'' if float(text) == 0 else '+' if value > 0 else '−'}{text} %"
 
