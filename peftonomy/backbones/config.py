@@ -100,8 +100,7 @@ def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any
 
 
 def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
-    """Return the first of a key's names that the config has, and its value; else the key's own name and null or
-    MISSING."""
+    """Return the first of a key's names that the config has, and its value; else the key's name and null or MISSING."""
     found = [(label, _lookup(source, raw, label)) for label in labels]
     return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
 

@@ -110,8 +110,10 @@ def family(source: str, raw: Mapping[str, Any], known: Mapping[str, Family]) -> 
 
 @lru_cache(maxsize=16)
 def _built(text: str) -> Family | str:
-    """Return a family whose formulas are the config's own numbers, or the reason for failing. Cached: it takes a
-    second."""
+    """Return a family whose formulas are the config's own numbers, or the reason for failing.
+
+    Cached: it takes a second.
+    """
     raw = json.loads(text)
     try:
         config, models = _models(raw)
@@ -182,8 +184,11 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _expert_names(model_type: str, known: Mapping[str, Family]) -> list[str]:
-    """Return the names by which peft identifies an expert's own linear layers. They are those of a described family
-    whose older checkpoints, with separate experts, `transformers` converts in the same way. peft follows that table."""
+    """Return the names by which peft identifies an expert's own linear layers.
+
+    They are those of a described family whose older checkpoints, with separate experts, `transformers` converts in the
+    same way. peft follows that table.
+    """
     from transformers import conversion_mapping
 
     patterns: dict[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
@@ -402,8 +407,11 @@ def _tell_by_place(layer: Sequence[_Module]) -> None:
 
 
 def _layers(modules: Sequence[_Module]) -> set[str]:
-    """Return the paths under which equal layers are numbered. With attention: the smallest numbered module around each
-    attention that also contains another linear layer. Without attention: the largest numbered modules."""
+    """Return the paths under which equal layers are numbered.
+
+    With attention: the smallest numbered module around each attention that also contains another linear layer. Without
+    attention: the largest numbered modules.
+    """
     maps = [m for m in modules if not m.outside and (m.linear or len(m.spec.get("shape", ())) > 1)]
     attention = [m.path for m in maps if m.linear and m.role.startswith(("attn.", "xattn."))]
     others = [m.path for m in maps if not m.role.startswith(("attn.", "xattn."))]

@@ -134,8 +134,10 @@ class Block:
 
 @lru_cache(maxsize=4096)
 def role_matches(pattern: str, role: str, stack: str) -> bool:
-    """Return True if a pattern matches a role. A pattern is a role, may contain `*`, and may start with a stack and a
-    colon."""
+    """Return True if a pattern matches a role.
+
+    A pattern is a role, may contain `*`, and may start with a stack and a colon.
+    """
     wanted_stack, _, wanted = pattern.rpartition(":")
     return in_stack(wanted_stack, stack) and fnmatchcase(role, wanted)
 
@@ -146,8 +148,10 @@ def joined(path: str, name: str) -> str:
 
 
 def in_stack(wanted: str, stack: str) -> bool:
-    """Return True if `wanted` matches a stack: its name, its function (`encoder` matches `encoder_vision` too) or
-    ""."""
+    """Return True if `wanted` matches a stack.
+
+    It may be the stack's name, its function (`encoder` matches `encoder_vision` too) or "", which matches any stack.
+    """
     return wanted in ("", stack, stack.partition("_")[0])
 
 
@@ -163,8 +167,7 @@ def site_of(m: Module, layers: tuple[int, ...], role: str = "", start: int = 0, 
 
 
 def layers_named(module: Module, suffixes: Sequence[str]) -> list[int | None]:
-    """Return the layers in which the module's name equals a suffix or ends in a dot and a suffix; [None] outside
-    layers."""
+    """Return the layers in which the module's name is a suffix or ends in a dot and a suffix; [None] outside layers."""
     endings, paths = tuple(f".{suffix}" for suffix in suffixes), module.paths()
     if not any(NUMBER.search(suffix) for suffix in suffixes):  # no suffix includes the layer's number
         return [n for n, _ in paths] if f".{paths[0][1]}".endswith(endings) else []

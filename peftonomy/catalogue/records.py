@@ -160,8 +160,7 @@ class MethodRecord:
 
 
 class Records(Mapping[str, M], Generic[M]):
-    """All methods by id, with the models on which they are counted, the libraries, the taxonomy and the
-    bibliography."""
+    """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
 
     def __init__(self, root: Path, method: type[M]):
         missing = [name for name in FOLDERS if not (root / name).is_dir()]
@@ -199,8 +198,7 @@ class Records(Mapping[str, M], Generic[M]):
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def backbone(self, model: ModelLike) -> Backbone:
-        """Return a model by catalogue id, name on the Hugging Face Hub, path to a `config.json`, its content, or
-        itself.
+        """Return a model by catalogue id, name on the Hugging Face Hub, `config.json` (path or content), or itself.
 
         An existing path takes precedence over a name on the Hub. Hub names are case-insensitive. Raises UnknownName
         with near matches, UsageError for a name that several models have, ConfigError for an invalid `config.json`.

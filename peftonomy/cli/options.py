@@ -130,8 +130,10 @@ class Question:
         return record
 
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
-        """Find the largest size that fits into `gpu` bytes. The method takes the settings that it has. Raises
-        PeftonomyError."""
+        """Find the largest size that fits into `gpu` bytes.
+
+        The method takes the settings that it has. Raises PeftonomyError.
+        """
         from ..memory.fit import SOLVED, largest
         from ..memory.model import Setting
 

@@ -1,5 +1,7 @@
-"""The checks that every reference module must pass. Each raises AssertionError; `twins` has modules that each must
-reject."""
+"""The checks that every reference module must pass.
+
+Each raises AssertionError. `twins` has modules that each must reject.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ Check = Callable[[Trial], None]
 
 
 def signature(trial: Trial) -> None:
-    """Check that `apply` takes the entry's hyperparameters with its defaults (none if the default depends on the
-    model)."""
+    """Check that `apply` takes the entry's hyperparameters with its defaults.
+
+    There is no default in `apply` if the entry's default depends on the model.
+    """
     parameters = dict(inspect.signature(trial.reference.apply).parameters)
     parameters.pop("name", None)                # a part of a hybrid has another name
     first = parameters.pop(next(iter(parameters)))

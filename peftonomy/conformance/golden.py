@@ -100,8 +100,7 @@ class Vector:
     tolerance_reason: str = ""
 
     def runs(self, module: Any) -> bool:
-        """Return True if a third-party implementation can be compared: it has one plain linear module, or its own
-        probe."""
+        """Return True if a third-party module can be compared: for one plain linear module, or with a probe."""
         plain = self.model == FIXTURE and not hasattr(_reference(self.method), "probe")
         return plain or hasattr(module, "probe")
 

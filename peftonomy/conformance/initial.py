@@ -114,8 +114,7 @@ def _identity(draw: Tensor) -> Tensor:
 
 
 def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distribution]) -> str:
-    """Check that a computed start is the same under every seed, and neither a constant nor the backbone's own
-    values."""
+    """Check that a computed start is no constant and no copy of the backbone's values, and ignores the seed."""
     mine = [(drawn, law.kind, _copied(place, drawn[0], own)) for (place, drawn), law in zip(placed, laws, strict=True)
             if law.kind in ("computed", "pretrained") and drawn[0].numel()]  # fmt: skip
     if any(not torch.equal(draw, drawn[0]) for drawn, _, _ in mine for draw in drawn):

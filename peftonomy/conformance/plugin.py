@@ -1,5 +1,6 @@
-"""A pytest plug-in: `pytest --peftonomy lora=mypackage.lora:apply` verifies an implementation, one test for each
-case.
+"""A pytest plug-in that verifies an implementation, with one test for each case.
+
+Run it with `pytest --peftonomy lora=mypackage.lora:apply`.
 
 Your own tests can use the fixture `verify_peft`, a function of a method's id and an implementation.
 """

@@ -66,7 +66,8 @@ def shaped(name: str) -> nn.Module:
 def built(kind: str, settings: dict[str, Any]) -> nn.Module:
     """Return a model of a class with these settings, always with the same values.
 
-    It does not affect the state of the random generator."""
+    It does not affect the state of the random generator.
+    """
     model_class = getattr(transformers, kind)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
     with torch.random.fork_rng(devices=[]):

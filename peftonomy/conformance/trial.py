@@ -59,8 +59,7 @@ class Trial:
 
     @property
     def even(self) -> bool:
-        """True if the stored count is a plain sum; False for a budget that locations of unequal size may share
-        unequally."""
+        """True if the stored count is a plain sum; False for a budget that unequal locations may share unequally."""
         budgets = {p.tensor for p in self.places if any(part.count is not None for part in p.spec.stored)}
         sizes = {(p.tensor, p.count) for p in self.places if p.tensor in budgets}
         searched = self.entry.facets["budget"] == "searched"    # a searched structure may use less than the budget
@@ -172,8 +171,7 @@ def trials(method: str, family: str) -> list[Trial]:
 
 
 def _switched(trial: Trial, when: Formula, holds: bool) -> list[Trial]:
-    """Return the trial with one hyperparameter changed so that the condition has the value `holds`; else an empty
-    list."""
+    """Return the trial with one hyperparameter changed so that the condition equals `holds`; else an empty list."""
     backbone, _, _ = layout(trial.family)
     for name in sorted(when.names):
         for value in _every(trial.entry.hyperparameters[name]):

@@ -25,8 +25,7 @@ Suffixes = tuple[str, ...] | str
 
 @dataclass(frozen=True)
 class Part:
-    """An entry in the flattened tree of includes: its prefix, its parent part, and the values of its
-    hyperparameters."""
+    """An entry in the flattened tree of includes: its prefix, its parent part, and its hyperparameters' values."""
 
     prefix: str
     entry: MethodEntry
@@ -36,8 +35,7 @@ class Part:
 
     @cached_property
     def domains(self) -> list[tuple[str, Formula, Callable[..., Any]]]:
-        """Each hyperparameter with a domain: its name, the domain, and a function of `(common, {},
-        *hyperparameters)`."""
+        """Each hyperparameter with a domain: name, domain, and a function of `(common, {}, *hyperparameters)`."""
         specs, names = self.entry.hyperparameters, tuple(self.entry.hyperparameters)
         domains = [(name, spec.domain) for name, spec in specs.items() if spec.domain is not None]
         return [(name, domain, Formula.together([domain], names, ())) for name, domain in domains]
@@ -100,8 +98,7 @@ class Chosen:
     def places(
         self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
     ) -> Iterator[tuple[Places, Mapping[str, Value]]]:
-        """Yield a tensor's locations among the chosen ones, with the hyperparameters that have their own values
-        there."""
+        """Yield a tensor's locations among the chosen ones, with the hyperparameters set there."""
         owned: dict[tuple[tuple[str, Value], ...], list[tuple[int, Spot]]] = {}
         for number, spot in enumerate(self._spots(name, measured, inventory, targeted)):
             own = self.own.get(spot.source, {}) if isinstance(spot.source, SiteGroup) else {}
@@ -174,10 +171,10 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
 
 @dataclass
 class Places:
-    """Spots with equal values of all dimensions that a tensor's sizes depend on, each with its number among the
-    tensor's spots.
+    """Spots with equal values of all dimensions that a tensor's sizes depend on.
 
-    dims: dimensions that formulas may name besides the model's. n: the number of locations in all spots together.
+    dims: dimensions that formulas may name besides the model's. spots: each with its number among the tensor's spots.
+    n: the number of locations in all spots together.
     """
 
     dims: Mapping[str, Any]

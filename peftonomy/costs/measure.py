@@ -68,8 +68,7 @@ class Measure:
 
     @cached_property
     def there(self) -> Callable[..., Any]:
-        """A function of `(common, local, layer, *hyperparameters)`: whether the tensor exists in that layer, as a
-        1-tuple."""
+        """A function of `(common, local, layer, *hyperparameters)`: the 1-tuple of whether the tensor exists there."""
         return Formula.together([self.exists or ONE], ("layer", *self.hyperparameters), self.local)
 
     @cached_property

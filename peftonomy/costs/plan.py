@@ -277,8 +277,7 @@ class Plan:
         return Row(piece, args, found[0], n, moved, copies, layers, held[0], held[1], held[2], held[3])
 
     def _gathered(self, rows: Sequence[Row]) -> list[Row]:
-        """Merge each tensor with a share `across` all locations into one row, because that share has no single
-        location."""
+        """Merge each tensor with a share `across` all locations into one row: that share has no single location."""
         groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.piece.name, []).append(row)

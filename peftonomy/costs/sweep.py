@@ -88,8 +88,10 @@ class Sweep:
 
 
 def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep:
-    """Return the costs where some of `given` are arrays. Raises UsageError as a single query does at the first bad
-    setting."""
+    """Return the costs where some of `given` are arrays.
+
+    Raises UsageError as a single query does at the first bad setting.
+    """
     values, swept, ledgers, _ = _swept([plan], given, dtype)
     backbone = plan.inventory.backbone
     one = {name: array[0] for name, array in ledgers.items()}
@@ -120,8 +122,7 @@ def sweep_models(
 def _swept(
     plans: Sequence[Plan], given: Mapping[str, Any], dtype: str
 ) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any], Any]:
-    """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and a mask of
-    refusals."""
+    """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and refusals."""
     import numpy as np
 
     if dtype not in BYTES:
@@ -246,8 +247,7 @@ def _vectorised(formula: Formula, values: Mapping[str, Any]) -> Any:
 
 
 def _arguments(plans: Sequence[Plan], values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Return, for each part, the values of its own hyperparameters in their declared order, as arrays or single
-    values."""
+    """Return, for each part, its own hyperparameters in their declared order, as arrays or single values."""
     import numpy as np
 
     if len(plans[0].parts) == 1:
@@ -301,8 +301,7 @@ def _groups(plans: Sequence[Plan]) -> Iterator[_Group]:
 def _counted(
     plans: Sequence[Plan], groups: Sequence[_Group], values: Mapping[str, Any], n: int, kind: type
 ) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Return the summed counts at `n` settings, as numbers of type `kind`, and a mask where a single query would
-    refuse."""
+    """Return the summed counts at `n` settings, as numbers of type `kind`, and where a single query would fail."""
     import numpy as np
 
     arguments = _arguments(plans, values)
@@ -347,8 +346,10 @@ def _of_rows(args: Iterable[Any], owners: NDArray[Any]) -> tuple[Any, ...]:
 
 
 def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
-    """Return the rows of pieces summed by plan, and the indices of these plans. owners: the sorted plan of each
-    piece."""
+    """Return the rows of pieces summed by plan, and the indices of these plans.
+
+    owners: the plan of each piece, in order.
+    """
     import numpy as np
 
     first = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -361,7 +362,8 @@ def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
 class _Rows:
     """Pieces of a tensor with arrays inserted: plans, numbers of locations, entries, and their share of the ledgers.
 
-    There is a row for each piece and a column for each setting."""
+    There is a row for each piece and a column for each setting.
+    """
 
     owners: NDArray[Any]
     piece: Piece

@@ -30,8 +30,7 @@ WHERE = ("targets", "target_modules", "task", "num_labels")
 
 
 def data_root() -> Path:
-    """Return the folder with `methods/`, `taxonomy/` and the rest: inside the installed package, else the checkout's
-    root."""
+    """Return the folder with `methods/`, `taxonomy/` and the rest: in the installed package, else in the checkout."""
     package = Path(__file__).parents[1]
     inside = package / "_data"
     return inside if inside.is_dir() else package.parent
@@ -282,8 +281,7 @@ class KnowledgeBase(Records[Method]):
 
     @property
     def deviations(self) -> Table:
-        """Every recorded difference between a library and a method, one per row, with its effect and its
-        source."""
+        """Every recorded difference between a library and a method, one per row, with effect and source."""
         rows = [
             {
                 "method": method.id, "library": library, "against": d.against, "about": d.subject, "effect": d.effect,

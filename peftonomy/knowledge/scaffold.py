@@ -87,8 +87,10 @@ def scaffold(
 
 
 def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]) -> str:
-    """Return `methods/<id>.yaml` with the `known` fields filled in. `facets` lists the possible values of each
-    facet."""
+    """Return `methods/<id>.yaml` with the `known` fields filled in.
+
+    `facets` lists the possible values of each facet.
+    """
     known = {
         **known,
         "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",

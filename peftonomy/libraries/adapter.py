@@ -335,8 +335,10 @@ class _Reading(Arguments):
         own: dict[SiteGroup, dict[str, Value]],
         patterns: dict[str, dict[str, Value]],
     ) -> Iterator[SiteGroup]:
-        """Yield the sites, with those whose modules match a pattern of the table separate. The first matching pattern
-        counts."""
+        """Yield the sites, with those whose modules match a pattern of the table separate.
+
+        The first matching pattern counts.
+        """
         pattern = self.spec.patterns[argument]
         tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
         used: set[str] = set()
@@ -361,8 +363,11 @@ class _Reading(Arguments):
 
 
 def _besides(plan: Plan) -> dict[str, int]:
-    """Return further names for the library's formulas: the number and widths of targeted modules with a bias, and the
-    number of modules that share the table of the input embedding."""
+    """Return further names for the library's formulas.
+
+    They are the number and widths of targeted modules with a bias, and the number of modules that share the table of
+    the input embedding.
+    """
     sites = [site for group in plan.sites for site in group if site.bias]
     tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
     return {

@@ -207,8 +207,10 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
 
 
 def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
-    """Return the arguments that select the targeted roles. Raises UsageError if there are none, or if they select
-    more."""
+    """Return the arguments that select the targeted roles.
+
+    Raises UsageError if there are none, or if they select more.
+    """
     targeted = dict.fromkeys(site.role for group in plan.sites for site in group)
     said: dict[str, Any] = {}
     for role in targeted:

@@ -123,8 +123,10 @@ class Where:
         return lambda path: by_name(path) or any(test.match(path) for test in saved)
 
     def _by_name(self, value: Any, argument: str) -> Callable[[str], bool]:
-        """Return a predicate for names. It matches one expression against the whole name, or a list of names or their
-        endings."""
+        """Return a predicate for names.
+
+        It matches one expression against the whole name, or a list of names or their endings.
+        """
         if isinstance(value, str):
             [text] = self.expressions([value], argument)
             whole = re.compile(text)
@@ -161,8 +163,10 @@ class Where:
     # Sites
 
     def sites(self) -> Iterator[SiteGroup]:
-        """Yield the targeted modules. Raises ConfigError if there are none, or if one has a kind that is not
-        adapted."""
+        """Yield the targeted modules.
+
+        Raises ConfigError if there are none, or if one has a kind that is not adapted.
+        """
         self._named_well()
         found = [*self._targeted(), *self._parameters()]
         if not found:
@@ -197,10 +201,10 @@ class Where:
         )
 
     def _parameters(self) -> Iterator[SiteGroup]:
-        """Yield matrices targeted by their own names: the weight of a linear module, a bare parameter, or experts'
-        weights.
+        """Yield matrices targeted by their own names: a linear module's weight, a bare parameter, experts' weights.
 
-        The module of such a site has the parameter's name."""
+        The module of such a site has the parameter's name.
+        """
         for name in self._words("target_parameters"):
             found = False
             for module in self.modules:
@@ -260,8 +264,10 @@ class Where:
                 yield replace(site, layers=tuple(n for n in layers if n is not None))
 
     def _picked(self, names: Any, argument: str) -> Callable[[str], bool]:
-        """Return a predicate for targets. It matches one expression against the whole name, or a list of endings or
-        parts."""
+        """Return a predicate for targets.
+
+        It matches one expression against the whole name, or a list of endings or parts.
+        """
         if not isinstance(names, list) or not all(isinstance(word, str) for word in names):
             return self._by_name(names, argument)
         if self.arguments.spec.picks.get(argument) == "part":
@@ -302,8 +308,7 @@ class Where:
         return sum(map(math.prod, self._shapes(module)))
 
     def _tied(self) -> list[Module]:
-        """Return the modules that share one embedding table, starting with the owner; an empty list if none share
-        one."""
+        """Return the modules that share one embedding table, starting with the owner; an empty list if none do."""
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
         tied = [m for m in self.leaves if m.kind in (*LINEAR, "embedding") and not m.parameters]
         return [*tables[:1], *tied] if tied else []

@@ -342,7 +342,8 @@ class Operations(Entry):
     """The computation of a model, as functions in the language of `peftonomy.memory`.
 
     There is one function for each task, `causal_lm` and `seq_cls`, one for the layers of each stack, and those that
-    they call."""
+    they call.
+    """
 
     like: ModelType | None = None
     """The family whose functions this one inherits, except those that it defines itself."""

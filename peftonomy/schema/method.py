@@ -764,8 +764,10 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
 
 
 def _real(data: Any, keys: tuple[Any, ...]) -> tuple[str | int, ...]:
-    """Return the part of a pydantic location that exists in the document. Pydantic also names union branches and
-    types."""
+    """Return the part of a pydantic location that exists in the document.
+
+    Pydantic also names union branches and types.
+    """
     kept: list[str | int] = []
     for i, key in enumerate(keys):
         if isinstance(data, dict) and (key in data or i == len(keys) - 1):

@@ -1,5 +1,4 @@
-"""The names that formulas may use besides hyperparameters: dimensions of a model, of a location in it, and of a
-step."""
+"""The names for formulas besides hyperparameters: dimensions of a model, of a location in it, and of a step."""
 
 from __future__ import annotations
 
@@ -31,5 +30,7 @@ LOCAL: dict[str, frozenset[str]] = {
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
 OF_STEP = frozenset({"tokens", "seq", "outputs", "post_norm"})
-"""Dimensions of a training step, which formulas of memory may name: the tokens of a batch and of a sequence, the width
-of the language model's output for a token (0 without a head), and whether norms follow the residual sums."""
+"""Dimensions of a training step, which formulas of memory may name.
+
+`tokens` and `seq` are the tokens of a batch and of a sequence. `outputs` is the width of the language model's output
+for a token (0 without a head). `post_norm` is 1 if norms follow the residual sums."""

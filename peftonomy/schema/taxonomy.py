@@ -1,5 +1,4 @@
-"""The vocabulary of entries: categories, facets, relation types, module roles, rule examples, saved queries and
-surveys."""
+"""The vocabulary of entries: categories, facets, relations, roles, rule examples, saved queries and surveys."""
 
 from __future__ import annotations
 

@@ -63,8 +63,10 @@ FLOWS = (
 
 @dataclass
 class Acts:
-    """The locations where a method acts -> kinds of action. A location is a drawn role, or a key of `NAMES` for a whole
-    block."""
+    """The locations where a method acts -> kinds of action.
+
+    A location is a drawn role, or a key of `NAMES` for a whole block.
+    """
 
     marks: dict[str, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -115,8 +115,10 @@ def _at(method: Method, setting: Mapping[str, Any]) -> Ledgers:
 
 
 def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return, by ledger and scope, the amount that one location adds, as an expression. `setting` gives the switches
-    and words."""
+    """Return, by ledger and scope, the amount that one location adds, as an expression.
+
+    setting: the switches and words.
+    """
     found: dict[str, dict[str, Any]] = {}
     for entry, symbols in _parts(method, setting):
         for name, tensor in entry.tensors.items():
@@ -185,8 +187,7 @@ def _holds(condition: Formula, symbols: Symbols) -> bool:
 
 
 def over(name: str, tensor: Tensor) -> str:
-    """Return the name of the symbol for one tensor's summed size at all its locations; w is the backbone's own
-    parameter."""
+    """Return the name of the symbol for one tensor's summed size at all locations; w is the backbone's parameter."""
     return f"{OVER}{scope(tensor)}|{'w' if tensor.selecting else name}"
 
 

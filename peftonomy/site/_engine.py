@@ -281,8 +281,10 @@ def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
 
 
 def _pattern(pattern: str) -> list[str]:
-    """Return a regular expression and its flags for JavaScript. A leading flag is moved, because older browsers lack
-    it."""
+    """Return a regular expression and its flags for JavaScript.
+
+    A leading flag is moved, because older browsers lack it.
+    """
     match = re.fullmatch(r"\(\?i:(.*)\)", pattern)
     return [f"^(?:{match[1] if match else pattern})$", "i" if match else ""]
 

@@ -86,8 +86,7 @@ def _line(centre: str, link: Link, at: Mapping[str, tuple[float, float]], known:
 
 
 def _route(one: tuple[float, float], other: tuple[float, float], aside: float) -> list[tuple[float, float]]:
-    """Return the corners of a line between two boxes: down from the upper one, along a gap of columns, into the lower
-    one."""
+    """Return the corners of a line between two boxes: down from the upper box, along a gap, into the lower box."""
     (x1, y1), (x2, y2) = sorted((one, other), key=lambda corner: corner[1])
     a, b = x1 + BOX / 2, x2 + BOX / 2
     out, into = y1 + HIGH + LANE, y2 - LANE

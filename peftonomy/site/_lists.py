@@ -159,8 +159,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _libraries(site: Site) -> list[tuple[str, int]]:
-    """Return each library with the number of entries that name it, the largest first; the authors' own code is not
-    one."""
+    """Return each library with the number of entries that name it, the largest first, without the authors' code."""
     named = (key for m in site.kb.values() for key, i in m.entry.implementations.items() if i.symbol or i.type)
     found = Counter(key for key in named if key in site.kb.libraries)
     return [(site.library(key), n) for key, n in found.most_common()]

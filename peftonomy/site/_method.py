@@ -141,8 +141,10 @@ def _level(known: Mapping[str, Fact], field: str) -> View | None:
 
 
 def _own(known: Mapping[str, Fact], prefix: str, name: str) -> dict[str, View | None]:
-    """Return the levels of a tensor's initial values and training. The page of an included method shows its own
-    levels."""
+    """Return the levels of a tensor's initial values and training.
+
+    The page of an included method shows its own levels.
+    """
     return {word: None if prefix else _level(known, f"tensors.{name}.{word}") for word in ("init", "trained")}
 
 
@@ -275,8 +277,10 @@ def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
 
 
 def _code(site: Site, key: str) -> Markup | None:
-    """Return the reference implementation as a fenced block, which the site builder highlights. Each line has an
-    anchor."""
+    """Return the reference implementation as a fenced block, which the site builder highlights.
+
+    Each line has an anchor.
+    """
     path = site.code / f"{key}.py"
     if not path.is_file():
         return None
@@ -291,8 +295,7 @@ def _boost(site: Site, method: Method) -> int:
 
 
 def _keywords(entry: MethodEntry) -> list[str]:
-    """Return further names for the search: the aliases, and every name in letters and digits only ("ia3" for
-    "(IA)^3")."""
+    """Return further search names: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
     names = (entry.name, entry.id, *entry.aliases)
     return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
 

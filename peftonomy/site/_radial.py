@@ -91,8 +91,7 @@ def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True
 
 
 def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
-    """Return the picture as a separate file with its colours (light, dark) inside; links go from `assets/` to the
-    pages."""
+    """Return the picture as a separate file with its colours (light, dark); links go from `assets/` to the pages."""
     rules = [
         "text{font-family:system-ui,sans-serif} .arc{fill:var(--pf-hue);fill-opacity:.16} .arc--root{fill-opacity:.85}",
         ".edge{fill:none;stroke:#8a938f;stroke-opacity:.4;stroke-width:1.3} .arcname{fill:#fff;font-weight:600}",

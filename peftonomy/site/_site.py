@@ -222,8 +222,10 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def short(reference: Reference) -> str:
-    """Return `Hu et al. 2022`; an organisation (in its own braces) by its full name, a source without authors by
-    title."""
+    """Return a short citation such as `Hu et al. 2022`.
+
+    An organisation (in its own braces) appears by its full name, a source without authors by its title.
+    """
     raw = re.split(r"\s+and\s+", reference.fields.get("author", ""))
     names = [a if r.startswith("{") else a.split()[-1] for a, r in zip(reference.authors, raw, strict=False)]
     if not names:

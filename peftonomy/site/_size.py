@@ -1,7 +1,7 @@
 """Determine the hyperparameter that sets a method's size, for queries such as "as much as fits the budget".
 
 It is derived, not declared. It is the first integer hyperparameter for which two conditions hold. The trained count
-never decreases with it. Doubling it has at least half the largest effect on the trained and stored counts. Its upper
+only grows with it. Doubling it has at least half the largest effect on the trained and stored counts. Its upper
 bounds from conditions are collected too, so that the search in the page (`site/assets/engine.js`) starts below them.
 """
 
@@ -34,8 +34,10 @@ def hyperparameter(method: Method, models: Sequence[str]) -> str:
 
 
 def _effect(method: Method, name: str, model: str) -> float:
-    """Return the growth of trained and stored, in powers of two, for a doubled default; 0 if trained does not always
-    grow."""
+    """Return the growth of trained and stored, in powers of two, for a doubled default.
+
+    The result is 0 if trained does not always grow.
+    """
     try:
         plan = method.plan(model)
         usual = plan.cost({})

@@ -65,8 +65,7 @@ def _plain(value: Decimal) -> int | float:
 
 
 def filed(kb: KnowledgeBase, method: str, category: str) -> list[View]:
-    """Return every class of a survey that contains the method: survey, path of classes, and relation to our
-    category."""
+    """Return every class of a survey that contains the method: survey, path, and relation to our category."""
     top, found = category.partition(".")[0], []
     for key, survey in kb.taxonomy.surveys.items():
         for path in survey.filed(method):

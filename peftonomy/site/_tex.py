@@ -1,5 +1,7 @@
-"""Convert TeX to HTML and MathML while the site is built: KaTeX runs in an embedded V8, so pages carry no math
-script."""
+"""Convert TeX to HTML and MathML while the site is built.
+
+KaTeX runs in an embedded V8, so pages carry no math script.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ def inline(text: str) -> str:
 
 
 def prose(text: str, tex: Callable[[str], Markup]) -> Markup:
-    """Return paragraphs and dashed lists with `code`, $math$, **strong** and *emphasis*; other text is shown
-    unchanged."""
+    """Return paragraphs and dashed lists with `code`, $math$, **strong** and *emphasis*; the rest is unchanged."""
     blocks = [b for b in re.split(r"\n\s*\n", text.strip()) if b.strip()]
     return Markup("\n").join(_block(b, tex) for b in blocks)
 
