@@ -245,7 +245,7 @@ def test_behind_the_embeddings_and_before_the_head() -> None:
         ({"per": "mlp", "keys": "8"}, "only an attention has keys"),
         ({"per": "layer", "enters": "embeddings"}, "only the model has layers and embeddings"),
         ({"per": "site", "layers": "1"}, "only the model has layers and embeddings"),
-        ({"per": "norm", "input": True}, "what is read has no name there"),
+        ({"per": "norm", "input": True}, "needs a scope with an input"),
     ],
 )
 def test_a_record_that_makes_no_sense(record: dict[str, Any], message: str) -> None:

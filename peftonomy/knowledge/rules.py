@@ -131,7 +131,7 @@ def _hyperparameter_names(method: MethodRecord) -> Iterator[Finding]:
     taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
-            yield Finding(("hyperparameters", name), name, "a name that is no dimension's")
+            yield Finding(("hyperparameters", name), name, "a name that is not a dimension's")
 
 
 @rule(

@@ -68,9 +68,9 @@ def scaffold(
     entry, module = kb.root / "methods" / f"{id}.yaml", kb.root / "reference_impls" / f"{id}.py"
     bibliography = kb.root / "taxonomy" / "references.bib"
     if not re.fullmatch(ID, id) or keyword.iskeyword(id):
-        raise UsageError(f"{shown(id)!r} is no id; expected snake_case such as my_method")
+        raise UsageError(f"{shown(id)!r} is not an id; expected snake_case such as my_method")
     if not re.fullmatch(KEY, source):
-        raise UsageError(f"{shown(source)!r} is no BibTeX key; expected author2026word")
+        raise UsageError(f"{shown(source)!r} is not a BibTeX key; expected author2026word")
     if category not in (WORD, *kb.taxonomy.categories):
         raise UnknownName("category", category, kb.taxonomy.categories)
     if not module.parent.is_dir():

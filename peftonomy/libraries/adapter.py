@@ -168,11 +168,11 @@ class _Reading(Arguments):
             plan = Plan(method.parts, inventory, chosen=chosen)
             self._as_written(entry, {**plan.common, **plan.values(given)})
         except UsageError as error:
-            raise self.refuse("", str(error), f"what {method.id} admits") from None
+            raise self.refuse("", str(error), f"a setting that {method.id} accepts") from None
         for formula in (entry.trained, entry.stored, entry.added):
             if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
-                raise self.refuse(named, patterns, "one value for all modules: what the library counts follows from it")
+                raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
         return Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
@@ -199,10 +199,10 @@ class _Reading(Arguments):
                 or entry.type not in (None, self.type)
                 or not known >= {theirs.partition(".")[0] for theirs in entry.rename.values()}
             ):
-                raise UsageError(f"{wanted} is no {self.library.name} configuration of type {self.type}")
+                raise UsageError(f"{wanted} is not a {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
                 if not _meets(self.values.get(name), value):
-                    raise self.refuse(name, self.values.get(name), f"{shown(value)}, which makes it {wanted}")
+                    raise self.refuse(name, self.values.get(name), f"{shown(value)}, as required for {wanted}")
             return method
         found = sorted(self._candidates(), key=lambda item: (*(-n for n in item[0]), item[1].year, item[1].id))
         if not found:
@@ -276,7 +276,7 @@ class _Reading(Arguments):
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
             else:
                 default = json.dumps(self._default(name))
-                hint = f"no entry of type {self.type} says what it changes"
+                hint = f"no entry of type {self.type} describes its effect"
                 raise self.refuse(name, value, f"{default}, its default", hint)
 
     def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
@@ -285,7 +285,7 @@ class _Reading(Arguments):
         for name, formula in entry.write.items():
             value, expected = self.values[name], formula(known)
             if value != expected and name not in read and not self.library.inert_at(name, value):
-                raise self.refuse(name, value, f"{expected}, with which these numbers hold")
+                raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
     # The modules
 
@@ -359,7 +359,7 @@ class _Reading(Arguments):
                     own[part] = before
                 yield part
         for key in table.keys() - used:
-            self.notes.append(f"{argument}: {shown(key)!r} means no targeted module.")
+            self.notes.append(f"{argument}: {shown(key)!r} matches no targeted module.")
 
 
 def _besides(plan: Plan) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Arguments:
                 hint = f"did you mean {' or '.join(matches)}?" if matches else ""
                 version = f"{self.library.name} {self.library.version}"
                 raise self.refuse(name, self.raw[name], f"an argument that {self.type} has in {version}", hint)
-            self.notes.append(f"{name} is no argument that is known here; it says nothing and was passed over.")
+            self.notes.append(f"{name} is an unknown argument without a value; it was ignored.")
         given = {name: value for name, value in self.raw.items() if name in known and value is not None}
         values = {name: given.get(name, self._default(name)) for name in known}
         for name in self.spec.needs:

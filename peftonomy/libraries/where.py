@@ -92,7 +92,7 @@ class Where:
             return None
         numbers = value if isinstance(value, list) else [value]
         if any(type(n) is not int for n in numbers):
-            raise self.refuse("layers_to_transform", value, "numbers of layers")
+            raise self.refuse("layers_to_transform", value, "layer numbers")
         if isinstance(self.targets, str):
             raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
         return frozenset(numbers)
@@ -110,7 +110,7 @@ class Where:
             expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
             raise self.refuse("layer_replication", value, expected)
         if self.arguments.values.get("bias", "none") != "none":
-            raise self.refuse("bias", self.arguments.values["bias"], "none, where layers share weights")
+            raise self.refuse("bias", self.arguments.values["bias"], "none, because layers share weights")
         return [
             replace(m, layers=tuple(n for n, was in enumerate(layers) if was in m.layers)) if m.layers else m
             for m in inventory.modules
@@ -227,7 +227,7 @@ class Where:
             raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
         for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
             if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
-                expected = f"other names; by this one {name} may mean tensors of experts, which are not counted"
+                expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
         leaves = {path for m in self.leaves for _, path in m.paths()}
         holders = {path.rpartition(".")[0] for path in leaves} - {""}
@@ -235,7 +235,7 @@ class Where:
             holders |= above
         wrong = min((path for path in holders - leaves if self.named(path)), default=None)
         if wrong is not None:
-            raise self.refuse("target_modules", wrong, "modules; this one holds modules, so name those inside it")
+            raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
         for word in self.targets if isinstance(self.targets, list) else ():
             if not any(f".{path}".endswith(f".{word}") for path in leaves):
                 self.arguments.notes.append(f"target_modules: {shown(word)!r} means no module of the model.")
@@ -250,7 +250,7 @@ class Where:
         words = self.targets if isinstance(self.targets, list) else []
         matches = [match for word in words for match in near(word, known)]
         hint = f"did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
-        expected = f"names that leave a module to act on; known: {', '.join(known)}"
+        expected = f"names that select at least one module; known: {', '.join(known)}"
         return self.refuse("target_modules", self.targets, expected, hint)
 
     def among(
@@ -338,13 +338,13 @@ class Where:
             return
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
         if not tables and not isinstance(value, Mapping):
-            raise self.refuse("trainable_token_indices", value, "nothing: the model has no table of tokens")
+            raise self.refuse("trainable_token_indices", value, "nothing: the model has no token embedding")
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
         seen: set[tuple[str, tuple[int, ...]]] = set()
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
-                raise self.refuse("trainable_token_indices", rows, "a list of numbers of tokens")
+                raise self.refuse("trainable_token_indices", rows, "a list of token ids")
             modules = [m for m in self.leaves if m.path.endswith(name) and m.kind in (*LINEAR, "embedding")]
             if not modules:
                 raise self.refuse("trainable_token_indices", name, "the name of an embedding")

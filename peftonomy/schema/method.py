@@ -351,7 +351,7 @@ class Kept(Entry):
         if self.per != "model" and (self.layers.literal != 0 or self.enters == "embeddings"):
             raise ValueError(f"only the model has layers and embeddings; this is per {self.per}")
         if self.input and self.per in ("model", "bias", "norm"):
-            raise ValueError(f"what is read has no name there; this is per {self.per}")
+            raise ValueError(f"`input` needs a scope with an input; this is per {self.per}")
         return self
 
     def tensor(self) -> Tensor:
@@ -477,7 +477,7 @@ class Claim(Entry):
     @model_validator(mode="after")
     def _explained(self) -> Self:
         if self.verdict != "reproduced" and not self.note:
-            raise ValueError(f"a verdict of {self.verdict} needs a note that says why")
+            raise ValueError(f"a verdict of {self.verdict} needs a note with the reason")
         return self
 
 

@@ -74,7 +74,7 @@ class Function:
 def parse(head: str, body: str) -> Function:
     """Parse a function from its head, `attend q k v`, and its lines. Raises ValueError with the invalid line."""
     if not HEAD.match(head):
-        raise ValueError(f"function {head!r}: a name and the names of what it is given were expected")
+        raise ValueError(f"function {head!r}: a name and the names of its inputs were expected")
     name, *inputs = head.split()
     texts = [text for raw in body.splitlines() if (text := raw.partition("#")[0].strip())]
     if not texts:
@@ -88,7 +88,7 @@ def parse_all(programs: Mapping[str, str]) -> dict[str, Function]:
     for head, body in programs.items():
         function = parse(head, body)
         if function.name in functions:
-            raise ValueError(f"function {function.name!r} twice; expected once")
+            raise ValueError(f"function {function.name!r} is defined twice; expected once")
         functions[function.name] = function
     return functions
 

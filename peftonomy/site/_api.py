@@ -17,14 +17,14 @@ __all__ = ["FILES", "ROOT", "SCHEMA_VERSION", "files", "method_record"]
 SCHEMA_VERSION = "1.0"
 ROOT = "api/v1/"
 FILES = {
-    "index.json": "What there is: every method and model with name, summary and address.",
-    "methods/<id>.json": "One entry with all its fields, relations both ways, and its cost on the example models.",
+    "index.json": "Every method and model with name, summary and address.",
+    "methods/<id>.json": "One entry with all its fields, its relations, and its cost on the example models.",
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
-    "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
-    "surveys.json": "The trees of other surveys, and where each of them files each method.",
+    "lists/<id>.json": "One saved query: its condition and the matching methods.",
+    "surveys.json": "The trees of other surveys, with the class of each method.",
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
-    "deviations.json": "Where libraries differ from the methods: what it changes, the reason, the source.",
-    "categories.json": "The category tree with definitions and the methods in each place.",
+    "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
+    "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
     "references.json": "Every source with its fields and BibTeX.",

@@ -116,11 +116,11 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         kinds=KINDS.items(), counts=site.counts,
     )  # fmt: skip
     yield page(
-        "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
+        "calculator.md", "Calculator", "The cost of a method on a model.", {"calculator": True, **WIDE},
         command=terminal[0]["text"], model=site.examples[0], method=site.example_method,
     )  # fmt: skip
     yield page(
-        "taxonomy.md", "Taxonomy", "Where each method stands and what it builds on.",
+        "taxonomy.md", "Taxonomy", "The category of each method, and the methods that it builds on.",
         {"source": "taxonomy/categories.yaml", **WIDE},
         picture=picture(site, labels=True), tree=_radial.nested(_tree(site)),
         relation_types=[(key, kind.name) for key, kind in site.kb.taxonomy.relations.items()],
@@ -128,7 +128,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
-    about = "Where libraries differ from the methods, and in what."
+    about = "Differences between libraries and methods, by effect and subject."
     yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
     about = "Printed numbers that contradict their own formula or code, each with the proof."
     yield page("errata.md", "Errata", about, {"door": "About", **WIDE}, errata=list(_errata(site)))
@@ -151,7 +151,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     names = _names.shared(site)
     yield page(
-        "names.md", "Names", "Names that mean several methods, and words that settings share.",
+        "names.md", "Names", "Names shared by several methods, and shared hyperparameter names.",
         {"door": "Methods"}, counts=site.counts, settings=_names.settings(site),
         shared=[row | {"heading": Markup(inline(row["name"]))} for row in names],
     )  # fmt: skip

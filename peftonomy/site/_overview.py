@@ -136,7 +136,7 @@ def _crosswalk(site: Site) -> str:
     return site.page(
         "crosswalk.md",
         "Crosswalk of surveys",
-        "Where each survey files each method, and where they disagree.",
+        "The class of each method in each survey, and the disagreements.",
         meta={"source": "taxonomy/surveys.yaml", "door": "Taxonomy", **WIDE},
         surveys=[
             {
@@ -210,7 +210,7 @@ def _matrix(site: Site) -> str:
     return site.page(
         "matrix.md",
         "Matrix",
-        "Facets by category with counts: what has been tried, and where nobody has been.",
+        "Facets by category with counts: known combinations and those without a known method.",
         meta={"source": "taxonomy/facets.yaml", "door": "Taxonomy"},
         matrices=matrices,
     )
@@ -247,7 +247,7 @@ def _lists(site: Site) -> str:
     return site.page(
         "lists/index.md",
         "Lists",
-        "Questions with a name: the methods for which a condition holds.",
+        "Saved queries: the methods for which a condition holds.",
         meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
         lists=[r | {"names": [(i, site.kb[i].name) for i in islice(r["ids"], 8)]} for r in site.lists],
         n_methods=len(site.kb),
