@@ -21,7 +21,7 @@ from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
 from ..files.documents import Document, load_yaml
 from ..schema.family import Family, load_family
-from ..schema.method import MethodEntry, method_from
+from ..schema.method import MethodEntry, Shared, SharedFile, method_from, validated
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
@@ -179,8 +179,12 @@ class Records(Mapping[str, M], Generic[M]):
 
     def _method(self, path: Path) -> M:
         document = load_yaml(path, self.shown(path))
-        shared = {key: library.deviations for key, library in self.libraries.items()}
-        return self._class(self, method_from(document, path, shared), document)
+        return self._class(self, method_from(document, path, lambda: self._shared), document)
+
+    @cached_property
+    def _shared(self) -> Shared:
+        path = self.root / "taxonomy" / "deviations.yaml"
+        return validated(SharedFile, load_yaml(path, self.shown(path))).root
 
     def _family(self, path: Path) -> Family:
         return load_family(path, self.shown(path))

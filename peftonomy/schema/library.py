@@ -27,7 +27,6 @@ from .method import (
     Name,
     Prose,
     Role,
-    SharedDeviation,
     Stem,
     validated,
 )
@@ -136,8 +135,6 @@ class Library(Entry):
     """Modules that are saved whole beside the adapter once they are targeted by one of these names."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
-    deviations: dict[Id, SharedDeviation] = Field(default={})
-    """Differences that it has in many methods, each under a name that entries use."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:

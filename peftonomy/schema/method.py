@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    RootModel,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -557,7 +558,17 @@ class SharedDeviation(Entry):
     about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
 
 
-NOTHING_SHARED: Mapping[str, Mapping[str, SharedDeviation]] = {}
+Shared = Mapping[str, Mapping[str, SharedDeviation]]
+"""Of each library, its shared deviations by their names."""
+
+
+class SharedFile(RootModel[dict[Id, dict[Id, SharedDeviation]]]):
+    """taxonomy/deviations.yaml"""
+
+
+def nothing_shared() -> Shared:
+    """Return no shared deviations."""
+    return {}
 
 
 class Implementation(Entry):
@@ -790,11 +801,11 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def method_from(
-    document: Document, path: Path | None = None, shared: Mapping[str, Mapping[str, SharedDeviation]] = NOTHING_SHARED
+    document: Document, path: Path | None = None, shared: Callable[[], Shared] = nothing_shared
 ) -> MethodEntry:
     """Read a method entry from its parsed file; the id must be the file's stem.
 
-    shared: of each library, the deviations that its file describes for many methods. Raises DataError.
+    shared: the deviations of taxonomy/deviations.yaml, which are read only if the entry names one. Raises DataError.
     """
     if not isinstance(document.data, dict):
         raise DataError(
@@ -812,7 +823,7 @@ def method_from(
     return entry
 
 
-def _with_shared(document: Document, shared: Mapping[str, Mapping[str, SharedDeviation]]) -> Any:
+def _with_shared(document: Document, shared: Callable[[], Shared]) -> Any:
     """The data of an entry with its shared deviations filled in. Raises DataError for one that no library has."""
     data, problems = document.data, []
     implementations = data.get("implementations")
@@ -826,14 +837,14 @@ def _with_shared(document: Document, shared: Mapping[str, Mapping[str, SharedDev
         for i, row in enumerate(rows):
             if not isinstance(row, dict) or "shared" not in row:
                 continue
-            known = shared.get(library, {})
+            known = shared().get(library, {})
             if row["shared"] in known:
                 rows[i] = known[row["shared"]].model_dump(exclude_unset=True) | row
                 continue
             keys = ("implementations", library, "deviations", i, "shared")
             matches = near(str(row["shared"]), known)
             hint = f"did you mean {' or '.join(matches)}?" if matches else ""
-            expected = f"a deviation of taxonomy/libraries/{library}.yaml"
+            expected = f"a deviation that taxonomy/deviations.yaml has for {library}"
             problems.append(
                 Problem(document.path, document.line(keys), dotted(keys), str(row["shared"]), expected, hint, "schema")
             )
