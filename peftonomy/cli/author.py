@@ -109,7 +109,7 @@ def verify(
 
 
 def _verified(method: str, results: Sequence[Any]) -> None:
-    """Print the problems of one method, each once with the cases that it was found in, and a line that sums up."""
+    """Print the problems of one method, each once with its cases, and a summary line."""
     found: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for problem in result.problems:

@@ -1,4 +1,4 @@
-"""Commands that look things up: methods, models, lists, categories, deviations, citations."""
+"""Commands that list data: methods, models, lists, categories, deviations, citations."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def show(method: str, as_json: bool) -> None:
 
 
 def declared(tensor: Tensor) -> str:
-    """The shape or count of a tensor as its entry writes it."""
+    """Return the shape or count of a tensor as in its entry."""
     if tensor.shape is not None:
         return " x ".join(size.source for size in tensor.shape)
     return tensor.count.source if tensor.count is not None else "its own"
 
 
 def word(value: Any) -> str:
-    """Whether a tensor is trained, or the formula of how much of it is."""
+    """Return whether a tensor is trained as a word, or the formula for the number of its trained entries."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
@@ -165,7 +165,7 @@ def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 def cited(method: Method, everything: bool) -> Iterator[str]:
-    """BibTeX keys that an entry cites: its paper first, then, if asked, all others."""
+    """Yield the BibTeX keys that an entry cites: its paper first, then, if requested, all others."""
     yield method.entry.source.partition("#")[0]
     if everything:
         yield from sorted(key for key in method.entry.cited if key in method.kb.references)

@@ -1,8 +1,8 @@
-"""What `peftonomy new` writes: the skeleton of an entry, of its module, and of its BibTeX record.
+"""The skeletons that `peftonomy new` writes: an entry, its module, and its BibTeX record.
 
-The entry's skeleton is generated from the pydantic models, field by field with their documentation, so it
-cannot disagree with them: a required field stands with a placeholder, an optional one as a comment. `peftonomy
-check` refuses what still says TODO.
+The entry's skeleton is generated from the pydantic models, field by field with their documentation, so both always
+agree. A required field has a placeholder, and an optional one is a comment. `peftonomy check` rejects any remaining
+TODO.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["scaffold"]
 
 TODO, WORD = "TODO", "todo"
-"""What stands for a text, and for a word or key that has to be a known one; `check` refuses both."""
+"""The placeholders for a text, and for a word or key from a fixed set. `check` rejects both."""
 ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
@@ -47,7 +47,7 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     schema.Deviation: ("", {}),
     schema.Basis: ("", {}),
 }
-"""For each nested record: the key of an example where many have names, and values not to be guessed."""
+"""For each nested record: the key of an example in a mapping, and field values that cannot be derived."""
 
 
 def scaffold(
@@ -58,9 +58,9 @@ def scaffold(
     year: int | None = None,
     source: str | None = None,
 ) -> dict[Path, str]:
-    """The files of a new method with their text.
+    """Return the files of a new method with their text.
 
-    Raises UsageError for an id that is taken or is no id, for an unknown category, and outside of a checkout.
+    Raises UsageError for an id that is taken or malformed, for an unknown category, and outside of a checkout.
     """
     year = year or datetime.date.today().year
     category = category or WORD
@@ -87,7 +87,8 @@ def scaffold(
 
 
 def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]) -> str:
-    """`methods/<id>.yaml` with what is `known` filled in; `facets` are the words that each facet may take."""
+    """Return `methods/<id>.yaml` with the `known` fields filled in. `facets` lists the possible values of each
+    facet."""
     known = {
         **known,
         "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",
@@ -100,7 +101,7 @@ def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]
 
 
 def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence[str]) -> str:
-    """One field of the entry: its documentation, then its line or lines."""
+    """Return one field of the entry: its documentation, then its line or lines."""
     models = list(_models(field.annotation))
     wanted = field.is_required() or name in ("hyperparameters", "targets", "tensors")
     about = textwrap.wrap(_sentence(field), 98) + list(more)
@@ -116,7 +117,7 @@ def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence
 
 
 def _example(name: str, field: FieldInfo, model: type[BaseModel]) -> list[str]:
-    """A nested record as an entry writes it: in flow style, one line each."""
+    """Return a nested record as an entry writes it: in flow style, one line each."""
     record, key = _flow(model), EXAMPLES[model][0]
     if key:
         return [f"{name}:", f"  {key}: {record}"]
@@ -124,7 +125,7 @@ def _example(name: str, field: FieldInfo, model: type[BaseModel]) -> list[str]:
 
 
 def _flow(model: type[BaseModel]) -> str:
-    """`{field: placeholder, ...}` with the required fields, and those that the example needs."""
+    """Return `{field: placeholder, ...}` with the required fields and those of the example."""
     given = EXAMPLES[model][1]
     parts = {
         field.alias or name: given.get(name) or (WORD if name == "source" else _placeholder(field.annotation))
@@ -141,7 +142,7 @@ def _placeholder(annotation: Any) -> str:
 
 
 def _fields_help(model: type[BaseModel]) -> Iterator[str]:
-    """One line for each field of a nested record: its words, and what it means."""
+    """Yield one line for each field of a nested record: its allowed words, and its meaning."""
     for name, field in model.model_fields.items():
         words = " | ".join(map(str, _choices(field.annotation)))
         head = f"{field.alias or name}{'' if field.is_required() else '?'}: "
@@ -218,7 +219,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def bibtex_stub(source: str, year: int) -> str:
-    """A record for `taxonomy/references.bib`; `read` says what somebody here actually opened."""
+    """Return a record for `taxonomy/references.bib`; `read` lists the texts that we opened."""
     return f"""
 @article{{{source},
   title   = {{TODO}},

@@ -1,7 +1,7 @@
-"""What a method entry may say: the pydantic models below are the only schema.
+"""The schema of a method entry. The pydantic models below are its only definition.
 
-JSON Schema for editors, the field table of the site and the template of `peftonomy new` are generated from them.
-An entry declares tensors; every number is derived from those (`_costs`). Field docstrings are the documentation.
+JSON Schema for editors, the site's field table and the template of `peftonomy new` are generated from them. An entry
+declares tensors; every count is derived from them (`costs`). The docstrings of the fields are their documentation.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ FormulaField = Annotated[
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=60)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=40)]
 Argument = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*$", max_length=80)]
-"""A library's argument; one inside another's value with dots: `use_bdlora.nblocks`."""
+"""A library's argument. Dots name an argument inside another argument's value: `use_bdlora.nblocks`."""
 Citation = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(#\S.*)?$", max_length=200)]
 """`bibkey`, `bibkey#locator`, or `editors` (our own judgement, shown as such)."""
 Role = Annotated[str, Field(pattern=r"^([a-z_]+:)?[a-z_]+(\.[a-z_*]+)*$|^([a-z_]+:)?\*$", max_length=60)]
-"""A role such as `attn.q`, a pattern such as `mlp.*`, with its stack in front where it matters (`decoder:xattn.v`)."""
+"""A role such as `attn.q`, or a pattern such as `mlp.*`. A stack may precede it: `decoder:xattn.v`."""
 Prose = Annotated[str, Field(min_length=1, max_length=6000)]
 Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\n]+$")]
 Stem = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\n]+$")]
@@ -88,11 +88,11 @@ JS_RESERVED = frozenset(
 
 
 class Entry(BaseModel):
-    """Base of all records: closed (an unknown field is an error), strict (no silent conversion), frozen."""
+    """Base of all records: closed (an unknown field is an error), strict (no silent conversion) and frozen."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True,
-        defer_build=True,  # a query reads few of the records: the others' validators are never made
+        defer_build=True,  # a query reads few of the records, so the other validators are never built
     )  # fmt: skip
 
 
@@ -102,25 +102,26 @@ def _functions(texts: dict[str, str]) -> dict[str, str]:
 
 
 Functions = Annotated[dict[str, str], AfterValidator(_functions)]
-"""Functions of the language of operations, each by its head, as text."""
+"""Functions in the language of operations: the text of each by its head."""
 
 
 class Hyperparameter(Entry):
-    """A number or choice that the user sets and that formulas may name."""
+    """A number or choice that the user sets and that formulas may use."""
 
     type: Literal["int", "float", "bool", "choice"]
     default: Value
-    """The value used when none is given; for numbers it may be a formula in quotes over the model's dimensions."""
+    """The value used when the user gives none. For numbers it may be a formula in quotes over the model's
+    dimensions."""
     meaning: Line
     source: Citation
     literal: Stem | None = None
-    """How the default stands in the cited file, where it follows from another setting there: `reduction_factor 16`."""
+    """The default as the cited file writes it, if it follows from another setting there: `reduction_factor 16`."""
     domain: FormulaField | None = None
-    """What must hold, over this and the other hyperparameters and the model's dimensions."""
+    """A condition on the value, over this hyperparameter, the others and the model's dimensions."""
     values: list[Name] | None = None
-    """The words of a choice."""
+    """The values of a choice."""
     symbol: Stem | None = None
-    """Its LaTeX symbol in the update rule, where that differs from the name."""
+    """The LaTeX symbol in the update rule, if it differs from the name."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -142,25 +143,25 @@ class Hyperparameter(Entry):
 
 
 class Targets(Entry):
-    """Which linear modules the method acts on, by role."""
+    """The linear modules that the method acts on, by role."""
 
     default: list[Role]
-    """Roles targeted when the caller names none; roles that a model lacks are skipped."""
+    """Roles targeted when the caller names none. Roles that a model lacks are skipped."""
     allowed: list[Role]
-    """Roles (patterns) that the method's mathematics admits."""
+    """Roles or patterns that the method's mathematics allows."""
     source: Citation
 
 
 class Stored(Entry):
-    """What of a tensor one task's checkpoint must hold."""
+    """The part of a tensor that one task's checkpoint must contain."""
 
     as_: Literal["values", "indices", "bits", "shared", "seed", "none"] = Field(alias="as")
-    """values, indices (positions) and bits are in each task's checkpoint; shared is held once for all tasks; a seed
-    regenerates it; none is thrown away, or made from what is stored."""
+    """`values`, `indices` (positions) and `bits` are in each task's checkpoint. `shared` is stored once for all tasks.
+    `seed`: a seed regenerates the tensor. `none`: the tensor is discarded, or computed from stored values."""
     count: FormulaField | None = None
-    """How many, at each place, if not all entries."""
+    """The number of stored entries at each location, if not all entries."""
     across: FormulaField | None = None
-    """How many over all places together, where `numel` is their summed size."""
+    """The number of stored entries over all locations together. `numel` is the summed size of these locations."""
 
     @model_validator(mode="after")
     def _counted(self) -> Self:
@@ -171,7 +172,7 @@ class Stored(Entry):
 
 
 class Moved(Entry):
-    """How many entries the optimiser moves, over all places together."""
+    """The number of entries that the optimiser updates, over all locations together."""
 
     across: FormulaField
 
@@ -181,7 +182,7 @@ PLACE_NAMES = MODEL_NAMES.union(*LOCAL.values(), OF_STEP)
 
 @cache
 def _decided(condition: Formula | None) -> tuple[Formula | None, Formula | None]:
-    """A condition in two: what hyperparameters alone decide, and what the place decides."""
+    """Split a condition into the part over hyperparameters only and the part that depends on the location."""
     parts = [] if condition is None else condition.conjuncts()
     placed = [part for part in parts if part.names & PLACE_NAMES]
     return _joined([part for part in parts if part not in placed]), _joined(placed)
@@ -201,48 +202,49 @@ def _stored(value: Any) -> Any:
 
 
 class Tensor(Entry):
-    """A tensor that the method adds, or selects among the backbone's own, at every place of its scope."""
+    """A tensor that the method adds or selects from the backbone, at every location of its scope."""
 
     per: Scope
-    """site: each targeted linear. role: each role (and shape) among those, one tensor for all its layers. attention,
-    mlp, layer: each such block. model: once.
-    weight, bias, norm: each parameter that the backbone already has (all, the biases, those of norms). Without shape
-    and count the tensor is that parameter itself; with one it is a new tensor beside it."""
+    """`site`: each targeted linear module. `role`: each role (and shape) among those, with one tensor for all its
+    layers. `attention`, `mlp`, `layer`: each such block. `model`: once. `weight`, `bias`, `norm`: each existing
+    parameter of the backbone (all parameters, the biases, or those of norms). Without `shape` and `count` the tensor is
+    that parameter itself. With one of them it is a new tensor beside the parameter."""
     roles: list[Role] | None = None
-    """Only places with these roles (for blocks: `attn`, `xattn`, `mlp`, `layer`)."""
+    """Only locations with these roles (for blocks: `attn`, `xattn`, `mlp`, `layer`)."""
     if_: FormulaField | None = Field(default=None, alias="if")
-    """The tensor exists only where this holds, for example `layer >= n_drop and mode == 'full'`."""
+    """The tensor exists only if this holds, for example `layer >= n_drop and mode == 'full'`."""
     shape: list[FormulaField] | None = None
     count: FormulaField | None = None
-    """Number of entries, in place of a shape, where the tensor is not dense."""
+    """The number of entries, instead of a shape, if the tensor is not dense."""
     copies: FormulaField = Field(default=1, validate_default=True)
-    """How many such tensors there are at each place."""
+    """The number of such tensors at each location."""
     requires: FormulaField | None = None
-    """What must hold at each place, for example `d_in % n == 0`. Where the entry itself `requires` something, that
-    holds for all its tensors per site which name nothing else."""
+    """A condition at each location, for example `d_in % n == 0`. The entry's own `requires` applies to all its tensors
+    per site that do not declare another."""
     init: Annotated[Line, AfterValidator(_start)]
-    """How it starts, in the language of `_initial`: `zeros`, `normal(0.02)`, `uniform(1 / sqrt(d_in))`,
-    `computed: ...`, `drawn: ...`. A test draws it."""
+    """The initial values, in the language of `schema.initial`: `zeros`, `normal(0.02)`, `uniform(1 / sqrt(d_in))`,
+    `computed: ...`, `drawn: ...`. A test draws them."""
     trained: bool | FormulaField | Moved
-    """Whether the optimiser updates it; or how many entries it moves, at each place or `{across: ...}` all."""
+    """True if the optimiser updates the tensor. A formula gives the number of updated entries at each location, and
+    `{across: ...}` gives it for all locations together."""
     stored: Annotated[list[Stored], BeforeValidator(_stored)]
     served: Literal["merged", "kept", "absent"]
-    """At inference: folded into the backbone's own weights, kept beside them, or gone."""
+    """At inference: merged into the backbone's own weights, kept beside them, or absent."""
     note: Line | None = None
 
     @property
     def when(self) -> Formula | None:
-        """The part of `if` that hyperparameters alone decide."""
+        """The part of `if` that depends on hyperparameters only."""
         return _decided(self.if_)[0]
 
     @property
     def where(self) -> Formula | None:
-        """The part of `if` that the place decides."""
+        """The part of `if` that depends on the location."""
         return _decided(self.if_)[1]
 
     @property
     def selecting(self) -> bool:
-        """Whether it is a parameter of the backbone, not a new tensor."""
+        """True if the tensor is an existing parameter of the backbone, not a new tensor."""
         return self.per in OF_PARAMETERS and self.shape is None and self.count is None
 
     @model_validator(mode="after")
@@ -252,7 +254,7 @@ class Tensor(Entry):
         return self
 
     def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula]]:
-        """Every formula with its place in the entry."""
+        """Yield every formula with its location in the entry."""
         for i, size in enumerate(self.shape or []):
             yield ("shape", i), size
         for name in ("count", "copies", "requires"):
@@ -271,75 +273,77 @@ class Tensor(Entry):
 
 
 class Include(Entry):
-    """Another entry's tensors, taken over under a prefix with its hyperparameters renamed or set."""
+    """Another entry's tensors, included under a prefix. Its hyperparameters can be renamed or set."""
 
     method: Id
     as_: Name = Field(alias="as")
     rename: dict[Name, Name] = {}
-    """Its hyperparameter -> ours."""
+    """The included entry's hyperparameter -> ours."""
     set: dict[Name, Value] = {}
-    """Its hyperparameter -> a value, or a formula in quotes over ours."""
+    """The included entry's hyperparameter -> a value, or a formula in quotes over ours."""
 
 
 class BaseStorage(Entry):
-    """How the frozen weights themselves are held, where a method changes that (quantisation)."""
+    """The storage format of the frozen weights, if a method changes it (quantisation)."""
 
     roles: list[Role]
     count: FormulaField
-    """Numbers held per weight matrix, over `numel`."""
+    """Values stored per weight matrix, as a formula over `numel`."""
     bits: int = Field(ge=1, le=64)
     note: Line | None = None
 
 
 class Properties(Entry):
-    """What holds of the adapted model."""
+    """Properties of the adapted model."""
 
     identity_at_init: Literal["exact", "approximate", "none"]
     inference_positions: FormulaField = Field(default=0, validate_default=True)
-    """Sequence positions that every input carries more at inference."""
+    """Sequence positions that the method adds to every input at inference."""
     note: Line | None = None
 
 
 class Kept(Entry):
-    """What training keeps alive from the forward pass to the backward pass, at every place of a scope."""
+    """Values saved for backward at every location of a scope."""
 
     per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
-    """weight, bias, norm: at each of the backbone's own parameters of that kind, of `numel` numbers."""
+    """`weight`, `bias`, `norm`: each of the backbone's own parameters of that kind, with `numel` entries."""
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
-    """`roles` and `if` narrow it as they narrow a tensor."""
+    """`roles` and `if` restrict the locations as for a tensor."""
     input: bool = False
-    """At a site, the weight of a linear map, a feed-forward block or an attention: what the module reads (what an
-    attention makes its queries of), which counts once for all that keep it. At a layer: what it reads, which a
-    checkpoint keeps anyway."""
+    """True if the module's input is saved. This applies to a site, the weight of a linear layer, a feed-forward
+    block or an attention (there: the input of the queries). An input saved by several records counts once. For a
+    layer: the layer's input, which a checkpoint saves anyway."""
     output: bool = False
-    """At a site: what the targeted module gives out, all of it where it is fused."""
+    """True if a site's output is saved. If the targeted module is fused, its whole output is saved."""
     count: FormulaField = Field(default=0, validate_default=True)
-    """Numbers more, over `seq` (the length of a sequence), `tokens` (of all sequences of a batch), `outputs` (of the
-    language model's head, 0 without one) and `post_norm` (1 where norms stand behind the residual sums, else 0) too."""
+    """Additional saved values. The formula may also use `seq` (the length of a sequence), `tokens` (of all sequences of
+    a batch), `outputs` (of the language model's head; 0 without one) and `post_norm` (1 if norms follow the residual
+    sums, else 0)."""
     bits: int | None = Field(default=None, ge=1, le=64)
-    """Bits of each of these numbers, where they do not have the type of the activations (8 for a dropout's mask)."""
+    """Bits per value of `count`, if they do not have the type of the activations (8 for a dropout mask)."""
     live: bool = False
-    """Only where a gradient flows into what the module reads (the last one of an attention or feed-forward block, the
-    first of a layer), which nothing before the first trained tensor gets."""
+    """Only if a gradient flows into the module's input (for an attention or feed-forward block: into the input of its
+    last module; for a layer: of its first). No gradient flows before the first trained tensor."""
     temporary: FormulaField = Field(default=0, validate_default=True)
-    """Numbers more that the backward pass needs there for a while."""
+    """Additional values that the backward pass needs temporarily at this location."""
     products: FormulaField = Field(default=0, validate_default=True)
-    """Multiplications, each with an addition, that the forward pass does there besides those of the method's matrices
-    (tensors with two axes) with all tokens; the backward pass does twice as many."""
+    """Multiply-adds of the forward pass at this location, besides the products of the method's matrices (tensors with
+    two axes) with all tokens. The backward pass needs twice as many."""
     frozen_products: FormulaField = Field(default=0, validate_default=True)
-    """The same of products of which one factor is frozen; the backward pass does as many."""
+    """Multiply-adds of products in which one factor is frozen. The backward pass needs as many."""
     held: bool = False
-    """Whether it stays from step to step, as a mask over gradients or a copy of the start does: then it counts as
-    weights do, and says nothing of where gradients flow."""
+    """True if the values persist between steps, as a mask over gradients or a copy of the initial values does. They
+    then count as weights do and do not affect where gradients flow."""
     keys: FormulaField = Field(default=0, validate_default=True)
-    """At an attention: keys that it sees more."""
+    """For an attention: the number of additional keys."""
     layers: FormulaField = Field(default=0, validate_default=True)
-    """Of the model: layers like those of its last stack, trained as a whole, that run beside them."""
+    """For the model: the number of additional layers that run beside it. They equal the layers of its last stack and
+    are trained as a whole."""
     enters: Literal["embeddings", "inputs", "attention", "end", "norm"] = "end"
-    """Where what is trained there comes in, since what stands before all of it keeps nothing: in a block with what it
-    reads, between keys and queries, as more keys do, behind it, or behind the norm of its residual sum; in a model, at
-    its embeddings."""
+    """The point at which the trained tensors enter the block. Nothing before the first of them is saved. `inputs`:
+    with the block's input. `attention`: between keys and queries, as additional keys. `end`: after the block.
+    `norm`: after the norm of the block's residual sum. `embeddings`: at the model's embeddings."""
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
@@ -352,12 +356,12 @@ class Kept(Entry):
         return self
 
     def tensor(self) -> Tensor:
-        """The same as a tensor that nobody holds, so that it is laid out like one."""
+        """A dummy tensor, so that layout can place this record."""
         return _placed(self.per, self.roles, self.if_, self.count)
 
 
 def _placed(per: str, roles: list[str] | None, condition: Formula | None, count: Formula) -> Tensor:
-    """A tensor that only says where: layout places any record like one."""
+    """A dummy tensor with a location only. Layout places any record by it."""
     known: dict[str, Any] = {
         "per": per, "roles": roles, "if": condition, "count": count, "init": "computed: activations",
         "trained": False, "stored": "none", "served": "absent",
@@ -366,50 +370,50 @@ def _placed(per: str, roles: list[str] | None, condition: Formula | None, count:
 
 
 class Act(Entry):
-    """What a method computes at every place of a scope, in functions of the language of `peftonomy.memory`.
+    """The computation of a method at every location of a scope, as functions in the language of `peftonomy.memory`.
 
-    `before x` changes what a module or block reads, `after x y` what it gives out, `weight w` and `bias b` stand in
-    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
+    `before x` changes the input of a module or block, and `after x y` its output. `weight w` and `bias b` replace a
+    parameter. A point of the model (`embedded x`, `widen k v`) is called by its name.
     """
 
     per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
-    """`roles` and `if` narrow it as they narrow a tensor."""
+    """`roles` and `if` restrict the locations as for a tensor."""
     like: Name | None = None
-    """A pattern of `backbones/operations.yaml` whose functions it takes over."""
+    """A pattern of `backbones/operations.yaml` whose functions this record uses."""
     names: dict[Name, str] = {}
-    """What stands for words of that pattern."""
+    """Replacements for words of that pattern."""
     functions: Functions = {}
-    """Its functions, each by its head."""
+    """The record's functions, each by its head."""
     holds: FormulaField = Field(default=0, validate_default=True)
-    """Bytes that stay from step to step besides the method's tensors."""
+    """Bytes that persist between steps, besides the method's tensors."""
 
     def tensor(self) -> Tensor:
-        """The same as a tensor that nobody holds, so that it is laid out like one."""
+        """A dummy tensor, so that layout can place this record."""
         return _placed(self.per, self.roles, self.if_, self.holds)
 
 
 class Memory(Entry):
-    """What training keeps alive, as far as the tensors do not say it: mechanism only, never a measured number.
+    """Memory that training needs beyond the declared tensors: the mechanism only, never a measured number.
 
-    Without it a method can be sized only where all that it trains are parameters of the backbone itself.
+    Without this record a method can be sized only if it trains nothing but parameters of the backbone.
     """
 
     operations: list[Act] | None = None
-    """What it computes; takes the place of all below once every method says it."""
+    """The method's computation. It will replace all fields below once every method declares it."""
     keeps: list[Kept] = []
     positions: FormulaField = Field(default=0, validate_default=True)
-    """Sequence positions that every input carries more while training."""
+    """Sequence positions that the method adds to every input during training."""
     gradients: Literal["through", "side"] = "through"
-    """Whether gradients pass through the backbone, or only through what is beside it."""
+    """`through`: gradients pass through the backbone. `side`: gradients pass only through the modules beside it."""
     composed: bool = False
-    """Whether tokens do not pass the method's matrices themselves, but what is made of these: then only `products` says
-    how much is multiplied."""
+    """True if the method multiplies tokens by a combination of its matrices and not by the matrices themselves. Then
+    only `products` declares the number of multiplications."""
     note: Line | None = None
 
     def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula, str]]:
-        """Every formula with its place in the record and the scope that it is of."""
+        """Yield every formula with its location in the record and its scope."""
         yield ("positions",), self.positions, "model"
         for i, kept in enumerate(self.keeps):
             for keys, formula in kept.tensor().formulas():
@@ -423,13 +427,13 @@ class Memory(Entry):
 
 
 class ClosedForm(Entry):
-    """A formula as printed in a paper; a test proves it equal to our count where the assumptions hold."""
+    """A formula as printed in a paper. A test checks that it equals our count if the assumptions hold."""
 
     quantity: FormulaField
     formula: FormulaField
     assumes: list[FormulaField] = []
     families: list[str] | None = None
-    """Model types that it speaks of, if not all."""
+    """Model types to which the formula applies, if not all."""
     targets: list[Role] | None = None
     task: str | None = None
     set: dict[Name, Value] = {}
@@ -447,27 +451,28 @@ class ClaimPart(Entry):
 
 
 class Claim(Entry):
-    """A number that somebody printed; a test recomputes it to the printed digits."""
+    """A printed number. A test recomputes it to the printed digits."""
 
     id: Id
     quantity: FormulaField
-    """Over trained, stored, stored_bits, stored_bytes, served, head, backbone, percent, base_bytes, and dimensions."""
+    """A formula over `trained`, `stored`, `stored_bits`, `stored_bytes`, `shared`, `served`, `served_bits`, `head`,
+    `backbone`, `percent`, `base_bytes` and dimensions."""
     model: Id
     set: dict[Name, Value] = {}
     targets: list[Role] | None = None
     target_modules: list[str] | Literal["all-linear"] | None = None
     parts: list[ClaimPart] | None = None
-    """What was really counted, where that is not this method once: the ledgers of these are added up instead."""
+    """The methods that the source counted, if not this method once. Their ledgers are added up."""
     task: str | None = None
     num_labels: int = 2
     reported: Stem
-    """As printed: `37.7M`, `0.08%`, `20,480`."""
+    """The number as printed: `37.7M`, `0.08%`, `20,480`."""
     source: Citation
     evidence: Literal["read", "second_hand"]
-    """Whether somebody here opened the source itself, or a page that quotes it. A number that is known from memory
-    alone is no claim."""
+    """`read`: we opened the source itself. `second_hand`: we opened a page that quotes it. A number known only from
+    memory is not a claim."""
     verdict: Literal["reproduced", "convention", "contradicted", "unverifiable"] = "reproduced"
-    """`convention`: reproduced only under the convention that `note` states. `contradicted`: our count differs."""
+    """`convention`: the number is reproduced only under the convention in `note`. `contradicted`: our count differs."""
     note: Line | None = None
 
     @model_validator(mode="after")
@@ -478,25 +483,25 @@ class Claim(Entry):
 
 
 class Share(Entry):
-    """A share or multiple that the entry's prose names: computed, or taken from a source."""
+    """A share or multiple in the entry's prose, either computed or taken from a source."""
 
     text: Line
-    """The words, as they stand in the prose."""
+    """The words exactly as in the prose."""
     quantity: FormulaField | None = None
-    """Over the same names as a claim's, and those with `other_` in front for `beside`."""
+    """A formula over the names of a claim's quantity. With the prefix `other_` a name refers to `beside`."""
     between: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """The least and the largest value that the words allow."""
+    """The smallest and the largest value that the words allow."""
     model: Id | None = None
     set: dict[Name, Value] = {}
     targets: list[Role] | None = None
     target_modules: list[str] | Literal["all-linear"] | None = None
     parts: list[ClaimPart] | None = None
     beside: ClaimPart | None = None
-    """Another method, or another setting of this one, that the words compare with."""
+    """Another method, or another setting of this one, to which the words compare it."""
     task: str | None = None
     num_labels: int = 2
     source: Citation | None = None
-    """Where the number stands, if it is not a count: a time, a quality, a published share."""
+    """The source of a number that is not a count: a time, a quality, a published share."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -516,41 +521,43 @@ class Relation(Entry):
     note: Prose
     source: Citation
     at: dict[Name, Value] = {}
-    """For `generalizes`: the setting of this method under which the two coincide."""
+    """For `generalizes`: the setting of this method at which the two are equal."""
 
 
 class Pitfall(Entry):
-    """Where papers, official code and libraries differ, or where a count is easily got wrong."""
+    """A difference between papers, official code and libraries, or a common mistake in counting."""
 
     note: Prose
     source: Citation
 
 
 class Deviation(Entry):
-    """A difference between a library (or the authors' code) and what it is held against."""
+    """A difference between a library (or the authors' code) and the reference or paper."""
 
     shared: Id | None = None
-    """A difference that the library's file describes once for many methods; that gives what is not said here."""
+    """The id of a difference that the library's file describes once for many methods. It supplies the fields omitted
+    here."""
     note: Prose
     effect: Literal["counts", "outputs", "none"]
-    """What of the trained model it changes: its counts, its outputs for the same tensors, or neither."""
+    """The effect on the trained model: its counts, its outputs for the same tensors, or neither."""
     against: Literal["reference", "paper"] = "reference"
-    """Ours (the entry and its reference implementation), or the paper where ours follows the library."""
+    """`reference`: the entry and its reference implementation. `paper`: the paper, if our implementation follows the
+    library."""
     about: Literal["counts", "outputs", "start", "defaults", "names", "support", "storage", "training"] | None = None
-    """What it is about, where the effect does not say: the start, defaults, names of arguments, models or modules that
-    are not supported, what files hold, how it is trained."""
+    """The subject, if `effect` does not give it: the initial values, defaults, names of arguments, unsupported models
+    or modules, the contents of files, or the training procedure."""
     golden: list[Stem] = []
     """Rows of the golden vector that differ for this reason, such as `init W_down` or `trained gain`."""
     source: Citation | None = None
 
     @property
     def subject(self) -> str:
-        """What it is about in a word."""
+        """The subject in one word."""
         return self.about or (self.effect if self.effect != "none" else "other")
 
 
 class SharedDeviation(Entry):
-    """A deviation of many methods in one library, as the library's file has it."""
+    """A deviation that applies to many methods of one library, as declared in the library's file."""
 
     note: Prose
     effect: Literal["counts", "outputs", "none"]
@@ -574,81 +581,82 @@ def nothing_shared() -> Shared:
 class Implementation(Entry):
     """The method in a library, or in its authors' code.
 
-    What a library's configuration says is data too: with it a configuration can be read (which method, which
-    setting), written, and its counts be told beforehand.
+    The format of the library's configuration is declared here too. With it, peftonomy reads and writes configurations
+    and predicts the library's counts.
     """
 
     symbol: Stem | None = None
     url: Annotated[str, Field(pattern=r"^https://[^\s\"'<>]+$", max_length=300)] | None = None
     type: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=40)] | None = None
-    """How the library's saved configurations name it (`peft_type` in an adapter_config.json)."""
+    """The library's name for the method in saved configurations (`peft_type` in an adapter_config.json)."""
     rename: dict[Name, Argument] = {}
-    """Our hyperparameter -> the library's name (all that it has, those of the same name too, where there is a `type`).
-    The command line accepts these as well."""
+    """Our hyperparameter -> the library's name. With a `type`, list all hyperparameters that the library has, also
+    those with equal names. The command line accepts these names as well."""
     set: dict[Name, Any] = {}
-    """The library's arguments that make it this method and not a relative of the same type, with their values. A list
-    stands for any list that is not empty, a mapping for any that has its items."""
+    """The library's arguments, with values, that select this method among those of the same `type`. A list matches any
+    list that is not empty. A mapping matches any mapping that contains its items."""
     apart: dict[Name, Argument] = {}
-    """A tensor per site -> the library's argument that names the modules which are its own; other tensors have the
-    other targets."""
+    """A tensor per site -> the library's argument that names its modules. Other tensors use the other targets."""
     write: dict[Argument, FormulaField] = {}
     """Further arguments of the library, computed from our hyperparameters and the model's dimensions."""
     unites: dict[Argument, Id] = {}
-    """Of a configuration of configurations: its argument -> the method of which one stands there, which has our
-    hyperparameters of the same names."""
+    """For a configuration that contains configurations: the argument -> the method that it configures. That method has
+    our hyperparameters of the same names."""
     read: dict[Name, FormulaField] = {}
-    """Our hyperparameters that are no renamed argument, computed from the library's arguments."""
+    """Our hyperparameters that are not renamed arguments, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}
-    """The library's default for our hyperparameter, where that is another than ours."""
+    """The library's default for our hyperparameter, if it differs from ours."""
     trained: FormulaField | None = None
-    """What the library trains, where that is not our `trained`: over the ledgers, `added` (all new tensors), our
-    hyperparameters, its arguments, the model's dimensions, `biased_d_in biased_d_out n_biased` (of targeted modules
-    with a bias), `n_tied` (modules that share the table of the input embedding), and for a tensor T of ours `n_T` and
-    `total_T` (how many there are, and their entries together)."""
+    """The number of parameters that the library trains, if it differs from our `trained`. The formula may use the
+    ledgers, `added` (all new tensors), our hyperparameters, the library's arguments and the model's dimensions. It may
+    also use `biased_d_in biased_d_out n_biased` (of targeted modules with a bias), `n_tied` (modules that share the
+    table of the input embedding) and, for a tensor T of ours, `n_T` and `total_T` (the number of these tensors and of
+    all their entries)."""
     stored: FormulaField | None = None
-    """Numbers in the file that the library saves, where that is not our `stored`."""
+    """The number of values in the file that the library saves, if it differs from our `stored`."""
     added: FormulaField | None = None
-    """Parameters by which the library's model grows, where those are not our new tensors."""
+    """The number of parameters that the library adds to the model, if they are not our new tensors."""
     source: Citation | None = None
     checked: list[Literal["counts", "outputs", "start"]] = []
-    """What a test compares with this library by running both."""
+    """The properties that a test compares by running both implementations."""
     deviations: list[Deviation] = []
 
 
 class Basis(Entry):
-    """What an entry rests on where no vector was recorded from the authors' code."""
+    """The evidence for an entry without a vector recorded from the authors' code."""
 
     rests_on: Literal["library", "paper", "second_hand"]
-    """A library that we opened and run, the paper that we opened, or a text that describes the method."""
+    """A library that we read and run, the paper that we read, or a text that describes the method."""
     reason: Line
-    """Why there is no vector, for example that the authors published no code."""
+    """The reason for the missing vector, for example that the authors published no code."""
     source: Citation
 
 
 class MethodEntry(Entry):
-    """One PEFT method, as `methods/<id>.yaml` has it."""
+    """One PEFT method, declared in `methods/<id>.yaml`."""
 
     id: Id
     name: Stem
     full_name: Line
     aliases: list[Stem] = []
-    """Other names and abbreviations under which people look for it."""
+    """Other names and abbreviations that people search for."""
     year: int = Field(ge=1990, le=2100)
     category: Category
     facets: dict[Id, Id | list[Id]]
     summary: Annotated[str, Field(min_length=20, max_length=160, pattern=r"^[A-Z][^\n\\$*^_{}<>=]*\.$")]
-    """One plain sentence, no symbols."""
+    """One plain sentence without symbols."""
     description: Prose
-    """What it does, why, when to use it and when not, for a graduate student. No mathematics in the first paragraph."""
+    """The method's function, its motivation, and when to use it or not, for a graduate student. No mathematics in the
+    first paragraph."""
     source: Citation
     update: Annotated[str, Field(min_length=1, max_length=1000)]
     """The update rule in LaTeX."""
     where: Line
-    """Where in the network it acts, in a sentence."""
+    """The location in the network where the method acts, in a sentence."""
     hyperparameters: dict[Name, Hyperparameter] = {}
     targets: Targets | None = None
     requires: FormulaField | None = None
-    """What must hold at every targeted module, for example `r <= min(d_in, d_out)`."""
+    """A condition on every targeted module, for example `r <= min(d_in, d_out)`."""
     tensors: dict[Name, Tensor] = {}
     includes: list[Include] = []
     base_storage: dict[Name, BaseStorage] = {}
@@ -661,12 +669,12 @@ class MethodEntry(Entry):
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}
     basis: Basis | None = None
-    """What update, initial values and defaults rest on, where the authors' code was not run."""
+    """The evidence for update, initial values and defaults, if we did not run the authors' code."""
 
     @model_validator(mode="before")
     @classmethod
     def _required(cls, data: Any) -> Any:
-        """Hand what the whole entry requires on to its tensors per site."""
+        """Copy the entry's `requires` to its tensors per site."""
         if not isinstance(data, dict) or "requires" not in data or not isinstance(data.get("tensors"), dict):
             return data
         tensors = {
@@ -689,7 +697,7 @@ class MethodEntry(Entry):
 
     @cached_property
     def alternative_names(self) -> Mapping[str, str]:
-        """A library's word for a hyperparameter -> ours."""
+        """A library's name for a hyperparameter -> ours."""
         found: dict[str, str] = {}
         for implementation in self.implementations.values():
             for ours, theirs in implementation.rename.items():
@@ -698,16 +706,16 @@ class MethodEntry(Entry):
         return found
 
     def prose(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Every text for readers, with its place."""
+        """Yield every text for readers, with its location."""
         yield from _prose(self.model_dump(by_alias=True), ())
 
     def citations(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Every source named in the entry, with its place."""
+        """Yield every cited source, with its location."""
         yield from _citations(self.model_dump(by_alias=True), ())
 
     @cached_property
     def cited(self) -> frozenset[str]:
-        """The key of every source named in the entry; our own choices say `editors`."""
+        """The key of every cited source; `editors` marks our own choices."""
         return frozenset(source.partition("#")[0] for _, source in self.citations())
 
 
@@ -739,7 +747,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def validated(model: type[T], document: Document) -> T:
-    """The document as a record of type `model`. Raises DataError with every problem, each at its line."""
+    """Return the document as a record of type `model`. Raises DataError with every problem and its line."""
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
@@ -767,7 +775,8 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
 
 
 def _real(data: Any, keys: tuple[Any, ...]) -> tuple[str | int, ...]:
-    """The part of a pydantic location that exists in the document (it also names union branches and types)."""
+    """Return the part of a pydantic location that exists in the document. Pydantic also names union branches and
+    types."""
     kept: list[str | int] = []
     for i, key in enumerate(keys):
         if isinstance(data, dict) and (key in data or i == len(keys) - 1):
@@ -781,7 +790,7 @@ def _real(data: Any, keys: tuple[Any, ...]) -> tuple[str | int, ...]:
 
 
 def _fields(model: type[BaseModel], keys: tuple[str | int, ...]) -> list[str]:
-    """The field names that a record at `keys` below `model` may have."""
+    """Return the field names of a record at `keys` below `model`."""
     for key in keys:
         if isinstance(key, int):
             continue
@@ -803,7 +812,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def method_from(
     document: Document, path: Path | None = None, shared: Callable[[], Shared] = nothing_shared
 ) -> MethodEntry:
-    """Read a method entry from its parsed file; the id must be the file's stem.
+    """Read a method entry from its parsed file. The id must equal the file's stem.
 
     shared: the deviations of taxonomy/deviations.yaml, which are read only if the entry names one. Raises DataError.
     """
