@@ -20,8 +20,10 @@ from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
 from ..files.documents import Document, load_yaml
+from ..schema.base import validated
 from ..schema.family import Family, load_family
-from ..schema.method import MethodEntry, Shared, SharedFile, method_from, validated
+from ..schema.implementations import Shared, SharedFile
+from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography

@@ -17,19 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
-from .method import (
-    Argument,
-    Citation,
-    Entry,
-    FormulaField,
-    Id,
-    Line,
-    Name,
-    Prose,
-    Role,
-    Stem,
-    validated,
-)
+from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
 
