@@ -43,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _formula(value: Any) -> Formula:
+def formula_from(value: Any) -> Formula:
     if isinstance(value, Formula):
         return value
     if not isinstance(value, str | int | float):
@@ -54,14 +54,14 @@ def _formula(value: Any) -> Formula:
         raise ValueError(f"column {error.column}: {error.message}") from None
 
 
-def _start(text: str) -> str:
+def start_from(text: str) -> str:
     Start.parse(text)
     return text
 
 
 FormulaField = Annotated[
     Formula,
-    BeforeValidator(_formula),
+    BeforeValidator(formula_from),
     PlainSerializer(lambda f: f.source if f.literal is None else f.literal, when_used="json-unless-none"),
     WithJsonSchema({"type": ["string", "number"], "description": "a formula in quotes, or a number"}),
 ]

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from ..formula import Formula
-from .base import Citation, Entry, FormulaField, Id, Line, Name, Role, Scope, Stem, Value, _formula, _start
+from .base import Citation, Entry, FormulaField, Id, Line, Name, Role, Scope, Stem, Value, formula_from, start_from
 from .names import LOCAL, MODEL_NAMES, OF_PARAMETERS, OF_STEP
 
 __all__ = [
@@ -63,7 +63,7 @@ class Hyperparameter(Entry):
         if not isinstance(self.default, kinds[self.type]) or (self.type != "bool" and isinstance(self.default, bool)):
             raise ValueError(f"default {self.default!r} is not of type {self.type}")
         if self.type in ("int", "float") and isinstance(self.default, str):
-            _formula(self.default)
+            formula_from(self.default)
         return self
 
 
@@ -146,7 +146,7 @@ class Tensor(Entry):
     requires: FormulaField | None = None
     """A condition at each location, for example `d_in % n == 0`. The entry's own `requires` applies to all its tensors
     per site that do not declare another."""
-    init: Annotated[Line, AfterValidator(_start)]
+    init: Annotated[Line, AfterValidator(start_from)]
     """The initial values, in the language of `schema.initial`: `zeros`, `normal(0.02)`, `uniform(1 / sqrt(d_in))`,
     `computed: ...`, `drawn: ...`. A test draws them."""
     trained: bool | FormulaField | Moved
