@@ -22,7 +22,7 @@ from peftonomy import UsageError
 from peftonomy.cli import main as _cli
 from peftonomy.memory.fit import beside, gpu_bytes, largest
 from peftonomy.memory.model import OPTIMIZERS, PARTS, Memory, Setting, mechanism
-from peftonomy.schema.method import Kept
+from peftonomy.schema.memory import Kept
 
 KB = peftonomy.load()
 

@@ -20,7 +20,9 @@ from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
 from ..files.documents import Document, load_yaml
+from ..schema.base import validated
 from ..schema.family import Family, load_family
+from ..schema.implementations import Shared, SharedFile
 from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
@@ -179,8 +181,12 @@ class Records(Mapping[str, M], Generic[M]):
 
     def _method(self, path: Path) -> M:
         document = load_yaml(path, self.shown(path))
-        shared = {key: library.deviations for key, library in self.libraries.items()}
-        return self._class(self, method_from(document, path, shared), document)
+        return self._class(self, method_from(document, path, lambda: self._shared), document)
+
+    @cached_property
+    def _shared(self) -> Shared:
+        path = self.root / "taxonomy" / "deviations.yaml"
+        return validated(SharedFile, load_yaml(path, self.shown(path))).root
 
     def _family(self, path: Path) -> Family:
         return load_family(path, self.shown(path))

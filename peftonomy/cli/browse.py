@@ -12,7 +12,7 @@ from .options import cli, completes, json_option, knowledge, method_argument, me
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.method import Tensor
+    from ..schema.tensors import Tensor
 
 
 @cli.command()

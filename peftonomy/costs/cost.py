@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..schema.method import Value
+from ..schema.base import Value
 from .table import Table
 
 __all__ = ["Cost", "TensorCost"]

@@ -13,7 +13,9 @@ from ..backbones.backbone import Inventory
 from ..backbones.modules import Block, Module, SiteGroup, joined, role_matches
 from ..errors import UsageError, shown
 from ..formula import Formula
-from ..schema.method import MethodEntry, Tensor, Value
+from ..schema.base import Value
+from ..schema.method import MethodEntry
+from ..schema.tensors import Tensor
 from .measure import Measure, measures
 
 __all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites"]

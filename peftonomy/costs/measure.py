@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from ..formula import Formula
-from ..schema.method import MethodEntry, Moved, Tensor
+from ..schema.method import MethodEntry
 from ..schema.names import BLOCKS, DIMS, LOCAL
+from ..schema.tensors import Moved, Tensor
 
 __all__ = ["HELD", "Measure", "measure", "measures"]
 

@@ -15,7 +15,8 @@ from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
 from ..errors import UnknownName, UsageError, shown
 from ..formula import Formula
-from ..schema.method import Hyperparameter, Tensor, Value
+from ..schema.base import Value
+from ..schema.tensors import Hyperparameter, Tensor
 from .cost import Cost, TensorCost
 from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites
 from .measure import HELD, Measure

@@ -7,7 +7,8 @@ import operator
 from typing import Any
 
 from ..errors import UnknownName, UsageError, shown
-from ..schema.method import Hyperparameter, Value
+from ..schema.base import Value
+from ..schema.tensors import Hyperparameter
 
 __all__ = ["coerced"]
 

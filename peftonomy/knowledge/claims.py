@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from ..schema.method import Claim, ClaimPart, Share
+from ..schema.claims import Claim, ClaimPart, Share
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord

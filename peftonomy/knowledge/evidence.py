@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, Records
-    from ..schema.method import Implementation
+    from ..schema.implementations import Implementation
 
 __all__ = ["LEVELS", "Fact", "Recording", "facts", "level", "recordings", "tally"]
 

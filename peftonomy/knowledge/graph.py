@@ -22,7 +22,7 @@ from ..errors import UnknownName
 
 if TYPE_CHECKING:
     from ..catalogue.records import Records
-    from ..schema.method import Relation
+    from ..schema.implementations import Relation
 
 __all__ = ["FORMATS", "Graph"]
 

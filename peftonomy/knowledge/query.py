@@ -18,7 +18,7 @@ from ..catalogue.records import M, Merge, MethodRecord, Records
 from ..costs.table import Table
 from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import PYTHON, Formula, Node
-from ..schema.method import Properties, Stored, Tensor
+from ..schema.tensors import Properties, Stored, Tensor
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormulaError, PeftonomyError, near
 from ..formula import Formula
 from ..schema.initial import Start
-from ..schema.method import MethodEntry, Tensor
+from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
+from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
 
 if TYPE_CHECKING:

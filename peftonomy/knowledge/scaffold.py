@@ -19,7 +19,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..errors import UnknownName, UsageError, shown
-from ..schema import method as schema
+from ..schema.claims import Claim, ClosedForm, Share
+from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
+from ..schema.memory import Memory
+from ..schema.method import MethodEntry
+from ..schema.tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 if TYPE_CHECKING:
     from ..catalogue.records import Records
@@ -31,21 +35,21 @@ TODO, WORD = "TODO", "todo"
 ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
-    schema.Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
-    schema.Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
-    schema.Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
-    schema.Properties: ("", {}),
-    schema.Include: ("", {}),
-    schema.BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
-    schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
-    schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
-    schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
-    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
-    schema.Relation: ("", {}),
-    schema.Pitfall: ("", {}),
-    schema.Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
-    schema.Deviation: ("", {}),
-    schema.Basis: ("", {}),
+    Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
+    Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
+    Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
+    Properties: ("", {}),
+    Include: ("", {}),
+    BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
+    ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
+    Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
+    Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
+    Relation: ("", {}),
+    Pitfall: ("", {}),
+    Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
+    Deviation: ("", {}),
+    Basis: ("", {}),
 }
 """For each nested record: the key of an example in a mapping, and field values that cannot be derived."""
 
@@ -98,7 +102,7 @@ def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]
         "summary": "TODO in one plain sentence.",
     }
     helps = {"facets": [f"  {name}: {' | '.join(words)}" for name, words in facets.items()]}
-    fields = schema.MethodEntry.model_fields.items()
+    fields = MethodEntry.model_fields.items()
     return "".join(_field(name, field, known, helps.get(name, [])) for name, field in fields)
 
 

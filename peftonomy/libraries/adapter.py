@@ -27,7 +27,8 @@ from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import UsageError, shown
-from ..schema.method import Deviation, Implementation, Value
+from ..schema.base import Value
+from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone

@@ -34,8 +34,8 @@ from ..errors import UnknownName, UsageError
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
     from ..costs.plan import Plan
+    from ..schema.implementations import Implementation
     from ..schema.library import Library
-    from ..schema.method import Implementation
 
 __all__ = ["Configuration", "export", "library_called"]
 

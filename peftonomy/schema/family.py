@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ..errors import DataError, FormulaError, Problem, UnknownName
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
-from .method import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
+from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
 __all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]

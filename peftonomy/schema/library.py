@@ -17,20 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
-from .method import (
-    Argument,
-    Citation,
-    Entry,
-    FormulaField,
-    Id,
-    Line,
-    Name,
-    Prose,
-    Role,
-    SharedDeviation,
-    Stem,
-    validated,
-)
+from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
 
@@ -137,8 +124,6 @@ class Library(Entry):
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
-    deviations: dict[Id, SharedDeviation] = Field(default={})
-    """The library's deviations that apply to many methods, each by a name that entries use."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:

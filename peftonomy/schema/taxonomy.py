@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import Field, RootModel
 
 from ..files.documents import load_yaml
+from .base import Category, Citation, Entry, Id, Line, Prose, Stem, validated
 from .family import load_roles
-from .method import Category, Citation, Entry, Id, Line, Prose, Stem, validated
 
 __all__ = ["CategoryNode", "Facet", "RelationType", "Taxonomy"]
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ..backbones.modules import role_matches
 from ..costs.layout import Part
 from ..knowledge.base import Method
-from ..schema.method import Targets, Tensor
+from ..schema.tensors import Targets, Tensor
 from ._svg import element
 
 __all__ = ["WORDS", "Acts", "acts", "picture", "sample"]

@@ -13,7 +13,8 @@ import sympy
 
 from ..formula import Formula
 from ..knowledge.base import Method
-from ..schema.method import Hyperparameter, MethodEntry, Moved, Tensor
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Tensor
 
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 

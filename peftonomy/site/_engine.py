@@ -22,8 +22,12 @@ from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
 from ..memory import model as _memory
+from ..schema.base import Value
 from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
-from ..schema.method import Hyperparameter, Implementation, Kept, MethodEntry, Moved, Tensor, Value
+from ..schema.implementations import Implementation
+from ..schema.memory import Kept
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Tensor
 from . import _size
 from ._site import Site
 

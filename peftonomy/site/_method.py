@@ -14,7 +14,10 @@ from ..knowledge.claims import judge
 from ..knowledge.evidence import LEVELS, Fact, recordings, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
-from ..schema.method import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
+from ..schema.claims import Claim, ClosedForm
+from ..schema.implementations import Implementation
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
 from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
-from ..schema.method import MethodEntry, Properties
+from ..schema.method import MethodEntry
+from ..schema.tensors import Properties
 
 __all__ = ["SCHEMAS", "schema"]
 

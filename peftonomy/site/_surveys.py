@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.claims import judge, printed
-from ..schema.method import Claim
+from ..schema.claims import Claim
 from ..schema.taxonomy import SurveyNode
 
 __all__ = ["AGREES", "DIFFERS", "ELSEWHERE", "crosswalk", "experiments", "filed", "tree"]
