@@ -121,6 +121,16 @@ def test_operations_of_public_models_are_those_counted() -> None:
             assert memory.step_flops == int(row["step_flops"]), row
 
 
+def test_parameters_in_float32_take_four_bytes_in_every_type() -> None:
+    case = Case("glm4_moe", "full_fine_tuning", dtype="bfloat16")
+    asked, memory = case.asked(), predicted(case)
+    routers = sum(m.numel for m in asked.inventory.modules if m.role == "moe.router")
+    buffers = int(asked.model.operations.buffers(asked.model.config))
+    assert routers > 0
+    assert memory.weights == 2 * asked.inventory.total + 2 * routers + buffers
+    assert memory.optimizer_states == 2 * memory.weights - 2 * buffers + 4 * sum(t.number for t in asked.trained())
+
+
 def test_a_tensor_more_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin: with all that is kept counted twice, every family is off."""
     from peftonomy.memory.step import Step

@@ -353,6 +353,8 @@ class Operations(Entry):
     """How many numbers an input has, where inputs are images or sounds."""
     buffers: FormulaField = formula(0)
     """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
+    single: list[PlainRole] = Field(default_factory=list)
+    """Roles whose parameters `transformers` keeps in float32, whatever the type of the model."""
     source: Citation
 
 
