@@ -16,7 +16,7 @@ from peftonomy.memory.answer import remembered
 from peftonomy.memory.model import Memory, Setting
 from peftonomy.memory.program import compressed, padded
 from peftonomy.schema.programs import parse
-from tests.operations_kit import Case, predicted
+from tests.operations_kit import Case, predicted, tiny
 
 KB = peftonomy.load()
 FAMILIES = sorted(name for name, family in KB.families.items() if family.operations is not None)
@@ -52,10 +52,18 @@ def home(method: str) -> str:
     raise AssertionError(method)
 
 
+def settings(family: str) -> dict[str, dict[str, Any]]:
+    """The settings in which steps of a family are simulated, by name."""
+    only = tiny(family).get("simulated_in")
+    if only is None:
+        return SETTINGS
+    return {name: {**given, "dtype": only} for name, given in SETTINGS.items() if given.get("dtype") != "mixed"}
+
+
 def cases() -> Iterator[tuple[str, str, str]]:
     """Every family with two methods, and every method on its home."""
     for family in FAMILIES:
-        for setting in SETTINGS:
+        for setting in settings(family):
             yield family, "full_fine_tuning", setting
             yield family, "lora", setting
     for method in (*METHODS, *PLAIN):
@@ -68,7 +76,7 @@ def cases() -> Iterator[tuple[str, str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "method", "setting"), sorted(set(cases())))
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
-    case = Case(family, method, **SETTINGS[setting])
+    case = Case(family, method, **settings(family)[setting])
     ours, found = predicted(case), case.simulate()
     assert (ours.kept == found.kept) != (f"{method} {family} {setting}" in EXCEPTIONS), (ours.kept, found.kept)
     assert ours.peak == pytest.approx(found.peak, rel=TINY)
@@ -111,6 +119,16 @@ def test_operations_of_public_models_are_those_counted() -> None:
         if row["attends"] == "eager" and row["forward_flops"]:
             assert memory.forward_flops == int(row["forward_flops"]), row
             assert memory.step_flops == int(row["step_flops"]), row
+
+
+def test_parameters_in_float32_take_four_bytes_in_every_type() -> None:
+    case = Case("glm4_moe", "full_fine_tuning", dtype="bfloat16")
+    asked, memory = case.asked(), predicted(case)
+    routers = sum(m.numel for m in asked.inventory.modules if m.role == "moe.router")
+    buffers = int(asked.model.operations.buffers(asked.model.config))
+    assert routers > 0
+    assert memory.weights == 2 * asked.inventory.total + 2 * routers + buffers
+    assert memory.optimizer_states == 2 * memory.weights - 2 * buffers + 4 * sum(t.number for t in asked.trained())
 
 
 def test_a_tensor_more_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

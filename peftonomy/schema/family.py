@@ -358,6 +358,8 @@ class Operations(Entry):
     """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)
     """Bytes of buffers in the model besides its weights, such as masks for all positions."""
+    single: list[PlainRole] = Field(default_factory=list)
+    """Roles whose parameters `transformers` keeps in float32 in a model of any data type."""
     source: Citation
 
 
