@@ -65,10 +65,12 @@ class Asked:
             return s.batch * (pixels * self.w + LABEL_BYTES * labels)
         return s.batch * (s.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
-    def trained(self) -> Iterator[Trained]:
-        """The tensors that are updated, each kind once, with how many there are."""
+    def trained(self, step: Step | None = None) -> Iterator[Trained]:
+        """The tensors that are trained, each kind once, with how many there are; with a step, those that it reached."""
         for module in self.inventory.modules:
             for suffix, shape in module.parameters:
+                if step is not None and not step.reached(module, suffix):
+                    continue
                 number = sum(self.program.trains(module, suffix, n) for n in module.layers or (-1,))
                 if number:
                     yield Trained(shape, self.w_t, number)
@@ -88,7 +90,7 @@ class Asked:
 
         def module(m: Module, layer: int) -> None:
             for suffix, shape in m.parameters:
-                if self.program.trains(m, suffix, layer):
+                if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
                     found.append(math.prod(shape) * self.w_t)
             beside(m.stack, m.path, layer)
 
@@ -151,9 +153,9 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = (tape.peak, *tape.most)
-        tensors = list(self.trained())
+        tensors = list(self.trained(step))
         gradients = sum(size(t) for t in tensors)
-        trained = sum(numel(t) for t in tensors)
+        trained = sum(numel(t) for t in self.trained())
         optimizer = update(OPTIMIZERS[self.setting.optimizer], tensors, self.ordered(step))
         inputs = self.inputs
         moments = [

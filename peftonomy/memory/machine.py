@@ -155,7 +155,7 @@ class Machine:
             (made,) = self.operate(kind, self.language.rules[kind], [whole], [stop - start])
             self.tape.free(whole.storage)
             return made
-        owner = self.model.owner(module)
+        owner = self.model.owner(module, suffix)
         found = dict(owner.parameters)
         if not found:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backbones.modules import Module
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import SINGLE, Flags, Value, tensor
@@ -100,6 +101,10 @@ class Step(Caller):
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
         self.tape.back()
+
+    def reached(self, module: Module, suffix: str) -> bool:
+        """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
+        return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
 
     # Layers
 
