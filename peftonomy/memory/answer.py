@@ -119,7 +119,7 @@ class Asked:
     def weights(self, trained: int) -> int:
         """Bytes of all that stays from step to step but the optimizer's states."""
         frozen = self.inventory.total + sum(row.count * row.n for row in self.rows if self._added(row)) - trained
-        held = self.program.holds + int(self.model.operations.buffers(self.model.config))
+        held = self.program.holds + int(self.model.operations.buffers({**self.model.names[""], "width": self.w}))
         return frozen * self.w + trained * self.w_t + held + self._requantised()
 
     @staticmethod
