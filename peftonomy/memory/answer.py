@@ -11,6 +11,7 @@ from ..catalogue.records import Records
 from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.method import Value
+from .machine import SINGLE
 from .model import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .optimizer import Trained, update
 from .program import Model, Program
@@ -73,7 +74,7 @@ class Asked:
                     continue
                 number = sum(self.program.trains(module, suffix, n) for n in module.layers or (-1,))
                 if number:
-                    yield Trained(shape, self.w_t, number)
+                    yield Trained(shape, SINGLE if self._single(module) else self.w_t, number)
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
                 yield Trained(self.plan.shape(row) or (row.count,), self.w_t, row.n)
@@ -91,7 +92,7 @@ class Asked:
         def module(m: Module, layer: int) -> None:
             for suffix, shape in m.parameters:
                 if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
-                    found.append(math.prod(shape) * self.w_t)
+                    found.append(math.prod(shape) * (SINGLE if self._single(m) else self.w_t))
             beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> None:
@@ -120,7 +121,21 @@ class Asked:
         """Bytes of all that stays from step to step but the optimizer's states."""
         frozen = self.inventory.total + sum(row.count * row.n for row in self.rows if self._added(row)) - trained
         held = self.program.holds + int(self.model.operations.buffers({**self.model.names[""], "width": self.w}))
-        return frozen * self.w + trained * self.w_t + held + self._requantised()
+        return frozen * self.w + trained * self.w_t + held + self._widened() + self._requantised()
+
+    def _single(self, module: Module) -> bool:
+        """Whether its parameters are in float32 whatever type the model has."""
+        return module.role in self.model.operations.float32
+
+    def _widened(self) -> int:
+        """By how many bytes the parameters grow that are in float32 whatever type the model has."""
+        grown = 0
+        for module in (m for m in self.inventory.modules if self._single(m)):
+            for suffix, shape in module.parameters:
+                for layer in module.layers or (-1,):
+                    width = self.w_t if self.program.trains(module, suffix, layer) else self.w
+                    grown += math.prod(shape) * (SINGLE - width)
+        return grown
 
     @staticmethod
     def _added(row: Row) -> bool:

@@ -139,10 +139,10 @@ class Machine:
             shape = (own.copies * shape[0], *shape[1:])
         return self._parameter(key, shape, own.trained, own.layers is not None)
 
-    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool) -> Tensor:
+    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool, single: bool = False) -> Tensor:
         known = self.inside if layered else self.outside
         if key not in known:
-            width = self.flags.trained if trained else self.flags.width
+            width = SINGLE if single else self.flags.trained if trained else self.flags.width
             known[key] = Tensor(shape, width, trained, key=key)
         return known[key]
 
@@ -168,7 +168,8 @@ class Machine:
         shape = found[name]
         if owner.kind == "conv1d" and name == "weight":
             shape = shape[::-1]
-        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered))
+        single = owner.role in self.model.operations.float32
+        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single))
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:
                 continue

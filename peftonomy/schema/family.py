@@ -354,6 +354,8 @@ class Operations(Entry):
     buffers: FormulaField = formula(0)
     """Bytes of tables that the model holds besides its weights, such as masks for all positions. It may name `width`,
     the bytes of a number, and `has_...` of the modules outside of layers."""
+    float32: list[PlainRole] = Field(default_factory=list)
+    """Roles of parameters that `transformers` holds in float32 whatever type the model is loaded in."""
     source: Citation
 
 
