@@ -28,7 +28,8 @@ __all__ = ["Case", "by_operations", "predicted", "simulated"]
 
 CONFIGS = Path(__file__).parent / "data" / "operations"
 """By family, the config.json of a tiny model: with layers enough that some are counted and not run (five), and sizes
-that are nowhere equal by chance. Its `task`, if it has one, is the task that is trained."""
+that are nowhere equal by chance. Its `task`, if it has one, is the task that is trained. `simulated_in` is the only
+type of numbers in which torch simulates the family: its meta kernel of `_grouped_mm` refuses all but bfloat16."""
 
 
 @cache
@@ -63,7 +64,8 @@ class Case:
     def model(self) -> dict[str, Any]:
         """The config.json."""
         config = {"model_type": self.family, **tiny(self.family), **self.config}
-        config.pop("task", None)
+        for own in ("task", "simulated_in"):
+            config.pop(own, None)
         return config
 
     @property
