@@ -66,13 +66,15 @@ class Asked:
             return s.batch * (pixels * self.w + LABEL_BYTES * labels)
         return s.batch * (s.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
-    def trained(self) -> Iterator[Trained]:
-        """The tensors that are updated, each kind once, with how many there are."""
+    def trained(self, step: Step | None = None) -> Iterator[Trained]:
+        """The tensors that are trained, each kind once, with how many there are; with a step, those that it reached."""
         for module in self.inventory.modules:
             for suffix, shape in module.parameters:
+                if step is not None and not step.reached(module, suffix):
+                    continue
                 number = sum(self.program.trains(module, suffix, n) for n in module.layers or (-1,))
                 if number:
-                    yield Trained(shape, self._width(module, self.w_t), number)
+                    yield Trained(shape, SINGLE if self._single(module) else self.w_t, number)
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
                 yield Trained(self.plan.shape(row) or (row.count,), self.w_t, row.n)
@@ -89,8 +91,8 @@ class Asked:
 
         def module(m: Module, layer: int) -> None:
             for suffix, shape in m.parameters:
-                if self.program.trains(m, suffix, layer):
-                    found.append(math.prod(shape) * self._width(m, self.w_t))
+                if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
+                    found.append(math.prod(shape) * (SINGLE if self._single(m) else self.w_t))
             beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> None:
@@ -118,17 +120,17 @@ class Asked:
     def weights(self, trained: int) -> int:
         """Bytes of all that stays from step to step but the optimizer's states."""
         frozen = self.inventory.total + sum(row.count * row.n for row in self.rows if self._added(row)) - trained
-        held = self.program.holds + int(self.model.operations.buffers(self.model.config))
+        held = self.program.holds + int(self.model.operations.buffers({**self.model.names[""], "width": self.w}))
         return frozen * self.w + trained * self.w_t + held + self._widened() + self._requantised()
 
-    def _width(self, module: Module, width: int) -> int:
-        """Bytes of a number of a module's parameters, which are of that width elsewhere."""
-        return SINGLE if module.role in self.model.operations.single else width
+    def _single(self, module: Module) -> bool:
+        """Whether its parameters are in float32 whatever type the model has."""
+        return module.role in self.model.operations.float32
 
     def _widened(self) -> int:
-        """Bytes that parameters take more since they are in float32 whatever the model is in."""
+        """By how many bytes the parameters grow that are in float32 whatever type the model has."""
         grown = 0
-        for module in (m for m in self.inventory.modules if m.role in self.model.operations.single):
+        for module in (m for m in self.inventory.modules if self._single(m)):
             for suffix, shape in module.parameters:
                 for layer in module.layers or (-1,):
                     width = self.w_t if self.program.trains(module, suffix, layer) else self.w
@@ -166,9 +168,9 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = (tape.peak, *tape.most)
-        tensors = list(self.trained())
+        tensors = list(self.trained(step))
         gradients = sum(size(t) for t in tensors)
-        trained = sum(numel(t) for t in tensors)
+        trained = sum(numel(t) for t in self.trained())
         optimizer = update(OPTIMIZERS[self.setting.optimizer], tensors, self.ordered(step))
         inputs = self.inputs
         moments = [

@@ -52,6 +52,7 @@ class Machine:
         self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
         self.outside: dict[Any, Tensor] = {}  # all others
         self.held: list[Storage] = []  # to the end of the forward pass
+        self.stayed: list[Storage] = []  # until what called their stack is through
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
@@ -138,10 +139,10 @@ class Machine:
             shape = (own.copies * shape[0], *shape[1:])
         return self._parameter(key, shape, own.trained, own.layers is not None)
 
-    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool, width: int = 0) -> Tensor:
+    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool, single: bool = False) -> Tensor:
         known = self.inside if layered else self.outside
         if key not in known:
-            width = width or (self.flags.trained if trained else self.flags.width)
+            width = SINGLE if single else self.flags.trained if trained else self.flags.width
             known[key] = Tensor(shape, width, trained, key=key)
         return known[key]
 
@@ -155,7 +156,7 @@ class Machine:
             (made,) = self.operate(kind, self.language.rules[kind], [whole], [stop - start])
             self.tape.free(whole.storage)
             return made
-        owner = self.model.owner(module)
+        owner = self.model.owner(module, suffix)
         found = dict(owner.parameters)
         if not found:
             return None
@@ -167,8 +168,8 @@ class Machine:
         shape = found[name]
         if owner.kind == "conv1d" and name == "weight":
             shape = shape[::-1]
-        width = SINGLE if owner.role in self.model.operations.single else 0
-        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, width))
+        single = owner.role in self.model.operations.float32
+        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single))
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:
                 continue
@@ -296,6 +297,8 @@ class Machine:
 
     def stay(self, x: Tensor) -> Tensor:
         """Held by what called the stack at hand, until that is through."""
+        if self.limit < 0:
+            self.stayed.append(x.storage)
         scope = self.scopes[min(1, len(self.scopes) - 1)]
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)

@@ -357,9 +357,10 @@ class Operations(Entry):
     pixels: FormulaField = formula(0)
     """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)
-    """Bytes of buffers in the model besides its weights, such as masks for all positions."""
-    single: list[PlainRole] = Field(default_factory=list)
-    """Roles whose parameters `transformers` keeps in float32 in a model of any data type."""
+    """Bytes of tables that the model holds besides its weights, such as masks for all positions. It may name `width`,
+    the bytes of a number, and `has_...` of the modules outside of layers."""
+    float32: list[PlainRole] = Field(default_factory=list)
+    """Roles of parameters that `transformers` holds in float32 whatever type the model is loaded in."""
     source: Citation
 
 
