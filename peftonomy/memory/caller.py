@@ -90,6 +90,8 @@ class Caller(Machine):
             return self._detached(line, function, values)
         if kind == "none":
             return [None]
+        if kind == "either":  # the first that is there
+            return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values if v is not None][:1]
         if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
             return []
         if self.tape.log is not None:
