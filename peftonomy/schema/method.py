@@ -371,7 +371,8 @@ class Act(Entry):
     place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
     """
 
-    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    per: Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    """`role` only for what it holds."""
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
     """`roles` and `if` narrow it as they narrow a tensor."""
