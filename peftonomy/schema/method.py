@@ -368,7 +368,8 @@ class Act(Entry):
     """What a method computes at every place of a scope, in functions of the language of `peftonomy.memory`.
 
     `before x` changes what a module or block reads, `after x y` what it gives out, `weight w` and `bias b` stand in
-    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
+    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name. `gradient g` changes
+    the gradient of a parameter of the model, `gradient_A g` that of the tensor A.
     """
 
     per: Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
