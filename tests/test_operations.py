@@ -44,8 +44,9 @@ MEDIAN, WORST, TINY = 1e-4, 1e-2, 2e-2
 def home(method: str) -> str:
     """The first of the homes on which a method finds something to act on."""
     for family in HOMES:
+        case = Case(family, method)
         try:
-            KB[method].cost(Case(family, method).model)
+            KB[method].cost(case.model, **case.hyperparameters)
         except UsageError:
             continue
         return family
