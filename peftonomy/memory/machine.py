@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..backbones.modules import Module
-from ..errors import DataError, FormulaError, Problem, near
+from ..errors import DataError, FormulaError, Problem, UsageError, near
 from ..formula import Formula
 from ..schema.programs import Function, Line, compiled
 from .program import Hook, Part, Program, padded
@@ -230,6 +230,9 @@ class Machine:
     def _done(self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None) -> list[Tensor]:
         """An operation: its outputs, and a place on the tape if a gradient comes there."""
         tape, names = self.tape, self.names
+        if rule.single and inputs[0].width < SINGLE:
+            method = self.program.plan.id
+            raise UsageError(f"memory: {method} needs {kind}, which torch lacks for bfloat16; expected float32 or mixed")
         special = SPECIAL.get(kind)
         if special is not None:
             return [special(self, inputs[0])]
