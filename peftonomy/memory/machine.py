@@ -232,7 +232,9 @@ class Machine:
         tape, names = self.tape, self.names
         if rule.single and inputs[0].width < SINGLE:
             method = self.program.plan.id
-            raise UsageError(f"memory: {method} needs {kind}, which torch lacks for bfloat16; expected float32 or mixed")
+            raise UsageError(
+                f"memory: {method} needs {kind}, which torch lacks for bfloat16; expected float32 or mixed"
+            )
         special = SPECIAL.get(kind)
         if special is not None:
             return [special(self, inputs[0])]
