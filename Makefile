@@ -3,7 +3,7 @@
 # make check      what to run before a commit: under a minute once installed
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
-# make grid       every case of two large tests: counts of peft on every family, simulated steps beside real ones
+# make grid       every case of the tests that CI samples: behaviour, counts of peft, simulated steps (runs every night)
 # make pictures   the screenshots in the README
 # make clean      remove what the others made, but for the virtual environments
 
@@ -48,7 +48,7 @@ mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
 
 grid: $(VENV)/dev.stamp
-	GRID=whole $(tests) tests/test_oracles_counts.py tests/test_simulator.py
+	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_simulator.py
 
 pictures: $(VENV)/dev.stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py

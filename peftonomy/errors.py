@@ -1,11 +1,11 @@
-"""The errors of peftonomy: few, named by meaning, each readable as one line.
+"""The errors of peftonomy, each readable as one line.
 
 PeftonomyError
-├── DataError        what a file holds is wrong; carries every problem found     exit code 1
-│   ├── FormulaError     a formula that the little language does not accept
-│   └── ConfigError      a config.json that describes no model we can count
-└── UsageError       what the caller asked for is wrong                          exit code 2
-    └── UnknownName      a name that does not exist, with its near matches
+├── DataError        invalid data in a file; carries every problem found         exit code 1
+│   ├── FormulaError     a formula that the language does not accept
+│   └── ConfigError      a config.json of a model that cannot be counted
+└── UsageError       an invalid request of the caller                            exit code 2
+    └── UnknownName      a name that does not exist, with near matches
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
 SHOWN = 80
-"""Characters of a user's value that a message repeats."""
+"""The number of characters of a user's value that a message repeats."""
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The known names closest to `name`, best first."""
+    """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
     return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
 
 
 def shown(value: object) -> str:
-    """A value on one line, cut to `SHOWN` characters, control and direction marks escaped."""
+    """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
     text = value if isinstance(value, str) else repr(value)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
@@ -36,7 +36,7 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Problem:
-    """One thing wrong in one file; problems sort by file, then line."""
+    """One problem in one file. Problems sort by file, then line."""
 
     file: str
     line: int
@@ -54,12 +54,12 @@ class Problem:
 
 
 class PeftonomyError(Exception):
-    """Base of all errors that peftonomy raises on purpose."""
+    """The base of all errors that peftonomy raises on purpose."""
 
     exit_code = 2
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the attributes; an error is not made again from its message, which is not what its class takes."""
+        """Pickle the attributes, because the message alone cannot recreate an error of every class."""
         return _rebuilt, (type(self), self.args, vars(self))
 
 
@@ -70,7 +70,7 @@ def _rebuilt(kind: type[PeftonomyError], args: tuple[Any, ...], attributes: dict
 
 
 class DataError(PeftonomyError):
-    """What a file holds is wrong. `problems` has every one of them, sorted."""
+    """Invalid data in a file. `problems` lists all problems, sorted."""
 
     exit_code = 1
 
@@ -80,7 +80,7 @@ class DataError(PeftonomyError):
 
 
 class FormulaError(DataError):
-    """A formula that the language refuses: `text`, the 1-based `column` and the `message`."""
+    """A formula that the language rejects: `text`, the 1-based `column` and the `message`."""
 
     def __init__(self, text: str, column: int, message: str):
         self.text, self.column, self.message = text, column, message
@@ -91,18 +91,18 @@ class FormulaError(DataError):
 
 
 class ConfigError(DataError):
-    """A config.json (or a catalogued model) that describes no model we can count."""
+    """A config.json (or a catalogued model) of a model that cannot be counted."""
 
     def __init__(self, source: str, field: str, found: object, expected: str, hint: str = ""):
         super().__init__([Problem(source, 0, field, shown(found), expected, hint)])
 
 
 class UsageError(PeftonomyError):
-    """The caller asked for something that makes no sense, in one line."""
+    """An invalid request of the caller, in one line."""
 
 
 class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happened)
-    """A name that is not among the known ones; a KeyError too, so that our mappings behave as mappings do."""
+    """A name that is not among the known ones. It is also a KeyError, as for any mapping."""
 
     LISTED = 40
 

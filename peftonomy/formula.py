@@ -1,4 +1,4 @@
-"""The formula language: a little arithmetic in which entries and model families say their shapes and counts.
+"""The formula language: arithmetic for the shapes and counts of entries and model families.
 
     >>> area = Formula.parse("r * (d_in + d_out)")
     >>> area({"r": 8, "d_in": 4096, "d_out": 1024})
@@ -7,11 +7,11 @@
     (['d_in', 'd_out', 'r'], '(r * (d_in + d_out))')
 
 It has numbers, names, `+ - * / // % **`, comparisons, `and or not`, `a if c else b`, the functions of `FUNCTIONS`,
-and quoted words that a choice may be compared with (`encoder == 'mlp'`). Nothing else is let in: the text is read
-by Python's own parser into a tree, the tree is copied node by node into ours, and only ours is ever compiled.
+and quoted words to compare with a choice (`encoder == 'mlp'`). Nothing else is accepted. Python's own parser reads
+the text into a tree, the tree is copied node by node into ours, and only ours is compiled.
 Text length, size, depth and the magnitude of the result are bounded before anything is computed.
 
-One tree, four readers: Python (exact integers), numpy (the same over arrays), JavaScript (the site; equal to Python
+Each tree compiles to four targets: Python (exact integers), numpy (over arrays), JavaScript (the site; equal to Python
 while values stay below 2**53) and sympy (closed forms and LaTeX, when the site is built).
 """
 
@@ -38,8 +38,8 @@ FUNCTIONS: dict[str, tuple[int, int]] = {
     "abs": (1, 1), "ceil": (1, 1), "floor": (1, 1), "sqrt": (1, 1), "log2": (1, 1),
     "gcd": (2, 2), "factor": (2, 2), "max": (2, 8), "min": (2, 8), "sum": (2, 8),
 }  # fmt: skip
-"""The named functions and how many arguments each takes, at least and at most. `factor(n, f)` is f where f divides n,
-else the largest divisor of n up to f and up to the root of n (up to the root alone where f is below 1)."""
+"""The named functions, each with its minimum and maximum number of arguments. `factor(n, f)` is f if f divides n.
+Otherwise it is the largest divisor of n up to f and up to the root of n (only up to the root if f is below 1)."""
 
 ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**"}
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
@@ -52,7 +52,7 @@ Node = tuple[Any, ...]
 
 
 class Formula:
-    """A parsed formula. Build it with `Formula.parse`; equal texts share one object."""
+    """A parsed formula. `Formula.parse` creates it; equal texts share one object."""
 
     __slots__ = ("_columns", "_compiled", "names", "source", "tree")
 
@@ -64,12 +64,12 @@ class Formula:
 
     @staticmethod
     def parse(text: str | int | float) -> Formula:
-        """Read a formula; a number stands for itself. Raises FormulaError with the column."""
+        """Parse a formula; a number is a formula too. Raises FormulaError with the column."""
         return _parse(str(int(text)) if isinstance(text, bool) else str(text))
 
     @property
     def literal(self) -> Number | None:
-        """The value, when the formula is a plain number."""
+        """The value, if the formula is a plain number; otherwise None."""
         return self.tree[1] if self.tree[0] == "num" else None
 
     def conjuncts(self) -> list[Formula]:
@@ -92,7 +92,7 @@ class Formula:
             )
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
-        """The value where every name stands for `values[name]`. Raises FormulaError if it has none there."""
+        """Return the value with `values[name]` for every name. Raises FormulaError if there is no value."""
         names = tuple(self._columns)
         try:
             return self.compile(names)(*[values[n] for n in names])
@@ -103,9 +103,9 @@ class Formula:
             raise FormulaError(self.source, 1, f"has no value here: {error}") from None
 
     def compile(self, arguments: Sequence[str], constants: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """A plain Python function of `arguments`; names in `constants` are fixed to their values.
+        """Return a plain Python function of `arguments`; names in `constants` are fixed to their values.
 
-        It may raise ArithmeticError or ValueError (a division by zero, the square root of a negative).
+        It may raise ArithmeticError or ValueError (a division by zero, the square root of a negative number).
         """
         fixed = {n: constants[n] for n in self._columns if n in constants} if constants else {}
         key = (tuple(arguments), tuple(fixed.items()))
@@ -122,10 +122,10 @@ class Formula:
         local: Container[str],
         conditions: Sequence[tuple[Formula, Any]] = (),
     ) -> Callable[..., Any]:
-        """One function for several formulas: `f(common, local, *arguments)` gives the tuple of their values.
+        """Return one function for several formulas: `f(common, local, *arguments)` gives the tuple of their values.
 
-        A name is an argument, or found in the mapping `local` if it is one of those names, else in `common`. Each
-        condition stands with the answer where it does not hold; what comes after it is then not computed.
+        A name is one of the arguments, or a key of the mapping `local` if listed there, or else a key of `common`. Each
+        condition comes with the result for the case that it fails; the formulas after it are then not computed.
         """
         names = _sources([*formulas, *(c for c, _ in conditions)], arguments, local)
         body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
@@ -134,28 +134,28 @@ class Formula:
         return _function(["_common", "_local", *arguments], body, PYTHON)
 
     def numpy(self, arguments: Sequence[str]) -> Callable[..., Any]:
-        """The same over numpy arrays that broadcast against each other."""
+        """Return the same function over numpy arrays that broadcast against each other."""
         return _function(arguments, _numpy(self.tree, {}), _numpy_scope())
 
     @staticmethod
     def together_numpy(
         formulas: Sequence[Formula], arguments: Sequence[str], local: Container[str]
     ) -> Callable[..., Any]:
-        """As `together`, over numpy arrays and without conditions."""
+        """Return the same function as `together`, over numpy arrays and without conditions."""
         names = _sources(formulas, arguments, local)
         body = "(" + "".join(f"{_numpy(f.tree, names)}, " for f in formulas) + ")"
         return _function(["_common", "_local", *arguments], body, _numpy_scope())
 
     def javascript(self) -> str:
-        """A JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd factor`."""
+        """Return a JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd factor`."""
         return _javascript(self.tree)
 
     def sympy(self, symbols: Mapping[str, Any] | None = None) -> Any:
-        """A sympy expression; names are symbols for integers from 0 on unless `symbols` gives them."""
+        """Return a sympy expression; names are symbols for non-negative integers unless `symbols` gives them."""
         return _sympy(self.tree, symbols or {})
 
     def latex(self, symbol_names: Mapping[str, str] | None = None) -> str:
-        """LaTeX of the formula, a name printed as `symbol_names` has it (needs sympy)."""
+        """Return LaTeX of the formula, with names printed as in `symbol_names` (needs sympy)."""
         import sympy
 
         names = {sympy.Symbol(n, integer=True, nonnegative=True): s for n, s in (symbol_names or {}).items()}
@@ -172,7 +172,7 @@ def _parse(text: str) -> Formula:
 
 
 class _Reader:
-    """Copies Python's tree into ours and refuses everything that ours has no node for."""
+    """A converter from Python's tree to ours. It rejects every node that ours does not have."""
 
     def __init__(self, text: str):
         self.text = text
@@ -290,7 +290,7 @@ def _is_word(node: ast.expr) -> bool:
 
 
 def _plain(node: ast.AST) -> str:
-    """What a refused piece of syntax is called in a message."""
+    """Return the name of a rejected piece of syntax in messages."""
     names = {
         "Attribute": "attribute access (a dot)",
         "Subscript": "indexing",
@@ -302,7 +302,7 @@ def _plain(node: ast.AST) -> str:
 
 
 def _bits(node: Node) -> int:
-    """An upper bound for the bits of a value, when every name is below 2**53."""
+    """Return an upper bound for the bits of a value, if every name is below 2**53."""
     kind = node[0]
     if kind == "num":
         return max(1, int(abs(node[1]) + 1).bit_length())
@@ -317,7 +317,7 @@ def _bits(node: Node) -> int:
         return _bits(a) + _bits(b) if op == "*" else max(_bits(a), _bits(b)) + 1
     if kind == "if":
         return max(map(_bits, node[1:]))
-    return max(map(_bits, node[-1])) + 3  # a function or a comparison: its operands are computed as well
+    return max(map(_bits, node[-1])) + 3  # functions and comparisons also compute their operands
 
 
 def _gcd(a: Number, b: Number) -> int:
@@ -326,7 +326,7 @@ def _gcd(a: Number, b: Number) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _divisors(n: int) -> tuple[int, ...]:
-    """The divisors of a number up to its root, in order."""
+    """Return the divisors of a number up to its root, in order."""
     if not 1 <= n <= MAX_FACTORED:
         raise ValueError(f"factor of {n:,}, which is not from 1 to {MAX_FACTORED:,}")
     return tuple(i for i in range(1, math.isqrt(n) + 1) if n % i == 0)
@@ -346,20 +346,20 @@ PYTHON: dict[str, Any] = {
 
 
 def _function(arguments: Sequence[str], body: str, scope: Mapping[str, Any]) -> Callable[..., Any]:
-    # Safe: `body` is written by us from a whitelisted tree; names are Python identifiers that the parser accepted.
+    # Safe: `body` is generated from a whitelisted tree, and its names are Python identifiers accepted by the parser.
     code = f"lambda {', '.join(arguments)}: {body}"
     made: Callable[..., Any] = eval(code, {"__builtins__": {}, **scope})
     return made
 
 
 def _sources(formulas: Iterable[Formula], arguments: Sequence[str], local: Container[str]) -> dict[str, str]:
-    """For every name that is no argument, the expression that finds it in `_local` or `_common`."""
+    """Return, for every name that is not an argument, the expression that looks it up in `_local` or `_common`."""
     names = {n for formula in formulas for n in formula.names if n not in arguments}
     return {n: f"{'_local' if n in local else '_common'}[{n!r}]" for n in names}
 
 
 def _python(node: Node, fixed: Mapping[str, str]) -> str:
-    """The expression; a name stands for itself unless `fixed` has an expression for it."""
+    """Return the Python expression; a name stays as it is unless `fixed` has an expression for it."""
     kind = node[0]
     if kind in ("num", "word"):
         return repr(node[1])
@@ -403,7 +403,7 @@ def _integers(a: Any) -> Any:
 
 
 def _factors(n: Any, f: Any) -> Any:
-    """`factor` over arrays, number by number, of which there are few (widths)."""
+    """Return `factor` over arrays, computed element by element; there are few elements (widths)."""
     import numpy as np
 
     n, f = np.broadcast_arrays(n, f)
@@ -463,7 +463,7 @@ def _javascript(node: Node) -> str:
         return f"({condition} ? {then} : {otherwise})"
     if kind == "cmp":
         items = [_javascript(n) for n in node[2]]
-        # Python's == between numbers is JavaScript's ==, where true equals 1 as well.
+        # Python's == between numbers equals JavaScript's ==, in which true equals 1 as well.
         pairs = [f"({a} {op} {b})" for a, op, b in zip(items, node[1], items[1:], strict=False)]
         return f"({' && '.join(pairs)})"
     if kind == "call":
@@ -498,7 +498,7 @@ def _sympy(node: Node, symbols: Mapping[str, Any]) -> Any:
         return sympy.Piecewise((then, _condition(node[1], symbols)), (otherwise, True))
     if kind == "call":
         return _sympy_call(node[1], [_sympy(n, symbols) for n in node[2]])
-    return sympy.Piecewise((1, _condition(node, symbols)), (0, True))  # a truth value that is counted with
+    return sympy.Piecewise((1, _condition(node, symbols)), (0, True))  # a truth value used as a number
 
 
 _SYMPY_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
@@ -522,7 +522,7 @@ def _sympy_call(name: str, arguments: Sequence[Any]) -> Any:
 
 @functools.cache
 def _sympy_factor() -> Any:
-    """`factor`, which has a value once its arguments are numbers."""
+    """Return `factor` as a sympy function; it has a value once its arguments are numbers."""
     import sympy
 
     def value(cls: Any, n: Any, f: Any) -> Any:
@@ -532,7 +532,7 @@ def _sympy_factor() -> Any:
 
 
 def _condition(node: Node, symbols: Mapping[str, Any]) -> Any:
-    """A node that stands where a truth value is wanted."""
+    """Return a sympy condition for a node in a boolean position."""
     import sympy
 
     if node[0] == "cmp":

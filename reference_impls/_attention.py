@@ -1,13 +1,13 @@
 """Extra keys and values, and extra terms, for any attention of a `transformers` model.
 
-Models make queries, keys and values in their own ways (fused projections, rotary positions, grouped heads,
-caches), and then all call one function with them. `widen` steps in between:
+Models compute queries, keys and values in different ways: fused projections, rotary positions, grouped heads, caches.
+All of them then call one attention function, which `widen` extends:
 
     attend(Q, [P_k; K], [P_v; V])      with P_k and P_v of (n_kv_heads, length, head_dim)
 
-The new positions come in after rotary embedding and cache: they have no position, are never cached, and every
-query sees them. The model's masks, position biases and positions stay what they were, and only grow by zeros on
-the left. `beside` leaves the attention as it is and adds a term of its queries to what each head gives out.
+The extra keys and values are added after the rotary embedding and the cache. They have no position, are never cached,
+and every query attends to them. The model's masks and position biases are padded with zeros on the left; positions do
+not change. `beside` does not change the attention. It adds a function of the queries to the output of each head.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ Attended = tuple[Tensor, Tensor | None]
 
 
 def widen(model: nn.Module, attention: nn.Module, extra: Callable[[], tuple[Tensor, Tensor]]) -> RemovableHandle:
-    """Let `attention`, a module of `model`, also see the keys and values that `extra()` returns.
+    """Let `attention`, a module of `model`, also attend to the keys and values that `extra()` returns.
 
-    Both are (n_kv_heads, length, head_dim). Raises TypeError for an architecture with an attention of its own.
+    Both are (n_kv_heads, length, head_dim). Raises TypeError if the architecture does not use the attention interface
+    of transformers.
     """
     return _joined(model, attention, "extra_keys_values", extra)
 
 
 def beside(model: nn.Module, attention: nn.Module, term: Callable[[Tensor, float], Tensor]) -> RemovableHandle:
-    """Add `term(queries, scaling)` to what the heads of `attention`, a module of `model`, give out.
+    """Add `term(queries, scaling)` to the output of the heads of `attention`, a module of `model`.
 
-    Queries, after rotary embedding, and result are (batch, n_heads, n, head_dim). Raises TypeError for an architecture
-    with an attention of its own.
+    The queries (after the rotary embedding) and the result are (batch, n_heads, n, head_dim). Raises TypeError if the
+    architecture does not use the attention interface of transformers.
     """
     return _joined(model, attention, "extra_terms", term)
 
@@ -50,7 +51,9 @@ def _joined(model: nn.Module, attention: nn.Module, kind: str, extra: Callable[.
     if not hasattr(sys.modules[type(attention).__module__], "eager_attention_forward"):
         raise TypeError(f"{type(attention).__name__} does not go through the attention interface of transformers")
     cast(PreTrainedModel, model).set_attn_implementation("peftonomy")
-    hooks = vars(attention).setdefault(kind, OrderedDict())
+    if not hasattr(attention, kind):
+        setattr(attention, kind, OrderedDict())
+    hooks = getattr(attention, kind)
     handle = RemovableHandle(hooks)
     hooks[handle.id] = extra
     return handle
@@ -60,10 +63,10 @@ def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     position_bias: Tensor | None = None, **options: Any,
 ) -> Attended:
-    """The model's own eager attention, over more keys and values where `widen` has been."""
+    """Compute the model's eager attention with the extra keys, values and terms of this module."""
     batch = len(key)
-    for extra in vars(module).get("extra_keys_values", {}).values():
-        p_k, p_v = (p.to(key.dtype).expand(batch, -1, -1, -1) for p in extra())     # of the model's type
+    for extra in getattr(module, "extra_keys_values", {}).values():
+        p_k, p_v = (p.to(key.dtype).expand(batch, -1, -1, -1) for p in extra())
         key = torch.cat([p_k, key], dim=2)                                  # (batch, n_kv_heads, length + n, head_dim)
         value = torch.cat([p_v, value], dim=2)                              # (batch, n_kv_heads, length + n, head_dim)
 
@@ -76,7 +79,7 @@ def attend(
         options["position_bias"] = grown(position_bias)
     eager = sys.modules[type(module).__module__].eager_attention_forward
     output, weights = cast(Attended, eager(module, query, key, value, attention_mask, **options))
-    for term in vars(module).get("extra_terms", {}).values():
+    for term in getattr(module, "extra_terms", {}).values():
         output = output + term(query, options["scaling"]).transpose(1, 2)      # (batch, n, n_heads, head_dim)
     return output, weights
 

@@ -1,18 +1,22 @@
-"""The kit: how a method takes hold of a live `transformers` model.
+"""The kit: how an implementation finds the modules of a live `transformers` model and changes what they compute.
 
-A method never replaces a module of the model. It asks for `sites` (linear maps by role), `blocks` or `weights`,
-hangs a child module there (`attach`) and lets it act through forward hooks, so that the model's class,
-parameter names, masks and caches stay as they are. A child attached as `lora` to `...q_proj` owns
-`...q_proj.lora.A`; on a slice of a fused module the role comes between: `...c_attn.lora.attn_q.A`.
+A method never replaces a module of the model. It looks up `sites` (linear modules by role), `blocks` or `weights`,
+adds child modules with `attach`, and changes inputs and outputs through forward hooks. The model's class, parameter
+names, masks and caches do not change.
+
+A child that is attached to `...q_proj` as `lora` owns the parameter `...q_proj.lora.A`. If the site is one slice of a
+fused module, its role becomes part of the name: `...c_attn.lora.attn_q.A`.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +28,16 @@ from peftonomy.backbones.backbone import Inventory
 from peftonomy.backbones.modules import joined
 
 __all__ = [
-    "Block", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "freeze", "inventory",
-    "on_input", "on_output", "sites", "weights",
+    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "fold",
+    "freeze", "inventory", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
 ]
-
-
-Child = TypeVar("Child", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One linear map of a live model: a whole module, or one role's slice of a fused module's outputs."""
+    """One linear module of a live model, or the slice of a fused module's outputs that has one role."""
 
-    module: nn.Linear           # or a Conv1D, which differs in `transposed` only
+    module: nn.Linear           # or a Conv1D, which differs only in `transposed`
     path: str
     role: str
     stack: str
@@ -47,16 +48,16 @@ class Site:
     stop: int
     whole: bool
     transposed: bool            # Conv1D keeps its weight as (d_in, d_out)
-    groups: int = 1             # of the module's outputs, over which the slice is spread
+    groups: int = 1             # the slice has an equal part in each of these groups of outputs
 
     @property
     def weight(self) -> Tensor:
-        """A view (d_out, d_in) into the live weight: writing to it changes the model."""
+        """Return a view (d_out, d_in) of the live weight. Writing to it changes the model."""
         return self._rows(self.module.weight.T if self.transposed else self.module.weight)
 
     @property
     def bias(self) -> Tensor | None:
-        """A view (d_out,) into the live bias, if there is one."""
+        """Return a view (d_out,) of the live bias, or None if there is no bias."""
         bias = cast(Tensor | None, self.module.bias)
         return None if bias is None else self._rows(bias)
 
@@ -67,7 +68,7 @@ class Site:
 
 
 class Sites(dict[str, Site]):
-    """The sites of a block by role. Asking for one that the kit cannot take hold of is the user's error."""
+    """The sites of a block by role. Raises UsageError for a role that the block does not have."""
 
     def __missing__(self, role: str) -> Site:
         known = ", ".join(self) or "none"
@@ -85,12 +86,12 @@ class Block:
     stack: str
     layer: int
     dims: dict[str, int]        # d_model, d_ff, n_heads, n_kv_heads, head_dim, d_attn, d_kv, n_layers of the stack
-    sites: Sites                # the block's linear maps by role
+    sites: Sites                # the block's linear modules by role
 
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """One parameter that the backbone already has."""
+    """One parameter of the backbone."""
 
     name: str
     value: nn.Parameter
@@ -98,18 +99,45 @@ class Weight:
     kind: str                   # linear | conv1d | conv | embedding | norm | parameter
     stack: str
     layer: int | None
-    pretrained: bool            # False for heads and poolers that transformers initialises afresh
+    pretrained: bool            # False for heads and poolers that transformers initialises at random
+
+
+class Child(nn.Module):
+    """A module that a method attaches to a model. `attach` sets the attributes.
+
+    A class whose instances are attached only to sites declares `site: kit.Site`.
+    """
+
+    site: Site | None = None            # None if the host is not a site
+    host: nn.Module                     # the module that owns the child; not a submodule of the child
+    attached: str = ""                  # the child's name in the host; empty before `attach`
+    handles: list[RemovableHandle]      # the hooks that `drop` removes
+
+
+Kind = TypeVar("Kind", bound=Child)
 
 
 @functools.cache
 def _knowledge() -> peftonomy.KnowledgeBase:
-    return peftonomy.load()     # once, since families are read from their files
+    return peftonomy.load()     # cached, because it reads the families' files
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[dict[str, Any], Inventory]] = weakref.WeakKeyDictionary()
+"""The inventory of each live model, with a copy of the settings that it was built from."""
 
 
 def inventory(model: nn.Module) -> Inventory:
-    """The modules of a live model by role, from its config and its class name. Models that are alike share one."""
+    """Return the modules of a live model by role, derived from its config and its class name.
+
+    The inventory is built once for each model, and again after the config has changed. Models with equal configs
+    share one inventory.
+    """
     config = cast(Any, model).config
-    return _inventory(type(model).__name__, json.dumps(config.to_dict(), sort_keys=True, default=str))
+    settings, known = _known.get(model, ({}, None))
+    if known is None or settings != vars(config):
+        known = _inventory(type(model).__name__, json.dumps(config.to_dict(), sort_keys=True, default=str))
+        _known[model] = copy.deepcopy(vars(config)), known
+    return known
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,9 +148,9 @@ def _inventory(kind: str, described: str) -> Inventory:
 
 
 def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
-    """The live linear maps that play one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
+    """Return the sites with one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
 
-    Roles that this model lacks are passed over. Raises UsageError where it has none of them.
+    Roles that the model does not have are ignored. Raises UsageError if it has none of them.
     """
     parts = inventory(model)
     return _sites(model, parts, [role for role in targets if parts.has_role(role)] or targets)
@@ -141,7 +169,7 @@ def _sites(model: nn.Module, parts: Inventory, roles: Sequence[str]) -> list[Sit
 
 
 def blocks(model: nn.Module, kind: str) -> list[Block]:
-    """The live blocks of one kind: "attention" (self and cross), "mlp" or "layer"."""
+    """Return the blocks of one kind: "attention" (self and cross), "mlp" or "layer"."""
     inside: dict[tuple[str, int | None], Sites] = {}
     parts = inventory(model)
     for site in _sites(model, parts, [role for role in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(role)]):
@@ -163,7 +191,7 @@ def blocks(model: nn.Module, kind: str) -> list[Block]:
 
 
 def weights(model: nn.Module) -> list[Weight]:
-    """Every parameter of the live backbone, tied ones once, in the order of the model's inventory."""
+    """Return every parameter of the backbone in the order of its inventory. Tied parameters appear once."""
     live = dict(model.named_parameters())
     return [
         Weight(name, live[name], module.role, module.kind, module.stack, layer, module.pretrained)
@@ -175,19 +203,28 @@ def weights(model: nn.Module) -> list[Weight]:
 
 
 def freeze(model: nn.Module) -> None:
-    """Stop training everything but what methods have attached. A task head is the caller's to free again."""
-    own = {id(p) for child in model.modules() if "attached" in vars(child) for p in child.parameters()}
+    """Freeze every parameter of the model except those of attached children. The caller unfreezes a task head."""
+    own = {id(p) for child in attached(model) for p in child.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in own:
             parameter.requires_grad_(False)
 
 
-def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[RemovableHandle]:
-    """Make `child` a submodule of the host under the (possibly dotted) name, and let it act there.
+def share(child: nn.Module, **modules: nn.Module | None) -> None:
+    """Set attributes that are modules but not submodules, for modules that several children use.
 
-    On a site, `child.before(x)` changes the input, `child.after(x, y)` the output slice; `child.site` is the site.
-    Returns the list of hooks that go when the child goes; append those that a method makes itself.
-    Raises ValueError where the name is taken: a method is applied once.
+    The child's class declares the type of each attribute. In a deep copy of the model, the children share the copied
+    module.
+    """
+    vars(child).update(modules)         # nn.Module.__setattr__ would make them submodules
+
+
+def attach(host: Site | nn.Module, name: str, child: Child) -> list[RemovableHandle]:
+    """Make `child` a submodule of the host under the name, which may have dots, and register its hooks.
+
+    At a site, `child.before(x)` returns the new input and `child.after(x, y)` the new output slice, if the child
+    defines them. Returns the list of hooks that `drop` removes; append the hooks that the method registers itself.
+    Raises ValueError if the name is taken, because a method can be applied only once.
     """
     site = host if isinstance(host, Site) else None
     module = host.module if isinstance(host, Site) else host
@@ -201,7 +238,7 @@ def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[Removabl
     if hasattr(owner, last):
         raise ValueError(f"{path} is there already: the method has been applied to this model")
     like = module.weight if site is not None else next(p for p in module.parameters() if p.is_floating_point())
-    # the host's dtype, device and mode (training or not), so no method need care
+    # the child gets the host's dtype, device and training mode
     owner.add_module(last, child.to(cast(Tensor, like)).train(module.training))
     handles: list[RemovableHandle] = []
     acts = cast(Any, child)
@@ -209,36 +246,53 @@ def attach(host: Site | nn.Module, name: str, child: nn.Module) -> list[Removabl
         handles.append(on_input(site, acts.before))
     if site is not None and hasattr(child, "after"):
         handles.append(on_output(site, acts.after))
-    # plain attributes, past nn.Module's own __setattr__: the host is no submodule of its child
-    vars(child).update(site=site, host=module, attached=path, handles=handles)
+    child.site, child.attached, child.handles = site, path, handles
+    share(child, host=module)
     return handles
 
 
-def attached(model: nn.Module, name: str) -> list[nn.Module]:
-    """The children that `attach` hung up under this name, in the model's order."""
-    return [m for m in model.modules() if f"{vars(m).get('attached', '')}.".startswith(f"{name}.")]
+def attached(model: nn.Module, name: str = "") -> list[Child]:
+    """Return the children that are attached under this name (by default, under any name), in the model's order."""
+    children = [m for m in model.modules() if isinstance(m, Child) and m.attached]
+    return [child for child in children if not name or f"{child.attached}.".startswith(f"{name}.")]
 
 
-def at_sites(model: nn.Module, name: str, kind: type[Child]) -> Iterator[tuple[Site, Child]]:
-    """The attached children of one class, each with its site."""
+def at_sites(model: nn.Module, name: str, kind: type[Kind]) -> Iterator[tuple[Site, Kind]]:
+    """Yield each attached child of one class with its site."""
     for child in attached(model, name):
-        if isinstance(child, kind) and vars(child)["site"] is not None:
-            yield vars(child)["site"], child
+        if isinstance(child, kind) and child.site is not None:
+            yield child.site, child
 
 
-def detach(model: nn.Module, name: str) -> list[nn.Module]:
-    """Take all that is attached under this name down again. Returns the children for a last use."""
+def detach(model: nn.Module, name: str) -> list[Child]:
+    """Remove all children that are attached under this name, and return them."""
     children = attached(model, name)
     for child in children:
         drop(child)
     return children
 
 
-def drop(child: nn.Module) -> None:
-    """Take one attached child down again, hooks included, and what held nothing but it."""
-    for handle in vars(child)["handles"]:
+class _Additive(Protocol):
+    """A child that adds a matrix to the weight of its site."""
+
+    def delta(self) -> Tensor:
+        """Return the change of the site's weight, (d_out, d_in)."""
+
+
+@torch.no_grad()
+def fold(model: nn.Module, name: str) -> nn.Module:
+    """Add each child's `delta()` to the weight of its site, then remove all children under this name."""
+    for site, child in at_sites(model, name, Child):
+        site.weight.add_(cast(_Additive, child).delta())
+    detach(model, name)
+    return model
+
+
+def drop(child: Child) -> None:
+    """Remove one child, its hooks, and containers that are empty without it."""
+    for handle in child.handles:
         handle.remove()
-    _drop(vars(child)["host"], vars(child)["attached"])
+    _drop(child.host, child.attached)
 
 
 def _drop(owner: nn.Module, path: str) -> None:
@@ -246,22 +300,31 @@ def _drop(owner: nn.Module, path: str) -> None:
     if rest:
         _drop(owner.get_submodule(head), rest)
     inner = owner.get_submodule(head)
-    if not rest or (type(inner) is nn.Module and not inner._modules):       # a container that held nothing else
+    if not rest or (type(inner) is nn.Module and not inner._modules):       # an empty container
         delattr(owner, head)
 
 
 def on_input(site: Site, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Put `act` before the site's module. `act` must be a bound method of a module: those survive deepcopy.
+    """Replace the input of the site's module by `act(input)`.
 
-    What goes in keeps its type, as what comes out does (`on_output`): a method's numbers may be of a wider one.
+    `act` must be a bound method of a module, so that a deep copy of the model calls the copied module. The result is
+    converted to the input's dtype, because a method's parameters may have a wider one. `on_output` does the same.
     """
     return site.module.register_forward_pre_hook(functools.partial(_before, act))
 
 
 def on_output(site: Site, act: Callable[[Tensor, Tensor], Tensor]) -> RemovableHandle:
-    """Put `act(input, output slice)` after the site's module, in place of that slice."""
+    """Replace the site's slice of its module's output by `act(input, slice)`."""
     part = None if site.whole else (site.groups, site.start // site.groups, site.stop // site.groups)
     return site.module.register_forward_hook(functools.partial(_after, act, part))
+
+
+def on_layer_output(layer: nn.Module, act: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Replace the hidden states that `layer` returns by `act(hidden states)`. `act` is a bound method of a module.
+
+    A layer returns the hidden states alone or, in T5, as the first item of a tuple.
+    """
+    return layer.register_forward_hook(functools.partial(_after_layer, act))
 
 
 def _before(act: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -278,3 +341,9 @@ def _after(
     spread = output.unflatten(-1, (groups, -1))
     changed = act(args[0], spread[..., start:stop].flatten(-2)).to(output.dtype).unflatten(-1, (groups, -1))
     return torch.cat([spread[..., :start], changed, spread[..., stop:]], dim=-1).flatten(-2)
+
+
+def _after_layer(act: Callable[[Tensor], Tensor], layer: nn.Module, args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return act(output[0]).to(output[0].dtype), *output[1:]
+    return act(output).to(output.dtype)

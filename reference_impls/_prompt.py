@@ -1,11 +1,11 @@
 """Extra input positions for any `transformers` model.
 
-`prepend` puts vectors in front of the embedded input: what the encoder of an encoder-decoder, or else the only
-stack, receives is [P; X]. To the model they are positions like any other: they get position embeddings, the mask
-grows by ones, real tokens move to the right, and a cache holds them.
+`prepend` puts vectors in front of the embedded input, so that the encoder of an encoder-decoder, or else the only
+stack, receives [P; X]. The model treats them as ordinary positions: they get position embeddings, the mask is padded
+with ones, the tokens move to the right, and a cache stores them.
 
-Heads must not notice. The positions are cut off where the stack ends, and before its pooler, so that logits are
-as long as the input and the first token is still the first. A decoder does see them, through cross-attention.
+The heads do not see the extra positions. They are removed at the end of the stack and before its pooler, so the logits
+are as long as the input and the first token is still the first. A decoder sees them through cross-attention.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Arguments = tuple[tuple[()], dict[str, Any]]
 
 
 def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
-    """Begin every input of `model` with `prompt()`, which is (length, d_embed): as wide as the vectors of tokens."""
+    """Prepend `prompt()`, of shape (length, d_embed), to every embedded input of `model`."""
     base = cast(Any, cast(PreTrainedModel, model).base_model)
     stack = reader(base)
     if hasattr(base, "encoder") and hasattr(base, "decoder"):
@@ -38,10 +38,10 @@ def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
         ]
     if base.main_input_name == "input_ids":
         enter = stack.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True)
-    else:       # an image has no token table: the prompt joins the embedded patches
+    else:       # an image has no token embeddings: the prompt is prepended to the embedded patches
         enter = base.embeddings.register_forward_hook(partial(_enter_patches, prompt))
     pooler = getattr(stack, "pooler", None)
-    chosen = isinstance(pooler, nn.Linear)      # gets the first vector alone, which must be a real one by then
+    chosen = isinstance(pooler, nn.Linear)      # reads the first vector only, which must be a token's
     end = stack.encoder if chosen else stack
     handles = [enter, end.register_forward_hook(partial(_leave, prompt), with_kwargs=True)]
     if pooler is not None and not chosen:
@@ -50,9 +50,9 @@ def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
 
 
 def reader(base: Any) -> Any:
-    """The stack that gets the input: the encoder of an encoder-decoder, else the only one.
+    """Return the stack that reads the input: the encoder of an encoder-decoder, else the only stack.
 
-    Where that is a decoder inside the base model (OPT), heads call it and leave the base model out.
+    In OPT it is a decoder inside the base model, and heads call that decoder directly.
     """
     inner = ("encoder", "decoder") if hasattr(base, "decoder") else ()
     return next((getattr(base, name) for name in inner if hasattr(base, name)), base)
@@ -66,7 +66,7 @@ def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, 
         tokens = given.pop("input_ids", None)
         embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
         given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_embed)
-    if "attention_mask" in given:       # covers the cached positions too
+    if "attention_mask" in given:       # also covers the cached positions
         given["attention_mask"] = pad(given["attention_mask"], (len(p), 0), value=1)    # (batch, length + n)
     if "token_type_ids" in given:
         given["token_type_ids"] = pad(given["token_type_ids"], (new, 0))            # (batch, length + n)
@@ -82,7 +82,7 @@ def _enter_patches(prompt: Prompt, _: nn.Module, args: tuple[Any, ...], embedded
 
 
 def _leave(prompt: Prompt, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    if kwargs.get("input_ids") is None:     # else `_enter` found the prompt in the cache
+    if kwargs.get("input_ids") is None:     # otherwise `_enter` found the prompt in the cache
         output.last_hidden_state = output.last_hidden_state[:, len(prompt()) :]     # (batch, n, d_embed)
     return output
 
@@ -100,18 +100,18 @@ def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwa
 
 
 def _join(prompt: Tensor, embedded: Tensor) -> Tensor:
-    p = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)                     # of the model's type
+    p = prompt.to(embedded.dtype).expand(len(embedded), -1, -1)
     return torch.cat([p, embedded], dim=1)                                          # (batch, length + n, d_embed)
 
 
 def cached(given: dict[str, Any]) -> bool:
-    """Whether this call of a stack goes on from a cache, so that the input's beginning is behind it."""
+    """Return whether this call of a stack continues a sequence whose beginning is in the cache."""
     cache = given.get("cache", given.get("past_key_values"))
     return cache is not None and cache.get_seq_length() > 0
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of `module`, all by name; None counts as not given."""
+    """Return the arguments of a call of `module` by name. Arguments that are None are left out."""
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     rest = given.pop("kwargs", {})
     return {name: value for name, value in {**given, **rest}.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Recorded inputs of golden vectors, in the form in which methods read them."""
+"""Helpers of several probes: recorded batches as losses, and named tensors as one vector."""
 
 from __future__ import annotations
 

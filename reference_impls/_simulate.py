@@ -1,13 +1,13 @@
-"""The memory of one training step, to the byte, of a reference implementation on a model of any size.
+"""Simulate the memory of one training step of a reference implementation, to the byte, on a model of any size.
 
-Nothing is allocated: model, method, optimizer and two steps run on fake tensors, which have shapes, types and storages
-but no numbers, and a dispatch mode follows every storage from its first use to its release. The second step is
-measured, since in the first one the optimizer has no states yet. What is counted is live bytes: what an allocator adds
-(rounding, fragmentation, workspaces) and temporaries inside of kernels are not in it.
+Nothing is allocated. The model, the method, the optimizer and two steps run on fake tensors, which have shapes, types
+and storages but no values. A dispatch mode follows every storage from its first use to its release. The second step is
+measured, because the optimizer has no states during the first. The result counts live bytes. It excludes what an
+allocator adds (rounding, fragmentation, workspaces) and temporaries inside kernels.
 
-Where a fake run would take another way than a real one, it is led back: masks that a batch without padding does not
-need are skipped, and a condition on data holds. Dropout keeps the mask of one byte an entry that it has on a GPU.
-Attention of PyTorch's own (`sdpa`) goes without dropout, for which its CPU kernel has no fast way.
+A fake run must take the same path as a real one. So masks that a batch without padding does not need are skipped, and
+conditions on data are true. Dropout saves a mask of one byte per entry, as on a GPU. PyTorch's own attention (`sdpa`)
+runs without dropout, because its CPU kernel has no fast path with dropout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from . import _kit as kit
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "PHASES", "Simulation", "simulate"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.bfloat16}
-"""Of the weights; with `mixed` what is trained is in float32, and the forward pass under autocast to bfloat16."""
+"""Types of the weights. With `mixed`, trained parameters are float32, and the forward pass is autocast to bfloat16."""
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=False),
     "adamw-foreach": lambda trained: torch.optim.AdamW(trained, lr=1e-3, foreach=True),
@@ -54,14 +54,14 @@ KERNELS = {
     ),
     aten._grouped_mm: lambda a, b, *_, **__: 2 * a[0] * a[1] * b[-1],
 }
-"""The operations of kernels that PyTorch's counter passes over, from the shapes of what they read."""
+"""Floating-point operations of kernels that PyTorch's counter does not know, from the shapes of their inputs."""
 PHASES = ("forward", "backward", "optimizer")
 PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a step is simulated of. seq: tokens of a sequence (in both stacks of an encoder-decoder)."""
+    """The setting of a simulation. seq: tokens of a sequence (in both stacks of an encoder-decoder)."""
 
     method: str
     model: str
@@ -78,15 +78,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What one training step takes, in bytes and in floating-point operations.
+    """The bytes and floating-point operations of one training step.
 
-    peak: the most bytes alive at once; phase: when that was; peaks: the most of each phase. What the peak consists
-    of, by what each tensor is or becomes: weights (with buffers, and all else that a method holds), gradients,
-    optimizer_states, activations (what the forward pass left for the backward pass, and the batch), temporaries.
-    before: bytes alive when the step begins. kept: activations at the end of the forward pass. attends: eager or sdpa,
-    as it came to be. trained: numbers that the optimizer updates, a new head included. forward_flops, step_flops: of
-    matrix products and attention, where a multiplication and an addition are two; a step is a forward and a backward
-    pass, with what is computed again.
+    peak: the most bytes alive at once. phase: the phase of the peak. peaks: the most bytes of each phase.
+    The parts of the peak: weights (with buffers and everything else that a method stores), gradients,
+    optimizer_states, activations (saved for the backward pass, and the batch), temporaries.
+    before: bytes alive when the step begins. kept: activations at the end of the forward pass.
+    attends: the attention that the model used, eager or sdpa.
+    trained: parameters that the optimizer updates, including a new head.
+    forward_flops, step_flops: operations of matrix products and attention. A multiplication and an addition are two
+    operations. A step is a forward and a backward pass, including everything that is recomputed.
     """
 
     question: Question
@@ -106,7 +107,7 @@ class Simulation:
     step_flops: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, what was asked first."""
+        """Return plain data, with the fields of the question first."""
         found = asdict(self)
         question: dict[str, Any] = found.pop("question")
         return question | found
@@ -128,12 +129,12 @@ def simulate(
     num_labels: int = 2,
     **hyperparameters: Any,
 ) -> Simulation:
-    """One training step of a method on a model.
+    """Simulate one training step of a method on a model.
 
     model: an id of the catalogue, a path to a `config.json`, or its content. batch: sequences, each of `seq` tokens.
     dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods that
-    change the attention are eager all the same. targets: roles. task: by default the model's own, or sequence
-    classification (of `num_labels`) where it has none. Raises UsageError for what makes no sense.
+    change the attention always use eager. targets: roles. task: by default the model's own, or sequence classification
+    with `num_labels` if it has none. Raises UsageError for a setting that is not possible.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
@@ -145,7 +146,7 @@ def simulate(
 
 @dataclass(frozen=True)
 class Setup:
-    """A question, and what was looked up to answer it: the class of the model and its whole config."""
+    """A question with the model's class and its full config."""
 
     question: Question
     class_: type[transformers.PreTrainedModel]
@@ -157,7 +158,7 @@ class Setup:
         dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
         task: str | None, num_labels: int = 2, **hyperparameters: Any,
     ) -> Setup:
-        """Raises UsageError for what makes no sense."""
+        """Look up the model. Raises UsageError for a setting that is not possible."""
         for name, given, known in (
             ("dtype", dtype, DTYPES), ("optimizer", optimizer, OPTIMIZERS), ("attention", attention, ATTENTION)
         ):  # fmt: skip
@@ -206,7 +207,7 @@ def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transf
 
 
 def measured(setup: Setup) -> Simulation:
-    """The second of two steps on whatever tensors the modes around make, fake ones or real ones."""
+    """Measure the second of two steps. The tensors are fake or real, depending on the active modes."""
     with conventions(), Memory() as memory:
         training = Training(setup)
         with FlopCounterMode(display=False, custom_mapping=KERNELS) as flops:
@@ -239,7 +240,7 @@ def measured(setup: Setup) -> Simulation:
 
 
 class Training:
-    """A model in training mode with a method applied and a new task head free, a batch, and an optimizer."""
+    """A model in training mode with a method and a trainable task head, a batch, and an optimizer."""
 
     def __init__(self, setup: Setup):
         self.question = setup.question
@@ -275,7 +276,7 @@ class Training:
         return cast(transformers.PreTrainedModel, model)
 
     def _batch(self) -> dict[str, Tensor]:
-        """Inputs without padding, and what the model should say."""
+        """Return inputs without padding, and labels."""
         question, config = self.question, self.model.config
         shape = question.batch, question.seq
         labels = torch.ones(shape if question.task == "causal_lm" else shape[:1], dtype=torch.long)
@@ -292,7 +293,7 @@ class Training:
 
     @property
     def attends(self) -> str:
-        """How the model computes attention: an implementation of a method's own is eager."""
+        """The attention that the model uses. A method's own attention counts as eager."""
         return "sdpa" if self.model.config._attn_implementation == "sdpa" else "eager"
 
     def loss(self) -> Tensor:
@@ -304,11 +305,11 @@ class Training:
         self.optimizer.zero_grad()
 
 
-# What is alive
+# Live storages
 
 
 class Block:
-    """One storage: its bytes, and what it is part of as soon as that is known."""
+    """The size of one storage, and the part of memory that it belongs to."""
 
     __slots__ = ("part", "size")
 
@@ -317,26 +318,26 @@ class Block:
 
 
 class Memory(TorchDispatchMode):
-    """Follows every storage that an operation under it makes, from there until it is released.
+    """A dispatch mode that follows every storage from the operation that creates it until its release.
 
-    Views share their storage, and an operation in place makes none. What an operation allocates and releases inside
-    of its kernel is not seen. Autograd adds some gradients up in place, but not under a dispatch mode: a peak during
-    such a sum is too high by one tensor.
+    Views share their storage, and an in-place operation creates none. Memory that a kernel allocates and releases
+    internally is not counted. Autograd adds some gradients in place, but not under a dispatch mode: a peak during such
+    a sum is too high by one tensor.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[Block, weakref.ref[torch.UntypedStorage]]] = {}
         self._start: list[Block] = []
-        self._log: list[tuple[Block, int]] = []     # what came (1) and went (-1), in order
-        self._ends: dict[str, int] = {}             # of a phase, in the log
+        self._log: list[tuple[Block, int]] = []     # created (1) and released (-1) storages, in order
+        self._ends: dict[str, int] = {}             # the position in the log at which each phase ends
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.scatter_add.default and torch._C._current_autograd_node() is not None:
             func = aten.scatter_add_.default        # into fresh zeros, as it is without a dispatch mode
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
-            if isinstance(leaf, Tensor) and leaf.device.type != "meta":     # which has no bytes
+            if isinstance(leaf, Tensor) and leaf.device.type != "meta":     # meta tensors have no bytes
                 self._see(leaf.untyped_storage())
         return found
 
@@ -352,14 +353,14 @@ class Memory(TorchDispatchMode):
         self._log.append((block, -1))
 
     def begin(self) -> int:
-        """Account for what comes and goes from now on. Returns the bytes that are alive already."""
+        """Start a new log. Returns the bytes that are alive now."""
         self._log, self._start = [], [block for block, _ in self._live.values()]
         return sum(block.size for block in self._start)
 
     def mark(self, part: str, tensors: Any = None) -> int:
-        """Say what all storages of a tree of tensors are part of, or all live ones that have none yet.
+        """Assign the storages of a tree of tensors to a part; without tensors, all temporaries that are alive.
 
-        Returns the bytes alive in that part.
+        Returns the bytes that are alive in that part.
         """
         if tensors is None:
             blocks = [block for block, _ in self._live.values() if block.part == "temporaries"]
@@ -371,11 +372,11 @@ class Memory(TorchDispatchMode):
         return sum(block.size for block, _ in self._live.values() if block.part == part)
 
     def ends(self, phase: str) -> None:
-        """A phase ends here."""
+        """Record the end of a phase."""
         self._ends[phase] = len(self._log)
 
     def account(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The bytes of each part when most were alive, and the most of each phase."""
+        """Return the bytes of each part at the peak, and the peak of each phase."""
         now = dict.fromkeys(PARTS, 0)
         for block in self._start:
             now[block.part] += block.size
@@ -392,14 +393,14 @@ class Memory(TorchDispatchMode):
         return most, peaks
 
 
-# Where a fake run is led back to a real one, and a CPU's to a GPU's
+# Replacements that make a fake run behave like a real one, and a CPU like a GPU
 
 
 SURE = {aten.all.default: True, aten.any.default: False}
 
 
 class Fake(FakeTensorMode):
-    """Answers what only data can tell: all of a tensor holds and not any, other conditions do, and a number is one."""
+    """Fake tensors with fixed answers to questions about data: `all` is true, `any` is false, a number is one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in SURE:
@@ -415,14 +416,14 @@ class Fake(FakeTensorMode):
 
 @contextlib.contextmanager
 def fake() -> Iterator[None]:
-    """Fake tensors for all that is made inside."""
+    """Create only fake tensors inside this context."""
     with Fake(), _replaced(nn.Module, "_apply", _converted):
         yield
 
 
 @contextlib.contextmanager
 def conventions() -> Iterator[None]:
-    """What is changed in real runs as in fake ones."""
+    """Apply the replacements that real and fake runs share."""
     with (
         _replaced(masking_utils, "is_tracing", lambda *_: False),
         _replaced(nn.functional, "dropout", _dropout),
@@ -456,7 +457,7 @@ _attend, _draw = nn.functional.scaled_dot_product_attention, torch.randint
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """With the mask of one byte an entry that GPUs keep; a CPU's has the type of x."""
+    """Apply dropout with a mask of one byte per entry, as on a GPU. A CPU's mask has the type of x."""
     return torch.native_dropout(x, p, training)[0] if training and p else x
 
 
@@ -465,13 +466,13 @@ def _without_dropout(query: Tensor, key: Tensor, value: Tensor, *args: Any, **op
 
 
 def _largest(*args: Any, **options: Any) -> Tensor:
-    """A single number that is drawn is the largest that it may be."""
+    """Return the largest possible value in place of a single random number."""
     *bounds, size = args
     return torch.tensor(bounds[-1] - 1) if not len(size) else _draw(*args, **options)
 
 
 def _converted(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`Module._apply` that puts converted tensors in the place of the old ones, since fake ones cannot be swapped."""
+    """Replace converted tensors in `Module._apply`, because fake tensors cannot be swapped."""
     for part in module.modules() if recurse else [module]:
         for name, parameter in part._parameters.items():
             if parameter is not None and (changed := function(parameter)) is not parameter:

@@ -1,9 +1,9 @@
-"""Training a few entries of parameters that the model already has, and storing only those.
+"""Train a few entries of the model's own parameters, and store only those.
 
-`choose` ranks the entries of several tensors together; `only` lets nothing but the chosen ones move, through hooks
-on the gradients; `pack` and `unpack` are what such a task stores: values and their positions.
+`choose` ranks the entries of several tensors together. `only` registers hooks on the gradients, so that only the chosen
+entries are trained. `pack` and `unpack` write and read the values of one task with their positions.
 
-With an optimiser that moves entries whose gradient is zero (weight decay) the difference is no longer sparse.
+If the optimiser also changes entries whose gradient is zero (weight decay), the change is not sparse.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["Sparse", "choose", "clipped", "of", "only", "pack", "parameters", "u
 Named = Mapping[str, Tensor]
 
 
-class Sparse(nn.Module):
-    """Remembers which entries are trained. A method attaches it to its model."""
+class Sparse(kit.Child):
+    """The masks of the trained entries. A method attaches it to the model."""
 
     def __init__(self, kept: float):
         super().__init__()
@@ -33,18 +33,18 @@ class Sparse(nn.Module):
 
 
 def of(model: nn.Module, name: str) -> Sparse:
-    """The one that the method of this name has attached."""
+    """Return the instance that is attached under this name."""
     [child] = (child for child in kit.attached(model, name) if isinstance(child, Sparse))
     return child
 
 
 def parameters(model: nn.Module, suffix: str = "") -> dict[str, nn.Parameter]:
-    """The pretrained parameters whose names end so, by name."""
+    """Return the pretrained parameters whose names end in `suffix`, by name."""
     return {w.name: w.value for w in kit.weights(model) if w.pretrained and w.name.endswith(suffix)}
 
 
 def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
-    """Scale the gradients down where their common norm exceeds `norm`, as torch's `clip_grad_norm_` does."""
+    """Scale the gradients so that their joint norm is at most `norm`, as torch's `clip_grad_norm_` does."""
     if norm is None:
         return list(gradients)
     total = torch.nn.utils.get_total_norm(gradients)
@@ -53,7 +53,7 @@ def clipped(gradients: Sequence[Tensor], norm: float | None) -> list[Tensor]:
 
 
 def choose(scores: Named, count: int) -> dict[str, Tensor]:
-    """Masks, true at the `count` largest scores of all tensors together."""
+    """Return masks that are true at the `count` largest scores of all tensors together."""
     flat = torch.cat([s.flatten() for s in scores.values()])                # (all entries,)
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[flat.topk(count).indices] = True
@@ -62,7 +62,7 @@ def choose(scores: Named, count: int) -> dict[str, Tensor]:
 
 
 def only(model: nn.Module, name: str, masks: Mapping[str, Tensor]) -> nn.Module:
-    """From now on, of these parameters only the chosen entries have a gradient."""
+    """Set the gradient of these parameters to zero outside their masks."""
     child = of(model, name)
     for hook in child.hooks:
         hook.remove()
@@ -73,17 +73,17 @@ def only(model: nn.Module, name: str, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def pack(model: nn.Module, name: str, whole: Iterable[str] = ()) -> dict[str, Tensor]:
-    """What one task stores: values and positions of the chosen entries, and the tensors that are trained whole."""
+    """Return the values and positions of the chosen entries, and the parameters `whole` in full."""
     live, state = dict(model.named_parameters()), {}
     for parameter, mask in of(model, name).masks.items():
-        state[f"{parameter}@"] = mask.flatten().nonzero()[:, 0]             # (kept here,)
-        state[parameter] = live[parameter].detach()[mask]                   # (kept here,)
+        state[f"{parameter}@"] = mask.flatten().nonzero()[:, 0]             # (kept,)
+        state[parameter] = live[parameter].detach()[mask]                   # (kept,)
     return state | {parameter: live[parameter].detach().clone() for parameter in whole}
 
 
 @torch.no_grad()
 def unpack(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Write one task's numbers into the pretrained model."""
+    """Write the stored values of one task into the pretrained model."""
     live = dict(model.named_parameters())
     for name, value in state.items():
         if not name.endswith("@"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Triplets(nn.Module):
+class Triplets(kit.Child):
     """The correction beside one weight, in the form of a singular value decomposition."""
 
     def __init__(self, d_in: int, d_out: int, *, init_r: int, target_r: int, alpha: float):
@@ -114,12 +114,9 @@ def finish(model: nn.Module) -> None:
         child.P.data, child.Lambda.data, child.Q.data = child.P[:, mask], child.Lambda[mask], child.Q[mask]
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    for site, child in kit.at_sites(model, "adalora", Triplets):
-        site.weight.add_(child.delta())
-    kit.detach(model, "adalora")
-    return model
+    """Add the corrections to the weights."""
+    return kit.fold(model, "adalora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

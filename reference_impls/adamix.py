@@ -22,7 +22,7 @@ from . import _kit as kit
 HALVES = {"W_down": "D", "b_down": "d", "W_up": "U", "b_up": "u"}
 
 
-class Mixture(nn.Module):
+class Mixture(kit.Child):
     """The copies of one layer's adapter, and their means."""
 
     def __init__(self, d_model: int, *, bottleneck: int, n_experts: int, share_up: bool):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class AdaMSS(nn.Module):
+class AdaMSS(kit.Child):
     """The correction of one weight (d_out, d_in) and its bias."""
 
     V: Tensor

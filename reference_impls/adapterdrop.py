@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._blocks import Bottleneck, on_layer_output
+from ._bottleneck import Bottleneck
 from .pfeiffer_adapter import Placed, norm_behind
 
 
-class Start(nn.Module):
+class Start(kit.Child):
     """The first layer that has adapters in this forward pass."""
 
     def __init__(self, n_layers: int, *, n_drop: int, robust: bool):
@@ -38,11 +38,11 @@ class Start(nn.Module):
 class Droppable(Bottleneck, Placed):
     """An adapter that is skipped when its layer is dropped."""
 
-    start: Start        # a plain attribute, a submodule of no adapter
+    start: Start        # not a submodule
 
     def __init__(self, d: int, start: Start, layer: int, *, bottleneck: int):
         super().__init__(d, bottleneck=bottleneck)
-        vars(self)["start"] = start
+        kit.share(self, start=start)
         self.layer = layer
 
     def delta(self, h: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def apply(
             if (norm := norm_behind(model, site.path)) is not None:
                 hooks.append(norm.register_forward_hook(child.around))
             elif site.role == "mlp.down":
-                hooks.append(on_layer_output(layers[site.stack, layer], child.behind))
+                hooks.append(kit.on_layer_output(layers[site.stack, layer], child.behind))
             else:
                 hooks.append(kit.on_output(site, child.after))
     return model

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from . import _kit as kit
-from ._blocks import Bottleneck
+from ._bottleneck import Bottleneck
 from .pfeiffer_adapter import Placed
 
 ADAPTER = ("W_down", "b_down", "W_up", "b_up")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from . import _kit as kit
-from ._blocks import Bottleneck
+from ._bottleneck import Bottleneck
 
 
 def apply(model: nn.Module, *, bottleneck: int, name: str = "adaptersoup") -> nn.Module:

@@ -18,7 +18,7 @@ from . import _kit as kit
 from .lora import LoRA
 
 
-class Invocation(nn.Module):
+class Invocation(kit.Child):
     """Finds the invocation in each input of the model."""
 
     tokens: Tensor | None = None        # (n,)
@@ -49,7 +49,7 @@ def started(ids: Tensor, tokens: Tensor) -> Tensor:
 class ActivatedLoRA(LoRA):
     """A correction that waits for the invocation."""
 
-    invocation: Invocation      # of the model: a plain attribute, a submodule of no site
+    invocation: Invocation      # not a submodule
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         active = self.invocation.active
@@ -72,7 +72,7 @@ def apply(
     invocation = Invocation()
     for site in kit.sites(model, targets):
         child = ActivatedLoRA(site.d_in, site.d_out, r=r, alpha=alpha, dropout=dropout)
-        vars(child)["invocation"] = invocation
+        kit.share(child, invocation=invocation)
         kit.attach(site, "alora", child)
     kit.attach(model, "alora", invocation).append(
         model.register_forward_pre_hook(invocation.look, with_kwargs=True)

@@ -18,7 +18,7 @@ from . import _kit as kit
 from . import lora
 
 
-class Experts(nn.Module):
+class Experts(kit.Child):
     """The experts beside one weight, and their directions."""
 
     p: Tensor

@@ -25,7 +25,7 @@ from . import _kit as kit
 from ._prompt import prepend, reader
 
 
-class Attempt(nn.Module):
+class Attempt(kit.Child):
     """The prompts, and what chooses among them."""
 
     def __init__(self, d_embed: int, *, prompt_length: int, n_sources: int, bottleneck: int, temperature: float):

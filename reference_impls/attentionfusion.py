@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Fusion(nn.Module):
+class Fusion(kit.Child):
     """The task's query, and the states of the layers while the network runs."""
 
     def __init__(self, d_model: int, n_layers: int):

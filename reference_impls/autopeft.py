@@ -69,11 +69,11 @@ class Parallel(Placed):
 class Serial(Placed):
     """The adapter behind a feed-forward block: it reads the residual sum, normed where a norm follows, and joins it."""
 
-    parallel: Parallel | None       # of the same block: a plain attribute, a submodule of its own site
+    parallel: Parallel | None       # not a submodule
 
     def __init__(self, d: int, width: int, parallel: Parallel | None):
         super().__init__()
-        vars(self)["parallel"] = parallel
+        kit.share(self, parallel=parallel)
         self.W_down_s = nn.Parameter(0.02 * torch.randn(width, d))
         self.b_down_s = nn.Parameter(torch.zeros(width))
         self.W_up_s = nn.Parameter(0.02 * torch.randn(d, width))

@@ -7,16 +7,16 @@ is added to W_0. The authors also have a form where a column of blocks shares a 
 MissConfig(init_weights="bat"). Like ours, both compute the changed weight in each step.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
 
 
-class Blocks(nn.Module):
+class Blocks(kit.Child):
     """The affine maps of one weight of shape (d_out, d_in), one for each row of blocks."""
+
+    site: kit.Site
 
     def __init__(self, d_in: int, d_out: int, *, r: int):
         super().__init__()
@@ -28,7 +28,7 @@ class Blocks(nn.Module):
         return y + x @ self.delta().T                               # (..., d_in) -> (..., d_out)
 
     def delta(self) -> Tensor:
-        weight = cast(kit.Site, vars(self)["site"]).weight.detach()
+        weight = self.site.weight.detach()
         rows, r, _ = self.D.shape
         blocks = weight.view(rows, r, -1, r).transpose(1, 2)        # (rows, columns, r, r)
         change = blocks @ self.D[:, None] + self.D[:, None]         # (rows, columns, r, r)
@@ -45,10 +45,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add to every weight what its blocks become."""
-    for site, child in kit.at_sites(model, "bat", Blocks):
-        site.weight.add_(child.delta())
-    kit.detach(model, "bat")
-    return model
+    return kit.fold(model, "bat")

@@ -19,7 +19,7 @@ ROW_PARALLEL = ("attn.o", "xattn.o", "mlp.down")
 """Roles whose weights are split by inputs."""
 
 
-class BDLoRA(nn.Module):
+class BDLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), one factor of which has `nblocks` blocks."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, nblocks: int, by_inputs: bool):
@@ -71,10 +71,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "bd_lora", BDLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "bd_lora")
-    return model
+    return kit.fold(model, "bd_lora")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class BEFT(nn.Module):
+class BEFT(kit.Child):
     """The shift of one weight's output."""
 
     b: nn.Parameter | None

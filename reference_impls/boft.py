@@ -8,17 +8,15 @@ apart: m factors reach as far as blocks of size b 2^(m - 1). At inference nothin
 OFT with a scale. peft takes one factor unless it can compile its CUDA extension.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._turned import Turned, cayley
-from ._turned import merge as merge_turned
+from ._rotated import Rotated, cayley
+from ._rotated import merge as merge_rotated
 
 
-class BOFT(Turned):
+class BOFT(Rotated):
     """The butterfly before one weight, and the scale behind it."""
 
     order: Tensor
@@ -30,7 +28,7 @@ class BOFT(Turned):
         order = torch.stack([halves(d_in, block, i) if factors > 1 else torch.arange(d_in) for i in range(factors)])
         self.register_buffer("order", order, persistent=False)      # (m, d_in)
 
-    def turn(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor) -> Tensor:
         factors = cayley((self.R.mT - self.R) / 2)                  # (m, d_in / b, b, b)
         size = factors.shape[-1]
         for order, blocks in zip(self.order.flip(0), factors.flip(0), strict=True):
@@ -39,8 +37,8 @@ class BOFT(Turned):
         return x
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        weight = cast(kit.Site, vars(self)["site"]).weight
-        return y + self.s * (self.turn(x) @ weight.T) - x @ weight.T
+        weight = self.site.weight
+        return y + self.s * (self.rotate(x) @ weight.T) - x @ weight.T
 
     def merged(self, weight: Tensor) -> Tensor:
         return self.s[:, None] * super().merged(weight)
@@ -64,5 +62,5 @@ def apply(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Turn and scale the weights."""
-    return merge_turned(model, "boft")
+    """Rotate and scale the weights."""
+    return merge_rotated(model, "boft")

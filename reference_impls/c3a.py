@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class C3A(nn.Module):
+class C3A(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, block_size: int):
@@ -49,10 +49,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the blocks to the weights."""
-    for site, child in kit.at_sites(model, "c3a", C3A):
-        site.weight.add_(child.delta())
-    kit.detach(model, "c3a")
-    return model
+    return kit.fold(model, "c3a")

@@ -24,7 +24,7 @@ from . import _kit as kit
 from ._attention import widen
 
 
-class Cartridge(nn.Module):
+class Cartridge(kit.Child):
     """The cache of one attention."""
 
     def __init__(self, n_kv_heads: int, head_dim: int, noise: torch.Generator, *, prefix_length: int, n_frozen: int):

@@ -21,7 +21,7 @@ from . import _recorded as recorded
 from . import _sparse as sparse
 
 
-class Child(nn.Module):
+class Child(kit.Child):
     """Remembers which entries form the child network."""
 
     def __init__(self, kept: float):

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from . import _kit as kit
-from ._blocks import on_layer_output
 
 
 def soft_top_k(s: Tensor, k: int, *, epsilon: float, steps: int = 50) -> Tensor:
@@ -34,7 +33,7 @@ def soft_top_k(s: Tensor, k: int, *, epsilon: float, steps: int = 50) -> Tensor:
     return torch.exp((s + a + b) / e)                               # (..., n)
 
 
-class ConditionalAdapter(nn.Module):
+class ConditionalAdapter(kit.Child):
     """Router and adapter of one encoder layer."""
 
     def __init__(self, d_model: int, *, bottleneck: int, reduction: int, epsilon: float, attention: str):
@@ -94,5 +93,5 @@ def apply(
         )
         hooks = kit.attach(layer.module, name, adapter)
         hooks.append(layer.module.register_forward_pre_hook(adapter.enter, with_kwargs=True))
-        hooks.append(on_layer_output(layer.module, adapter.leave))
+        hooks.append(kit.on_layer_output(layer.module, adapter.leave))
     return model

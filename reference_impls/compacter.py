@@ -18,7 +18,7 @@ from torch.nn.functional import gelu
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """What all adapters share."""
 
     def __init__(self, n: int):
@@ -26,16 +26,16 @@ class Shared(nn.Module):
         self.A = nn.Parameter(1e-4 * torch.randn(n, n, n))
 
 
-class Compacter(nn.Module):
+class Compacter(kit.Child):
     """The adapter behind one linear map."""
 
-    shared: Shared      # a plain attribute, a submodule of no adapter
+    shared: Shared      # not a submodule
 
     def __init__(self, d: int, shared: Shared, *, bottleneck: int, n: int, phm_rank: int):
         super().__init__()
         if d % n or bottleneck % n:
             raise ValueError(f"n = {n} must divide both widths, {d} and {bottleneck}")
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.s_down = nn.Parameter(torch.empty(n, d // n, phm_rank))
         self.t_down = nn.Parameter(torch.empty(n, phm_rank, bottleneck // n))
         self.b_down = nn.Parameter(torch.zeros(bottleneck))

@@ -20,14 +20,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
 from . import _kit as kit
+from . import _starts, lora
 
 DAMPING = 0.01
 INVERSE_ERROR = 0.05
 
 
-class CorDA(_informed.Anchored):
+class CorDA(_starts.Anchored):
     """The correction beside one weight, started from the weight and its inputs together."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, corda_method: str):
@@ -76,7 +76,7 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
         moments[host] = moments.get(host, torch.zeros(()).to(x)) + x.T @ x
         samples[host] += 1
 
-    _informed.read(list(samples), losses, see)
+    _starts.read(list(samples), losses, see)
     for site, child in pairs:
         child.orient(site.weight.detach(), moments[site.module] / samples[site.module])
     return model

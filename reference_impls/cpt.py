@@ -23,7 +23,7 @@ from ._prompt import prepend
 TEMPLATE, INPUT, LABEL = 1, 2, 0
 
 
-class Context(nn.Module):
+class Context(kit.Child):
     """The context and what has been learned on top of it."""
 
     def __init__(self, d_embed: int, *, prompt_length: int, labels: int, epsilon: float, format_epsilon: float):

@@ -8,16 +8,16 @@ relu, and lacks r directions of every weight with qr. Dropout acts on what the w
 nothing is left. With R zero it is PaRa. The scale alpha / r is peft's; the authors have none.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
 
 
-class DEFT(nn.Module):
+class DEFT(kit.Child):
     """The projection and the injection behind one weight of shape (d_out, d_in)."""
+
+    site: kit.Site
 
     def __init__(self, weight: Tensor, *, r: int, alpha: float, decomposition: str, dropout: float):
         super().__init__()
@@ -33,7 +33,7 @@ class DEFT(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         q, s = self.factors()
-        site = cast(kit.Site, vars(self)["site"])
+        site = self.site
         x = self.dropout(x)
         plain = x @ site.weight.T                                   # (..., d_in) -> (..., d_out)
         given = self.scale * (x @ self.R.T)                         # (..., d_in) -> (..., r)

@@ -18,7 +18,7 @@ from . import _kit as kit
 TINY = 1e-4
 
 
-class Bounded(nn.Module):
+class Bounded(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     w: Tensor
@@ -69,10 +69,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "delora", Bounded):
-        site.weight.add_(child.delta())
-    kit.detach(model, "delora")
-    return model
+    return kit.fold(model, "delora")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class DeltaLoRA(nn.Module):
+class DeltaLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), and the move of that weight."""
 
     change: Tensor
@@ -73,10 +73,6 @@ def finish(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the move and the correction to the weights."""
-    for site, child in kit.at_sites(model, "delta_lora", DeltaLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "delta_lora")
-    return model
+    return kit.fold(model, "delta_lora")

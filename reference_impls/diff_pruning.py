@@ -25,7 +25,7 @@ from . import _kit as kit
 from . import _sparse as sparse
 
 
-class Gate(nn.Module):
+class Gate(kit.Child):
     """Difference and gates of one parameter; after `prune` the difference alone."""
 
     mask: Tensor | None = None      # which entries survived
@@ -76,17 +76,17 @@ class Gate(nn.Module):
 class Moved(nn.Module):
     """A parametrisation: the weight is its pretrained value and the difference."""
 
-    gate: Gate      # a plain attribute, a submodule of the weight's module
+    gate: Gate      # not a submodule
 
     def __init__(self, gate: Gate):
         super().__init__()
-        vars(self)["gate"] = gate
+        kit.share(self, gate=gate)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.gate.delta()
 
 
-class Target(nn.Module):
+class Target(kit.Child):
     """The share that is to be kept."""
 
     def __init__(self, kept: float):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Rank(nn.Module):
+class Rank(kit.Child):
     """The rank in use, one for the whole model."""
 
     def __init__(self, r: int):
@@ -28,14 +28,14 @@ class Rank(nn.Module):
         self.b = int(torch.randint(1, self.r + 1, ())) if model.training else self.served
 
 
-class DyLoRA(nn.Module):
+class DyLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    rank: Rank                  # a plain attribute, a submodule of no pair
+    rank: Rank                  # not a submodule
 
     def __init__(self, d_in: int, d_out: int, rank: Rank, *, alpha: float, frozen: bool):
         super().__init__()
-        vars(self)["rank"] = rank
+        kit.share(self, rank=rank)
         self.A = nn.Parameter(torch.empty(rank.r, d_in))
         self.B = nn.Parameter(torch.zeros(d_out, rank.r))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
@@ -83,14 +83,10 @@ def use(model: nn.Module, b: int) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections at the rank that `use` chose to the weights."""
     use(model, _rank(model).served)
-    for site, child in kit.at_sites(model, "dylora", DyLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "dylora")
-    return model
+    return kit.fold(model, "dylora")
 
 
 def _rank(model: nn.Module) -> Rank:

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
 from . import _kit as kit
+from . import _starts, lora
 
 
 class EVA(lora.LoRA):
@@ -85,7 +85,7 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
     """Find all directions in the inputs that the losses' forward passes show, and share the ranks out."""
     pairs = list(kit.at_sites(model, "eva", EVA))
     moments: dict[nn.Module, Moments] = {site.module: Moments() for site, _ in pairs}
-    _informed.read(list(moments), losses, lambda host, x: moments[host].see(x))
+    _starts.read(list(moments), losses, lambda host, x: moments[host].see(x))
     shares = []
     for site, child in pairs:
         directions, share = moments[site.module].principal(len(child.A))

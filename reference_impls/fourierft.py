@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Positions(nn.Module):
+class Positions(kit.Child):
     """Which entries of a matrix (d_out, d_in) are not zero, counted row by row. One for each role."""
 
     positions: Tensor
@@ -25,14 +25,14 @@ class Positions(nn.Module):
         self.register_buffer("positions", positions)
 
 
-class FourierFT(nn.Module):
+class FourierFT(kit.Child):
     """The change of one weight of shape (d_out, d_in)."""
 
-    shared: Positions   # a plain attribute, a submodule of no weight
+    shared: Positions   # not a submodule
 
     def __init__(self, site: kit.Site, shared: Positions, spectrum: Tensor, scaling: float):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.spectrum = nn.Parameter(spectrum)
         self.shape, self.scaling = (site.d_out, site.d_in), scaling
 
@@ -78,10 +78,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "fourierft") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the changes to the weights."""
-    for site, child in kit.at_sites(model, name, FourierFT):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "fourierft")

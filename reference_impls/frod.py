@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """The basis of one role, and where its weights have cross terms."""
 
     V: Tensor
@@ -48,16 +48,16 @@ def basis(weights: list[Tensor], alpha: float) -> Tensor:
     return directions
 
 
-class FRoD(nn.Module):
+class FRoD(kit.Child):
     """What takes the place of one weight of shape (d_out, d_in)."""
 
     U: Tensor
-    site: kit.Site      # plain attributes, submodules of no weight
-    shared: Shared
+    site: kit.Site
+    shared: Shared      # not a submodule
 
     def __init__(self, weight: Tensor, shared: Shared):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         inside = torch.linalg.solve(wide(shared.V), wide(weight.T)).T   # (d_out, d_in)
         lengths = inside.norm(dim=0)
         self.register_buffer("U", inside / lengths.clamp(min=1e-12))

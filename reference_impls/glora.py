@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Parts(nn.Module):
+class Parts(kit.Child):
     """The five parts of one linear map. A part is a number, a vector, or two factors `_d` and `_u`, or missing."""
+
+    site: kit.Site
 
     def __init__(
         self, d_in: int, d_out: int, bias: bool, *, r: int, config_A_B: str, config_C: str, config_D_E: str
@@ -63,7 +65,7 @@ class Parts(nn.Module):
         return total if (part := self.part("C")) is None else total + w @ part
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        site = cast(kit.Site, vars(self)["site"])
+        site = self.site
         w, b = site.weight.detach(), site.bias
         y = y + x @ self.weight(w).T                                # (..., d_in) -> (..., d_out)
         return y if b is None else y + self.bias(w, b.detach())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Grid(nn.Module):
+class Grid(kit.Child):
     """The corrections of the blocks of one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, k: int, hybrid_r: int, dropout: float):
@@ -61,10 +61,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "gralora", Grid):
-        site.weight.add_(child.delta())
-    kit.detach(model, "gralora")
-    return model
+    return kit.fold(model, "gralora")

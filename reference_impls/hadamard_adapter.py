@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class HadamardAdapter(nn.Module):
+class HadamardAdapter(kit.Child):
     """The scale and shift of one attention's output."""
 
     b: Tensor | None

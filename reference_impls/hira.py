@@ -6,8 +6,6 @@ Trained: A (r, d_in) and B (d_out, r) on every targeted weight; B starts at zero
 multiplied by 1 + B A. The paper calls the factors the other way round. There is no scale.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +16,10 @@ from .lora import LoRA
 class Multiplier(LoRA):
     """The low-rank multiplier of one weight: the factors of a LoRA, read as a scale of the weight's entries."""
 
+    site: kit.Site
+
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        weight = cast(kit.Site, vars(self)["site"]).weight.detach()
+        weight = self.site.weight.detach()
         change: Tensor = self.dropout(x) @ (weight * self.delta()).T                    # (..., d_in) -> (..., d_out)
         return y + change
 

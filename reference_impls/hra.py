@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._turned import Turned
-from ._turned import merge as merge_turned
+from ._rotated import Rotated
+from ._rotated import merge as merge_rotated
 
 
-class HRA(Turned):
+class HRA(Rotated):
     """The chain of reflections before one weight."""
 
     def __init__(self, d_in: int, *, r: int):
@@ -27,7 +27,7 @@ class HRA(Turned):
         nn.init.kaiming_uniform_(half, a=math.sqrt(5))
         self.U = nn.Parameter(half.repeat_interleave(2, dim=1))     # (d_in, r)
 
-    def turn(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor) -> Tensor:
         for u in nn.functional.normalize(self.U, dim=0).T.flip(0):  # the last mirror is the nearest to the input
             x = x - 2 * (x @ u).unsqueeze(-1) * u                   # (..., d_in)
         return x
@@ -51,7 +51,7 @@ def apply(
 
 def merge(model: nn.Module) -> nn.Module:
     """Reflect the weights."""
-    return merge_turned(model, "hra")
+    return merge_rotated(model, "hra")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

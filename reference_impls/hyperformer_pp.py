@@ -30,7 +30,7 @@ def generator(d_in: int, d_out: int) -> nn.Linear:
     return made
 
 
-class Hypernetworks(nn.Module):
+class Hypernetworks(kit.Child):
     """All that is trained, for every stack of the model."""
 
     def __init__(self, d: int, n_layers: int, stacks: Iterable[str], *, tasks: int, embedding: int, projected: int,
@@ -57,14 +57,14 @@ class Hypernetworks(nn.Module):
         return made[0].view(self.m, self.d), made[1], made[2].view(self.d, self.m), *made[3:]
 
 
-class Generated(nn.Module):
+class Generated(kit.Child):
     """The adapter behind one linear map, which owns nothing."""
 
-    source: Hypernetworks       # a plain attribute, a submodule of no adapter
+    source: Hypernetworks       # not a submodule
 
     def __init__(self, source: Hypernetworks, stack: int, layer: int, place: int):
         super().__init__()
-        vars(self)["source"] = source
+        kit.share(self, source=source)
         self.where = stack, layer, place
 
     def after(self, _: Tensor, h: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class ScaleOutput(nn.Module):
+class ScaleOutput(kit.Child):
     """Keys or values, times a learned vector."""
 
     def __init__(self, d_out: int):
@@ -25,7 +25,7 @@ class ScaleOutput(nn.Module):
         return self.l_out * y
 
 
-class ScaleInput(nn.Module):
+class ScaleInput(kit.Child):
     """What a feed-forward projection reads, times a learned vector."""
 
     def __init__(self, d_in: int):

@@ -23,7 +23,7 @@ EPSILON = 1e-5
 """Added to the rank in the scale."""
 
 
-class Growing(nn.Module):
+class Growing(kit.Child):
     """The correction beside one weight, in pieces of one or more ranks each."""
 
     def __init__(self, d_in: int, d_out: int, *, init_r: int, target_r: int, reserve: int, alpha: float):
@@ -134,13 +134,9 @@ def finish(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "increlora", Growing):
-        site.weight.add_(child.delta())
-    kit.detach(model, "increlora")
-    return model
+    return kit.fold(model, "increlora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

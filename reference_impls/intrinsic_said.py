@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from . import _kit as kit
 
 
-class Space(nn.Module):
+class Space(kit.Child):
     """What the whole model shares."""
 
     seed: Tensor
@@ -32,7 +32,7 @@ class Space(nn.Module):
         self.register_buffer("seed", torch.randint(2**32, (1,)))
 
 
-class Layer(nn.Module):
+class Layer(kit.Child):
     """How far one layer moves."""
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Layer(nn.Module):
 class Moved(nn.Module):
     """A parametrisation: the weight is its pretrained value and what the shared vector makes of it."""
 
-    space: Space                # plain attributes, submodules of no weight
+    space: Space                # not submodules
     layer: Layer | None
 
     def __init__(self, space: Space, layer: Layer | None, number: int):
         super().__init__()
-        vars(self).update(space=space, layer=layer)
+        kit.share(self, space=space, layer=layer)
         self.number = number
 
     def delta(self, shape: torch.Size) -> Tensor:

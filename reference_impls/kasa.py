@@ -66,13 +66,9 @@ def penalty(model: nn.Module, *, beta: float = 1e-4, gamma: float = 1e-3) -> Ten
     return torch.stack(terms).mean()
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to what is left of the weights."""
-    for site, child in kit.at_sites(model, "kasa", KaSA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "kasa")
-    return model
+    return kit.fold(model, "kasa")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ def small(*shape: int) -> nn.Parameter:
     return nn.Parameter(0.01 * torch.fmod(torch.randn(shape), 2))
 
 
-class Kernel(nn.Module):
+class Kernel(kit.Child):
     """What the corrections of queries, values and outputs have in common: shared factors, and a bias."""
 
     suffix: str                 # of the names of the shared factors

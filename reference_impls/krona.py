@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class KronA(nn.Module):
+class KronA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, a1: int, a2: int, scale: float):
@@ -53,10 +53,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the products to the weights."""
-    for site, child in kit.at_sites(model, "krona", KronA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "krona")
-    return model
+    return kit.fold(model, "krona")

@@ -16,7 +16,7 @@ from . import _kit as kit
 from .krona import kronecker
 
 
-class KronAB(nn.Module):
+class KronAB(kit.Child):
     """The map beside one feed-forward block, from its first linear map to its last."""
 
     s_res: nn.Parameter | None

@@ -64,13 +64,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "l_lora", LinearLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "l_lora")
-    return model
+    return kit.fold(model, "l_lora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Factors(lora.LoRA):
         return said / s.clamp(min=TINY).sqrt(), read / t.clamp(min=TINY).sqrt(), torch.outer(s, t)
 
 
-class Prior(nn.Module):
+class Prior(kit.Child):
     """The precision lambda of every entry before data are seen."""
 
     def __init__(self, precision: float):

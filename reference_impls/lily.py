@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """The factors of one role."""
 
     def __init__(self, d_in: int, d_out: int, n: int, *, r: int, num_B: int):
@@ -27,14 +27,14 @@ class Shared(nn.Module):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
 
 
-class Lily(nn.Module):
+class Lily(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, shared: Shared, group: int, scaling: float):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         num, r, _ = shared.B.shape
         self.router = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(num, r), a=math.sqrt(5)))
         self.group, self.scaling = group, scaling

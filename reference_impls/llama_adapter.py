@@ -19,15 +19,12 @@ from . import _kit as kit
 from ._attention import beside
 
 
-class GatedPrompt(nn.Module):
+class GatedPrompt(kit.Child):
     """The prompt of one self-attention."""
-
-    keys: kit.Site              # the layer's frozen maps: plain attributes
-    values: kit.Site
 
     def __init__(self, block: kit.Block, *, prompt_length: int):
         super().__init__()
-        vars(self).update(keys=block.sites["attn.k"], values=block.sites["attn.v"])
+        self.keys, self.values = block.sites["attn.k"], block.sites["attn.v"]       # the layer's frozen maps
         self.n_heads, self.n_kv_heads = block.dims["n_heads"], block.dims["n_kv_heads"]
         self.P = nn.Parameter(torch.randn(prompt_length, block.dims["d_model"]))
         self.gate = nn.Parameter(torch.zeros(self.n_heads))

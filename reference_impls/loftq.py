@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from . import lora, qlora
-from ._anew import put
+from ._recomputed import register
 
 Pair = tuple[kit.Site, lora.LoRA]
 
@@ -60,7 +60,7 @@ def alternate(host: nn.Linear, pairs: list[Pair], iterations: int) -> list[float
             pair.A.copy_(a / pair.scale**0.5)
             _slice(site, total).sub_(pair.delta())
         errors.append(total.norm().item())
-    put(host, quantise)
+    register(host, quantise)
     return errors
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class LoHa(nn.Module):
+class LoHa(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float):
@@ -42,10 +42,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "loha", LoHa):
-        site.weight.add_(child.delta())
-    kit.detach(model, "loha")
-    return model
+    return kit.fold(model, "loha")

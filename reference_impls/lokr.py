@@ -26,7 +26,7 @@ def factor(width: int, wanted: int) -> int:
     return next(f for f in range(most, 0, -1) if width % f == 0)
 
 
-class LoKr(nn.Module):
+class LoKr(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(
@@ -73,10 +73,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the products to the weights."""
-    for site, child in kit.at_sites(model, "lokr", LoKr):
-        site.weight.add_(child.delta())
-    kit.detach(model, "lokr")
-    return model
+    return kit.fold(model, "lokr")

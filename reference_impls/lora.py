@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class LoRA(nn.Module):
+class LoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, bias: bool = False):

@@ -8,7 +8,6 @@ added to W_0. The first author's code and peft have an optimiser over ordinary L
 the gradient of B; here that gradient is as it is.
 """
 
-import torch
 from torch import nn
 
 from . import _kit as kit
@@ -34,10 +33,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "lora_fa", LoRAFA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "lora_fa")
-    return model
+    return kit.fold(model, "lora_fa")

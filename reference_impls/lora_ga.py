@@ -16,11 +16,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
 from . import _kit as kit
+from . import _starts, lora
 
 
-class LoRAGA(_informed.Anchored):
+class LoRAGA(_starts.Anchored):
     """The correction beside one weight, started along the weight's gradient."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float, stable_gamma: float):

@@ -17,7 +17,7 @@ from . import _kit as kit
 from . import lora
 
 
-class Weights(nn.Module):
+class Weights(kit.Child):
     """The weight of each module, for the whole model."""
 
     def __init__(self, modules: int):
@@ -25,14 +25,14 @@ class Weights(nn.Module):
         self.w = nn.Parameter(torch.eye(modules)[0])
 
 
-class Hub(nn.Module):
+class Hub(kit.Child):
     """The factors of all modules beside one weight."""
 
-    weights: Weights            # a plain attribute, a submodule of no site
+    weights: Weights            # not a submodule
 
     def __init__(self, weights: Weights, d_in: int, d_out: int, *, modules: int, r: int, alpha: float):
         super().__init__()
-        vars(self)["weights"] = weights
+        kit.share(self, weights=weights)
         self.A = nn.Parameter(torch.randn(modules, r, d_in) * d_in**-0.5, requires_grad=False)
         self.B = nn.Parameter(torch.randn(modules, d_out, r) * r**-0.5, requires_grad=False)
         self.scale = alpha / r
@@ -134,13 +134,9 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the mixture to the weights."""
-    for site, hub in hubs(model):
-        site.weight.add_(hub.delta())
-    kit.detach(model, "lorahub")
-    return model
+    return kit.fold(model, "lorahub")
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:

@@ -20,8 +20,10 @@ from . import _kit as kit
 from . import _recorded as recorded
 
 
-class Pruned(nn.Module):
+class Pruned(kit.Child):
     """At one linear map: its low-rank correction, if targeted, and the mask on its input, if it ends a block."""
+
+    site: kit.Site
 
     def __init__(self, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float):
         super().__init__()
@@ -40,7 +42,7 @@ class Pruned(nn.Module):
     def mask(self) -> Tensor:
         """Of each entry of the input, (d_in,)."""
         groups = cast(Tensor, getattr(self, self.kind))     # (groups,)
-        width = vars(self)["site"].d_in // len(groups)
+        width = self.site.d_in // len(groups)
         return groups.repeat_interleave(width)              # neighbours form a group
 
     def before(self, x: Tensor) -> Tensor:
@@ -63,14 +65,14 @@ def sensitivity(child: Pruned) -> Tensor:
     assert g_a is not None
     assert g_b is not None
     step = g_b @ a + b @ g_a - g_b @ g_a                    # how B A changes in a gradient step of size one, negated
-    corrected: Tensor = vars(child)["site"].weight + child.delta()
+    corrected: Tensor = child.site.weight + child.delta()
     return (step * corrected).abs()
 
 
 @torch.no_grad()
 def observe(model: nn.Module) -> None:
     """Take the gradients of the factors into the running averages of the groups' importance."""
-    pairs = {(c.site.path, c.site.role): c for c in cast(Any, kit.attached(model, "loraprune")) if c.r}
+    pairs = {(site.path, site.role): child for site, child in kit.at_sites(model, "loraprune", Pruned) if child.r}
     for last in _lasts(model):
         assert last.block is not None
         groups, total = len(getattr(last, last.kind)), 0.0

@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from . import _kit as kit
-from ._blocks import on_layer_output
 from ._prompt import by_name, cached
 
 Ends = tuple[Tensor, Tensor]
 """Which positions (batch, n) belong to the first and to the last tokens."""
 
 
-class Positions(nn.Module):
+class Positions(kit.Child):
     """Where the first and the last tokens of one stack's present input are."""
 
     def __init__(self, prefix: int, suffix: int):
@@ -51,14 +50,14 @@ class Positions(nn.Module):
         return real & (place <= prefix), real & (place > count - suffix)
 
 
-class Intervention(nn.Module):
+class Intervention(kit.Child):
     """What is done behind one layer."""
 
-    positions: Positions        # a plain attribute: the stack's
+    positions: Positions        # not a submodule
 
     def __init__(self, d: int, positions: Positions, *, r: int, tied: bool, dropout: float):
         super().__init__()
-        vars(self)["positions"] = positions
+        kit.share(self, positions=positions)
         self.tied = tied
         sets = 1 if tied else min(positions.prefix, 1) + min(positions.suffix, 1)
         self.R = nn.ParameterList(nn.init.orthogonal_(torch.empty(r, d)) for _ in range(sets))
@@ -101,7 +100,7 @@ def intervene(
             hooks = kit.attach(stack, name, positions[layer.stack])
             hooks.append(stack.register_forward_pre_hook(positions[layer.stack].look, with_kwargs=True))
         child = kind(layer.dims["d_model"], positions[layer.stack], r=r, tied=tied, dropout=dropout)
-        kit.attach(layer.module, name, child).append(on_layer_output(layer.module, child.behind))
+        kit.attach(layer.module, name, child).append(kit.on_layer_output(layer.module, child.behind))
     return model
 
 

@@ -39,7 +39,7 @@ def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
     return m * side + (1 - m) * other
 
 
-class SideAttention(nn.Module):
+class SideAttention(kit.Child):
     """One attention of the side network: of d_s numbers per position, and heads r times narrower."""
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int, *, r: int):
@@ -62,7 +62,7 @@ class SideAttention(nn.Module):
         return x.view(*x.shape[:2], self.n_heads, -1).transpose(1, 2)           # (batch, n_heads, n, head_dim)
 
 
-class SideMLP(nn.Module):
+class SideMLP(kit.Child):
     """One feed-forward block of the side network."""
 
     def __init__(self, d_model: int, d_ff: int, *, r: int):
@@ -76,15 +76,15 @@ class SideMLP(nn.Module):
         return s + linear(z, self.W_out)                                        # (batch, n, d_s)
 
 
-class Rung(nn.Module):
+class Rung(kit.Child):
     """How a layer's state enters the side network, and the side layer that follows."""
 
-    attentions: list[SideAttention]     # plain attributes: each is a submodule beside what it is a copy of
-    mlp: SideMLP
+    mlp: SideMLP                # not a submodule
 
     def __init__(self, d_model: int, d_s: int, attentions: list[SideAttention], mlp: SideMLP):
         super().__init__()
-        vars(self).update(attentions=attentions, mlp=mlp)
+        self.attentions = attentions        # a list, not submodules: each is attached beside what it is a copy of
+        kit.share(self, mlp=mlp)
         self.D, self.b_D = weight(d_s, d_model), nn.Parameter(torch.zeros(d_s))
         self.alpha = nn.Parameter(torch.zeros(1))
 
@@ -95,7 +95,7 @@ class Rung(nn.Module):
         return self.mlp.add(s)
 
 
-class Ladder(nn.Module):
+class Ladder(kit.Child):
     """The ends of the side network, and its state while the backbone runs: one for each stack."""
 
     def __init__(self, d_model: int, d_s: int, n_stacks: int):
@@ -156,35 +156,32 @@ def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst
     hooks = kit.attach(model, name, ladder)
     for i, stack in enumerate(stacks.values()):
         hooks.append(stack.register_forward_pre_hook(partial(ladder.enter, i), with_kwargs=True))
+    inner = [*kit.blocks(model, "attention"), *kit.blocks(model, "mlp")]
     for block in kit.blocks(model, "layer"):
         i = [*stacks].index(block.stack) if len(stacks) > 1 else 0
         if block.layer == 0:
             hooks.append(block.module.register_forward_pre_hook(partial(ladder.begin, i), with_kwargs=True))
         if drop_every == 0 or block.layer % drop_every:
-            rung = _rung(model, block, r, name)
+            rung = _rung(block, [b for b in inner if (b.stack, b.layer) == (block.stack, block.layer)], r, name)
             hooks.append(block.module.register_forward_hook(partial(ladder.climb, i, block.stack == "decoder", rung)))
     for i, stack in enumerate(stacks.values()):
         hooks.append(stack.register_forward_hook(partial(ladder.end, i)))
     return model
 
 
-def _rung(model: nn.Module, layer: kit.Block, r: int, name: str) -> Rung:
-    """The side layer of one layer of the backbone, its parts attached beside what they are narrow copies of."""
+def _rung(layer: kit.Block, inner: list[kit.Block], r: int, name: str) -> Rung:
+    """The side layer of one layer of the backbone, its parts attached to the inner blocks that they narrow."""
     dims = layer.dims
+    *attention_blocks, mlp_block = inner
     attentions = []
-    for block in _beside(model, layer, "attention"):
+    for block in attention_blocks:
         attentions.append(SideAttention(dims["d_model"], dims["n_heads"], dims["head_dim"], r=r))
         kit.attach(block.module, name, attentions[-1])
-    [block] = _beside(model, layer, "mlp")
     mlp = SideMLP(dims["d_model"], dims["d_ff"], r=r)
-    kit.attach(block.sites["mlp.up"], name, mlp)
+    kit.attach(mlp_block.sites["mlp.up"], name, mlp)
     rung = Rung(dims["d_model"], dims["d_model"] // r, attentions, mlp)
     kit.attach(layer.module, name, rung)
     return rung
-
-
-def _beside(model: nn.Module, layer: kit.Block, kind: str) -> list[kit.Block]:
-    return [b for b in kit.blocks(model, kind) if (b.stack, b.layer) == (layer.stack, layer.layer)]
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

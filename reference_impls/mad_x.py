@@ -34,7 +34,7 @@ def two_layers(d_in: int, width: int, d_out: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second)
 
 
-class Coupling(nn.Module):
+class Coupling(kit.Child):
     """The invertible adapter."""
 
     def __init__(self, d: int, *, width: int):

@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._blocks import Bottleneck
+from ._bottleneck import Bottleneck
 
 
 class Recorded(Bottleneck):

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from . import _kit as kit
 
 
-class Shard(nn.Module):
+class Shard(kit.Child):
     """The shared shard of one weight of shape (d_out, d_in); `height` outputs have one of their own each."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int, height: int, dropout: float):
@@ -47,10 +47,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "miss") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the repeated shards to the weights."""
-    for site, child in kit.at_sites(model, name, Shard):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "miss")

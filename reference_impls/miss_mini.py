@@ -25,4 +25,4 @@ def apply(
 
 def merge(model: nn.Module) -> nn.Module:
     """Add the repeated blocks to the weights."""
-    return miss.merge(model, name="miss_mini")
+    return kit.fold(model, "miss_mini")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Gate(nn.Module):
+class Gate(kit.Child):
     """What the tasks make of the experts, for the whole model."""
 
     task: int = 1               # of the model now
@@ -33,14 +33,14 @@ class Gate(nn.Module):
         return (self.G @ self.e[self.task]).softmax(0)
 
 
-class Experts(nn.Module):
+class Experts(kit.Child):
     """The experts beside one weight."""
 
-    gate: Gate                  # a plain attribute, a submodule of no site
+    gate: Gate                  # not a submodule
 
     def __init__(self, gate: Gate, d_in: int, d_out: int, *, r: int, alpha: float, dropout: float):
         super().__init__()
-        vars(self)["gate"] = gate
+        kit.share(self, gate=gate)
         experts = len(gate.G)
         self.A = nn.Parameter(0.01 * torch.randn(experts, r // experts, d_in))
         self.B = nn.Parameter(torch.zeros(experts, d_out, r // experts))
@@ -84,13 +84,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add to the weights what the selected task makes of the experts."""
-    for site, child in kit.at_sites(model, "moelora", Experts):
-        site.weight.add_(child.delta())
-    kit.detach(model, "moelora")
-    return model
+    return kit.fold(model, "moelora")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

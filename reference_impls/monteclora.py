@@ -118,13 +118,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the means to the weights."""
-    for site, child in kit.at_sites(model, "monteclora", Sampled):
-        site.weight.add_(child.delta())
-    kit.detach(model, "monteclora")
-    return model
+    return kit.fold(model, "monteclora")
 
 
 def finish(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from . import _kit as kit
 from ._prompt import prepend
 
 
-class MultitaskPrompt(nn.Module):
+class MultitaskPrompt(kit.Child):
     """The shared prompt as one task sees it."""
 
     def __init__(self, d_embed: int, *, prompt_length: int, rank: int):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class TaskLoRA(nn.Module):
+class TaskLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in), as one task has it."""
 
     def __init__(
@@ -65,10 +65,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "mtl_lora", TaskLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "mtl_lora")
-    return model
+    return kit.fold(model, "mtl_lora")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._turned import Turned, cayley, skew
-from ._turned import merge as merge_turned
+from ._rotated import Rotated, cayley, skew
+from ._rotated import merge as merge_rotated
 
 
-class OFT(Turned):
+class OFT(Rotated):
     """The block-diagonal rotation before one weight."""
 
     def __init__(self, d_in: int, *, block: int, share: bool, terms: int | None):
@@ -27,12 +27,12 @@ class OFT(Turned):
         self.Q = nn.Parameter(torch.zeros(1 if share else d_in // block, block * (block - 1) // 2))
         self.block, self.terms = block, terms
 
-    def turn(self, x: Tensor) -> Tensor:
+    def rotate(self, x: Tensor) -> Tensor:
         blocks = cayley(skew(self.Q, self.block), self.terms)       # (r or 1, b, b)
         folded = x.unflatten(-1, (-1, self.block))                  # (..., d_in) -> (..., r, b)
         blocks = blocks.expand(folded.shape[-2], -1, -1)            # (r, b, b)
-        turned: Tensor = torch.einsum("...rb,rbc->...rc", folded, blocks).flatten(-2)       # (..., d_in)
-        return turned
+        rotated: Tensor = torch.einsum("...rb,rbc->...rc", folded, blocks).flatten(-2)       # (..., d_in)
+        return rotated
 
 
 def apply(
@@ -50,5 +50,5 @@ def apply(
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Turn the weights."""
-    return merge_turned(model, "oft")
+    """Rotate the weights."""
+    return merge_rotated(model, "oft")

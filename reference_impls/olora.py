@@ -11,7 +11,7 @@ at alpha / r = 1 it is the projection on the first r columns of the weight.
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
+from . import _starts, lora
 
 
 def orthonormal(weight: Tensor, r: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ def apply(
     targets: tuple[str, ...] = ("attn.q", "attn.v", "xattn.q", "xattn.v"),
 ) -> nn.Module:
     """Freeze what is left of every targeted weight without its part along an orthonormal basis, which is trained."""
-    return _informed.apply(model, orthonormal, r=r, alpha=alpha, dropout=dropout, targets=targets, name="olora")
+    return _starts.apply(model, orthonormal, r=r, alpha=alpha, dropout=dropout, targets=targets, name="olora")
 
 
 def merge(model: nn.Module) -> nn.Module:

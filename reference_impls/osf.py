@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class OSF(nn.Module):
+class OSF(kit.Child):
     """The trained part of one weight of shape (d_out, d_in)."""
 
     def __init__(self, u: Tensor, s: Tensor, v: Tensor):
@@ -62,10 +62,6 @@ def _away_from_rows(rows: Tensor, gradient: Tensor) -> Tensor:
     return away(rows.T, gradient.T).T
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the trained parts to the weights."""
-    for site, child in kit.at_sites(model, "osf", OSF):
-        site.weight.add_(child.delta())
-    kit.detach(model, "osf")
-    return model
+    return kit.fold(model, "osf")

@@ -21,7 +21,7 @@ from . import _kit as kit
 from ._prompt import prepend
 
 
-class PromptEncoder(nn.Module):
+class PromptEncoder(kit.Child):
     """The network while training, its last output afterwards."""
 
     def __init__(self, d_embed: int, *, prompt_length: int, encoder: str, encoder_hidden: int):

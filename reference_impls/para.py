@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class PaRa(nn.Module):
+class PaRa(kit.Child):
     """The projection behind one weight of shape (d_out, d_in)."""
+
+    site: kit.Site
 
     def __init__(self, d_out: int, *, r: int):
         super().__init__()
         self.P = nn.Parameter(0.02 * torch.randn(d_out, r))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        said = x @ vars(self)["site"].weight.T                      # (..., d_in) -> (..., d_out), without the bias
+        said = x @ self.site.weight.T                      # (..., d_in) -> (..., d_out), without the bias
         return y + self.delta(said.mT).mT
 
     def delta(self, weight: Tensor) -> Tensor:

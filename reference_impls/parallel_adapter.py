@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from . import _kit as kit
 
 
-class ParallelAdapter(nn.Module):
+class ParallelAdapter(kit.Child):
     """The adapter beside one feed-forward block, from its first linear map to its last."""
 
     def __init__(self, d_model: int, *, bottleneck: int, scale: float):

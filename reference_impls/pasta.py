@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Vectors(nn.Module):
+class Vectors(kit.Child):
     """The vectors of one layer."""
 
-    tokens: "Tokens"            # shared by the layers of a stack: a plain attribute, a submodule of none
+    tokens: "Tokens"            # not a submodule
 
     def __init__(self, d_model: int, tokens: "Tokens", *, n_special: int, dropout: float):
         super().__init__()
-        vars(self)["tokens"] = tokens
+        kit.share(self, tokens=tokens)
         self.v = nn.Parameter(0.02 * torch.randn(n_special, d_model))
         self.dropout = nn.Dropout(dropout)
 
@@ -42,7 +42,7 @@ class Vectors(nn.Module):
         return h + added
 
 
-class Tokens(nn.Module):
+class Tokens(kit.Child):
     """What is known of the tokens that a stack now reads."""
 
     def __init__(self, prefix: str):

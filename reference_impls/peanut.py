@@ -8,7 +8,6 @@ understanding tasks the network reads the columns of W_0; their code for languag
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,10 @@ from . import _kit as kit
 ACTIVATIONS = {"relu": torch.relu, "gelu": gelu, "silu": silu, "tanh": torch.tanh}
 
 
-class Tweaker(nn.Module):
+class Tweaker(kit.Child):
     """The network of one weight of shape (d_out, d_in)."""
+
+    site: kit.Site
 
     def __init__(self, d_out: int, *, r: int, depth: int, act_fn: str, scaling: float):
         super().__init__()
@@ -33,7 +34,7 @@ class Tweaker(nn.Module):
         self.act, self.scaling = ACTIVATIONS[act_fn], scaling
 
     def hidden(self) -> Tensor:
-        weight = cast(kit.Site, vars(self)["site"]).weight.detach()
+        weight = self.site.weight.detach()
         h: Tensor = self.act(weight.T @ self.A.T)                   # (d_in, r)
         outer = []
         for enc in self.enc:
@@ -62,10 +63,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Compute the corrections one last time and add them to the weights."""
-    for site, child in kit.at_sites(model, "peanut", Tweaker):
-        site.weight.add_(child.delta())
-    kit.detach(model, "peanut")
-    return model
+    return kit.fold(model, "peanut")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
-from ._blocks import Bottleneck, on_layer_output
+from ._bottleneck import Bottleneck
 
 
 def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
@@ -29,7 +29,7 @@ def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
     return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
 
 
-class Placed(nn.Module):
+class Placed(kit.Child):
     """A module that corrects a layer's state, in the place of the Pfeiffer adapter."""
 
     def delta(self, h: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Placed(nn.Module):
     def act(self, model: nn.Module, layer: nn.Module, down: str) -> RemovableHandle:
         """Act in a layer whose last linear layer is at the path `down`: around the norm, or behind the layer."""
         norm = norm_behind(model, down)
-        return on_layer_output(layer, self.behind) if norm is None else norm.register_forward_hook(self.around)
+        return kit.on_layer_output(layer, self.behind) if norm is None else norm.register_forward_hook(self.around)
 
 
 class PfeifferAdapter(Bottleneck, Placed):

@@ -11,7 +11,7 @@ randomised decomposition is not offered here.
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
+from . import _starts, lora
 
 
 def principal(weight: Tensor, r: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def apply(
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
     """Freeze what is left of every targeted weight without its principal part, which is to be trained."""
-    return _informed.apply(model, principal, r=r, alpha=alpha, dropout=dropout, targets=targets, name="pissa")
+    return _starts.apply(model, principal, r=r, alpha=alpha, dropout=dropout, targets=targets, name="pissa")
 
 
 def merge(model: nn.Module) -> nn.Module:

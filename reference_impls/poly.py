@@ -15,7 +15,7 @@ from torch.distributions import RelaxedBernoulli
 from . import _kit as kit
 
 
-class Skills(nn.Module):
+class Skills(kit.Child):
     """The skills beside one weight of shape (d_out, d_in), and the tasks' table."""
 
     task: int = 0               # of the model now

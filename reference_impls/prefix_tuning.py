@@ -20,7 +20,7 @@ from . import _kit as kit
 from ._attention import widen
 
 
-class Emitter(nn.Module):
+class Emitter(kit.Child):
     """The embedding and MLP that emit the prefixes of all attentions while training."""
 
     def __init__(self, d_model: int, d_kv: int, n_attention: int, *, prefix_length: int, mid_dim: int):
@@ -44,14 +44,14 @@ class Emitter(nn.Module):
         return p_k, p_v
 
 
-class Prefix(nn.Module):
+class Prefix(kit.Child):
     """The prefix of one attention."""
 
-    emitter: Emitter | None     # shared by all prefixes: a plain attribute, a submodule of none
+    emitter: Emitter | None     # not a submodule
 
     def __init__(self, n_kv_heads: int, head_dim: int, *, prefix_length: int, emitter: Emitter | None, index: int):
         super().__init__()
-        vars(self)["emitter"] = emitter
+        kit.share(self, emitter=emitter)
         self.n_kv_heads, self.index = n_kv_heads, index
         self.P_k = nn.Parameter(torch.randn(prefix_length, n_kv_heads * head_dim), requires_grad=emitter is None)
         self.P_v = nn.Parameter(torch.randn(prefix_length, n_kv_heads * head_dim), requires_grad=emitter is None)

@@ -19,7 +19,7 @@ from . import _kit as kit
 from ._prompt import prepend
 
 
-class Prompt(nn.Module):
+class Prompt(kit.Child):
     """What stands in front of the input."""
 
     def __init__(self, d_embed: int, *, prompt_length: int):

@@ -21,7 +21,7 @@ from . import _kit as kit
 from .pfeiffer_adapter import Placed
 
 
-class Prototype(nn.Module):
+class Prototype(kit.Child):
     """The adapter that all layers share."""
 
     def __init__(self, d_model: int, *, bottleneck: int):
@@ -35,11 +35,11 @@ class Prototype(nn.Module):
 class Masked(Placed):
     """The prototype as one layer sees it."""
 
-    prototype: Prototype        # a plain attribute, a submodule of no layer
+    prototype: Prototype        # not a submodule
 
     def __init__(self, prototype: Prototype, *, kept: float):
         super().__init__()
-        vars(self)["prototype"] = prototype
+        kit.share(self, prototype=prototype)
         self.kept = kept
         bottleneck, d_model = prototype.W_down.shape
         self.m_down = nn.Parameter(torch.empty(bottleneck, d_model).uniform_(-1, 1) * bottleneck**-0.5)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-from ._turned import cayley, skew
+from ._rotated import cayley, skew
 
 
-class PSOFT(nn.Module):
+class PSOFT(kit.Child):
     """The rotation inside one weight of shape (d_out, d_in)."""
 
     A: Tensor
@@ -33,9 +33,9 @@ class PSOFT(nn.Module):
         self.terms = terms
 
     def rotation(self) -> Tensor:
-        turned = cayley(skew(self.Q, len(self.A)), self.terms)      # (r, r)
-        turned = turned if self.a is None else turned * self.a
-        return turned if self.b is None else self.b[:, None] * turned
+        rotated = cayley(skew(self.Q, len(self.A)), self.terms)      # (r, r)
+        rotated = rotated if self.a is None else rotated * self.a
+        return rotated if self.b is None else self.b[:, None] * rotated
 
     def change(self) -> Tensor:
         return self.rotation() - torch.eye(len(self.A)).to(self.A)  # (r, r)
@@ -60,10 +60,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add what the rotations change to the weights."""
-    for site, child in kit.at_sites(model, "psoft", PSOFT):
-        site.weight.add_(child.delta())
-    kit.detach(model, "psoft")
-    return model
+    return kit.fold(model, "psoft")

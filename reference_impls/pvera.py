@@ -71,7 +71,7 @@ def draw(r: int, d_in: int, d_out: int) -> tuple[Tensor, Tensor]:
 
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections' means to the weights."""
-    return vera.merge(model, "pvera")
+    return kit.fold(model, "pvera")
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from . import _kit as kit
-from ._anew import Anew, put, undo
+from ._recomputed import Recomputed, register, remove
 
 LEVELS = 15     # the largest of the four-bit codes
 
@@ -55,7 +55,7 @@ def quantise(weight: Tensor, group: int) -> Grid:
     return Grid(pairs[..., 0] << 4 | pairs[..., 1], scale, zero, group, d_in)
 
 
-class Held(Anew):
+class Held(Recomputed):
     """A parametrisation: the weight is kept as a grid."""
 
     def __init__(self, weight: Tensor, *, group: int, transposed: bool):
@@ -82,7 +82,7 @@ def grid_of(site: kit.Site) -> Grid:
     return grid
 
 
-class QALoRA(nn.Module):
+class QALoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     def __init__(self, grid: Grid, *, r: int, alpha: float, dropout: float):
@@ -115,7 +115,7 @@ def apply(
     wanted = {(site.path, site.role) for site in kit.sites(model, targets)}
     for site in kit.sites(model, ("attn.*", "xattn.*", "mlp.*")):
         if not parametrize.is_parametrized(site.module):
-            put(site.module, Held(site.module.weight, group=group, transposed=site.transposed))
+            register(site.module, Held(site.module.weight, group=group, transposed=site.transposed))
         if (site.path, site.role) in wanted:
             if site.d_in % group:
                 raise ValueError(f"group = {group} must divide the {site.d_in} inputs of {site.path}")
@@ -131,5 +131,5 @@ def merge(model: nn.Module) -> nn.Module:
     kit.detach(model, "qa_lora")
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            undo(module)
+            remove(module)
     return model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from . import lora
-from ._anew import Anew, put
+from ._recomputed import Recomputed, register
 
 BLOCK, SCALES = 64, 256
 FLOAT8, FLOAT8_MAX = torch.float8_e4m3fn, 448.0
@@ -33,7 +33,7 @@ def normal_float() -> Tensor:
     return points / points.max()
 
 
-class NF4(Anew):
+class NF4(Recomputed):
     """A parametrisation: the weight is kept as four small tensors and computed from them whenever it is read."""
 
     points: Tensor
@@ -77,5 +77,5 @@ def apply(
         inside = weight.role.startswith(("attn.", "xattn.", "mlp."))
         if inside and weight.kind in ("linear", "conv1d") and weight.name.endswith("weight"):
             host, value = model.get_submodule(weight.name.rpartition(".")[0]), weight.value
-            put(host, NF4(value))
+            register(host, NF4(value))
     return lora.apply(model, r=r, alpha=alpha, dropout=dropout, targets=targets, name="qlora")

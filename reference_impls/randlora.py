@@ -18,14 +18,14 @@ from . import _kit as kit
 from .vera import Shared
 
 
-class RandLoRA(nn.Module):
+class RandLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, d_in: int, d_out: int, shared: Shared, *, alpha: float):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.wide, self.narrow = d_out < d_in, min(d_in, d_out)
         self.larger = max(d_in, d_out)
         r = len(shared.A)
@@ -72,10 +72,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the sums to the weights."""
-    for site, child in kit.at_sites(model, "randlora", RandLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "randlora")
-    return model
+    return kit.fold(model, "randlora")

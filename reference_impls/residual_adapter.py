@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from . import _kit as kit
-from ._blocks import on_layer_output
 
 
-class ResidualAdapter(nn.Module):
+class ResidualAdapter(kit.Child):
     """The adapter behind one layer."""
 
     def __init__(self, d_model: int, *, bottleneck: int):
@@ -41,7 +40,7 @@ def apply(model: nn.Module, *, bottleneck: int = 100, name: str = "residual_adap
     kit.freeze(model)
     for layer in kit.blocks(model, "layer"):
         adapter = ResidualAdapter(layer.dims["d_model"], bottleneck=bottleneck)
-        kit.attach(layer.module, name, adapter).append(on_layer_output(layer.module, adapter.behind))
+        kit.attach(layer.module, name, adapter).append(kit.on_layer_output(layer.module, adapter.behind))
     return model
 
 

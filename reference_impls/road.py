@@ -16,7 +16,7 @@ from . import _kit as kit
 SHARED = {"road_1": 4, "road_2": 2, "road_4": 1}                    # coefficients of a pair for each angle
 
 
-class RoAd(nn.Module):
+class RoAd(kit.Child):
     """The rotations behind one weight."""
 
     def __init__(self, d_out: int, *, variant: str, group_size: int):

@@ -30,7 +30,7 @@ SCALE = 16
 """The factor of the LoRA candidates: the authors' alpha of 16 over a rank of one."""
 
 
-class Candidates(nn.Module):
+class Candidates(kit.Child):
     """The candidates at one place. `z`: their gates, by kind, while the search lasts."""
 
     def __init__(self) -> None:
@@ -103,18 +103,18 @@ class AtNorm(Candidates):
 class Moved(nn.Module):
     """A parametrisation: a norm's parameter is its pretrained value and the difference."""
 
-    candidate: AtNorm       # a plain attribute, a submodule of the norm
+    candidate: AtNorm       # not a submodule
 
     def __init__(self, candidate: AtNorm):
         super().__init__()
-        vars(self)["candidate"] = candidate
+        kit.share(self, candidate=candidate)
 
     def forward(self, value: Tensor) -> Tensor:
         change = self.candidate
         return value + change.gate("norm") * change.n if hasattr(change, "n") else value
 
 
-class Search(nn.Module):
+class Search(kit.Child):
     """Draws the gates of all candidates before every pass of the model."""
 
     def __init__(self, kept: float):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from ._attention import widen
-from ._blocks import Bottleneck
+from ._bottleneck import Bottleneck
 from .prefix_tuning import Prefix
 
 STRATEGIES = ("AL", "AP", "APB", "PBL")
@@ -53,7 +53,7 @@ class Design:
         return budget * self.weights[g] / total / len(self.strategies[g])
 
 
-class LowRank(nn.Module):
+class LowRank(kit.Child):
     """The correction to queries (A_q, B_q) or values (A_v, B_v), unscaled."""
 
     def __init__(self, which: str, d_in: int, d_out: int, r: int):

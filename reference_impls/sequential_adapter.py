@@ -20,7 +20,7 @@ from torch.nn.functional import gelu, linear
 from . import _kit as kit
 
 
-class SequentialAdapter(nn.Module):
+class SequentialAdapter(kit.Child):
     """The adapter behind one linear map."""
 
     def __init__(self, d_out: int, *, bottleneck: int):

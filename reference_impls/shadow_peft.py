@@ -28,7 +28,7 @@ from . import _kit as kit
 ENDS = ("norm.embed", "embed.position", "norm.final")
 
 
-class Step(nn.Module):
+class Step(kit.Child):
     """What one layer has: the correction before it, and behind it what moves the shadow on."""
 
     def __init__(self, d_model: int, r: int, width: int, alpha: float, last: bool):
@@ -50,19 +50,27 @@ class Step(nn.Module):
         return torch.lerp(s, t.to(s.dtype), torch.sigmoid(g).to(s.dtype))       # (batch, n, d_model)
 
 
-class Shadow(nn.Module):
+class Double(kit.Child):
+    """One parameter of the shadow network, beside the backbone's parameter that it doubles."""
+
+    def __init__(self, name: str, parameter: nn.Parameter):
+        super().__init__()
+        self.register_parameter(name, parameter)
+
+
+class Shadow(kit.Child):
     """The shadow network, and its state while the backbone runs.
 
     `own` are its parameters, by their names in the backbone's body: each lives beside the one that it doubles. `frame`
     is the architecture, without numbers.
     """
 
-    own: dict[str, nn.ParameterDict]    # plain attributes, as what they hold is no part of the model's here
-    frame: nn.Module
+    frame: nn.Module            # not a submodule
 
-    def __init__(self, own: dict[str, nn.ParameterDict], frame: nn.Module):
+    def __init__(self, own: dict[str, Double], frame: nn.Module):
         super().__init__()
-        vars(self).update(own=own, frame=frame.to("meta"))
+        self.own = own          # not submodules
+        kit.share(self, frame=frame.to("meta"))
         self.s: Tensor | None = None
 
     def begin(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -74,7 +82,7 @@ class Shadow(nn.Module):
             given["input_ids"] = args[0]
         live = {**dict(body.named_parameters()), **dict(body.named_buffers())}
         named = [name for name, _ in (*self.frame.named_parameters(), *self.frame.named_buffers())]
-        own = {name: value for name, double in self.own.items() for value in double.values()}
+        own = {name: value for name, double in self.own.items() for value in double.parameters()}
         numbers = {name: own.get(name, live[name]) for name in named}
         said = {name: value for name, value in given.items() if value is not None}
         self.frame.train(self.training)
@@ -125,17 +133,17 @@ def _shallow(body: nn.Module, n_layers: int) -> nn.Module:
 
 def _doubles(
     model: nn.Module, body: nn.Module, frame: nn.Module, n_layers: int, name: str
-) -> dict[str, nn.ParameterDict]:
+) -> dict[str, Double]:
     """The shadow's parameters, each attached beside the backbone's that it doubles."""
     fresh, names = dict(frame.named_parameters()), {id(p): n for n, p in body.named_parameters()}
-    doubles = {}
+    doubles: dict[str, Double] = {}
     for weight in kit.weights(model):
         inside = weight.layer is not None and weight.layer < n_layers
         if inside or weight.role in ENDS:
             path, _, suffix = weight.name.rpartition(".")
             key = names[id(weight.value)]
             name_here = "M" if inside else "M_positions" if weight.role == "embed.position" else "M_norms"
-            doubles[key] = nn.ParameterDict({name_here: fresh[key]})
+            doubles[key] = Double(name_here, fresh[key])
             kit.attach(model.get_submodule(path), f"{name}.{suffix}", doubles[key])
     return doubles
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class SHiRA(nn.Module):
+class SHiRA(kit.Child):
     """The sparse correction of one weight of shape (d_out, d_in)."""
 
     positions: Tensor
@@ -44,10 +44,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "shira") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the values to the weights."""
-    for site, child in kit.at_sites(model, name, SHiRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "shira")

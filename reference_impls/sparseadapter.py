@@ -21,7 +21,7 @@ from torch.nn.functional import linear
 from . import _kit as kit
 
 
-class SparseAdapter(nn.Module):
+class SparseAdapter(kit.Child):
     """The adapter behind one linear map."""
 
     def __init__(self, d_out: int, *, bottleneck: int, kept: float, score: str):

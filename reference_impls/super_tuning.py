@@ -35,4 +35,4 @@ def apply(
 
 def merge(model: nn.Module, name: str = "super_tuning") -> nn.Module:
     """Add the values to the weights."""
-    return shira.merge(model, name)
+    return kit.fold(model, name)

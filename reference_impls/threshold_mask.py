@@ -18,8 +18,10 @@ from torch.nn.functional import linear
 from . import _kit as kit
 
 
-class Mask(nn.Module):
+class Mask(kit.Child):
     """The mask over one weight."""
+
+    site: kit.Site
 
     def __init__(self, d_in: int, d_out: int, *, tensor: str, tau: float, low: float, high: float):
         super().__init__()
@@ -33,7 +35,7 @@ class Mask(nn.Module):
         return torch.gt(S, self.tau).to(S.dtype) + S - S.detach()          # the value of the bits, the gradient of S
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        weight = vars(self)["site"].weight.detach()                 # `attach` left the site here
+        weight = self.site.weight.detach()
         return y + linear(x, weight * self.mask() - weight)         # (..., d_in) -> (..., d_out)
 
 

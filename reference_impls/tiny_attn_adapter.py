@@ -25,7 +25,7 @@ from . import _kit as kit
 from .pfeiffer_adapter import norm_behind
 
 
-class TinyAttention(nn.Module):
+class TinyAttention(kit.Child):
     """The adapter behind one self-attention."""
 
     def __init__(self, d_model: int, *, d_a: int):

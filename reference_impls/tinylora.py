@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """The trained numbers, one vector for each group."""
 
     def __init__(self, groups: int, u: int):
@@ -24,17 +24,17 @@ class Shared(nn.Module):
         self.v = nn.ParameterList(nn.Parameter(torch.zeros(u)) for _ in range(groups))
 
 
-class TinyLoRA(nn.Module):
+class TinyLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     A: Tensor
     B: Tensor
     P: Tensor
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, weight: Tensor, shared: Shared, group: int, *, r: int, u: int):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.group, r = group, min(r, *weight.shape)
         left, values, right = torch.linalg.svd(weight.detach(), full_matrices=False)
         root = values[:r].sqrt()
@@ -68,10 +68,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "tinylora", TinyLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "tinylora")
-    return model
+    return kit.fold(model, "tinylora")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Tokens(nn.Module):
+class Tokens(kit.Child):
     """Remembers which rows are trained."""
 
     def __init__(self, rows: Tensor):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """The vector, and the factor on each of its numbers."""
 
     scale: Tensor
@@ -33,16 +33,16 @@ def factors(index: Tensor, size: int) -> Tensor:
     return index.bincount(minlength=size).rsqrt()
 
 
-class UniLoRA(nn.Module):
+class UniLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
     index_a: Tensor
     index_b: Tensor
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, index_a: Tensor, index_b: Tensor, shared: Shared):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.register_buffer("index_a", index_a)
         self.register_buffer("index_b", index_b)
 
@@ -75,13 +75,9 @@ def apply(
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "uni_lora", UniLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "uni_lora")
-    return model
+    return kit.fold(model, "uni_lora")
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ As in the authors' code the gate takes the place of LoRA's alpha / r, and querie
 LoRA may also stand at keys and outputs. A gate's mean counts padding, and with a cache the new tokens only.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,20 +52,20 @@ class GatedLoRA(lora.LoRA):
         return y + opened(self.gate_lora, x) * (super().after(x, y) - y)        # (batch, n, d_out)
 
 
-class GatedPrefix(nn.Module):
+class GatedPrefix(kit.Child):
     """The gate of one attention, through which its prefix acts."""
 
-    part: prefix_tuning.Prefix  # a plain attribute: it is attached itself
+    part: prefix_tuning.Prefix  # not a submodule
 
     def __init__(self, d_model: int):
         super().__init__()
         self.gate_prefix = gate(d_model)
         self.x: Tensor | None = None
 
-    def behind(self, part: nn.Module) -> None:
+    def behind(self, part: prefix_tuning.Prefix) -> None:
         """From now on the prefix acts through this gate only."""
-        vars(self)["part"] = part
-        for handle in vars(part)["handles"]:
+        kit.share(self, part=part)
+        for handle in part.handles:
             handle.remove()
 
     def read(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def apply(
     hooks = [kit.attach(attention, name, gate) for attention, gate in attentions]
     prefix_tuning.apply(model, prefix_length=prefix_length, use_mlp=use_mlp, mid_dim=mid_dim, name=f"{name}.prefix")
     for (attention, gate), hung in zip(attentions, hooks, strict=True):
-        gate.behind(attention.get_submodule(f"{name}.prefix"))
+        gate.behind(cast(prefix_tuning.Prefix, attention.get_submodule(f"{name}.prefix")))
         hung.append(attention.register_forward_pre_hook(gate.read, with_kwargs=True))
         hung.append(widen(model, attention, gate.keys_values))
 

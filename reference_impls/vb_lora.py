@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """What all corrections are made of."""
 
     def __init__(self, num_vectors: int, vector_length: int):
@@ -24,17 +24,17 @@ class Shared(nn.Module):
         self.bank = nn.Parameter(torch.empty(num_vectors, vector_length).uniform_(-0.02, 0.02))
 
 
-class VBLoRA(nn.Module):
+class VBLoRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, d_in: int, d_out: int, shared: Shared, *, r: int, topk: int):
         super().__init__()
         n, b = shared.bank.shape
         if d_in % b or d_out % b:
             raise ValueError(f"vector_length = {b} must divide {d_in} and {d_out}")
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.logits_A = nn.Parameter(0.01 * torch.randn(r, d_in // b, n))
         self.logits_B = nn.Parameter(0.01 * torch.randn(d_out // b, r, n))
         self.topk = topk
@@ -97,10 +97,6 @@ def unpack(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, "vb_lora", VBLoRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, "vb_lora")
-    return model
+    return kit.fold(model, "vb_lora")

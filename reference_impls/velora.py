@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _informed, lora
 from . import _kit as kit
+from . import _starts, lora
 
 
 class Compressed(torch.autograd.Function):
@@ -86,7 +86,7 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
         mean = groups(x, children[host][0].num_groups).mean((0, 1))     # (positions, n, width) -> (width,)
         sums[host] = sums.get(host, torch.zeros_like(mean)) + mean
 
-    _informed.read(list(children), losses, see)
+    _starts.read(list(children), losses, see)
     for host, total in sums.items():
         for child in children[host]:
             child.v.copy_(nn.functional.normalize(total, dim=0))

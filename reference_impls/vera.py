@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Shared(nn.Module):
+class Shared(kit.Child):
     """The random pair of the model."""
 
     A: Tensor
@@ -26,14 +26,14 @@ class Shared(nn.Module):
         self.register_buffer("B", b)
 
 
-class VeRA(nn.Module):
+class VeRA(kit.Child):
     """The correction beside one weight of shape (d_out, d_in)."""
 
-    shared: Shared      # a plain attribute, a submodule of no weight
+    shared: Shared      # not a submodule
 
     def __init__(self, d_in: int, d_out: int, shared: Shared, *, d_initial: float):
         super().__init__()
-        vars(self)["shared"] = shared
+        kit.share(self, shared=shared)
         self.d_in, self.d_out = d_in, d_out
         self.lambda_d = nn.Parameter(torch.full((len(shared.A),), d_initial))
         self.lambda_b = nn.Parameter(torch.zeros(d_out))
@@ -65,10 +65,6 @@ def apply(
     return model
 
 
-@torch.no_grad()
-def merge(model: nn.Module, name: str = "vera") -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    for site, child in kit.at_sites(model, name, VeRA):
-        site.weight.add_(child.delta())
-    kit.detach(model, name)
-    return model
+    return kit.fold(model, "vera")

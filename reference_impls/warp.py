@@ -23,7 +23,7 @@ from . import _kit as kit
 from ._prompt import prepend
 
 
-class WARP(nn.Module):
+class WARP(kit.Child):
     """The vectors in front of the text, and those that stand for the classes."""
 
     def __init__(self, d_model: int, table: Tensor, *, prompt_length: int, n_classes: int, read_at: int):

@@ -48,4 +48,4 @@ def apply(
 
 def merge(model: nn.Module) -> nn.Module:
     """Add the changes to the weights."""
-    return fourierft.merge(model, "waveft")
+    return kit.fold(model, "waveft")

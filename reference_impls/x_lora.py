@@ -19,7 +19,7 @@ from . import _kit as kit
 from . import lora
 
 
-class Router(nn.Module):
+class Router(kit.Child):
     """Reads the input with the experts asleep, and says how much of each its tokens get."""
 
     def __init__(self, d_model: int, n_experts: int, n_weights: int, *, depth: int, size: int, p: float, tau: float):
@@ -58,14 +58,14 @@ class Router(nn.Module):
         self.shares = {"decoder": last, "encoder": last if encoded is None else self(encoded[-1])}
 
 
-class Experts(nn.Module):
+class Experts(kit.Child):
     """The experts beside one weight; `place` is which of the router's sets of weights they follow."""
 
-    router: Router              # a plain attribute, a submodule of no site
+    router: Router              # not a submodule
 
     def __init__(self, router: Router, site: kit.Site, *, n_experts: int, r: int, alpha: float, place: int):
         super().__init__()
-        vars(self)["router"] = router
+        kit.share(self, router=router)
         # until `load` brings the given experts, numbers that are the same for every seed stand in for them
         given = torch.Generator().manual_seed(0)
         a = torch.randn(n_experts, r, site.d_in, generator=given) * site.d_in**-0.5

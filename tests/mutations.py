@@ -23,7 +23,8 @@ from peftonomy.conformance import checks, tiny, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
 from peftonomy.knowledge.rules import RULES
-from peftonomy.schema.method import MethodEntry, Tensor
+from peftonomy.schema.method import MethodEntry
+from peftonomy.schema.tensors import Tensor
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",

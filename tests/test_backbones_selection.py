@@ -51,7 +51,7 @@ FUSED = [
 ]
 
 
-class Seen(torch.nn.Module):
+class Seen(kit.Child):
     """Adds one, and remembers to what."""
 
     def after(self, _: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

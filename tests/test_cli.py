@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import peftonomy
+from peftonomy.knowledge.evidence import facts, tally
 from tests.answers import ANSWERS
 
 from .cli_kit import (
@@ -342,6 +343,17 @@ LISTING = [
 
 
 @pytest.mark.slow
+def test_show_says_how_facts_are_known(run: Run, kb: peftonomy.KnowledgeBase) -> None:
+    printed = run("show lora").out
+    known = facts(kb["lora"])
+    for fact in known:
+        if fact.keys[0] == "hyperparameters":
+            [row] = [line for line in printed.splitlines() if line.split()[:1] == [fact.keys[1]]]
+            assert fact.level.replace("_", "-") in row.split()
+    counts = [f"{n} {name.replace('_', '-')}" for name, n in tally(known).items()]
+    assert printed.splitlines()[-1] == f"facts: {', '.join(counts)}"
+
+
 @pytest.mark.parametrize("line", LISTING)
 def test_every_command_has_json_and_text(run: Run, line: str) -> None:
     text, data = run(line), run(f"{line} --json")

@@ -18,7 +18,7 @@ from peftonomy.files.bibliography import Bibliography
 from peftonomy.knowledge.claims import judge, printed
 from peftonomy.knowledge.evidence import level
 from peftonomy.knowledge.query import select
-from peftonomy.schema.method import Claim
+from peftonomy.schema.claims import Claim
 
 from .trees import small_tree
 

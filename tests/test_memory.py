@@ -22,7 +22,7 @@ from peftonomy import UsageError
 from peftonomy.cli import main as _cli
 from peftonomy.memory.fit import beside, gpu_bytes, largest
 from peftonomy.memory.model import OPTIMIZERS, PARTS, Memory, Setting, mechanism
-from peftonomy.schema.method import Kept
+from peftonomy.schema.memory import Kept
 
 KB = peftonomy.load()
 
@@ -245,7 +245,7 @@ def test_behind_the_embeddings_and_before_the_head() -> None:
         ({"per": "mlp", "keys": "8"}, "only an attention has keys"),
         ({"per": "layer", "enters": "embeddings"}, "only the model has layers and embeddings"),
         ({"per": "site", "layers": "1"}, "only the model has layers and embeddings"),
-        ({"per": "norm", "input": True}, "what is read has no name there"),
+        ({"per": "norm", "input": True}, "needs a scope with an input"),
     ],
 )
 def test_a_record_that_makes_no_sense(record: dict[str, Any], message: str) -> None:

@@ -1,6 +1,6 @@
-"""A model that can be counted: its family's formulas with its config.json put in.
+"""A model that can be counted: its family's formulas with the values of its config.json.
 
-Any `config.json` of a known `model_type` will do, as a file or as a mapping. Nothing is downloaded or built,
+Any `config.json` of a known `model_type` is accepted, as a file or as a mapping. Nothing is downloaded or built,
 and torch is not needed.
 
     >>> import peftonomy
@@ -10,8 +10,8 @@ and torch is not needed.
     >>> [site.count for site in llama.inventory().resolve_roles(["attn.q", "attn.v"])]
     [32, 32]
 
-The config is read as strictly as its numbers matter: a key that the architecture needs must be there, each
-number must be one that a model can have, and whatever is wrong is one line (ConfigError).
+The config is validated strictly, because every count depends on it. Every required key must be present, and each
+number must be in its valid range. Each error is one line (ConfigError).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KNOWN_TYPES = "a family that is described here or, with the torch extra, one tha
 
 
 class Inventory(Selection):
-    """All modules of a backbone as `transformers` builds it for a task. `Backbone.inventory` makes it."""
+    """All modules of a backbone as `transformers` builds it for a task. `Backbone.inventory` creates it."""
 
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
         self.backbone, self.task, self.num_labels = backbone, task, num_labels
@@ -52,17 +52,17 @@ class Inventory(Selection):
 
     @cached_property
     def total(self) -> int:
-        """All parameters, tied ones once."""
+        """The number of all parameters, tied ones once."""
         return sum(m.numel for m in self.modules)
 
     @cached_property
     def head(self) -> int:
-        """Those of the modules made new for the task."""
+        """The number of parameters in modules that are created for the task."""
         return sum(m.numel for m in self.modules if m.head)
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """Sizes: the first stack's, the layers of all stacks together and of each kind, the number of attentions."""
+        """The first stack's sizes, the number of layers in total and of each kind, and the number of attentions."""
         layers = {name: self.backbone.layers[name] for name in self.stacks}
         return {
             **self.backbone.dims,
@@ -74,7 +74,7 @@ class Inventory(Selection):
         }
 
     def parameters(self) -> dict[str, Shape]:
-        """Every parameter's name and shape, as `named_parameters()` of the built model has them."""
+        """Every parameter's name and shape, as in `named_parameters()` of the built model."""
         return {
             joined(path, name): shape
             for module in self.modules
@@ -104,10 +104,10 @@ class Inventory(Selection):
 
 
 class Backbone:
-    """One model. Cheap to make: what it knows beyond its config is worked out when asked for, and kept.
+    """One model. It is cheap to create: derived values are computed on first use and cached.
 
-    id: its id in the catalogue, or the path of its config.json. config: the values that its family's formulas
-    use. file: its record in the catalogue, None for a config of the caller's own.
+    id: its id in the catalogue, or the path of its config.json. config: the values for its family's formulas. file: its
+    record in the catalogue, None for the caller's own config.
     """
 
     def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
@@ -122,11 +122,12 @@ class Backbone:
         families: Mapping[str, Family],
         id: str = "",  # noqa: A002
     ) -> Backbone:
-        """The model that a config.json describes.
+        """Return the model of a config.json.
 
-        config: its content, or the path of the file or of its folder. families: by model_type; where they lack
-        it, `transformers` (if installed) builds the model without memory, and the roles of its modules are told from
-        their names and places. id: how answers and messages call it. Raises ConfigError, in one line.
+        config: its content, or the path of the file or of its folder. families: by model_type. For a type not in
+        `families`, `transformers` (if installed) builds the model without allocating its weights, and the roles of its
+        modules are inferred from their names and positions. id: the model's name in results and messages. Raises
+        ConfigError, in one line.
         """
         source = (id or "config") if isinstance(config, Mapping) else str(config)
         raw = config if isinstance(config, Mapping) else read_json(Path(config))
@@ -134,17 +135,17 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The model's usual name."""
         return self.file.name if self.file else self.id
 
     @property
     def source(self) -> str:
-        """The citation of its dimensions, "" for a config of the caller's own."""
+        """The citation of its dimensions, "" for the caller's own config."""
         return self.file.source if self.file else ""
 
     @property
     def default_task(self) -> str:
-        """The task in which it was published."""
+        """The task of the published checkpoint."""
         return self.family.default_task
 
     @property
@@ -159,25 +160,25 @@ class Backbone:
 
     @cached_property
     def layers(self) -> dict[str, int]:
-        """How many layers each stack has."""
+        """The number of layers of each stack."""
         return {name: stack.layers(self.config) for name, stack in self.family.stacks.items()}
 
     @cached_property
     def stack_dims(self) -> dict[str, dict[str, int]]:
-        """The sizes of each stack, where they differ from the family's."""
+        """The sizes of each stack, if they differ from the family's."""
         stacks = self.family.stacks.items()
         return {name: {dim: f(self.config) for dim, f in stack.dims.items()} for name, stack in stacks}
 
     @cached_property
     def parameters(self) -> int:
-        """Parameters of the model as published: its default task, tied ones once, without a new head."""
+        """The number of parameters of the published model: its default task, tied ones once, without a new head."""
         inventory = self.inventory()
         return inventory.total - inventory.head
 
     def inventory(self, task: str | None = None, num_labels: int = 2) -> Inventory:
-        """Its modules as `transformers` builds it for a task (its default task if None).
+        """Return its modules as `transformers` builds it for a task (its default task if None).
 
-        Raises UnknownName for a task that the family lacks, UsageError for a senseless number of labels.
+        Raises UnknownName for a task that the family lacks, UsageError for an invalid number of labels.
         """
         task = self.default_task if task is None else task
         found = self._inventories.get((task, num_labels))
@@ -195,7 +196,7 @@ class Backbone:
 
 
 def load_model(path: Path, *, families: Mapping[str, Family], name: str | None = None) -> Backbone:
-    """The model of the catalogue in a file that messages call `name`.
+    """Read the catalogue's model in a file that messages call `name`.
 
     Raises DataError with every problem, each at its line.
     """
@@ -208,7 +209,7 @@ def load_model(path: Path, *, families: Mapping[str, Family], name: str | None =
 
 
 def _at_line(problem: Problem, document: Document) -> Problem:
-    """What is wrong with a catalogued config, at the line of the model's file that says it."""
+    """Return a problem of a catalogued config at its line in the model's file."""
     keys = ("family",) if problem.field == "model_type" else ("config", problem.field)
     place = ".".join(keys)
     return Problem(problem.file, document.line(keys), place, problem.found, problem.expected, problem.hint, "config")
@@ -221,7 +222,7 @@ def _build(
     name: str,
     file: ModelFile | None = None,
 ) -> Backbone:
-    """The model of a config; `source` is how messages call the config."""
+    """Return the model of a config; `source` is the config's name in messages."""
     backbone = Backbone(name, family, values(source, raw, family), file)
     for stack, layers in backbone.layers.items():
         if layers > MAX_LAYERS:

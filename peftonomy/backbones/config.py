@@ -1,7 +1,7 @@
-"""Read a config.json: strictly, as every count depends on it.
+"""Read a config.json strictly, because every count depends on it.
 
-A key that the family needs must be there, and every number must be one that a model can have. Whatever is wrong is a
-ConfigError in one line.
+Every required key must be present, and every number must be in its valid range. Each error is a ConfigError in one
+line.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ __all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "described", "read_json"
 MAX_BYTES = 1_000_000
 MAX_LAYERS = 10_000
 MAX_PARAMETERS = 2**53
-"""Above this, floating point (JSON readers, JavaScript) no longer holds every integer."""
+"""The largest number of parameters. Beyond it, floating point (JSON readers, JavaScript) is not exact for every
+integer."""
 SINGLE_LAYERS = "per_layer_config"
-"""The key with which `transformers` gives single layers sizes of their own; no family file can say that."""
+"""The key with which `transformers` sets the sizes of single layers. A family file cannot express it."""
 MISSING: Any = object()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a config.json, or in that of a folder. Raises ConfigError for anything else."""
+    """Return the object in a config.json, or in that of a folder. Raises ConfigError for anything else."""
     source = str(path)
     try:
         content = _content(path)
@@ -51,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    """At most MAX_BYTES + 1 bytes of a regular file (a device or a pipe might never end)."""
+    """Read at most MAX_BYTES + 1 bytes of a regular file (a device or a pipe might never end)."""
     if "\0" in str(path):
         raise OSError(0, "no name of a file")
     path = path / "config.json" if path.is_dir() else path
@@ -75,8 +76,8 @@ def _constant(text: str) -> None:
 
 
 def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """What the family's formulas use, each value checked by itself and then together."""
-    if raw.get(SINGLE_LAYERS) and family.config:  # one that was inferred has no formulas, and no need to say it
+    """Return the values for the family's formulas, each checked by itself and then together."""
+    if raw.get(SINGLE_LAYERS) and family.config:  # an inferred family has no formulas and may differ by layer
         raise ConfigError(source, SINGLE_LAYERS, "sizes of single layers", "layers that are alike")
     values: dict[str, Any] = {}
     for name, key in family.config.items():
@@ -99,13 +100,13 @@ def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any
 
 
 def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
-    """The first of a key's names under which the config has something, and what; else its own name, null or MISSING."""
+    """Return the first of a key's names that the config has, and its value; else the key's name and null or MISSING."""
     found = [(label, _lookup(source, raw, label)) for label in labels]
     return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
 
 
 def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
-    """The value of a key, or of one inside an object (`text_config.hidden_size`); MISSING where there is none."""
+    """Return the value of a key, or of one inside an object (`text_config.hidden_size`); MISSING if absent."""
     outer, _, inner = label.rpartition(".")
     holder = _lookup(source, raw, outer) if outer else raw
     if holder is None or holder is MISSING:
@@ -116,7 +117,7 @@ def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
 
 
 def _filled(key: ConfigKey, given: bool, above: Mapping[str, Any]) -> Any:
-    """The value of a key that is null (`given`) or absent; None if it may not be."""
+    """Return the value of a key that is null (`given`) or absent; None if that is not allowed."""
     formula = key.if_null if given and key.if_null is not None else key.default
     if formula is None:
         return None
@@ -127,19 +128,19 @@ def _filled(key: ConfigKey, given: bool, above: Mapping[str, Any]) -> Any:
 
 
 def _layers(key: ConfigKey, above: Mapping[str, Any]) -> range:
-    """All layers that a key is about."""
+    """Return the range of layers to which a key applies."""
     assert key.over is not None
     return range(min(key.over(above), MAX_LAYERS))
 
 
 def _item(key: ConfigKey, value: Any) -> Any:
-    """The item that is meant of a list; a number stands for each."""
+    """Return the selected item of a list; a plain number stands for every item."""
     several = key.item is not None and isinstance(value, list | tuple) and len(value) > key.item
     return value[key.item] if several else value
 
 
 def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
-    """The value as the formulas use it. Raises ValueError for one that the key cannot have."""
+    """Return the value in the form that the formulas use. Raises ValueError for an invalid one."""
     if key.type == "layers":
         return _chosen(key, value, _layers(key, above))
     if key.type == "int" and type(value) is int and key.min <= value <= key.max:
@@ -155,7 +156,7 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
 
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
-    """The layers that a list names, or at which it has a matching word. Raises ValueError."""
+    """Return the layers that a list names, or whose words match. Raises ValueError."""
     kind = int if key.pattern is None else str
     if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
         raise ValueError
@@ -177,7 +178,7 @@ def _expected(key: ConfigKey) -> str:
 
 
 def described(value: Any) -> str:
-    """A value of a config as a message shows it."""
+    """Return a value of a config as messages show it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple | dict):

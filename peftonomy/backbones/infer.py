@@ -1,10 +1,9 @@
-"""The family of a `model_type` that no file describes, told from what `transformers` builds.
+"""Infer the family of a `model_type` that no file describes from the model that `transformers` builds.
 
-The model is built for each task on the meta device, which holds shapes and no numbers. Its parameters are exact
-therefore, and so is all that names modules as peft does. Roles are told from names and places: attention and
-feed-forward blocks whose maps have a name known here, or whose widths tell; a module that cannot be told has the role
-`other`. A fused module has no slices, since its name does not tell their order. No code that comes with a model is
-run, only that of `transformers`.
+The model is built for each task on the meta device, which has shapes and no values. Parameters and module names are
+therefore exact. Roles are inferred from names and positions: attention and feed-forward blocks whose linear layers have
+a name known here, or identifying widths. A module without a match has the role `other`. A fused module has no slices,
+since its name does not give their order. Only the code of `transformers` runs, never code that comes with a model.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .modules import joined
 __all__ = ["family"]
 
 LABELS = 7919
-"""A number of labels that no other size of a model has, so that a head's shape shows which of its sides it is."""
+"""A number of labels that equals no other size of a model. It identifies the label dimension in a head's shape."""
 CLASSES = {
     "none": ["AutoModel"],
     "causal_lm": [
@@ -36,12 +35,12 @@ CLASSES = {
         "AutoModelForSequenceClassification", "AutoModelForImageClassification", "AutoModelForAudioClassification",
     ],
 }  # fmt: skip
-"""What builds a task's model; the first that knows the config counts."""
+"""The classes that build a task's model; the first that supports the config is used."""
 MOST_LAYERS = 10_000
 MOST_RUNS = 20
-"""Runs of consecutive layers that one formula names; modules in more of them are several."""
+"""The number of runs of consecutive layers in one formula. Modules with more runs are split into several."""
 
-# What the last word of a module's name says, in attention and in the feed-forward block.
+# The parts of attention and of the feed-forward block by the last word of a module's name.
 ATTENTION = {
     "q": "q q_proj q_lin wq query query_proj q_attn to_q query_layer linear_q q_linear q_b_proj",
     "k": "k k_proj k_lin wk key key_proj to_k key_layer linear_k k_linear",
@@ -61,14 +60,14 @@ FEED_FORWARD = {
     "down": "down_proj wo c_proj fc2 lin2 linear2 fc_out ffn_output down dense_4h_to_h output.dense",
 }
 QUERIES = ("q", "q_gate", "qkv")
-"""The maps that make queries, of which an attention has one."""
+"""The linear layers that produce queries. An attention has one of them."""
 EXPERTS = {
     "gate_up": "gate_up_proj", "gate": "gate_proj w1", "up": "up_proj w3", "down": "down_proj w2",
     "router": "gate.weight router router.weight shared_expert_gate",
 }  # fmt: skip
 NORMS = {"q": "q_norm", "k": "k_norm", "q_latent": "q_a_layernorm", "kv_latent": "kv_a_layernorm"}
 FEED_FORWARD_ENDS = [("mlp.up", "mlp.down"), ("mlp.gate_up", "mlp.down"), ("moe.gate_up", "moe.down")]
-"""The roles with which a feed-forward block begins and ends."""
+"""The roles of the first and last modules of a feed-forward block."""
 BEFORE_ATTENTION = "input_layernorm ln_1 ln1 norm1 norm_1 layer_norm1 layernorm_before sa_layer_norm"
 BEFORE_FEED_FORWARD = (
     "post_attention_layernorm ln_2 ln2 norm2 norm_2 layer_norm2 layernorm_after final_layer_norm output_layer_norm "
@@ -81,20 +80,20 @@ PARAMETERS = {
     "embed.type": r"token_type", "embed.relative": r"rel_embed|relative",
     "embed.token": r"word_embed|tok(en)?_?embed|embed_tokens|wte|^shared$|\bembed_in\b|embeddings?$",
 }  # fmt: skip
-"""What a table or a bare tensor is, by the first pattern that its name matches."""
+"""The role of a table or a bare tensor, by the first pattern that its name matches."""
 IS_ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 IS_RECURRENT = re.compile(r"linear_att|delta|mamba|ssm", re.IGNORECASE)
-"""What calls itself attention and has no queries that meet keys."""
+"""Matches modules that are named attention but have no products of queries and keys."""
 IS_SEEN = r"vision|visual|image|audio|speech|encoder"
-"""What stands in the path of layers that do not generate."""
+"""Matches the paths of layers that do not generate."""
 IS_CROSS = re.compile(r"cross|enc_?dec_?att|encoder_att|xatt|src_att", re.IGNORECASE)
 
 
 def family(source: str, raw: Mapping[str, Any], known: Mapping[str, Family]) -> Family | None:
-    """The family of the config `raw`, or None without torch or where `transformers` has no such `model_type`.
+    """Return the family of the config `raw`, or None without torch or if `transformers` has no such `model_type`.
 
-    known: the described families, one of which may tell what peft calls the experts. Raises ConfigError, in one line,
-    where it builds no model from this config.
+    known: the described families, one of which may give peft's names of the experts. Raises ConfigError, in one line,
+    if `transformers` builds no model from this config.
     """
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return None
@@ -111,11 +110,14 @@ def family(source: str, raw: Mapping[str, Any], known: Mapping[str, Family]) -> 
 
 @lru_cache(maxsize=16)
 def _built(text: str) -> Family | str:
-    """The family whose formulas are the config's own numbers, or why there is none; kept, since it takes a second."""
+    """Return a family whose formulas are the config's own numbers, or the reason for failing.
+
+    Cached: it takes a second.
+    """
     raw = json.loads(text)
     try:
         config, models = _models(raw)
-    except Exception as error:  # whatever the code of hundreds of models raises for a config that it rejects
+    except Exception as error:  # the code of hundreds of models may raise anything for an invalid config
         return " ".join(f"{type(error).__name__}: {error}".split())[:160]
     base_class = type(models["none"]) if "none" in models else None
     seen = [_Seen(task, model, base_class) for task, model in models.items()]
@@ -139,7 +141,7 @@ def _built(text: str) -> Family | str:
 
 
 def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The config as `transformers` reads it, and what it builds for each task that it has a class for."""
+    """Return the config as `transformers` reads it, and the model that it builds for each task with a class."""
     import torch
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -155,12 +157,12 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     try:
         for task, names in CLASSES.items():
             if builder := next((found for name in names if _knows(found := getattr(transformers, name), config)), None):
-                own = copy.deepcopy(config)  # some classes change theirs
+                own = copy.deepcopy(config)  # some classes change their config
                 own.num_labels = LABELS if task == "seq_cls" else 2
                 try:
                     with torch.device("meta"):
                         models[task] = builder.from_config(own)
-                except Exception as error:  # a task less; without any, the last reason is told
+                except Exception as error:  # skip the task; if none is left, report the last reason
                     refused = error
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -182,8 +184,11 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _expert_names(model_type: str, known: Mapping[str, Family]) -> list[str]:
-    """What peft reads as names of an expert's own maps: the same as in a described family whose older checkpoints, with
-    each expert by itself, `transformers` converts alike; peft follows that table."""
+    """Return the names by which peft identifies an expert's own linear layers.
+
+    They are those of a described family whose older checkpoints, with separate experts, `transformers` converts in the
+    same way. peft follows that table.
+    """
     from transformers import conversion_mapping
 
     patterns: dict[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
@@ -202,15 +207,15 @@ def _kind(config: Any) -> str:
     return "decoder" if generates and not _knows(t.AutoModelForMaskedLM, config) else "encoder"
 
 
-# What one built model consists of.
+# The modules of one built model.
 
 
 @dataclass
 class _Module:
-    """A module with parameters of its own, or a bare tensor: its place, its role, and the spec of a family for it.
+    """A module with its own parameters, or a bare tensor: its location, its role, and its spec in a family.
 
-    `path` is relative to the base model, or for what is `outside` of it (a head) to the whole. head_dim: the width of a
-    head, where the module around it knows one.
+    `path` is relative to the base model, or to the whole model if the module is `outside` (a head). head_dim: the width
+    of a head, if the surrounding module declares it.
     """
 
     path: str
@@ -236,11 +241,11 @@ class _Seen:
         self.modules = list(_modules(model, self.prefix))
 
     def outside(self, layers: Sequence[str]) -> list[_Module]:
-        """The modules that belong to no layer."""
+        """Return the modules that belong to no layer."""
         return [m for m in self.modules if m.outside or all(_layer(m.path, path) is None for path in layers)]
 
     def inside(self, path: str) -> dict[int, list[_Module]]:
-        """The modules of each layer under `path`, by the layer's number."""
+        """Return the modules of each layer under `path`, by the layer's number."""
         found: dict[int, list[_Module]] = {}
         for m in self.modules:
             if not m.outside and (n := _layer(m.path, path)) is not None:
@@ -249,7 +254,7 @@ class _Seen:
 
 
 def _layer(name: str, path: str) -> int | None:
-    """The number of the layer that holds the module of that name, if it is one of those under `path`."""
+    """Return the number of the layer under `path` that contains the named module; None if there is none."""
     if not name.startswith(f"{path}."):
         return None
     number, _, rest = name[len(path) + 1 :].partition(".")
@@ -280,7 +285,7 @@ def _head_dim(model: Any, path: str) -> int:
 
 
 def _spec(live: Any, own: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The module in a family's words; None for one that has no name there, and only holds bare tensors."""
+    """Return the module's spec in a family; None for a kind that families lack, which only holds bare tensors."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -305,7 +310,7 @@ def _spec(live: Any, own: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _role(m: _Module) -> str:
-    """What the module's name tells, and for a norm in a layer its place (`_tell_by_place`)."""
+    """Return the role by the module's name. For a norm in a layer, its position decides (`_tell_by_place`)."""
     *above, leaf = m.path.split(".")
     kind = m.spec["kind"]
     if "expert" in m.path.lower() or leaf == "router" or (kind == "parameter" and leaf == "weight"):
@@ -363,7 +368,7 @@ def _norm_role(path: str, leaf: str) -> str:
 
 
 def _tell_outside(modules: Sequence[_Module], base: Set[str]) -> None:
-    """Correct the roles outside the layers: of heads, which are what the `base` model does not have, and of norms."""
+    """Correct the roles outside the layers: of heads, which are absent from the `base` model, and of norms."""
     for m in modules:
         kind, leaf = m.spec["kind"], m.path.rpartition(".")[2]
         if m.role in ("norm.attn", "norm.mlp", "norm.final"):
@@ -377,11 +382,11 @@ def _tell_outside(modules: Sequence[_Module], base: Set[str]) -> None:
 
 
 def _tell_by_place(layer: Sequence[_Module]) -> None:
-    """Correct the roles in one layer by what stands beside a module, and by its widths."""
+    """Correct the roles in one layer by neighbouring modules and by widths."""
     blocks = {m.role.partition(".")[0] for m in layer}
     plain = "attn" in blocks and not blocks & {"mlp", "moe"}
     for m in layer:
-        if m.role == "norm.final":  # no name that says more
+        if m.role == "norm.final":  # the name gives no more information
             holder = m.path.rpartition(".")[0]
             beside = {o.role.partition(".")[0] for o in layer if o.linear and o.path.startswith(f"{holder}.")}
             told = beside & {"attn", "xattn", "mlp"}
@@ -402,8 +407,11 @@ def _tell_by_place(layer: Sequence[_Module]) -> None:
 
 
 def _layers(modules: Sequence[_Module]) -> set[str]:
-    """The paths under which equal layers are numbered: around each attention the smallest numbered module that holds
-    another linear map too; without attention, the largest numbered ones."""
+    """Return the paths under which equal layers are numbered.
+
+    With attention: the smallest numbered module around each attention that also contains another linear layer. Without
+    attention: the largest numbered modules.
+    """
     maps = [m for m in modules if not m.outside and (m.linear or len(m.spec.get("shape", ())) > 1)]
     attention = [m.path for m in maps if m.linear and m.role.startswith(("attn.", "xattn."))]
     others = [m.path for m in maps if not m.role.startswith(("attn.", "xattn."))]
@@ -417,18 +425,18 @@ def _layers(modules: Sequence[_Module]) -> set[str]:
 
 
 def _numbered(path: str) -> Iterator[str]:
-    """The modules around one that have a number for a name, the largest first: of `h.0.mlp.2.up` `h.0`, then more."""
+    """Yield the enclosing modules named by a number, the largest first: for `h.0.mlp.2.up` `h.0`, then more."""
     parts = path.split(".")
     return (".".join(parts[: i + 1]) for i in range(1, len(parts) - 1) if parts[i].isdigit())
 
 
 def _order(modules: Sequence[_Module]) -> Any:
-    """The order of the network, for paths of layers."""
+    """Return a sort key that puts paths of layers in the network's order."""
     return lambda path: next((i for i, m in enumerate(modules) if m.path.startswith(f"{path}.")), len(modules))
 
 
 def _names(layers: Sequence[str], kind: str) -> list[str]:
-    """A name for each stack: what it does, and its number if others do the same."""
+    """Return a name for each stack: its function, and a number if several stacks have the same function."""
     decodes = [bool("decoder" in p or (kind == "decoder" and not re.search(IS_SEEN, p))) for p in layers]
     does = ["decoder" if d else "encoder" for d in decodes]
     return [d if does.count(d) == 1 else f"{d}_{does[:i].count(d) + 1}" for i, d in enumerate(does)]
@@ -450,7 +458,7 @@ def _stack(path: str, seen: Sequence[_Seen], config: Any) -> dict[str, Any]:
 
 
 def _holder(modules: Sequence[Mapping[str, Any]], block: str) -> str:
-    """The module inside a layer that holds the maps of an attention."""
+    """Return the module inside a layer that contains an attention's linear layers."""
     maps = (spec["path"] for spec in modules if spec["role"] in [f"{block}.{q}" for q in QUERIES])
     return next(maps, "").rpartition(".")[0]
 
@@ -461,7 +469,7 @@ def _holder(modules: Sequence[Mapping[str, Any]], block: str) -> str:
 def _specs(
     each: Iterable[tuple[str, int, _Module]], path: str, layers: int, tasks: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The modules as a family has them, those that are alike in several layers and tasks once."""
+    """Return the modules as specs of a family; modules equal in several layers and tasks appear once."""
     alike: dict[str, dict[str, list[int]]] = {}
     for task, n, m in each:
         name = m.path.removeprefix(f"{path}.{n}.") if path else m.path
@@ -478,7 +486,7 @@ def _specs(
 
 
 def _labelled(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with the number of labels by its name."""
+    """Return the spec with the number of labels replaced by its name."""
 
     def size(value: Any) -> Any:
         return "num_labels" if value == LABELS else value
@@ -487,7 +495,7 @@ def _labelled(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _where(numbers: Sequence[int], layers: int) -> Iterator[dict[str, str]]:
-    """Formulas that hold in just these layers."""
+    """Yield formulas that hold in exactly these layers."""
     if len(numbers) == layers:
         yield {}
         return
@@ -503,7 +511,7 @@ def _where(numbers: Sequence[int], layers: int) -> Iterator[dict[str, str]]:
 
 
 def _widths(modules: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The sizes that the maps of a stack show."""
+    """Return the sizes implied by the linear layers of a stack."""
     shown = {spec["role"]: spec for spec in reversed(modules) if spec["kind"] in ("linear", "conv1d")}
     ends = {
         "d_model": [("attn.o", "out"), ("attn.q", "in"), ("attn.qkv", "in")],
@@ -515,7 +523,7 @@ def _widths(modules: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _heads(config: Any, shown: Mapping[str, int], head_dim: int) -> dict[str, int]:
-    """The heads: what the width of one shows, else what the config says."""
+    """Return the numbers of heads: from the width of a head, or else from the config."""
     text, width = config.get_text_config(), shown.get("d_attn", 0)
     heads = (head_dim and width // head_dim) or _said(text, "num_attention_heads") or 1
     shared = (head_dim and shown.get("d_kv", 0) // head_dim) or _said(text, "num_key_value_heads") or heads
@@ -524,21 +532,21 @@ def _heads(config: Any, shown: Mapping[str, int], head_dim: int) -> dict[str, in
 
 
 def _said(config: Any, *names: str) -> int:
-    """What a config (or a module) says by the first of these names that it has, else 0."""
+    """Return the value of the first of these names that a config (or a module) has, else 0."""
     for name in names:
-        with contextlib.suppress(Exception):  # a config with sizes of single layers refuses to name one for all
+        with contextlib.suppress(Exception):  # a config with sizes of single layers raises for a common size
             if type(value := getattr(config, name, None)) is int and value > 0:
                 return value
     return 0
 
 
 def _dims(config: Any, stacks: Sequence[Mapping[str, Any]], single: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The sizes that methods may use: what the first stack shows, else what the config says, else 0."""
+    """Return the sizes that methods may use: from the first stack, else from the config, else 0."""
     text, shown = config.get_text_config(), stacks[0]["dims"] if stacks else {}
     width = shown.get("d_model") or _said(text, "hidden_size", "d_model")
     tables = (spec["shape"][-2] for spec in single if spec["role"] == "embed.position" and len(spec["shape"]) > 1)
     vectors = {spec["shape"][-1] for spec in single if spec["role"] == "embed.token"}
-    narrow = vectors - {stack["dims"].get("d_model") for stack in stacks}  # others are those of a stack as wide
+    narrow = vectors - {stack["dims"].get("d_model") for stack in stacks}  # other widths belong to a stack
     positions = _said(text, "max_position_embeddings", "max_target_positions") or next(tables, 0)
     return {
         "d_model": width, "d_ff": _said(text, "intermediate_size"), "d_attn": width, "d_kv": width,

@@ -1,4 +1,4 @@
-"""List the modules of a model: a family's formulas with the values of a config put in."""
+"""List the modules of a model: a family's formulas with the values of a config."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def built(
     layers: Mapping[str, int],
     stack_dims: Mapping[str, Sizes],
 ) -> Iterator[Module]:
-    """Yield every module that exists in the task, those outside the stacks first.
+    """Yield every module that exists in the task, starting with those outside the stacks.
 
     sizes: the values of the config, and `num_labels`. layers: the number of layers of each stack of the task.
-    stack_dims: the dimensions of each stack where they differ from the family's.
+    stack_dims: the dimensions of each stack, if they differ from the family's.
     """
     prefix = family.tasks[task].prefix
     for spec in family.modules:
@@ -35,7 +35,7 @@ def built(
 
 
 def _at(layer: int, layered: Sequence[str], sizes: Sizes) -> Sizes:
-    """What a formula sees at one layer."""
+    """Return the values for a formula at one layer."""
     return {**sizes, "layer": layer, **{name: layer in sizes[name] for name in layered}}
 
 
@@ -48,7 +48,7 @@ def _module(spec: ModuleSpec, prefix: str, stack: str, layers: tuple[int, ...], 
     tied = spec.tied_to is not None and spec.tied_when(sizes)
     d_in, d_out = spec.width(sizes)
     return Module(
-        path=(prefix + spec.module_path).removesuffix("."),  # a tensor may belong to the layer or the model itself
+        path=(prefix + spec.module_path).removesuffix("."),  # a tensor may belong directly to the layer or the model
         role=spec.role,
         stack=stack,
         layers=layers,

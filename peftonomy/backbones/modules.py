@@ -1,9 +1,8 @@
-"""One module of a model, in all layers that have it, and how roles and suffixes select modules.
+"""Describe the modules of a model, and select them by roles and suffixes.
 
-Layers that are alike are one record with the list of their numbers, so the records of 126 layers are as few as those
-of two.
+Equal layers share one record with the list of their numbers, so 126 layers need as few records as two.
 
-There are two ways to select linear modules. *Roles* are the papers' words: `attn.q`, `mlp.*`, `decoder:xattn.v`; on a
+There are two ways to select linear modules. *Roles* are the papers' names: `attn.q`, `mlp.*`, `decoder:xattn.v`. On a
 fused module a role selects its slice of the output. *Suffixes* are peft's `target_modules`: they select whole modules,
 exactly as in peft.
 """
@@ -22,32 +21,32 @@ from ..errors import UnknownName, UsageError, shown
 from ..schema.family import Shape
 
 __all__ = [
-    "LINEAR", "Block", "Module", "Selection", "SiteGroup", "in_stack", "joined", "role_matches", "totals",
+    "LINEAR", "Block", "Memo", "Module", "Selection", "SiteGroup", "in_stack", "joined", "role_matches", "totals",
 ]  # fmt: skip
 
 LINEAR = ("linear", "conv1d")
-"""The kinds that are linear maps: torch's Linear, and transformers' Conv1D with its transposed weight."""
+"""The kinds of linear layer: torch's Linear, and transformers' Conv1D with its transposed weight."""
 INPUT_EMBEDDING = "embed.token"
-"""The role of the table that token ids are looked up in."""
+"""The role of the embedding table for token ids."""
 OUTPUT_EMBEDDING = "head.lm"
-"""The role that peft's `all-linear` leaves out."""
+"""The role that peft's `all-linear` excludes."""
 SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
-"""Modules that peft trains in full for a classification task, and hence never targets: names that end so."""
+"""Matches the ends of module names that peft trains in full for a classification task and so never targets."""
 NUMBER = re.compile(r"(^|\.)\d+(\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module, in all the layers that have it.
+    """A module, in all the layers that include it.
 
     path: its name in the `transformers` class of the task, with `{layer}` for the layer's number.
-    layers: those numbers; empty for what exists once.
-    kind: linear, conv1d, conv, embedding, norm or parameter (a bare tensor; `path` is the module holding it).
-    d_in, d_out: features in and out. bias: whether it adds one.
-    parameters: what it owns in each layer, as (name after the path, shape); a tied module owns nothing.
-    slices: of a fused module, (role, start, stop) over its outputs; where these fall into several `groups` (heads that
-        lie one after the other), over the outputs as they are once each role's share of every group is put together.
-    head: whether it is made new for the task. pretrained: whether the published checkpoint holds it.
+    layers: those numbers; empty for a module outside the layers.
+    kind: linear, conv1d, conv, embedding, norm or parameter (a bare tensor; `path` is the module that owns it).
+    d_in, d_out: input and output features. bias: whether it has a bias.
+    parameters: those that it owns in each layer, as (name after the path, shape); a tied module owns nothing.
+    slices: for a fused module, (role, start, stop) over its outputs. If each slice is spread over several `groups` of
+        outputs (heads in succession), the range counts the outputs after each role's parts are put together.
+    head: whether it is created for the task. pretrained: whether the published checkpoint contains it.
     """
 
     path: str
@@ -66,16 +65,16 @@ class Module:
 
     @property
     def count(self) -> int:
-        """How many such modules the model has."""
+        """The number of such modules in the model."""
         return len(self.layers) or 1
 
     @property
     def numel(self) -> int:
-        """Parameters owned in all layers together."""
+        """The number of parameters owned in all layers together."""
         return self.count * sum(math.prod(shape) for _, shape in self.parameters)
 
     def paths(self) -> list[tuple[int | None, str]]:
-        """Each single module: its layer (None if it has none) and its name."""
+        """Return each single module: its layer (None if it has none) and its name."""
         if not self.layers:
             return [(None, self.path)]
         return [(n, self.path.replace("{layer}", str(n))) for n in self.layers]
@@ -83,9 +82,9 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class SiteGroup:
-    """A module, or the slice of one that plays a role, in some of its layers: what a method acts on.
+    """A module, or a slice of it with its own role, in some of its layers: a target of a method.
 
-    start, stop: the outputs meant; d_out is their number. layers: empty for what exists once.
+    start, stop: the range of outputs; d_out is their number. layers: empty for a module outside the layers.
     """
 
     module: Module
@@ -100,28 +99,27 @@ class SiteGroup:
 
     @property
     def count(self) -> int:
-        """How many such places the model has."""
+        """The number of such locations in the model."""
         return len(self.layers) or 1
 
     @property
     def whole(self) -> bool:
-        """Whether all outputs of the module are meant."""
+        """True if the site covers all outputs of the module."""
         return self.d_out == self.module.d_out
 
     def paths(self) -> list[tuple[int | None, str]]:
-        """Each single place: its layer (None if it has none) and the module's name."""
+        """Return each single location: its layer (None if it has none) and the module's name."""
         return [(n, path) for n, path in self.module.paths() if n is None or n in self.layers]
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of each layer that does one thing, or the layer itself.
+    """A functional part of each layer, or the layer itself.
 
-    kind and name: attention (`attn`, or `xattn` for cross attention), mlp, layer.
-    path: the module that holds an attention's projections, or the layer, with `{layer}` for its number. A
-    feed-forward block may be spread over its layer: it has "" here, but the roles with which it begins
-    (`first`) and ends (`last`).
-    dims: the family's sizes, and `n_layers` of this stack.
+    kind and name: attention (`attn`, or `xattn` for cross attention), mlp, layer. path: the module that contains an
+    attention's projections, or the layer, with `{layer}` for its number. The modules of a feed-forward block may be
+    spread over its layer, so its path is "". Its first and last modules have the roles `first` and `last`. dims: the
+    family's sizes, and `n_layers` of this stack.
     """
 
     kind: str
@@ -136,18 +134,24 @@ class Block:
 
 @lru_cache(maxsize=4096)
 def role_matches(pattern: str, role: str, stack: str) -> bool:
-    """Whether a pattern (a role, or with `*`; a stack and a colon may stand in front) means that role."""
+    """Return True if a pattern matches a role.
+
+    A pattern is a role, may contain `*`, and may start with a stack and a colon.
+    """
     wanted_stack, _, wanted = pattern.rpartition(":")
     return in_stack(wanted_stack, stack) and fnmatchcase(role, wanted)
 
 
 def joined(path: str, name: str) -> str:
-    """A parameter's full name, of its module's (the model's own is "") and its own."""
+    """Return a parameter's full name from its module's name ("" for the model itself) and its own."""
     return f"{path}.{name}" if path else name
 
 
 def in_stack(wanted: str, stack: str) -> bool:
-    """Whether a stack is meant: by its name, by what it does (`encoder` means `encoder_vision` too) or by ""."""
+    """Return True if `wanted` matches a stack.
+
+    It may be the stack's name, its function (`encoder` matches `encoder_vision` too) or "", which matches any stack.
+    """
     return wanted in ("", stack, stack.partition("_")[0])
 
 
@@ -157,43 +161,56 @@ def means(pattern: str, site: SiteGroup) -> bool:
 
 
 def site_of(m: Module, layers: tuple[int, ...], role: str = "", start: int = 0, stop: int = 0) -> SiteGroup:
-    """The module in some layers: all its outputs, or the slice of a role."""
+    """Return a site for a module in some layers: all its outputs, or the slice of a role."""
     role, stop = role or m.role, stop or m.d_out
     return SiteGroup(m, role, m.d_in, stop - start, start, stop, m.bias, layers, m.stack)
 
 
 def layers_named(module: Module, suffixes: Sequence[str]) -> list[int | None]:
-    """The layers in which the module's name is, or ends in a dot and, one of the suffixes; [None] if it has none."""
+    """Return the layers in which the module's name is a suffix or ends in a dot and a suffix; [None] outside layers."""
     endings, paths = tuple(f".{suffix}" for suffix in suffixes), module.paths()
-    if not any(NUMBER.search(suffix) for suffix in suffixes):  # then no suffix reaches back to the layer's number
+    if not any(NUMBER.search(suffix) for suffix in suffixes):  # no suffix includes the layer's number
         return [n for n, _ in paths] if f".{paths[0][1]}".endswith(endings) else []
     return [n for n, path in paths if f".{path}".endswith(endings)]
 
 
-class Selection:
-    """Modules, and how roles and suffixes select linear modules among them.
+class Memo(dict[Any, Any]):
+    """A cache with a limit: beyond `most` entries the oldest is removed."""
 
-    stacks: the names of the model's stacks. label: what messages call the model. expert_names: the ends of names by
-    which peft means tensors of experts.
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if len(self) >= self.most and key not in self:
+            del self[next(iter(self))]
+        super().__setitem__(key, value)
+
+
+class Selection:
+    """Modules, and the selection of linear modules by roles and suffixes.
+
+    stacks: the names of the model's stacks. label: the model's name in messages. expert_names: the name endings that
+    peft treats as experts' tensors.
     """
 
     def __init__(
         self, modules: tuple[Module, ...], stacks: Collection[str], label: str, expert_names: Collection[str]
     ):
         self.modules, self._stack_names, self.label, self._expert_names = modules, stacks, label, expert_names
-        self.memo: dict[Any, Any] = {}
-        """What was worked out on these modules before, by a key of whoever asks."""
+        self.memo = Memo(4096)
+        """A cache of values computed from these modules, by a key that each caller chooses."""
 
     def roles(self, kinds: Sequence[str] = LINEAR) -> tuple[str, ...]:
-        """The roles of the modules of these kinds, and of their slices."""
+        """Return the roles of the modules of these kinds, and of their slices."""
         return tuple(dict.fromkeys(site.role for site in self._sites(kinds)))
 
     def resolve_roles(self, roles: Iterable[str], kinds: Sequence[str] = LINEAR) -> list[SiteGroup]:
-        """The places that any of these roles or patterns means, each once, in the network's order.
+        """Return the locations that match any of these roles or patterns, each once, in the network's order.
 
-        `attn.q` is a role, `attn.*` a pattern, `decoder:attn.q` either within one stack. A pattern takes a
-        fused module apart into its slices; only the fused role itself (`attn.qkv`) means the whole of it.
-        Raises UnknownName for a role (or stack), UsageError for a pattern, that nothing in this model has.
+        `attn.q` is a role, `attn.*` a pattern, `decoder:attn.q` either within one stack. A pattern matches the slices
+        of a fused module; only the fused role itself (`attn.qkv`) matches the whole module. Raises UnknownName for a
+        role (or stack) that this model lacks, UsageError for a pattern without a match.
         """
         key = tuple(roles), tuple(kinds)
         if key not in self.memo:
@@ -202,7 +219,7 @@ class Selection:
         return found
 
     def has_role(self, role: str) -> bool:
-        """Whether a role or pattern means any linear module, or slice of one."""
+        """Return True if a role or pattern matches any linear module, or a slice of one."""
         return any(means(role, site) for site in self._linear)
 
     @cached_property
@@ -221,7 +238,7 @@ class Selection:
         return [s for i, s in enumerate(sites) if i in chosen and (s.whole or id(s.module) not in whole)]
 
     def _sites(self, kinds: Sequence[str]) -> list[SiteGroup]:
-        """Every module of these kinds, a fused one before its slices."""
+        """Return every module of these kinds, a fused one before its slices."""
         return [
             site
             for module in self.modules
@@ -249,11 +266,11 @@ class Selection:
     # Selection by peft's suffixes.
 
     def resolve_suffixes(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
-        """The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft.
+        """Return the linear modules whose name equals one of these or ends in a dot and one of these; or "all-linear".
 
-        A classification task's `classifier` and `score` are never meant, and by "all-linear" neither is the
-        output embedding. Other than in peft, a suffix that finds nothing is an error (UsageError) even beside
-        others that find something. So is one by which peft means tensors of experts.
+        The meaning is peft's. A classification task's `classifier` and `score` never match, and "all-linear" also
+        excludes the output embedding. Unlike in peft, a suffix without a match is an error (UsageError) even beside
+        others that match. A suffix that peft treats as experts' tensors is an error too.
         """
         key = "suffixes", suffixes if isinstance(suffixes, str) else tuple(suffixes)
         if key not in self.memo:
@@ -295,7 +312,7 @@ class Selection:
 
 
 def totals(sites: Iterable[SiteGroup]) -> dict[str, int]:
-    """What formulas may name of all targeted linear modules together: their number, and the widths."""
+    """Return the totals over all targeted linear modules that formulas may name: their number, and the widths."""
     found = [(len(site.layers) or 1, site.d_in, site.d_out) for site in sites]
     return {
         "n_sites": sum(n for n, _, _ in found),

@@ -1,7 +1,7 @@
-"""The records of a knowledge base, each read when it is first asked for, and a method laid out on a model.
+"""The records of a knowledge base, each read on first use, and a method laid out on a model.
 
-Whatever asks something of a knowledge base (queries, rules, libraries' configurations) takes these classes. The facade
-that users see, `peftonomy.knowledge.base`, adds the questions themselves.
+Queries, rules and libraries' configurations use these classes. `peftonomy.knowledge.base`, the interface for users,
+adds the queries.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from ..backbones.backbone import Backbone, load_model
+from ..backbones.modules import Memo
 from ..costs.cost import Cost
 from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
 from ..files.documents import Document, load_yaml
+from ..schema.base import validated
 from ..schema.family import Family, load_family
+from ..schema.implementations import Shared, SharedFile
 from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
@@ -33,13 +36,13 @@ T = TypeVar("T")
 M = TypeVar("M", bound="MethodRecord")
 ModelLike: TypeAlias = str | Path | Mapping[str, Any] | Backbone
 """A model: its id in the catalogue, the name of its checkpoint on the Hugging Face Hub, the path of a config.json (or
-its folder), what that holds, or a backbone."""
+of its folder), the content of a config.json, or a backbone."""
 ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
-"""How names on the Hub look; such a path would need a `./` in front where it does not exist."""
+"""Matches names on the Hub. A path of this form that does not exist needs a `./` in front."""
 FOLDERS = ("taxonomy", "methods", "backbones")
 Merge = Literal["exact", "none"]
 PLANS = 512
-"""Layouts on models that a method keeps; the oldest goes first."""
+"""The number of layouts on models that a method caches."""
 
 
 class Shelf(Mapping[str, T], Generic[T]):
@@ -51,11 +54,11 @@ class Shelf(Mapping[str, T], Generic[T]):
 
     @cached_property
     def ids(self) -> dict[str, None]:
-        """The ids, sorted (the keys of a dictionary, in which one is found at once)."""
+        """The ids, sorted, as the keys of a dictionary for fast lookup."""
         return dict.fromkeys(sorted(path.stem for path in self.folder.glob("*.yaml")))
 
     def path(self, key: str) -> Path:
-        """The file of one record."""
+        """Return the file of one record."""
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:
@@ -82,21 +85,21 @@ class MethodRecord:
     def __init__(self, kb: Records[Any], entry: MethodEntry, document: Document):
         self.kb, self.entry, self.document = kb, entry, document
         self.id, self.name, self.year, self.category = entry.id, entry.name, entry.year, entry.category
-        self._plans: dict[Any, Plan] = {}
+        self._plans = Memo(PLANS)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The entry and all that it includes, parents first. Raises UsageError if that never ends."""
+        """The entry and all included entries, parents first. Raises UsageError for endless includes."""
         return flattened(self.entry, lambda method: self.kb[method].entry)
 
     @cached_property
     def merge(self) -> Merge:
-        """Whether the change can be folded into the weights: everything that is served can."""
+        """`none` if a tensor is kept beside the weights at inference; otherwise `exact`: the change can be merged."""
         kept = any(tensor.served == "kept" for part in self.parts for tensor in part.entry.tensors.values())
         return "none" if kept else "exact"
 
     def record(self) -> dict[str, Any]:
-        """Return the entry as plain data, with what follows from it."""
+        """Return the entry as plain data, with derived values."""
         found: dict[str, Any] = self.entry.model_dump(mode="json", by_alias=True, exclude_none=True)
         found["properties"]["merge"] = self.merge
         return found
@@ -110,7 +113,7 @@ class MethodRecord:
         task: str | None = None,
         num_labels: int = 2,
     ) -> Plan:
-        """Lay the method out on a model; equal questions share one plan. Raises UsageError or ConfigError."""
+        """Lay the method out on a model; equal calls share one plan. Raises UsageError or ConfigError."""
         key = (
             model if isinstance(model, str | Backbone) else None,
             targets if isinstance(targets, str | None) else tuple(targets),
@@ -118,7 +121,7 @@ class MethodRecord:
             task,
             num_labels,
         )
-        plan = self._plans.get(key) if key[0] is not None else None
+        plan: Plan | None = self._plans.get(key) if key[0] is not None else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
@@ -126,8 +129,6 @@ class MethodRecord:
             suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
             plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
             if key[0] is not None:
-                if len(self._plans) >= PLANS:
-                    del self._plans[next(iter(self._plans))]
                 self._plans[key] = plan
         return plan
 
@@ -142,18 +143,18 @@ class MethodRecord:
         dtype: str = "float32",
         **hyperparameters: Any,
     ) -> Cost:
-        """Return what the method costs on a model.
+        """Return the counts of the method on a model.
 
         model: an id of the catalogue, a path to a `config.json`, its content, or a Backbone. targets: roles such as
         `attn.q`. target_modules: module-name suffixes with peft's meaning, or "all-linear". task: none, causal_lm or
-        seq_cls (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry.
-        Raises UsageError for arguments that make no sense, ConfigError for a config.json that cannot be counted.
+        seq_cls (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry. Raises
+        UsageError for invalid arguments, ConfigError for a config.json that cannot be counted.
         """
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.cost(hyperparameters, dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the place of the files: another process reads its own."""
+        """Pickle the path of the files. The other process reads its own copy."""
         return operator.getitem, (self.kb, self.id)
 
     def __repr__(self) -> str:
@@ -161,7 +162,7 @@ class MethodRecord:
 
 
 class Records(Mapping[str, M], Generic[M]):
-    """All methods by id, with the models they are counted on, the libraries, the taxonomy and the bibliography."""
+    """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
 
     def __init__(self, root: Path, method: type[M]):
         missing = [name for name in FOLDERS if not (root / name).is_dir()]
@@ -175,13 +176,17 @@ class Records(Mapping[str, M], Generic[M]):
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
         self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
         self.memo: dict[str, Any] = {}
-        """What rooms above work out once for these records, each under a name of its own."""
+        """A cache for the packages above: values computed once for these records, each under its own name."""
         self._by_checkpoint: dict[str, Backbone] = {}
 
     def _method(self, path: Path) -> M:
         document = load_yaml(path, self.shown(path))
-        shared = {key: library.deviations for key, library in self.libraries.items()}
-        return self._class(self, method_from(document, path, shared), document)
+        return self._class(self, method_from(document, path, lambda: self._shared), document)
+
+    @cached_property
+    def _shared(self) -> Shared:
+        path = self.root / "taxonomy" / "deviations.yaml"
+        return validated(SharedFile, load_yaml(path, self.shown(path))).root
 
     def _family(self, path: Path) -> Family:
         return load_family(path, self.shown(path))
@@ -195,14 +200,14 @@ class Records(Mapping[str, M], Generic[M]):
         return load_library(path, self.shown(path))
 
     def shown(self, path: Path) -> str:
-        """How messages call a file: relative to the root where it lies below it."""
+        """Return the name of a file in messages: relative to the root if it is below it."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def backbone(self, model: ModelLike) -> Backbone:
-        """A model by catalogue id, name on the Hugging Face Hub, path to a `config.json`, content of one, or itself.
+        """Return a model by catalogue id, name on the Hugging Face Hub, `config.json` (path or content), or itself.
 
-        A path that exists goes before a name on the Hub, whose letters may be of either case. Raises UnknownName with
-        near matches, UsageError for a name that several models have, ConfigError for a bad `config.json`.
+        An existing path takes precedence over a name on the Hub. Hub names are case-insensitive. Raises UnknownName
+        with near matches, UsageError for a name that several models have, ConfigError for an invalid `config.json`.
         """
         if isinstance(model, Backbone):
             return model
@@ -218,7 +223,7 @@ class Records(Mapping[str, M], Generic[M]):
         return Backbone.from_config(model, families=self.families)
 
     def _on_the_hub(self, name: str) -> Backbone | None:
-        """The model whose checkpoint has this name; only files that hold the name are read as YAML."""
+        """Return the model whose checkpoint has this name. Only files that contain the name are parsed."""
         wanted = name.lower()
         if wanted not in self._by_checkpoint:
             texts = ((key, self.models.path(key).read_bytes().lower()) for key in self.models)
@@ -233,14 +238,14 @@ class Records(Mapping[str, M], Generic[M]):
         return self._by_checkpoint[wanted]
 
     def _checkpoints(self) -> Iterator[str]:
-        """The names on the Hub of all models that have one."""
+        """Yield the Hub names of all models that have one."""
         for model in self.models.values():
             if model.file is not None and model.file.checkpoint:
                 yield model.file.checkpoint
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
-        """Categories, facets, relation types, roles, surveys and stored lists."""
+        """Categories, facets, relation types, roles, surveys and saved queries."""
         from ..schema.taxonomy import Taxonomy
 
         return Taxonomy.read(self.root / "taxonomy", self.shown)
@@ -271,7 +276,7 @@ class Records(Mapping[str, M], Generic[M]):
 
 
 def _exists(path: str) -> bool:
-    """Whether a path exists; one that no system can have does not."""
+    """Return True if a path exists; False for an invalid path."""
     try:
         return Path(path).exists()
     except (OSError, ValueError):
@@ -279,7 +284,7 @@ def _exists(path: str) -> bool:
 
 
 def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """`"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError if nothing is named."""
+    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for an empty name."""
     if text is None:
         return None
     words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text

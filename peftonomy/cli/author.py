@@ -89,7 +89,7 @@ def verify(
     with out.progress("loading torch"):
         from ..conformance import suite, tiny
     if kb.root != suite.KB.root:
-        raise UsageError(f"verify runs the entries in {suite.KB.root}, not those of --root")
+        raise UsageError(f"verify runs the entries in {suite.KB.root} and cannot use those of --root")
     if unknown := [name for name in families if name not in tiny.CONFIGS]:
         raise UnknownName("small model", unknown[0], tiny.CONFIGS)
     sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
@@ -109,7 +109,7 @@ def verify(
 
 
 def _verified(method: str, results: Sequence[Any]) -> None:
-    """Print the problems of one method, each once with the cases that it was found in, and a line that sums up."""
+    """Print the problems of one method, each once with its cases, and a summary line."""
     found: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for problem in result.problems:

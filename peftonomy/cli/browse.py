@@ -1,4 +1,4 @@
-"""Commands that look things up: methods, models, lists, categories, deviations, citations."""
+"""Commands that list data: methods, models, lists, categories, deviations, citations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .options import cli, completes, json_option, knowledge, method_argument, me
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.method import Tensor
+    from ..schema.tensors import Tensor
 
 
 @cli.command()
@@ -46,38 +46,45 @@ def methods(category: str | None, where: str, model: str | None, stored: str | N
 @method_argument
 @json_option
 def show(method: str, as_json: bool) -> None:
-    """Show one method's entry."""
+    """Show one method's entry, and how each fact is known."""
+    from ..knowledge.evidence import facts, tally
+
     found = knowledge()[method]
     entry = found.entry
     if as_json:
         return out.print_json(found.record())
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
     click.echo(f"{entry.update}\n{entry.where}\n")
+    known = facts(found)
+    level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
-        (n, h.type, str(h.default), h.domain.source if h.domain else "", h.source, h.meaning)
+        (n, h.type, str(h.default), h.domain.source if h.domain else "",
+         level.get(("hyperparameters", n, "default"), ""), h.source, h.meaning)
         for n, h in entry.hyperparameters.items()
-    ]
-    section(("hyperparameter", "type", "default", "domain", "source", "meaning"), settings)
+    ]  # fmt: skip
+    section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
     tensors = [
-        (n, t.per, declared(t), t.init, word(t.trained), ", ".join(s.as_ for s in t.stored), t.served)
+        (n, t.per, declared(t), t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
+         ", ".join(s.as_ for s in t.stored), t.served)
         for n, t in entry.tensors.items()
     ]  # fmt: skip
-    section(("tensor", "per", "shape", "init", "trained", "stored", "served"), tensors)
+    section(("tensor", "per", "shape", "init", "known", "trained", "stored", "served"), tensors)
     section(("includes", "as"), [(i.method, i.as_) for i in entry.includes])
     relations = [(r.type, r.target, " ".join(r.note.split())) for r in entry.relations]
     section(("relation", "to", "why"), relations)
-    return click.echo(f"source: {entry.source}")
+    counts = ", ".join(f"{n} {name.replace('_', '-')}" for name, n in tally(known).items())
+    return click.echo(f"source: {entry.source}\nfacts: {counts}")
 
 
 def declared(tensor: Tensor) -> str:
-    """The shape or count of a tensor as its entry writes it."""
+    """Return the shape or count of a tensor as in its entry."""
     if tensor.shape is not None:
         return " x ".join(size.source for size in tensor.shape)
     return tensor.count.source if tensor.count is not None else "its own"
 
 
 def word(value: Any) -> str:
-    """Whether a tensor is trained, or the formula of how much of it is."""
+    """Return whether a tensor is trained as a word, or the formula for the number of its trained entries."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
@@ -158,7 +165,7 @@ def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 def cited(method: Method, everything: bool) -> Iterator[str]:
-    """BibTeX keys that an entry cites: its paper first, then, if asked, all others."""
+    """Yield the BibTeX keys that an entry cites: its paper first, then, if requested, all others."""
     yield method.entry.source.partition("#")[0]
     if everything:
         yield from sorted(key for key in method.entry.cited if key in method.kb.references)

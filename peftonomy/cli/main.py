@@ -1,4 +1,4 @@
-"""Run the command line. A mistake of the user is one line on stderr: exit code 1 for bad data, 2 for bad usage."""
+"""Run the command line. A user's mistake prints one line on stderr: exit code 1 for bad data, 2 for bad usage."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .options import cli
 __all__ = ["cli", "main"]
 
 INTERRUPTED = 130
-"""What shells report of a process ended by Ctrl-C."""
+"""The exit code that shells report for a process ended by Ctrl-C."""
 COMMANDS = (browse, counting, training, author, publish)
 """The groups of commands; importing them adds their commands to `cli`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code. Raises nothing that a user can cause."""
+    """Run the command line and return the exit code. No input of the user raises an exception."""
     try:
         code = cli.main(arguments, prog_name="peftonomy", standalone_mode=False)
         sys.stdout.flush()
@@ -48,14 +48,14 @@ def complain(message: str, code: int) -> int:
 
 
 def one_line(error: PeftonomyError) -> str:
-    """The error as one line: of many problems in data the first, and how to see them all."""
+    """Return the error as one line: the first problem, and the command that lists the others."""
     if isinstance(error, DataError) and len(error.problems) > 1:
         return f"{error.problems[0]} (and {len(error.problems) - 1} more: peftonomy check)"
     return str(error)
 
 
 def silence(stream: Any) -> None:
-    """Point a stream whose reader has gone at nothing, so that Python's exit does not complain about it."""
+    """Redirect a stream with a closed reader to nothing, so that Python does not fail on it at exit."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

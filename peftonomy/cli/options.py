@@ -1,4 +1,4 @@
-"""What commands share: the group, the options of a question, and the knowledge base that they ask.
+"""Shared parts of the commands: the group, the options of a query, and the knowledge base.
 
 Heavy imports (rich, networkx, the site, torch) wait until a command needs them, so that a cost query starts in a
 fraction of the time that importing torch takes.
@@ -62,7 +62,7 @@ class Assignment(click.ParamType[tuple[str, str]]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """A model, targets, task and settings: everything that a cost depends on besides the method."""
+    """A model, targets, task and settings: all inputs of a cost except the method."""
 
     model: str
     settings: tuple[tuple[str, str], ...]
@@ -85,7 +85,7 @@ class Question:
         }
 
     def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
-        """The cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
+        """Return the cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
         place = self.place if targeted else self.place | {"targets": None, "target_modules": None}
         plan = method.plan(**place)
         return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
@@ -108,7 +108,7 @@ class Question:
         return method.on(**self.place).step.memory(once(self.settings), setting)
 
     def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
-        """Simulate a training step on fake tensors; plain data. Raises PeftonomyError."""
+        """Simulate a training step on fake tensors and return plain data. Raises PeftonomyError."""
         from ..implementations.located import module
 
         try:
@@ -123,14 +123,17 @@ class Question:
         where: dict[str, Any] = {"targets": self.targets, "task": self.task, "num_labels": self.num_labels}
         try:
             found = simulate(method.kb, method.id, self.model, dtype=self.dtype, **where, **step, **settings)
-        except (RuntimeError, TypeError, ValueError) as error:  # of torch or of the reference implementation
+        except (RuntimeError, TypeError, ValueError) as error:  # from torch or the reference implementation
             why = str(error).partition("\n")[0]
             raise UsageError(f"--simulate failed for {method.id} on {self.model}: {why}") from error
         record: dict[str, Any] = found.to_dict()
         return record
 
     def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
-        """Find what fits into `gpu` bytes; the method takes the settings that it has. Raises PeftonomyError."""
+        """Find the largest size that fits into `gpu` bytes.
+
+        The method takes the settings that it has. Raises PeftonomyError.
+        """
         from ..memory.fit import SOLVED, largest
         from ..memory.model import Setting
 
@@ -159,13 +162,13 @@ class Question:
 
 
 def knows(method: Method, name: str) -> bool:
-    """Whether a setting, `name` or `method.name`, is meant for the method."""
+    """Return True if a setting, `name` or `method.name`, applies to the method."""
     prefix, _, bare = name.rpartition(".")
     return prefix in ("", method.id) and bare in hyperparameter_names(method)
 
 
 def own_settings(method: Method, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings meant for a method; `method.name` goes before `name`."""
+    """Return the settings that apply to a method; `method.name` takes precedence over `name`."""
     others = method.entry.alternative_names
     known = {name: name.rpartition(".")[2] for name in settings if knows(method, name)}
     own = {bare: settings[name] for name, bare in known.items() if name != bare}
@@ -178,7 +181,7 @@ def hyperparameter_names(method: Method) -> set[str]:
 
 
 def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The settings by name. Raises UsageError for a name given twice."""
+    """Return the settings by name. Raises UsageError for a name given twice."""
     found: dict[str, str] = {}
     for name, text in settings:
         if name in found:

@@ -1,4 +1,4 @@
-"""Commands that write for others: the graph, the site, a shell's completion script."""
+"""Commands that write files and scripts: the graph, the site, a shell's completion script."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def graph(form: str, output: Path | None) -> None:
     return out.write_atomically({output: text + "\n"})
 
 
-# The site, and the shell
+# The site and the shell
 
 
 @cli.group()

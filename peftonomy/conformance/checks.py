@@ -1,4 +1,7 @@
-"""What every reference module must do. Each check raises AssertionError; `twins` has modules that each must reject."""
+"""The checks that every reference module must pass.
+
+Each raises AssertionError. `twins` has modules that each must reject.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,12 @@ Check = Callable[[Trial], None]
 
 
 def signature(trial: Trial) -> None:
-    """`apply` takes the entry's hyperparameters, with its defaults (none where the default depends on the model)."""
+    """Check that `apply` takes the entry's hyperparameters with its defaults.
+
+    There is no default in `apply` if the entry's default depends on the model.
+    """
     parameters = dict(inspect.signature(trial.reference.apply).parameters)
-    parameters.pop("name", None)                # a part of a hybrid lives under another name
+    parameters.pop("name", None)                # a part of a hybrid has another name
     first = parameters.pop(next(iter(parameters)))
     assert first.name == "model", f"the first argument of apply is {first.name}"
     targets = parameters.pop("targets", None)
@@ -33,7 +39,7 @@ def signature(trial: Trial) -> None:
 
 
 def tensors(trial: Trial) -> None:
-    """Exactly the declared tensors are there, by name and shape, trained or frozen as declared; counts agree."""
+    """Check that exactly the declared tensors exist: names, shapes, trained or frozen as declared, and the counts."""
     model = trial.make()
     state, names = trial.state(model), trial.names(model)
     for place, found in zip(trial.places, names, strict=True):
@@ -54,17 +60,17 @@ def tensors(trial: Trial) -> None:
 
 
 def identity(trial: Trial) -> None:
-    """Where the entry says so, the adapted model starts as the model it adapts."""
+    """Check that the adapted model equals the original at the start, if the entry declares it."""
     if trial.entry.properties.identity_at_init == "exact":
         plain = trial.outputs(tiny.plain(trial.family))
         _same(trial.outputs(trial.make()), plain, "the adapted model starts elsewhere")
 
 
 def training(trial: Trial) -> None:
-    """Every trained tensor moves, nothing else does, no more entries than declared, and the loss falls.
+    """Check that training changes every trained tensor and nothing else, and that the loss falls.
 
-    A narrow ReLU may be born dead, so a tensor has four starts in which to move once. A method that trains nothing has
-    nothing to move: that it has no gradients at all is for `tensors` to see.
+    No more entries than declared may change. A narrow ReLU may be inactive from the start, so each tensor gets four
+    starts to change once. A method that trains nothing is skipped; `tensors` checks that it has no gradients at all.
     """
     if not trial.cost.trained:
         return
@@ -78,7 +84,7 @@ def training(trial: Trial) -> None:
 
 
 def _trained_once(trial: Trial, seed: int) -> set[str]:
-    """Trains a little, checks what must hold of every run, and returns the trained tensors that did not move."""
+    """Train a few steps, check every run's conditions, and return the trained tensors that did not change."""
     model = trial.make(seed).train()
     before = {name: value.detach().clone() for name, value in trial.state(model).items()}
     moving = {trial.ours(name) for name, p in model.named_parameters() if p.requires_grad}
@@ -100,7 +106,7 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
 
 
 def merging(trial: Trial) -> None:
-    """Where the entry says so, the change can be folded into the weights: same outputs, and nothing is left of it."""
+    """Check that merging keeps the outputs and leaves nothing behind, if the entry declares that the method merges."""
     if KB[trial.method].merge != "exact":
         assert not hasattr(trial.reference, "merge"), "the module can merge, the entry says it cannot"
         return
@@ -117,7 +123,7 @@ def merging(trial: Trial) -> None:
 
 
 def storing(trial: Trial) -> None:
-    """What is declared as stored is enough to have the tuned model again, and no more; the rest is what is served."""
+    """Check that the stored tensors restore the tuned model, and that the ledgers match them and the served tensors."""
     model = trial.make(seed=0)
     trial.train(model, 3)
     _disturb(trial, model)
@@ -136,9 +142,9 @@ def storing(trial: Trial) -> None:
 
 
 def _disturb(trial: Trial, model: torch.nn.Module) -> None:
-    """Move every tensor that the method added, frozen ones too, away from what a fresh `apply` may give by itself.
+    """Change every tensor that the method added, even frozen ones, so that none equals the result of a fresh `apply`.
 
-    Left alone: what a seed regenerates, and tensors of which only chosen entries may differ.
+    Exceptions: tensors that a seed regenerates, and tensors of which only chosen entries may differ.
     """
     generator = torch.Generator().manual_seed(5)
     state = trial.state(model)
@@ -153,7 +159,7 @@ def _disturb(trial: Trial, model: torch.nn.Module) -> None:
 
 
 def _amounts(trial: Trial, state: dict[str, Tensor], left: dict[str, Tensor]) -> None:
-    """The ledgers `stored`, `stored_bits` and `served` against what really is stored and left."""
+    """Compare the ledgers `stored`, `stored_bits` and `served` with the actual stored and remaining tensors."""
     if not trial.even:
         return
     numbers = sum(v.numel() for v in state.values() if v.dtype != torch.bool)
@@ -168,7 +174,7 @@ def _amounts(trial: Trial, state: dict[str, Tensor], left: dict[str, Tensor]) ->
 
 
 def generalising(trial: Trial) -> None:
-    """At the setting that the entry names, the method and the one it generalises are one: start, and every step."""
+    """Check that the method equals the generalised one at the entry's setting: at the start, and after every step."""
     for relation in trial.entry.relations:
         if relation.type != "generalizes" or not relation.at:
             continue
@@ -194,7 +200,7 @@ CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, st
 
 
 def shake(model: torch.nn.Module) -> None:
-    """Move all that is trained away from its initial value, where errors hide behind zeros and ones."""
+    """Change all trained tensors from their initial values, because zeros and ones hide errors."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

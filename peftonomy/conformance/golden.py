@@ -1,13 +1,13 @@
-"""Golden vectors: numbers recorded from the authors' own code, and our implementation beside them.
+"""Golden vectors: compare our implementation with values recorded from the authors' own code.
 
-A vector is a small JSON file, `golden/<method>.json`. It holds what the authors' module was given and what it gave:
-inputs, weights, the method's tensors by our names, outputs, gradients, the merged weight, what their code trains and
-freezes, and how their tensors start over many seeds. Their code is not here; `recipe` says where it is and how it was
-run. `compare` puts an implementation into the same situation and reports one row for each recorded fact.
+A vector is a small JSON file, `golden/<method>.json`. It records one run of the authors' module: inputs, weights,
+the method's tensors by our names, outputs, gradients, the merged weight, the trained and frozen tensors, and
+statistics of the initial values over many seeds. It does not contain the authors' code; `recipe` gives its location and
+the way it was run. `compare` runs an implementation in the same way and reports one row for each recorded fact.
 
-The fixture is a real `transformers` model with one layer, whose linear modules all map 8 features to 12 or back. Where
-the authors' code changes one linear module, our method is applied to the module of the first target, and that module is
-run. Anything else is run by the implementation's own `probe(model, inputs)`, which returns its outputs by name.
+The fixture is a real `transformers` model with one layer, whose linear modules all map 8 features to 12 or back. If the
+authors' code changes one linear module, our method is applied to the first target's module, and that module is run. For
+anything else the implementation's own `probe(model, inputs)` runs and returns its outputs by name.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ FIXTURE: dict[str, Any] = {
     },
 }  # fmt: skip
 TOLERANCE = 1e-7
-"""Largest difference that counts as equal, relative to the largest number; nine digits are recorded."""
+"""The largest difference that counts as equal, relative to the largest value; nine digits are recorded."""
 SEEDS = 60
-"""How often a method is applied to see how its tensors start."""
+"""The number of seeds for the statistics of initial values."""
 PHASES = ("start", "output", "eval")
-"""Outputs of the same probe: as the method starts, with the recorded tensors, and the same in evaluation mode."""
+"""Outputs of the same probe: with initial tensors, with the recorded tensors, and with these in evaluation mode."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One recorded fact, and whether the implementation agrees with it. `found` says how it differs."""
+    """One recorded fact, and whether the implementation agrees with it. `found` describes a difference."""
 
     name: str
     same: bool
@@ -62,17 +62,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Vector:
-    """What was recorded from the authors' code of one method.
+    """The values recorded from the authors' code of one method.
 
     setting: our hyperparameters. targets: the roles that the method acts on. model: class and config of the fixture.
-    base: parameters of the fixture by name; `W` and `b` are those of the first target. inputs: `x`, `probe`, and what
-    else the probe reads. params, buffers: the method's tensors, trained and frozen, by our names; `S#1` is the second
-    of several. outputs: `start`, `output`, `eval`, and further outputs of the probe by name. loss: names of outputs
-    that the loss adds to sum(output * probe). grads: of that loss. after: parameters of the fixture once the method is
-    applied. merged: the same after merging. trained, frozen: the method's tensors by what the authors' code does with
-    them. parameters: the fixture's own parameters that the authors' code trains, where it trains any. init: how tensors
-    start, as statistics over many seeds or as values. defaults: hyperparameters of the authors' default run. dropout: a
-    setting with dropout, and whether it changes the output in training mode.
+    base: parameters of the fixture by name; `W` and `b` are those of the first target. inputs: `x`, `probe`, and
+    further inputs of the probe. params, buffers: the method's tensors, trained and frozen, by our names; `S#1` is the
+    second of several. outputs: `start`, `output`, `eval`, and further outputs of the probe by name. loss: names of
+    outputs that the loss adds to sum(output * probe). grads: of that loss. after: parameters of the fixture after the
+    method is applied. merged: the same after merging. trained, frozen: the method's tensors that the authors' code
+    trains or freezes. parameters: the fixture's own parameters that the authors' code trains, if any. init: initial
+    values of tensors, as statistics over many seeds or as values. defaults: hyperparameters of the authors' default
+    run. dropout: a setting with dropout, and whether it changes the output in training mode.
     """
 
     method: str
@@ -100,7 +100,7 @@ class Vector:
     tolerance_reason: str = ""
 
     def runs(self, module: Any) -> bool:
-        """Whether an implementation from elsewhere can be compared: one plain linear module, or a probe of its own."""
+        """Return True if a third-party module can be compared: for one plain linear module, or with a probe."""
         plain = self.model == FIXTURE and not hasattr(_reference(self.method), "probe")
         return plain or hasattr(module, "probe")
 
@@ -122,17 +122,17 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
 
 
 def vectors(root: Path | None = None) -> dict[str, Path]:
-    """The files of all vectors by name: a method's id, or `id--case` where a method has several."""
+    """Return the files of all vectors by name: a method's id, or `id--case` for a method with several."""
     folder = (root or peftonomy.load().root) / "golden"
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """How one tensor starts, over many seeds.
+    """Statistics of one tensor's initial values over many seeds.
 
-    A tensor that is the same for every seed has `values`; any other has moments, bounds and an excess kurtosis
-    (-1.2 for a uniform distribution, 0 for a normal one), and `once` where all its entries are one draw.
+    A tensor that is the same for every seed has `values`. Any other has moments, bounds and an excess kurtosis (-1.2
+    for a uniform distribution, 0 for a normal one), and `once` if all its entries are one draw.
     """
 
     shape: tuple[int, ...]
@@ -147,7 +147,7 @@ class Statistics:
 
     @classmethod
     def of(cls, draws: list[Tensor]) -> Statistics:
-        """Of the same tensor, drawn under several seeds."""
+        """Compute the statistics of one tensor's draws under several seeds."""
         rows = torch.stack([draw.detach().double().flatten() for draw in draws])
         shape = tuple(draws[0].shape)
         same = draws[0].detach().double() if (rows == rows[0]).all() else None
@@ -160,9 +160,10 @@ class Statistics:
 
 
 def compare(vector: Vector, module: ModuleType | Any = None, *, seeds: int = SEEDS) -> list[Row]:
-    """Run an implementation as the authors' code was run. One row for each recorded fact, in a fixed order.
+    """Run an implementation as the authors' code was run. Returns one row for each recorded fact, in a fixed order.
 
-    module: what has `apply`, and where the method has them `merge` and `probe`; the reference implementation if None.
+    module: an object with `apply` and, if the method has them, `merge` and `probe`; the reference implementation if
+    None.
     """
     return list(_Comparison(vector, module or _reference(vector.method)).rows(seeds))
 
@@ -197,10 +198,10 @@ class _Comparison:
         yield from self.starts(seeds)
         yield from self.defaults()
 
-    # The parts of a comparison.
+    # The parts of a comparison
 
     def training(self, model: nn.Module) -> Iterator[Row]:
-        """Which tensors of the method, and which parameters of the model, are trained."""
+        """Compare the trained tensors of the method, and the trained parameters of the model."""
         live = state(self.module, model)
         for key in (*self.vector.trained, *self.vector.frozen):
             wanted = key in self.vector.trained
@@ -216,7 +217,7 @@ class _Comparison:
             yield Row("trained parameters", not differ, ", ".join(differ))
 
     def outputs(self, model: nn.Module) -> Iterator[Row]:
-        """What the probe returns with the recorded tensors, and the gradients of a loss over it."""
+        """Compare the probe's outputs with the recorded tensors, and the gradients of a loss over them."""
         vector = self.vector
         self.copy(model)
         model.train()
@@ -235,7 +236,7 @@ class _Comparison:
             yield self.equal("eval", self.probe(model.eval())["output"], vector.outputs["eval"])
 
     def dropout(self) -> Row:
-        """Whether dropout changes the output in training mode."""
+        """Compare whether dropout changes the output in training mode."""
         assert self.vector.dropout is not None
         model = self.apply({**self.vector.setting, **self.vector.dropout["setting"]})
         self.copy(model)
@@ -249,7 +250,7 @@ class _Comparison:
         return Row("dropout", same, "" if same else f"dropout {'acts' if acts else 'does not act'} here")
 
     def starts(self, seeds: int) -> Iterator[Row]:
-        """How each recorded tensor starts."""
+        """Compare the initial values of each recorded tensor."""
         if not self.vector.init:
             return
         drawn: dict[str, list[Tensor]] = {}
@@ -267,18 +268,18 @@ class _Comparison:
             yield Row(f"init {key}", not problem, problem)
 
     def defaults(self) -> Iterator[Row]:
-        """The defaults of the implementation's `apply` beside those of the authors' default run."""
+        """Compare the defaults of the implementation's `apply` with those of the authors' default run."""
         parameters = inspect.signature(self.module.apply).parameters
         for name, wanted in self.vector.defaults.items():
             found = parameters[name].default if name in parameters else inspect.Parameter.empty
-            if found is inspect.Parameter.empty:        # an implementation may leave its defaults to the caller
+            if found is inspect.Parameter.empty:        # an implementation may have no defaults
                 continue
             if isinstance(found, list | tuple) and isinstance(wanted, list):
                 found = list(found)
             same = found == wanted
             yield Row(f"default {name}", same, "" if same else f"{found!r} here, {wanted!r} there")
 
-    # What they share.
+    # Shared helpers
 
     def apply(self, setting: Mapping[str, Any], seed: int = 0) -> nn.Module:
         model = copied(self.based)
@@ -289,7 +290,7 @@ class _Comparison:
 
     @functools.cached_property
     def filled(self) -> dict[str, Any]:
-        """The vector's setting with the entry's defaults for what it does not name."""
+        """The vector's setting, completed with the entry's defaults."""
         return dict(self.method.cost(kit.inventory(self.plain).backbone, **self.asked).hyperparameters)
 
     @property
@@ -298,14 +299,14 @@ class _Comparison:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The question to the knowledge base that this comparison is."""
+        """The arguments of this comparison's query to the knowledge base."""
         parts = kit.inventory(self.plain)
         targets = {"targets": list(self.vector.targets)} if self.vector.targets else {}
         return {"task": parts.task, "num_labels": parts.num_labels, **targets, **self.vector.setting}
 
     @functools.cached_property
     def based(self) -> nn.Module:
-        """The fixture with the recorded weights."""
+        """Return the fixture with the recorded weights."""
         model = copied(self.plain)
         with torch.no_grad():
             for name, value in self.vector.base.items():
@@ -313,7 +314,7 @@ class _Comparison:
         return model
 
     def parameter(self, model: nn.Module, name: str) -> Tensor:
-        """A parameter of the fixture by its name; `W` and `b` belong to the first target."""
+        """Return a parameter of the fixture by its name; `W` and `b` belong to the first target."""
         if name in ("W", "b"):
             assert self.site is not None, "W and b need targets"
             site = kit.sites(model, self.vector.targets[:1])[0]
@@ -323,7 +324,7 @@ class _Comparison:
         return state(self.module, model)[name]
 
     def names(self, model: nn.Module) -> dict[str, list[str]]:
-        """The live tensors of the method by the names that the vector uses."""
+        """Return the live tensors of the method by the names in the vector."""
         found: dict[str, list[str]] = {}
         named = self.naming.names(self.vector.method, self.places, list(state(self.module, model)))
         for place, names in zip(self.places, named, strict=True):
@@ -341,7 +342,7 @@ class _Comparison:
 
     @torch.no_grad()
     def copy(self, model: nn.Module) -> None:
-        """Put the recorded tensors of the method into the model."""
+        """Copy the recorded tensors of the method into the model."""
         live = state(self.module, model)
         names = self.names(model)
         for key, value in {**self.vector.params, **self.vector.buffers}.items():
@@ -368,9 +369,9 @@ class _Comparison:
 
 
 def differs(found: Statistics, wanted: Mapping[str, Any], tolerance: float = TOLERANCE) -> str:
-    """How a start differs from the recorded one; empty where it does not.
+    """Describe the difference between initial values and the recorded ones; "" if there is none.
 
-    The bounds follow from the numbers of draws: a mean may be off by five standard errors, a spread by five and 1 %.
+    The bounds follow from the numbers of draws: five standard errors for a mean, five and 1 % for a standard deviation.
     """
     if tuple(wanted["shape"]) != found.shape:
         return f"shape {found.shape} here, {tuple(wanted['shape'])} there"
@@ -401,7 +402,7 @@ def differs(found: Statistics, wanted: Mapping[str, Any], tolerance: float = TOL
 
 @functools.cache
 def _fixture(described: str) -> nn.Module:
-    """The fixture's model, in float64, with numbers that are always the same."""
+    """Return the fixture's model, in float64, always with the same values."""
     spec = json.loads(described)
     model_class = getattr(transformers, spec["class"])
     config = model_class.config_class(**spec["config"], attn_implementation="eager", use_cache=False)

@@ -1,9 +1,9 @@
-"""Initial values by running: the declared start of every tensor against draws under many seeds.
+"""Test the declared start of every tensor against draws under many seeds.
 
-The method is applied to the same model again and again, each time under another seed. A start that is known beforehand
-must be there exactly. A distribution must fit in mean, spread, bounds and kurtosis, over all places of the tensor
-together, each number first brought to mean 0 and spread 1. `computed` must be the same under every seed, and `drawn`
-must not be; neither may hide what a plainer word says.
+The method is applied to the same model repeatedly, each time with another seed. A deterministic start must match
+exactly. A distribution must match in mean, spread, bounds and kurtosis over all locations of the tensor together, with
+each entry standardised to mean 0 and spread 1. `computed` must be the same under every seed, and `drawn` must differ.
+Neither may stand for a start that a simpler kind describes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .trial import Trial
 __all__ = ["Draws", "draws", "starts"]
 
 WANTED, MOST, LEAST = 1500, 150, 4
-"""How many numbers of a tensor are wanted, and how often the method is applied for them, at most and at least."""
+"""The desired number of values of a tensor, and the largest and smallest number of times the method is applied."""
 SIGMAS = 5.0
-"""A statistic may be off by so many standard errors."""
+"""The allowed deviation of a statistic in standard errors."""
 EXACT = 1e-7
 ENOUGH = 300
-"""From so many numbers on, their kurtosis tells a uniform distribution from a normal one."""
+"""The number of values from which kurtosis distinguishes a uniform from a normal distribution."""
 
 
 @dataclass
 class Draws:
-    """All that was drawn of one declared tensor: for each of its places, one tensor for each seed."""
+    """All draws of one declared tensor: for each of its locations, one tensor for each seed."""
 
     start: Start
     own: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Draws:
 
 
 def draws(trial: Trial) -> dict[str, Draws]:
-    """Every declared tensor under as many seeds as it takes."""
+    """Draw every declared tensor under as many seeds as needed."""
     found: dict[str, Draws] = {}
     own = tiny.plain(trial.family).state_dict()
     for seed in range(MOST):
@@ -61,7 +61,7 @@ def draws(trial: Trial) -> dict[str, Draws]:
         slots = {tensor: iter(held.places) for tensor, held in found.items()}
         for place, names in zip(trial.places, trial.names(model), strict=True):
             values = [live[name].detach().double() for name in names]
-            if place.copies == 1 and len(values) > 1:       # one tensor that is held in pieces
+            if place.copies == 1 and len(values) > 1:       # one tensor that is stored in pieces
                 values = [torch.cat([value.flatten() for value in values])]
             for value in values:
                 next(slots[place.tensor])[1].append(value.clone())
@@ -71,17 +71,17 @@ def draws(trial: Trial) -> dict[str, Draws]:
 
 
 def _known(held: Draws) -> bool:
-    """Whether few draws suffice, since each has to be what is declared or to equal the first."""
+    """Return True if few draws suffice, because each must equal the declared values or the first draw."""
     return held.start.kind in ("zeros", "ones", "constant", "identity", "pretrained", "computed", "orthogonal")
 
 
 def starts(trial: Trial) -> list[str]:
-    """What is wrong with the declared starts; empty where all of them are true."""
+    """Return the problems of the declared starts; empty if all are correct."""
     return [f"{tensor}: {problem}" for tensor, held in draws(trial).items() for problem in differing(held, held.start)]
 
 
 def differing(held: Draws, start: Start) -> Iterator[str]:
-    """How the draws differ from a start. At most one answer."""
+    """Yield the difference between the draws and a start; at most one."""
     placed = [(place, drawn) for place, drawn in held.places if drawn]
     laws = [start.at(place.known) for place, _ in placed]
     for check in (_exactly, partial(_as_computed, held.own), partial(_as_drawn, start), _orthogonal, _random):
@@ -95,7 +95,7 @@ Placed = Sequence[tuple[Place, list[Tensor]]]
 
 
 def _exactly(placed: Placed, laws: Sequence[Distribution]) -> str:
-    """What is known beforehand must be there under every seed."""
+    """Check that a deterministic start has its values under every seed."""
     for (_place, drawn), law in zip(placed, laws, strict=True):
         if not law.fixed:
             continue
@@ -114,7 +114,7 @@ def _identity(draw: Tensor) -> Tensor:
 
 
 def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distribution]) -> str:
-    """What is computed is the same under every seed, and neither a constant nor the backbone's own."""
+    """Check that a computed start is no constant and no copy of the backbone's values, and ignores the seed."""
     mine = [(drawn, law.kind, _copied(place, drawn[0], own)) for (place, drawn), law in zip(placed, laws, strict=True)
             if law.kind in ("computed", "pretrained") and drawn[0].numel()]  # fmt: skip
     if any(not torch.equal(draw, drawn[0]) for drawn, _, _ in mine for draw in drawn):
@@ -132,7 +132,7 @@ def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distr
 
 
 def _copied(place: Place, draw: Tensor, own: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor is a parameter of the backbone, or a copy of one."""
+    """Return True if a tensor is a parameter of the backbone, or a copy of one."""
     if place.spec.selecting:
         return torch.equal(draw, own[place.path].double())
     same = [value.double() for value in own.values() if value.numel() == draw.numel()]
@@ -142,9 +142,10 @@ def _copied(place: Place, draw: Tensor, own: Mapping[str, Tensor]) -> bool:
 
 
 def _as_drawn(start: Start, placed: Placed, laws: Sequence[Distribution]) -> str:
-    """What is drawn differs from seed to seed, and no plain distribution describes it.
+    """Check that a drawn start differs from seed to seed, and that no plain distribution describes it.
 
-    Words that name the distribution hide nothing: its numbers may come from the backbone, which no formula knows.
+    A text that names its distribution is accepted: the parameters may come from the backbone, which formulas cannot
+    use.
     """
     mine = [drawn for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "drawn"]
     if not mine:
@@ -169,12 +170,12 @@ def _as_drawn(start: Start, placed: Placed, laws: Sequence[Distribution]) -> str
 
 
 def _named(start: Start) -> bool:
-    """Whether the words of a start, or of one of its branches, name a distribution."""
+    """Return True if the text of a start, or of one of its branches, names a distribution."""
     return "uniform" in start.prose or "normal" in start.prose or any(map(_named, start.branches))
 
 
 def _orthonormal(draw: Tensor) -> bool:
-    """Whether rows or columns, whichever are fewer, are orthogonal and of one length."""
+    """Return True if rows or columns, whichever are fewer, are orthogonal and of equal length."""
     if draw.ndim < 2 or min(draw.shape[-2:]) < 2:
         return False
     wide = draw if draw.shape[-2] <= draw.shape[-1] else draw.transpose(-1, -2)
@@ -185,12 +186,12 @@ def _orthonormal(draw: Tensor) -> bool:
 
 
 def _independent(draw: Tensor) -> bool:
-    """Whether the entries could be independent draws: several, all unlike, and not whole numbers."""
+    """Return True if the entries could be independent draws: several, all different, and not integers."""
     return draw.numel() > 1 and len(draw.unique()) == draw.numel() and not bool((draw == draw.round()).all())
 
 
 def _orthogonal(placed: Placed, laws: Sequence[Distribution]) -> str:
-    """Rows or columns, whichever are fewer, are orthonormal up to the gain, and random."""
+    """Check that rows or columns, whichever are fewer, are orthonormal up to the gain, and random."""
     mine = [(drawn, law) for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "orthogonal"]
     for drawn, law in mine:
         for draw in drawn:
@@ -209,7 +210,7 @@ def _orthogonal(placed: Placed, laws: Sequence[Distribution]) -> str:
 
 
 def _random(placed: Placed, laws: Sequence[Distribution]) -> str:
-    """Independent draws: mean, spread, bounds and kurtosis over all places together."""
+    """Check independent draws: mean, spread, bounds and kurtosis over all locations together."""
     mine = [(d, law) for (_, d), law in zip(placed, laws, strict=True) if not math.isnan(law.std) and not law.fixed]
     if not mine:
         return ""

@@ -1,6 +1,8 @@
-"""A pytest plug-in: `pytest --peftonomy lora=mypackage.lora:apply` verifies an implementation, one test for each case.
+"""A pytest plug-in that verifies an implementation, with one test for each case.
 
-Tests of one's own can ask for the fixture `verify_peft`, a function of a method's id and an implementation.
+Run it with `pytest --peftonomy lora=mypackage.lora:apply`.
+
+Your own tests can use the fixture `verify_peft`, a function of a method's id and an implementation.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class CaseItem(pytest.Item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add a test for each case of each implementation that the command line names."""
+    """Add a test for each case of each implementation named on the command line."""
     for asked in config.getoption("--peftonomy"):
         method, equals, place = asked.partition("=")
         if not equals:

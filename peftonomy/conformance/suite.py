@@ -1,8 +1,8 @@
-"""All that an implementation of a method is held to, case by case: what `peftonomy verify` runs.
+"""Collect and run the cases that verify an implementation of a method, as in `peftonomy verify`.
 
-A case is one check on one small model, or one golden vector. The implementation is ours (`reference_impls`) or
-anybody's: a module with a function `apply(model, *, <hyperparameters>, targets)` that changes a `transformers` model in
-place and returns it, and with `merge`, `calibrate`, `finish`, `pack`, `unpack`, `probe` and `NAMES` where it has them.
+A case is one check on one small model, or one golden vector. The implementation is ours (`reference_impls`) or a third
+party's. It is a module with a function `apply(model, *, <hyperparameters>, targets)` that changes a `transformers`
+model in place and returns it. It may also have `merge`, `calibrate`, `finish`, `pack`, `unpack`, `probe` and `NAMES`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .trial import KB, Trial, trials, with_module
 __all__ = ["KB", "Case", "Result", "cases", "implementation", "junit", "run"]
 
 OPTIONAL = ("merge", "calibrate", "finish", "pack", "unpack", "probe", "NAMES")
-"""What an implementation may have besides `apply`."""
+"""The optional attributes of an implementation, besides `apply`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to verify. `run` returns the problems it finds, one line each."""
+    """One thing to verify. `run` returns the problems that it finds, one line each."""
 
     method: str
     what: str
@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a case: nothing where it passed, else the problems."""
+    """The result of a case: its problems; none if it passed."""
 
     case: Case
     problems: tuple[str, ...]
@@ -55,14 +55,14 @@ class Result:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON has it."""
+        """Return the result as plain data for JSON."""
         case = self.case
         return {"method": case.method, "check": case.what, "case": case.where, "passed": self.passed,
                 "problems": list(self.problems), "seconds": round(self.seconds, 3)}  # fmt: skip
 
 
 def implementation(place: str) -> Any:
-    """The implementation at `package.module:function`, with what its module has besides. Raises UsageError."""
+    """Import the implementation `package.module:function` with its optional attributes. Raises UsageError."""
     name, _, function = place.partition(":")
     try:
         module = importlib.import_module(name)
@@ -79,7 +79,7 @@ def implementation(place: str) -> Any:
 
 
 def cases(method: str, module: Any = None, families: Iterable[str] | None = None) -> Iterator[Case]:
-    """Everything that an implementation of the method is held to. Raises UnknownName for an unknown method.
+    """Yield every case for an implementation of the method. Raises UnknownName for an unknown method.
 
     module: the implementation, ours if None. families: of small models; those on which the method acts if None.
     """
@@ -123,7 +123,7 @@ def _checked(check: checks.Check, trial: Trial) -> list[str]:
 
 
 def compared(vector: golden.Vector, module: Any, apart: Container[str]) -> list[str]:
-    """Where the implementation differs from the authors' code, but for what the entry declares; and the reverse."""
+    """Return undeclared differences from the authors' code, and declared differences that do not occur."""
     rows = golden.compare(vector, module)
     wrong = [f"{row.name}: {row.found}" for row in rows if not row.same and row.name not in apart]
     if module is None:
@@ -132,7 +132,7 @@ def compared(vector: golden.Vector, module: Any, apart: Container[str]) -> list[
 
 
 def run(todo: Iterable[Case]) -> Iterator[Result]:
-    """The results, one after the other. An exception of the implementation is a problem of its case."""
+    """Yield the results one by one. An exception of the implementation is a problem of its case."""
     for case in todo:
         begin = time.perf_counter()
         try:
@@ -143,7 +143,7 @@ def run(todo: Iterable[Case]) -> Iterator[Result]:
 
 
 def junit(results: Iterable[Result]) -> str:
-    """The results as JUnit XML, one test case each."""
+    """Return the results as JUnit XML, one test case each."""
     found = list(results)
     root = ElementTree.Element(
         "testsuite", name="peftonomy", tests=str(len(found)), failures=str(sum(not r.passed for r in found)),

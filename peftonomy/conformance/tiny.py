@@ -1,8 +1,8 @@
-"""Tiny real `transformers` models, one per family, with odd sizes that are nowhere equal by chance.
+"""Tiny real `transformers` models, one per family, with odd sizes that are never equal by chance.
 
-Every number is random and large enough to matter (norm gains and biases included), in float64 and without
+Every value is random and large enough to matter (norm gains and biases included), in float64 and without
 dropout, so that an error shows as a difference and rounding does not. Layer norms of T5 and LLaMA compute in
-float32 all the same, hence `TOLERANCE`.
+float32 regardless, hence `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 TOLERANCE = 2e-5
-"""Largest difference between outputs (of size about 1) that count as equal."""
+"""The largest difference between outputs (of size about 1) that counts as equal."""
 
 _ENCODER = {
     "vocab_size": 37, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
@@ -44,18 +44,18 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {}
-"""Models of other families, of which only shapes are wanted. Whoever needs them adds them."""
+"""Models of other families that are used for their shapes only. Tests that need them add them."""
 
 
 @functools.cache
 def plain(name: str) -> nn.Module:
-    """The one tiny model of a family that all tests share: to look at, not to change."""
+    """Return the shared tiny model of a family. Callers must not change it."""
     return built(*CONFIGS[name])
 
 
 @functools.cache
 def shaped(name: str) -> nn.Module:
-    """A tiny model of one of the other families, which has shapes and no numbers."""
+    """Return a tiny model of one of the other families, which has shapes and no values."""
     kind, settings = SHAPES[name]
     model_class = getattr(transformers, kind)
     with torch.device("meta"):
@@ -64,8 +64,10 @@ def shaped(name: str) -> nn.Module:
 
 
 def built(kind: str, settings: dict[str, Any]) -> nn.Module:
-    """A model of the class of that name as described above: always the same numbers, and what is drawn next does not
-    depend on whether it was there before."""
+    """Return a model of a class with these settings, always with the same values.
+
+    It does not affect the state of the random generator.
+    """
     model_class = getattr(transformers, kind)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
     with torch.random.fork_rng(devices=[]):
@@ -79,19 +81,19 @@ def built(kind: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def model(name: str) -> nn.Module:
-    """A fresh copy of the tiny model, to change: always the same numbers."""
+    """Return a fresh copy of the tiny model, always with the same values."""
     return copied(plain(name))
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model that shares its config, which no method changes."""
+    """Return a copy of a model that shares its config, which no method changes."""
     config = cast(Any, model).config
     return copy.deepcopy(model, {id(config): config})
 
 
 @functools.cache
 def batch(name: str) -> dict[str, Tensor]:
-    """Its input: four sequences, two of them padded, or four images."""
+    """Return the model's input: four sequences, two of them padded, or four images."""
     generator = torch.Generator().manual_seed(1)
     if name == "vit":
         return {"pixel_values": torch.randn(4, 3, 12, 12, generator=generator, dtype=torch.float64)}
@@ -105,7 +107,7 @@ def batch(name: str) -> dict[str, Tensor]:
 
 
 def outputs(model: nn.Module, name: str) -> Tensor:
-    """What the model says about its family's batch: logits, or the last hidden state. Padding is left out."""
+    """Return the model's output for its family's batch: logits, or the last hidden state. Padding is left out."""
     given = batch(name)
     found = model(**given)
     values: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state
@@ -115,10 +117,10 @@ def outputs(model: nn.Module, name: str) -> Tensor:
 
 
 def loss(model: Any, name: str) -> Tensor:
-    """How far the outputs are from fixed random targets.
+    """Return the distance of the outputs from fixed random targets.
 
-    A classifier reads one position only. What a method does at the others in the last layer must be reached too, so
-    there the last hidden states count as well.
+    A classifier uses the state of one position only. To reach a method's change at the other positions of the last
+    layer, the last hidden states count as well.
     """
     if "num_labels" not in CONFIGS[name][1]:
         return _error(outputs(model, name))

@@ -1,4 +1,4 @@
-"""One method on one tiny model with one setting: what the checks look at."""
+"""One method on one tiny model with one setting, as the input of the checks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Trial:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The question to the knowledge base that this trial is."""
+        """The arguments of this trial's query to the knowledge base."""
         _, task, labels = layout(self.family)
         targets = {} if self.targets is None else {"targets": self.targets}
         return {"task": task, "num_labels": labels, **targets, **self.hyperparameters}
@@ -59,14 +59,14 @@ class Trial:
 
     @property
     def even(self) -> bool:
-        """Whether what is stored is a plain sum, and not a budget that places of unequal size may share unequally."""
+        """True if the stored count is a plain sum; False for a budget that unequal locations may share unequally."""
         budgets = {p.tensor for p in self.places if any(part.count is not None for part in p.spec.stored)}
         sizes = {(p.tensor, p.count) for p in self.places if p.tensor in budgets}
-        searched = self.entry.facets["budget"] == "searched"    # a structure that was found may leave some of it
+        searched = self.entry.facets["budget"] == "searched"    # a searched structure may use less than the budget
         return len(sizes) == len(budgets) and not (budgets and searched)
 
     def moves(self, place: Place) -> tuple[bool, bool]:
-        """Whether the optimiser moves any entry of a tensor, and whether it moves all of them."""
+        """Return whether the optimiser updates any entry of a tensor, and whether it updates all of them."""
         if isinstance(place.spec.trained, bool):
             return place.spec.trained, place.spec.trained
         rows = [row for row in self.cost.tensors if row.name == place.tensor]
@@ -74,7 +74,7 @@ class Trial:
         return moved > 0, moved == sum(row.total for row in rows)
 
     def make(self, seed: int = 0) -> nn.Module:
-        """A fresh model with the method applied, and calibrated where the method looks at data first."""
+        """Return a fresh model with the method applied, and calibrated if the method uses data first."""
         model = tiny.model(self.family)
         torch.manual_seed(seed)
         targets = {} if self.targets is None else {"targets": self.targets}
@@ -92,9 +92,9 @@ class Trial:
         return tiny.loss(model, self.family)
 
     def train(self, model: nn.Module, steps: int, *, plain: bool = False) -> list[float]:
-        """A few optimiser steps on what requires a gradient (Adam; gradient descent if `plain`). Returns the losses.
+        """Take a few optimiser steps on the trained parameters (Adam; gradient descent if `plain`). Returns the losses.
 
-        Where nothing does, because a method only puts together what was trained before, there are none.
+        The list is empty if nothing is trained, because the method only combines trained parts.
         """
         moving = [p for p in model.parameters() if p.requires_grad]
         if not moving:
@@ -110,55 +110,54 @@ class Trial:
         return [*losses, self.loss(model).item()]
 
     def finish(self, model: nn.Module) -> nn.Module:
-        """What the method does once training has ended."""
+        """End training as the method does."""
         if hasattr(self.reference, "finish"):
             self.reference.finish(model)
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+        """Return every parameter and buffer of a checkpoint, tied ones once, by our names."""
         return state(self.reference, model)
 
     def ours(self, name: str) -> str:
-        """A live name as it would be in a reference implementation."""
+        """Return a live name as in a reference implementation."""
         return ours(self.reference, name)
 
     def live(self, model: nn.Module) -> dict[str, Tensor]:
-        """Everything in the model that the method added."""
+        """Return all tensors in the model that the method added."""
         return {name: value for name, value in self.state(model).items() if f".{self.method}." in f".{name}"}
 
     def names(self, model: nn.Module) -> list[list[str]]:
-        """For every place, the live tensors it stands for (several where it has copies, or a count without a shape)."""
+        """Return the live tensors of each location (several for copies, or for a count without a shape)."""
         return naming(self.family).names(self.method, self.places, list(self.state(model)))
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
-        """What one task's checkpoint must hold, in the form of the finished model."""
+        """Return the contents of one task's checkpoint, in the form of the finished model."""
         return naming(self.family).stored(self.reference, self.method, self.places, model)
 
     def restore(self, model: nn.Module, held: Mapping[str, Tensor]) -> None:
-        """Put what was stored into a model to which the method has been applied afresh."""
+        """Copy stored tensors into a model with the method freshly applied."""
         restore(self.reference, model, held)
 
 
 @functools.cache
 def naming(family: str) -> Naming:
-    """How the tensors of methods are named in a tiny model."""
+    """Return the names of methods' tensors in a tiny model."""
     return Naming(tiny.plain(family))
 
 
 @functools.cache
 def layout(family: str) -> tuple[Backbone, str, int]:
-    """The backbone, task and number of labels of a tiny model."""
+    """Return the backbone, task and number of labels of a tiny model."""
     parts = kit.inventory(tiny.plain(family) if family in tiny.CONFIGS else tiny.shaped(family))
     return parts.backbone, parts.task, parts.num_labels
 
 
 def trials(method: str, family: str) -> list[Trial]:
-    """Two settings: small numbers at the default targets; other numbers at the first of them alone.
+    """Return two settings: small numbers at the default targets, and other numbers at the first target alone.
 
-    And more where some tensor's `when` was not yet seen both to hold and not to hold.
-
-    Raises UsageError where the method has nothing to act on in the model.
+    More settings follow until each tensor's `when` has been both true and false. Raises UsageError if the method has no
+    targets in the model.
     """
     first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6, 8), alike=True))
     role = first.cost.targets[:1] or None if first.entry.targets else None
@@ -172,7 +171,7 @@ def trials(method: str, family: str) -> list[Trial]:
 
 
 def _switched(trial: Trial, when: Formula, holds: bool) -> list[Trial]:
-    """The trial with one hyperparameter changed, so that the condition holds or does not; nothing if none can be."""
+    """Return the trial with one hyperparameter changed so that the condition equals `holds`; else an empty list."""
     backbone, _, _ = layout(trial.family)
     for name in sorted(when.names):
         for value in _every(trial.entry.hyperparameters[name]):
@@ -185,14 +184,14 @@ def _switched(trial: Trial, when: Formula, holds: bool) -> list[Trial]:
 
 
 def _every(spec: Any) -> Sequence[Any]:
-    """All values of a choice or switch, and the smallest of a number."""
+    """Return all values of a choice or switch, and the smallest ones of a number."""
     return spec.values or ((False, True) if spec.type == "bool" else (0, 1, 2, 3))
 
 
 def _small(
     method: str, family: str, targets: tuple[str, ...] | None, *, ints: tuple[int, ...], alike: bool
 ) -> dict[str, Any]:
-    """The first small setting that the entry's own domains and requirements accept on this model."""
+    """Return the first small setting that the entry's domains and requirements accept on this model."""
     backbone, _, _ = layout(family)
     specs = KB[method].entry.hyperparameters
     refusal: UsageError | None = None
@@ -219,5 +218,5 @@ def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] 
 
 
 def with_module(trial: Trial, module: Any) -> Trial:
-    """The same trial of another module that claims to be the method."""
+    """Return the same trial with another module in place of the method's own."""
     return replace(trial, module=module)

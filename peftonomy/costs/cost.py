@@ -1,11 +1,11 @@
-"""The answer to "what does a method cost on a model?": three ledgers, and the tensors they are sums of.
+"""The counts of a method on a model: three ledgers, and the tensors that they sum up.
 
     >>> import peftonomy
     >>> cost = peftonomy.load()["lora"].cost("llama_2_7b", r=8, targets=["attn.q", "attn.v"])
     >>> cost.trained, [t.name for t in cost.tensors]
     (4194304, ['A', 'B'])
 
-No torch and no model is needed: `_plan` derives the numbers from the tensors that an entry declares.
+No torch and no model is needed: `plan` derives the counts from the tensors that an entry declares.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..schema.method import Value
+from ..schema.base import Value
 from .table import Table
 
 __all__ = ["Cost", "TensorCost"]
@@ -23,9 +23,9 @@ __all__ = ["Cost", "TensorCost"]
 
 @dataclass(frozen=True, slots=True)
 class TensorCost:
-    """One declared tensor at all the places where it has the same shape.
+    """One declared tensor at all locations where it has the same shape.
 
-    `count` is the number of entries of one such tensor, `sites` how many there are, `total` their product;
+    `count` is the number of entries of one such tensor, `sites` the number of these tensors, `total` their product.
     `trained`, `stored`, `stored_bits`, `shared`, `served` and `served_bits` are its share of the ledgers.
     """
 
@@ -44,20 +44,20 @@ class TensorCost:
     roles: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `cost --json` prints it."""
+        """Return plain data, as `cost --json` prints it."""
         record = {n: getattr(self, n) for n in self.__slots__}
         return record | {"shape": None if self.shape is None else list(self.shape), "roles": list(self.roles)}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The answer: three ledgers in numbers, never merged, with what they were derived from.
+    """The result: three ledgers, never merged, with the tensors from which they are derived.
 
-    trained: entries the optimiser updates (a new task head excluded). stored: numbers that one task's checkpoint
-    must hold (values and positions); stored_bits: mask bits beside them; stored_bytes: all of it, values in `dtype`.
-    shared: numbers held once for all tasks. served: numbers that remain at inference beyond the backbone; served_bits:
-    mask bits beside them. head: a newly initialised task head. backbone: parameters of the published
-    model, tied weights once. base_bytes: the frozen model as the method holds it. percent = 100 * trained / backbone.
+    trained: entries that the optimiser updates, without a new task head. stored: values and positions that one task's
+    checkpoint must contain; stored_bits: mask bits beside them; stored_bytes: all of it, values in `dtype`. shared:
+    values stored once for all tasks. served: values that remain at inference beyond the backbone; served_bits: mask
+    bits beside them. head: parameters of a newly initialised task head. backbone: parameters of the published model,
+    tied weights once. base_bytes: the frozen model in the method's storage format. percent = 100 * trained / backbone.
     """
 
     method: str
@@ -80,27 +80,27 @@ class Cost:
     _base_bytes: Callable[[], int] = field(repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle what would be worked out later, too."""
+        """Pickle the lazily computed values, too."""
         later = {"tensors": self.tensors, "base_bytes": self.base_bytes}
         return {name: value for name, value in vars(self).items() if not name.startswith("_")} | later
 
     @property
     def percent(self) -> float:
-        """Trained numbers in percent of the backbone's parameters."""
+        """Trained entries in percent of the backbone's parameters."""
         return 100 * self.trained / self.backbone
 
     @cached_property
     def base_bytes(self) -> int:
-        """Bytes of the backbone's weights as the method holds them (quantised where it says so, else `dtype`)."""
+        """Bytes of the backbone's weights in the method's storage format (quantised if declared, else `dtype`)."""
         return self._base_bytes()
 
     @cached_property
     def tensors(self) -> tuple[TensorCost, ...]:
-        """Every declared tensor, places of equal shape together."""
+        """Every declared tensor, with locations of equal shape merged."""
         return self._tensors()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `cost --json` prints it; integers are exact."""
+        """Return plain data, as `cost --json` prints it; integers are exact."""
         record: dict[str, Any] = {
             "method": self.method, "model": self.model, "hyperparameters": dict(self.hyperparameters),
             "targets": list(self.targets), "target_modules": self.target_modules, "task": self.task,
@@ -115,13 +115,13 @@ class Cost:
         return record
 
     def table(self) -> Table:
-        """One row per tensor."""
+        """Return a table with one row per tensor."""
         return Table(
             [t.to_dict() for t in self.tensors], caption=f"{self.method} on {self.model}: {self.trained:,} trained"
         )
 
     def to_frame(self) -> Any:
-        """The tensors as a pandas (else polars) data frame."""
+        """Return the tensors as a pandas (else polars) data frame."""
         return self.table().to_frame()
 
     def _repr_html_(self) -> str:

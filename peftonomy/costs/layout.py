@@ -1,4 +1,4 @@
-"""Where a method's tensors go in a model: the places of each tensor, and the dimensions its formulas may name there."""
+"""Lay out a method's tensors in a model: the locations of each tensor, and the dimensions for its formulas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..backbones.backbone import Inventory
 from ..backbones.modules import Block, Module, SiteGroup, joined, role_matches
 from ..errors import UsageError, shown
 from ..formula import Formula
-from ..schema.method import MethodEntry, Tensor, Value
+from ..schema.base import Value
+from ..schema.method import MethodEntry
+from ..schema.tensors import Tensor
 from .measure import Measure, measures
 
 __all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites"]
@@ -25,7 +27,7 @@ Suffixes = tuple[str, ...] | str
 
 @dataclass(frozen=True)
 class Part:
-    """An entry in the flattened tree of includes: its prefix, its parent part, how its hyperparameters are given."""
+    """An entry in the flattened tree of includes: its prefix, its parent part, and its hyperparameters' values."""
 
     prefix: str
     entry: MethodEntry
@@ -35,23 +37,23 @@ class Part:
 
     @cached_property
     def domains(self) -> list[tuple[str, Formula, Callable[..., Any]]]:
-        """Each hyperparameter that has a domain, with it, and as a function of `(common, {}, *hyperparameters)`."""
+        """Each hyperparameter with a domain: name, domain, and a function of `(common, {}, *hyperparameters)`."""
         specs, names = self.entry.hyperparameters, tuple(self.entry.hyperparameters)
         domains = [(name, spec.domain) for name, spec in specs.items() if spec.domain is not None]
         return [(name, domain, Formula.together([domain], names, ())) for name, domain in domains]
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
-        """What each of the entry's tensors measures."""
+        """The measure of each of the entry's tensors."""
         return measures(self.entry)
 
 
 @dataclass(slots=True)
 class Spot:
-    """Where a tensor goes: `n` equal places, and the dimensions that places may differ in.
+    """A group of `n` equal locations of a tensor, with the dimensions in which locations may differ.
 
-    source: the module, site or block it belongs to (None: the model as a whole). shape, suffix: those of the
-    backbone's own parameter, for a tensor that selects it.
+    source: its module, site or block (None: the whole model). shape, suffix: those of the backbone's own parameter, for
+    a tensor that selects it.
     """
 
     role: str
@@ -64,14 +66,14 @@ class Spot:
 
     @property
     def path(self) -> str:
-        """Name of the module or parameter, with `{layer}` where a layer's number goes."""
+        """The name of the module or parameter, with `{layer}` in place of a layer's number."""
         if self.source is None:
             return ""
         holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
         return joined(holder.path, self.suffix) if self.suffix else holder.path
 
     def within(self, named: Callable[[str], bool]) -> Spot:
-        """The spot in those layers only where the name of its module is meant."""
+        """Return the spot restricted to layers whose module name satisfies `named`."""
         holder = self.source.module if isinstance(self.source, SiteGroup) else self.source
         if holder is None:
             return self
@@ -83,11 +85,11 @@ class Spot:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Places that are named one by one, in place of roles or suffixes.
+    """Locations that are named one by one, instead of by roles or suffixes.
 
-    sites: what tensors per site act on. named: which modules are meant by the tensors of a method without targets.
-    apart: for tensors that are told apart by where they act, those of the sites that are theirs, whatever roles they
-    declare. own: sites with hyperparameters of their own.
+    sites: the locations of tensors per site. named: a predicate for module names, for the tensors of a method without
+    targets. apart: for tensors with separate locations, their sites, whatever roles they declare. own: sites with their
+    own hyperparameters.
     """
 
     sites: tuple[SiteGroup, ...]
@@ -98,7 +100,7 @@ class Chosen:
     def places(
         self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
     ) -> Iterator[tuple[Places, Mapping[str, Value]]]:
-        """A tensor's places among the chosen, with the hyperparameters that have values of their own there."""
+        """Yield a tensor's locations among the chosen ones, with the hyperparameters set there."""
         owned: dict[tuple[tuple[str, Value], ...], list[tuple[int, Spot]]] = {}
         for number, spot in enumerate(self._spots(name, measured, inventory, targeted)):
             own = self.own.get(spot.source, {}) if isinstance(spot.source, SiteGroup) else {}
@@ -121,9 +123,9 @@ class Chosen:
 
 
 def flattened(entry: MethodEntry, included: Callable[[str], MethodEntry]) -> tuple[Part, ...]:
-    """The entry and all that it includes, parents first. Raises UsageError if that never ends.
+    """Return the entry and all included entries, parents first. Raises UsageError for endless includes.
 
-    included: the entry of a method's id.
+    included: a function from a method's id to its entry.
     """
     parts = [Part("", entry, -1, {}, {})]
     for index, part in enumerate(parts):
@@ -138,10 +140,10 @@ def flattened(entry: MethodEntry, included: Callable[[str], MethodEntry]) -> tup
 def sites(
     parts: Sequence[Part], part: Part, inventory: Inventory, targets: Sequence[str] | None, suffixes: Suffixes | None
 ) -> list[SiteGroup]:
-    """The linear modules that a part acts on; none if it declares no targets.
+    """Return the linear modules that a part acts on; an empty list if it declares no targets.
 
-    Roles and suffixes are the caller's. Without them the default roles count, those that the model lacks left out;
-    where the whole method declares targets of its own, they stand in for its parts'. Raises UsageError.
+    The caller gives roles or suffixes. Without them the default roles apply, without those that the model lacks. If the
+    whole method declares its own targets, they replace those of its parts. Raises UsageError.
     """
     declared = parts[0].entry.targets or part.entry.targets
     if declared is None or part.entry.targets is None:
@@ -171,9 +173,10 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
 
 @dataclass
 class Places:
-    """Spots that are alike in all that a tensor's sizes depend on, each with its number among all of the tensor's.
+    """Spots with equal values of all dimensions that a tensor's sizes depend on.
 
-    dims: what formulas may name there besides the model's dimensions. n: how many places the spots are together.
+    dims: dimensions that formulas may name besides the model's. spots: each with its number among the tensor's spots.
+    n: the number of locations in all spots together.
     """
 
     dims: Mapping[str, Any]
@@ -182,22 +185,22 @@ class Places:
 
     @cached_property
     def layers(self) -> dict[int, int]:
-        """How many of the places each layer has."""
+        """The number of locations in each layer."""
         return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
 
 
 def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[Places]:
-    """The places of a tensor, those together that are alike."""
+    """Return the locations of a tensor, grouped by equal dimensions."""
     key = measured.spread, tuple(map(id, targeted)) if measured.tensor.per in ("site", "role") else None
     if key not in inventory.memo:
-        # The targeted modules are held too: while they are, no others can have their ids.
+        # The cache also references the targeted modules, so that no other objects can get their ids.
         inventory.memo[key] = targeted, alike(measured, enumerate(spots(measured, inventory, targeted)))
     found: list[Places] = inventory.memo[key][1]
     return found
 
 
 def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[Places]:
-    """Spots, those together that are alike in all that the tensor's formulas name."""
+    """Group spots that have equal values of all dimensions that the tensor's formulas name."""
     groups: dict[tuple[Any, ...], Places] = {}
     for number, spot in numbered:
         key = (spot.shape, *[spot.dims.get(name) for name in measured.names])
@@ -213,9 +216,9 @@ def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[Place
 def spots(
     measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
 ) -> Iterator[Spot]:
-    """Every spot of a tensor, in the network's order; split by layer only where sizes depend on the layer.
+    """Yield every spot of a tensor, in the network's order; split by layer only if sizes depend on the layer.
 
-    A formula with the layer has nothing to say of places outside the layers, which are then left out.
+    A formula over the layer is undefined outside the layers, so those locations are omitted.
     """
     for spot in _SCOPES[measured.tensor.per](measured.tensor, inventory, targeted):
         if not measured.by_layer:

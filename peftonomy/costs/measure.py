@@ -1,6 +1,7 @@
-"""What one tensor measures at a place: all its formulas compiled together, once, over numbers and over arrays.
+"""The sizes of one tensor at a location: all its formulas compiled together, once, over numbers and over arrays.
 
-Nothing here knows a model: the dimensions of the model (`common`) and of the place (`local`) come with each call.
+This module knows no model: the dimensions of the model (`common`) and of the location (`local`) are arguments of each
+call.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from functools import cached_property
 from typing import Any
 
 from ..formula import Formula
-from ..schema.method import MethodEntry, Moved, Tensor
+from ..schema.method import MethodEntry
 from ..schema.names import BLOCKS, DIMS, LOCAL
+from ..schema.tensors import Moved, Tensor
 
 __all__ = ["HELD", "Measure", "measure", "measures"]
 
 HELD = ("values", "indices", "bits", "shared")
-"""What has to be held of a tensor, in a task's checkpoint or (shared) beside it."""
+"""The kinds of stored values of a tensor, in a task's checkpoint or (shared) beside it."""
 ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 
 
@@ -25,14 +27,14 @@ ONE, NUMEL = Formula.parse(1), Formula.parse("numel")
 class Measure:
     """A tensor's formulas as functions of `(common, local, *hyperparameters)`, compiled once.
 
-    wanted: what is computed: count, copies, and what else `trained` and `held` point at. trained: where in it the
-    number of moved entries stands, None where none are. held: each kind of what is held, with where its number stands;
-    columns: the same, with each kind by its number in HELD. exists, requires: conditions. names: dimensions in which
-    places may differ. by_layer: whether a formula names the layer; layered: whether only `exists` does, so that the
-    layers are alike where it holds. everywhere: whether the tensor acts on every targeted module. across: what is
-    counted over all places together: the ledger or kind, and its formula. spread: two tensors with equal `spread` have
-    the same places on the same targets. sizes: the values of `wanted`, None where the tensor does not exist, False
-    where what it requires does not hold.
+    wanted: the computed formulas: count, copies, and those to which `trained` and `held` refer. trained: the index of
+    the number of updated entries in `wanted`; None if there are none. held: each stored kind with the index of its
+    number; columns: the same, with each kind as its index in HELD. exists, requires: conditions. names: dimensions in
+    which locations may differ. by_layer: whether a formula names the layer. layered: whether only `exists` does, so
+    that all layers in which it holds are equal. everywhere: whether the tensor acts on every targeted module. across:
+    counts over all locations together, each as the ledger or kind and its formula. spread: two tensors with equal
+    `spread` have the same locations on the same targets. sizes: the values of `wanted`; None if the tensor does not
+    exist, False if its requirement does not hold.
     """
 
     tensor: Tensor
@@ -54,7 +56,7 @@ class Measure:
 
     @property
     def words(self) -> list[str]:
-        """What messages call each of `wanted`."""
+        """The name of each of `wanted` in messages."""
         rest = ["stored"] * (len(self.wanted) - 2)
         if self.trained:
             rest[0] = "trained"
@@ -62,17 +64,17 @@ class Measure:
 
     @cached_property
     def arrays(self) -> Callable[..., Any]:
-        """Over arrays: whether what it requires holds, and the values of `wanted`."""
+        """Over arrays: the truth of the requirement, and the values of `wanted`."""
         return Formula.together_numpy([self.requires or ONE, *self.wanted], self.hyperparameters, self.local)
 
     @cached_property
     def there(self) -> Callable[..., Any]:
-        """Of `(common, local, layer, *hyperparameters)`: whether it exists in that layer, as a tuple of one."""
+        """A function of `(common, local, layer, *hyperparameters)`: the 1-tuple of whether the tensor exists there."""
         return Formula.together([self.exists or ONE], ("layer", *self.hyperparameters), self.local)
 
     @cached_property
     def there_arrays(self) -> Callable[..., Any]:
-        """As `there`, over arrays."""
+        """The same function as `there`, over arrays."""
         return Formula.together_numpy([self.exists or ONE], ("layer", *self.hyperparameters), self.local)
 
     @cached_property

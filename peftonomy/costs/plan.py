@@ -1,7 +1,7 @@
-"""A method laid out on a model: everything that does not depend on the hyperparameters, done once.
+"""A method laid out on a model: everything that does not depend on the hyperparameters, computed once.
 
-A `Plan` knows the places of every tensor, with the formulas compiled and the dimensions of those places filled in. A
-query then only puts the hyperparameters in. That takes microseconds.
+A `Plan` contains the locations of every tensor, with the formulas compiled and the dimensions of those locations filled
+in. A query then only inserts the hyperparameters, which takes microseconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
 from ..errors import UnknownName, UsageError, shown
 from ..formula import Formula
-from ..schema.method import Hyperparameter, Tensor, Value
+from ..schema.base import Value
+from ..schema.tensors import Hyperparameter, Tensor
 from .cost import Cost, TensorCost
 from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites
 from .measure import HELD, Measure
@@ -28,15 +29,16 @@ INDEX_BYTES = 4
 """Bytes of one stored position (int32)."""
 NOTHING: Mapping[str, Any] = {}
 EXACT = 2**53
-"""Counts stay below this, where JavaScript is exact too."""
+"""The limit for counts. Below it, JavaScript is exact too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One declared tensor at one place of the network.
+    """One declared tensor at one location in the network.
 
-    `path` is the module it belongs to ("" for the model, or for a feed-forward block), or for a selecting tensor the
-    parameter's own name; `start`, `stop` the slice of a fused module's output. `copies` tensors of `count` entries.
+    `path` is the tensor's module ("" for the model, or for a feed-forward block), or for a selecting tensor the
+    parameter's own name. `start` and `stop` give the slice of a fused module's output. There are `copies` tensors of
+    `count` entries.
     """
 
     tensor: str
@@ -53,19 +55,19 @@ class Place:
     count: int
     copies: int
     known: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What formulas may name there: dimensions of the model and of the place, and hyperparameters."""
+    """The names for formulas at this location: dimensions of the model and of the location, and hyperparameters."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """A tensor of one part of a method, at places that are alike."""
+    """A tensor of one part of a method, at equal locations."""
 
     part: int
     name: str
     measure: Measure
     places: Places
     own: Mapping[str, Value]
-    """Hyperparameters that have other values at these places than elsewhere."""
+    """Hyperparameters with their own values at these locations."""
 
     @property
     def tensor(self) -> Tensor:
@@ -74,10 +76,10 @@ class Piece:
 
 @dataclass(slots=True)
 class Row:
-    """A piece with the hyperparameters put in: `n` tensors of `count` entries, and their share of the ledgers.
+    """A piece with the hyperparameters inserted: `n` tensors of `count` entries, and their share of the ledgers.
 
-    copies: how many at each place. layers: those in which it exists, where that is not all of them; then the kinds of
-    HELD.
+    copies: the number of tensors at each location. layers: the layers in which the tensor exists, if not all. The
+    fields after it are the kinds of HELD.
     """
 
     piece: Piece
@@ -95,12 +97,12 @@ class Row:
 
     @property
     def learns(self) -> bool:
-        """Whether training updates it: all of it, or of what is the backbone's own a part."""
+        """True if training updates the tensor, or a part of a selected parameter."""
         tensor = self.piece.tensor
         return tensor.trained is not False and (self.trained > 0 or tensor.selecting)
 
     def spots(self) -> Iterator[tuple[Spot, int]]:
-        """Each spot where it exists, with how many of its tensors are there."""
+        """Yield each spot where the tensor exists, with the number of tensors there."""
         for _, spot in self.piece.places.spots:
             n = spot.n if self.layers is None else len(self.layers.intersection(spot.layers))
             if n:
@@ -108,12 +110,12 @@ class Row:
 
     @property
     def kept(self) -> int:
-        """Entries that remain at inference, as numbers or (where they are stored as such) as bits."""
+        """The entries that remain at inference, as values or (if stored so) as bits."""
         return self.count * self.n if self.piece.tensor.served == "kept" else 0
 
 
 class Plan:
-    """A method on an inventory with chosen targets. Get it from `Method.plan`."""
+    """A method on an inventory with chosen targets. `Method.plan` creates it."""
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class Plan:
         self.entry, self.id = parts[0].entry, parts[0].entry.id
         self.chosen = chosen
         self.memo: dict[str, Any] = {}
-        """What rooms above work out once for this plan, each under a name of its own."""
+        """A cache for the packages above: values computed once for this plan, each under its own name."""
         if (targets or target_modules) and not any(p.entry.targets for p in self.parts):
             raise UsageError(f"{self.id} has no targets: it does not act on chosen linear modules")
         self.sites = [
@@ -152,13 +154,13 @@ class Plan:
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
 
     def _places(self, index: int, name: str, measured: Measure) -> Iterable[tuple[Places, Mapping[str, Value]]]:
-        """The places of a part's tensor, with the hyperparameters that have values of their own there."""
+        """Return the locations of a part's tensor, with the hyperparameters that have their own values there."""
         if self.chosen is not None:
             return self.chosen.places(name, measured, self.inventory, self.sites[index])
         return [(where, NOTHING) for where in places(measured, self.inventory, self.sites[index])]
 
     def _check_all_used(self) -> None:
-        """Raise UsageError if nothing is found, or if a targeted module has no tensor that acts on it."""
+        """Raise UsageError if the method has no locations, or if no tensor acts on a targeted module."""
         label = self.inventory.backbone.id
         if not self.pieces:
             raise UsageError(f"{self.id} finds nothing to act on in {label} (task {self.inventory.task})")
@@ -173,7 +175,7 @@ class Plan:
                         raise UsageError(f"no tensor of {self.id} acts on {where}; name other targets")
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
-        """All hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
+        """Return all hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
         chosen = self.named(given)
         specs = self.entry.hyperparameters
         filled = {
@@ -192,7 +194,7 @@ class Plan:
         return filled
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The given values by our names of the hyperparameters. Raises UsageError."""
+        """Return the given values by our names of the hyperparameters. Raises UsageError."""
         entry = self.entry
         specs, others = entry.hyperparameters, entry.alternative_names
         chosen: dict[str, Any] = {}
@@ -206,7 +208,7 @@ class Plan:
         return chosen
 
     def default(self, spec: Hyperparameter) -> Value:
-        """The value of a hyperparameter that is not given."""
+        """Return the default value of a hyperparameter."""
         if spec.type in ("int", "float") and isinstance(spec.default, str):
             value: Value = Formula.parse(spec.default)(self.common)
             return value
@@ -215,7 +217,7 @@ class Plan:
     def arguments(
         self, values: Mapping[str, Any], evaluate: Callable[[Formula, Mapping[str, Any]], Any] = Formula.__call__
     ) -> list[tuple[Any, ...]]:
-        """For each part, the values of its own hyperparameters in their declared order."""
+        """Return, for each part, the values of its own hyperparameters in their declared order."""
         everything = [dict(values)]
         for part in self.parts[1:]:
             above = everything[part.parent]
@@ -233,12 +235,12 @@ class Plan:
         return [tuple(own.values()) for own in everything]
 
     def rows(self, values: Mapping[str, Value]) -> list[Row]:
-        """Every piece that exists under these hyperparameters, with its counts."""
+        """Return every piece that exists with these hyperparameters, with its counts."""
         rows = self.each(values)
         return self._gathered(rows) if self.shares else rows
 
     def each(self, values: Mapping[str, Value]) -> list[Row]:
-        """As `rows`, but a tensor with a share across all its places still has a row for each kind of them."""
+        """Return the same as `rows`, but keep one row per group of locations for tensors counted across all of them."""
         arguments = self.arguments(values) if len(self.parts) > 1 else [tuple(values.values())]
         rows = []
         for piece in self.pieces:
@@ -259,7 +261,7 @@ class Plan:
         return rows
 
     def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> Row:
-        """found: what the measure of the piece says of each of its places, in these layers."""
+        """Return the row of a piece in these layers. `found`: the measure's result for each of its locations."""
         measured = piece.measure
         if found is False:
             raise UsageError(self._unmet(piece, args))
@@ -276,7 +278,7 @@ class Plan:
         return Row(piece, args, found[0], n, moved, copies, layers, held[0], held[1], held[2], held[3])
 
     def _gathered(self, rows: Sequence[Row]) -> list[Row]:
-        """Tensors with a share `across` all their places become one row each: that share has no place of its own."""
+        """Merge each tensor with a share `across` all locations into one row: that share has no single location."""
         groups: dict[str, list[Row]] = {}
         for row in rows:
             groups.setdefault(row.piece.name, []).append(row)
@@ -310,7 +312,7 @@ class Plan:
         return f"{self.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
 
     def _whole(self, piece: Piece, what: str, value: Any) -> int:
-        """A count as an integer; counts that are negative, fractional or beyond 2**53 are refused."""
+        """Return a count as an integer. Raises UsageError if it is negative, fractional or beyond 2**53."""
         if type(value) is int and 0 <= value <= EXACT:
             return value
         if not math.isfinite(value) or value != int(value):
@@ -322,7 +324,7 @@ class Plan:
         return number
 
     def cost(self, given: Mapping[str, Any], dtype: str = "float32") -> Cost:
-        """The cost with the hyperparameters `given`. Raises UsageError."""
+        """Return the cost with the hyperparameters `given`. Raises UsageError."""
         size = BYTES.get(dtype)
         if size is None:
             raise UnknownName("dtype", dtype, BYTES)
@@ -351,7 +353,7 @@ class Plan:
         )  # fmt: skip
 
     def base_bytes(self, values: Mapping[str, Value], size: int) -> int:
-        """Bytes of the backbone as the method holds it: `base_storage` where declared, `size` a number elsewhere."""
+        """Return the bytes of the backbone: in `base_storage` format if declared, else with `size` bytes per value."""
         plain = self.inventory.backbone.parameters * size
         for part, args in zip(self.parts, self.arguments(values), strict=True):
             for module in self.inventory.modules if part.entry.base_storage else ():
@@ -359,7 +361,7 @@ class Plan:
         return plain
 
     def _requantised(self, part: Part, module: Module, args: tuple[Any, ...], size: int) -> int:
-        """By how many bytes a module's weights grow (or shrink, below zero) when held as `base_storage` says."""
+        """Return the change in bytes of a module's weights (negative if they shrink) under `base_storage`."""
         storage = part.entry.base_storage.values()
         held = [s for s in storage if any(role_matches(p, module.role, module.stack) for p in s.roles)]
         shape = dict(module.parameters).get("weight")
@@ -371,7 +373,7 @@ class Plan:
         return module.count * (held_bytes - numel * size)
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:
-        """Every declared tensor at every single place of the network, tensor by tensor in the network's order."""
+        """Return every declared tensor at each location, tensor by tensor in the network's order."""
         rows = self.each(self.values(given))
         order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
         found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
@@ -394,7 +396,7 @@ class Plan:
             )  # fmt: skip
 
     def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
-        """The shape of a row's tensors; None for those that are gathered from places of several, or not dense."""
+        """Return the shape of a row's tensors; None if they are merged from several locations, or not dense."""
         piece = row.piece
         own = (spot or piece.places.spots[0][1]).shape
         if row.roles or own is not None or piece.tensor.shape is None:
@@ -420,12 +422,12 @@ class Plan:
 
 
 def _roles(rows: Iterable[Row]) -> Iterator[str]:
-    """The roles of the places where the rows' tensors are, each once, in the network's order."""
+    """Yield the roles of the locations of the rows' tensors, each once, in the network's order."""
     return iter(dict.fromkeys(role for _, role in sorted(_there(rows)) if role))
 
 
 def _there(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
-    """The places where the rows' tensors are: the number of each in the network's order, and its role."""
+    """Yield the locations of the rows' tensors: the number of each in the network's order, and its role."""
     for row in rows:
         for number, spot in row.piece.places.spots:
             if row.layers is None or not row.layers.isdisjoint(spot.layers):

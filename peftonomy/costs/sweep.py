@@ -1,17 +1,17 @@
-"""Costs over arrays of hyperparameters at once, with numpy; equal, number for number, to one query after the other.
+"""Costs over arrays of hyperparameters, with numpy. The results are exactly those of single queries.
 
     >>> import numpy, peftonomy
     >>> ranks = numpy.array([1, 2, 4, 8])
     >>> peftonomy.load()["lora"].sweep("llama_2_7b", targets="attn.q,attn.v", r=ranks).trained
     array([ 524288, 1048576, 2097152, 4194304])
 
-Over several models the arrays get an axis for them, in front:
+Over several models the arrays get a first axis for the models:
 
     >>> peftonomy.load()["lora"].sweep(["bert_base", "gpt2"], r=ranks).trained.shape
     (2, 4)
 
-Arrays are computed twice, in 64-bit integers and in floating point. Where the two do not agree to rounding, or a number
-leaves the range in which both are exact, the setting is asked again by itself, which answers or says what is wrong.
+Arrays are computed twice, in 64-bit integers and in floating point. If the two differ by more than rounding, or a
+number leaves the range in which both are exact, a single query computes that setting or raises its error.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LEDGERS = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served
 class Sweep:
     """The ledgers of `Cost` as arrays (int64) of the shape to which the given hyperparameters broadcast.
 
-    Of several models: `model` and `backbone` have an element for each, and so has a first axis of the arrays, which are
-    masked where a single query would be refused.
+    For several models, `model` and `backbone` have an element for each, and the arrays have a first axis for them. The
+    arrays are masked where a single query would raise.
     """
 
     method: str
@@ -62,7 +62,7 @@ class Sweep:
 
     @property
     def percent(self) -> NDArray[Any]:
-        """Trained numbers in percent of the backbone's parameters."""
+        """Trained entries in percent of the backbone's parameters."""
         import numpy as np
 
         of = np.asarray(self.backbone)
@@ -70,7 +70,7 @@ class Sweep:
         return percent
 
     def table(self) -> Table:
-        """One row per setting that is answered: the model of several, the hyperparameters that vary, the ledgers."""
+        """Return one row per valid setting: the model (of several), the hyperparameters that vary, the ledgers."""
         import numpy as np
 
         shape = self.trained.shape
@@ -88,7 +88,10 @@ class Sweep:
 
 
 def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep:
-    """The costs where some of `given` are arrays. Raises UsageError as a single query with the first bad setting."""
+    """Return the costs where some of `given` are arrays.
+
+    Raises UsageError as a single query does at the first bad setting.
+    """
     values, swept, ledgers, _ = _swept([plan], given, dtype)
     backbone = plan.inventory.backbone
     one = {name: array[0] for name, array in ledgers.items()}
@@ -98,9 +101,9 @@ def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep
 def sweep_models(
     models: Sequence[tuple[str, int]], plans: Sequence[Plan | None], given: Mapping[str, Any], dtype: str = "float32"
 ) -> Sweep:
-    """The same on several models, each with its id and parameters, and with a plan on one at least.
+    """Return the costs on several models, each with its id and parameters; at least one has a plan.
 
-    Raises UsageError for what no model would take.
+    Raises UsageError for a setting that is invalid on every model.
     """
     import numpy as np
 
@@ -119,7 +122,7 @@ def sweep_models(
 def _swept(
     plans: Sequence[Plan], given: Mapping[str, Any], dtype: str
 ) -> tuple[dict[str, Any], tuple[str, ...], dict[str, Any], Any]:
-    """All hyperparameters, those given as arrays, the ledgers by plan and setting, and where they are refused."""
+    """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and refusals."""
     import numpy as np
 
     if dtype not in BYTES:
@@ -146,7 +149,7 @@ def _fill(
     plans: Sequence[Plan], groups: Sequence[_Group], values: Mapping[str, Any], dtype: str,
     ledgers: Mapping[str, NDArray[Any]], refused: NDArray[Any],
 ) -> None:
-    """Write the ledgers of a stretch of settings, and where they are refused; of one plan, raise what refuses them."""
+    """Write the ledgers of a chunk of settings, and the mask of refusals. For one plan, raise the refusal."""
     import numpy as np
 
     n, size = refused.shape[1], BYTES[dtype]
@@ -178,14 +181,14 @@ def _fill(
 
 
 def _cell(value: NDArray[Any], at: Sequence[int]) -> Any:
-    """Of a hyperparameter, which has one row or one for each plan, and one column or one for each setting."""
+    """Return one element of a hyperparameter with one row (or one per plan) and one column (or one per setting)."""
     return value[at[0] if len(value) > 1 else 0, at[1] if value.shape[1] > 1 else 0]
 
 
 def _values(plans: Sequence[Plan], given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Every hyperparameter, and those that are given as arrays, which have the declared type.
+    """Return every hyperparameter, and the names given as arrays, which have the declared type.
 
-    All else is as a single query has it; a default that models have different values of has a row for each plan.
+    Other values are as in a single query. A default that differs between models has a row for each plan.
     """
     import numpy as np
 
@@ -216,14 +219,14 @@ def _values(plans: Sequence[Plan], given: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def _rows_of(values: Sequence[Any]) -> Any:
-    """One value for all, or where they differ a column of them."""
+    """Return one value for all, or a column if they differ."""
     import numpy as np
 
     return values[0] if all(value == values[0] for value in values) else np.array(values)[:, None]
 
 
 def _known(plans: Sequence[Plan], names: Iterable[str]) -> dict[str, Any]:
-    """Those of the names that are dimensions of models, each with a row for each plan or one for all."""
+    """Return the names that are dimensions of models, each with a row for each plan or one for all."""
     return {name: _rows_of([plan.common[name] for plan in plans]) for name in names if name in plans[0].common}
 
 
@@ -244,7 +247,7 @@ def _vectorised(formula: Formula, values: Mapping[str, Any]) -> Any:
 
 
 def _arguments(plans: Sequence[Plan], values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """For each part, the values of its own hyperparameters in their declared order, as those of the method are."""
+    """Return, for each part, its own hyperparameters in their declared order, as arrays or single values."""
     import numpy as np
 
     if len(plans[0].parts) == 1:
@@ -267,7 +270,10 @@ def _arguments(plans: Sequence[Plan], values: Mapping[str, Any]) -> list[tuple[A
 
 @dataclass(slots=True)
 class _Group:
-    """The pieces of a tensor, whose they are, and what its formulas may name, a row for each piece or one for all."""
+    """The pieces of a tensor, the index of each one's plan, and the names for its formulas.
+
+    known: each name has a row for each piece or one for all.
+    """
 
     owners: NDArray[Any]
     pieces: list[Piece]
@@ -275,7 +281,7 @@ class _Group:
 
 
 def _groups(plans: Sequence[Plan]) -> Iterator[_Group]:
-    """The pieces of each tensor: one after the other of a single plan, together of several."""
+    """Yield the pieces of each tensor: separately for a single plan, together for several."""
     import numpy as np
 
     found: dict[Any, tuple[list[int], list[Piece]]] = {}
@@ -295,7 +301,7 @@ def _groups(plans: Sequence[Plan]) -> Iterator[_Group]:
 def _counted(
     plans: Sequence[Plan], groups: Sequence[_Group], values: Mapping[str, Any], n: int, kind: type
 ) -> tuple[dict[str, Any], NDArray[Any]]:
-    """The sums of all that is counted at `n` settings, as numbers of a kind, and where a single query would refuse."""
+    """Return the summed counts at `n` settings, as numbers of type `kind`, and where a single query would fail."""
     import numpy as np
 
     arguments = _arguments(plans, values)
@@ -333,14 +339,17 @@ def _counted(
 
 
 def _of_rows(args: Iterable[Any], owners: NDArray[Any]) -> tuple[Any, ...]:
-    """Arguments of plans as those of their pieces."""
+    """Return the arguments of plans as arguments of their pieces."""
     import numpy as np
 
     return tuple(arg[owners] if isinstance(arg, np.ndarray) and len(arg) > 1 else arg for arg in args)
 
 
 def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
-    """Rows of pieces added up by the plans whose they are, and the numbers of these plans. owners: in order."""
+    """Return the rows of pieces summed by plan, and the indices of these plans.
+
+    owners: the plan of each piece, in order.
+    """
     import numpy as np
 
     first = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -351,8 +360,10 @@ def _summed(owners: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
 
 @dataclass(slots=True)
 class _Rows:
-    """Pieces of a tensor with arrays put in: whose they are, at how many places, their entries, and their share of the
-    ledgers that have one; a row for each piece, a column for each setting."""
+    """Pieces of a tensor with arrays inserted: plans, numbers of locations, entries, and their share of the ledgers.
+
+    There is a row for each piece and a column for each setting.
+    """
 
     owners: NDArray[Any]
     piece: Piece
@@ -362,7 +373,7 @@ class _Rows:
 
 
 def _places(pieces: Sequence[Piece], known: Mapping[str, Any], args: Sequence[Any]) -> Any:
-    """At how many of its places each piece exists."""
+    """Return the number of locations at which each piece exists."""
     import numpy as np
 
     measured, n = pieces[0].measure, np.array([piece.places.n for piece in pieces])[:, None]
@@ -373,7 +384,7 @@ def _places(pieces: Sequence[Piece], known: Mapping[str, Any], args: Sequence[An
         return np.asarray(there, bool) * n
     each = [piece.places.layers for piece in pieces]
     lengths = [len(layers) for layers in each]
-    of = np.repeat(np.arange(len(pieces)), lengths)  # now a row for each layer of each piece
+    of = np.repeat(np.arange(len(pieces)), lengths)  # a row for each layer of each piece
     layers = np.array([*itertools.chain.from_iterable(each)])[:, None]
     times = np.array([*itertools.chain.from_iterable(map(dict.values, each))])[:, None]
     here = dict(zip(known, _of_rows(known.values(), of), strict=True))
@@ -392,7 +403,7 @@ def _row(owners: NDArray[Any], piece: Piece, places: Any, numbers: Sequence[Any]
 
 
 def _gathered(plans: Sequence[Plan], members: Sequence[_Rows], arguments: Sequence[tuple[Any, ...]]) -> _Rows:
-    """A tensor at all its places together, with the shares that are counted over all of them."""
+    """Return a tensor at all its locations together, with the shares that are counted over all of them."""
     import numpy as np
 
     def total(rows: Iterable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A small list of records that shows itself as a table in a notebook and becomes a data frame on request."""
+"""A small list of records that displays as a table in a notebook and converts to a data frame."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Table(Sequence[Mapping[str, Any]]):
         return list(self.records[0]) if self.records else []
 
     def to_frame(self) -> Any:
-        """A pandas data frame, or a polars one where pandas is missing. Raises UsageError without either."""
+        """Return a pandas data frame, or a polars one without pandas. Raises UsageError without either."""
         try:
             import pandas
         except ImportError:

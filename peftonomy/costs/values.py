@@ -1,4 +1,4 @@
-"""Values that a caller gives for hyperparameters, from Python or as text, made into what the entry declares."""
+"""Convert hyperparameter values from Python or text to their declared types."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import operator
 from typing import Any
 
 from ..errors import UnknownName, UsageError, shown
-from ..schema.method import Hyperparameter, Value
+from ..schema.base import Value
+from ..schema.tensors import Hyperparameter
 
 __all__ = ["coerced"]
 
 LARGEST = 2**31
-"""Largest magnitude of a hyperparameter."""
+"""The largest magnitude of a hyperparameter."""
 KIND = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
 def coerced(name: str, spec: Hyperparameter, raw: Any) -> Value:
-    """A value given for hyperparameter `name`, as its own type.
+    """Return a value for hyperparameter `name` in its declared type.
 
-    Text is read as the command line has it; a float is no whole number and a boolean no number. Raises UsageError.
+    Text is parsed as on the command line. A float is not a whole number, and a boolean is not a number. Raises
+    UsageError.
     """
     if spec.type == "choice":
         word, words = str(raw).lower(), spec.values or []

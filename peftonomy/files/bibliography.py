@@ -1,9 +1,11 @@
-"""The bibliography: `taxonomy/references.bib`, parsed by bibtexparser, with the line on which each entry begins."""
+"""The bibliography: `taxonomy/references.bib`, parsed by bibtexparser, with the first line of each entry."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,24 +17,11 @@ __all__ = ["Bibliography", "Reference"]
 
 READ = ("paper", "code", "abstract", "none")
 ENTRY = re.compile(r"^@(\w+)\s*\{\s*([^,\s]+)\s*,", re.MULTILINE)
-LATEX = {
-    "\\&": "&",
-    "\\_": "_",
-    "\\%": "%",
-    "--": "–",
-    "~": " ",
-    "\\'e": "é",
-    '\\"u': "ü",
-    '\\"a': "ä",
-    '\\"o': "ö",
-    "\\ss": "ß",
-    "\\aa": "å",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One source. `read` says what somebody here opened: the paper, its code, its abstract, or none of them."""
+    """One source. `read` lists the parts that we opened: the paper, its code, its abstract, or none."""
 
     key: str
     kind: str
@@ -58,7 +47,7 @@ class Reference:
 
     @property
     def venue(self) -> str:
-        """Journal, proceedings, or how it was published."""
+        """The journal, the proceedings, or another form of publication."""
         return plain(
             next(
                 (self.fields[n] for n in ("journal", "booktitle", "howpublished", "publisher") if n in self.fields), ""
@@ -67,12 +56,12 @@ class Reference:
 
     @property
     def arxiv(self) -> str:
-        """The arXiv id, or nothing."""
+        """The arXiv id, or ""."""
         return self.fields.get("eprint", "") if self.fields.get("archiveprefix", "arXiv").lower() == "arxiv" else ""
 
     @property
     def url(self) -> str:
-        """Where to find it: DOI, arXiv or its own address; nothing if none is known or the address is not https."""
+        """The link to it: DOI, arXiv or its own address; "" if none is known or the address is not https."""
         if self.fields.get("doi"):
             return f"https://doi.org/{self.fields['doi']}"
         if self.arxiv:
@@ -82,16 +71,16 @@ class Reference:
 
     @property
     def read(self) -> str:
-        """What somebody here opened: one or several of `READ`, with commas."""
+        """The parts that we opened: one or several of `READ`, separated by commas."""
         return self.fields.get("read", "none")
 
     def opened(self, part: str) -> bool:
-        """Whether somebody here opened this part of it."""
+        """Return True if we opened this part of it."""
         return part in [word.strip() for word in self.read.split(",")]
 
     @property
     def citation(self) -> str:
-        """Authors, year, title and venue on one line."""
+        """The authors, year, title and venue on one line."""
         names = self.authors
         who = " and ".join(names) if len(names) <= 2 else f"{names[0]} et al."
         return ". ".join(p for p in (f"{who} ({self.year})" if who else self.year, self.title, self.venue) if p) + "."
@@ -115,7 +104,7 @@ class Bibliography(Mapping[str, Reference]):
 
     @classmethod
     def read(cls, path: Path, name: str) -> Bibliography:
-        """The bibliography in a file. Raises DataError."""
+        """Read the bibliography in a file. Raises DataError."""
         try:
             return cls(path.read_text(encoding="utf-8"), name)
         except (OSError, UnicodeDecodeError) as error:
@@ -130,7 +119,7 @@ class Bibliography(Mapping[str, Reference]):
         parser, blocks = BibTexParser(common_strings=True, ignore_nonstandard_types=False), self._blocks()
         try:
             parsed = {e["ID"]: e for e in parser.parse(self.text).entries}
-        except UndefinedString as error:  # a bare word, which the library does not place
+        except UndefinedString as error:  # a bare word; the library gives no line for it
             word = re.compile(rf"[=#]\s*{re.escape(error.args[0])}\b", re.IGNORECASE)
             raise self._unparsed(next(key for key, block in blocks.items() if word.search(block))) from None
         found = {}
@@ -146,7 +135,7 @@ class Bibliography(Mapping[str, Reference]):
         return DataError([problem])
 
     def _blocks(self) -> dict[str, str]:
-        """Each entry's own text, our `read` field left out."""
+        """Return each entry's text without our `read` field."""
         starts = [(m[2], m.start()) for m in ENTRY.finditer(self.text)]
         ends = [start for _, start in starts[1:]] + [len(self.text)]
         blocks = {}
@@ -171,8 +160,11 @@ class Bibliography(Mapping[str, Reference]):
         return len(self.lines)
 
 
+@functools.cache
 def plain(text: str) -> str:
-    """BibTeX text without braces and the commonest LaTeX accents."""
-    for latex, character in LATEX.items():
-        text = text.replace(f"{{{latex}}}", character).replace(latex, character)
-    return text.replace("{", "").replace("}", "")
+    """Return BibTeX text as plain text: accents as letters, no braces."""
+    from bibtexparser.latexenc import latex_to_unicode
+
+    dotted = re.sub(r"\\i(?![a-zA-Z])", "i", text)  # an accent replaces the dot
+    letters = unicodedata.normalize("NFC", latex_to_unicode(dotted))
+    return re.sub("[{}]", "", letters.replace("--", "–").replace("~", " "))

@@ -1,8 +1,9 @@
-"""One strict reader for all our YAML: what it accepts means the same to everyone who reads the file.
+"""Read YAML strictly: accepted files mean the same to every reader.
 
-PyYAML parses; this module refuses what YAML 1.1 makes of innocent text: duplicate keys (the last one wins in
-silence), `on`/`off`/`yes`/`no` (booleans), `1e-4` (text), `0777` and `1:30` (other bases), anchors, aliases,
-tags and further documents (they can explode or build objects). Every problem of a file is reported, with its line.
+PyYAML parses; this module rejects text that YAML 1.1 interprets in surprising ways: duplicate keys (the last one
+silently wins), `on`/`off`/`yes`/`no` (booleans), `1e-4` (text), `0777` and `1:30` (other bases). It also rejects
+anchors, aliases, tags and further documents, which can expand without limit or build objects. Every problem of a file
+is reported, with its line.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ Path_ = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file: plain dicts, lists and scalars, and the line on which each of them begins."""
+    """A parsed file: plain dicts, lists and scalars, and the first line of each."""
 
     path: str
     data: Any
     lines: dict[Path_, int] = field(repr=False)
 
     def line(self, keys: Path_ = ()) -> int:
-        """Line of the value at `keys`, or of the nearest enclosing value that the file has."""
+        """Return the line of the value at `keys`, or of the nearest enclosing value in the file."""
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return self.lines.get(keys, 1)
 
 
 def load_yaml(path: str | Path, name: str | None = None) -> Document:
-    """Read one file. `name` is how messages call it.
+    """Read one file. `name` is its name in messages.
 
     Raises DataError with every problem of the file.
     """
@@ -71,7 +72,7 @@ def load_yaml(path: str | Path, name: str | None = None) -> Document:
 
 
 def parse_yaml(text: str, name: str = "<yaml>") -> Document:
-    """Parse text as `load_yaml` parses a file."""
+    """Parse text in the same way as `load_yaml`."""
     reader = _Reader(name)
     try:
         node = _compose(text, reader)
@@ -90,7 +91,7 @@ def parse_yaml(text: str, name: str = "<yaml>") -> Document:
 
 
 def _compose(text: str, reader: _Reader) -> yaml.Node | None:
-    """The node tree; anchors, aliases, tags and second documents are refused before any node is built."""
+    """Return the node tree. Anchors, aliases, tags and second documents are rejected before any node is built."""
     depth = 0
     for event in yaml.parse(text, Loader=Loader):
         line = event.start_mark.line + 1  # type: ignore[union-attr]  # parsed events have marks
@@ -110,7 +111,7 @@ def _compose(text: str, reader: _Reader) -> yaml.Node | None:
 
 
 class _Reader:
-    """Turns nodes into plain values while it notes lines and problems."""
+    """A converter from nodes to plain values that records lines and problems."""
 
     def __init__(self, name: str):
         self.name = name
@@ -165,7 +166,7 @@ class _Reader:
 
 
 def dotted(keys: Path_) -> str:
-    """A place in a document as people write it: `tensors.A.shape[0]`."""
+    """Return a location in a document as text: `tensors.A.shape[0]`."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)

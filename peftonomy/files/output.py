@@ -1,7 +1,7 @@
-"""How the command line writes: JSON, tables, progress and files.
+"""Write the command line's output: JSON, tables, progress and files.
 
-A table is for eyes on a terminal (rich draws it) and plain aligned columns in a pipe, where each line counts.
-Progress goes to stderr, so that it never mixes with an answer. A regular file appears whole or not at all.
+On a terminal rich draws tables; in a pipe they are plain aligned columns, one line per row. Progress goes to stderr, so
+that it never mixes with results. A regular file is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["binary_text", "bytes_text", "number", "print_json", "print_table", "
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; integers are exact, text stays UTF-8."""
+    """Print one JSON document on stdout; integers are exact, text stays UTF-8."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def number(value: float | None) -> str:
-    """A count for people: `4,194,304`; nothing for no number."""
+    """Return a count for readers: `4,194,304`; "" for None."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def bytes_text(value: int) -> str:
-    """A size in decimal units, as disks and model hubs count: `16.8 MB`.
+    """Return a size in decimal units, as disks and model hubs count: `16.8 MB`.
 
     >>> bytes_text(16_777_216), bytes_text(999), bytes_text(0)
     ('16.8 MB', '999 B', '0 B')
@@ -46,7 +46,7 @@ def bytes_text(value: int) -> str:
 
 
 def binary_text(value: int) -> str:
-    """A size in binary units, as memory is counted: `16 MiB`.
+    """Return a size in binary units, as memory is counted: `16 MiB`.
 
     >>> binary_text(16 * 2**20), binary_text(1000)
     ('16 MiB', '1000 B')
@@ -58,7 +58,7 @@ def binary_text(value: int) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
-    """Rows under their `columns`; those named in `right` are set flush right, as numbers are."""
+    """Print rows under their `columns`; those named in `right` are right-aligned, like numbers."""
     rows, right = list(rows), set(right)
     if sys.stdout.isatty():
         _rich_table(columns, rows, right)
@@ -90,7 +90,7 @@ def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: s
 
 @contextlib.contextmanager
 def progress(doing: str) -> Iterator[None]:
-    """Show on a terminal's stderr that something long goes on."""
+    """Show on a terminal's stderr that a long operation is running."""
     if not sys.stderr.isatty():
         yield
         return
@@ -101,9 +101,9 @@ def progress(doing: str) -> Iterator[None]:
 
 
 def write_atomically(files: Mapping[Path, str]) -> None:
-    """Write all `files` (UTF-8): each appears whole, and none if one of them cannot be written.
+    """Write all `files` (UTF-8): each completely, and none if one of them cannot be written.
 
-    Symbolic links, devices and pipes are written through, as a shell does.
+    Symbolic links, devices and pipes are written through, as in a shell.
     """
     made: dict[Path, Path] = {}
     through = {path for path in files if path.is_symlink() or (path.exists() and not path.is_file())}
@@ -131,7 +131,7 @@ def write_atomically(files: Mapping[Path, str]) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Give errors of the system the name of the file, which a full disk does not have."""
+    """Add the name of the file to system errors; those of a full disk lack it."""
     try:
         yield
     except OSError as error:
@@ -140,7 +140,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Reference implementations on live models: apply, merge, save, load, remove.
+"""Run reference implementations on live models: apply, merge, save, load, remove.
 
 This room may import: catalogue and the rooms below it.
 """

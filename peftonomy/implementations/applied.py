@@ -1,7 +1,7 @@
-"""A reference implementation on a live `transformers` model: what `kb["lora"].apply(model, r=8)` returns.
+"""A reference implementation on a live `transformers` model: the result of `kb["lora"].apply(model, r=8)`.
 
-The entry decides: its defaults are filled in for this model, its domains and requirements are checked, and its counts
-are predicted, before the implementation touches the model. Needs the torch extra.
+Before the implementation changes the model, the entry's defaults are filled in for this model, its domains and
+requirements are checked, and its counts are predicted. Needs the torch extra.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["Applied", "apply"]
 
 
 class Applied:
-    """A method on a model. `model` is the same object as before, changed in place.
+    """A method on a model. `model` is the caller's object, changed in place.
 
-    hyperparameters: all of them, defaults filled in. targets: roles, empty where the method has none. predicted: the
-    cost by the entry.
+    hyperparameters: all of them, defaults filled in. targets: roles, empty if the method has none. predicted: the cost
+    by the entry.
     """
 
     def __init__(self, method: MethodRecord, model: nn.Module, targets: Iterable[str] | None, given: Mapping[str, Any]):
@@ -57,35 +57,35 @@ class Applied:
         return module(self.method.id)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What an optimiser has to update, by name: give `.values()` to it."""
+        """The parameters to update, by name: pass `.values()` to an optimiser."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @property
     def trained(self) -> int:
-        """Parameters that require a gradient, counted on the live model; `predicted.trained` is the entry's count.
+        """The number of parameters that require a gradient on the live model; `predicted.trained` is the entry's count.
 
-        The two differ where a method trains chosen entries of larger tensors.
+        The two differ if a method trains chosen entries of larger tensors.
         """
         return sum(p.numel() for p in self.parameters().values())
 
     def calibrate(self, losses: Iterable[Tensor]) -> Applied:
-        """Let the method look at data, where it starts from gradients or activations. Raises UsageError if not."""
+        """Calibrate a method that starts from gradients or activations. Raises UsageError for other methods."""
         self._function("calibrate", "does not look at data first")(self.model, losses)
         return self
 
     def finish(self) -> Applied:
-        """End training: drop what only training needs. Does nothing where there is no such thing."""
+        """End training and remove tensors that only training needs, if there are any."""
         if hasattr(self._module, "finish"):
             self._module.finish(self.model)
         return self
 
     def merge(self) -> nn.Module:
-        """Fold the change into the model's own weights. Raises UsageError where the method cannot be merged."""
+        """Merge the change into the model's own weights. Raises UsageError if the method cannot be merged."""
         merged: nn.Module = self._function("merge", "cannot be merged into the weights")(self.model)
         return merged
 
     def state(self) -> dict[str, Tensor]:
-        """What one task's checkpoint has to hold, by name."""
+        """Return the contents of one task's checkpoint, by name."""
         return self._naming.stored(self._module, self.method.id, self._places, self.model)
 
     def save(self, path: str | Path) -> Path:
@@ -112,9 +112,10 @@ class Applied:
         return self
 
     def remove(self) -> nn.Module:
-        """Take everything that the method added off the model, and return it as it was.
+        """Remove everything that the method added, and return the original model.
 
-        Raises UsageError where the backbone's own weights have changed since: only the original weights undo that.
+        Raises UsageError if the backbone's own weights have changed since; then the original weights must be loaded
+        again.
         """
         changed = [name for name, p, before, _ in self._plain if _fingerprint(p) != before]
         own = f".{self.method.id}."
@@ -122,8 +123,8 @@ class Applied:
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise UsageError(f"{self.method.id} changed {changed[0]}{more}; load the model again to undo that")
-        added = [m for m in self.model.modules() if m not in self._modules and "attached" in vars(m)]
-        for child in reversed(added):       # what hangs on another child goes before it
+        added = [child for child in kit.attached(self.model) if child not in self._modules]
+        for child in reversed(added):       # a child attached to another child is removed first
             kit.drop(child)
         for _, parameter, _, trained in self._plain:
             parameter.requires_grad_(trained)
@@ -144,7 +145,7 @@ class Applied:
 
 
 def _fingerprint(parameter: Tensor) -> tuple[Any, ...]:
-    """What changes when the numbers do, however they are written: the version alone misses writes through `.data`."""
+    """Return values that change with the parameter's data. The version alone misses writes through `.data`."""
     values = parameter.detach()
     return parameter._version, tuple(values.shape), values.double().sum().item(), values.double().square().sum().item()
 

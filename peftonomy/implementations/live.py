@@ -1,4 +1,4 @@
-"""The kit of the reference implementations, wherever these are. Needs the torch extra."""
+"""Import the kit of the reference implementations from its current location. Needs the torch extra."""
 
 from __future__ import annotations
 

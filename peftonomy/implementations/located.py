@@ -1,4 +1,4 @@
-"""Where the reference implementations are: beside the package in a checkout, inside it in a wheel."""
+"""Locate the reference implementations: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ PACKAGE = "peftonomy.reference_impls" if INSIDE.is_dir() else "reference_impls"
 
 
 def module(name: str) -> ModuleType:
-    """Import a reference implementation, or a helper of them, by its name. Raises ImportError without torch."""
+    """Import a reference implementation, or one of their helpers, by name. Raises ImportError without torch."""
     return importlib.import_module(f"{PACKAGE}.{name}")

@@ -1,4 +1,4 @@
-"""Where the tensors that a method declares must be found in a live model."""
+"""Map a method's declared tensors to their names in a live model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from peftonomy.schema.names import OF_PARAMETERS
 from .live import kit
 
 STORED = ("values", "indices", "bits", "shared")
-"""What a checkpoint holds, in whatever form."""
+"""The kinds of stored values in a checkpoint, in any format."""
 Host = tuple[str, str]
-"""A module by its path, and where a method holds on to a part of it only, that part."""
+"""A module by its path, and the part of it that a method acts on, if not the whole."""
 
 
 def ours(implementation: Any, name: str) -> str:
-    """A live name as it would be in a reference implementation.
+    """Return a live name as in a reference implementation.
 
-    An implementation from elsewhere may name its tensors otherwise: its `NAMES` maps the ends of its names to ours, for
-    example `lora_A.default.weight` to `lora.A`.
+    A third-party implementation may use other names. Its `NAMES` maps the ends of its names to ours, for example
+    `lora_A.default.weight` to `lora.A`.
     """
     for theirs, mine in getattr(implementation, "NAMES", {}).items():
         if f".{name}".endswith(f".{theirs}"):
@@ -31,7 +31,7 @@ def ours(implementation: Any, name: str) -> str:
 
 
 def state(implementation: Any, model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and every buffer that a checkpoint would hold, tied ones once, by the names used here."""
+    """Return every parameter and buffer of a checkpoint, tied ones once, by our names."""
     live = dict(model.named_parameters())
     twice = {n for n, p in model.named_parameters(remove_duplicate=False)} - {*live}
     held = model.state_dict(keep_vars=True)
@@ -39,7 +39,7 @@ def state(implementation: Any, model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(implementation: Any, model: nn.Module, held: Mapping[str, Tensor]) -> None:
-    """Put what was stored into a model to which the method has been applied afresh."""
+    """Copy stored tensors into a model with the method freshly applied."""
     if hasattr(implementation, "unpack"):
         implementation.unpack(model, held)
         return
@@ -49,7 +49,7 @@ def restore(implementation: Any, model: nn.Module, held: Mapping[str, Tensor]) -
 
 
 class Naming:
-    """The names of declared tensors in models that are like `plain`, to which no method has been applied."""
+    """The names of declared tensors in models with the structure of `plain`, to which no method has been applied."""
 
     def __init__(self, plain: nn.Module):
         self.plain = plain
@@ -57,9 +57,9 @@ class Naming:
         self._blocks: dict[tuple[str, str, str, int | None], list[Host]] = {}
 
     def names(self, method: str, places: Iterable[Place], live: Sequence[str]) -> list[list[str]]:
-        """For every place, those of the live names it stands for (several for copies, or a count without a shape).
+        """Return the live names of each location (several for copies, or for a count without a shape).
 
-        Raises AssertionError where two tensors could be meant.
+        Raises AssertionError if two tensors match.
         """
         found = []
         for place in places:
@@ -74,7 +74,7 @@ class Naming:
     def stored(
         self, implementation: Any, method: str, places: Sequence[Place], model: nn.Module
     ) -> dict[str, Tensor]:
-        """What one task's checkpoint must hold, in the form of the finished model."""
+        """Return the contents of one task's checkpoint, in the form of the finished model."""
         if hasattr(implementation, "pack"):
             packed: dict[str, Tensor] = implementation.pack(model)
             return packed
@@ -84,12 +84,12 @@ class Naming:
         return {name: live[name].detach().clone() for names in kept for name in names}
 
     def _hosts(self, place: Place) -> Sequence[Host]:
-        """The modules that may hold a place's tensor: in a block, any of its modules."""
+        """Return the modules that may contain a location's tensor: for a block, any of its modules."""
         if place.spec.per == "site":
             return [_host(site) for site in self._at(place.role) if site.path == place.path]
         if place.spec.per == "model":
             return [("", "")]
-        if place.spec.per == "role":            # held by the model, for all layers: <id>.<role>.<tensor>
+        if place.spec.per == "role":            # owned by the model, for all layers: <id>.<role>.<tensor>
             return [("", place.role.replace(".", "_"))]
         if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
             path, _, suffix = place.path.rpartition(".")

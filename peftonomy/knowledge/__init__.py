@@ -1,4 +1,4 @@
-"""The facade that users see, and what is asked of all entries: queries, the graph, claims, evidence, rules.
+"""The knowledge base for users, with queries, the graph, claims, evidence and rules.
 
 This room may import: every room but conformance, site and cli.
 """

@@ -1,4 +1,4 @@
-"""The knowledge base as users see it: methods, models and families, and the questions that can be asked of them."""
+"""The knowledge base for users: methods, models and families, and the queries on them."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
 
 WHERE = ("targets", "target_modules", "task", "num_labels")
-"""Arguments that say where on a model a method acts; see `MethodRecord.cost`."""
+"""Arguments that select where on a model a method acts; see `MethodRecord.cost`."""
 
 
 def data_root() -> Path:
-    """The folder with `methods/`, `taxonomy/` and the rest: inside the installed package, else the checkout's root."""
+    """Return the folder with `methods/`, `taxonomy/` and the rest: in the installed package, else in the checkout."""
     package = Path(__file__).parents[1]
     inside = package / "_data"
     return inside if inside.is_dir() else package.parent
 
 
 def load(root: str | Path | None = None) -> KnowledgeBase:
-    """Return the knowledge base under `root`, or the one that comes with the package.
+    """Return the knowledge base under `root`, or the packaged one.
 
-    Files are read when first asked for, so this returns at once. Raises DataError if `root` is no such folder.
+    Files are read on first use, so this returns at once. Raises DataError if `root` is not such a folder.
     """
     return KnowledgeBase(Path(root) if root is not None else data_root())
 
 
 class MethodOn:
-    """A method on one model, at chosen targets. `Method.on` makes it.
+    """A method on one model, at chosen targets. `Method.on` creates it.
 
-    Equal questions share one layout, so asking again at other hyperparameters takes microseconds.
+    Equal calls share one layout, so further calls with other hyperparameters take microseconds.
     """
 
     def __init__(self, method: Method, model: ModelLike, where: Mapping[str, Any]):
@@ -60,7 +60,7 @@ class MethodOn:
 
     @cached_property
     def step(self) -> Step:
-        """The layout for a training step, at the model's own task unless one was named. Raises UsageError."""
+        """The layout for a training step, by default for the model's own task. Raises UsageError."""
         from ..memory.model import step
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
@@ -73,7 +73,7 @@ class MethodOn:
         return self.plan.cost(hyperparameters, dtype)
 
     def places(self, **hyperparameters: Any) -> list[Place]:
-        """List every declared tensor at every module where it is, named as in the live model. Raises UsageError."""
+        """List every declared tensor at each of its modules, named as in the live model. Raises UsageError."""
         return self.plan.places(hyperparameters)
 
     def sweep(self, *, dtype: str = "float32", **hyperparameters: Any) -> Sweep:
@@ -94,12 +94,12 @@ class MethodOn:
         quantized: str | None = None,
         **hyperparameters: Any,
     ) -> Memory:
-        """Return the bytes that a training step takes, without running it.
+        """Return the bytes that a training step needs, without running it.
 
         batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
         the rest and the activations in half precision). optimizer: see `memory.model.OPTIMIZERS`. attention: sdpa or
-        eager. quantized: nf4 or int8, how the layers' frozen matrices are stored. Raises UsageError for a setting that
-        makes no sense, and where the entry or the family does not declare what training keeps.
+        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices. Raises UsageError for an invalid
+        setting, and if the entry or the family does not declare the tensors that training saves.
         """
         from ..memory.model import Setting
 
@@ -120,9 +120,9 @@ class MethodOn:
         quantized: str | None = None,
         **hyperparameters: Any,
     ) -> Fit:
-        """Return the largest batch, sequence length or size hyperparameter whose training step a GPU can hold.
+        """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, or a size such as "24GiB". solve: batch, seq, or a hyperparameter that is a whole number. Others as
+        gpu: bytes, or a size such as "24GiB". solve: batch, seq, or a hyperparameter of type int. Other arguments as
         for `memory`. Raises UsageError.
         """
         from ..memory.fit import gpu_bytes, largest
@@ -132,7 +132,7 @@ class MethodOn:
         return largest(self.step, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
 
     def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
-        """Return a library's configuration of the method: the call in Python, and the file that it would save.
+        """Return a library's configuration of the method: the call in Python, and the file that the library would save.
 
         to: a library's package, or its id. Raises UsageError if the library cannot express the setting.
         """
@@ -145,9 +145,9 @@ class MethodOn:
 
 
 class Method(MethodRecord):
-    """One method: its entry, and the questions that can be asked of it.
+    """One method: its entry, and the calculations on it.
 
-    `on(model, ...)` asks several questions of one model. `cost`, `memory` and the others are shortcuts, and take the
+    `on(model, ...)` fixes a model for several calculations. `cost`, `memory` and the others are shortcuts, and take the
     arguments of both.
     """
 
@@ -162,17 +162,17 @@ class Method(MethodRecord):
         task: str | None = None,
         num_labels: int = 2,
     ) -> MethodOn:
-        """Return the method on a model; arguments as for `cost`. Nothing is worked out before a question is asked."""
+        """Return the method on a model; arguments as for `cost`. Nothing is computed yet."""
         where = {"targets": targets, "target_modules": target_modules, "task": task, "num_labels": num_labels}
         return MethodOn(self, model, where)
 
     def memory(self, model: ModelLike, **given: Any) -> Memory:
-        """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step takes."""
+        """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step needs."""
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
 
     def fit(self, model: ModelLike, **given: Any) -> Fit:
-        """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that a GPU can hold."""
+        """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
 
@@ -182,14 +182,14 @@ class Method(MethodRecord):
         return self.on(model, **where).export(**others)
 
     def places(self, model: ModelLike, **given: Any) -> list[Place]:
-        """Shortcut for `on(model, ...).places(...)`: every declared tensor at every module where it is."""
+        """Shortcut for `on(model, ...).places(...)`: every declared tensor at each of its modules."""
         where, others = _split(given)
         return self.on(model, **where).places(**others)
 
     def sweep(self, model: ModelLike | list[ModelLike] | tuple[ModelLike, ...], **given: Any) -> Sweep:
         """Shortcut for `on(model, ...).sweep(...)`: the counts at many settings at once.
 
-        Several models, in a list, get a first axis of their own; where `cost` would be refused, the result is masked.
+        A list of several models adds a first axis. The result is masked at each setting that `cost` would refuse.
         Raises UsageError as `cost` does for the first bad setting.
         """
         where, others = _split(given)
@@ -215,9 +215,9 @@ class Method(MethodRecord):
     ) -> Applied:
         """Apply the reference implementation to a live `transformers` model, in place (needs the torch extra).
 
-        The entry's defaults are filled in for this model; domains, requirements and targets are checked as `cost`
-        checks them. Returns a handle with `merge`, `save`, `load`, `remove`, the trained parameters and the predicted
-        cost. Raises UsageError before the model is touched where the method does not fit it.
+        The entry's defaults are filled in for this model. Domains, requirements and targets are checked as in `cost`.
+        Returns a handle with `merge`, `save`, `load`, `remove`, the trained parameters and the predicted cost. Raises
+        UsageError before any change to the model if the method does not fit it.
         """
         from ..implementations.applied import apply
 
@@ -225,7 +225,7 @@ class Method(MethodRecord):
 
 
 class KnowledgeBase(Records[Method]):
-    """All methods by id, with the models they are counted on and the taxonomy they stand in."""
+    """All methods by id, with the models on which they are counted and the taxonomy."""
 
     def __init__(self, root: Path):
         super().__init__(root, Method)
@@ -252,12 +252,12 @@ class KnowledgeBase(Records[Method]):
         num_labels: int = 2,
         dtype: str = "float32",
     ) -> Adapter:
-        """What a library's saved configuration says, and what it costs on a model.
+        """Return the counts on a model for a library's saved configuration.
 
-        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: which
-        it is, where a configuration cannot tell (another optimiser, a quantised model). task, num_labels: the class of
-        the model, where the configuration does not name it. dtype: of the numbers in the file. Raises ConfigError for
-        a configuration that cannot be counted, UsageError for other arguments that make no sense.
+        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: the
+        method's id, if the configuration does not determine it (another optimiser, a quantised model). task,
+        num_labels: the class of the model, if the configuration does not name it. dtype: of the values in the file.
+        Raises ConfigError for a configuration that cannot be counted, UsageError for other invalid arguments.
         """
         from ..libraries.adapter import read_adapter
 
@@ -267,21 +267,21 @@ class KnowledgeBase(Records[Method]):
 
     @cached_property
     def graph(self) -> Graph:
-        """Categories, methods and papers with their relations."""
+        """The graph of categories, methods and papers with their relations."""
         from .graph import graph_of
 
         return graph_of(self)
 
     @cached_property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """Method -> the fields that a condition may name, with its values; several values are a tuple."""
+        """Each method's values of the fields that a condition may name. Several values are a tuple."""
         from .query import facts_of
 
         return facts_of(self)
 
     @property
     def deviations(self) -> Table:
-        """Every recorded difference between a library and a method: a row each, with what it changes and its source."""
+        """Every recorded difference between a library and a method, one per row, with effect and source."""
         rows = [
             {
                 "method": method.id, "library": library, "against": d.against, "about": d.subject, "effect": d.effect,
@@ -306,11 +306,11 @@ class KnowledgeBase(Records[Method]):
         return stored(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the place of the files: another process reads its own."""
+        """Pickle the path of the files. The other process reads its own copy."""
         return load, (self.root,)
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `Method.on`, and the others."""
+    """Split arguments into those of `Method.on` and the others."""
     where = {name: given[name] for name in WHERE if name in given}
     return where, {name: value for name, value in given.items() if name not in where}

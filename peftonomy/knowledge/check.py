@@ -1,6 +1,6 @@
-"""Check a knowledge base: every rule over every entry, and what the other files of the tree name.
+"""Check a knowledge base: apply every rule to every entry, and check the names in the other files of the tree.
 
-Every problem of every file is reported at once, each with its line.
+The problems of all files are reported together, each with its line.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["check"]
 
 
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
-    """Every problem of the knowledge base, sorted; of some files only, if `files` names them.
+    """Return every problem of the knowledge base, sorted. `files` restricts the result to some files.
 
-    Raises DataError when a file is none of the knowledge base's.
+    Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
     chosen = {Path(f).resolve() for f in files}
@@ -67,7 +67,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
 
 
 def _unreadable(kb: Records[Any]) -> list[Problem]:
-    """What keeps the taxonomy or the bibliography from being read: nothing else can be checked before."""
+    """Return the errors that prevent reading the taxonomy or the bibliography. Nothing else can be checked before."""
     problems: list[Problem] = []
     for read in (lambda: kb.taxonomy, lambda: list(kb.references.values())):
         try:
@@ -109,7 +109,7 @@ def _survey_problems(kb: Records[Any]) -> Iterator[Problem]:
 
 
 def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
-    """What a category's source has there must stand there."""
+    """Check that each method that a category's source files there is in that category."""
     placed = {m.id: m.category for m in kb.values()}
     for key, node in kb.taxonomy.categories.items():
         for method in node.methods:
@@ -128,7 +128,7 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     for field, text in reference.fields.items():
         if "TODO" in text:
             found = f"{field} = {text}"
-            yield Problem(name, reference.line, reference.key, found, "what is still to be written", "", "finished")
+            yield Problem(name, reference.line, reference.key, found, "the finished text", "", "finished")
     if not reference.url:
         yield Problem(name, reference.line, reference.key, "no doi, eprint or https url", "one of them", "", "bibtex")
     if any(word.strip() not in READ for word in reference.read.split(",")):
@@ -138,7 +138,7 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
 
 
 def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
-    """What a family or a model names that is not there: its source, and the roles of its modules."""
+    """Check the source that a family or a model names, and the roles of its modules."""
     document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
@@ -167,12 +167,12 @@ def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]
             findings = list(one.check(method))
         except PeftonomyError as error:
             if broken:
-                continue  # it met one of those, and they are reported where they stand
+                continue  # the rule failed on one of those, which are reported in their own files
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:
             yield _problem(method, one.name, finding)
         if findings and one.name == "formula-names":
-            return  # what cannot be named cannot be counted: the other rules would only repeat it
+            return  # without valid names nothing can be counted, and the other rules would only repeat this problem
 
 
 def _problem(method: MethodRecord, name: str, finding: Finding) -> Problem:

@@ -1,7 +1,7 @@
-"""Numbers that papers print, recomputed to the printed digits.
+"""Recompute numbers printed in papers to the printed digits.
 
-A claim is reproduced when our value, rounded (or cut off) at the last printed digit, is the printed number. There is
-no other tolerance.
+A claim is reproduced if our value, rounded (or truncated) at the last printed digit, equals the printed number. There
+is no other tolerance.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
-from ..schema.method import Claim, ClaimPart, Share
+from ..schema.claims import Claim, ClaimPart, Share
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
@@ -23,18 +23,18 @@ QUANTITIES = (
     "trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "served_bits", "head", "backbone",
     "percent", "base_bytes",
 )  # fmt: skip
-"""What the quantity of a claim may name."""
+"""The names that the quantity of a claim may use."""
 ADDED = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served", "percent")
-"""Those of them that several methods on one model add to."""
+"""The quantities that add up over several methods on one model."""
 PRINTED = re.compile(r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?)\s*(?P<unit>[KMBGT]?)\s*(?P<percent>%?)\Z")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What recomputing a claim gave: our `value` (in the quantity's own unit), the printed text, and how they agree.
+    """The result of recomputing a claim: our `value` (in the quantity's own unit), the printed text, and the agreement.
 
-    agreement: `rounded`, `truncated` (the printed digits are ours cut off) or `differs`.
+    agreement: `rounded`, `truncated` (the printed digits are ours truncated) or `differs`.
     """
 
     claim: Claim
@@ -43,23 +43,23 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether the printed digits are reproduced."""
+        """True if our value reproduces the printed digits."""
         return self.agreement != "differs"
 
     @property
     def consistent(self) -> bool:
-        """Whether the entry's stated verdict, if it has one, is what recomputing gives."""
+        """True if the entry declares no verdict, or if recomputing gives the declared one."""
         stated = self.claim.verdict
         return stated in (None, "unverifiable") or self.agrees == (stated in ("reproduced", "convention"))
 
     @property
     def shown(self) -> str:
-        """Our value as a person reads it: whole numbers with separators, others to four digits."""
+        """Our value for readers: whole numbers with separators, others to four digits."""
         return f"{int(self.value):,}" if self.value == int(self.value) else f"{float(self.value):.4g}"
 
 
 def printed(text: str) -> tuple[Decimal, Decimal] | None:
-    """A printed number and the size of its last digit, or None if it is no such number.
+    """Return a printed number and the size of its last digit, or None if the text is not such a number.
 
     >>> printed("37.7M")
     (Decimal('37700000.0'), Decimal('100000.0'))
@@ -74,7 +74,7 @@ def printed(text: str) -> tuple[Decimal, Decimal] | None:
 
 
 def judge(method: MethodRecord, claim: Claim) -> Verdict:
-    """Recompute one claim. Raises UsageError if its setting makes no sense."""
+    """Recompute one claim. Raises UsageError for an invalid setting."""
     value = Decimal(str(claim.quantity(_known(method, claim))))
     found = printed(claim.reported)
     assert found is not None, claim.reported
@@ -87,7 +87,7 @@ def judge(method: MethodRecord, claim: Claim) -> Verdict:
 
 
 def share(method: MethodRecord, found: Share) -> float:
-    """Compute a share. Raises UsageError if its setting makes no sense."""
+    """Compute a share. Raises UsageError for an invalid setting."""
     assert found.quantity is not None
     known = _known(method, found)
     if found.beside is not None:
@@ -97,7 +97,7 @@ def share(method: MethodRecord, found: Share) -> float:
 
 
 def _known(method: MethodRecord, claim: Claim | Share) -> dict[str, Any]:
-    """The dimensions of the claim's model, and the ledgers of what it counts, added up."""
+    """Return the dimensions of the claim's model and the sums of the counted ledgers."""
     assert claim.model is not None
     parts = claim.parts or [
         ClaimPart(method=method.id, set=claim.set, targets=claim.targets, target_modules=claim.target_modules)
@@ -117,5 +117,5 @@ def _known(method: MethodRecord, claim: Claim | Share) -> dict[str, Any]:
 
 
 def quantities(cost: Cost) -> dict[str, Any]:
-    """The values that a claim's quantity may name."""
+    """Return the values of the names that a claim's quantity may use."""
     return {name: getattr(cost, name) for name in QUANTITIES}

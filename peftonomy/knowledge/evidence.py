@@ -1,11 +1,11 @@
-"""How each fact of an entry is known, in one vocabulary.
+"""The evidence for each fact of an entry, in one vocabulary.
 
-- run: a test executes it against something that is not ours: the authors' code, a library, a real model.
+- run: a test checks it against an independent implementation: the authors' code, a library, a real model.
 - read: we opened the source.
-- second_hand: we know it from an abstract, or from a text that is named.
-- unread: nobody here opened the source.
+- second_hand: we know it from an abstract, or from a named text.
+- unread: we have not read the source.
 
-What an entry states as its own judgement (`editors`) has no level.
+Facts that an entry declares as our own judgement (`editors`) have no level.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, Records
-    from ..schema.method import Implementation
+    from ..schema.implementations import Implementation
 
 __all__ = ["LEVELS", "Fact", "Recording", "facts", "level", "recordings", "tally"]
 
@@ -29,17 +29,17 @@ Level = Literal["run", "read", "second_hand", "unread"]
 LEVELS: dict[str, str] = {
     "run": "A test executes it.",
     "read": "We opened the source.",
-    "second_hand": "We know it from an abstract, or from a text that is named.",
-    "unread": "Nobody here opened the source.",
+    "second_hand": "We know it from an abstract, or from a named text.",
+    "unread": "We have not read the source.",
 }
-"""The levels, from the best, with what each means."""
+"""The levels, from the strongest, each with its meaning."""
 FILE = re.compile(r"\.\w|/|:")
-"""What the locator of a file of code has, and that of a section or table of a paper has not."""
+"""Matches the locator of a code file, and not that of a section or table of a paper."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact of an entry: where it stands, how it is known, and from what."""
+    """One fact of an entry: its field, its level and its evidence."""
 
     keys: tuple[str | int, ...]
     level: Level
@@ -47,13 +47,13 @@ class Fact:
 
     @property
     def field(self) -> str:
-        """Its place in the entry, dotted."""
+        """The dotted path of the field in the entry."""
         return ".".join(map(str, self.keys))
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What a golden vector holds, as far as it can be said without running anything. See `conformance.golden`."""
+    """The contents of a golden vector that can be listed without running it. See `conformance.golden`."""
 
     name: str
     method: str
@@ -66,13 +66,13 @@ class Recording:
 
     @property
     def origin(self) -> str:
-        """Repository, commit and file in a few words."""
+        """The repository, commit and file, in short."""
         place = "/".join(str(self.recipe["repository"]).rstrip("/").rsplit("/", 2)[-2:])
         return f"{place}@{str(self.recipe['commit'])[:7]}, {self.recipe['file']}"
 
 
 def recordings(root: Path) -> list[Recording]:
-    """All golden vectors below a root."""
+    """Return all golden vectors below a root."""
     return [_recording(path, path.stat().st_mtime_ns) for path in sorted((root / "golden").glob("*.json"))]
 
 
@@ -87,7 +87,7 @@ def _recording(path: Path, changed: int) -> Recording:
 
 
 def level(kb: Records[Any], citation: str) -> Level | None:
-    """How a cited source is known; None for our own judgement."""
+    """Return the level of a cited source; None for our own judgement."""
     key, _, locator = citation.partition("#")
     if key == "editors" or key not in kb.references:
         return None
@@ -100,12 +100,12 @@ def level(kb: Records[Any], citation: str) -> Level | None:
 
 
 def facts(method: MethodRecord) -> list[Fact]:
-    """Every fact of an entry with its level, in the order of the entry."""
+    """Return every fact of an entry with its level, in the order of the entry."""
     return list(_facts(method))
 
 
 def tally(found: list[Fact]) -> dict[str, int]:
-    """How many facts there are of each level, in the order of `LEVELS`."""
+    """Return the number of facts of each level, in the order of `LEVELS`."""
     counted = Counter[str](fact.level for fact in found)
     return {word: counted[word] for word in LEVELS}
 
@@ -154,7 +154,7 @@ def _run_or(
     keys: tuple[str | int, ...], vectors: list[Recording], what: str, name: str | None,
     libraries: Any, checked: str,
 ) -> list[Fact]:
-    """The fact as one that is run, by the authors' code or else by a library; nothing where it is not."""
+    """Return the fact with level `run` if the authors' code or else a library checks it; otherwise an empty list."""
     for vector in vectors:
         held: frozenset[str] = getattr(vector, what)
         if held if name is None else any(key.partition("#")[0] == name for key in held):

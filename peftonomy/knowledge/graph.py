@@ -22,7 +22,7 @@ from ..errors import UnknownName
 
 if TYPE_CHECKING:
     from ..catalogue.records import Records
-    from ..schema.method import Relation
+    from ..schema.implementations import Relation
 
 __all__ = ["FORMATS", "Graph"]
 
@@ -30,20 +30,20 @@ FORMATS = ("json", "graphml", "dot", "mermaid")
 
 
 def graph_of(kb: Records[Any]) -> Graph:
-    """Return the graph of a knowledge base; built once."""
+    """Return the graph of a knowledge base. It is built once."""
     found: Graph = kb.memo.setdefault("graph", Graph(kb))
     return found
 
 
 class Graph:
-    """The graph of a knowledge base, and the questions one asks of it."""
+    """The graph of a knowledge base, and queries on it."""
 
     def __init__(self, kb: Records[Any]):
         self.kb = kb
 
     @cached_property
     def nx(self) -> networkx.MultiDiGraph[str]:
-        """The whole graph."""
+        """The complete graph."""
         kb = self.kb
         graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
         taxonomy = kb.taxonomy
@@ -69,7 +69,7 @@ class Graph:
 
     @cached_property
     def _lineage(self) -> networkx.DiGraph[str]:
-        """Methods only, joined by the relation types that count as descent."""
+        """The graph of methods only, joined by the relation types that count as descent."""
         counting = {name for name, spec in self.kb.taxonomy.relations.items() if spec.lineage}
         graph: networkx.DiGraph[str] = networkx.DiGraph()
         graph.add_nodes_from(node for node, data in self.nx.nodes(data=True) if data["kind"] == "method")
@@ -87,42 +87,42 @@ class Graph:
         return [n.removeprefix("method:") for n in sorted(nodes, key=lambda n: (years[n].get("year", 0), n))]
 
     def parents(self, method: str) -> list[str]:
-        """The methods that it descends from directly, oldest first."""
+        """Return the methods that it descends from directly, oldest first."""
         return self._by_year(self._lineage.successors(self._node(method)))
 
     def children(self, method: str) -> list[str]:
-        """The methods that descend from it directly, oldest first."""
+        """Return the methods that descend from it directly, oldest first."""
         return self._by_year(self._lineage.predecessors(self._node(method)))
 
     def ancestors(self, method: str) -> list[str]:
-        """Every method that it descends from, oldest first."""
+        """Return every method that it descends from, oldest first."""
         return self._by_year(networkx.descendants(self._lineage, self._node(method)))
 
     def descendants(self, method: str) -> list[str]:
-        """Every method that descends from it, oldest first."""
+        """Return every method that descends from it, oldest first."""
         return self._by_year(networkx.ancestors(self._lineage, self._node(method)))
 
     def roots(self, method: str) -> list[str]:
-        """Those of its ancestors (or itself) that descend from nothing."""
+        """Return its ancestors without ancestors of their own; the method itself if it has none."""
         family = {self._node(method), *networkx.descendants(self._lineage, self._node(method))}
         return self._by_year(n for n in family if not self._lineage.out_degree(n))
 
     def siblings(self, method: str) -> list[str]:
-        """The other methods of its category."""
+        """Return the other methods of its category."""
         node = self._node(method)
         category = next(b for _, b, data in self.nx.out_edges(node, data=True) if data["type"] == "belongs_to")
         inside = {a for a, _, data in self.nx.in_edges(category, data=True) if data["type"] == "belongs_to"}
         return self._by_year(inside - {node})
 
     def lineage(self, method: str) -> list[str]:
-        """Its ancestors, itself and its descendants, oldest first."""
+        """Return its ancestors, itself and its descendants, oldest first."""
         node = self._node(method)
         return self._by_year(
             {node} | networkx.ancestors(self._lineage, node) | networkx.descendants(self._lineage, node)
         )
 
     def cycles(self) -> list[list[str]]:
-        """Chains of methods that descend from each other, from the first id on; empty in a sound knowledge base."""
+        """Return the cycles of descent, each from its first id on. A valid knowledge base has none."""
         found = []
         for nodes in networkx.simple_cycles(self._lineage):
             first = nodes.index(min(nodes))
@@ -130,7 +130,7 @@ class Graph:
         return sorted(found)
 
     def related(self, method: str) -> list[dict[str, str]]:
-        """Every relation of a method in both directions: type, its name as seen from here, method, note, source."""
+        """Return every relation of a method in both directions: type, name in that direction, method, note, source."""
         self._node(method)
         types = self.kb.taxonomy.relations
         found = []
@@ -146,7 +146,7 @@ class Graph:
 
     @cached_property
     def _inverse(self) -> dict[str, list[tuple[str, Relation]]]:
-        """Target -> the methods that have a relation to it, with that relation."""
+        """Each target of a relation -> the methods with a relation to it, and the relation."""
         found: dict[str, list[tuple[str, Relation]]] = {}
         for method in self.kb.values():
             for relation in method.entry.relations:
@@ -154,14 +154,14 @@ class Graph:
         return found
 
     def export(self, form: str) -> str:
-        """The graph as text: json (node-link), graphml, dot or mermaid. Raises UnknownName."""
+        """Return the graph as text: json (node-link), graphml, dot or mermaid. Raises UnknownName."""
         if form not in FORMATS:
             raise UnknownName("format", form, FORMATS)
         text: str = getattr(self, f"_{form}")()
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: `nodes` and `edges`, each sorted."""
+        """Return plain data: `nodes` and `edges`, each sorted."""
         nodes = [{"id": n, **self.nx.nodes[n]} for n in sorted(self.nx)]
         edges: list[dict[str, Any]] = [{"source": a, "target": b, **data} for a, b, data in self.nx.edges(data=True)]
         return {"nodes": nodes, "edges": sorted(edges, key=lambda e: (e["source"], e["target"], e["type"]))}

@@ -1,8 +1,8 @@
-"""Which methods have a property? One predicate language for Python, the command line and stored lists.
+"""Find the methods with a property. Python, the command line and saved queries share one predicate language.
 
-It is the formula language over the facts of an entry. A bare word that is no field stands for itself, so
-`merge == exact` and `merge == 'exact'` mean the same; `==` on a field with several values asks whether it has one;
-a word may be a pattern (`category == 'additive.*'`).
+It is the formula language over the facts of an entry. A bare word that is not a field is a string, so `merge == exact`
+and `merge == 'exact'` are equal. `==` on a field with several values is true if one of them matches. A word may be a
+pattern (`category == 'additive.*'`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..catalogue.records import M, Merge, MethodRecord, Records
 from ..costs.table import Table
 from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import PYTHON, Formula, Node
-from ..schema.method import Properties, Stored, Tensor
+from ..schema.tensors import Properties, Stored, Tensor
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["LEDGERS", "Selection", "facts", "select"]
 
 LEDGERS = ("trained", "stored", "stored_bytes", "served", "percent")
-"""Facts that a query knows when it names a model to count on."""
+"""Facts that a query may also use if it names a model for the counts."""
 CLOSED: dict[str, tuple[type[BaseModel], str]] = {
     "stores": (Stored, "as_"), "scope": (Tensor, "per"), "inference": (Tensor, "served"),
     "identity_at_init": (Properties, "identity_at_init"),
 }  # fmt: skip
-"""Facts whose words are those of a field of the schema."""
+"""Facts whose possible words are those of a schema field."""
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
@@ -42,7 +42,7 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Selection(Table, Generic[M]):
-    """The methods that a query found; a table of their facts that also knows the methods."""
+    """The methods that match a query, as a table of their facts."""
 
     def __init__(self, methods: list[M], caption: str = ""):
         self.methods = methods
@@ -50,11 +50,11 @@ class Selection(Table, Generic[M]):
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the methods found, in order of year and id."""
+        """The ids of the methods, in order of year and id."""
         return [m.id for m in self.methods]
 
     def only(self, ids: Iterable[str]) -> Selection[M]:
-        """Those of the methods that `ids` names."""
+        """Return the methods that `ids` names."""
         wanted = set(ids)
         return Selection([m for m in self.methods if m.id in wanted], self.caption)
 
@@ -69,7 +69,7 @@ def _row(method: MethodRecord) -> dict[str, Any]:
 
 
 def facts(method: MethodRecord) -> dict[str, Any]:
-    """The fields that a predicate may name, with this method's values; several values are a tuple."""
+    """Return this method's values of the fields that a predicate may name; several values are a tuple."""
     entry = method.entry
     tensors = list(entry.tensors.values())
     for include in entry.includes:
@@ -91,7 +91,7 @@ def facts(method: MethodRecord) -> dict[str, Any]:
 
 
 def facts_of(kb: Records[Any]) -> dict[str, dict[str, Any]]:
-    """Return the facts of every method by its id; worked out once."""
+    """Return the facts of every method by its id; they are computed once."""
     if "facts" not in kb.memo:
         kb.memo["facts"] = {key: facts(kb[key]) for key in kb}
     found: dict[str, dict[str, Any]] = kb.memo["facts"]
@@ -99,10 +99,10 @@ def facts_of(kb: Records[Any]) -> dict[str, dict[str, Any]]:
 
 
 def select(kb: Records[M], where: str, category: str | None = None, model: str | None = None) -> Selection[M]:
-    """The methods for which `where` holds (all, if it is empty), below a category, by year.
+    """Return the methods for which `where` holds (all, if it is empty), below a category, by year.
 
-    With a `model`, the ledgers at default hyperparameters are facts too (`stored_bytes < 1000000`).
-    Raises UsageError, or ConfigError for a model that cannot be counted.
+    With a `model`, the ledgers at default hyperparameters are facts too (`stored_bytes < 1000000`). Raises UsageError,
+    or ConfigError for a model that cannot be counted.
     """
     methods = [kb[key] for key in kb]
     backbone = None if model is None else kb.backbone(model)
@@ -122,7 +122,7 @@ def _with_ledgers(method: MethodRecord, backbone: Backbone | None) -> Mapping[st
         return known
     try:
         cost = method.cost(backbone)
-    except UsageError:  # the method finds nothing to act on there: no number compares with it
+    except UsageError:  # the method has no targets in this model, so no comparison holds
         return known | dict.fromkeys(LEDGERS, float("nan"))
     return known | {name: getattr(cost, name) for name in LEDGERS}
 
@@ -166,7 +166,7 @@ class Predicate:
             raise UsageError(f"{self._shown} compares words with numbers") from None
 
     def _check(self, node: Node) -> None:
-        """Every comparison names a field, and a word that this field can have."""
+        """Check that every comparison names a field and a possible value of it."""
         kind = node[0]
         if kind == "cmp":
             fields = [n[1] for n in node[2] if n[0] == "name" and n[1] in self.fields]
@@ -189,7 +189,7 @@ class Predicate:
                     self._check(inner)
 
     def _check_pair(self, field: Node, op: str, other: Node) -> None:
-        """A field with several values has no order, and one with words meets no number."""
+        """Check that fields with several values are not ordered, and that words are not compared with numbers."""
         if field[0] != "name":
             return
         if op not in ("==", "!=") and field[1] in self.several:

@@ -1,8 +1,8 @@
-"""The rules of the knowledge base: what the schema cannot say about one file alone.
+"""The rules of the knowledge base: conditions that the schema of one file cannot express.
 
-A rule is a small object: a name, a sentence, and a check that yields what it finds. `taxonomy/rules.yaml` holds fields
-of an entry that pass it and fields that fail it; the tests run both, the site prints both. `check.py` applies
-them to every entry.
+A rule is a small object: a name, a sentence, and a check that yields findings. `taxonomy/rules.yaml` contains fields of
+an entry that pass the rule and fields that violate it. The tests run both, and the site prints both. `check.py` applies
+the rules to every entry.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormulaError, PeftonomyError, near
 from ..formula import Formula
 from ..schema.initial import Start
-from ..schema.method import MethodEntry, Tensor
+from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
+from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a rule found at `keys` of the entry's file."""
+    """One violation of a rule at `keys` of the entry's file."""
 
     keys: Keys
     found: str
@@ -40,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule over one entry, with the knowledge base around it."""
+    """A rule for one entry; it may use the whole knowledge base."""
 
     name: str
     sentence: str
@@ -51,7 +52,7 @@ RULES: list[Rule] = []
 
 
 def rule(name: str, sentence: str) -> Callable[[Any], Any]:
-    """Make the decorated function a rule."""
+    """Register the decorated function as a rule."""
 
     def made(function: Callable[[MethodRecord], Iterable[Finding]]) -> Callable[[MethodRecord], Iterable[Finding]]:
         RULES.append(Rule(name, sentence, function))
@@ -125,18 +126,18 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
 
 @rule(
     "hyperparameter-names",
-    "No hyperparameter has the name of a dimension, which would hide one of the two from formulas.",
+    "No hyperparameter has the name of a dimension; formulas could not tell the two apart.",
 )
 def _hyperparameter_names(method: MethodRecord) -> Iterator[Finding]:
     taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
-            yield Finding(("hyperparameters", name), name, "a name that is no dimension's")
+            yield Finding(("hyperparameters", name), name, "a name that is not a dimension's")
 
 
 @rule(
     "cited",
-    "Every source is a key of the bibliography (with a locator where a page, table or file is meant), or `editors`.",
+    "Every source is a key of the bibliography (with a locator for a page, table or file), or `editors`.",
 )
 def _cited(method: MethodRecord) -> Iterator[Finding]:
     known = method.kb.references
@@ -161,7 +162,7 @@ def _category(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "facets",
-    "Every facet is answered, with a value that the facet has.",
+    "Every facet has a value, and each value is in the facet's list.",
 )
 def _facets(method: MethodRecord) -> Iterator[Finding]:
     facets, given = method.kb.taxonomy.facets, method.entry.facets
@@ -183,7 +184,7 @@ def _facets(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "roles",
-    "Every role is one that some backbone has.",
+    "Every role exists in at least one backbone.",
 )
 def _roles(method: MethodRecord) -> Iterator[Finding]:
     known = {*method.kb.taxonomy.roles, "attn", "xattn", "mlp", "layer"}
@@ -208,7 +209,7 @@ def _roles(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "relations",
-    "A relation has a known type and target, points to another method that is not younger, and there is one per pair.",
+    "A relation has a known type and targets another method that is not younger; each pair has only one.",
 )
 def _relations(method: MethodRecord) -> Iterator[Finding]:
     kb, entry = method.kb, method.entry
@@ -232,7 +233,7 @@ def _relations(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "acyclic",
-    "Methods do not descend from, or include, themselves; a cycle is printed whole.",
+    "Methods do not descend from, or include, themselves; the message shows the whole cycle.",
 )
 def _acyclic(method: MethodRecord) -> Iterator[Finding]:
     kb = method.kb
@@ -259,7 +260,7 @@ def _acyclic(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "includes",
-    "An included entry exists, and what is renamed or set there are its hyperparameters and ours.",
+    "An included entry exists, and `rename` and `set` name its hyperparameters and ours.",
 )
 def _includes(method: MethodRecord) -> Iterator[Finding]:
     kb, entry = method.kb, method.entry
@@ -283,7 +284,7 @@ def _includes(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "claims",
-    "A claim names a catalogued model and our hyperparameters, and its verdict is what recomputing the number gives.",
+    "A claim names a catalogued model and our hyperparameters, and its verdict agrees with the recomputed number.",
 )
 def _claims(method: MethodRecord) -> Iterator[Finding]:
     for i, claim in enumerate(method.entry.claims):
@@ -308,12 +309,12 @@ SHARE = re.compile(
     r"|\b(tens|dozens|hundreds|thousands) of times\b|\borders? of magnitude\b",
     re.IGNORECASE,
 )
-"""Words that say how large one thing is beside another."""
+"""Words that compare the sizes of two things."""
 
 
 @rule(
     "shares",
-    "A share or multiple in prose is computed, or has the source that printed it.",
+    "A share or multiple in prose is computed or cites the source that printed it.",
 )
 def _shares(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry
@@ -342,7 +343,7 @@ def _shares(method: MethodRecord) -> Iterator[Finding]:
 
 
 def _every(text: str, part: str) -> Iterator[int]:
-    """Where a part begins in a text."""
+    """Yield each position where a part begins in a text."""
     at = text.find(part)
     while at >= 0:
         yield at
@@ -369,12 +370,12 @@ def _balanced(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "finished",
-    "Nothing of a new entry's skeleton is left to do: no text says TODO.",
+    "A new entry's skeleton is complete: no text contains TODO.",
 )
 def _finished(method: MethodRecord) -> Iterator[Finding]:
     for keys, text in _texts(method.document.data, ()):
         if "TODO" in text:
-            yield Finding(keys, text, "what is still to be written")
+            yield Finding(keys, text, "the finished text")
 
 
 def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
@@ -387,7 +388,7 @@ def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 
 @rule(
     "renames",
-    "What an entry maps to a library's arguments are its own hyperparameters and tensors.",
+    "An entry maps only its own hyperparameters and tensors to a library's arguments.",
 )
 def _renames(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry
@@ -408,7 +409,7 @@ def _renames(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "configurations",
-    "What an entry says of a library's configuration is what that library has: type, arguments and their defaults.",
+    "The type, arguments and defaults that an entry declares for a library exist in that library.",
 )
 def _configurations(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry

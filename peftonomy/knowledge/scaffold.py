@@ -1,8 +1,8 @@
-"""What `peftonomy new` writes: the skeleton of an entry, of its module, and of its BibTeX record.
+"""The skeletons that `peftonomy new` writes: an entry, its module, and its BibTeX record.
 
-The entry's skeleton is generated from the pydantic models, field by field with their documentation, so it
-cannot disagree with them: a required field stands with a placeholder, an optional one as a comment. `peftonomy
-check` refuses what still says TODO.
+The entry's skeleton is generated from the pydantic models, field by field with their documentation, so both always
+agree. A required field has a placeholder, and an optional one is a comment. `peftonomy check` rejects any remaining
+TODO.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..errors import UnknownName, UsageError, shown
-from ..schema import method as schema
+from ..schema.claims import Claim, ClosedForm, Share
+from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
+from ..schema.memory import Memory
+from ..schema.method import MethodEntry
+from ..schema.tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 if TYPE_CHECKING:
     from ..catalogue.records import Records
@@ -27,27 +31,27 @@ if TYPE_CHECKING:
 __all__ = ["scaffold"]
 
 TODO, WORD = "TODO", "todo"
-"""What stands for a text, and for a word or key that has to be a known one; `check` refuses both."""
+"""The placeholders for a text, and for a word or key from a fixed set. `check` rejects both."""
 ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
-    schema.Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
-    schema.Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
-    schema.Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
-    schema.Properties: ("", {}),
-    schema.Include: ("", {}),
-    schema.BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
-    schema.Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
-    schema.ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
-    schema.Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
-    schema.Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
-    schema.Relation: ("", {}),
-    schema.Pitfall: ("", {}),
-    schema.Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
-    schema.Deviation: ("", {}),
-    schema.Basis: ("", {}),
+    Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
+    Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
+    Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
+    Properties: ("", {}),
+    Include: ("", {}),
+    BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
+    ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
+    Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
+    Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
+    Relation: ("", {}),
+    Pitfall: ("", {}),
+    Implementation: ("hf_peft", {"symbol": TODO, "source": TODO}),
+    Deviation: ("", {}),
+    Basis: ("", {}),
 }
-"""For each nested record: the key of an example where many have names, and values not to be guessed."""
+"""For each nested record: the key of an example in a mapping, and field values that cannot be derived."""
 
 
 def scaffold(
@@ -58,9 +62,9 @@ def scaffold(
     year: int | None = None,
     source: str | None = None,
 ) -> dict[Path, str]:
-    """The files of a new method with their text.
+    """Return the files of a new method with their text.
 
-    Raises UsageError for an id that is taken or is no id, for an unknown category, and outside of a checkout.
+    Raises UsageError for an id that is taken or malformed, for an unknown category, and outside of a checkout.
     """
     year = year or datetime.date.today().year
     category = category or WORD
@@ -68,9 +72,9 @@ def scaffold(
     entry, module = kb.root / "methods" / f"{id}.yaml", kb.root / "reference_impls" / f"{id}.py"
     bibliography = kb.root / "taxonomy" / "references.bib"
     if not re.fullmatch(ID, id) or keyword.iskeyword(id):
-        raise UsageError(f"{shown(id)!r} is no id; expected snake_case such as my_method")
+        raise UsageError(f"{shown(id)!r} is not an id; expected snake_case such as my_method")
     if not re.fullmatch(KEY, source):
-        raise UsageError(f"{shown(source)!r} is no BibTeX key; expected author2026word")
+        raise UsageError(f"{shown(source)!r} is not a BibTeX key; expected author2026word")
     if category not in (WORD, *kb.taxonomy.categories):
         raise UnknownName("category", category, kb.taxonomy.categories)
     if not module.parent.is_dir():
@@ -87,7 +91,10 @@ def scaffold(
 
 
 def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]) -> str:
-    """`methods/<id>.yaml` with what is `known` filled in; `facets` are the words that each facet may take."""
+    """Return `methods/<id>.yaml` with the `known` fields filled in.
+
+    `facets` lists the possible values of each facet.
+    """
     known = {
         **known,
         "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",
@@ -95,12 +102,12 @@ def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]
         "summary": "TODO in one plain sentence.",
     }
     helps = {"facets": [f"  {name}: {' | '.join(words)}" for name, words in facets.items()]}
-    fields = schema.MethodEntry.model_fields.items()
+    fields = MethodEntry.model_fields.items()
     return "".join(_field(name, field, known, helps.get(name, [])) for name, field in fields)
 
 
 def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence[str]) -> str:
-    """One field of the entry: its documentation, then its line or lines."""
+    """Return one field of the entry: its documentation, then its line or lines."""
     models = list(_models(field.annotation))
     wanted = field.is_required() or name in ("hyperparameters", "targets", "tensors")
     about = textwrap.wrap(_sentence(field), 98) + list(more)
@@ -116,7 +123,7 @@ def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence
 
 
 def _example(name: str, field: FieldInfo, model: type[BaseModel]) -> list[str]:
-    """A nested record as an entry writes it: in flow style, one line each."""
+    """Return a nested record as an entry writes it: in flow style, one line each."""
     record, key = _flow(model), EXAMPLES[model][0]
     if key:
         return [f"{name}:", f"  {key}: {record}"]
@@ -124,7 +131,7 @@ def _example(name: str, field: FieldInfo, model: type[BaseModel]) -> list[str]:
 
 
 def _flow(model: type[BaseModel]) -> str:
-    """`{field: placeholder, ...}` with the required fields, and those that the example needs."""
+    """Return `{field: placeholder, ...}` with the required fields and those of the example."""
     given = EXAMPLES[model][1]
     parts = {
         field.alias or name: given.get(name) or (WORD if name == "source" else _placeholder(field.annotation))
@@ -141,7 +148,7 @@ def _placeholder(annotation: Any) -> str:
 
 
 def _fields_help(model: type[BaseModel]) -> Iterator[str]:
-    """One line for each field of a nested record: its words, and what it means."""
+    """Yield one line for each field of a nested record: its allowed words, and its meaning."""
     for name, field in model.model_fields.items():
         words = " | ".join(map(str, _choices(field.annotation)))
         head = f"{field.alias or name}{'' if field.is_required() else '?'}: "
@@ -169,7 +176,7 @@ def _sentence(field: FieldInfo) -> str:
 
 
 def module_skeleton(source: str) -> str:
-    """`reference_impls/<id>.py`: the order of a reference module, with a correction that starts at zero."""
+    """Return the text of `reference_impls/<id>.py`: a correction that starts at zero and can be merged."""
     return f'''"""TODO: the paper's title ({source}#TODO).
 
     h = W_0 x + TODO
@@ -184,8 +191,8 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Correction(nn.Module):
-    """What stands beside one weight of shape (d_out, d_in)."""
+class Correction(kit.Child):
+    """The correction of one weight of shape (d_out, d_in)."""
 
     def __init__(self, d_in: int, d_out: int, *, r: int):
         super().__init__()
@@ -194,6 +201,9 @@ class Correction(nn.Module):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         return y + x @ self.A.T @ self.B.T                          # (..., d_in) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        return self.B @ self.A                                      # (d_out, d_in)
 
 
 def apply(
@@ -204,11 +214,18 @@ def apply(
     for site in kit.sites(model, targets):
         kit.attach(site, name, Correction(site.d_in, site.d_out, r=r))
     return model
+
+
+# TODO: remove `merge` if the method cannot be merged exactly.
+# CONTRIBUTING.md lists the other functions that a module may define.
+def merge(model: nn.Module) -> nn.Module:
+    """Add the corrections to the weights."""
+    return kit.fold(model, "TODO")
 '''
 
 
 def bibtex_stub(source: str, year: int) -> str:
-    """A record for `taxonomy/references.bib`; `read` says what somebody here actually opened."""
+    """Return a record for `taxonomy/references.bib`; `read` lists the texts that we opened."""
     return f"""
 @article{{{source},
   title   = {{TODO}},

@@ -1,4 +1,4 @@
-"""Reading a library's configuration: which method it is, at which setting, on which modules, and what it costs.
+"""Read a library's configuration: determine its method, setting, modules and counts.
 
     >>> import peftonomy
     >>> kb = peftonomy.load()
@@ -6,8 +6,8 @@
     >>> adapter.method.id, adapter.cost.trained, adapter.reported.total
     ('lora', 9175040, 3221924864)
 
-Modules are resolved as the library resolves them. What an argument says is either understood, or known to change no
-tensor, or left at its default; anything else is an error, because the counts would be those of something else.
+Modules are resolved as the library resolves them. Every argument must be supported, known to change no tensor, or left
+at its default. Anything else is an error, because the counts would be wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import UsageError, shown
-from ..schema.method import Deviation, Implementation, Value
+from ..schema.base import Value
+from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -41,10 +42,10 @@ __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What the library itself says of the wrapped model, extras included.
+    """The counts that the library itself reports for the wrapped model, extras included.
 
-    trained: numbers that require a gradient. total: all parameters. stored: numbers in the file that it saves, and
-    their bytes.
+    trained: parameters that require a gradient. total: all parameters. stored, stored_bytes: values in the file that it
+    saves, and their bytes.
     """
 
     trained: int
@@ -55,11 +56,11 @@ class Reported:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A configuration that was read. `KnowledgeBase.adapter` makes it.
+    """A parsed configuration. `KnowledgeBase.adapter` creates it.
 
-    type: as the library has it. arguments: all of them, defaults filled in. hyperparameters: the method's own, where
-    the configuration says them. patterns: sites with values of their own, by module name. notes: what was not taken
-    literally, in sentences.
+    type: the library's name for it. arguments: all of them, defaults filled in. hyperparameters: the method's own, as
+    far as the configuration sets them. patterns: sites with their own values, by module name. notes: sentences on
+    arguments that were ignored or interpreted.
     """
 
     library: Library
@@ -75,22 +76,22 @@ class Adapter:
 
     @cached_property
     def cost(self) -> Cost:
-        """The method's own ledgers, as the entry defines them."""
+        """The method's ledgers as the entry defines them."""
         return self.plan.cost(self.hyperparameters, self.dtype)
 
     @property
     def implementation(self) -> Implementation:
-        """What the entry says of the method in this library."""
+        """The entry's record for this library."""
         return self.method.entry.implementations[self.library.id]
 
     @property
     def deviations(self) -> list[Deviation]:
-        """Where the library differs from the entry."""
+        """The differences between the library and the entry."""
         return self.implementation.deviations
 
     @cached_property
     def reported(self) -> Reported:
-        """What the library will report."""
+        """The counts that the library will report."""
         entry, cost = self.implementation, self.cost
         selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
         grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
@@ -110,7 +111,7 @@ class Adapter:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: `cost` as `cost --json` prints it, and beside it what the library makes of it."""
+        """Return plain data: `cost` as in `cost --json`, with the library's own counts."""
         return self.cost.to_dict() | {
             "library": self.library.id,
             "type": self.type,
@@ -136,7 +137,7 @@ def read_adapter(
     num_labels: int,
     dtype: str,
 ) -> Adapter:
-    """See `KnowledgeBase.adapter`."""
+    """Read a configuration. See `KnowledgeBase.adapter`."""
     spec = kb.libraries[library]
     if isinstance(config, Mapping):
         source, raw = "configuration", dict(config)
@@ -147,7 +148,7 @@ def read_adapter(
 
 
 class _Reading(Arguments):
-    """One configuration while the method that it means is found."""
+    """One configuration while its method is being determined."""
 
     def __init__(self, kb: Records[Any], library: Library, source: str, raw: dict[str, Any], backbone: Backbone):
         super().__init__(library, source, raw, backbone)
@@ -168,11 +169,11 @@ class _Reading(Arguments):
             plan = Plan(method.parts, inventory, chosen=chosen)
             self._as_written(entry, {**plan.common, **plan.values(given)})
         except UsageError as error:
-            raise self.refuse("", str(error), f"what {method.id} admits") from None
+            raise self.refuse("", str(error), f"a setting that {method.id} accepts") from None
         for formula in (entry.trained, entry.stored, entry.added):
             if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
-                raise self.refuse(named, patterns, "one value for all modules: what the library counts follows from it")
+                raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
         return Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
@@ -187,7 +188,7 @@ class _Reading(Arguments):
         task = self.library.tasks[word].task
         return task if task in self.backbone.family.tasks else None
 
-    # Which method
+    # The method
 
     def _method(self, wanted: str | None) -> MethodRecord:
         if wanted is not None:
@@ -199,10 +200,10 @@ class _Reading(Arguments):
                 or entry.type not in (None, self.type)
                 or not known >= {theirs.partition(".")[0] for theirs in entry.rename.values()}
             ):
-                raise UsageError(f"{wanted} is no {self.library.name} configuration of type {self.type}")
+                raise UsageError(f"{wanted} is not a {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
                 if not _meets(self.values.get(name), value):
-                    raise self.refuse(name, self.values.get(name), f"{shown(value)}, which makes it {wanted}")
+                    raise self.refuse(name, self.values.get(name), f"{shown(value)}, as required for {wanted}")
             return method
         found = sorted(self._candidates(), key=lambda item: (*(-n for n in item[0]), item[1].year, item[1].id))
         if not found:
@@ -214,10 +215,10 @@ class _Reading(Arguments):
         return best[0]
 
     def _candidates(self) -> Iterator[tuple[tuple[int, int], MethodRecord]]:
-        """The methods that it may be, each with how much it explains: arguments that change tensors first.
+        """Yield the possible methods, each with the arguments that it explains: those that change tensors first.
 
-        A method whose symbol is another than the type's class needs more than a configuration (an optimiser, a
-        quantised model), so only its caller can know.
+        If a method's symbol is not the type's class, it needs more than a configuration (an optimiser, a quantised
+        model). Then only the caller can name it.
         """
         for method in self.kb.values():
             entry = method.entry.implementations.get(self.library.id)
@@ -229,7 +230,7 @@ class _Reading(Arguments):
                 changing = sum(not self.library.inert_at(name, self.values[name]) for name in entry.set)
                 yield (changing, len(entry.set)), method
 
-    # At which setting
+    # The setting
 
     def _hyperparameters(self, method: MethodRecord, entry: Implementation) -> dict[str, Any]:
         given: dict[str, Any] = {}
@@ -245,7 +246,7 @@ class _Reading(Arguments):
         return {**{n: v for n, v in entry.defaults.items() if n not in given}, **given}
 
     def _look(self, argument: str) -> Any:
-        """The value of an argument, or of one inside it."""
+        """Return the value of an argument, or of an argument inside it."""
         value: Any = self.values
         for name in argument.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
@@ -261,7 +262,7 @@ class _Reading(Arguments):
             raise self.refuse(theirs, value, f"a value of {method.id}'s {ours}", str(error)) from None
 
     def _nothing_left(self, entry: Implementation) -> None:
-        """Raise ConfigError for an argument that says something that is not understood."""
+        """Raise ConfigError for an argument with a value that is not supported."""
         understood = {
             *STRUCTURE, *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
@@ -276,18 +277,18 @@ class _Reading(Arguments):
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
             else:
                 default = json.dumps(self._default(name))
-                hint = f"no entry of type {self.type} says what it changes"
+                hint = f"no entry of type {self.type} describes its effect"
                 raise self.refuse(name, value, f"{default}, its default", hint)
 
     def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
-        """Raise ConfigError for an argument that follows from the setting and the model, and that says otherwise."""
+        """Raise ConfigError for an argument that differs from the value implied by the setting and the model."""
         read = {name for formula in entry.read.values() for name in formula.names}
         for name, formula in entry.write.items():
             value, expected = self.values[name], formula(known)
             if value != expected and name not in read and not self.library.inert_at(name, value):
-                raise self.refuse(name, value, f"{expected}, with which these numbers hold")
+                raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
-    # On which modules
+    # The modules
 
     def _chosen(
         self, method: MethodRecord, entry: Implementation, where: Where, given: Mapping[str, Any],
@@ -335,7 +336,10 @@ class _Reading(Arguments):
         own: dict[SiteGroup, dict[str, Value]],
         patterns: dict[str, dict[str, Value]],
     ) -> Iterator[SiteGroup]:
-        """The sites, those apart whose modules a pattern of the table means; each has the first that does."""
+        """Yield the sites, with those whose modules match a pattern of the table separate.
+
+        The first matching pattern counts.
+        """
         pattern = self.spec.patterns[argument]
         tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
         used: set[str] = set()
@@ -356,12 +360,15 @@ class _Reading(Arguments):
                     own[part] = before
                 yield part
         for key in table.keys() - used:
-            self.notes.append(f"{argument}: {shown(key)!r} means no targeted module.")
+            self.notes.append(f"{argument}: {shown(key)!r} matches no targeted module.")
 
 
 def _besides(plan: Plan) -> dict[str, int]:
-    """What the library's own formulas may name besides: of targeted modules with a bias the number and the widths, and
-    how many modules share the table of the input embedding."""
+    """Return further names for the library's formulas.
+
+    They are the number and widths of targeted modules with a bias, and the number of modules that share the table of
+    the input embedding.
+    """
     sites = [site for group in plan.sites for site in group if site.bias]
     tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
     return {
@@ -373,7 +380,7 @@ def _besides(plan: Plan) -> dict[str, int]:
 
 
 def _totals(cost: Cost) -> dict[str, int]:
-    """Of each of our tensors, by name: how many there are, and their entries together."""
+    """Return, for each of our tensors by name, the number of tensors and of all their entries."""
     found: dict[str, int] = {}
     for tensor in cost.tensors:
         for name, number in ((f"n_{tensor.name}", tensor.sites), (f"total_{tensor.name}", tensor.total)):
@@ -382,7 +389,7 @@ def _totals(cost: Cost) -> dict[str, int]:
 
 
 def _meets(value: Any, wanted: Any) -> bool:
-    """Whether a given value is the wanted one: any list for a list, any mapping with its items for a mapping."""
+    """Return True if a value matches the wanted one: any list for a list, any mapping with its items for a mapping."""
     if isinstance(wanted, list):
         return isinstance(value, list) and bool(value)
     if isinstance(wanted, Mapping):

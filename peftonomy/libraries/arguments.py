@@ -1,4 +1,4 @@
-"""The arguments of a library's configuration: what the file says, and the library's defaults for the rest."""
+"""The arguments of a library's configuration: the values in the file, and the library's defaults for the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Arguments", "numbers"]
 class Arguments:
     """The type of a configuration and all its arguments, defaults filled in. Raises ConfigError.
 
-    source: what messages call the configuration. notes: what was not taken literally, in sentences.
+    source: the name of the configuration in messages. notes: sentences on arguments that were ignored or interpreted.
     """
 
     def __init__(self, library: Library, source: str, raw: dict[str, Any], backbone: Backbone):
@@ -30,11 +30,11 @@ class Arguments:
         self.values = self._values()
 
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
-        """The error for a field of the configuration."""
+        """Return the error for a field of the configuration."""
         text = found if isinstance(found, str) else json.dumps(found, default=str)
         return ConfigError(self.source, field, text, expected, hint)
 
-    # What it says
+    # The type and the values
 
     def _type(self) -> str:
         key, known = self.library.type_key, self.library.types
@@ -47,7 +47,7 @@ class Arguments:
         raise self.refuse(key, text, f"one of {self.library.name}'s types: {', '.join(sorted(known))}", hint)
 
     def _values(self) -> dict[str, Any]:
-        """Every argument of the type: what is given, else the default."""
+        """Return every argument of the type with its given value, or else its default."""
         known = self.library.defaults(self.type)
         for name in sorted(self.raw.keys() - known.keys()):
             if self.raw[name]:
@@ -55,7 +55,7 @@ class Arguments:
                 hint = f"did you mean {' or '.join(matches)}?" if matches else ""
                 version = f"{self.library.name} {self.library.version}"
                 raise self.refuse(name, self.raw[name], f"an argument that {self.type} has in {version}", hint)
-            self.notes.append(f"{name} is no argument that is known here; it says nothing and was passed over.")
+            self.notes.append(f"{name} is an unknown argument without a value; it was ignored.")
         given = {name: value for name, value in self.raw.items() if name in known and value is not None}
         values = {name: given.get(name, self._default(name)) for name in known}
         for name in self.spec.needs:
@@ -82,7 +82,7 @@ class Arguments:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as formulas see them: a list or mapping as its length, nothing as zero."""
+    """Return arguments as numbers for formulas: a list or mapping as its length, None as zero."""
     return {
         name: len(value) if isinstance(value, list | Mapping) else 0 if value is None else value
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""Writing a library's configuration: the call and the saved form of a method at a setting, on a model's modules.
+"""Write a library's configuration: the call and the saved form of a method at a setting, on a model's modules.
 
     >>> import peftonomy
     >>> kb = peftonomy.load()
@@ -16,8 +16,8 @@
     )
     model = peft.get_peft_model(model, config)
 
-Everything comes from the entry's `implementations` and the library's own file; what is written reads back
-(`KnowledgeBase.adapter`) as the same cost.
+The entry's `implementations` and the library's own file provide everything. Reading the written configuration
+(`KnowledgeBase.adapter`) gives the same cost.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ..errors import UnknownName, UsageError
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
     from ..costs.plan import Plan
+    from ..schema.implementations import Implementation
     from ..schema.library import Library
-    from ..schema.method import Implementation
 
 __all__ = ["Configuration", "export", "library_called"]
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A method's configuration in a library: its class, and the arguments that it is called with.
+    """A method's configuration in a library: its class and the arguments of the call.
 
-    type: as the library names it; None for a configuration of configurations, whose arguments are `Configuration`.
+    type: the library's name for it; None for a configuration whose arguments are themselves of class `Configuration`.
     """
 
     library: Library
@@ -54,7 +54,7 @@ class Configuration:
     arguments: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """The essential keys of the file that the library would save."""
+        """Return the essential keys of the file that the library would save."""
         if self.type is None:
             parts = [part.to_dict() for part in self.arguments.values()]
             return {self.library.type_key: self.library.union, "configs": parts}
@@ -64,7 +64,7 @@ class Configuration:
 
     @property
     def python(self) -> str:
-        """The call, for a model that is there as `model`."""
+        """The call, for a model in the variable `model`."""
         arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
         call = f"config = {self._class}(\n{arguments})"
         usage = (line.format(config="config") for line in self.library.usage)
@@ -79,7 +79,7 @@ class Configuration:
 
 
 def library_called(libraries: Mapping[str, Library], name: str) -> Library:
-    """The library of this id, or of this package. Raises UnknownName."""
+    """Return the library with this id or package. Raises UnknownName."""
     for library in libraries.values():
         if name in (library.id, library.package):
             return library
@@ -87,7 +87,7 @@ def library_called(libraries: Mapping[str, Library], name: str) -> Library:
 
 
 def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: Library) -> Configuration:
-    """See `Method.export`."""
+    """Write a method's configuration. See `Method.export`."""
     entry = method.entry.implementations.get(library.id)
     if entry is not None and entry.unites:
         return _union(method, entry, plan, given, library)
@@ -103,7 +103,7 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
 def _union(
     method: MethodRecord, entry: Implementation, plan: Plan, given: Mapping[str, Any], library: Library
 ) -> Configuration:
-    """A configuration of the configurations of other methods."""
+    """Return a configuration that contains the configurations of other methods."""
     values = plan.values(given)
     parts = {name: method.kb[part] for name, part in entry.unites.items()}
     entries = {name: part.entry.implementations[library.id] for name, part in parts.items()}
@@ -116,7 +116,7 @@ def _union(
 def _written(
     method: MethodRecord, entry: Implementation, plan: Plan, values: Mapping[str, Any], library: Library
 ) -> Configuration:
-    """A configuration at a setting; what has no value keeps the library's default."""
+    """Return a configuration at a setting; an argument without a value keeps the library's default."""
     known = {**plan.common, **values}
     written: dict[str, Any] = {}
     said: Iterable[tuple[str, Any]] = (
@@ -144,7 +144,7 @@ def _written(
 def _expressed(
     method: MethodRecord, entries: Iterable[Implementation], library: Library, name: str, value: Any
 ) -> None:
-    """Raise UsageError for a value of a hyperparameter that the library has no argument for."""
+    """Raise UsageError for a value of a hyperparameter that has no argument in the library."""
     there = method.entry.hyperparameters[name].default
     for entry in entries:
         if name in entry.rename or name in entry.read or any(name in formula.names for formula in entry.write.values()):
@@ -163,7 +163,7 @@ def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _as_there(value: Any, default: Any) -> Any:
-    """A value as the library takes it: of the kind and the case that its own default has."""
+    """Return a value in the library's form: with the type and the case of the library's default."""
     if isinstance(value, str) and isinstance(default, str) and default.isupper():
         return value.upper()
     whole = isinstance(value, float) and value == int(value)
@@ -176,11 +176,11 @@ def _task(library: Library, plan: Plan) -> str | None:
     return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
 
 
-# Which modules
+# The modules
 
 
 def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, Any]:
-    """The arguments that name the modules. Raises UsageError for what the library cannot act on."""
+    """Return the arguments that name the modules. Raises UsageError for modules that the library cannot adapt."""
     kind = library.types[str(entry.type)]
     roles, accepts = library.roles(str(entry.type)), kind.accepts
     if roles:
@@ -207,7 +207,10 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
 
 
 def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:
-    """The arguments that stand for the targeted roles. Raises UsageError where none do, or where they mean more."""
+    """Return the arguments that select the targeted roles.
+
+    Raises UsageError if there are none, or if they select more.
+    """
     targeted = dict.fromkeys(site.role for group in plan.sites for site in group)
     said: dict[str, Any] = {}
     for role in targeted:
@@ -241,7 +244,7 @@ def _paths(sources: Iterable[SiteGroup | Module]) -> list[str]:
 
 
 Meaning = Callable[[str, str], bool]
-"""Whether an ending means the module of a name."""
+"""A function that is true if an ending matches the name of a module."""
 
 
 def _by_suffix(ending: str, path: str) -> bool:
@@ -252,11 +255,11 @@ _PICKS: dict[str, Meaning] = {
     "end": lambda ending, path: path.endswith(ending),
     "part": lambda ending, path: ending in path,
 }
-"""How an argument picks among the targets: `ConfigType.picks`."""
+"""The ways in which an argument selects targets: `ConfigType.picks`."""
 
 
 def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], Meaning]) -> list[str]:
-    """The shortest endings of module names that mean these places and no others among names, else whole names."""
+    """Return the shortest endings of module names that match these modules and no others, or else whole names."""
     wanted = set(_paths(sources))
     names: dict[str, None] = {}
     for path in sorted(wanted):
@@ -268,7 +271,7 @@ def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], M
 
 
 def _literal(value: Any) -> str:
-    """A value as Python has it, texts in double quotes."""
+    """Return a value as Python code, with texts in double quotes."""
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, Mapping):

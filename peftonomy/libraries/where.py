@@ -1,4 +1,4 @@
-"""The modules that a library's configuration names, found as the library finds them."""
+"""Find the modules that a library's configuration names, by the library's own rules."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STRUCTURE = frozenset({
     "target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern",
     "modules_to_save", "bias", "trainable_token_indices", "ensure_weight_tying", "layer_replication",
 })  # fmt: skip
-"""Arguments that say where; they mean the same in every type that has them."""
+"""Arguments that select modules; they have the same meaning in every type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What a configuration trains besides its method: `trained` numbers, by which model and file grow as given."""
+    """Parameters trained besides the method: `trained`, and the growth of the model and of the file."""
 
     name: str
     trained: int
@@ -40,7 +40,7 @@ class Extra:
 
 
 class Where:
-    """The modules that a configuration means, found by name as the library finds them."""
+    """The modules that a configuration selects by name, by the library's own rules."""
 
     def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str]):
         self.arguments, self.inventory = arguments, inventory
@@ -72,7 +72,7 @@ class Where:
         return value
 
     def expressions(self, found: Sequence[str] | Mapping[str, Any], argument: str) -> list[str]:
-        """The texts, each a regular expression."""
+        """Return the texts after checking that each is a regular expression."""
         if not isinstance(found, list | Mapping):
             raise self.refuse(argument, found, "regular expressions")
         for text in found:
@@ -92,13 +92,13 @@ class Where:
             return None
         numbers = value if isinstance(value, list) else [value]
         if any(type(n) is not int for n in numbers):
-            raise self.refuse("layers_to_transform", value, "numbers of layers")
+            raise self.refuse("layers_to_transform", value, "layer numbers")
         if isinstance(self.targets, str):
             raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
         return frozenset(numbers)
 
     def _replicated(self) -> list[Module]:
-        """The modules once layers are put in again, with the same weights and other numbers."""
+        """Return the modules after layer replication: repeated layers share weights and get other numbers."""
         value, inventory = self.arguments.values["layer_replication"], self.inventory
         asked = value if isinstance(value, list) else [value]
         ranges = [pair for pair in asked if isinstance(pair, list | tuple) and [*map(type, pair)] == [int, int]]
@@ -110,7 +110,7 @@ class Where:
             expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
             raise self.refuse("layer_replication", value, expected)
         if self.arguments.values.get("bias", "none") != "none":
-            raise self.refuse("bias", self.arguments.values["bias"], "none, where layers share weights")
+            raise self.refuse("bias", self.arguments.values["bias"], "none, because layers share weights")
         return [
             replace(m, layers=tuple(n for n, was in enumerate(layers) if was in m.layers)) if m.layers else m
             for m in inventory.modules
@@ -123,7 +123,10 @@ class Where:
         return lambda path: by_name(path) or any(test.match(path) for test in saved)
 
     def _by_name(self, value: Any, argument: str) -> Callable[[str], bool]:
-        """Whether a name is meant: by an expression that it matches whole, or by a list of names or their ends."""
+        """Return a predicate for names.
+
+        It matches one expression against the whole name, or a list of names or their endings.
+        """
         if isinstance(value, str):
             [text] = self.expressions([value], argument)
             whole = re.compile(text)
@@ -154,13 +157,16 @@ class Where:
         return None if found is None else int(found["idx"])
 
     def named(self, path: str) -> bool:
-        """Whether a module of this name is meant."""
+        """Return True if the configuration selects a module of this name."""
         return self._matches(path) and not self._excludes(path)
 
     # Sites
 
     def sites(self) -> Iterator[SiteGroup]:
-        """The modules to act on. Raises ConfigError if there are none, or one of a kind that is not adapted."""
+        """Yield the targeted modules.
+
+        Raises ConfigError if there are none, or if one has a kind that is not adapted.
+        """
         self._named_well()
         found = [*self._targeted(), *self._parameters()]
         if not found:
@@ -180,7 +186,7 @@ class Where:
                 yield self._site(module, tuple(n for n, _ in paths if n is not None))
 
     def _targets_embeddings(self) -> bool:
-        """Whether an embedding is a target by its common name, so that tied ones become targets together."""
+        """Return True if an embedding is targeted by its common name, so that tied ones become targets together."""
         names = self.arguments.library.embedding_names
         if isinstance(self.targets, str):
             return any(re.fullmatch(self.targets, name) for name in names)
@@ -188,15 +194,17 @@ class Where:
 
     def _site(self, module: Module, layers: tuple[int, ...]) -> SiteGroup:
         d_in = module.d_in
-        if module.kind == "conv":  # its first factor is a convolution of the same kernel, its second mixes channels
+        if module.kind == "conv":  # the first factor is a convolution with the same kernel; the second mixes channels
             d_in = math.prod(dict(module.parameters)["weight"]) // module.d_out
         return SiteGroup(
             module, module.role, d_in, module.d_out, 0, module.d_out, module.bias, layers, module.stack
         )
 
     def _parameters(self) -> Iterator[SiteGroup]:
-        """Matrices that are meant by their own name: the weight of a linear module, a bare one, or those of experts.
-        Such a site's module has the parameter's name."""
+        """Yield matrices targeted by their own names: a linear module's weight, a bare parameter, experts' weights.
+
+        The module of such a site has the parameter's name.
+        """
         for name in self._words("target_parameters"):
             found = False
             for module in self.modules:
@@ -213,13 +221,13 @@ class Where:
                 raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
 
     def _named_well(self) -> None:
-        """Note names that mean nothing; refuse those of modules that hold modules, and of experts."""
+        """Note names without a match. Refuse names of modules that contain modules, and names of experts."""
         experts, name = self.arguments.backbone.family.expert_names, self.arguments.library.name
         if experts and self.arguments.raw.get("target_modules") is None:
             raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
         for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
             if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
-                expected = f"other names; by this one {name} may mean tensors of experts, which are not counted"
+                expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
         leaves = {path for m in self.leaves for _, path in m.paths()}
         holders = {path.rpartition(".")[0] for path in leaves} - {""}
@@ -227,7 +235,7 @@ class Where:
             holders |= above
         wrong = min((path for path in holders - leaves if self.named(path)), default=None)
         if wrong is not None:
-            raise self.refuse("target_modules", wrong, "modules; this one holds modules, so name those inside it")
+            raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
         for word in self.targets if isinstance(self.targets, list) else ():
             if not any(f".{path}".endswith(f".{word}") for path in leaves):
                 self.arguments.notes.append(f"target_modules: {shown(word)!r} means no module of the model.")
@@ -242,13 +250,13 @@ class Where:
         words = self.targets if isinstance(self.targets, list) else []
         matches = [match for word in words for match in near(word, known)]
         hint = f"did you mean {' or '.join(dict.fromkeys(matches))}?" if matches else ""
-        expected = f"names that leave a module to act on; known: {', '.join(known)}"
+        expected = f"names that select at least one module; known: {', '.join(known)}"
         return self.refuse("target_modules", self.targets, expected, hint)
 
     def among(
         self, sites: Sequence[SiteGroup], names: Any, argument: str, inside: bool = True
     ) -> Iterator[SiteGroup]:
-        """Those of the sites (in some of their layers) whose modules the names mean, or do not mean."""
+        """Yield the sites (with a subset of their layers) whose modules the names match, or do not match."""
         meant = self._picked(names, argument)
         for site in sites:
             layers = [n for n, path in site.paths() if meant(path) is inside]
@@ -256,26 +264,29 @@ class Where:
                 yield replace(site, layers=tuple(n for n in layers if n is not None))
 
     def _picked(self, names: Any, argument: str) -> Callable[[str], bool]:
-        """Whether a target is picked: by an expression that its name matches whole, or by ends or parts of it."""
+        """Return a predicate for targets.
+
+        It matches one expression against the whole name, or a list of endings or parts.
+        """
         if not isinstance(names, list) or not all(isinstance(word, str) for word in names):
             return self._by_name(names, argument)
         if self.arguments.spec.picks.get(argument) == "part":
             return lambda path: any(word in path for word in names)
         return lambda path: path.endswith(tuple(names))
 
-    # What is trained besides
+    # Parameters trained besides the method
 
     def extras(self, plan: Plan) -> Iterator[Extra]:
-        """Everything that the configuration trains besides its method."""
+        """Yield everything that the configuration trains besides its method."""
         yield from self._copies()
         yield from self._biases(plan)
         yield from self._tokens()
         yield from self._embeddings(plan)
 
     def _copies(self) -> Iterator[Extra]:
-        """Modules that are copied, trained and saved whole."""
+        """Yield modules that are copied, trained and saved in full."""
         found = [m for m in self.leaves if any(self._saved(path) for _, path in m.paths())]
-        if any(module in self.tying for module in found):  # one copy for all of them, in the file once for each
+        if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
             found = [self.tying[0], *(m for m in found if m not in self.tying)]
             yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
         for module in found:
@@ -288,7 +299,7 @@ class Where:
         return any(holder.endswith(tuple(self.saved)) for holder in holders) if self.saved else False
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
-        """The shapes of a module's parameters, a tied one's too."""
+        """Return the shapes of a module's parameters, including tied ones."""
         if module.parameters:
             return [shape for _, shape in module.parameters]
         return [(module.d_in, module.d_out), *([(module.d_out,)] if module.bias else [])]
@@ -297,7 +308,7 @@ class Where:
         return sum(map(math.prod, self._shapes(module)))
 
     def _tied(self) -> list[Module]:
-        """The modules that share one table of embeddings, the table's own first; none if none do."""
+        """Return the modules that share one embedding table, starting with the owner; an empty list if none do."""
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
         tied = [m for m in self.leaves if m.kind in (*LINEAR, "embedding") and not m.parameters]
         return [*tables[:1], *tied] if tied else []
@@ -309,7 +320,7 @@ class Where:
         twice = 0
         if word == "all":
             groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.leaves]
-            twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # the frozen ones too, and by two names
+            twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
         else:
@@ -321,19 +332,19 @@ class Where:
         return math.prod(dict(module.parameters).get("bias", (0,)))
 
     def _tokens(self) -> Iterator[Extra]:
-        """Rows of embeddings."""
+        """Yield trained rows of embeddings."""
         value = self.arguments.values.get("trainable_token_indices")
         if value is None:
             return
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
         if not tables and not isinstance(value, Mapping):
-            raise self.refuse("trainable_token_indices", value, "nothing: the model has no table of tokens")
+            raise self.refuse("trainable_token_indices", value, "nothing: the model has no token embedding")
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
         seen: set[tuple[str, tuple[int, ...]]] = set()
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
-                raise self.refuse("trainable_token_indices", rows, "a list of numbers of tokens")
+                raise self.refuse("trainable_token_indices", rows, "a list of token ids")
             modules = [m for m in self.leaves if m.path.endswith(name) and m.kind in (*LINEAR, "embedding")]
             if not modules:
                 raise self.refuse("trainable_token_indices", name, "the name of an embedding")
@@ -346,13 +357,13 @@ class Where:
                     yield Extra(f"trainable_token_indices: {key[0]}", numel, numel, numel)
 
     def _embeddings(self, plan: Plan) -> Iterator[Extra]:
-        """Embeddings that are saved whole beside their adapters, because one is targeted by a common name."""
+        """Yield embeddings that are saved in full beside their adapters, because one is targeted by a common name."""
         names = set(self.arguments.library.embedding_names)
         if self.arguments.values.get("trainable_token_indices") is not None:
             return
         if isinstance(self.targets, str) and self.targets != ALL_LINEAR:
             by_name = any(m.path.rpartition(".")[2] in names and self._matches(m.path) for m in self.leaves)
-        else:  # of tied ones only the table's own name is left
+        else:  # among tied modules only the owner's name remains
             tied = {m.path.rpartition(".")[2] for m in self.tying[1:]}
             by_name = bool(self.targets != ALL_LINEAR and (names - tied) & set(self.targets or ()))
         for site in (site for group in plan.sites for site in group if by_name):
@@ -362,7 +373,7 @@ class Where:
 
 
 def matrices(module: Module) -> int:
-    """How many matrices a bare parameter holds."""
+    """Return the number of matrices in a bare parameter."""
     [(_, shape), *others] = module.parameters or [("", ())]
     return shape[0] if module.kind == "parameter" and len(shape) == 3 and not others else 1
 

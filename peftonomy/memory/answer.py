@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalogue.records import Records
 from ..costs.layout import Spot
 from ..errors import UsageError
-from ..schema.method import Value
+from ..schema.base import Value
 from .model import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .optimizer import Trained, update
 from .program import Model, Program

@@ -29,8 +29,10 @@ from ..costs.measure import Measure, measure
 from ..costs.plan import EXACT, Plan, Row
 from ..costs.table import Table
 from ..errors import UnknownName, UsageError, shown
-from ..schema.method import Kept, MethodEntry, Value
-from ..schema.method import Memory as Mechanism
+from ..schema.base import Value
+from ..schema.memory import Kept
+from ..schema.memory import Memory as Mechanism
+from ..schema.method import MethodEntry
 from ..schema.names import OF_PARAMETERS
 
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "QUANTIZED", "Memory", "Setting", "Step"]

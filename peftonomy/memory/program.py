@@ -20,7 +20,7 @@ from ..costs.measure import measure
 from ..errors import UsageError, shown
 from ..formula import Formula
 from ..schema.family import Family
-from ..schema.method import Act
+from ..schema.memory import Act
 from ..schema.programs import Function, Line, compiled, parse_all
 from .rules import Language
 

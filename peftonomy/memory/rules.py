@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from ..files.documents import load_yaml
 from ..formula import Formula
-from ..schema.method import Entry, FormulaField, Functions, Name, validated
+from ..schema.base import Entry, FormulaField, Functions, Name, validated
 from ..schema.programs import Function, parse_all
 
 __all__ = ["INPUTS", "Language", "Rule", "load_language"]

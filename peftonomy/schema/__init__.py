@@ -1,4 +1,4 @@
-"""What the files of the knowledge base may declare: methods, model families, libraries, the taxonomy.
+"""The schemas of the knowledge base's files: methods, model families, libraries, the taxonomy.
 
 This room may import: errors, files, formula.
 """

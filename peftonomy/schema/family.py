@@ -1,9 +1,8 @@
-"""What a file under `backbones/` may say: the pydantic models below are its only schema.
+"""The schema of the files under `backbones/`. The pydantic models below are its only definition.
 
-A *family* (`families/<model_type>.yaml`) says once, for all models that `transformers` calls by one
-`model_type`, which parameters they have: module names, roles and shapes, as formulas over the keys of
-config.json. A *model* (`models/<id>.yaml`) gives the config of one public checkpoint and says how it is known.
-Nothing here is a count.
+A *family* (`families/<model_type>.yaml`) describes all models that share one `model_type` in `transformers`. It
+declares their parameters once: module names, roles and shapes, as formulas over the keys of config.json. A *model*
+(`models/<id>.yaml`) gives the config of one public checkpoint and its source. These files contain no counts.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ..errors import DataError, FormulaError, Problem, UnknownName
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
-from .method import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
+from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
 __all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
@@ -39,7 +38,8 @@ def _pattern(text: str) -> str:
 ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$", max_length=60)]
 Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
 StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)(_[a-z0-9]+)?$", max_length=40)]
-"""What its layers do; where several stacks do the same, with a word of its own behind: `encoder_vision`."""
+"""The function of the stack's layers. If several stacks have the same function, a suffix distinguishes them:
+`encoder_vision`."""
 AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
 ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
 LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}(\.\w+)*$", max_length=120)]
@@ -48,37 +48,37 @@ Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
 PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
 Shape = tuple[int, ...]
 Sizes = Mapping[str, Any]
-"""What formulas see: the config's values, and `num_labels`."""
+"""The names that formulas can use: the config's values, and `num_labels`."""
 Tensors = tuple[tuple[str, Shape], ...]
 
 
 def formula(value: str | int) -> Any:
-    """A default for a formula field (pydantic parses it)."""
+    """Return a default for a formula field; pydantic parses it."""
     return Field(default=value, validate_default=True)
 
 
 class ConfigKey(Entry):
-    """One thing that the family reads from config.json. Without a default it is required."""
+    """One value that the family reads from config.json. It is required unless it has a default."""
 
     type: Literal["int", "float", "bool", "flag", "layers"]
-    """`float`: a number, whole or not. `flag`: a text, or a list of texts, that is asked whether one of its words
-    matches `pattern`. `layers`: a list of layers' numbers, or with a `pattern` of a word for each layer; only a
-    `where` names it, and asks whether its layer is among them (or has a word that matches)."""
+    """`float`: a number, whole or not. `flag`: true if a text, or an item of a list of texts, contains a word that
+    matches `pattern`. `layers`: a list of layer numbers or, with a `pattern`, of one word for each layer. Only a
+    `where` can name it; it is true if the layer is in the list, or if its word matches."""
     key: KeyPath | None = None
-    """The key in config.json, where it is not called as the formulas call it; `text_config.hidden_size` is the key of
-    an object in it."""
+    """The key in config.json, if it differs from the name in formulas. `text_config.hidden_size` is a key inside an
+    object."""
     aliases: list[KeyPath] = Field(default_factory=list)
-    """Other keys that mean the same; the first of all that is there and not null counts."""
+    """Other keys with the same meaning. The first one that is present and not null counts."""
     item: int | None = None
-    """Which item is meant where the key may hold a list; a plain number stands for every item."""
+    """The index of the item to use if the key may contain a list. A plain number stands for every item."""
     pattern: Annotated[str, AfterValidator(_pattern), Field(max_length=120)] | None = None
     over: FormulaField | None = None
-    """How many layers there are, where it is about `layers`."""
+    """For `layers`: the number of layers."""
     default: FormulaField | None = None
-    """Its value where the key is absent: the default of `transformers`, over the keys declared above it (and for
-    `layers` over `layer`: whether that one belongs to them)."""
+    """The value if the key is absent: the default of `transformers`, over the keys declared above it. For `layers` the
+    formula is over `layer` and gives whether that layer is in the list."""
     if_null: FormulaField | None = None
-    """Its value where the key is null, if that is not the default."""
+    """The value if the key is null, if it differs from the default."""
     min: int = 1
     max: int = MAX_DIMENSION
 
@@ -92,52 +92,52 @@ class ConfigKey(Entry):
 
 
 class TaskClass(Entry):
-    """What `transformers` builds for a task."""
+    """The class that `transformers` builds for a task."""
 
     class_: Stem = Field(alias="class")
     prefix: Prefix = ""
-    """Where the base model sits inside that class."""
+    """The path of the base model inside that class."""
 
 
 class ModuleSpec(Entry):
-    """A module that holds parameters (or would, were they not tied)."""
+    """A module that owns parameters, or would own them if they were not tied."""
 
     kind: str
     path: ModulePath
-    """Its name inside the base model, or inside the layer when it belongs to a stack."""
+    """The module's name inside the base model, or inside the layer if it belongs to a stack."""
     role: PlainRole
     tasks: list[Task] | None = None
-    """The tasks in which it exists; all when absent."""
+    """The tasks that include it; all if absent."""
     outside: bool = False
-    """Whether it stands beside the base model (a head), so that the task's prefix is not part of its name."""
+    """True if the module is outside the base model (a head). The task's prefix is then not part of its name."""
     new: bool = False
-    """Whether it is made for the task and starts untrained: counted as `head`, not as `backbone`."""
+    """True if the module is created untrained for the task. It counts as `head`, not as `backbone`."""
     pretrained: bool = True
-    """False for what `transformers` builds but the published checkpoints do not hold."""
+    """False if `transformers` builds the module but the published checkpoints do not contain it."""
     when: FormulaField = formula(1)
     where: FormulaField | None = None
-    """The layers that have it, over `layer` too; all when absent."""
+    """The layers that include the module, as a condition over `layer` and the config; all if absent."""
     tied_to: ModulePath | None = None
-    """The module that owns its parameters, as long as `tied_when` holds."""
+    """The module that owns the parameters if `tied_when` holds."""
     tied_when: FormulaField = formula(1)
     ties: list[Name] | None = None
-    """Which of its parameters are tied; all when absent."""
+    """The tied parameters; all if absent."""
 
     @property
     def module_path(self) -> str:
-        """The module that holds its parameters."""
+        """The path of the module that owns the parameters."""
         return self.path
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
-        """Features that go in and come out."""
+        """Return the numbers of input and output features."""
         raise NotImplementedError
 
     def tensors(self, sizes: Sizes) -> Tensors:
-        """Its parameters, each with its name after the module's path and its shape."""
+        """Return the parameters, each with its name below the module's path and its shape."""
         raise NotImplementedError
 
     def formulas(self) -> Iterator[tuple[Keys, Formula]]:
-        """Every formula with its place."""
+        """Yield every formula with its location."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             label = type(self).model_fields[name].alias or name
@@ -149,17 +149,17 @@ class ModuleSpec(Entry):
 
 
 class Linear(ModuleSpec):
-    """torch's Linear, weight `[out, in]`; or, as `conv1d`, transformers' Conv1D, weight `[in, out]`."""
+    """A torch `Linear` with weight `[out, in]`, or as `conv1d` a transformers `Conv1D` with weight `[in, out]`."""
 
     kind: Literal["linear", "conv1d"]
     in_: FormulaField = Field(alias="in")
     out: FormulaField
     bias: FormulaField = formula(0)
     slices: dict[PlainRole, FormulaField] = Field(default_factory=dict)
-    """The roles that a fused module holds, and how many output features each has, in order."""
+    """The roles in a fused module with the number of output features of each, in order."""
     groups: FormulaField = formula(1)
-    """Into how many equal groups of outputs each slice is spread, where each head keeps its queries, keys and values
-    together."""
+    """The number of equal groups of outputs over which each slice is spread, if each head stores its queries, keys and
+    values together."""
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
         return self.in_(sizes), self.out(sizes)
@@ -171,7 +171,7 @@ class Linear(ModuleSpec):
 
 
 class Conv(ModuleSpec):
-    """A convolution over one or two axes, weight `[out, in / groups, *kernel]`."""
+    """A convolution over one or two axes with weight `[out, in / groups, *kernel]`."""
 
     kind: Literal["conv"]
     in_: FormulaField = Field(alias="in")
@@ -190,7 +190,7 @@ class Conv(ModuleSpec):
 
 
 class Embedding(ModuleSpec):
-    """A table with `shape` rows and columns."""
+    """An embedding table; `shape` gives its rows and columns."""
 
     kind: Literal["embedding"]
     shape: list[FormulaField] = Field(min_length=2, max_length=2)
@@ -203,12 +203,12 @@ class Embedding(ModuleSpec):
 
 
 class Norm(ModuleSpec):
-    """A normalisation with a gain, and with a bias where it centres too."""
+    """A normalisation with a gain, and with a bias if it also centres."""
 
     kind: Literal["norm"]
     size: FormulaField
     heads: FormulaField | None = None
-    """How many heads have a gain of their own: the weight is then `[heads, size]`."""
+    """The number of heads with their own gain. The weight is then `[heads, size]`."""
     bias: FormulaField = formula(0)
 
     def width(self, sizes: Sizes) -> tuple[int, int]:
@@ -222,7 +222,7 @@ class Norm(ModuleSpec):
 
 
 class Parameter(ModuleSpec):
-    """A tensor that no module of a known kind holds; `path` is its own name."""
+    """A parameter of a module of no known kind; `path` is the parameter's own name."""
 
     kind: Literal["parameter"]
     shape: list[FormulaField] = Field(max_length=5)
@@ -246,90 +246,92 @@ DropoutPlace = Literal["embedding", "attention", "residual", "output", "mlp", "f
 
 
 class Dataflow(Entry):
-    """How a layer computes, as far as it decides what autograd keeps for the backward pass."""
+    """The parts of a layer's computation that decide which tensors autograd saves for backward."""
 
     norm: Literal["kernel", "float32", "mixed", "float32_gain", "centered", "float32_kernel"]
-    """`kernel`: one operation, which keeps its input. `float32`: written out in float32, of which it keeps the input's
-    copy. `mixed`: written out as products of the input and a float32 number, of which it keeps both. `float32_gain`:
-    as `float32`, the product with the gain in float32 too. `centered`: so, with the mean taken off, of which it keeps
+    """`kernel`: one operation, which saves its input. `float32`: separate operations in float32, which save the input's
+    float32 copy. `mixed`: products of the input and a float32 number, which save both. `float32_gain`: as `float32`,
+    with the product with the gain in float32 too. `centered`: as `float32_gain`, with the mean subtracted, which saves
     two copies. `float32_kernel`: one operation on a float32 copy of the input, without a gain."""
     order: Literal["pre", "post", "out"]
-    """Whether the norms stand before attention and feed-forward, behind their residual sums, or behind attention and
-    feed-forward in front of these sums. With `pre`, roles `norm.attn_out` and `norm.mlp_out` are norms of the last
-    kind besides."""
+    """`pre`: the norms precede attention and feed-forward. `post`: they follow the residual sums. `out`: they follow
+    attention and feed-forward, before the residual sums. With `pre`, roles `norm.attn_out` and `norm.mlp_out` are
+    additional norms of the last kind."""
     post: FormulaField = formula(0)
-    """Whether they stand behind the residual sums all the same."""
+    """True if the norms follow the residual sums regardless of `order`."""
     repeats: FormulaField = formula(1)
-    """How many times each layer runs, one after the other."""
+    """The number of times that each layer runs in succession."""
     parallel: FormulaField = formula(0)
-    """Whether the feed-forward reads what attention reads: the layer's input, through a norm of its own
-    (`norm.mlp`) or else through that of attention."""
+    """True if the feed-forward has the same input as attention: the layer's input, after a norm of its own (`norm.mlp`)
+    or else after that of attention."""
     activation: FormulaField
-    """How many tensors as wide as the feed-forward its activation keeps."""
+    """The number of tensors as wide as the feed-forward that its activation saves for backward."""
     keeps_output: FormulaField = formula(0)
-    """Whether what the activation keeps is what it gives out."""
+    """True if the activation saves its output."""
     activation_needs: FormulaField = formula(0)
-    """How many such tensors its gradient needs for a while besides, where that is written out."""
+    """The number of additional such tensors that the activation's gradient needs temporarily, if its operations are
+    separate."""
     dropout: dict[DropoutPlace, FormulaField] = Field(default_factory=dict)
-    """Where dropout is, with its probability; there is none where that is 0. `output`: behind the feed-forward only.
-    `head`: before the map of `first_token`, which then reads a copy."""
+    """The locations of dropout with their probabilities; 0 means no dropout. `output`: after the feed-forward only.
+    `head`: before the linear layer of `first_token`, whose input is then a copy."""
     first_token: PlainRole | None = None
-    """The role of the head's map that reads the first token's state as a part of all states, which stay where that map
-    is trained."""
+    """The role of the head's linear layer whose input is the first token's state. This input is a slice of all states,
+    which stay in memory if that layer is trained."""
     scaled: bool = False
-    """Whether embedded tokens are multiplied by a number."""
+    """True if token embeddings are multiplied by a number."""
     rotary: bool = False
-    """Whether queries and keys are turned by their positions, with a sine and a cosine for each of a head's numbers (at
-    most), and so are no longer parts of what a fused linear map gave out."""
+    """True if queries and keys are rotated by their positions, with at most one sine and one cosine per head dimension.
+    They are then no longer slices of the output of a fused linear layer."""
     repeated: FormulaField = formula(0)
-    """Whether keys and values are copied for all heads that share them, before fused attention too."""
+    """True if keys and values are copied for all heads that share them, even before fused attention."""
     heads_first: FormulaField = formula(0)
-    """Whether queries lie in memory head by head: what fused attention gives out is then copied for the linear map
-    behind it."""
+    """True if queries are stored head by head. The output of fused attention is then copied for the linear layer after
+    it."""
     scores: Literal["float32", "model"] = "model"
-    """The type of the queries and keys of which attention takes products, where these are written out."""
+    """The type of the queries and keys in attention's products, if these are separate operations."""
     softcap: FormulaField = formula(0)
-    """Whether the scores pass a tanh."""
+    """True if a tanh is applied to the scores."""
     softmax: Literal["float32", "model"] = "model"
-    """The type in which attention takes its softmax, `model` being that of the weights."""
+    """The type of attention's softmax; `model` is the type of the weights."""
     sdpa: bool = True
-    """Whether `transformers` lets the model use PyTorch's own attention; `eager` else."""
+    """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
     fused: FormulaField = formula(1)
-    """Whether that is one operation; with fewer keys than queries that are not said to be shared it is not, and is
-    written out in float32."""
+    """True if that attention is one operation. With fewer keys than queries, unless the keys are declared as shared, it
+    is separate operations in float32."""
     relative_keys: FormulaField = formula(0)
-    """Whether relative positions (`embed.relative`) have keys, whose products with the queries are taken for all of
-    them and gathered into the scores: keys of their own (`attn.pos_k`), or else those that `attn.k` makes of them."""
+    """True if relative positions (`embed.relative`) have keys. Their products with the queries are computed for all
+    positions and gathered into the scores. The keys come from `attn.pos_k`, or else from `attn.k`."""
     relative_queries: FormulaField = formula(0)
-    """Whether they have queries, likewise (`attn.pos_q` or `attn.q`)."""
+    """True if relative positions have queries too (from `attn.pos_q` or `attn.q`)."""
     checkpointing: bool = True
-    """Whether `transformers` can compute layers again in the backward pass in place of keeping what they made."""
+    """True if `transformers` supports gradient checkpointing for the model."""
     states: bool = False
-    """Whether the states between layers are all held until the last layer is through."""
+    """True if the states between layers all stay in memory until the last layer has run."""
     experts: FormulaField = formula(0)
-    """Through how many experts each token goes, in the layers that have some: copies of all tokens, sorted by expert,
-    pass two grouped products."""
+    """The number of experts per token, in layers with experts. Copies of all tokens, sorted by expert, pass through two
+    grouped products."""
     router: Literal["float32", "model"] = "model"
-    """The type in which a trained router of tokens reads its input."""
+    """The type of the input of a trained router of tokens."""
     logits: FormulaField = formula(0)
-    """How many tensors as wide as the vocabulary are kept between the head and the loss."""
+    """The number of tensors as wide as the vocabulary that are saved between the head and the loss."""
     loss: Literal["float32", "model"] = "float32"
-    """The type in which the language model's loss is taken."""
+    """The type of the language model's loss."""
     windowed: bool = False
-    """Whether some layers of an encoder see a window only, with a mask and with sines of their own."""
+    """True if some layers of an encoder attend within a window only, with a mask and sines of their own."""
     bias: bool = False
-    """Whether a position bias is added to the attention's scores."""
+    """True if a position bias is added to the attention's scores."""
     pixels: FormulaField = formula(0)
-    """How many numbers an input has, where inputs are images or sounds. Images all have as many tokens as there are
+    """The number of values per input, if inputs are images or sounds. Every image has as many tokens as there are
     positions."""
     frames: FormulaField = formula(0)
-    """How many tokens the first stack makes of every sound, by two convolutions, of which the second halves them."""
+    """The number of tokens that the first stack makes of every sound. Two convolutions make them, and the second halves
+    their number."""
     buffers: FormulaField = formula(0)
-    """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
+    """Bytes of buffers in the model besides its weights, such as masks for all positions."""
     source: Citation
 
     def formulas(self) -> Iterator[tuple[str, Formula]]:
-        """Every formula with the name of its field."""
+        """Yield every formula with the name of its field."""
         for name in type(self).model_fields:
             if isinstance(value := getattr(self, name), Formula):
                 yield name, value
@@ -337,46 +339,49 @@ class Dataflow(Entry):
 
 
 class Operations(Entry):
-    """What a model computes, in functions of the language of `peftonomy.memory`: one for each task, `causal_lm` and
-    `seq_cls`, one for the layers of each stack, and whatever these call."""
+    """The computation of a model, as functions in the language of `peftonomy.memory`.
+
+    There is one function for each task, `causal_lm` and `seq_cls`, one for the layers of each stack, and those that
+    they call.
+    """
 
     like: ModelType | None = None
-    """The family whose functions it has too, but for those that it writes itself."""
+    """The family whose functions this one inherits, except those that it defines itself."""
     functions: Functions = Field(default_factory=dict)
     post_norm: FormulaField = formula(0)
-    """Whether norms stand behind the residual sums."""
+    """True if norms follow the residual sums."""
     sdpa: FormulaField = formula(1)
-    """Whether `transformers` lets the model use PyTorch's own attention; `eager` else."""
+    """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
     checkpointing: bool = True
-    """Whether `transformers` can compute layers again in the backward pass in place of keeping what they made."""
+    """True if `transformers` supports gradient checkpointing for the model."""
     pixels: FormulaField = formula(0)
-    """How many numbers an input has, where inputs are images or sounds."""
+    """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)
-    """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
+    """Bytes of buffers in the model besides its weights, such as masks for all positions."""
     source: Citation
 
 
 class FeedForward(Entry):
-    """The roles with which the feed-forward block begins and ends."""
+    """The roles of the first and last modules of the feed-forward block."""
 
     in_: PlainRole = Field(alias="in")
     out: PlainRole
 
 
 class Stack(Entry):
-    """Equal layers, one after the other."""
+    """A sequence of equal layers."""
 
     layers: FormulaField
     path: LayerPath
-    """Where each layer is; a layer that `transformers` runs several times counts once."""
+    """The path of each layer. A layer that `transformers` runs several times counts once."""
     tasks: list[Task] | None = None
-    """The tasks in which it exists; all when absent."""
+    """The tasks that include it; all if absent."""
     dims: dict[Name, FormulaField] = Field(default_factory=dict)
-    """Its own sizes where they differ from the family's `dims`. The formulas of its modules may name them."""
+    """The stack's own sizes, if they differ from the family's `dims`. The formulas of its modules may name them."""
     like: StackName | None = None
-    """The stack whose `attention`, `mlp` and `modules` it has too, sizes aside."""
+    """The stack whose `attention`, `mlp` and `modules` this one inherits, without their sizes."""
     attention: dict[AttentionName, ModulePath]
-    """The module inside the layer that holds each attention; one without modules does not exist."""
+    """The module inside the layer that contains each attention. An attention without modules does not exist."""
     mlp: FeedForward
     modules: list[AnyModule]
 
@@ -391,26 +396,26 @@ class Family(Entry):
     note: Prose | None = None
     config: dict[Name, ConfigKey]
     requires: list[FormulaField] = Field(default_factory=list)
-    """What must hold of the config, as `transformers` demands."""
+    """Conditions on the config that `transformers` requires."""
     dims: dict[Name, FormulaField]
     """The sizes that methods may use (see `DIMS`), over the keys of `config`."""
     default_task: Task
     tasks: dict[Task, TaskClass]
     expert_names: list[Name] = Field(default_factory=list)
-    """Names of modules by which peft means tensors of experts, since older checkpoints called those so. It then leaves
-    alone the modules that do have such a name: neither they nor "all-linear" choose anything here."""
+    """Module names that peft treats as the experts' tensors, because older checkpoints named those tensors so. peft
+    then skips the modules that do have such a name: neither the names nor "all-linear" select anything here."""
     modules: list[AnyModule]
-    """What exists once."""
+    """The modules outside the stacks."""
     stacks: dict[StackName, Stack]
     dataflow: Dataflow | None = None
-    """What training keeps alive; without it nothing is said of memory."""
+    """The tensors that training saves for backward. Without it peftonomy gives no memory estimate."""
     operations: Operations | None = None
-    """What it computes; takes the place of `dataflow` once every family says it."""
+    """The model's computation. It will replace `dataflow` once every family declares it."""
 
     @model_validator(mode="before")
     @classmethod
     def _alike(cls, data: Any) -> Any:
-        """The data with the parts that a stack takes over from another filled in."""
+        """Return the data with the inherited parts of each stack filled in."""
         stacks = data.get("stacks") if isinstance(data, dict) else None
         if not isinstance(stacks, dict) or not all(isinstance(s, dict) for s in stacks.values()):
             return data
@@ -424,7 +429,7 @@ class Family(Entry):
     @model_validator(mode="before")
     @classmethod
     def _embedded(cls, data: Any) -> Any:
-        """The data with `d_embed` beside `d_model`, unless the family has a formula of its own for it."""
+        """Return the data with `d_embed` equal to `d_model`, unless the family declares a formula for it."""
         if not isinstance(data, dict) or "d_embed" in (data.get("dims") or {}):
             return data
 
@@ -439,7 +444,7 @@ class Family(Entry):
         return filled(data | parts)
 
     def task_of(self, class_name: str) -> Task:
-        """The task for which `transformers` builds the class of that name. Raises UnknownName."""
+        """Return the task for which `transformers` builds the class of that name. Raises UnknownName."""
         classes = {t.class_: task for task, t in self.tasks.items()}
         if class_name not in classes:
             raise UnknownName("model class", class_name, classes, f"of family {self.model_type}")
@@ -451,7 +456,7 @@ class Family(Entry):
         return [name for name, key in self.config.items() if key.type == "layers"]
 
     def specs(self) -> Iterator[tuple[Keys, ModuleSpec]]:
-        """Every module with its place in the file."""
+        """Yield every module with its location in the file."""
         for i, spec in enumerate(self.modules):
             yield ("modules", i), spec
         for name, stack in self.stacks.items():
@@ -459,7 +464,7 @@ class Family(Entry):
                 yield ("stacks", name, "modules", i), spec
 
     def formulas(self) -> Iterator[tuple[Keys, Formula, set[str]]]:
-        """Every formula with its place and the names that it may use there."""
+        """Yield every formula with its location and the names that it may use there."""
         above: set[str] = set()
         for name, key in self.config.items():
             for label in ("over", "default", "if_null"):
@@ -489,18 +494,18 @@ class ModelFile(Entry):
     name: Stem
     family: ModelType
     checkpoint: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
-    """Its name on the Hugging Face Hub."""
+    """The checkpoint's name on the Hugging Face Hub."""
     source: Citation
     checked: Literal["config", "dimensions", "total", "recalled"]
-    """What the numbers were held against: a copy of the checkpoint's config.json, dimensions that others
-    state, only the parameter count that others state, or nothing."""
+    """The evidence for the numbers: a copy of the checkpoint's config.json, dimensions from another source, only the
+    parameter count from another source, or none."""
     note: Line | None = None
     config: dict[Name, ConfigValue | dict[Name, ConfigValue]]
-    """As in config.json; `model_type` follows from the family."""
+    """The config as in config.json; `model_type` follows from the family."""
 
 
 def load_family(path: Path, name: str | None = None) -> Family:
-    """The family in a file that messages call `name`. Raises DataError with every problem and its line."""
+    """Read the family in a file that messages call `name`. Raises DataError with every problem and its line."""
     document = load_yaml(path, name)
     family = validated(Family, document)
     if problems := list(_contradictions(family, document, Path(path).stem)):
@@ -509,7 +514,7 @@ def load_family(path: Path, name: str | None = None) -> Family:
 
 
 def load_model_file(path: Path, name: str | None = None) -> tuple[ModelFile, Document]:
-    """The model in a file, its config still unread. Raises DataError with every problem and its line."""
+    """Read the model in a file without parsing its config. Raises DataError with every problem and its line."""
     document = load_yaml(path, name)
     model = validated(ModelFile, document)
     if model.id != Path(path).stem:
@@ -518,7 +523,7 @@ def load_model_file(path: Path, name: str | None = None) -> tuple[ModelFile, Doc
 
 
 def load_roles(path: Path, name: str | None = None) -> dict[str, str]:
-    """`taxonomy/roles.yaml`: what each role means, in a sentence. Raises DataError."""
+    """Read `taxonomy/roles.yaml`: the meaning of each role, in a sentence. Raises DataError."""
     document = load_yaml(path, name)
     if not isinstance(document.data, dict):
         found = type(document.data).__name__
@@ -534,7 +539,7 @@ def _problem(document: Document, keys: Keys, found: str, expected: str) -> Probl
 
 
 def _contradictions(family: Family, document: Document, stem: str) -> Iterator[Problem]:
-    """What is wrong between the parts of a family, each of which is well formed."""
+    """Yield the contradictions between the parts of a family; each part is valid by itself."""
     if family.model_type != stem:
         yield _problem(document, ("model_type",), family.model_type, f"the file's stem, {stem}")
     if family.default_task not in family.tasks:

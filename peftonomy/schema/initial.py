@@ -1,4 +1,4 @@
-"""How a tensor starts: the small language of `init` in entries.
+"""The language of `init` in entries: the initial values of a tensor.
 
     >>> start = Start.parse("uniform(1 / sqrt(d_in))")
     >>> start.at({"d_in": 16}).high
@@ -8,16 +8,16 @@
 
 A start is one of
 
-- `zeros`, `ones`, `constant(v)`, `identity` (ones on the diagonal): the same numbers always;
+- `zeros`, `ones`, `constant(v)`, `identity` (ones on the diagonal): always the same values;
 - `normal(std)`, `normal(std, mean)`, `truncated_normal(std, bound)`, `uniform(bound)` (from -bound to bound),
   `uniform(low, high)`, `signs(scale)`, `integers(low, high)` (high excluded): independent draws for each entry;
 - `orthogonal`, `orthogonal(gain)`: a random matrix whose rows or columns, whichever are fewer, are orthonormal;
 - `pretrained`: the backbone's own values;
-- `computed: ...`: decided by weights, data or other tensors, in words; the same for every seed;
-- `drawn: ...`: random in a way that none of these describes, in words;
+- `computed: ...`: computed from weights, data or other tensors, as the text describes; the same for every seed;
+- `drawn: ...`: random with another distribution, which the text describes;
 - `A if condition else B`.
 
-Arguments and conditions are formulas over the hyperparameters and the dimensions of the place.
+Arguments and conditions are formulas over the hyperparameters and the dimensions of the location.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ WORDS: dict[str, tuple[int, int]] = {
     "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "identity": (0, 0), "orthogonal": (0, 1), "normal": (1, 2),
     "truncated_normal": (2, 2), "uniform": (1, 2), "signs": (1, 1), "integers": (2, 2), "pretrained": (0, 0),
 }  # fmt: skip
-"""The kinds of start and how many arguments each takes, at least and at most."""
+"""The kinds of start, each with its minimum and maximum number of arguments."""
 PROSE = ("computed", "drawn")
-"""The kinds that words describe."""
+"""The kinds that a text describes."""
 CALL = re.compile(r"([a-z_]+)\s*(?:\((.*)\))?\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A start with its numbers put in. A kind without numbers of its own has a mean and a spread of NaN."""
+    """A start with its arguments evaluated. A kind without arguments has NaN as mean and standard deviation."""
 
     kind: str
     mean: float = math.nan
@@ -56,12 +56,12 @@ class Distribution:
 
     @property
     def fixed(self) -> bool:
-        """Whether every entry is known beforehand."""
+        """True if every entry is known without drawing."""
         return self.kind in ("constant", "identity")
 
     @property
     def kurtosis(self) -> float | None:
-        """Excess kurtosis, where the kind has one: -1.2 for uniform, 0 for normal, -2 for signs."""
+        """Excess kurtosis, if the kind has one: -1.2 for uniform, 0 for normal, -2 for signs."""
         return {"uniform": -1.2, "normal": 0.0, "signs": -2.0}.get(self.kind)
 
 
@@ -74,12 +74,12 @@ class Start:
     prose: str = ""
     condition: Formula | None = None
     branches: tuple[Start, ...] = ()
-    """Where there is a condition: the start if it holds, and the other one."""
+    """With a condition: the start if it holds, and the start if it does not."""
 
     @classmethod
     @lru_cache(maxsize=4096)
     def parse(cls, text: str) -> Start:
-        """Read a start. Raises ValueError with what was expected."""
+        """Parse a start. Raises ValueError with the expected text."""
         kind, colon, prose = text.partition(":")
         if colon and kind.strip() in PROSE:
             if not prose.strip():
@@ -107,7 +107,7 @@ class Start:
         return cls(word, tuple(_formula(part) for part in given))
 
     def formulas(self) -> Iterator[Formula]:
-        """Every formula in it."""
+        """Yield every formula of the start."""
         yield from self.arguments
         if self.condition is not None:
             yield self.condition
@@ -115,7 +115,7 @@ class Start:
             yield from branch.formulas()
 
     def at(self, known: Mapping[str, Any]) -> Distribution:
-        """The distribution where the names have these values. Raises FormulaError or ArithmeticError."""
+        """Return the distribution for these values of the names. Raises FormulaError or ArithmeticError."""
         if self.condition is not None:
             return self.branches[0 if self.condition(known) else 1].at(known)
         values = [float(argument(known)) for argument in self.arguments]
@@ -157,7 +157,7 @@ def _formula(text: str) -> Formula:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """The parts between the marks that stand outside all brackets."""
+    """Split a text at the marks outside all brackets."""
     parts, depth, begin, i = list[str](), 0, 0, 0
     while i < len(text):
         depth += (text[i] == "(") - (text[i] == ")")

@@ -1,8 +1,8 @@
-"""What a library's configuration may say: its types, their arguments with defaults, and the modules meant by default.
+"""The schema of a library's configurations: its types, their arguments with defaults, and the default target modules.
 
-Facts about a library as a whole stand in `taxonomy/libraries/<id>.yaml`; how one method's hyperparameters are called
-there stands in that method's entry (`Implementation`). With the two a configuration is read (`_adapter`) and written
-(`_export`).
+Facts about a library as a whole are in `taxonomy/libraries/<id>.yaml`. The names of one method's hyperparameters in the
+library are in that method's entry (`Implementation`). Both are needed to read a configuration (`libraries.adapter`) and
+to write one (`libraries.export`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
-from .method import (
-    Argument,
-    Citation,
-    Entry,
-    FormulaField,
-    Id,
-    Line,
-    Name,
-    Prose,
-    Role,
-    SharedDeviation,
-    Stem,
-    validated,
-)
+from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
 
@@ -39,7 +26,7 @@ Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
 
 
 class Task(Entry):
-    """A task of the library: which of ours it is, and the modules that it trains in full by itself."""
+    """A task of the library: our task, and the modules that the library trains in full by itself."""
 
     task: Id
     kind: Word | None = None
@@ -51,21 +38,22 @@ class ByModel(Entry):
     """A default that depends on the model: `model_type` to names of modules, or to one regular expression."""
 
     like: Id | None = None
-    """Another table that this one starts from."""
+    """Another table on which this one is based."""
     without: list[Stem] = Field(default=[])
-    """What it does not take over from there."""
+    """The rows of that table to leave out."""
     models: dict[Stem, list[Stem] | Stem] = Field(default={})
 
 
 class Pattern(Entry):
-    """An argument that maps expressions over module names to values of another; the first that matches counts."""
+    """An argument that maps expressions over module names to values of another argument. The first match counts."""
 
     sets: Name
     where: Literal["end", "below", "anywhere"] = "end"
-    """What must match: the end of a name from a dot on (or all of it), the end after a dot, or any part."""
+    """The part of the name to match. `end`: the whole name, or its end after a dot. `below`: its end after a dot.
+    `anywhere`: any part."""
 
     def compile(self, expression: str) -> Callable[[str], object]:
-        """A function that says whether a module's name is meant. Raises re.error."""
+        """Return a function that is true for matching module names. Raises re.error."""
         if self.where == "anywhere":
             return re.compile(expression).search
         return re.compile(rf"(.*\.)?({expression})$" if self.where == "end" else rf".*\.{expression}$").match
@@ -75,37 +63,37 @@ class ConfigType(Entry):
     """One type of configuration."""
 
     symbol: Stem
-    """Its class."""
+    """The class of the configuration."""
     saved: Stem | None = None
-    """What a saved configuration has for its type, where that is not the type's name; null for nothing."""
+    """The type's name in a saved configuration, if it differs; null if the configuration has no type."""
     like: Word | None = None
-    """Another type whose arguments it takes over, and its roles if it has none of its own."""
+    """Another type whose arguments this one inherits, and whose roles it inherits if it declares none."""
     roles: dict[Role, dict[Name, Any]] = Field(default={})
-    """The arguments that one of our roles stands for, with their values; lists are put together."""
+    """The arguments, with values, that select one of our roles. Lists are concatenated."""
     accepts: list[Kind] = Field(default=[])
-    """The kinds of module that it adapts and that an entry can count."""
+    """The kinds of module that the type adapts and that an entry can count."""
     otherwise: Stem | None = None
-    """What is meant where neither the configuration nor a table names modules: all-linear, or input-embedding."""
+    """The targets if neither the configuration nor a table names modules: all-linear, or input-embedding."""
     by_model: dict[Name, Id] = Field(default={})
-    """Arguments whose default depends on the model: the table that has it."""
+    """Arguments whose default depends on the model, each with the table of defaults."""
     patterns: dict[Name, Pattern] = Field(default={})
     picks: dict[Argument, Literal["end", "part"]] = Field(default={})
-    """Arguments that name some of the targets, by an end of a module's name or by any part of it."""
+    """Arguments that select some of the targets, by the end of a module's name or by any part of it."""
     needs: list[Name] = Field(default=[])
-    """Arguments without a default, for which the library fails where they are absent."""
+    """Arguments without a default. The library fails if they are absent."""
     fills: dict[Name, FormulaField] = Field(default={})
-    """Sizes that the library takes from the model where they are absent, one after the other: formulas over the model's
-    dimensions and the arguments."""
+    """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
+    model's dimensions and the arguments."""
     of_experts: Name | None = None
-    """The argument that counts once for each expert, where the matrices of all are adapted as one."""
+    """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
-    """Arguments that are passed over when they say something, with the note to make of it."""
+    """Arguments that are ignored with a note if they have a value."""
     arguments: dict[Name, Any]
-    """Every argument of its own, with its default."""
+    """The type's own arguments with their defaults."""
 
 
 class Library(Entry):
-    """A library, as `taxonomy/libraries/<id>.yaml` has it."""
+    """A library, declared in `taxonomy/libraries/<id>.yaml`."""
 
     id: Id
     name: Stem
@@ -114,30 +102,28 @@ class Library(Entry):
     source: Citation
     note: Prose
     file: Stem
-    """The file that a saved configuration is in."""
+    """The file of a saved configuration."""
     type_key: Name
-    """The key that tells the types apart."""
+    """The key that gives the type."""
     usage: list[Stem]
-    """The calls that put a configuration to use, with `{config}` for it."""
+    """The calls that apply a configuration; `{config}` stands for it."""
     arguments: dict[Name, Any] = Field(default={})
     """Arguments of every type, with their defaults."""
     inert: list[Name] = Field(default=[])
-    """Arguments that change neither number nor shape of any tensor, whatever they say."""
+    """Arguments that never change the number or shape of any tensor."""
     inert_values: dict[Name, list[Any]] = Field(default={})
-    """Those of which this holds of some values (words with `*` for anything) and not of others."""
+    """Arguments that change no number or shape at these values only; `*` in a word matches anything."""
     counted: list[Name] = Field(default=[])
-    """Arguments that are lists of which only the length counts here."""
+    """Arguments that are lists of which only the length affects the counts."""
     union: Word | None = None
-    """The type under which a configuration of configurations is saved."""
+    """The type of a saved configuration that contains configurations."""
     files: list[Name] = Field(default=[])
-    """Arguments that name files by key; here too only their number counts."""
+    """Arguments that name files by key. Only their number affects the counts."""
     tasks: dict[Word, Task] = Field(default={})
     embedding_names: list[Stem] = Field(default=[])
-    """Modules that are saved whole beside the adapter once they are targeted by one of these names."""
+    """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
-    deviations: dict[Id, SharedDeviation] = Field(default={})
-    """Differences that it has in many methods, each under a name that entries use."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
@@ -157,12 +143,12 @@ class Library(Entry):
         return self
 
     def defaults(self, kind: str) -> dict[str, Any]:
-        """Every argument of a type with its default."""
+        """Return every argument of a type with its default."""
         one = self.types[kind]
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
 
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
-        """The arguments that a type has for our roles."""
+        """Return the arguments by which a type selects our roles."""
         one = self.types[kind]
         return one.roles if one.roles or one.like is None else self.roles(one.like)
 
@@ -177,23 +163,23 @@ class Library(Entry):
         yield from table.models.items()
 
     def table(self, name: str) -> Mapping[str, list[str] | str]:
-        """A table with what it takes over."""
+        """Return a table including its inherited rows."""
         return self._tables[name]
 
     def inert_at(self, name: str, value: Any) -> bool:
-        """Whether an argument with this value changes neither number nor shape of any tensor."""
+        """Return True if an argument with this value changes neither number nor shape of any tensor."""
         return name in self.inert or any(
             fnmatchcase(value, one) if isinstance(value, str) and isinstance(one, str) else value is one
             for one in self.inert_values.get(name, ())
         )
 
     def default(self, kind: str, argument: str, model_type: str) -> Any:
-        """The default of an argument for a model; None where the library has none."""
+        """Return the default of an argument for a model; None if the library has none."""
         table = self.types[kind].by_model.get(argument)
         found = None if table is None else self.table(table).get(model_type)
         return self.defaults(kind).get(argument) if found is None else found
 
 
 def load_library(path: Path, name: str) -> Library:
-    """The library in a file that messages call `name`. Raises DataError with every problem."""
+    """Read the library in a file that messages call `name`. Raises DataError with every problem."""
     return validated(Library, load_yaml(path, name))

@@ -1,4 +1,4 @@
-"""The names that formulas may use besides hyperparameters: dimensions of a model, of a place in it, and of a step."""
+"""The names for formulas besides hyperparameters: dimensions of a model, of a location in it, and of a step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ __all__ = ["BLOCKS", "DIMS", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP"]
 DIMS = (
     "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
 )  # fmt: skip
-"""The sizes that every family must give a formula for, so that methods may use them on every model.
+"""The sizes that every family must declare as formulas, so that methods may use them on every model.
 
-`d_embed` is the width of the vectors of tokens (or patches), before any map to the layers' own: `d_model` where a
-family does not say otherwise. `d_attn` and `d_kv` are the widths of queries and of keys (or values) over all heads;
-`vocab` is 0 without a vocabulary, `max_positions` is 0 where positions have no limit."""
+`d_embed` is the width of the embeddings of tokens (or patches), before any projection to the width of the layers. It
+equals `d_model` unless a family declares another formula. `d_attn` and `d_kv` are the widths of queries and of keys (or
+values) over all heads. `vocab` is 0 without a vocabulary, and `max_positions` is 0 if positions have no limit."""
 MODEL_NAMES = frozenset({
     *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites",
     "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
-"""Dimensions that every formula of an entry may name; `max_positions` is 0 where positions have no limit."""
+"""Dimensions that every formula of an entry may name."""
 OF_PARAMETERS = ("weight", "bias", "norm")
-"""Scopes whose places are the backbone's own parameters."""
+"""Scopes whose locations are the backbone's own parameters."""
 BLOCKS = ("attention", "mlp", "layer")
-"""Scopes whose places are parts of every layer."""
+"""Scopes whose locations are parts of every layer."""
 LOCAL: dict[str, frozenset[str]] = {
     "site": frozenset({"d_in", "d_out", "bias", "layer"}),
     "role": frozenset({"d_in", "d_out", "n_sharing"}),
@@ -30,5 +30,7 @@ LOCAL: dict[str, frozenset[str]] = {
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
 OF_STEP = frozenset({"tokens", "seq", "outputs", "post_norm"})
-"""Dimensions of a training step, which formulas of memory may name: tokens of a batch, and of a sequence; what the
-language model's head gives out for a token, 0 without one; and whether norms stand behind the residual sums."""
+"""Dimensions of a training step, which formulas of memory may name.
+
+`tokens` and `seq` are the tokens of a batch and of a sequence. `outputs` is the width of the language model's output
+for a token (0 without a head). `post_norm` is 1 if norms follow the residual sums."""

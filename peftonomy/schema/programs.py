@@ -1,15 +1,20 @@
-"""The language of operations: what a model or a method computes, one operation a line.
+"""The language of operations: the computation of a model or a method, with one operation per line.
 
     attend q k v:
-      eager: c = attend_eager q k v      # a condition, over sizes and flags, may stand in front
+      eager: c = attend_eager q k v      # a condition over sizes and flags may precede the operation
       sdpa: c = fused q k v
       return c
 
-A line is `[condition:] [names =] kind arguments`. Its kind is an operation of the table of rules, or a function. An
-argument is a name of the function or of one that called it, a role of the model's inventory (`attn.q`) or the path of
-a module, a tensor of the method's own (`.A`; with `.A?` it may be missing), what the line `share s x` put aside (`$s`),
-or a formula without spaces. A function gives the value of its last line, or what `return` names. Nothing here knows
-what an operation does.
+A line is `[condition:] [names =] kind arguments`. The kind is an operation of the table of rules, or a function. An
+argument is one of these:
+
+- a name of the function or of one that called it;
+- a role of the model's inventory (`attn.q`) or the path of a module;
+- a tensor of the method's own (`.A`; `.A?` may be missing);
+- the value that the line `share s x` stored (`$s`);
+- a formula without spaces.
+
+A function returns the value of its last line, or the names after `return`. This module does not interpret operations.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ ARGUMENT = re.compile(r"[.$]?[A-Za-z][\w.]*\??\Z")
 
 
 def compiled(*formulas: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """One function of a mapping of names, for the values of several formulas."""
+    """Return a function that maps names to the values of several formulas."""
     made = Formula.together(formulas, (), ())
     return lambda names: tuple(made(names, {}))
 
@@ -42,8 +47,8 @@ def compiled(*formulas: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...
 class Line:
     """One operation.
 
-    targets: the names that its results get. shape: the sizes of its result, where the line says them. arguments: each
-    a name, or a formula. when: whether the line is there.
+    targets: the names of its results. shape: the sizes of its result, if the line declares them. arguments: each a name
+    or a formula. condition: the formula that decides whether the line runs.
     """
 
     text: str
@@ -54,14 +59,14 @@ class Line:
     condition: Formula | None
 
     def formulas(self) -> list[Formula]:
-        """All that the line computes before it runs."""
+        """Return the formulas that are evaluated before the line runs."""
         inside = [a for a in self.arguments if isinstance(a, Formula)]
         return inside + [*(self.shape or ())] + [f for f in (self.condition,) if f is not None]
 
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A name, the names of what it is given, and its lines."""
+    """A function: its name, the names of its inputs, and its lines."""
 
     name: str
     inputs: tuple[str, ...]
@@ -69,9 +74,9 @@ class Function:
 
 
 def parse(head: str, body: str) -> Function:
-    """A function of its head, `attend q k v`, and its lines. Raises ValueError, with the line that is wrong."""
+    """Parse a function from its head, `attend q k v`, and its lines. Raises ValueError with the invalid line."""
     if not HEAD.match(head):
-        raise ValueError(f"function {head!r}: a name and the names of what it is given were expected")
+        raise ValueError(f"function {head!r}: a name and the names of its inputs were expected")
     name, *inputs = head.split()
     texts = [text for raw in body.splitlines() if (text := raw.partition("#")[0].strip())]
     if not texts:
@@ -80,12 +85,12 @@ def parse(head: str, body: str) -> Function:
 
 
 def parse_all(programs: Mapping[str, str]) -> dict[str, Function]:
-    """Functions by name. Raises ValueError."""
+    """Parse functions and return them by name. Raises ValueError."""
     functions: dict[str, Function] = {}
     for head, body in programs.items():
         function = parse(head, body)
         if function.name in functions:
-            raise ValueError(f"function {function.name!r} twice; expected once")
+            raise ValueError(f"function {function.name!r} is defined twice; expected once")
         functions[function.name] = function
     return functions
 

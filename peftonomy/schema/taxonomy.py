@@ -1,4 +1,4 @@
-"""The words that entries use: categories, facets, relation types, module roles, and methods still to come."""
+"""The vocabulary of entries: categories, facets, relations, roles, rule examples, saved queries and surveys."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import Field, RootModel
 
 from ..files.documents import load_yaml
+from .base import Category, Citation, Entry, Id, Line, Prose, Stem, validated
 from .family import load_roles
-from .method import Category, Citation, Entry, Id, Line, Prose, Stem, validated
 
 __all__ = ["CategoryNode", "Facet", "RelationType", "Taxonomy"]
 
@@ -23,11 +23,11 @@ class CategoryNode(Entry):
     definition: Line
     source: Citation
     methods: list[Id] = Field(default=[])
-    """Those that its source has there; other methods of the category were filed by us."""
+    """The methods that the source files here. We filed the other methods of the category."""
     children: list[CategoryNode] = Field(default=[])
 
     def walk(self) -> Iterator[CategoryNode]:
-        """The node and everything below it, parents first."""
+        """Yield the node and its descendants, parents first."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -40,16 +40,16 @@ class FacetValue(Entry):
 
 
 class Facet(Entry):
-    """A question that every method answers with one of a few words."""
+    """A property of every method, with a few possible values."""
 
     name: Stem
     meaning: Line
     values: dict[Id, FacetValue | Line]
     multiple: bool = False
-    """Whether a method may have several of the values."""
+    """True if a method may have several of the values."""
 
     def meanings(self) -> dict[str, str]:
-        """Each value with its one-sentence meaning."""
+        """Return the one-sentence meaning of each value."""
         return {n: v if isinstance(v, str) else v.meaning for n, v in self.values.items()}
 
 
@@ -60,34 +60,34 @@ class RelationType(Entry):
     inverse: Stem
     meaning: Line
     lineage: bool
-    """Whether the target counts as an ancestor."""
+    """True if the target is an ancestor."""
     acyclic: bool
 
 
 class StoredList(Entry):
-    """A question with a name: the methods for which a condition holds."""
+    """A saved query: the methods for which a condition holds."""
 
     name: Stem
     meaning: Line
     where: Line
     model: Id | None = None
-    """On which the ledgers that the condition names are counted."""
+    """The model for the ledgers that the condition names."""
 
 
 class SurveyNode(Entry):
-    """A class in another survey's tree, and those of our methods that the survey files there."""
+    """A class in another survey's tree, with the methods that the survey files there."""
 
     id: Id
     name: Stem
     like: Category | None = None
-    """The one of our top categories that it is the counterpart of; none where it cuts across them."""
+    """Our top category that corresponds to it; none if it cuts across them."""
     maps_to: list[Category] = Field(default=[])
-    """Our categories that it covers."""
+    """Our categories that the class covers."""
     methods: list[Id] = Field(default=[])
     children: list[SurveyNode] = Field(default=[])
 
     def walk(self, above: tuple[SurveyNode, ...] = ()) -> Iterator[tuple[SurveyNode, ...]]:
-        """Every node below and itself, each as the path that leads to it."""
+        """Yield the node and its descendants, each as the path that leads to it."""
         path = (*above, self)
         yield path
         for child in self.children:
@@ -103,12 +103,12 @@ class Survey(Entry):
     tree: list[SurveyNode]
 
     def filed(self, method: str) -> list[tuple[SurveyNode, ...]]:
-        """The paths under which it files a method: none if it does not have it."""
+        """Return the paths under which the survey files a method; empty if it does not include the method."""
         return [path for root in self.tree for path in root.walk() if method in path[-1].methods]
 
 
 class RuleExample(Entry):
-    """Fields of an entry, as YAML text, that pass a rule and that fail it."""
+    """Fields of an entry, as YAML text, that pass a rule and that violate it."""
 
     good: Prose
     bad: Prose
@@ -150,7 +150,7 @@ class SurveyFile(Entry):
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Everything in `taxonomy/` but the bibliography."""
+    """Everything in `taxonomy/` except the bibliography and the libraries."""
 
     tree: list[CategoryNode]
     facets: dict[str, Facet]
@@ -162,7 +162,7 @@ class Taxonomy:
 
     @classmethod
     def read(cls, folder: Path, shown: Callable[[Path], str]) -> Taxonomy:
-        """The taxonomy in a folder. Raises DataError with the problems of the first file that has any."""
+        """Read the taxonomy in a folder. Raises DataError with the problems of the first file that has any."""
 
         def file(name: str) -> tuple[Path, str]:
             return folder / name, shown(folder / name)

@@ -1,11 +1,11 @@
-"""The site: pages as text from the knowledge base, and the thin layer that has mkdocs build them.
+"""The site: pages as text from the knowledge base, and the thin layer that builds them with mkdocs.
 
     >>> import peftonomy
     >>> from peftonomy.site import pages
     >>> sorted(p for p in pages(peftonomy.load()) if p.count("/") == 0)[:3]
     ['about.md', 'api.md', 'calculator.md']
 
-`pages` is pure and needs no mkdocs: the same files feed mkdocs (through `site/hook.py`), another builder, or a test.
+`pages` is pure and needs no mkdocs. mkdocs (through `site/hook.py`), other builders and tests use the same files.
 
 This room may import: every room but conformance and cli.
 """
@@ -34,10 +34,11 @@ NEEDS = "the site needs its extra: pip install 'peftonomy[site]'"
 
 
 def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
-    """Every file of the site's source by its path: markdown, JSON, SVG, scripts, styles and fonts.
+    """Return every file of the site's source by its path: markdown, JSON, SVG, scripts, styles and fonts.
 
-    repository: the address before `/edit/main/<file>` in edit links; none without it. Raises DataError for a formula
-    that cannot be set, UsageError without the `site` extra or if `repository` is no address.
+    repository: the address before `/edit/main/<file>` in edit links; without it there are no such links. Raises
+    DataError for a formula that cannot be rendered, UsageError without the `site` extra or if `repository` is not an
+    address.
     """
     try:
         from ._pages import all_pages
@@ -48,7 +49,7 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
 
 
 def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> Iterator[tuple[str, str | bytes]]:
-    """The files of `pages` one after the other, the pages of these methods first: what an author looks at."""
+    """Return the files of `pages` one by one, starting with the pages of these methods, for authors."""
     try:
         from ._pages import each_page
         from ._site import Site
@@ -59,7 +60,7 @@ def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without Python's search for cycles: hundreds of thousands of records that stay are looked at again and again."""
+    """Disable Python's cycle collector, which would scan hundreds of thousands of permanent records repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -70,7 +71,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def write(kb: KnowledgeBase, out: str | Path, *, repository: str = "") -> list[Path]:
-    """Write the pages below a folder, for a builder that runs no hooks. Files that did not change stay untouched."""
+    """Write the pages below a folder, for a builder without hooks. Unchanged files are not rewritten."""
     written = []
     for name, content in pages(kb, repository=repository).items():
         path = Path(out, name)
@@ -83,15 +84,15 @@ def write(kb: KnowledgeBase, out: str | Path, *, repository: str = "") -> list[P
 
 
 OUT = Path("build/site")
-"""Where the site goes, below the working directory."""
+"""The default output folder, below the working directory."""
 
 
 def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> Path:
     """Build the site into a folder and return it.
 
-    A site that is there is replaced once the new one is whole, and stays if the build fails or is interrupted. Hidden
-    files beside it stay. strict: any warning of mkdocs is an error. Raises DataError for bad data, UsageError for a
-    folder with other files, and if mkdocs refuses or is not there.
+    An existing site is replaced once the new one is complete, and stays if the build fails or is interrupted. Hidden
+    files beside it stay. strict: any warning of mkdocs is an error. Raises DataError for bad data, and UsageError for a
+    folder with other files or if mkdocs fails or is missing.
     """
     folder = Path(out).resolve()
     _check_replaceable(folder, Path(out))
@@ -111,11 +112,11 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
 
 
 SIGN = ("index.html", "api/v1/index.json")
-"""The files by which a folder is known as a site of ours: every version has built them, the second as JSON."""
+"""The files that identify a folder as our site. Every version has built them, the second as JSON."""
 
 
 def _check_replaceable(folder: Path, shown: Path) -> None:
-    """Raise UsageError unless a folder is absent, empty but for hidden files, or a site that we have built."""
+    """Raise UsageError unless a folder is absent, empty except for hidden files, or a site that we have built."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{shown}: found a file; expected a folder for the site")
     if not folder.is_dir() or not _visible(folder):
@@ -131,12 +132,12 @@ def _check_replaceable(folder: Path, shown: Path) -> None:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The entries of a folder whose names begin with no dot."""
+    """Return the entries of a folder whose names do not start with a dot."""
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
 
 
 def _exchange(folder: Path, new: Path, old: Path) -> None:
-    """Move the visible entries of `folder` to `old` and those of `new` to `folder`; all go back if one cannot."""
+    """Move the visible entries of `folder` to `old` and those of `new` to `folder`; undo all moves if one fails."""
     old.mkdir()
     moves = [(path, old / path.name) for path in _visible(folder)]
     moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
@@ -153,8 +154,8 @@ def _exchange(folder: Path, new: Path, old: Path) -> None:
 
 
 def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
-    """Let mkdocs build into a folder. Raises as `build` does."""
-    # Read by mkdocs-material at import: it silences a notice about another program's future.
+    """Build into a folder with mkdocs. Raises the errors of `build`."""
+    # mkdocs-material reads this at import; it silences a notice about another program.
     os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
     try:
         from mkdocs.commands import build
@@ -177,13 +178,13 @@ def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
 
 
 def _ours_behind(error: BaseException) -> PeftonomyError | None:
-    """The error of ours for which mkdocs gave up, if there is one."""
+    """Return our own error that made mkdocs fail, if there is one."""
     cause = error.__cause__ or error.__context__
     return cause if cause is None or isinstance(cause, PeftonomyError) else _ours_behind(cause)
 
 
 class _Told(logging.Handler):
-    """What mkdocs warns of; an exception of its own only says that it did."""
+    """A collector of mkdocs warnings. The exception of mkdocs itself does not contain them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -201,7 +202,7 @@ def serve(
     port: int = 8000,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serve a built site (building it first if it is not there) until interrupted; `ready` is told the address.
+    """Serve a built site until interrupted, after building it if it is missing. `ready` receives the address.
 
     If the port is taken, the next free one of the following twenty is used.
     """
@@ -216,14 +217,14 @@ def serve(
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """A file server that does not write a line for every request."""
+    """A file server that logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    """Answers several requests at once: a page asks for its parts together."""
+    """A server that handles several requests at once, because a page requests its parts together."""
 
     daemon_threads = True
 
@@ -238,7 +239,7 @@ def _bound(handler: Callable[..., Any], host: str, port: int) -> _Server:
 
 
 def _config_file(kb: KnowledgeBase) -> Path:
-    """`mkdocs.yml` beside the data, else the one that comes with the package."""
+    """Return `mkdocs.yml` beside the data, or else the packaged one."""
     beside = kb.root / "mkdocs.yml"
     found = beside if beside.is_file() else data_root() / "mkdocs.yml"
     if not found.is_file():

@@ -1,4 +1,4 @@
-"""JSON API, version 1: plain files beside the pages, without time stamps, equal in every build of one commit."""
+"""JSON API, version 1: plain files beside the pages, without timestamps, equal in every build of one commit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["FILES", "ROOT", "SCHEMA_VERSION", "files", "method_record"]
 SCHEMA_VERSION = "1.0"
 ROOT = "api/v1/"
 FILES = {
-    "index.json": "What there is: every method and model with name, summary and address.",
-    "methods/<id>.json": "One entry with all its fields, relations both ways, and its cost on the example models.",
+    "index.json": "Every method and model with name, summary and address.",
+    "methods/<id>.json": "One entry with all its fields, its relations, and its cost on the example models.",
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
-    "lists/<id>.json": "One stored list: its condition and the methods for which it holds.",
-    "surveys.json": "The trees of other surveys, and where each of them files each method.",
+    "lists/<id>.json": "One saved query: its condition and the matching methods.",
+    "surveys.json": "The trees of other surveys, with the class of each method.",
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
-    "deviations.json": "Where libraries differ from the methods: what it changes, the reason, the source.",
-    "categories.json": "The category tree with definitions and the methods in each place.",
+    "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
+    "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
     "references.json": "Every source with its fields and BibTeX.",
@@ -33,9 +33,9 @@ FILES = {
 
 
 def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]:
-    """Every file of the API by its path.
+    """Return every file of the API by its path.
 
-    examples: the models on which a method's costs are given. survey: the source whose experiments are recomputed.
+    examples: the models for a method's costs. survey: the source whose experiments are recomputed.
     """
     answers: dict[str, Any] = {
         "index.json": _index(kb),
@@ -60,7 +60,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
 
 def _text(path: str, answer: dict[str, Any]) -> str:
     head = {} if path.startswith("schema/") else {"schema_version": SCHEMA_VERSION}
-    # Without indentation: a third of the bytes, and json's fast encoder.
+    # Without indentation the files have a third of the bytes and json uses its fast encoder.
     return json.dumps(head | answer, ensure_ascii=False) + "\n"
 
 
@@ -100,7 +100,7 @@ def _category(kb: KnowledgeBase, node: Any) -> dict[str, Any]:
 
 
 def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
-    """The whole entry as plain data, with what is derived from it."""
+    """Return the whole entry as plain data, with derived values."""
     record = method.record()
     known = facts(method)
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
@@ -113,7 +113,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
 def _cost(method: Method, model: str) -> dict[str, Any] | None:
     try:
         return method.cost(model).to_dict()
-    except UsageError:  # the method has nothing to act on in this model
+    except UsageError:  # the method has no targets in this model
         return None
 
 

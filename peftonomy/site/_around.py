@@ -1,8 +1,8 @@
-"""HTML that goes around Markdown and around the search plugin: both would read it tag by tag and change nothing.
+"""Keep HTML blocks away from Markdown and the search plugin, which would parse them tag by tag without changing them.
 
-A page's source is Markdown headings and prose with blocks of HTML between them. While a builder turns it into HTML,
-marks stand for the blocks: all of them while Markdown runs, and while the search plugin reads, whole sections that
-are left out of the search anyway.
+A page's source is Markdown headings and prose with blocks of HTML between them. During the conversion to HTML, marks
+replace the blocks: all of them while Markdown runs, and sections excluded from the search while the search plugin
+reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 __all__ = ["Around"]
 
 BLOCK = re.compile(r"(?:^|(?<=\n\n))<(div|dl|p|section|table|ul|ol)\b")
-"""Where a block of HTML begins: after an empty line, with an element that Markdown takes for a block."""
+"""Matches the start of an HTML block: after an empty line, an element that Markdown treats as a block."""
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!--around (\d+)-->")
 HEADING = re.compile(r"(?=<h[1-6]\b)")
@@ -20,13 +20,13 @@ UNSEARCHED = re.compile(r"(<h([1-6])\b[^>]*\bdata-search-exclude\b.*?</h\2>)(.*)
 
 
 class Around:
-    """The parts of one page that marks stand for."""
+    """The parts of one page that marks replace."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
 
     def cut(self, markdown: str) -> str:
-        """The page with a mark for each block of HTML; a block whose end is not certain stays."""
+        """Return the page with a mark for each block of HTML. A block without a certain end stays."""
         out, at = list[str](), 0
         fences = [m.span() for m in FENCE.finditer(markdown)]
         for match in BLOCK.finditer(markdown):
@@ -40,7 +40,7 @@ class Around:
         return "".join(out) + markdown[at:]
 
     def searched(self, html: str) -> str:
-        """The page for the search plugin: the marked blocks put back, but for what follows an excluded heading."""
+        """Return the page for the search plugin: with the marked blocks, except those after an excluded heading."""
         return "".join(self._section(s) for s in HEADING.split(html))
 
     def _section(self, html: str) -> str:
@@ -48,7 +48,7 @@ class Around:
         return match[1] + self._mark(self.whole(match[3])) if match else self.whole(html)
 
     def whole(self, html: str) -> str:
-        """The page with everything put back."""
+        """Return the page with all blocks restored."""
         return MARK.sub(lambda m: self._parts[int(m[1])], html)
 
     def _mark(self, part: str) -> str:
@@ -57,7 +57,7 @@ class Around:
 
 
 def _end(text: str, start: int, name: str) -> int:
-    """Where the element that begins at `start` ends; 0 if it does not."""
+    """Return the end of the element that begins at `start`; 0 if it has none."""
     depth = 0
     for tag in re.compile(rf"<(/?){name}\b[^>]*>").finditer(text, start):
         depth += -1 if tag[1] else 1

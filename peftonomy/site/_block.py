@@ -1,4 +1,4 @@
-"""Where in a transformer block a method acts, as a picture drawn from the scopes and roles of its tensors."""
+"""Draw the locations in a transformer block where a method acts, from the scopes and roles of its tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ..backbones.modules import role_matches
 from ..costs.layout import Part
 from ..knowledge.base import Method
-from ..schema.method import Targets, Tensor
+from ..schema.tensors import Targets, Tensor
 from ._svg import element
 
 __all__ = ["WORDS", "Acts", "acts", "picture", "sample"]
@@ -30,7 +30,7 @@ BOXES: dict[str, tuple[str, Box]] = {
     "mlp.down": ("down", (338, 223, 54, 26)),
     "head.lm": ("head", (8, 350, 84, 28)),
 }
-"""The roles that are drawn: name and x, y, width, height."""
+"""The drawn roles: name and x, y, width, height."""
 NAMES = {
     "embed.token": "embeddings", "norm.attn": "norm before attention", "attn.q": "queries", "attn.k": "keys",
     "attn.v": "values", "attn.o": "attention output", "norm.mlp": "norm before the feed-forward block",
@@ -45,7 +45,7 @@ WHOLES = (
     (LINEAR | {"norm.attn", "norm.mlp"}, "every parameter of the layers"),
     (LINEAR, "all linear modules"),
 )
-"""Sets of boxes that have a name together."""
+"""Sets of boxes with a common name."""
 SIGNS = {"added": "+", "scaled": "×", "masked": "01"}
 WORDS = {
     "added": "added", "scaled": "multiplies", "masked": "masked", "changed": "changed in place",
@@ -58,34 +58,37 @@ FLOWS = (
     "M392 108H410V176H56", "M50 236H84", "M134 236C148 236 146 220 160 220", "M134 236C148 236 146 253 160 253",
     "M214 220C232 220 230 232 246 233", "M214 253C232 253 230 241 246 240", "M308 236H338", "M392 236H410V304H56",
 )  # fmt: skip
-"""The frozen network's own lines: the residual stream and the two branches."""
+"""The lines of the frozen network: the residual stream and the two branches."""
 
 
 @dataclass
 class Acts:
-    """Where a method acts, and how: place -> kinds. A place is a drawn role, or a key of `NAMES` for a whole block."""
+    """The locations where a method acts -> kinds of action.
+
+    A location is a drawn role, or a key of `NAMES` for a whole block.
+    """
 
     marks: dict[str, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
 
     def add(self, place: str, kind: str) -> None:
-        """One more mark."""
+        """Add a mark."""
         self.marks.setdefault(place, set()).add(kind)
 
     def once(self, text: str, among: list[str]) -> None:
-        """One more remark or condition, if it is not there yet."""
+        """Add a remark or condition, if it is new."""
         if text not in among:
             among.append(text)
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds that occur, in the order of the legend."""
+        """The kinds in use, in the order of the legend."""
         present = set().union(*self.marks.values()) if self.marks else set()
         return [kind for kind in WORDS if kind in present]
 
     def places(self, kind: str) -> list[str]:
-        """The names of the places with a kind of mark."""
+        """Return the names of the locations with a kind of mark."""
         marked = {p for p in NAMES if kind in self.marks.get(p, ())}
         found = []
         for every, word in WHOLES:
@@ -96,7 +99,7 @@ class Acts:
 
     @property
     def sentence(self) -> str:
-        """The same in words, for those who do not see the picture."""
+        """The picture in words, for screen readers."""
         parts = [f"{WORDS[kind].capitalize()}: {', '.join(self.places(kind))}." for kind in self.kinds]
         parts += [f"{n.capitalize()}." for n in self.notes]
         if self.conditions:
@@ -106,7 +109,7 @@ class Acts:
 
 
 def acts(method: Method) -> Acts:
-    """The marks of all tensors; what is thrown away once training ends is left out where something stays."""
+    """Return the marks of all tensors. Tensors that are discarded after training are omitted if others remain."""
     found, parts = Acts(), method.parts
     everything = [(part, t) for part in parts for t in part.entry.tensors.values()]
     kept = [(p, t) for p, t in everything if t.served != "absent" or any(s.as_ != "none" for s in t.stored)]
@@ -155,7 +158,7 @@ def _wanted(tensor: Tensor, role: str) -> bool:
 
 
 def _plain(roles: Sequence[str]) -> Iterator[str]:
-    """The patterns without the stack that they name."""
+    """Yield the patterns without their stacks."""
     yield from (role.rpartition(":")[2] for role in roles)
 
 
@@ -175,7 +178,7 @@ def _sites(found: Acts, parts: Sequence[Part], part: Part, tensor: Tensor, kind:
 
 
 def _places(targets: Targets | None, part: Part, tensor: Tensor) -> Iterator[str]:
-    """The places of a tensor that belongs to a block, a layer or the model."""
+    """Yield the locations of a tensor that belongs to a block, a layer or the model."""
     facet = part.entry.facets.get("acts_on", [])
     on = {facet} if isinstance(facet, str) else set(facet)
     scopes = {t.per for t in part.entry.tensors.values()}
@@ -188,7 +191,7 @@ def _places(targets: Targets | None, part: Part, tensor: Tensor) -> Iterator[str
     elif "layer" in scopes and len(scopes) > 1:
         yield "side"
     elif tensor.per == "attention":
-        # An entry that changes weights as well has other maps in these blocks; a prefix has rows as long as a key.
+        # An entry that also changes weights has other layers in these blocks; a prefix has rows as long as a key.
         rows = "weight" not in on or targets is not None or [s.source for s in tensor.shape or []][-1:] == ["d_kv"]
         yield "kv" if "attention_kv" in on and rows else "attention"
     else:
@@ -196,7 +199,7 @@ def _places(targets: Targets | None, part: Part, tensor: Tensor) -> Iterator[str
 
 
 def picture(found: Acts) -> Markup:
-    """The block as inline SVG; colours come from the style sheet."""
+    """Return the block as inline SVG; the style sheet sets the colours."""
     parts = [
         element("rect", class_="layer", x=22, y=48, width=402, height=290, rx=10),
         element("text", "one layer of N", class_="small end", x=414, y=330),
@@ -213,7 +216,7 @@ def picture(found: Acts) -> Markup:
 
 
 def sample(kind: str) -> Markup:
-    """What stands for a kind of mark in the legend, 24 wide and 16 high."""
+    """Return the legend's sample of a kind of mark, 24 wide and 16 high."""
     if kind in SIGNS:
         return _tab(SIGNS[kind], 14, 7)
     if kind == "prepended":
@@ -243,13 +246,13 @@ def _box(kinds: set[str], name: str, box: Box) -> Markup:
 
 
 def _tab(sign: str, x: float, y: float) -> Markup:
-    """A small label over a corner."""
+    """Return a small label over a corner."""
     shape = element("rect", class_="mark", x=x - 12, y=y - 6, width=20, height=14, rx=7)
     return shape + element("text", sign, class_="sign", x=x - 2, y=y + 1, dy=".35em")
 
 
 def _adapter(x: float, y: float) -> Markup:
-    """A network with a narrow middle, on a line that runs from right to left."""
+    """Return a network with a narrow middle, on a line that runs from right to left."""
     d = f"M{x - 24} {y - 12}L{x} {y - 4}L{x + 24} {y - 12}V{y + 12}L{x} {y + 4}L{x - 24} {y + 12}Z"
     return element("path", class_="mark", d=d)
 

@@ -1,4 +1,4 @@
-"""Closed forms for the pages: each ledger of a method as one formula, simplified from the tensors it declares."""
+"""Closed forms for the pages: each ledger of a method as one formula, simplified from its declared tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import sympy
 
 from ..formula import Formula
 from ..knowledge.base import Method
-from ..schema.method import Hyperparameter, MethodEntry, Moved, Tensor
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Tensor
 
 __all__ = ["Ledgers", "ledgers", "over", "scope", "size", "sums", "symbol"]
 
@@ -26,16 +27,16 @@ GREEK = frozenset({
     "psi", "omega",
 })  # fmt: skip
 HELD = {"values": "stored", "indices": "stored", "bits": "mask bits"}
-"""The ledger into which what a checkpoint holds is counted."""
+"""The ledger that counts each kind of stored value."""
 OVER = "numel over "
-"""Begins the name of the symbol for the summed size of a tensor at all its places (see `over`)."""
+"""The prefix of the symbol for the summed size of a tensor at all its locations (see `over`)."""
 MOST_ROLES = 3
 LEDGERS = ("trained", "stored", "mask bits", "served")
 Symbols = Mapping[str, Any]
 
 
 def symbol(name: str, spec: Hyperparameter | None = None) -> str:
-    """The LaTeX of a name: its declared symbol, else `d_model` as d with a subscript and whole words upright.
+    """Return the LaTeX of a name: its declared symbol, else `d_model` as d with a subscript and whole words upright.
 
     >>> symbol("d_model"), symbol("alpha"), symbol("prompt_length")
     ('d_{\\\\text{model}}', '\\\\alpha', '\\\\text{prompt length}')
@@ -55,13 +56,13 @@ def symbol(name: str, spec: Hyperparameter | None = None) -> str:
 
 
 def _words(text: str) -> str:
-    """Upright text; what TeX would take for markup (a remainder's `%` begins a comment) stands for itself."""
+    """Return upright text in TeX. Markup characters are escaped (a remainder's `%` begins a comment)."""
     escaped = re.sub(r"([%#&$_{}])", r"\\\1", text)
     return rf"\text{{{escaped}}}"
 
 
 def size(formula: Formula, entry: MethodEntry) -> str:
-    """One formula of an entry in LaTeX."""
+    """Return one formula of an entry in LaTeX."""
     return _latex(_expression(formula, _symbols(entry)), entry, fold=True)
 
 
@@ -78,14 +79,14 @@ def _printed(expression: Any, names: tuple[tuple[Any, str], ...], fold: bool) ->
 
 @dataclass(frozen=True)
 class Ledgers:
-    """LaTeX of each ledger that is not empty, at one choice of the hyperparameters that are no numbers."""
+    """The LaTeX of each non-empty ledger, at one choice of the hyperparameters that are not numbers."""
 
     setting: Mapping[str, Any]
     formulas: Mapping[str, str]
 
 
 def ledgers(method: Method) -> list[Ledgers]:
-    """The closed forms; one for every choice of switches and words on which they depend."""
+    """Return the closed forms, one for every relevant choice of switches and words."""
     specs = method.entry.hyperparameters
     options: dict[str, list[Any]] = {
         n: h.values or [True, False] for n, h in specs.items() if h.type in ("bool", "choice")
@@ -95,7 +96,7 @@ def ledgers(method: Method) -> list[Ledgers]:
 
 
 def _distinct(found: list[Ledgers], names: list[str]) -> list[Ledgers]:
-    """The same without what makes no difference: a name is dropped when its values give the same formulas."""
+    """Drop each name whose values all give the same formulas."""
     for name in names:
         rest: dict[str, list[Ledgers]] = {}
         for one in found:
@@ -115,7 +116,10 @@ def _at(method: Method, setting: Mapping[str, Any]) -> Ledgers:
 
 
 def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Ledger -> scope -> what one place of it adds, as an expression; `setting` gives the switches and words."""
+    """Return, by ledger and scope, the amount that one location adds, as an expression.
+
+    setting: the switches and words.
+    """
     found: dict[str, dict[str, Any]] = {}
     for entry, symbols in _parts(method, setting):
         for name, tensor in entry.tensors.items():
@@ -128,7 +132,7 @@ def sums(method: Method, setting: Mapping[str, Any]) -> dict[str, dict[str, Any]
 
 
 def _parts(method: Method, setting: Mapping[str, Any]) -> Iterator[tuple[MethodEntry, Symbols]]:
-    """The entry and what it includes, with every hyperparameter as an expression over the entry's own."""
+    """Yield the entry and its included entries, with every hyperparameter as an expression over the entry's own."""
     everything: list[dict[str, Any]] = []
     for part in method.parts:
         own: dict[str, Any] = {}
@@ -144,7 +148,7 @@ def _parts(method: Method, setting: Mapping[str, Any]) -> Iterator[tuple[MethodE
 
 
 def _plain(name: str, spec: Hyperparameter | None = None) -> Any:
-    """A name that stands for itself: a number from 0 on, and a whole one unless it is a hyperparameter that is not."""
+    """Return a symbol for a name: non-negative, and an integer unless its hyperparameter is not."""
     fraction = spec is not None and spec.type == "float"
     return sympy.Symbol(name, nonnegative=True) if fraction else sympy.Symbol(name, integer=True, nonnegative=True)
 
@@ -159,12 +163,12 @@ def _expression(formula: Formula, symbols: Symbols) -> Any:
 
 @functools.cache
 def _of(formula: Formula, symbols: tuple[tuple[str, Any], ...]) -> Any:
-    """Many tensors have the same size."""
+    """Return the expression of a formula; cached, because many tensors have the same size."""
     return sympy.sympify(formula.sympy(dict(symbols)))
 
 
 def _word(value: Any) -> Any:
-    """A switch as 0 or 1, a word as itself."""
+    """Return a switch as 0 or 1, and a word as a symbol."""
     return sympy.Integer(int(value)) if isinstance(value, bool) else sympy.Symbol(value)
 
 
@@ -173,7 +177,7 @@ def _value(spec: Hyperparameter, value: Any, symbols: Symbols) -> Any:
 
 
 def _decided(expression: Any) -> Any:
-    """The expression with words made different numbers, so that comparing them has an answer."""
+    """Return the expression with words replaced by distinct numbers, so that comparisons evaluate."""
     words = sorted((s for s in expression.free_symbols if not s.is_nonnegative), key=str)
     return expression.subs({word: sympy.Integer(-1 - i) for i, word in enumerate(words)})
 
@@ -184,12 +188,12 @@ def _holds(condition: Formula, symbols: Symbols) -> bool:
 
 
 def over(name: str, tensor: Tensor) -> str:
-    """Name of the symbol for the summed size of one tensor at all its places; w is the backbone's own parameter."""
+    """Return the name of the symbol for one tensor's summed size at all locations; w is the backbone's parameter."""
     return f"{OVER}{scope(tensor)}|{'w' if tensor.selecting else name}"
 
 
 def _amounts(name: str, tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str, str, Any]]:
-    """(scope, ledger, amount at one place) of one tensor."""
+    """Yield (scope, ledger, amount at one location) of one tensor."""
     where = scope(tensor)
     whole = {**symbols, "numel": _plain(over(name, tensor))}
     size = _size(tensor, symbols)
@@ -209,7 +213,7 @@ def _amounts(name: str, tensor: Tensor, symbols: Symbols) -> Iterator[tuple[str,
 
 
 def scope(tensor: Tensor) -> str:
-    """What a sum over the places of a tensor is labelled with; nothing where there is one place."""
+    """Return the label of a sum over the locations of a tensor; "" if there is one location."""
     roles = tensor.roles or []
     named = ", ".join(roles) if len(roles) <= MOST_ROLES else f"{roles[0]} and {len(roles) - 1} more roles"
     label = named or SCOPES[tensor.per]
@@ -229,7 +233,7 @@ def _size(tensor: Tensor, symbols: Symbols) -> Any:
 
 
 def _sum(terms: Mapping[str, Any], entry: MethodEntry) -> str:
-    """The terms joined, those without a scope first."""
+    """Return the sum of the terms, starting with those without a scope."""
     shown = [(scope, _shortest(amount)) for scope, amount in terms.items()]
     shown.sort(key=lambda pair: pair[0] != "")
     return " + ".join(_term(scope, amount, entry) for scope, amount in shown if amount != 0)
@@ -244,6 +248,6 @@ def _term(scope: str, amount: Any, entry: MethodEntry) -> str:
 
 @functools.cache
 def _shortest(amount: Any) -> Any:
-    """The shortest of some equal forms."""
+    """Return the shortest of some equal forms."""
     amount = sympy.sympify(amount)
     return min((sympy.factor_terms(amount), sympy.expand(amount), amount), key=sympy.count_ops)

@@ -1,8 +1,8 @@
-"""What the tools of the site compute with: methods, families and models as records, formulas as JavaScript functions.
+"""The data for the site's tools: methods, families and models as records, formulas as JavaScript functions.
 
-One classic script results that sets one global, so it works from a file and under a policy without eval. The engine
-that reads it (`site/assets/engine.js`) mirrors `_backbone`, `_inventory`, `_layout` and `_plan`, so that a config.json
-can be pasted into a page; tests compare the two over the whole grid.
+The result is one classic script that sets one global, so it works from a file and under a policy without eval. The
+engine that reads it (`site/assets/engine.js`) mirrors `backbones` and `costs`, so that users can paste a config.json
+into a page. Tests compare the two over the whole grid.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
 from ..memory import model as _memory
+from ..schema.base import Value
 from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
-from ..schema.method import Hyperparameter, Implementation, Kept, MethodEntry, Moved, Tensor, Value
+from ..schema.implementations import Implementation
+from ..schema.memory import Kept
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Tensor
 from . import _size
 from ._site import Site
 
@@ -33,7 +37,7 @@ NUMBERS = ("int", "float")
 
 
 def script(site: Site) -> str:
-    """The text of `assets/data.js`."""
+    """Return the text of `assets/data.js`."""
     kb, formulas = site.kb, Formulas()
     records: dict[str, Any] = {
         "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS, "types": KNOWN_TYPES},
@@ -46,20 +50,20 @@ def script(site: Site) -> str:
         "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
     }
     text = json.dumps(records, ensure_ascii=False, separators=(",", ":"))
-    # A closing tag inside a string could end the script element of a page that inlines this.
+    # A closing tag inside a string could end the script element of a page that inlines this file.
     text = text.replace("</", "<\\/")
     return f'"use strict";\npeft.load(Object.assign({text}, {{ formulas: [\n{formulas.javascript()}\n] }}));\n'
 
 
 class Formulas:
-    """Distinct formulas, each referred to by its number."""
+    """Distinct formulas, each identified by its number."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._functions: list[str] = []
 
     def add(self, formula: Formula | None) -> int | None:
-        """The formula's number; nothing for no formula."""
+        """Return the formula's number; None for None."""
         if formula is None:
             return None
         if formula.source not in self._numbers:
@@ -69,16 +73,16 @@ class Formulas:
         return self._numbers[formula.source]
 
     def each(self, formulas: Iterable[Formula]) -> list[int | None]:
-        """Their numbers."""
+        """Return the numbers of several formulas."""
         return [self.add(f) for f in formulas]
 
     def javascript(self) -> str:
-        """The functions in order, each taking an object of names."""
+        """Return the functions in order, each with an object of names as its argument."""
         return ",\n".join(self._functions)
 
 
 def _filled(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record without what is empty: the engine takes an absent field for nothing, no or once."""
+    """Return the record without empty fields; the engine's default for an absent field is nothing, false or one."""
     return {k: v for k, v in record.items() if v is not None and v is not False and v != [] and v != {} and v != ""}
 
 
@@ -103,9 +107,9 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
 
 
 def _library(site: Site, key: str, found: Implementation, formulas: Formulas) -> dict[str, Any]:
-    """How a library is told of the method.
+    """Return the data for a library's configuration of the method.
 
-    aimed: whether it takes target modules. counted: lists of which we know the length. loud: words in capitals.
+    aimed: whether it takes target modules. counted: lists of which only the length is known. loud: words in capitals.
     """
     library = site.kb.libraries.get(key)
     defaults = library.defaults(found.type) if library is not None and found.type else {}
@@ -122,7 +126,7 @@ def _library(site: Site, key: str, found: Implementation, formulas: Formulas) ->
 def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
     entry = part.entry
     bounds = _size.bounds(entry, size)
-    # Where a value is computed from the includer's, any of its conditions may depend on the size.
+    # If a value is computed from the includer's, any of its conditions may depend on the size.
     sized = {size} | ({*entry.hyperparameters} if any(isinstance(v, str) for v in part.fixed.values()) else set())
     return {
         "name": entry.name,
@@ -149,7 +153,7 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
 
 
 def _fixed(entry: MethodEntry, name: str, value: Value, formulas: Formulas) -> dict[str, Any]:
-    """A value that an including entry sets: a formula where the hyperparameter is a number given as text."""
+    """Return a value that an including entry sets: a formula if the hyperparameter is a number given as text."""
     computed = entry.hyperparameters[name].type in ("int", "float") and isinstance(value, str)
     return {"value": value, "formula": formulas.add(Formula.parse(value)) if computed else None}
 
@@ -190,7 +194,7 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
 
 
 def _training() -> dict[str, Any]:
-    """What a step can be set to, and the constants that its memory is worked out with."""
+    """Return the settings of a training step, and the constants of its memory estimate."""
     setting = {f.name: f.default for f in dataclasses.fields(_memory.Setting) if f.default is not dataclasses.MISSING}
     constants = (
         "TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION",
@@ -206,7 +210,7 @@ def _training() -> dict[str, Any]:
 
 
 def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
-    """What the entry keeps alive, nothing where that is not known."""
+    """Return the entry's memory record; None if there is none."""
     try:
         said = _memory.mechanism(entry)
     except UsageError:
@@ -221,7 +225,7 @@ def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
 
 
 def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
-    """Laid out like a tensor."""
+    """Return a memory record in the layout of a tensor."""
     tensor = _tensor("", kept.tensor(), formulas)
     return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
         "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
@@ -242,7 +246,7 @@ def _dataflow(flow: Dataflow, formulas: Formulas) -> dict[str, Any]:
 
 
 def _libraries(site: Site) -> dict[str, str]:
-    """The libraries that any entry names, as people call them."""
+    """Return the libraries that any entry names, by their usual names."""
     keys = dict.fromkeys(key for m in site.kb.values() for key in m.entry.implementations)
     return {key: str(site.settings["libraries"].get(key, key.replace("_", " "))) for key in sorted(keys)}
 
@@ -281,7 +285,10 @@ def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
 
 
 def _pattern(pattern: str) -> list[str]:
-    """A regular expression with its flags as JavaScript has them; the flag in front, which older browsers lack."""
+    """Return a regular expression and its flags for JavaScript.
+
+    A leading flag is moved, because older browsers lack it.
+    """
     match = re.fullmatch(r"\(\?i:(.*)\)", pattern)
     return [f"^(?:{match[1] if match else pattern})$", "i" if match else ""]
 
@@ -319,5 +326,5 @@ def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
 
 
 def _unless(formula: Formula, literal: int, formulas: Formulas) -> int | None:
-    """The formula's number, or nothing where it is the plain number that absence means."""
+    """Return the formula's number, or None if it equals the default of an absent field."""
     return None if formula.literal == literal else formulas.add(formula)

@@ -1,4 +1,4 @@
-"""The table of an entry's fields, from the JSON Schema that the records themselves generate."""
+"""The table of an entry's fields, from the JSON Schema that the records generate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORDS = {"string": "text", "integer": "whole number", "boolean": "true or false"
 
 
 def table() -> Iterator[dict[str, Any]]:
-    """Every record with its fields: name, type in words, whether it is needed, meaning."""
+    """Yield every record with its fields: name, type in words, whether it is required, meaning."""
     schema = MethodEntry.model_json_schema()
     records = {"Method entry": schema | {"description": ""}, **schema["$defs"]}
     for name, body in records.items():
@@ -27,7 +27,7 @@ def table() -> Iterator[dict[str, Any]]:
 
 
 def _type(spec: Mapping[str, Any]) -> str:
-    """A JSON Schema type in a few words."""
+    """Return a JSON Schema type in a few words."""
     if "$ref" in spec:
         return str(spec["$ref"]).rpartition("/")[2]
     if "anyOf" in spec:

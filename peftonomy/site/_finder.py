@@ -1,4 +1,4 @@
-"""The facets by which methods are found: those of the taxonomy and those that follow from an entry."""
+"""The facets for finding methods: the taxonomy's and those derived from entries."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ DERIVED = {
     ),
     "quantised": ("Over a quantised backbone", {"1": "yes", "0": "no"}),
 }  # fmt: skip
-"""Facts of an entry that are facets as well: heading, and a word for each value."""
+"""Facts of an entry that are facets too: heading, and a word for each value."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A facet as it is asked: its values with a word for each, in the order in which they are offered."""
+    """A facet in the search form: its values in order, each with a word."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class Question:
 
 
 def questions(site: Site) -> list[Question]:
-    """All facets but the category and the library: the taxonomy's, then those that follow from an entry."""
+    """Return all facets except the category and the library: the taxonomy's, then those derived from entries."""
     found = [
         Question(key, f.name, f.meaning, {v: v.replace("_", " ") for v in f.values}, f.meanings())
         for key, f in site.kb.taxonomy.facets.items()
@@ -59,7 +59,7 @@ def questions(site: Site) -> list[Question]:
 
 
 def words(method: Method) -> dict[str, list[str]]:
-    """Facet -> the method's values, as text; the category with all that lie above it."""
+    """Return the method's values by facet, as text; the category includes its ancestors."""
     found: dict[str, list[str]] = {}
     for key, value in method.kb.facts[method.id].items():
         found[key] = [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
@@ -69,7 +69,7 @@ def words(method: Method) -> dict[str, list[str]]:
 
 
 def names(site: Site, method: Method) -> list[str]:
-    """What people call a method or look it up by: names, aliases, classes in libraries, arXiv ids, authors."""
+    """Return the searchable names of a method: names, aliases, classes in libraries, arXiv ids, authors."""
     entry = method.entry
     found = [entry.id, entry.name, entry.full_name, *entry.aliases]
     found += [i.symbol for i in entry.implementations.values() if i.symbol]
@@ -80,7 +80,7 @@ def names(site: Site, method: Method) -> list[str]:
 
 
 def rows(site: Site) -> dict[str, View]:
-    """What the finder knows of each method: its values as words, and its names."""
+    """Return the finder's data for each method: its values as words, and its names."""
     asked, found = ["category", "library", *(q.id for q in questions(site))], {}
     for method in site.kb.values():
         known = words(method)
@@ -90,11 +90,11 @@ def rows(site: Site) -> dict[str, View]:
 
 
 HOME = "peftonomy"
-"""The taxonomy's own tree, beside those of other surveys."""
+"""The id of the taxonomy's own tree, beside those of other surveys."""
 
 
 def tokens(site: Site, method: str, category: str) -> str:
-    """What the taxonomy picture can be filtered by: facets as `question:value`, classes as `class:survey/path`."""
+    """Return the filter tokens of the taxonomy picture: facets as `question:value`, classes as `class:survey/path`."""
     known = words(site.kb[method]) if method in site.kb else {}
     found = [f"{q.id}:{value}" for q in questions(site) for value in known.get(q.id, [])]
     steps = category.split(".")
@@ -107,7 +107,7 @@ def tokens(site: Site, method: str, category: str) -> str:
 
 
 def classes(site: Site) -> Iterator[View]:
-    """The classes of every survey, ours first, as they are offered by `tokens`."""
+    """Yield the classes of every survey, ours first, with the ids of `tokens`."""
     ours = [(n.id, n.name) for n in site.kb.taxonomy.categories.values()]
     yield {"name": "This taxonomy", "values": [_class(HOME, key, name) for key, name in ours]}
     for key, survey in site.kb.taxonomy.surveys.items():
@@ -125,7 +125,7 @@ def _paths(nodes: Sequence[SurveyNode], above: str = "") -> Iterator[tuple[str, 
 
 
 def counts(site: Site) -> dict[str, dict[str, int]]:
-    """Facet -> value -> how many methods have it."""
+    """Return the number of methods by facet and value."""
     found: dict[str, dict[str, int]] = {}
     for method in site.kb.values():
         for key, values in words(method).items():

@@ -1,4 +1,4 @@
-"""Two pictures in time: the methods around one method, and all methods in lanes, one for each root of the tree."""
+"""Draw two timelines: the methods around one method, and all methods in lanes, one for each root of the tree."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ._svg import element
 __all__ = ["Lane", "Link", "Spot", "lanes", "neighbourhood"]
 
 LABEL, BOX, GAP, ROW, ACROSS = 42, 118, 18, 46, 3
-"""Of the neighbourhood: the width left for years, a box and its gap, the height of a row, boxes in a row."""
+"""Sizes in the neighbourhood: the width of the years, a box and its gap, the height of a row, boxes in a row."""
 HIGH, LANE, CORNER = 26, 8, 5
-"""The height of a box, how far from a box a line turns, and the radius of its corners."""
+"""The height of a box, the distance from a box to a line's turn, and the radius of a corner."""
 SIDES = {"to": 4, "far": 0, "from": -4}
-"""What keeps the lines to descendants, between others, and from ancestors apart in a gap between columns."""
+"""The offsets that separate lines to descendants, between others, and from ancestors in a gap between columns."""
 CROWD = 12
-"""With more methods than this those next to the one in the middle are joined to it and not to each other."""
+"""The number of methods above which links are drawn only to the method in the middle."""
 COLUMN, LINE, HEAD, TOP = 158, 18, 30, 30
-"""Of the lanes: the width of a year, the height of a name, the space above the names of a lane and above all."""
+"""Sizes in the lanes: the width of a year, the height of a name, the space above a lane's names and above all lanes."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A method in a picture, with the address of its page (None: the page at hand)."""
+    """A method in a picture, with the address of its page (None: the current page)."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class Spot:
     hue: int
     href: str | None = None
     about: Sequence[str] = ()
-    """What joins it to the method in the middle, in words."""
+    """The relation to the method in the middle, in words."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Link:
 
 
 def neighbourhood(centre: str, spots: Sequence[Spot], links: Sequence[Link]) -> Markup:
-    """Years from top to bottom, the oldest first; lines run between the boxes, never under one."""
+    """Return the neighbourhood as SVG: years from top to bottom, with lines between the boxes and never under one."""
     at, years, height = _rows(spots)
     known = {s.id: s for s in spots}
     ends = [{e.source, e.target} for e in links]
@@ -63,7 +63,7 @@ def neighbourhood(centre: str, spots: Sequence[Spot], links: Sequence[Link]) -> 
 
 
 def _rows(spots: Iterable[Spot]) -> tuple[dict[str, tuple[float, float]], dict[int, float], float]:
-    """The corner of each box, the height of each year's first row, and of the whole."""
+    """Return the corner of each box, the height of each year's first row, and the total height."""
     at: dict[str, tuple[float, float]] = {}
     years: dict[int, float] = {}
     by_year: dict[int, list[Spot]] = {}
@@ -86,7 +86,7 @@ def _line(centre: str, link: Link, at: Mapping[str, tuple[float, float]], known:
 
 
 def _route(one: tuple[float, float], other: tuple[float, float], aside: float) -> list[tuple[float, float]]:
-    """The corners of a line between two boxes: down from the upper one, along a gap of columns, into the lower one."""
+    """Return the corners of a line between two boxes: down from the upper box, along a gap, into the lower box."""
     (x1, y1), (x2, y2) = sorted((one, other), key=lambda corner: corner[1])
     a, b = x1 + BOX / 2, x2 + BOX / 2
     out, into = y1 + HIGH + LANE, y2 - LANE
@@ -94,13 +94,13 @@ def _route(one: tuple[float, float], other: tuple[float, float], aside: float) -
         return [(a, y1 + HIGH), (a, out), (b, out), (b, y2 + HIGH)]
     if y2 == y1 + ROW:
         return [(a, y1 + HIGH), (a, into), (b, into), (b, y2)]
-    left = x1 < x2 or (x1 == x2 and x2 > LABEL)  # the gap on the upper box's side; in its own column the inner one
+    left = x1 < x2 or (x1 == x2 and x2 > LABEL)  # the gap on the upper box's side, or the inner gap in one column
     gap = (x2 if left else x2 + BOX + GAP) - GAP / 2 + aside
     return [(a, y1 + HIGH), (a, out), (gap, out), (gap, into), (b, into), (b, y2)]
 
 
 def _rounded(corners: Sequence[tuple[float, float]]) -> str:
-    """The path through the corners, each rounded as far as its shorter side allows."""
+    """Return the path through the corners, each rounded as far as its shorter side allows."""
     points = [c for i, c in enumerate(corners) if i == 0 or c != corners[i - 1]]
     d = "M{:g} {:g}".format(*points[0])
     for before, here, after in zip(points, points[1:], points[2:], strict=False):
@@ -110,9 +110,9 @@ def _rounded(corners: Sequence[tuple[float, float]]) -> str:
 
 
 def _towards(corner: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
-    """The point on the way to `end` where the rounding of a corner stops."""
+    """Return the point towards `end` at which the rounding of a corner stops."""
     (x, y), (u, v) = corner, end
-    length = abs(u - x) + abs(v - y)  # lines are level or upright
+    length = abs(u - x) + abs(v - y)  # lines are horizontal or vertical
     step = min(CORNER, length / 2) / length
     return x + (u - x) * step, y + (v - y) * step
 
@@ -144,12 +144,12 @@ class Lane:
     spots: Sequence[Spot] = field(default=())
 
     def year(self, year: int) -> list[Spot]:
-        """The methods of one year."""
+        """Return the methods of one year."""
         return [s for s in self.spots if s.year == year]
 
 
 def lanes(rows: Sequence[Lane]) -> Markup:
-    """Years from left to right, one lane for each root; empty lanes are left out."""
+    """Return the lanes as SVG: years from left to right, one lane for each non-empty root."""
     shown = [lane for lane in rows if lane.spots]
     every = [s.year for lane in shown for s in lane.spots]
     years = list(range(min(every, default=0), max(every, default=0) + 1)) if every else []

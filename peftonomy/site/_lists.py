@@ -1,4 +1,4 @@
-"""Pages about many things at once: home, lists, categories, models, the taxonomy, references, API and about."""
+"""Pages about collections: home, lists, categories, models, the taxonomy, references, API and about."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SAMPLE = ("id", "name", "year", "category", "summary", "tensors", "properties")
 
 
 def category_page(site: Site, node: CategoryNode) -> str:
-    """`categories/<id>.md`: its definition, its parts, and the methods in it and below."""
+    """Return `categories/<id>.md`: its definition, its parts, and the methods in it and below."""
     children = [
         {"id": c.id, "name": c.name, "definition": c.definition, "count": _plural(_below(site, c.id), "method")}
         for c in node.children
@@ -54,10 +54,10 @@ def _below(site: Site, category: str) -> int:
 
 
 def model_page(site: Site, key: str) -> str:
-    """`models/<id>.md`: its sizes, every parameter by module, and what methods cost on it.
+    """Return `models/<id>.md`: its sizes, every parameter by module, and the costs of methods on it.
 
-    A page has some methods only, and the script that is there anyway fills in the others: all on all models would be
-    most of what the site takes to build, and most of its bytes.
+    A page includes some methods only, and the page's script fills in the others. All methods on all models would
+    dominate the site's build time and size.
     """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
@@ -95,7 +95,7 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
-    """The pages that are there whatever the knowledge base holds."""
+    """Yield the pages that do not depend on the contents of the knowledge base."""
     shared = {
         "counts": site.counts, "example_model": site.kb.models[site.examples[0]].name, "groups": site.groups(),
     }  # fmt: skip
@@ -116,11 +116,11 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         kinds=KINDS.items(), counts=site.counts,
     )  # fmt: skip
     yield page(
-        "calculator.md", "Calculator", "What a method costs on a model.", {"calculator": True, **WIDE},
+        "calculator.md", "Calculator", "The cost of a method on a model.", {"calculator": True, **WIDE},
         command=terminal[0]["text"], model=site.examples[0], method=site.example_method,
     )  # fmt: skip
     yield page(
-        "taxonomy.md", "Taxonomy", "Where each method stands and what it builds on.",
+        "taxonomy.md", "Taxonomy", "The category of each method, and the methods that it builds on.",
         {"source": "taxonomy/categories.yaml", **WIDE},
         picture=picture(site, labels=True), tree=_radial.nested(_tree(site)),
         relation_types=[(key, kind.name) for key, kind in site.kb.taxonomy.relations.items()],
@@ -128,7 +128,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     meta = {"source": "taxonomy/references.bib", **WIDE}
     yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
-    about = "Where libraries differ from the methods, and in what."
+    about = "Differences between libraries and methods, by effect and subject."
     yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
     about = "Printed numbers that contradict their own formula or code, each with the proof."
     yield page("errata.md", "Errata", about, {"door": "About", **WIDE}, errata=list(_errata(site)))
@@ -151,7 +151,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     names = _names.shared(site)
     yield page(
-        "names.md", "Names", "Names that mean several methods, and words that settings share.",
+        "names.md", "Names", "Names shared by several methods, and shared hyperparameter names.",
         {"door": "Methods"}, counts=site.counts, settings=_names.settings(site),
         shared=[row | {"heading": Markup(inline(row["name"]))} for row in names],
     )  # fmt: skip
@@ -159,14 +159,14 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _libraries(site: Site) -> list[tuple[str, int]]:
-    """Each library with how many entries say what it calls the method, most first; the authors' own code is none."""
+    """Return each library with the number of entries that name it, the largest first, without the authors' code."""
     named = (key for m in site.kb.values() for key, i in m.entry.implementations.items() if i.symbol or i.type)
     found = Counter(key for key in named if key in site.kb.libraries)
     return [(site.library(key), n) for key, n in found.most_common()]
 
 
 def _rules(site: Site) -> Iterator[View]:
-    """Every rule with what passes it and what it refuses."""
+    """Yield every rule with a passing and a failing example."""
     examples = site.kb.taxonomy.rule_examples
     for rule in RULES:
         if rule.name in examples:  # a knowledge base of somebody else may bring its own
@@ -178,14 +178,14 @@ def _rules(site: Site) -> Iterator[View]:
 
 
 def _deviations(site: Site) -> Iterator[View]:
-    """Every deviation with the names and links that the page shows."""
+    """Yield every deviation with the names and links for the page."""
     for row in site.kb.deviations:
         shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
         yield {**row, "name": site.kb[row["method"]].name, **shown}
 
 
 def _errata(site: Site) -> Iterator[View]:
-    """Every printed number that our count contradicts, where somebody here opened its source."""
+    """Yield every printed number that our count contradicts, if we opened its source."""
     for method in site.kb.values():
         for claim in method.entry.claims:
             if claim.verdict == "contradicted" and claim.evidence == "read":
@@ -193,7 +193,7 @@ def _errata(site: Site) -> Iterator[View]:
 
 
 def _template(site: Site) -> list[View]:
-    """What `peftonomy new my_method` writes."""
+    """Return the files that `peftonomy new my_method` writes."""
     year = max((m.year for m in site.kb.values()), default=2024)
     source = f"author{year}mymethod"
     known = {"id": "my_method", "name": _scaffold.TODO, "year": str(year), "category": _scaffold.WORD, "source": source}
@@ -212,10 +212,10 @@ def _example(site: Site, path: str) -> str:
 
 
 def _schemas(site: Site) -> Iterator[View]:
-    """Every schema with what it describes and one example of that."""
+    """Yield every schema with the file that it describes and an example."""
     parts = {
         "method": "An entry: methods/<id>.yaml, and most of `method` in methods/<id>.json.",
-        "cost": "What a method costs: each of `costs` in methods/<id>.json, and what `cost --json` prints.",
+        "cost": "The cost of a method: each of `costs` in methods/<id>.json, and the output of `cost --json`.",
     }
     for kind, (_, path) in SCHEMAS.items():
         example = _example(site, path or "methods/<id>.json")
@@ -232,7 +232,7 @@ def _sample(site: Site) -> str:
 
 
 def _terminal(site: Site) -> list[View]:
-    """The example query as a command and in Python, with its real answer."""
+    """Return the example query as a command and in Python, with its real output."""
     query, method = site.settings["query"], site.example_method
     known = method == query["method"] and query["model"] in site.kb.models
     model = query["model"] if known else site.examples[0]
@@ -242,7 +242,7 @@ def _terminal(site: Site) -> list[View]:
     command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}
     try:
         found: Cost = site.kb[method].cost(model, targets=targets or None, **given)
-    except UsageError:  # a small knowledge base may hold nothing that fits
+    except UsageError:  # a small knowledge base may lack a method that applies to the model
         return [command]
     return [
         command,
@@ -254,7 +254,7 @@ def _terminal(site: Site) -> list[View]:
 
 
 def _families(site: Site) -> Iterator[View]:
-    """The families that have models, each with its models from small to large."""
+    """Yield the families that have models, each with its models from small to large."""
     for key, family in site.kb.families.items():
         models = [(k, m) for k, m in site.kb.models.items() if m.family.model_type == key]
         rows = [
@@ -282,11 +282,11 @@ def _bibliography(site: Site) -> list[View]:
     return sorted(rows, key=lambda r: (r["title"].lower(), r["key"]))
 
 
-# The picture of the taxonomy.
+# The picture of the taxonomy
 
 
 def picture(site: Site, *, labels: bool) -> Markup:
-    """The radial picture, with names and links or as a bare figure."""
+    """Return the radial picture, with names and links or as a bare figure."""
     types = site.kb.taxonomy.relations
     edges = [
         _radial.Edge(m.id, r.target, r.type, types[r.type].name, types[r.type].inverse)

@@ -1,7 +1,7 @@
-"""The page of memory: closed forms beside simulated steps, simulated beside measured ones, and beside published runs.
+"""The page on memory: closed forms against simulated steps, simulated against measured steps, and published runs.
 
-Nothing stands here that the tables of `benchmarks/memory` do not say; what the closed forms predict of a simulated step
-is worked out anew while the site is built.
+All data come from the tables of `benchmarks/memory`. The predictions of the closed forms for simulated steps are
+computed again in each build of the site.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SETTING = ("batch", "seq", "dtype", "optimizer")
 DISTINCT = ("method", "model", *SETTING, "attends", "checkpointing", "task", "targets", "layers")
 GIB = 2**30
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 210, 46, 22
-"""Of a plot, in units of its own, and the room that its axes take."""
+"""The size of a plot and of its axes' space, in user units."""
 
 Row = dict[str, str]
 
 
 def memory_page(site: Site) -> str:
-    """`memory.md`."""
+    """Return `memory.md`."""
     exceptions = _rows(site, "exceptions.tsv")
     compared, apart = _simulated(site, {r["value"]: r["reason"] for r in exceptions if r["table"] == "simulated"})
     runs = list(_published(site))
@@ -69,7 +69,7 @@ def memory_page(site: Site) -> str:
 
 
 def _rows(site: Site, name: str) -> list[Row]:
-    """A table's rows; none where it is not there."""
+    """Return a table's rows; an empty list if the table does not exist."""
     folders = [root / FOLDER for root in (site.kb.root, data_root())]
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
@@ -79,7 +79,7 @@ def _rows(site: Site, name: str) -> list[Row]:
 
 
 def _summary(errors: Sequence[float]) -> View | None:
-    """In percent: how far off in the median and at most, and from where to where."""
+    """Return the median, worst, smallest and largest error in percent."""
     if not errors:
         return None
     sizes = [abs(e) for e in errors]
@@ -90,16 +90,16 @@ def _summary(errors: Sequence[float]) -> View | None:
 
 
 def _percent(value: float) -> str:
-    """`+0.12 %`, with a sign that is one."""
+    """Return a percentage with its sign, such as `+0.12 %`; zero has no sign."""
     text = f"{abs(value):.2f}" if abs(value) < 10 else f"{abs(value):.1f}"
     return f"{'' if float(text) == 0 else '+' if value > 0 else '−'}{text} %"
 
 
-# Against simulated steps.
+# Closed forms against simulated steps
 
 
 def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
-    """Rows with their errors, the largest first, and those that are not compared, each with its reason."""
+    """Return rows with their errors, the largest first, and the rows that are not compared, each with its reason."""
     compared: list[View] = []
     apart: list[View] = []
     steps: dict[tuple[object, ...], Step] = {}
@@ -108,7 +108,7 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
         if row.get("refused") or row["method"] in reasons:
             apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
             continue
-        config = row.get("config", "")  # of a model that was cut down to a few layers
+        config = row.get("config", "")  # for a model reduced to a few layers
         targets = tuple(row["targets"].split(",")) if row.get("targets") else None
         place = row["method"], row["model"], row["task"], config, targets
         try:
@@ -131,12 +131,12 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
 
 
 def _cases(row: Row) -> tuple[str, str]:
-    """What the row may be called in the table of exceptions: a method on a model, or with a type of numbers."""
+    """Return the row's keys in the table of exceptions: a method on a model, or with a number type."""
     return f"{row['method']} {row['model']}", f"{row['method']} {row['dtype']}"
 
 
 def _distinct(site: Site) -> Iterator[Row]:
-    """Each simulated case once, of methods and models that are here."""
+    """Yield each simulated case once, for methods and models of this knowledge base."""
     seen = set()
     for name in SIMULATED:
         for row in _rows(site, name):
@@ -164,11 +164,11 @@ def _shown(site: Site, row: Row) -> View:
     }  # fmt: skip
 
 
-# Simulated against measured steps.
+# Simulated against measured steps
 
 
 def _measured(site: Site) -> Iterator[View]:
-    """Steps of small models on the CPU, the largest difference first."""
+    """Yield steps of small models on the CPU, the largest difference first."""
     rows = [r for r in _rows(site, "truth.tsv") if r["method"] in site.kb and r["profiled"]]
     for row in sorted(rows, key=lambda r: -abs(int(r["simulated"]) / int(r["profiled"]) - 1)):
         error = 100 * (int(row["simulated"]) / int(row["profiled"]) - 1)
@@ -180,11 +180,11 @@ def _measured(site: Site) -> Iterator[View]:
         }  # fmt: skip
 
 
-# Against published runs.
+# Closed forms against published runs
 
 
 def _published(site: Site) -> Iterator[View]:
-    """The runs, those with a prediction first, by how far off it is."""
+    """Yield the runs, starting with those with a prediction, by the size of its error."""
     rows = _rows(site, "published.tsv")
     for row in sorted(rows, key=lambda r: (r["predicted_peak"] == "", -abs(float(r["error_percent"] or 0)))):
         predicted, peak = int(row["predicted_peak"] or 0), int(row["measured_peak"])
@@ -200,16 +200,16 @@ def _published(site: Site) -> Iterator[View]:
 
 
 def _rank_correlation(pair: Sequence[Sequence[float]]) -> str:
-    """Spearman's: the correlation of the ranks, equal values sharing theirs; "" for too few."""
+    """Return Spearman's rank correlation, with average ranks for equal values; "" for too few."""
     ranks = [[sum(o < v for o in values) + (values.count(v) - 1) / 2 for v in values] for values in pair]
     return f"{statistics.correlation(*ranks):.2f}" if len(ranks[0]) > 2 else ""
 
 
-# The pictures.
+# The plots
 
 
 def _errors(rows: list[View]) -> Markup:
-    """Each simulated step by its size, on a logarithmic axis, and by how far off the prediction is."""
+    """Return a plot of simulated steps: their size on a logarithmic axis, and the error of the prediction."""
     if not rows:
         return Markup("")
     lows, highs = (math.log2(f(row["peak"] for row in rows)) for f in (min, max))
@@ -233,7 +233,7 @@ def _errors(rows: list[View]) -> Markup:
 
 
 def _scatter(runs: list[View]) -> Markup:
-    """Each published run by its measured and its predicted peak, in GiB; on the line both are equal."""
+    """Return a plot of published runs by measured and predicted peak, in GiB. On the line both are equal."""
     if len(runs) < 2:
         return Markup("")
     sizes = [size / GIB for run in runs for size in (run["peak"], run["predicted"])]
@@ -261,12 +261,12 @@ def _scatter(runs: list[View]) -> Markup:
 
 
 def _along(value: float, low: float, high: float) -> float:
-    """Where a value stands between the left and the right end."""
+    """Return the position of a value between the left and the right end."""
     return LEFT + 8 + (WIDTH - LEFT - 24) * (value - low) / (high - low or 1.0)
 
 
 def _across(ticks: list[tuple[float, str]]) -> Iterator[Markup]:
-    """Lines from top to bottom with a word below, as many as have room."""
+    """Yield vertical lines, each with a label below it if there is room."""
     step = max(1, math.ceil(len(ticks) * 56 / (WIDTH - LEFT)))
     for x, word in ticks[::step]:
         yield element("line", class_="grid", x1=_at(x), x2=_at(x), y1=4, y2=HEIGHT - BOTTOM)

@@ -1,4 +1,4 @@
-"""The page of one method: everything its entry says, with what follows from it."""
+"""The page of one method: its whole entry, with derived values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from ..knowledge.claims import judge
 from ..knowledge.evidence import LEVELS, Fact, recordings, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
-from ..schema.method import Claim, ClosedForm, Hyperparameter, Implementation, MethodEntry, Moved, Stored, Tensor
+from ..schema.claims import Claim, ClosedForm
+from ..schema.implementations import Implementation
+from ..schema.method import MethodEntry
+from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
 from . import _block, _closed, _lineage, _names, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
@@ -35,7 +38,7 @@ PLACES = {
 
 
 def method_page(site: Site, method: Method) -> str:
-    """`methods/<id>.md`."""
+    """Return `methods/<id>.md`."""
     entry, file = method.entry, f"methods/{method.id}.yaml"
     known = {fact.field: fact for fact in known_facts(method)}
 
@@ -89,7 +92,7 @@ def method_page(site: Site, method: Method) -> str:
 
 
 def _facts(site: Site, method: Method) -> Iterator[View]:
-    """The strip of facts below the summary."""
+    """Yield the facts for the strip below the summary."""
     entry = method.entry
     for model in site.examples:
         row = site.cost(method, model)
@@ -111,19 +114,19 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
 
 
 def _stores(site: Site, method: Method) -> View:
-    """What one task's checkpoint holds, and how large that is on the first example model."""
+    """Return the contents of one task's checkpoint, with its size on the first example model."""
     kinds = [k for k in facts(method)["stores"] if k != "none"]
     words = [STORES[k] for k in STORES if k in kinds]
     fact: View = {"name": "What is stored", "value": ", ".join(words) or "nothing"}
     try:
         size = method.cost(site.examples[0]).stored_bytes
-    except UsageError:  # it has nothing to act on there
+    except UsageError:  # the method has no targets in this model
         return fact
     return fact | {"note": f"{volume(size)} on {site.kb.models[site.examples[0]].name}"}
 
 
 def _evidence(site: Site, method: Method, known: list[Fact]) -> View:
-    """How much of the page is known in which way, and what the method was run against."""
+    """Return the number of facts by level, and the implementations that tests run."""
     vectors = [r for r in recordings(site.kb.root) if r.method == method.id]
     libraries = [site.library(key) for key, found in method.entry.implementations.items() if "outputs" in found.checked]
     basis = method.entry.basis
@@ -135,13 +138,16 @@ def _evidence(site: Site, method: Method, known: list[Fact]) -> View:
 
 
 def _level(known: Mapping[str, Fact], field: str) -> View | None:
-    """The level of one fact for the `level` macro, with what it is known from."""
+    """Return the level of one fact with its evidence, for the `level` macro."""
     fact = known.get(field)
     return None if fact is None else {"word": fact.level, "by": fact.by, "meaning": LEVELS[fact.level]}
 
 
 def _own(known: Mapping[str, Fact], prefix: str, name: str) -> dict[str, View | None]:
-    """The levels of a tensor's start and of whether it is trained; those of an included method are on its own page."""
+    """Return the levels of a tensor's initial values and training.
+
+    The page of an included method shows its own levels.
+    """
     return {word: None if prefix else _level(known, f"tensors.{name}.{word}") for word in ("init", "trained")}
 
 
@@ -150,11 +156,11 @@ def _arxiv(site: Site, entry: MethodEntry) -> str:
     return found.arxiv or "" if found else ""
 
 
-# Pictures.
+# Pictures
 
 
 def _where(method: Method) -> View:
-    """The block with the places where the method acts, its legend and its remarks."""
+    """Return the block picture with the method's locations, its legend and its remarks."""
     found = _block.acts(method)
     marks = [
         {"word": _block.WORDS[k].capitalize(), "places": ", ".join(found.places(k)), "sample": _block.sample(k)}
@@ -165,7 +171,7 @@ def _where(method: Method) -> View:
 
 
 def _kin(site: Site, method: Method) -> Markup:
-    """The methods one relation away, and what those it descends from descend from; grandchildren if they are few."""
+    """Return the picture of methods one relation away, of their ancestors, and of grandchildren if they are few."""
     graph, near = site.kb.graph, dict[str, list[str]]()
     for r in graph.related(method.id):
         near.setdefault(r["method"], []).append(f"{method.name} {r['name']} it: {r['note']}")
@@ -193,7 +199,7 @@ def _spot(site: Site, key: str, about: list[str]) -> _lineage.Spot:
 
 
 def _filed(site: Site, method: Method) -> Iterator[View]:
-    """Where other surveys file it."""
+    """Yield the classes in which other surveys file the method."""
     for place in _surveys.filed(site.kb, method.id, method.category):
         survey = site.kb.taxonomy.surveys[place["survey"]]
         yield place | {"survey": survey.name, "cite": site.cite(survey.source)}
@@ -226,7 +232,7 @@ def _tensor(
 
 
 def _init(tensor: Tensor) -> Markup:
-    """The start: words as words, distributions as code."""
+    """Return the initial values: prose as text, distributions as code."""
     kind, colon, words = tensor.init.partition(":")
     return Markup("{}:{}" if colon else "<code>{}</code>").format(*((kind, words) if colon else (tensor.init,)))
 
@@ -255,7 +261,7 @@ def _stored(part: Stored) -> Markup:
 
 
 def _totals(site: Site, method: Method) -> Iterator[View]:
-    """Each ledger as one formula; ledgers that are equal share a line."""
+    """Yield each ledger as one formula; equal ledgers share a line."""
     for one in _closed.ledgers(method):
         lines: dict[str, list[str]] = {}
         for ledger, latex in one.formulas.items():
@@ -274,7 +280,10 @@ def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
 
 
 def _code(site: Site, key: str) -> Markup | None:
-    """The reference implementation as a fenced block, which the site builder highlights; each line has an anchor."""
+    """Return the reference implementation as a fenced block, which the site builder highlights.
+
+    Each line has an anchor.
+    """
     path = site.code / f"{key}.py"
     if not path.is_file():
         return None
@@ -284,18 +293,18 @@ def _code(site: Site, key: str) -> Markup | None:
 
 
 def _boost(site: Site, method: Method) -> int:
-    """How far up a search lists the page: what many others name as their origin comes first."""
+    """Return the boost of the page in search results, which grows with the number of its relations."""
     return 2 + len(site.kb.graph.related(method.id)) // 4
 
 
 def _keywords(entry: MethodEntry) -> list[str]:
-    """Other names for the search: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
+    """Return further search names: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
     names = (entry.name, entry.id, *entry.aliases)
     return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
-    """The method's links in both directions; a target without an entry is named, not linked."""
+    """Yield the method's relations in both directions. A target without an entry is named, not linked."""
     settings = {(r.target, r.type): r.at for r in method.entry.relations}
     numbers = {(r.target, r.note): i for i, r in enumerate(method.entry.relations)}
     for found in site.kb.graph.related(method.id):
@@ -311,10 +320,10 @@ def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterat
 
 
 def claim_view(site: Site, method: Method, claim: Claim) -> View:
-    """A printed number with our count, for tables."""
+    """Return a printed number with our count, for tables."""
     try:
         computed = judge(method, claim).shown
-    except (UsageError, AssertionError):  # a claim that nobody can recompute says so in its verdict
+    except (UsageError, AssertionError):  # the claim's verdict states that it cannot be recomputed
         computed = "–"
     setting = [f"{n} = {v}" for n, v in claim.set.items()]
     setting += [", ".join(claim.targets)] if claim.targets else []
@@ -340,7 +349,7 @@ def _library(site: Site, key: str, found: Implementation, known: Mapping[str, Fa
 
 
 def _references(site: Site, entry: MethodEntry) -> list[View]:
-    """The sources of an entry, that of the method itself first."""
+    """Return the sources of an entry, starting with the method's own."""
     first = entry.source.partition("#")[0]
     ordered = sorted((k for k in entry.cited if k in site.kb.references), key=lambda k: (k != first, k))
     return [site.reference(key) for key in ordered]

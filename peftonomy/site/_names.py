@@ -1,4 +1,4 @@
-"""Names that mean several methods, and words that settings of several methods share."""
+"""Find names shared by several methods, and hyperparameter names shared by several methods."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ __all__ = ["key", "settings", "shared"]
 
 
 def key(name: str) -> str:
-    """A name as a reader types it: only letters and digits count, in small letters."""
+    """Return a search key for a name: its letters and digits, in lower case."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
 def shared(site: Site) -> list[View]:
-    """Every name that means several methods, with each of them: its year, its place, and how it comes by the name.
+    """Return every name that several methods share, with each method's year, category and spellings.
 
-    Names are ids, short and full names and aliases of entries; a setting's name is added where a method has the same.
+    Names are ids, short and full names and aliases of entries. The name of a hyperparameter is included if a method has
+    the same name.
     """
     called: dict[str, dict[str, list[str]]] = {}
     for method, name in _called(site):
@@ -41,7 +42,7 @@ def shared(site: Site) -> list[View]:
 
 
 def _called(site: Site) -> Iterator[tuple[str, str]]:
-    """Method and name; how it is written comes before its id."""
+    """Yield each method with each of its names; the written form precedes the id."""
     for m in site.kb.values():
         for name in (m.name, m.entry.full_name, *m.entry.aliases, m.id):
             yield m.id, name
@@ -57,7 +58,7 @@ def _row(site: Site, method: str, spellings: list[str], setting: bool) -> View:
 
 
 def settings(site: Site) -> list[View]:
-    """Every hyperparameter's name that several methods have, with its meanings and the methods of each meaning."""
+    """Return every hyperparameter name that several methods have, with its meanings and the methods of each meaning."""
     meanings: dict[str, dict[str, list[View]]] = {}
     for m in site.kb.values():
         for name, spec in m.entry.hyperparameters.items():

@@ -1,4 +1,4 @@
-"""Pages that lay all methods out along one thing: a survey, other surveys, years, facets, stored questions."""
+"""Overview pages that arrange all methods by one property: a survey, other surveys, years, facets, saved queries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Known = dict[str, dict[str, list[str]]]
 
 
 def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
-    """The pages, by path."""
+    """Yield the pages with their paths."""
     if site.survey:
         yield "survey.md", _survey(site)
     yield "crosswalk.md", _crosswalk(site)
@@ -32,7 +32,7 @@ def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
         yield f"lists/{key}.md", list_page(site, key)
 
 
-# One survey: its tree and its experiments.
+# One survey: its tree and its experiments
 
 
 def _survey(site: Site) -> str:
@@ -57,7 +57,7 @@ def _survey(site: Site) -> str:
 
 
 def _counted(site: Site, method: Method, models: Iterable[str]) -> View:
-    """What a method trains on each model at its defaults, and what these are."""
+    """Return the trained count of a method on each model at its defaults, with these defaults."""
     setting = _set({name: spec.default for name, spec in method.entry.hyperparameters.items()})
     return {
         "id": method.id, "name": method.name, "setting": ", ".join(setting),
@@ -70,7 +70,7 @@ def _surveyed(site: Site, node: CategoryNode) -> bool:
 
 
 def _branch(site: Site, node: CategoryNode) -> View:
-    """A class of the survey's tree with the methods that it has there."""
+    """Return a class of the survey's tree with its methods."""
     leaves: list[View] = [
         {"id": m.id, "name": m.name, "year": m.year}
         for m in site.in_category(node.id)
@@ -84,7 +84,7 @@ def _branch(site: Site, node: CategoryNode) -> View:
 
 
 def _totals(site: Site, nodes: list[CategoryNode]) -> View:
-    """Its methods and classes, and how many methods we filed beyond it."""
+    """Return the numbers of methods and classes in the survey, and of methods that we added."""
     inside = [n for root in nodes for n in root.walk() if _surveyed(site, n)]
     present = {key for n in inside for key in n.methods if key in site.kb}
     beyond = [m for m in site.kb.values() if m.id not in present]
@@ -94,7 +94,7 @@ def _totals(site: Site, nodes: list[CategoryNode]) -> View:
 
 
 def _shown(site: Site, row: View) -> View:
-    """A row of the experiments for people."""
+    """Return a row of the experiments in display form."""
     setting = _set(row["set"])
     setting += [", ".join(row["targets"])] if row["targets"] else []
     if row["task"]:
@@ -115,7 +115,7 @@ def _shown(site: Site, row: View) -> View:
 
 
 def _model(site: Site, key: str) -> str:
-    """A model's name; its id where this knowledge base lacks it."""
+    """Return a model's name, or its id if the knowledge base lacks it."""
     return site.kb.models[key].name if key in site.kb.models else key
 
 
@@ -127,7 +127,7 @@ def _signed(value: float | None) -> str:
     return "–" if value is None else "0" if value == 0 else f"{'+' if value > 0 else '−'}{count(abs(value))}"
 
 
-# Other surveys beside it.
+# Other surveys beside it
 
 
 def _crosswalk(site: Site) -> str:
@@ -136,7 +136,7 @@ def _crosswalk(site: Site) -> str:
     return site.page(
         "crosswalk.md",
         "Crosswalk of surveys",
-        "Where each survey files each method, and where they disagree.",
+        "The class of each method in each survey, and the disagreements.",
         meta={"source": "taxonomy/surveys.yaml", "door": "Taxonomy", **WIDE},
         surveys=[
             {
@@ -163,12 +163,12 @@ def _crossed(site: Site, row: View) -> View:
 
 
 def _class(site: Site, node: SurveyNode) -> View:
-    """A class of another survey's tree."""
+    """Return a class of another survey's tree."""
     methods = [{"id": key, "name": site.kb[key].name} for key in node.methods if key in site.kb]
     return {"name": node.name, "methods": methods, "children": [_class(site, child) for child in node.children]}
 
 
-# Years.
+# Years
 
 
 def _timeline(site: Site) -> str:
@@ -200,7 +200,7 @@ def _spots(site: Site, root: CategoryNode) -> list[_lineage.Spot]:
     return sorted(found, key=lambda s: (s.year, s.name.lower(), s.id))
 
 
-# Facets by category.
+# Facets by category
 
 
 def _matrix(site: Site) -> str:
@@ -210,7 +210,7 @@ def _matrix(site: Site) -> str:
     return site.page(
         "matrix.md",
         "Matrix",
-        "Facets by category with counts: what has been tried, and where nobody has been.",
+        "Facets by category with counts: known combinations and those without a known method.",
         meta={"source": "taxonomy/facets.yaml", "door": "Taxonomy"},
         matrices=matrices,
     )
@@ -240,14 +240,14 @@ def _one_matrix(site: Site, question: _finder.Question, leaves: list[str], known
     }  # fmt: skip
 
 
-# Stored questions.
+# Saved queries
 
 
 def _lists(site: Site) -> str:
     return site.page(
         "lists/index.md",
         "Lists",
-        "Questions with a name: the methods for which a condition holds.",
+        "Saved queries: the methods for which a condition holds.",
         meta={"source": "taxonomy/lists.yaml", "door": "Methods", **WIDE},
         lists=[r | {"names": [(i, site.kb[i].name) for i in islice(r["ids"], 8)]} for r in site.lists],
         n_methods=len(site.kb),
@@ -255,7 +255,7 @@ def _lists(site: Site) -> str:
 
 
 def list_page(site: Site, key: str) -> str:
-    """`lists/<id>.md`: its condition and the methods for which it holds."""
+    """Return `lists/<id>.md`: its condition and the matching methods."""
     stored = next(r for r in site.lists if r["id"] == key)
     return site.page(
         "list.md",
@@ -269,11 +269,11 @@ def list_page(site: Site, key: str) -> str:
     )
 
 
-# The finder.
+# The finder
 
 
 def finder(site: Site) -> View:
-    """What the form of the methods page offers: facets with their values and counts, and facts for each row."""
+    """Return the data of the search form: facets with their values and counts, and facts for each row."""
     counts = _finder.counts(site)
     years = sorted({m.year for m in site.kb.values()})
     categories = [

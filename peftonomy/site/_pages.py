@@ -1,8 +1,8 @@
 """Every file of the site's source: pages, API, calculator data and assets, from the knowledge base alone.
 
-No mkdocs, no clock, no network: the same knowledge base gives the same bytes. Markdown pages hold plain headings (for
-the table of contents and search) and blocks of HTML between them, written by templates that escape whatever comes
-from an entry.
+No mkdocs, no clock, no network: the same knowledge base gives the same bytes. Markdown pages contain plain headings
+(for the table of contents and search) and blocks of HTML between them. Templates write these blocks and escape all text
+from entries.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["all_pages", "each_page"]
 
 STYLE = "peftonomy.css"
 ONLY_HERE = "katex.min.js"
-"""Runs while the site is built and is not part of it."""
+"""A script that runs while the site is built and is not part of it."""
 
 
 def all_pages(kb: KnowledgeBase, repository: str = "") -> dict[str, str | bytes]:
-    """Path -> content, sorted by path."""
+    """Return the content of every file by path, sorted."""
     return dict(sorted(each_page(Site(kb, repository), kb)))
 
 
 def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | bytes]]:
-    """Path and content of every file: the pages of the methods as they are named, then what there is but once."""
+    """Yield the path and content of every file, starting with the pages of the methods in the given order."""
     kb = site.kb
     yield from ((f"methods/{key}.md", method_page(site, kb[key])) for key in methods)
     yield from standing_pages(site)
@@ -56,7 +56,7 @@ def _assets(site: Site) -> Iterator[tuple[str, bytes]]:
 
 
 def _colours(site: Site) -> dict[int, tuple[str, str]]:
-    """The colours of the categories in the light and the dark scheme, as the style sheet has them."""
+    """Return the colours of the categories in the light and the dark scheme, from the style sheet."""
     css = Path(site.folder, "assets", STYLE).read_text(encoding="utf-8")
     found = {n: re.findall(rf"--pf-hue-{n}: (#[0-9a-f]{{6}})", css) for n in range(HUES)}
     return {n: (pair[0], pair[1]) for n, pair in found.items()}

@@ -1,8 +1,8 @@
-"""What `mkdocs serve` does after an edit: the page of the edited entry at once, every other page behind the scenes.
+"""Rebuild after an edit under `mkdocs serve`: the page of the edited entry at once, all other pages in a thread.
 
-mkdocs builds everything anew whenever a file changes. Where only entries or their modules changed, this stands in for
-it: it keeps what the last whole build made, and builds the pages whose text is another. A change of anything else is
-left to mkdocs, and so is a new entry.
+mkdocs rebuilds everything whenever a file changes. If only entries or their modules changed, this module replaces that:
+it keeps the result of the last whole build, and builds the pages whose text differs. mkdocs still handles any other
+change, and any new entry.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = ["WATCHED", "Built", "Preview", "Source", "seen"]
 
 WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
 OWN = ("methods", "reference_impls")
-"""Folders with one file for each method."""
+"""The folders with one file for each method."""
 SEARCH = "material/search"
 log = logging.getLogger("mkdocs.hooks.preview")
 
 
 @dataclass
 class Source:
-    """What a whole build was made from, and the files that it was given."""
+    """The inputs of a whole build, and its files."""
 
     kb: KnowledgeBase
     seen: dict[Path, bytes | int]
@@ -47,7 +47,7 @@ class Source:
 
 @dataclass
 class Built:
-    """A whole build, with what mkdocs builds its pages with."""
+    """A whole build, with the objects by which mkdocs builds its pages."""
 
     source: Source
     config: MkDocsConfig
@@ -55,11 +55,11 @@ class Built:
     nav: Navigation
     env: jinja2.Environment
     indexed: bool = True
-    """Whether the search index that is written knows every page as it is now."""
+    """True if the written search index is up to date for every page."""
 
 
 def seen(root: Path) -> dict[Path, bytes | int]:
-    """What a build reads: the content of each entry, and of all else when it was changed."""
+    """Return the state of a build's inputs: the content of each entry, and the modification time of all other files."""
     return dict(_seen(root))
 
 
@@ -67,7 +67,7 @@ def _seen(root: Path) -> Iterator[tuple[Path, bytes | int]]:
     for folder in WATCHED:
         for path in sorted((root / folder).rglob("*")):
             if folder == "methods":
-                if path.suffix == ".yaml":  # editors leave other files there for a moment
+                if path.suffix == ".yaml":  # editors create temporary files there
                     yield path, path.read_bytes()
             elif path.is_file() and "__pycache__" not in path.parts:
                 yield path, path.stat().st_mtime_ns
@@ -76,8 +76,8 @@ def _seen(root: Path) -> Iterator[tuple[Path, bytes | int]]:
 class Preview:
     """A builder for the server of mkdocs.
 
-    whole: mkdocs's own builder. built: gives the last whole build. What a browser asks for while this runs waits for
-    it, so all but the pages of the edited entries is made in a thread, which the next edit ends.
+    whole: mkdocs's own builder. built: returns the last whole build. Browser requests wait while this runs. Therefore
+    only the pages of the edited entries are built here. A thread builds the others, and the next edit stops it.
     """
 
     def __init__(self, whole: Callable[[], None], built: Callable[[], Built]):
@@ -108,7 +108,7 @@ class Preview:
         self._thread.start()
 
     def end(self) -> None:
-        """Leave what is still to be made."""
+        """Stop the thread; unfinished pages are not built."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -121,7 +121,7 @@ class Preview:
 
 
 def _place(built: Built, pages: Iterable[tuple[str, str | bytes]], stop: threading.Event | None = None) -> None:
-    """Build those of the files that are not as they were. Raises DataError."""
+    """Build the changed files. Raises DataError."""
     made = built.source.made
     for path, content in pages:
         if stop is not None and stop.is_set():
@@ -141,14 +141,14 @@ def _place(built: Built, pages: Iterable[tuple[str, str | bytes]], stop: threadi
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All at once: the server may be reading."""
+    """Write a file in one step, because the server may be reading it."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     part.replace(path)
 
 
 def _build(built: Built, page: Page) -> None:
-    """As mkdocs does it in a whole build, but for what the search index says of the page already."""
+    """Build a page as mkdocs does in a whole build, after removing its previous text from the search index."""
     index: Any = built.config.plugins[SEARCH]
     index.search_index.entries = [e for e in index.search_index.entries if _page(e["location"]) != page.url]
     built.indexed = False

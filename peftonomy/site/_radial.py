@@ -1,7 +1,7 @@
-"""The taxonomy as one radial picture: categories as rings, methods on the rim, relations as curves through the middle.
+"""Draw the taxonomy as one radial picture: categories as rings, methods on the rim, relations as curves.
 
-Made here, as text, from the knowledge base alone: the same input gives the same picture, its links are real ones and
-it needs no script. Colours come from the site's style sheet by class; `standalone` writes them into the file instead.
+The picture is text from the knowledge base alone: the same input gives the same picture, its links are real links and
+it needs no script. The site's style sheet sets the colours by class; `standalone` writes them into the file instead.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ._svg import element
 __all__ = ["Edge", "Leaf", "Node", "nested", "picture", "standalone"]
 
 SIZE, RIM, RING, GAP = 1050, 350, 22, 3
-"""Width of the picture, radius of the rim, width of a ring and the gap between rings, in user units."""
+"""The width of the picture, the radius of the rim, the width of a ring and the gap between rings, in user units."""
 LONGEST = 22
-"""Characters of a name that there is room for."""
+"""The number of characters of a name that fit."""
 BETWEEN_LEAVES, BETWEEN_ROOTS = 0.5, 1.4
-"""Space between neighbouring categories, in slots of one method."""
+"""The space after a category's methods and after a root, in slots of one method."""
 TURN = -math.pi / 2
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A method on the rim; one without `href` is only named by the taxonomy."""
+    """A method on the rim. Without `href` it is a method that only the taxonomy names."""
 
     id: str
     name: str
@@ -36,12 +36,12 @@ class Leaf:
     href: str | None = None
     summary: str = ""
     facets: str = ""
-    """What filters ask, as words `question:value`."""
+    """The tokens for filters, as words `question:value`."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A category with its own methods and its parts."""
+    """A category with its own methods and its subcategories."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Node:
 
     @property
     def depth(self) -> int:
-        """How many rings it and its parts take."""
+        """The number of rings of the category and its subcategories."""
         return 1 + max((c.depth for c in self.children), default=0)
 
 
@@ -69,7 +69,7 @@ class Edge:
 
 @dataclass
 class _Layout:
-    """Angles: of every method, and from where to where each category reaches."""
+    """The angle of every method, and the range of angles of each category."""
 
     angle: dict[str, float] = field(default_factory=dict)
     span: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Layout:
 
 
 def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True, title: str = "Taxonomy") -> Markup:
-    """The picture as inline SVG."""
+    """Return the picture as inline SVG."""
     layout, rings = _laid_out(roots), max((r.depth for r in roots), default=1)
     middle = SIZE / 2
     reach = middle if labels else RIM + 16
@@ -91,7 +91,7 @@ def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True
 
 
 def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
-    """The picture as a file of its own, its colours (light, dark) inside; links go from `assets/` to the pages."""
+    """Return the picture as a separate file with its colours (light, dark); links go from `assets/` to the pages."""
     rules = [
         "text{font-family:system-ui,sans-serif} .arc{fill:var(--pf-hue);fill-opacity:.16} .arc--root{fill-opacity:.85}",
         ".edge{fill:none;stroke:#8a938f;stroke-opacity:.4;stroke-width:1.3} .arcname{fill:#fff;font-weight:600}",
@@ -113,7 +113,7 @@ def _walk(nodes: Sequence[Node]) -> Iterator[Node]:
 
 
 def _laid_out(roots: Sequence[Node]) -> _Layout:
-    """Every method gets a slot of equal angle, in the order of the tree; an empty category gets one slot as well."""
+    """Assign every method a slot of equal angle, in the order of the tree; an empty category gets one slot too."""
     layout, at = _Layout(), 0.0
     raw: dict[str, float] = {}
     spans: dict[str, tuple[float, float]] = {}
@@ -155,14 +155,14 @@ def _sector(start: float, stop: float, inner: float, outer: float) -> str:
 
 
 def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, labels: bool) -> Markup:
-    """The node's arc and those of its parts; what has no parts reaches to the outermost ring."""
+    """Return the arcs of the node and its subcategories; a leaf category extends to the outermost ring."""
     start, stop = layout.span[node.id]
     inner, outermost = radius + RING + GAP, radius + (rings - level) * (RING + GAP) - GAP
     ends = not node.children
     shape = _sector(start, stop, radius, outermost if ends and level else radius + RING)
     kind = "arc arc--root" if level == 0 else "arc" if node.leaves or node.children else "arc arc--empty"
     arc = element("path", element("title", node.name), class_=kind, d=shape)
-    # The list beside the picture has the same links, so these need no stop of their own.
+    # The list beside the picture has the same links, so these need no tab stop.
     parts = [element("a", arc, href=node.href, tabindex=-1, aria_hidden="true") if labels and node.href else arc]
     if ends and level == 0 and rings > 1:
         parts.append(element("path", class_="arc", d=_sector(start, stop, inner, outermost)))
@@ -173,10 +173,10 @@ def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, la
 
 
 def _arc_name(node: Node, start: float, stop: float, radius: float) -> Markup:
-    """The category's name along its arc, where there is room for it."""
+    """Return the category's name along its arc, if it fits."""
     if (stop - start) * radius < 7.6 * len(node.name) + 10:
         return Markup("")
-    below = math.sin((start + stop) / 2) > 0.15  # there it runs the other way, so as not to stand on its head
+    below = math.sin((start + stop) / 2) > 0.15  # there the text runs backwards to stay upright
     first, last, sweep = (stop, start, 0) if below else (start, stop, 1)
     r = radius + (4.5 if below else -4.5)
     line = f"M{_point(first, r)}A{r:g} {r:g} 0 {int(stop - start > math.pi)} {sweep} {_point(last, r)}"
@@ -186,7 +186,7 @@ def _arc_name(node: Node, start: float, stop: float, radius: float) -> Markup:
 
 
 def _edge(edge: Edge, layout: _Layout, radius: float) -> Markup:
-    """A curve that keeps to the rim between neighbours and passes near the middle between opposites."""
+    """Return a curve that stays at the rim between neighbours and passes near the middle between opposites."""
     a, b = layout.angle[edge.source], layout.angle[edge.target]
     apart = abs(math.remainder(a - b, 2 * math.pi)) / math.pi
     pull = radius * (0.86 - 0.8 * min(1.0, apart * 1.15))
@@ -208,7 +208,7 @@ def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
 
 
 def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
-    """The name outside the rim, read outwards on the right and inwards on the left."""
+    """Return the name outside the rim, which reads outwards on the right and inwards on the left."""
     x, y = _point(angle, RIM + 13).split()
     flipped = math.cos(angle) < 0
     turn = f"rotate({math.degrees(angle) + (180 if flipped else 0):.2f} {x} {y})"
@@ -219,7 +219,7 @@ def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
 
 
 def nested(nodes: Sequence[Node]) -> Markup:
-    """The same tree as a nested list: for phones, screen readers and pages without script."""
+    """Return the same tree as a nested list, for phones, screen readers and pages without script."""
     return element("ul", *map(_item, nodes)) if nodes else Markup("")
 
 

@@ -1,7 +1,7 @@
-"""JSON Schemas of the API: what each of its files holds, as records from which the schemas are generated.
+"""JSON Schemas of the API: records that describe its files, from which the schemas are generated.
 
-Fields may be added within version 1, so the schemas allow more than they name; the tests close them, and so a field
-that is written but not described here fails.
+Fields may be added within version 1, so the schemas allow additional fields. The tests disallow them, so that a written
+but undescribed field fails.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
-from ..schema.method import MethodEntry, Properties
+from ..schema.method import MethodEntry
+from ..schema.tensors import Properties
 
 __all__ = ["SCHEMAS", "schema"]
 
@@ -20,34 +21,34 @@ Value = bool | int | float | str
 
 
 class Record(BaseModel):
-    """A part of an answer; its docstrings are the descriptions in the schema."""
+    """A part of a response. Its docstrings are the descriptions in the schema."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Answer(Record):
-    """A whole file."""
+    """A complete file."""
 
     schema_version: str = Field(pattern=r"^1\.\d+$")
-    """Version of the API; the first number changes when a field changes its meaning or goes away."""
+    """The version of the API. The first number changes when a field changes its meaning or is removed."""
 
 
-# Costs and methods.
+# Costs and methods
 
 
 class TensorCost(Record):
-    """One declared tensor at all the places where it has the same shape."""
+    """One declared tensor at all locations where it has the same shape."""
 
     name: str
     per: str
-    """The scope: one for each what."""
+    """The scope: `site`, `role`, `layer` and so on."""
     shape: list[int] | None
     count: int
-    """Entries of one such tensor."""
+    """The number of entries of one such tensor."""
     sites: int
-    """How many there are."""
+    """The number of these tensors."""
     total: int
-    """Count times sites."""
+    """`count` times `sites`."""
     trained: int
     stored: int
     stored_bits: int
@@ -58,92 +59,92 @@ class TensorCost(Record):
 
 
 class Cost(Record):
-    """What a method costs on a model: three ledgers in numbers, with what they were derived from."""
+    """The counts of a method on a model: three ledgers, with the tensors from which they are derived."""
 
     method: str
     model: str
     hyperparameters: dict[str, Value]
     targets: list[str]
-    """Roles of the modules that the method acts on."""
+    """The roles of the targeted modules."""
     target_modules: list[str] | str | None
-    """The modules by name, where they were chosen so."""
+    """The targeted modules by name, if they were selected by name."""
     task: str
     dtype: str
     trained: int
-    """Numbers that the optimiser updates, a new task head excluded."""
+    """Entries that the optimiser updates, without a new task head."""
     stored: int
-    """Numbers that one task's checkpoint must hold."""
+    """Values and positions that one task's checkpoint must contain."""
     stored_bits: int
-    """Mask bits beside them."""
+    """Mask bits in the checkpoint, beside `stored`."""
     stored_bytes: int
-    """All of it in bytes, values in `dtype`."""
+    """The size of `stored` and `stored_bits` in bytes, with values in `dtype`."""
     shared: int
-    """Numbers held once for all tasks."""
+    """Values stored once for all tasks."""
     served: int
-    """Numbers that remain at inference beyond the backbone."""
+    """Values that remain at inference beyond the backbone."""
     served_bits: int
     head: int
-    """A newly initialised task head, in none of the ledgers."""
+    """Parameters of a newly initialised task head, which no ledger includes."""
     backbone: int
     """Parameters of the published model, tied weights once."""
     base_bytes: int
-    """The frozen model as the method holds it."""
+    """Bytes of the frozen model in the method's storage format."""
     percent: float
-    """Trained in percent of the backbone."""
+    """`trained` in percent of `backbone`."""
     tensors: list[TensorCost]
 
 
 class Related(Record):
-    """A relation of the method, seen from its side."""
+    """A relation of the method, in the direction from the method."""
 
     type: str
     name: str
-    """The relation in words, from this side."""
+    """The relation in words, in this direction."""
     method: str
     note: str
     source: str
 
 
 class FactLevel(Record):
-    """One fact of an entry, and how it is known."""
+    """One fact of an entry, with its level of evidence."""
 
     field: str
-    """Its place in the entry."""
+    """The dotted path of the field in the entry."""
     level: Literal["run", "read", "second_hand", "unread"]
     by: str
-    """What it is known from: a source, a recording of the authors' code, a library."""
+    """The evidence: a source, a recording of the authors' code, or a library."""
 
 
 class EvidenceTally(Record):
-    """How the facts of an entry are known."""
+    """The evidence for the facts of an entry."""
 
     counts: dict[str, int]
-    """How many facts there are of each level."""
+    """The number of facts of each level."""
     facts: list[FactLevel]
 
 
 class PropertiesRecord(Properties):
-    """What holds of the adapted model, with what follows from the tensors."""
+    """Properties of the adapted model, including those derived from the tensors."""
 
     merge: Merge
-    """Whether the change can be folded into the weights."""
+    """`exact` if the change can be merged into the weights, else `none`."""
 
 
 class EntryRecord(MethodEntry):
-    """One PEFT method, as `methods/<id>.yaml` has it, and what follows from its tensors."""
+    """One PEFT method as in `methods/<id>.yaml`, with values derived from its tensors."""
 
     properties: PropertiesRecord
 
 
 class MethodRecord(EntryRecord):
-    """An entry with what is derived from it and from others."""
+    """An entry with values derived from it and from other entries."""
 
     evidence: EvidenceTally
-    """How each fact of the entry is known."""
+    """The evidence for each fact of the entry."""
     related: list[Related]
-    """Relations both ways, those that other entries declare included."""
+    """Relations in both directions, including those that other entries declare."""
     costs: list[Cost]
-    """At the default setting on the example models."""
+    """The costs at the default setting on the example models."""
 
 
 class MethodAnswer(Answer):
@@ -152,11 +153,11 @@ class MethodAnswer(Answer):
     method: MethodRecord
 
 
-# Models.
+# Models
 
 
 class Slice(Record):
-    """Rows of a fused module that play a role of their own."""
+    """Rows of a fused module with their own role."""
 
     role: str
     start: int
@@ -164,16 +165,16 @@ class Slice(Record):
 
 
 class Module(Record):
-    """A module, or the same one in several layers."""
+    """A module, or the same module in several layers."""
 
     path: str
-    """Its name; `{layer}` stands for each of `layers`."""
+    """The name of the module; `{layer}` stands for each of `layers`."""
     role: str
     stack: str
     layers: list[int]
     kind: str
     parameters: dict[str, list[int]]
-    """Suffix to shape; none where it is tied to another module."""
+    """Suffix to shape; empty if the module is tied to another one."""
     slices: list[Slice]
     head: bool
     pretrained: bool
@@ -188,10 +189,10 @@ class Model(Record):
     kind: Literal["encoder", "decoder", "encoder_decoder"]
     source: str | None
     config: dict[str, Any]
-    """The fields of its config.json that matter here."""
+    """The fields of its config.json that affect the counts."""
     dims: dict[str, int]
     parameters: int
-    """Tied weights once."""
+    """The number of parameters, tied weights once."""
     default_task: str
     tasks: list[str]
     modules: list[Module]
@@ -203,7 +204,7 @@ class ModelAnswer(Answer):
     model: Model
 
 
-# The taxonomy.
+# The taxonomy
 
 
 class Category(Record):
@@ -214,7 +215,7 @@ class Category(Record):
     definition: str
     source: str
     methods: list[str]
-    """Ids of the methods in exactly this place."""
+    """The ids of the methods in exactly this category."""
     children: list[Category]
 
 
@@ -231,7 +232,7 @@ class FacetValue(Record):
 
 
 class Facet(Record):
-    """A question that every method answers."""
+    """A property of every method."""
 
     name: str
     meaning: str
@@ -259,7 +260,7 @@ class VocabularyAnswer(Answer):
 
 
 class StoredList(Record):
-    """A question with a name, and its answer."""
+    """A saved query and its result."""
 
     id: str
     name: str
@@ -267,7 +268,7 @@ class StoredList(Record):
     where: str
     """The condition, in the language of `peftonomy methods --where PREDICATE`."""
     model: str | None
-    """The model on which costs in the condition are meant."""
+    """The model for costs in the condition."""
     methods: list[str]
 
 
@@ -287,7 +288,7 @@ class Node(Record):
 
 
 class Edge(Record):
-    """From the younger to the older, from a part to its whole."""
+    """A link from the younger to the older node, or from a part to its whole."""
 
     source: str
     target: str
@@ -302,7 +303,7 @@ class GraphAnswer(Answer):
     edges: list[Edge]
 
 
-# Surveys and sources.
+# Surveys and sources
 
 
 class SurveyClass(Record):
@@ -311,7 +312,7 @@ class SurveyClass(Record):
     id: str
     name: str
     like: str | None
-    """The category here that it corresponds to."""
+    """Our category that corresponds to it."""
     maps_to: list[str]
     methods: list[str]
     children: list[SurveyClass]
@@ -328,19 +329,19 @@ class Survey(Record):
 
 
 class Place(Record):
-    """A class of a survey in which a method stands."""
+    """A class of a survey that contains the method."""
 
     survey: str
     path: list[str]
-    """Names of the classes from the root."""
+    """The names of the classes from the root."""
     class_: list[str] = Field(alias="class")
-    """Their ids."""
+    """The ids of the classes."""
     like: str | None
     stands: Literal["agrees", "differs", "other axis"]
 
 
 class Filed(Record):
-    """A method with its places in other surveys."""
+    """A method with its classes in other surveys."""
 
     method: str
     name: str
@@ -388,9 +389,9 @@ class Experiment(Record):
     note: str
     source: str
     computed: int | float | None
-    """The quantity by our count; null where nobody can recompute it."""
+    """The quantity by our count; null if it cannot be recomputed."""
     method_alone: int | float | None
-    """The method's trained numbers, without a head or other parts."""
+    """The method's trained entries, without a head or other parts."""
     difference: int | float | None
     agreement: str | None
 
@@ -422,7 +423,7 @@ class ReferencesAnswer(Answer):
     references: list[Reference]
 
 
-# The index.
+# The index
 
 
 class MethodHead(Record):
@@ -450,7 +451,7 @@ class ModelHead(Record):
 
 
 class ListHead(Record):
-    """A stored list in short."""
+    """A saved query in short."""
 
     id: str
     name: str
@@ -464,7 +465,7 @@ class IndexAnswer(Answer):
     models: list[ModelHead]
     lists: list[ListHead]
     files: dict[str, str]
-    """Every file of the API, with `<id>` where there are many, and what it holds."""
+    """Every file of the API with its content; `<id>` stands for each of many."""
 
 
 class DeviationRow(Record):
@@ -473,11 +474,11 @@ class DeviationRow(Record):
     method: str
     library: str
     against: Literal["reference", "paper"]
-    """What the library is held against."""
+    """The standard of comparison: the reference implementation or the paper."""
     about: str
-    """What the difference is about."""
+    """The subject of the difference."""
     effect: Literal["counts", "outputs", "none"]
-    """What it changes of the trained model."""
+    """The effect on the trained model."""
     note: str
     source: str
 
@@ -503,9 +504,9 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "deviations": (DeviationsAnswer, "deviations.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
-"""Kind -> its record, and the file that it describes; an entry and a cost are parts of files."""
+"""Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of one kind."""
+    """Return the JSON Schema of one kind."""
     return {"$schema": DRAFT, **SCHEMAS[kind][0].model_json_schema()}

@@ -1,4 +1,4 @@
-"""What all pages share: the knowledge base, templates, formulas, colours, citations and small views of them."""
+"""Shared parts of all pages: the knowledge base, templates, formulas, colours, citations and small views."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ._text import count, front_matter, inline, percent, safe_url
 __all__ = ["HUES", "Site", "View"]
 
 HUES = 8
-"""Colours that the style sheet has for the roots of the category tree."""
+"""The number of colours in the style sheet for the roots of the category tree."""
 MOST_AUTHORS = 8
 KINDS = {"encoder": "encoder", "decoder": "decoder only", "encoder_decoder": "encoder and decoder"}
 
 View = dict[str, Any]
-"""What a template is given for one thing."""
+"""The values of one item for a template."""
 
 
 class Site:
-    """One knowledge base with what is needed to write pages about it."""
+    """One knowledge base with the tools for writing pages about it."""
 
     def __init__(self, kb: KnowledgeBase, repository: str = ""):
         self.kb, self.repository = kb, _address(repository)
@@ -42,25 +42,25 @@ class Site:
         self.tex, self.env = _tex(self.folder), _environment(self.folder)
 
     def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
-        """A markdown page with its head.
+        """Return a markdown page with its front matter.
 
-        meta: what the theme reads besides the title: `source` (the file behind an edit link), `door` (the menu entry
-        that the page lies behind), `hide`, `search`, `calculator`.
+        meta: further fields for the theme: `source` (the file behind an edit link), `door` (the menu entry that
+        contains the page), `hide`, `search`, `calculator`.
         """
         head = front_matter(title=title, description=description, **(meta or {}))
         return head + self.env.get_template(template).render(heading=Markup(inline(title)), **values)
 
-    # What there is.
+    # Contents
 
     @cached_property
     def settings(self) -> View:
-        """`site/settings.yaml`: what is shown by way of example."""
+        """The content of `site/settings.yaml`: the examples for the pages."""
         path = self.folder / "settings.yaml"
         return dict(load_yaml(path, self.kb.shown(path)).data)
 
     @cached_property
     def examples(self) -> list[str]:
-        """The models that stand for all others where there is no script."""
+        """The example models, which represent all others in pages without script."""
         named = [m for m in self.settings["examples"] if m in self.kb.models]
         return named or list(self.kb.models)[:2]
 
@@ -72,18 +72,18 @@ class Site:
 
     @cached_property
     def survey(self) -> str:
-        """The source whose tree the taxonomy is: the one that the settings name, else that of most categories."""
+        """The source of the taxonomy's tree: the one in the settings, else the source of most categories."""
         named = str(self.settings.get("survey", {}).get("source", ""))
         sources = [n.source.partition("#")[0] for n in self.kb.taxonomy.categories.values()]
         return named if named in self.kb.references else max(sources, key=sources.count)
 
     def library(self, key: str) -> str:
-        """A library's name."""
+        """Return a library's name."""
         return str(self.settings["libraries"].get(key, key.replace("_", " ")))
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How much there is."""
+        """The numbers of methods, models, families and recomputed claims."""
         return {
             "methods": len(self.kb),
             "models": len(self.kb.models),
@@ -91,18 +91,18 @@ class Site:
             "claims": sum(c.verdict not in (None, "unverifiable") for m in self.kb.values() for c in m.entry.claims),
         }
 
-    # Categories.
+    # Categories
 
     @cached_property
     def _hues(self) -> dict[str, int]:
         return {root.id: i % HUES for i, root in enumerate(self.kb.taxonomy.tree)}
 
     def hue(self, category: str) -> int:
-        """The colour of a category: that of its root."""
+        """Return the colour of a category, which is its root's colour."""
         return self._hues.get(category.partition(".")[0], 0)
 
     def trail(self, category: str) -> list[tuple[str, str]]:
-        """Names and pages from the list of methods down to a category."""
+        """Return names and pages from the list of methods down to a category."""
         nodes, parts = self.kb.taxonomy.categories, category.split(".")
         keys = [".".join(parts[: i + 1]) for i in range(len(parts))]
         return [
@@ -111,7 +111,7 @@ class Site:
         ]
 
     def groups(self, prefix: str = "", among: Set[str] | None = None) -> list[View]:
-        """The methods by category in the order of the tree, empty categories left out.
+        """Return the methods by category in the order of the tree, without empty categories.
 
         prefix: only below this category. among: only these methods.
         """
@@ -126,7 +126,7 @@ class Site:
         return found
 
     def in_category(self, key: str) -> list[Method]:
-        """The methods of exactly this category, oldest first."""
+        """Return the methods of exactly this category, oldest first."""
         return self._by_category.get(key, [])
 
     @cached_property
@@ -138,7 +138,7 @@ class Site:
 
     @cached_property
     def lists(self) -> list[View]:
-        """Every stored list with the methods in it (the keys of `ids`, in order)."""
+        """Every saved query with its methods (the keys of `ids`, in order)."""
         found = []
         for key, stored in self.kb.taxonomy.lists.items():
             ids = dict.fromkeys(self.kb.stored_list(key).ids)
@@ -157,17 +157,17 @@ class Site:
             "example": self.cost(method, self.examples[0]).get("trained", "–"),
         }  # fmt: skip
 
-    # Costs and citations.
+    # Costs and citations
 
     def cost(self, method: Method, model: str) -> View:
-        """The ledgers at the default setting, or `problem`: why there are none."""
+        """Return the ledgers at the default setting, or the reason for their absence as `problem`."""
         if (method.id, model) not in self._costs:
             self._costs[method.id, model] = self._cost(method, model)
         return self._costs[method.id, model]
 
     def _cost(self, method: Method, model: str) -> View:
         try:
-            # Laid out here and forgotten: held, the plans of all methods on all models would fill the memory.
+            # The plan is not cached: the plans of all methods on all models would fill the memory.
             found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
             return {"problem": str(error), "exact": None}
@@ -178,7 +178,7 @@ class Site:
         }  # fmt: skip
 
     def cite(self, text: str | None) -> View | None:
-        """A citation `key#locator` for the `cite` macro."""
+        """Return a citation `key#locator` for the `cite` macro."""
         if not text:
             return None
         key, _, locator = text.partition("#")
@@ -192,7 +192,7 @@ class Site:
         }  # fmt: skip
 
     def reference(self, key: str) -> View:
-        """A source with all that is printed of it."""
+        """Return a source with all its printed fields."""
         found = self.kb.references[key]
         names = [*found.authors[:MOST_AUTHORS], *(["and others"] if len(found.authors) > MOST_AUTHORS else [])]
         parts = (", ".join(names), found.venue, found.year)
@@ -202,7 +202,7 @@ class Site:
         }  # fmt: skip
 
 
-# A preview makes one site after the other: these two stay.
+# A preview creates many sites in succession and shares these two.
 
 
 @cache
@@ -222,7 +222,10 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def short(reference: Reference) -> str:
-    """`Hu et al. 2022`; an organisation (in braces of its own) by its whole name, a source without authors by title."""
+    """Return a short citation such as `Hu et al. 2022`.
+
+    An organisation (in its own braces) appears by its full name, a source without authors by its title.
+    """
     raw = re.split(r"\s+and\s+", reference.fields.get("author", ""))
     names = [a if r.startswith("{") else a.split()[-1] for a, r in zip(reference.authors, raw, strict=False)]
     if not names:
@@ -240,7 +243,7 @@ def _links(reference: Reference) -> list[View]:
 
 
 def _address(repository: str) -> str:
-    """The repository's address without a slash at its end; nothing if none is named."""
+    """Return the repository's address without a trailing slash; "" if there is none."""
     if repository and not safe_url(repository):
         expected = "an address such as https://example.org/owner/name"
         raise UsageError(f"repository: found {repository!r}; expected {expected}")
@@ -248,5 +251,5 @@ def _address(repository: str) -> str:
 
 
 def _beside(here: Path, packaged: Path) -> Path:
-    """A folder beside the data, else the one that comes with the package."""
+    """Return a folder beside the data, or else the packaged one."""
     return here if here.is_dir() else packaged

@@ -1,9 +1,8 @@
-"""The hyperparameter that sets a method's size: what is asked for when a page wants "as much as fits the budget".
+"""Determine the hyperparameter that sets a method's size, for queries such as "as much as fits the budget".
 
-It is derived, not declared: the first whole number with which the trained count only ever grows, and that has at least
-half the effect (when doubled, on what is trained and on what is stored) of the one with the most. Upper bounds that
-conditions state for it are collected as well, so that the search in the page (`site/assets/engine.js`) begins below
-them.
+It is derived, not declared. It is the first integer hyperparameter for which two conditions hold. The trained count
+only grows with it. Doubling it has at least half the largest effect on the trained and stored counts. Its upper
+bounds from conditions are collected too, so that the search in the page (`site/assets/engine.js`) starts below them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 
 
 def hyperparameter(method: Method, models: Sequence[str]) -> str:
-    """The name of the hyperparameter that sets the size, "" if there is none."""
+    """Return the name of the hyperparameter that sets the size, "" if there is none."""
     wholes = [n for n, h in method.entry.hyperparameters.items() if h.type == "int"]
     effects = {name: max((_effect(method, name, model) for model in models), default=0.0) for name in wholes}
     most = max(effects.values(), default=0.0)
@@ -35,12 +34,15 @@ def hyperparameter(method: Method, models: Sequence[str]) -> str:
 
 
 def _effect(method: Method, name: str, model: str) -> float:
-    """In powers of two, how trained and stored grow when the default is doubled; 0 if trained does not always grow."""
+    """Return the growth of trained and stored, in powers of two, for a doubled default.
+
+    The result is 0 if trained does not always grow.
+    """
     try:
         plan = method.plan(model)
         usual = plan.cost({})
         doubled = plan.cost({name: 2 * int(usual.hyperparameters[name])})
-    except UsageError:  # outside the domain, or nothing to act on
+    except UsageError:  # outside the domain, or no targets
         return 0.0
     if not 0 < usual.trained < doubled.trained or not _grows(plan, name):
         return 0.0
@@ -49,7 +51,7 @@ def _effect(method: Method, name: str, model: str) -> float:
 
 
 def _grows(plan: Plan, name: str) -> bool:
-    """Whether a larger value never makes less trained or stored, and the largest still makes more."""
+    """Return True if larger values never reduce trained or stored, and the largest increases them."""
     found = []
     for value in TRIED:
         with contextlib.suppress(UsageError):
@@ -60,7 +62,7 @@ def _grows(plan: Plan, name: str) -> bool:
 
 
 def names(parts: Sequence[Part], size: str) -> list[str]:
-    """What each part calls the hyperparameter `size` of the first; "" where it has no name of its own for it."""
+    """Return each part's name for the first part's hyperparameter `size`; "" if it has none."""
     called = [size]
     for part in parts[1:]:
         above = called[part.parent]
@@ -69,7 +71,7 @@ def names(parts: Sequence[Part], size: str) -> list[str]:
 
 
 def bounds(entry: MethodEntry, name: str) -> dict[str, list[Formula]]:
-    """Upper bounds that the domains ("") and the conditions of each tensor state for a hyperparameter."""
+    """Return the upper bounds of a hyperparameter in the domains ("") and in the conditions of each tensor."""
     if not name:
         return {}
     domains = [h.domain for h in entry.hyperparameters.values() if h.domain is not None]
@@ -81,7 +83,7 @@ def bounds(entry: MethodEntry, name: str) -> dict[str, list[Formula]]:
 
 
 def _upper(condition: Formula, name: str) -> Iterator[Formula]:
-    """`x` of each `name <= x`, `name < x` and `x % name == 0` that must hold together with the rest."""
+    """Yield `x` of each `name <= x`, `name < x` and `x % name == 0` in a conjunction."""
     tree = ast.parse(condition.source, mode="eval").body
     for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
         if isinstance(part, ast.Compare):

@@ -1,4 +1,4 @@
-"""A survey's experiments recomputed, and other surveys' trees beside ours: plain data for pages and for the API."""
+"""Recompute a survey's experiments, and compare other surveys' trees with ours: plain data for pages and the API."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.claims import judge, printed
-from ..schema.method import Claim
+from ..schema.claims import Claim
 from ..schema.taxonomy import SurveyNode
 
 __all__ = ["AGREES", "DIFFERS", "ELSEWHERE", "crosswalk", "experiments", "filed", "tree"]
 
 View = dict[str, Any]
 AGREES, DIFFERS, ELSEWHERE = "agrees", "differs", "other axis"
-"""How a survey's class stands to our top category: its counterpart, another one, or one that cuts across ours."""
+"""The relations of a survey's class to our top category: its counterpart, another one, or a cross-cutting one."""
 
 
-# The experiments of one survey.
+# The experiments of one survey
 
 
 def experiments(kb: KnowledgeBase, key: str) -> list[View]:
-    """Every claim whose source is the survey `key`, recomputed, by model and in the order of the tree."""
+    """Return every claim from the survey `key`, recomputed, by model and in the order of the tree."""
     order = {category: i for i, category in enumerate(kb.taxonomy.categories)}
     methods = sorted(kb.values(), key=lambda m: (order.get(m.category, 0), m.year, m.id))
     models = list(kb.models)
@@ -48,7 +48,7 @@ def _experiment(method: Method, claim: Claim) -> View:
     target = printed(claim.reported)
     try:
         found = judge(method, claim)
-    except (UsageError, AssertionError):  # nobody can recompute it, and its verdict says so
+    except (UsageError, AssertionError):  # its verdict states that it cannot be recomputed
         return row
     alone = judge(method, claim.model_copy(update={"quantity": Formula.parse("trained")})).value
     row |= {"computed": _plain(found.value), "method_alone": _plain(alone)}
@@ -61,11 +61,11 @@ def _plain(value: Decimal) -> int | float:
     return int(value) if value == int(value) else float(value)
 
 
-# Where other surveys file our methods.
+# Our methods in other surveys
 
 
 def filed(kb: KnowledgeBase, method: str, category: str) -> list[View]:
-    """Every place where a survey files the method: survey, path of classes, and how its class stands to ours."""
+    """Return every class of a survey that contains the method: survey, path, and relation to our category."""
     top, found = category.partition(".")[0], []
     for key, survey in kb.taxonomy.surveys.items():
         for path in survey.filed(method):
@@ -79,7 +79,7 @@ def filed(kb: KnowledgeBase, method: str, category: str) -> list[View]:
 
 
 def crosswalk(kb: KnowledgeBase) -> list[View]:
-    """Each method that some survey files, in the order of our tree."""
+    """Return each method that some survey files, in the order of our tree."""
     taxonomy = kb.taxonomy
     known = {m.id: (m.name, m.year, m.category) for m in kb.values()}
     order = {category: i for i, category in enumerate(taxonomy.categories)}
@@ -92,7 +92,7 @@ def crosswalk(kb: KnowledgeBase) -> list[View]:
 
 
 def tree(nodes: Sequence[SurveyNode]) -> Iterator[View]:
-    """A survey's tree as plain data."""
+    """Yield a survey's tree as plain data."""
     for node in nodes:
         yield {
             "id": node.id, "name": node.name, "like": node.like, "maps_to": node.maps_to, "methods": node.methods,

@@ -1,4 +1,7 @@
-"""TeX to HTML and MathML while the site is built: KaTeX runs in an embedded V8, so pages carry no math script."""
+"""Convert TeX to HTML and MathML while the site is built.
+
+KaTeX runs in an embedded V8, so pages carry no math script.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ __all__ = ["Tex"]
 
 LONGEST = 2000
 TWICE = re.compile(r"(?<=z\n)MM(?=\d)")
-"""In the outline of KaTeX's tall ceilings and floors a command is doubled, of which browsers complain."""
+"""Matches a doubled command in the outline of KaTeX's tall ceilings and floors, which browsers report as an error."""
 
 
 class Tex:
-    """Renders formulas with the vendored KaTeX; each distinct formula once."""
+    """A renderer of formulas with the vendored KaTeX; it renders each distinct formula once."""
 
     def __init__(self, katex: Path):
         try:
@@ -26,7 +29,7 @@ class Tex:
         except ImportError:
             raise UsageError("the site needs its extra: pip install 'peftonomy[site]'") from None
         self._engine = MiniRacer()
-        weakref.finalize(self, self._engine.close)  # left to itself it can hang when Python exits
+        weakref.finalize(self, self._engine.close)  # without this it can hang when Python exits
         self._engine.eval(katex.read_text(encoding="utf-8"))
         self._engine.eval(
             "function render(tex, displayMode) {"
@@ -35,7 +38,7 @@ class Tex:
         self._done: dict[tuple[str, bool], Markup] = {}
 
     def __call__(self, tex: str, *, display: bool = False, file: str = "", field: str = "update") -> Markup:
-        """HTML with MathML inside. Raises DataError naming the entry's file when KaTeX refuses the formula."""
+        """Return HTML with MathML inside. Raises DataError with the entry's file if KaTeX rejects the formula."""
         key = (tex, display)
         if key not in self._done:
             self._done[key] = self._render(tex, display, file, field)

@@ -1,7 +1,7 @@
-"""Text from entries made safe for a page: every character shows as itself, whatever it means to HTML or Markdown.
+"""Make text from entries safe for a page: every character shows as itself, also if it is special in HTML or Markdown.
 
-Two targets. `prose` turns the small markup that entries may use into HTML of our own making; `inline` puts a single
-line where Markdown is still to run (headings), with each meaningful character as a numeric entity.
+`prose` converts the markup that entries may use to our own HTML. `inline` prepares a single line for Markdown
+(headings), with each special character as a numeric entity.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SPAN = re.compile(r"`([^`]+)`|\$([^$]+)\$|\*\*([^*]+)\*\*|(?<![\w*])\*([^*\s][^*
 
 
 def inline(text: str) -> str:
-    """`text` for a line of Markdown: what is special there becomes a numeric entity."""
+    """Return `text` for a line of Markdown, with special characters as numeric entities."""
     return SPECIAL.sub(lambda m: f"&#{ord(m[0])};", " ".join(text.split()))
 
 
 def prose(text: str, tex: Callable[[str], Markup]) -> Markup:
-    """Paragraphs and dashed lists with `code`, $math$, **strong** and *emphasis*; all else is shown as it stands."""
+    """Return paragraphs and dashed lists with `code`, $math$, **strong** and *emphasis*; the rest is unchanged."""
     blocks = [b for b in re.split(r"\n\s*\n", text.strip()) if b.strip()]
     return Markup("\n").join(_block(b, tex) for b in blocks)
 
@@ -37,7 +37,7 @@ def _block(text: str, tex: Callable[[str], Markup]) -> Markup:
 
 
 def spans(text: str, tex: Callable[[str], Markup]) -> Markup:
-    """One run of text with the inline markup of `prose`."""
+    """Return one run of text with the inline markup of `prose`."""
     text, out, last = " ".join(text.split()), Markup(""), 0
     for match in SPAN.finditer(text):
         code, math, strong, emphasis = match.groups()
@@ -54,7 +54,7 @@ def spans(text: str, tex: Callable[[str], Markup]) -> Markup:
 
 
 def front_matter(**fields: object) -> str:
-    """A YAML head. The theme prints these texts into HTML as they are, so markup is escaped here."""
+    """Return YAML front matter. The theme prints these texts into HTML unchanged, so markup is escaped here."""
     shown = {k: [_escaped(i) for i in v] if isinstance(v, list) else _escaped(v) for k, v in fields.items() if v}
     return "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()) + "---\n\n"
 
@@ -64,24 +64,24 @@ def _escaped(value: object) -> object:
 
 
 def safe_url(url: str | None) -> str | None:
-    """The address when it is plain http(s), else nothing: an entry cannot place a script behind a link."""
+    """Return the address if it is plain http(s), else None: an entry cannot place a script behind a link."""
     return url if url and re.fullmatch(r"https?://[^\s\"'<>]+", url) else None
 
 
 def count(value: float | None) -> str:
-    """A number for people: `4,194,304`; nothing known is a dash."""
+    """Return a number for readers: `4,194,304`; None becomes a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def percent(value: float) -> str:
-    """A percentage for people: two decimals, or three digits of a small one."""
+    """Return a percentage for readers: two decimals, or three digits of a small one."""
     return f"{value:.2f} %" if value >= 1 else f"{value:.3g} %"
 
 
 def volume(size: float) -> str:
-    """An amount of bytes for people: three digits of `16.8 MB`."""
+    """Return an amount of bytes for readers, with three digits: `16.8 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 999.5 or unit == "TB":
             break

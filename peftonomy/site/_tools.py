@@ -1,4 +1,4 @@
-"""The pages whose content is a tool: compare and planner. What they show comes from the engine; here is what stays."""
+"""The pages with tools: compare and planner. The engine fills in the results; this module writes the static parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 6
 
 
 def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
-    """The pages, by path."""
+    """Yield the pages with their paths."""
     wanted = site.settings.get("compare", {})
     methods = [m for m in wanted.get("methods", []) if m in site.kb.methods] or list(site.kb)[:MOST]
     model = _model(site, wanted)
@@ -40,5 +40,5 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 
 def _model(site: Site, wanted: Mapping[str, Any]) -> str:
-    """The model that the settings name, if there is one."""
+    """Return the model in the settings, or else the first example model."""
     return str(wanted["model"]) if wanted.get("model") in site.kb.models else site.examples[0]

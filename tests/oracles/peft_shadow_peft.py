@@ -17,7 +17,7 @@ def copy(ours: nn.Module, theirs: Any) -> None:
     for child in kit.attached(ours, "shadow_peft"):
         if isinstance(child, Shadow):
             for name, double in child.own.items():
-                for value in double.values():
+                for value in double.parameters():
                     backbone[name].copy_(value)
     for block in kit.blocks(ours, "layer"):
         step = block.module.get_submodule("shadow_peft")

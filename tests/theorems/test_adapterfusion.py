@@ -9,7 +9,7 @@ from torch import nn
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import adapterfusion, pfeiffer_adapter
-from reference_impls._blocks import Bottleneck
+from reference_impls._bottleneck import Bottleneck
 
 pytestmark = pytest.mark.torch
 FAMILY = "bert"

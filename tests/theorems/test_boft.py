@@ -19,7 +19,7 @@ def test_orthogonal_with_growing_reach(block: int, factors: int, reach: int) -> 
     butterfly = BOFT(16, 5, block=block, factors=factors).double()
     torch.nn.init.normal_(butterfly.R)
     one = torch.eye(16, dtype=torch.float64)
-    matrix = butterfly.turn(one)
+    matrix = butterfly.rotate(one)
     assert torch.allclose(matrix @ matrix.T, one)
     assert ((matrix.abs() > 1e-12).sum(1) == reach).all()
 

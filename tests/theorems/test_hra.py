@@ -16,7 +16,7 @@ def test_orthogonal_and_of_rank_r_from_the_identity(r: int) -> None:
     chain = HRA(11, r=r).double()
     torch.nn.init.normal_(chain.U)
     one = torch.eye(11, dtype=torch.float64)
-    matrix = chain.turn(one)
+    matrix = chain.rotate(one)
     assert torch.allclose(matrix @ matrix.T, one)
     assert torch.linalg.det(matrix).item() == pytest.approx(1)
     assert torch.linalg.matrix_rank(matrix - one, atol=1e-9) == r

@@ -23,10 +23,10 @@ def scores_by_hand(model: nn.Module, family: str) -> Tensor:
     plain, each = tiny.model(family), []
     with torch.no_grad():
         for child in children(model):
-            plain.get_submodule(vars(child)["site"].path).weight.add_(child.delta())
+            plain.get_submodule(child.site.path).weight.add_(child.delta())
     tiny.loss(plain, family).backward()
     for child in children(model):
-        gradient = plain.get_submodule(vars(child)["site"].path).weight.grad
+        gradient = plain.get_submodule(child.site.path).weight.grad
         each.append((child.delta().detach() * gradient).abs().sum() / gradient.numel() ** 0.5)
     raw = torch.stack(each)
     mean = 0.15 * raw

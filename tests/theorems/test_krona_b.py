@@ -20,7 +20,7 @@ pytestmark = pytest.mark.torch
 def test_adds_the_product_and_the_residual_to_the_output_of_the_block(family: str, residual: bool) -> None:
     model = krona_b.apply(tiny.model(family), a1=2, a2=2, scale=0.5, residual=residual)
     block = kit.blocks(model, "mlp")[0]
-    [child] = [c for c in kit.attached(model, "krona_b") if vars(c)["host"] is block.sites["mlp.up"].module]
+    [child] = [c for c in kit.attached(model, "krona_b") if c.host is block.sites["mlp.up"].module]
     for parameter in child.parameters():
         nn.init.normal_(parameter)
     seen: dict[str, Tensor] = {}

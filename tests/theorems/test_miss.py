@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from reference_impls import _kit as kit
 from reference_impls import bat, miss
 
 pytestmark = pytest.mark.torch
@@ -36,7 +37,7 @@ def test_equal_blocks_change_alike_and_zero_blocks_change_as_in_miss() -> None:
         linear.weight[2:] = 0
     child = bat.Blocks(8, 4, r=2)
     torch.nn.init.normal_(child.D)
-    vars(child)["site"] = linear
+    kit.share(child, site=linear)
     delta = child.delta()
     assert torch.allclose(delta[:, 4:], delta[:, :4])
     assert torch.allclose(delta[2:], child.D[1].repeat(1, 4))

@@ -9,7 +9,7 @@ from peftonomy.conformance import tiny
 from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import oft
-from reference_impls._turned import cayley, skew
+from reference_impls._rotated import cayley, skew
 
 pytestmark = pytest.mark.torch
 

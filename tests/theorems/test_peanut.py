@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from reference_impls import _kit as kit
 from reference_impls.peanut import Tweaker
 
 pytestmark = pytest.mark.torch
@@ -15,7 +16,7 @@ def test_equal_columns_of_the_weight_are_corrected_alike_and_the_rank_is_bounded
     linear = torch.nn.Linear(8, 6, bias=False)
     child = Tweaker(6, r=3, depth=2, act_fn="tanh", scaling=2.0)
     torch.nn.init.normal_(child.B)
-    vars(child)["site"] = linear
+    kit.share(child, site=linear)
     with torch.no_grad():
         linear.weight[:, 5] = linear.weight[:, 1]
         linear.weight[:, 6] = -linear.weight[:, 1]

@@ -91,7 +91,7 @@ def test_the_search_finds_where_a_task_changed_the_model() -> None:
         model.eval()
         best = s3delta_m.chances(model).argmax().item()
         child, kind = list(s3delta_m.candidates(model))[int(best)]
-        right += (kind, path) == ("bias", vars(child)["site"].path) if isinstance(child, s3delta_m.AtSite) else 0
+        right += (kind, path) == ("bias", child.site.path) if isinstance(child, s3delta_m.AtSite) else 0
     assert right == 2
 
 

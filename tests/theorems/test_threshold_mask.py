@@ -34,7 +34,7 @@ def test_the_score_receives_the_gradient_of_the_bit() -> None:
     model = threshold_mask.apply(tiny.model("bert"), init_sparsity=0.4, first_layer=1, targets=PAPER)
     tiny.loss(model, "bert").backward()
     by_hand = tiny.model("bert")
-    pairs = {vars(c)["site"].path: c for c in masks(model)}
+    pairs = {c.site.path: c for c in masks(model)}
     weights = {path: by_hand.get_parameter(f"{path}.weight") for path in pairs}
     originals = {path: weight.detach().clone() for path, weight in weights.items()}
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_the_score_receives_the_gradient_of_the_bit() -> None:
 
 def test_lower_layers_have_no_mask() -> None:
     model = threshold_mask.apply(tiny.model("bert"), first_layer=1, targets=PAPER)
-    paths = {vars(c)["site"].path for c in masks(model)}
+    paths = {c.site.path for c in masks(model)}
     assert not any("layer.0" in path for path in paths)
     assert len(paths) == 7      # six matrices of the upper layer, and the pooler
 

@@ -58,7 +58,7 @@ def test_pefts_classifier_gives_the_same_weights(depth: int, layerwise: bool) ->
     weights = [*([router.W_in] if depth > 1 else []), *router.W_mid, router.W_out]
     biases = [*([router.b_in] if depth > 1 else []), *router.b_mid, router.b_out]
     states, result = torch.randn(2, 4, 6), torch.nn.Module()
-    vars(result)["hidden_states"] = [states]
+    result.hidden_states = [states]
     with torch.no_grad():
         for linear, weight, bias in zip(linears, weights, biases, strict=True):
             linear.weight.copy_(weight)

@@ -1,4 +1,4 @@
-"""What informed starts of LoRA's factors share: a start that is taken out of the weight, and looking at data first."""
+"""Starts of LoRA's factors that are computed from the weight or from data."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from . import _kit as kit
 from . import lora
 
 Start = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
-"""Of a weight (d_out, d_in), a rank and a scale: the factors B (d_out, r) and A (r, d_in) to start with."""
+"""Compute the initial B (d_out, r) and A (r, d_in) from a weight (d_out, d_in), a rank and a scale."""
 
 
 @torch.no_grad()
 def apply(
     model: nn.Module, start: Start, *, r: int, alpha: float, dropout: float, targets: tuple[str, ...], name: str
 ) -> nn.Module:
-    """Put LoRA's factors beside every targeted weight, start them, and take their product out of the weight.
+    """Apply LoRA, initialise the factors with `start`, and subtract their product from the weight.
 
-    Raises ValueError where the rank is larger than that of a weight.
+    Raises ValueError if the rank is larger than the rank of a weight.
     """
     lora.apply(model, r=r, alpha=alpha, dropout=dropout, targets=targets, name=name)
     for site, child in kit.at_sites(model, name, lora.LoRA):
@@ -34,10 +34,10 @@ def apply(
 
 
 class Anchored(lora.LoRA):
-    """LoRA's factors with the start that they had, whose product is taken off beside the weight and not out of it.
+    """LoRA's factors with a copy of their initial values, whose product is subtracted from the output.
 
-    For starts that the weight alone does not give again: it stays as it was pretrained, for other tasks, and a
-    task keeps its start.
+    For starts that cannot be recomputed from the weight. The weight stays as it was pretrained and can serve other
+    tasks. Each task stores its start.
     """
 
     A_0: Tensor
@@ -50,7 +50,7 @@ class Anchored(lora.LoRA):
 
     @torch.no_grad()
     def start(self, b: Tensor, a: Tensor) -> None:
-        """Begin with these factors, (d_out, r) and (r, d_in)."""
+        """Initialise the factors with B (d_out, r) and A (r, d_in)."""
         for mine, given in ((self.B, b), (self.B_0, b), (self.A, a), (self.A_0, a)):
             mine.copy_(given)
 
@@ -62,13 +62,13 @@ class Anchored(lora.LoRA):
 
 
 def read(hosts: Sequence[nn.Module], losses: Iterable[Tensor], see: Callable[[nn.Module, Tensor], None]) -> None:
-    """While the losses are computed, call `see(host, x)` with what each host reads, x (positions, d_in)."""
+    """Compute the losses, and call `see(host, x)` with each input x (positions, d_in) of each host."""
 
     def hook(host: nn.Module, args: tuple[Tensor, ...]) -> None:
         see(host, args[0].detach().flatten(0, -2))
 
     handles = [host.register_forward_pre_hook(hook) for host in hosts]
     for _ in losses:
-        pass                            # the forward pass is all that is needed
+        pass                            # only the forward passes are needed
     for handle in handles:
         handle.remove()
