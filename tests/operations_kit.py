@@ -32,6 +32,16 @@ that are nowhere equal by chance. Its `task`, if it has one, is the task that is
 type of numbers in which torch simulates the family: its meta kernel of `_grouped_mm` refuses all but bfloat16."""
 
 
+FITTING: dict[str, dict[str, Any]] = {
+    "adamss": {"r": 7, "num_subspaces": 3}, "bat": {"r": 4}, "c3a": {"block_size": 4}, "fourierft": {"n_frequency": 9},
+    "intrinsic_said": {"d": 100}, "krona": {"a1": 4, "a2": 3}, "krona_b": {"a1": 4, "a2": 3}, "miss": {"r": 5},
+    "miss_mini": {"r": 5, "mini_r": 4}, "psoft": {"r": 5}, "randlora": {"r": 5}, "road": {"group_size": 4},
+    "shira": {"r": 3}, "uni_lora": {"theta_d_length": 50}, "vb_lora": {"vector_length": 6},
+    "waveft": {"n_frequency": 9},
+}  # fmt: skip
+"""By method, hyperparameters that fit tiny models where its own are too large."""
+
+
 @cache
 def tiny(family: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
@@ -59,6 +69,9 @@ class Case:
     targets: tuple[str, ...] | None = None
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.hyperparameters = FITTING.get(self.method, {}) | self.hyperparameters
 
     @property
     def model(self) -> dict[str, Any]:

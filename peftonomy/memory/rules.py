@@ -76,6 +76,8 @@ class Rule(Entry):
     """Whether the output is a itself where all other inputs are missing."""
     free: bool = False
     """Whether the output takes no memory, since the model holds it anyway."""
+    single: bool = False
+    """Whether torch has it for no type of fewer than four bytes."""
     live: dict[Literal["b", "c", "d"], Name] = Field(default_factory=dict)
     """The function that stands in its place where an input wants a gradient."""
     bias: bool = False

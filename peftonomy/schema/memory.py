@@ -90,10 +90,12 @@ class Act(Entry):
     """The computation of a method at every location of a scope, as functions in the language of `peftonomy.memory`.
 
     `before x` changes the input of a module or block, and `after x y` its output. `weight w` and `bias b` replace a
-    parameter. A point of the model (`embedded x`, `widen k v`) is called by its name.
+    parameter. A point of the model (`embedded x`, `widen k v`) is called by its name. `gradient g` changes the gradient
+    of a parameter of the model, and `gradient_A g` that of the tensor A.
     """
 
-    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    per: Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    """A record per `role` has no functions, only `holds`."""
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
     """`roles` and `if` restrict the locations as for a tensor."""
@@ -104,7 +106,7 @@ class Act(Entry):
     functions: Functions = {}
     """The record's functions, each by its head."""
     holds: FormulaField = Field(default=0, validate_default=True)
-    """Bytes that persist between steps, besides the method's tensors."""
+    """Bytes that persist between steps, besides the method's tensors. `width` is the bytes of one frozen parameter."""
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""
