@@ -39,7 +39,8 @@ class Asked:
         self.values: dict[str, Value] = plan.values(given)
         self.rows = plan.each(self.values)
         self.model = _model(kb, plan)
-        self.program = Program(plan, self.model, self.values, self.rows)
+        self.w, self.w_t = DTYPES[setting.dtype]
+        self.program = Program(plan, self.model, self.values, self.rows, self.w)
         operations, config = self.model.operations, self.model.config
         if self.program.eager or not operations.sdpa(config):
             setting = replace(setting, attention="eager")
@@ -47,7 +48,6 @@ class Asked:
             name = self.model.family.name
             raise UsageError(f"checkpointing: transformers does not have it for {name}; expected none")
         self.setting = setting
-        self.w, self.w_t = DTYPES[setting.dtype]
 
     def flags(self, whole: bool = False) -> Flags:
         """How the step is run."""

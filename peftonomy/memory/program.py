@@ -158,10 +158,10 @@ class Model:
 
 
 class Program:
-    """A method with hyperparameters in a model. Raises UsageError."""
+    """A method with hyperparameters in a model, whose frozen numbers have `width` bytes. Raises UsageError."""
 
-    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row]):
-        self.plan, self.model, self.rows = plan, model, rows
+    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row], width: int):
+        self.plan, self.model, self.rows, self.width = plan, model, rows, width
         self.trained: dict[tuple[str, str], list[Layers]] = {}
         self.own: dict[tuple[int, str], dict[Place, list[Own]]] = {}
         self.hooks: dict[tuple[str, str], list[Hook]] = {}
@@ -204,7 +204,7 @@ class Program:
     def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
         part, inventory = self.plan.parts[index], self.model.inventory
         measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
-        common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
+        common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
         functions = self._functions(act)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
         for spot in spots(measured, inventory, self.plan.sites[index]):

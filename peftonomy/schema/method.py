@@ -382,7 +382,7 @@ class Act(Entry):
     functions: Functions = {}
     """Its functions, each by its head."""
     holds: FormulaField = Field(default=0, validate_default=True)
-    """Bytes that stay from step to step besides the method's tensors."""
+    """Bytes that stay from step to step besides the method's tensors; `width` is those of one frozen number."""
 
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""
