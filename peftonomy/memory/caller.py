@@ -13,7 +13,7 @@ from .machine import Machine, Value, tensor
 from .program import BLOCKS, Hook, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
-from .tensor import Tensor
+from .tensor import Storage, Tensor
 
 __all__ = ["Caller"]
 
@@ -265,8 +265,9 @@ class Caller(Machine):
         results = self.apply(str(name), given, line, function)
         for record in self.tape.records[mark:]:
             if isinstance(record, Record):
-                for storage in record.kept:
-                    self.tape.free(storage)
+                for one in record.kept:
+                    if isinstance(one, Storage):
+                        self.tape.free(one)
         del self.tape.records[mark:]
         return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
 

@@ -19,10 +19,11 @@ class Storage:
 class Tensor:
     """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
 
-    key: of a parameter, which one it is; None for all others. hooked: whether a method changes its gradient.
+    key: of a parameter, which one it is; None for all others. hooked: whether a method changes its gradient. anew: if
+    the tensor is not kept but made again for the backward pass, the most bytes alive while it is made; else 0.
     """
 
-    __slots__ = ("bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
+    __slots__ = ("anew", "bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
 
     def __init__(self, shape: Any, width: int, live: bool, storage: Storage | None = None, key: Any = None):
         self.shape, self.width, self.live, self.key = shape, width, live, key
@@ -30,3 +31,4 @@ class Tensor:
         self.storage = storage if storage is not None else Storage(self.bytes, False)
         self.grad: Storage | None = None
         self.hooked = False
+        self.anew: Any = 0
