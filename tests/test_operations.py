@@ -70,7 +70,7 @@ def cases() -> Iterator[tuple[str, str, str]]:
     for method in (*METHODS, *PLAIN):
         if method != "lora":
             for setting in ("eager", "checkpointing", "mixed"):
-                yield home(method), method, setting
+                yield home(method)[0], method, setting
 
 
 @pytest.mark.torch
@@ -152,6 +152,18 @@ def test_a_tensor_more_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Step, "_keep", twice)
     assert all(predicted(Case(family, "lora")).kept > right[family] for family in FAMILIES)
+
+
+def test_a_weight_that_is_made_anew_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """QLoRA keeps what LoRA at its rank and places keeps; the backward pass makes each weight again."""
+    from peftonomy.memory.machine import SPECIAL
+
+    targets = ("attn.q", "mlp.up")
+    lora, qlora = (Case("roberta", name, targets=targets, hyperparameters={"r": 3}) for name in ("rslora", "qlora"))
+    kept, weights = predicted(lora).kept, Case("roberta", "qlora").model["hidden_size"] ** 2 * 4
+    assert predicted(qlora).kept == kept
+    monkeypatch.setitem(SPECIAL, "anew", lambda machine, x: machine.tape.hold(x))
+    assert predicted(qlora).kept > kept + weights
 
 
 # The language

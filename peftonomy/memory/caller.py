@@ -13,7 +13,7 @@ from .machine import Machine, Value, tensor
 from .program import BLOCKS, Hook, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
-from .tensor import Tensor
+from .tensor import Storage, Tensor
 
 __all__ = ["Caller"]
 
@@ -275,8 +275,9 @@ class Caller(Machine):
         """Let go what autograd kept from there on."""
         for record in self.tape.records[mark:]:
             if isinstance(record, Record):
-                for storage in record.kept:
-                    self.tape.free(storage)
+                for one in record.kept:
+                    if isinstance(one, Storage):
+                        self.tape.free(one)
         del self.tape.records[mark:]
 
     def _loop(self, line: Line, function: Function, values: list[Value]) -> list[Value]:

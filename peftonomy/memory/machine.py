@@ -13,7 +13,7 @@ from ..formula import Formula
 from ..schema.programs import Function, Line, compiled
 from .program import Hook, Part, Program, padded
 from .rules import Rule
-from .tape import Record, Tape
+from .tape import Anew, Record, Tape
 from .tensor import Storage, Tensor
 
 __all__ = ["HALF", "SINGLE", "Flags", "Machine", "Value", "tensor"]
@@ -191,10 +191,20 @@ class Machine:
             if hook.name == "gradient" and value.live:
                 value.hooked = partial(self._arrived, hook, self.number, value)
             if hook.name == name or (hook.name == "weight" and name not in ("weight", "bias")):
-                (made,) = self.act(hook, [value])
+                made = self._made(hook, value)
                 self.tape.free(value.storage)
                 value = made
         return value
+
+    def _made(self, hook: Hook, value: Tensor) -> Tensor:
+        """What a method makes of a parameter, which the backward pass makes `anew` if the method says so."""
+        tape = self.tape
+        start, high, tape.high = tape.now, tape.high, 0
+        made = tensor(self.act(hook, [value])[0])
+        if made.anew:
+            made.anew = max(tape.high - start, made.bytes)
+        tape.high = max(tape.high, high)
+        return made
 
     # Operations
 
@@ -287,6 +297,7 @@ class Machine:
         if self.recording:
             storages = [
                 self.tape.new(rule.sizes["own"](self.names, inputs, y, numbers)[0]) if k is None
+                else Anew(k.bytes, k.anew) if k.anew
                 else self.tape.hold(k).storage
                 for k in kept
             ]  # fmt: skip
@@ -324,6 +335,12 @@ class Machine:
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)
 
+    def again(self, x: Tensor) -> Tensor:
+        """A frozen tensor that autograd does not keep, since the backward pass makes it again."""
+        y = self.tape.hold(Tensor(x.shape, x.width, False, x.storage))
+        y.anew = y.bytes
+        return y
+
     def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> DataError:
         where = f"operations of {self.model.family.model_type}"
         if self.hook is not None:
@@ -333,7 +350,8 @@ class Machine:
 
 
 SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
-    "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "same": lambda machine, x: machine.tape.hold(x),
+    "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "anew": Machine.again,
+    "same": lambda machine, x: machine.tape.hold(x),
 }  # fmt: skip
 _evaluated: dict[Formula, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
 

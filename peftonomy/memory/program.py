@@ -216,6 +216,8 @@ class Program:
             found = measured.sizes(common, spot.dims, *args)
             if found is None or (spot.layers and not layers):
                 continue
+            if spot.suffix == "bias" and "weight" in functions and "bias" not in functions:
+                continue  # what stands in place of a weight does nothing to a bias
             self.holds += found[0] * (len(layers) if layers else spot.n)
             self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
 

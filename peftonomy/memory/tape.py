@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 from .rules import Rule
 from .tensor import Storage, Tensor
 
-__all__ = ["Record", "Tape"]
+__all__ = ["Anew", "Record", "Tape"]
+
+
+class Anew(NamedTuple):
+    """A tensor that the backward pass makes again: its bytes, and the most bytes alive while it is made."""
+
+    bytes: Any
+    most: Any
 
 
 class Record(NamedTuple):
@@ -19,19 +26,20 @@ class Record(NamedTuple):
     numbers: list[Any]
     outputs: list[Tensor]
     names: Any
-    kept: list[Storage]
+    kept: list[Storage | Anew]
 
 
 class Tape:
     """Counts bytes as they come and go.
 
-    now, peak: bytes alive, and the most of them. left, grads: of those alive, what the forward pass left and gradients
-    of parameters; at the peak, `most`. flops: operations so far.
+    now, peak: bytes alive, and the most of them. high: the most since it was set to zero. left, grads: of those alive,
+    what the forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far.
     """
 
     def __init__(self) -> None:
         self.now: Any = 0
         self.peak: Any = 0
+        self.high: Any = 0
         self.flops: Any = 0
         self.left: Any = 0
         self.grads: Any = 0
@@ -44,6 +52,8 @@ class Tape:
 
     def see(self, moment: Any) -> None:
         """A moment at which so many bytes are alive."""
+        if moment > self.high:
+            self.high = moment
         if moment > self.peak:
             self.peak, self.most = moment, (self.left, self.grads)
 
@@ -88,6 +98,7 @@ class Tape:
         given = [y.grad for y in outputs if y.grad is not None]
         passed: list[tuple[Tensor, Storage]] = []
         if given:
+            kept[:] = [self.again(k) if isinstance(k, Anew) else k for k in kept]
             y, raw = outputs[0], 0
             for output in outputs:
                 output.grad = None
@@ -119,10 +130,16 @@ class Tape:
                 self.flops += products * rule.sizes[which](names, inputs, y, numbers)[0]
             for storage in given:
                 self.free(storage)
-        for storage in kept:
-            self.free(storage)
+        for one in kept:
+            if isinstance(one, Storage):
+                self.free(one)
         for x, grad in passed:
             self.add(x, grad)
+
+    def again(self, made: Anew) -> Storage:
+        """Make a tensor again."""
+        self.see(self.now + made.most)
+        return self.new(made.bytes)
 
     def add(self, x: Tensor, grad: Storage) -> None:
         """A gradient of x, or another one, which takes a third tensor for a while."""

@@ -20,10 +20,11 @@ class Storage:
 class Tensor:
     """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
 
-    key: of a parameter, which one it is; None for all others. hooked: what a method makes of its gradient.
+    key: of a parameter, which one it is; None for all others. hooked: what a method makes of its gradient. anew: if the
+    tensor is not kept but made again for the backward pass, the most bytes alive while it is made; else 0.
     """
 
-    __slots__ = ("bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
+    __slots__ = ("anew", "bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
 
     def __init__(self, shape: Any, width: int, live: bool, storage: Storage | None = None, key: Any = None):
         self.shape, self.width, self.live, self.key = shape, width, live, key
@@ -31,3 +32,4 @@ class Tensor:
         self.storage = storage if storage is not None else Storage(self.bytes, False)
         self.grad: Storage | None = None
         self.hooked: Callable[[Storage], Storage] | None = None
+        self.anew: Any = 0
