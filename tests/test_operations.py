@@ -180,12 +180,14 @@ def test_layers_that_are_alike_are_counted(keys: str, groups: list[tuple[list[in
     assert sum(len(numbers) * (1 + more) for numbers, more in groups) == len(keys)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_counted_layers_are_as_run(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "method"), [*((family, "lora") for family in FAMILIES), ("deberta-v2", "bitfit"), ("deberta", "bitfit")]
+)
+def test_counted_layers_are_as_run(family: str, method: str) -> None:
     """Bytes kept and operations of a step are the same whether every layer is run or alike ones only count."""
     from peftonomy.memory.step import Step
 
-    asked = Case(family, "lora").asked()
+    asked = Case(family, method).asked()
     found = []
     for whole in (False, True):
         step = Step(asked.program, asked.flags(whole))
@@ -194,6 +196,37 @@ def test_counted_layers_are_as_run(family: str) -> None:
         step.back(loss)
         found.append((kept, step.tape.peak, step.tape.flops, step.tape.now))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("family", ["electra", "xlm-roberta"])
+def test_a_module_may_share_one_parameter_and_own_another(family: str) -> None:
+    model = Case(family, "lora", task="causal_lm").asked().model
+    head, table = (model.module("", -1, role) for role in ("head.lm", "embed.token"))
+    assert head is not None
+    assert table is not None
+    assert model.owner(head) is model.owner(table)
+    assert model.owner(head, "bias") is head
+
+
+def test_what_no_operation_reads_has_no_states() -> None:
+    kept, gone = (
+        predicted(Case("dinov2", "full_fine_tuning", config={"use_mask_token": mask})) for mask in (True, False)
+    )
+    assert kept.trained - gone.trained == 24
+    assert kept.optimizer_states == gone.optimizer_states
+
+
+def test_tables_are_as_wide_as_the_model() -> None:
+    """BART adds a table of a number for each word to what it predicts."""
+    one, two = (predicted(Case("bart", "full_fine_tuning", dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    assert (one.weights - 4 * one.trained, two.weights - 2 * two.trained) == (4 * 61, 2 * 61)
+
+
+def test_some_parameters_are_always_in_float32() -> None:
+    one, two = (predicted(Case("deepseek_v2", "full_fine_tuning", dtype=dtype)) for dtype in ("float32", "bfloat16"))
+    router = 6 * 6 * 24
+    assert 2 * two.weights - one.weights == 4 * router + 8 * 2  # and so are the frequencies, two buffers of two
+    assert 2 * two.optimizer_states - one.optimizer_states > 2 * 4 * router
 
 
 def test_sizes_are_three() -> None:

@@ -110,9 +110,9 @@ class Model:
                 path = ".".join(p for p in (path, module.parameters[0][0] if module.parameters else "") if p)
             for name in dict.fromkeys((module.role, path)):
                 self.modules.setdefault((module.stack, name), []).append(module)
-        start = {s.path: "" if s.outside else prefix for s in family.modules}
+        starts = {s.path: "" if s.outside else prefix for s in family.modules}
         self.tied = {
-            start[s.path] + s.path: start[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
+            starts[s.path] + s.path: starts[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
         }  # fmt: skip
         self.paths = {m.path: m for m in inventory.modules}
 
