@@ -54,10 +54,13 @@ def home(method: str) -> str:
 
 def settings(family: str) -> dict[str, dict[str, Any]]:
     """The settings in which steps of a family are simulated, by name."""
+    operations = KB.families[family].operations
+    assert operations is not None
+    able = {name: s for name, s in SETTINGS.items() if operations.checkpointing or not s.get("checkpointing")}
     only = tiny(family).get("simulated_in")
     if only is None:
-        return SETTINGS
-    return {name: {**given, "dtype": only} for name, given in SETTINGS.items() if given.get("dtype") != "mixed"}
+        return able
+    return {name: {**given, "dtype": only} for name, given in able.items() if given.get("dtype") != "mixed"}
 
 
 def cases() -> Iterator[tuple[str, str, str]]:
