@@ -37,7 +37,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "intrinsic_said": {"d": 100}, "krona": {"a1": 4, "a2": 3}, "krona_b": {"a1": 4, "a2": 3}, "miss": {"r": 5},
     "miss_mini": {"r": 5, "mini_r": 4}, "psoft": {"r": 5}, "randlora": {"r": 5}, "road": {"group_size": 4},
     "shira": {"r": 3}, "uni_lora": {"theta_d_length": 50}, "vb_lora": {"vector_length": 6},
-    "waveft": {"n_frequency": 9},
+    "waveft": {"n_frequency": 9}, "corda": {"r": 4}, "eva": {"r": 4}, "lora_ga": {"r": 4}, "olora": {"r": 4},
+    "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4},
 }  # fmt: skip
 """By method, hyperparameters that fit tiny models where its own are too large."""
 
