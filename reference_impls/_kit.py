@@ -224,8 +224,10 @@ def attach(host: Site | nn.Module, name: str, child: Child) -> list[RemovableHan
 
     At a site, `child.before(x)` returns the new input and `child.after(x, y)` the new output slice, if the child
     defines them. Returns the list of hooks that `drop` removes; append the hooks that the method registers itself.
-    Raises ValueError if the name is taken, because a method can be applied only once.
+    Raises ValueError if the name is taken, because a method can be applied only once, TypeError for another module.
     """
+    if not isinstance(child, Child):
+        raise TypeError(f"{type(child).__name__} is attached, but is no kit.Child")
     site = host if isinstance(host, Site) else None
     module = host.module if isinstance(host, Site) else host
     path = name if site is None or site.whole else f"{name}.{site.role.replace('.', '_')}"

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 
 
-class Scale(nn.Module):
+class Scale(kit.Child):
     """A factor for every output."""
 
     def __init__(self, d_out: int):

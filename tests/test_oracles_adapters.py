@@ -57,13 +57,13 @@ REFUSED |= {("dora", "deberta")}
 LOST = "the file lacks the shared matrices"
 OTHERWISE = {
     **{("vera", family): "the two diagonal matrices as full ones" for family in COUNTED_ON},
-    **{("invertible_adapter", family): "an odd width" for family in ("albert", "electra")},
-    ("ia3", "mistral"): "instead of its inside, as many numbers as the model is wide",
+    **{("invertible_adapter", family): "If the embedding size is odd" for family in ("albert", "electra")},
+    ("ia3", "mistral"): "instead of its inner activations",
     ("mtl_lora", "deberta"): "one matrix and one set of weights serve",
-    **{(method, "mistral"): "heads to be as wide as the model over" for method in ("prefix_tuning", *UNIONS)},
-    ("ia3", "llama"): "instead of its inside, as many numbers as the model is wide",
+    **{(method, "mistral"): "Assumes that the width of a head" for method in ("prefix_tuning", *UNIONS)},
+    ("ia3", "llama"): "instead of its inner activations",
     ("mtl_lora", "gpt2"): "one matrix and one set of weights serve",
-    **{(method, "llama"): "heads to be as wide as the model over" for method in ("prefix_tuning", *UNIONS)},
+    **{(method, "llama"): "Assumes that the width of a head" for method in ("prefix_tuning", *UNIONS)},
     **{(method, family): LOST for method in ("compacter", "compacter_pp")
        for family in ("roberta", "t5", "mt5", "deberta-v2")},
 }
