@@ -102,7 +102,11 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
         with pytest.raises((UsageError, RuntimeError)):
             case.simulate()
         return
-    found = case.simulate()
+    try:
+        found = case.simulate()
+    except RuntimeError as error:  # the method's start is computed where torch has no such operation
+        assert "Low precision" in str(error)
+        pytest.skip(f"torch refuses to simulate it: {error}")
     assert (ours.kept == found.kept) != (f"{method} {family} {setting}" in EXCEPTIONS), (ours.kept, found.kept)
     assert ours.peak == pytest.approx(found.peak, rel=TINY)
     assert (ours.trained, ours.optimizer_states) == (found.trained, found.optimizer_states)
