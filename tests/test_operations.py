@@ -105,7 +105,8 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
     try:
         found = case.simulate()
     except RuntimeError as error:  # the method's start is computed where torch has no such operation
-        assert "Low precision" in str(error)
+        if "Low precision" not in str(error):
+            raise
         pytest.skip(f"torch refuses to simulate it: {error}")
     assert (ours.kept == found.kept) != (f"{method} {family} {setting}" in EXCEPTIONS), (ours.kept, found.kept)
     assert ours.peak == pytest.approx(found.peak, rel=TINY)
