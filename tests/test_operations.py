@@ -78,7 +78,6 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 yield home(method), method, setting
 
 
-@pytest.mark.torch
 def chosen() -> list[tuple[str, str, str]]:
     """Choose a case for each family and for each method; with GRID=whole (`make grid`), all of them."""
     everything = sorted(set(cases()))
@@ -92,6 +91,7 @@ def chosen() -> list[tuple[str, str, str]]:
     return sorted(first.values())
 
 
+@pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "method", "setting"), chosen())
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
