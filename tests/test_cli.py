@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "no such argument": ({"lora_alfa": 3}, "lora_alfa", "lora_alpha"),
     "not understood": ({"use_dora": "maybe"}, "use_dora", "false"),
     "no such module": ({"target_modules": ["q_porj"], "rank_pattern": {}}, "q_porj", "q_proj"),
-    "a module of modules": ({"target_modules": ["self_attn"]}, "self_attn", "inside"),
+    "a module of modules": ({"target_modules": ["self_attn"]}, "self_attn", "contains modules"),
     "of another kind": ({"target_modules": ["input_layernorm"]}, "norm", "linear"),
     "no expression": ({"target_modules": "(q_proj", "layers_to_transform": None}, "(q_proj", "regular expression"),
     "no names": ({"target_modules": [1]}, "target_modules", "names"),
@@ -148,12 +148,12 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "no number for a site": ({"rank_pattern": {"v_proj": "many"}}, "rank_pattern.v_proj", "a whole number"),
     "no task": ({"task_type": "CAUSAL"}, "CAUSAL", "CAUSAL_LM"),
     "no bias": ({"bias": "some"}, "bias", "none"),
-    "no tokens": ({"trainable_token_indices": ["a"]}, "trainable_token_indices", "numbers"),
+    "no tokens": ({"trainable_token_indices": ["a"]}, "trainable_token_indices", "token ids"),
     "no weight": ({"target_parameters": ["norm.weight"]}, "norm.weight", "linear"),
     "layers that do not exist": ({"layer_replication": [[0, 99]]}, "layer_replication", "each of the 28 layers"),
     "layers of nothing": ({"layer_replication": ["all"]}, "layer_replication", "ranges"),
     "biases of shared layers": ({"layer_replication": [[0, 28], [0, 1]], "bias": "all"}, "bias", "share weights"),
-    "nothing is left": ({"exclude_modules": ["q_proj", "v_proj"]}, "target_modules", "act on"),
+    "nothing is left": ({"exclude_modules": ["q_proj", "v_proj"]}, "target_modules", "at least one module"),
 }
 
 

@@ -112,6 +112,8 @@ def test_ranks_are_correlated_as_in_the_benchmark(page: str, kb: KnowledgeBase) 
 
 def test_a_reason_stands_by_what_is_further_off(page: str) -> None:
     for row in published.read(FOLDER / "exceptions.tsv"):
+        if row["table"] == "operations":  # no page compares these yet
+            continue
         assert row["reason"] in re.sub("&#39;", "'", page)
 
 
