@@ -20,6 +20,8 @@ from peftonomy.memory.program import compressed, padded
 from peftonomy.schema.programs import parse
 from tests.operations_kit import Case, predicted, tiny
 
+pytestmark = pytest.mark.slow
+
 KB = peftonomy.load()
 FAMILIES = sorted(name for name, family in KB.families.items() if family.operations is not None)
 METHODS = sorted(
@@ -92,7 +94,6 @@ def chosen() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.torch
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "method", "setting"), chosen())
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
     case = Case(family, method, **settings(family)[setting])
