@@ -381,6 +381,27 @@ def test_changes_stand_best_first() -> None:
     assert all(c.value > found.value for c in found.changes)
 
 
+def test_what_is_solved_for_is_not_given() -> None:
+    lora = KB["lora"].on("llama_2_7b")
+    assert lora.fit(gpu="24GiB", solve="r", batch=1).value > 8
+    for given, solve, message in (
+        ({"r": 8}, "r", "r is both given and solved for"), ({}, "alpha", "unknown size 'alpha'"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            lora.fit(gpu="24GiB", solve=solve, **given)
+
+
+def test_shortcuts_answer_as_the_method_on_a_model_does() -> None:
+    lora, where, step = KB["lora"], {"targets": ["attn.q"], "task": "causal_lm"}, {"batch": 2, "seq": 64}
+    on = lora.on("llama_2_7b", **where)
+    assert lora.cost("llama_2_7b", r=4, **where) == on.cost(r=4)
+    assert lora.memory("llama_2_7b", r=4, **where, **step) == on.memory(r=4, **step)
+    assert lora.fit("llama_2_7b", r=4, gpu=2**36, seq=64, **where) == on.fit(r=4, gpu=2**36, seq=64)
+    assert lora.places("llama_2_7b", r=4, **where) == on.places(r=4)
+    assert lora.export("llama_2_7b", r=4, **where).to_dict() == on.export(r=4).to_dict()
+    assert list(lora.sweep("llama_2_7b", r=[4, 8], **where).trained) == list(on.sweep(r=[4, 8]).trained)
+
+
 def test_another_method_is_a_change_where_it_allows_more() -> None:
     setting, gpu = Setting(1, 512), gpu_bytes("24GiB")
     steps = [KB[m].on("llama_2_7b").step for m in ("full_fine_tuning", "lora", "qlora")]

@@ -134,15 +134,10 @@ class Question:
 
         The method takes the settings that it has. Raises PeftonomyError.
         """
-        from ..memory.fit import SOLVED, largest
+        from ..memory.fit import largest
         from ..memory.model import Setting
 
         known = own_settings(method, once(self.settings))
-        if solve in {method.entry.alternative_names.get(name, name) for name in known}:
-            raise UsageError(f"--set and --solve both name {solve}; give one of them")
-        sizes = {n for n, h in method.entry.hyperparameters.items() if h.type == "int"}
-        if solve not in sizes.union(SOLVED):
-            raise UnknownName("size", solve, [*SOLVED, *sorted(sizes)], f"of {method.id}")
         place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
         step_ = method.on(**place).step
         return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)

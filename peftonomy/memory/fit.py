@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UsageError, shown
+from ..errors import UnknownName, UsageError, shown
 from .model import Memory, Setting, Step
 
 __all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
@@ -68,8 +68,19 @@ class Fit:
         }  # fmt: skip
 
 
+def _check(step: Step, given: Mapping[str, Any], solved: str) -> None:
+    """Raise UsageError unless `solved` can be solved for and is not given."""
+    specs = step.plan.entry.hyperparameters
+    sizes = [name for name, spec in specs.items() if spec.type == "int"]
+    if solved not in (*SOLVED, *sizes):
+        raise UnknownName("size", solved, [*SOLVED, *sorted(sizes)], f"of {step.plan.id}")
+    if solved in step.plan.named(given):
+        raise UsageError(f"{solved} is both given and solved for; give one of them")
+
+
 def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
-    """What fits, with what a GPU holds besides (`gpu_extra`). Raises UsageError where no value makes sense."""
+    """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
+    _check(step, given, solved)
     value, limited = _solve(step, given, setting, solved, gpu)
     changes = []
     for name, changed in _changes(setting):
