@@ -65,7 +65,7 @@ class Asked:
             return s.batch * (pixels * self.w + LABEL_BYTES * labels)
         return s.batch * (s.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
-    def trained(self) -> Iterator[Trained]:
+    def trained(self, step: Step) -> Iterator[Trained]:
         """The tensors that are updated, each kind once, with how many there are."""
         for module in self.inventory.modules:
             for suffix, shape in module.parameters:
@@ -74,7 +74,9 @@ class Asked:
                     yield Trained(shape, self.w_t, number)
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
-                yield Trained(self.plan.shape(row) or (row.count,), self.w_t, row.n)
+                _, spot = row.piece.places.spots[0]
+                shapes = step.shapes(row, spot) or [self.plan.shape(row) or (row.count,)]
+                yield from (Trained(shape, self.w_t, row.n) for shape in shapes)
 
     def ordered(self, step: Step) -> list[int]:
         """Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
@@ -96,7 +98,8 @@ class Asked:
             for row, spot in added.get((stack, path), ()):
                 layers = spot.layers if row.layers is None else row.layers
                 if not spot.layers or layer in layers:
-                    found.extend([row.count * self.w_t] * min(row.copies, 2))
+                    shapes = step.shapes(row, spot) or [(row.count,)]
+                    found.extend([math.prod(shape) * self.w_t for shape in shapes] * min(row.copies, 2))
 
         outside = [m for m in self.inventory.modules if not m.stack]
         for m in (m for m in outside if m.role.startswith("embed.")):
@@ -151,7 +154,7 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = (tape.peak, *tape.most)
-        tensors = list(self.trained())
+        tensors = list(self.trained(step))
         gradients = sum(size(t) for t in tensors)
         trained = sum(numel(t) for t in tensors)
         optimizer = update(OPTIMIZERS[self.setting.optimizer], tensors, self.ordered(step))

@@ -76,6 +76,8 @@ class Caller(Machine):
             return self.layers(line, function)
         if kind == "share":
             return self._share(line, function)
+        if kind == "part":
+            return self._parts(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
         borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
         if borrowed:

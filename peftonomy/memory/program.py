@@ -197,9 +197,14 @@ class Program:
                 continue
             shape = self.plan.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
-            key = (index, name, *place)
-            own = Own(key, padded(shape), row.copies, row.learns, there)
+            own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
+
+    def key(self, row: Row, spot: Spot) -> Place:
+        """The key of a tensor at a place."""
+        index = row.piece.part
+        name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
+        return index, name, *_place(row.piece.tensor.per, spot)
 
     def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
         part, inventory = self.plan.parts[index], self.model.inventory
@@ -207,7 +212,10 @@ class Program:
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
         functions = self._functions(act)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
-        for spot in spots(measured, inventory, self.plan.sites[index]):
+        targeted = self.plan.sites[index]
+        if act.per == "site" and part.entry.targets is None:
+            targeted = inventory.resolve_roles([role for role in act.roles or () if inventory.has_role(role)])
+        for spot in spots(measured, inventory, targeted):
             layers: Layers = frozenset(spot.layers) if spot.layers else None
             if measured.layered:
                 layers = frozenset(n for n in spot.layers if measured.there(common, spot.dims, n, *args)[0])
@@ -396,6 +404,6 @@ def _around(spot: Spot) -> Iterator[Place]:
             yield "role", role, source.d_in, source.d_out
         elif isinstance(source, Module):
             yield "parameter", source.path, "weight"
-        yield "block", source.stack, role.partition(".")[0]
+        yield "block", source.stack, role.removeprefix("norm.").partition(".")[0]
         yield "block", source.stack, "layer"
     yield ("model",)

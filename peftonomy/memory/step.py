@@ -6,7 +6,7 @@ pass writes a tape, the backward pass reads it. Nothing here knows a model, and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..schema.programs import Function, Line
 from .caller import Caller
@@ -14,6 +14,10 @@ from .machine import SINGLE, Flags, Value, tensor
 from .program import Program
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from ..costs.layout import Spot
+    from ..costs.plan import Row
 
 __all__ = ["Flags", "Step"]
 
@@ -100,6 +104,10 @@ class Step(Caller):
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
         self.tape.back()
+
+    def shapes(self, row: Row, spot: Spot) -> list[tuple[int, ...]]:
+        """Of a tensor that is several parameters, their sizes; none of one that is not."""
+        return list(self.parts.get(self.program.key(row, spot), {}).values())
 
     # Layers
 
