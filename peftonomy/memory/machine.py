@@ -106,7 +106,7 @@ class Machine:
             return part
         if word in self.names:
             return self.names[word]
-        if line.kind in ("loop", "detached"):
+        if line.kind in ("loop", "stacked", "detached"):
             return word
         known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
         hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""

@@ -32,6 +32,8 @@ __all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
 AROUND = ("before", "after")
+IN_PLACE = ("weight", "bias", "gradient")
+"""Names of functions that stand in place of a parameter, or of its gradient."""
 LONGEST_PATTERN = 8
 """Layers after which a pattern of unlike ones begins again, at most."""
 ALIKE = 4
@@ -70,7 +72,8 @@ class Own(NamedTuple):
 class Hook:
     """A function of a method at a place.
 
-    names: what its formulas see besides the model's sizes. functions: what else the same record defines. tensors: the
+    names: what its formulas see besides the model's sizes. functions: what else its record defines, or another record of
+    the entry. tensors: the
     method's own by name, those of the nearest place first. layers: those where it acts.
     """
 
@@ -175,8 +178,10 @@ class Program:
                     self.trained.setdefault((module.path, suffix), []).append(None)
         arguments = plan.arguments(dict(values))
         for index, part in enumerate(plan.parts):
-            for act in acts(part.entry):
-                self._act(index, act, arguments[index])
+            found = [(act, self._functions(act)) for act in acts(part.entry)]
+            helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
+            for act, functions in found:
+                self._act(index, act, functions, helpers, arguments[index])
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""
@@ -206,11 +211,17 @@ class Program:
         name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
         return index, name, *_place(row.piece.tensor.per, spot)
 
-    def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
+    def _hooks(self, name: str) -> bool:
+        """Whether a function of that name acts by itself, and is not one that others call."""
+        return name in AROUND or name in IN_PLACE or name in self.model.language.points
+
+    def _act(
+        self, index: int, act: Act, functions: Mapping[str, Function], helpers: Mapping[str, Function],
+        args: tuple[Any, ...],
+    ) -> None:  # fmt: skip
         part, inventory = self.plan.parts[index], self.model.inventory
         measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
-        functions = self._functions(act)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
         targeted = self.plan.sites[index]
         if act.per == "site" and part.entry.targets is None:
@@ -223,7 +234,7 @@ class Program:
             if found is None or (spot.layers and not layers):
                 continue
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
+            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
@@ -235,8 +246,8 @@ class Program:
         return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
-        self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,
-        layers: Layers,
+        self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
+        names: Mapping[str, Any], spot: Spot, layers: Layers,
     ) -> None:  # fmt: skip
         tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
         source, piece = spot.source, None
@@ -245,10 +256,10 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(name, function, {**helpers, **functions}, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
-            if name in AROUND or name in ("weight", "bias", "gradient"):
+            if name in AROUND or name in IN_PLACE:
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
