@@ -79,7 +79,11 @@ class Caller(Machine):
         if kind == "part":
             return self._parts(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
+        module = self.hook.module if self.hook is not None else None
+        borrowed = [
+            value for word, value in zip(line.arguments, values, strict=True)
+            if module is not None and word in (".weight", ".bias", ".bias?")
+        ]  # fmt: skip
         if borrowed:
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)
