@@ -406,7 +406,7 @@ def _place(per: str, spot: Spot) -> Place:
 
 
 def _around(spot: Spot) -> Iterator[Place]:
-    """The places that a spot belongs to, the nearest first."""
+    """The places that a spot belongs to, the nearest first; of a layer its blocks too."""
     source = spot.source
     if source is not None:
         yield _place("", spot)
@@ -417,4 +417,6 @@ def _around(spot: Spot) -> Iterator[Place]:
             yield "parameter", source.path, "weight"
         yield "block", source.stack, role.removeprefix("norm.").partition(".")[0]
         yield "block", source.stack, "layer"
+        if role == "layer":
+            yield from (("block", source.stack, block) for block in BLOCKS)
     yield ("model",)
