@@ -56,8 +56,9 @@ class Rule(Entry):
     """Bytes of one number of the output, where inputs do not say it."""
     like: int | None = None
     """The number of the input that says it, -1 being the last; without one, the widest that gradients pass through."""
-    passes: bool | Literal["parts"] = False
-    """Whether the gradient of the output is that of the inputs, nothing new; `parts`: each has a part of it."""
+    passes: bool | Literal["parts", "views"] = False
+    """Whether the gradient of the output is that of the inputs, nothing new; `parts`: each has a part of it; `views`:
+    and a parameter's gradient stays one."""
     view: bool = False
     """Whether the output is a part of a, and holds its memory."""
     through: int = 4

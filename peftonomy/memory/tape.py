@@ -95,7 +95,7 @@ class Tape:
             for x in inputs[: rule.through]:
                 if not x.live:
                     continue
-                if rule.passes and (x.bytes == y.bytes or rule.passes == "parts"):
+                if rule.passes and (x.bytes == y.bytes or rule.passes in ("parts", "views")):
                     given[0].holders += 1
                     passed.append((x, given[0]))
                 elif rule.summed and x.bytes < y.bytes:
@@ -122,10 +122,11 @@ class Tape:
         for storage in kept:
             self.free(storage)
         for x, grad in passed:
-            self.add(x, grad)
+            self.add(x, grad, rule.passes == "views")
 
-    def add(self, x: Tensor, grad: Storage) -> None:
-        """A gradient of x, or another one, which takes a third tensor for a while."""
+    def add(self, x: Tensor, grad: Storage, view: bool = False) -> None:
+        """A gradient of x, or another one, which takes a third tensor for a while. view: it is a part of a larger one,
+        and stays so."""
         if x.grad is not None:
             both = self.new(x.bytes)
             self.free(x.grad)
@@ -133,7 +134,7 @@ class Tape:
             x.grad = both
             return
         if x.key is not None:
-            if grad.holders > 1 or x.hooked:  # others hold it, or what is made of it takes its place
+            if (grad.holders > 1 and not view) or x.hooked:  # others hold it, or what is made of it takes its place
                 copy = self.new(x.bytes)
                 self.free(grad)
                 grad = copy
