@@ -146,17 +146,20 @@ class Machine:
         return own
 
     def _parts(self, line: Line, function: Function) -> list[Value]:
-        """`w = part .F 0 rows numbers`: one of several parameters that the entry declares as one tensor."""
+        """`w = part .F 0 rows numbers`: one of several parameters that the entry declares as one tensor; behind these
+        may stand which of its copies is meant."""
         word, *rest = line.arguments
         numbers = [self._value(one, line, function) for one in rest]
-        if not str(word).startswith(".") or len(numbers) not in (2, 3):
+        if not str(word).startswith(".") or len(numbers) not in (3, 4):
             raise self._wrong(line.text, "no such part", "a tensor of the method's own, a number and sizes", function)
         own = self._mine(str(word)[1:], line, function)
         if own is None:
             return [None]
-        self.parts.setdefault(own.key, {})[numbers[0]] = tuple(numbers[1:])
-        key = own.key, self.copy, numbers[0]
-        part = self._parameter(key, padded(numbers[1:]), own.trained, own.layers is not None)
+        number, *shape = numbers[:3]
+        copy = numbers[3] if len(numbers) > 3 else self.copy
+        self.parts.setdefault(own.key, {})[number] = tuple(shape)
+        key = own.key, copy, number
+        part = self._parameter(key, padded(shape), own.trained, own.layers is not None)
         return [self.tape.hold(part)]
 
     def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool) -> Tensor:
