@@ -72,9 +72,9 @@ class Own(NamedTuple):
 class Hook:
     """A function of a method at a place.
 
-    names: what its formulas see besides the model's sizes. functions: what else its record defines, or another record of
-    the entry. tensors: the
-    method's own by name, those of the nearest place first. layers: those where it acts.
+    names: what its formulas see besides the model's sizes. functions: what else its record defines, and the helpers of
+    the entry's other records. tensors: the method's own by name, those of the nearest place first. layers: those where
+    it acts.
     """
 
     name: str
