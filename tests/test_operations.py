@@ -32,9 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eager": {"attention": "eager"}, "sdpa": {}, "checkpointing": {"checkpointing": True, "dtype": "bfloat16"},
     "mixed": {"dtype": "mixed", "attention": "eager"}, "one sequence": {"batch": 1},
 }  # fmt: skip
-VALUES: dict[str, dict[str, Any]] = {
-    "s4": {"budget": 0.2}, "hyperformer_pp": {"bottleneck": 3}, "cartridges": {"prefix_length": 64},
-}  # fmt: skip
+VALUES: dict[str, dict[str, Any]] = {"s4": {"budget": 0.2}, "hyperformer_pp": {"bottleneck": 3}}
 """Hyperparameters of methods whose defaults are made for larger models than the tiny ones."""
 EXCEPTIONS = {
     row["value"]: row["reason"]

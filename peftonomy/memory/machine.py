@@ -244,6 +244,8 @@ class Machine:
         width = self._width(kind, rule, inputs, numbers)
         if kind in CASTS and inputs[0].width == width:
             return [tape.hold(inputs[0])]
+        if rule.lays and len(inputs) == 1 and inputs[0].laid:
+            return [tape.hold(inputs[0])]
         if "skip" in rule.sizes and rule.sizes["skip"](names, inputs, None, numbers)[0]:
             return [tape.hold(inputs[0])]
         if rule.parts:
@@ -262,6 +264,7 @@ class Machine:
         outputs = []
         for one in shapes:
             y = Tensor(one, width, live, inputs[0].storage if rule.view else UNBORN)
+            y.laid = rule.lays
             y.storage = tape.hold(inputs[0]).storage if rule.view else tape.new(0 if gone or rule.free else y.bytes)
             outputs.append(y)
         y = outputs[0]

@@ -52,6 +52,8 @@ class Rule(Entry):
     """Whether it has several outputs, parts of a: one for each number given, which is the width of one."""
     skip: FormulaField | None = None
     """When the output is a itself."""
+    lays: bool = False
+    """Whether the heads of the output lie in memory as products of matrices read them; then none lays them again."""
     width: int | None = None
     """Bytes of one number of the output, where inputs do not say it."""
     like: int | None = None

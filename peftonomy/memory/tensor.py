@@ -20,13 +20,14 @@ class Tensor:
     """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
 
     key: of a parameter, which one it is; None for all others. hooked: whether a method changes its gradient.
+    laid: whether its heads lie in memory as a product of matrices reads them.
     """
 
-    __slots__ = ("bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
+    __slots__ = ("bytes", "grad", "hooked", "key", "laid", "live", "shape", "storage", "width")
 
     def __init__(self, shape: Any, width: int, live: bool, storage: Storage | None = None, key: Any = None):
         self.shape, self.width, self.live, self.key = shape, width, live, key
         self.bytes = shape[0] * shape[1] * shape[2] * width
         self.storage = storage if storage is not None else Storage(self.bytes, False)
         self.grad: Storage | None = None
-        self.hooked = False
+        self.hooked = self.laid = False
