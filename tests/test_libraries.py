@@ -23,7 +23,7 @@ from peftonomy.costs.values import coerced
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()
 PEFT, ADAPTERS = (KB.libraries[name] for name in ("hf_peft", "adapters"))
-PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters" / "bin" / "python"))
+PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters/bin/python")).absolute()
 DUMP = """
 import dataclasses, importlib.metadata, json
 from adapters.configuration import adapter_config as module

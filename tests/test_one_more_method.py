@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_libraries import PYTHON
+
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 ENTRY = """\
@@ -101,7 +103,7 @@ def grown(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "ADAPTERS_PYTHON": str(PYTHON)}
     return subprocess.run(
         [sys.executable, "-m", *arguments], cwd=tree, env=environment, capture_output=True, text=True, check=False
     )

@@ -77,7 +77,10 @@ class Asked:
                     yield Trained(shape, SINGLE if self._single(module) else self.w_t, number)
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
-                yield Trained(self.plan.shape(row) or (row.count,), self.w_t, row.n)
+                _, spot = row.piece.places.spots[0]
+                parts = [] if step is None else step.shapes(row, spot)
+                shapes = parts or [self.plan.shape(row) or (row.count,)]
+                yield from (Trained(shape, self.w_t, row.n) for shape in shapes)
 
     def ordered(self, step: Step) -> list[int]:
         """Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
@@ -99,7 +102,8 @@ class Asked:
             for row, spot in added.get((stack, path), ()):
                 layers = spot.layers if row.layers is None else row.layers
                 if not spot.layers or layer in layers:
-                    found.extend([row.count * self.w_t] * min(row.copies, 2))
+                    shapes = step.shapes(row, spot) or [(row.count,)]
+                    found.extend([math.prod(shape) * self.w_t for shape in shapes] * min(row.copies, 2))
 
         outside = [m for m in self.inventory.modules if not m.stack]
         for m in (m for m in outside if m.role.startswith("embed.")):

@@ -76,8 +76,14 @@ class Caller(Machine):
             return self.layers(line, function)
         if kind == "share":
             return self._share(line, function)
+        if kind == "part":
+            return self._parts(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
+        module = self.hook.module if self.hook is not None else None
+        borrowed = [
+            value for word, value in zip(line.arguments, values, strict=True)
+            if module is not None and word in (".weight", ".bias", ".bias?")
+        ]  # fmt: skip
         if borrowed:
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)
@@ -86,6 +92,8 @@ class Caller(Machine):
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         if kind == "loop":
             return self._loop(line, function, values)
+        if kind == "stacked":
+            return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
         if kind == "none":
@@ -295,3 +303,16 @@ class Caller(Machine):
         wanted = max(1, len(line.targets))
         self._let_go(results[wanted:])
         return results[:wanted]
+
+    def _stacked(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = stacked n f x ...`: f runs n times on the same, each time with the next copy of each tensor; what it
+        gives becomes one tensor."""
+        count, name, *given = values
+        before, made = self.copy, list[Tensor]()
+        for number in range(int(count)):
+            self.copy = number
+            made += [tensor(y) for y in self.apply(str(name), given, line, function)]
+        self.copy = before
+        results = self.operate("stack", self.language.rules["stack"], made, [int(count)])
+        self._let_go(made)
+        return list(results)

@@ -32,6 +32,8 @@ __all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
 AROUND = ("before", "after")
+IN_PLACE = ("weight", "bias", "gradient")
+"""Names of functions that stand in place of a parameter, or of its gradient."""
 LONGEST_PATTERN = 8
 """Layers after which a pattern of unlike ones begins again, at most."""
 ALIKE = 4
@@ -70,8 +72,9 @@ class Own(NamedTuple):
 class Hook:
     """A function of a method at a place.
 
-    names: what its formulas see besides the model's sizes. functions: what else the same record defines. tensors: the
-    method's own by name, those of the nearest place first. layers: those where it acts.
+    names: what its formulas see besides the model's sizes. functions: what else its record defines, and the helpers of
+    the entry's other records. tensors: the method's own by name, those of the nearest place first. layers: those where
+    it acts.
     """
 
     name: str
@@ -177,8 +180,10 @@ class Program:
                     self.trained.setdefault((module.path, suffix), []).append(None)
         arguments = plan.arguments(dict(values))
         for index, part in enumerate(plan.parts):
-            for act in acts(part.entry):
-                self._act(index, act, arguments[index])
+            found = [(act, self._functions(act)) for act in acts(part.entry)]
+            helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
+            for act, functions in found:
+                self._act(index, act, functions, helpers, arguments[index])
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""
@@ -199,17 +204,31 @@ class Program:
                 continue
             shape = self.plan.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
-            key = (index, name, *place)
-            own = Own(key, padded(shape), row.copies, row.learns, there)
+            own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
 
-    def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
+    def key(self, row: Row, spot: Spot) -> Place:
+        """The key of a tensor at a place."""
+        index = row.piece.part
+        name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
+        return index, name, *_place(row.piece.tensor.per, spot)
+
+    def _hooks(self, name: str) -> bool:
+        """Whether a function of that name acts by itself, and is not one that others call."""
+        return name in AROUND or name in IN_PLACE or name in self.model.language.points
+
+    def _act(
+        self, index: int, act: Act, functions: Mapping[str, Function], helpers: Mapping[str, Function],
+        args: tuple[Any, ...],
+    ) -> None:  # fmt: skip
         part, inventory = self.plan.parts[index], self.model.inventory
         measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
-        functions = self._functions(act)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
-        for spot in spots(measured, inventory, self.plan.sites[index]):
+        targeted = self.plan.sites[index]
+        if act.per == "site" and part.entry.targets is None:
+            targeted = inventory.resolve_roles([role for role in act.roles or () if inventory.has_role(role)])
+        for spot in spots(measured, inventory, targeted):
             layers: Layers = frozenset(spot.layers) if spot.layers else None
             if measured.layered:
                 layers = frozenset(n for n in spot.layers if measured.there(common, spot.dims, n, *args)[0])
@@ -219,7 +238,7 @@ class Program:
             if spot.suffix == "bias" and "weight" in functions and "bias" not in functions:
                 continue  # what stands in place of a weight does nothing to a bias
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
+            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
@@ -231,8 +250,8 @@ class Program:
         return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
-        self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,
-        layers: Layers,
+        self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
+        names: Mapping[str, Any], spot: Spot, layers: Layers,
     ) -> None:  # fmt: skip
         tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
         source, piece = spot.source, None
@@ -241,10 +260,10 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(name, function, {**helpers, **functions}, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
-            if name in AROUND or name in ("weight", "bias", "gradient"):
+            if name in AROUND or name in IN_PLACE:
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
@@ -391,7 +410,7 @@ def _place(per: str, spot: Spot) -> Place:
 
 
 def _around(spot: Spot) -> Iterator[Place]:
-    """The places that a spot belongs to, the nearest first."""
+    """The places that a spot belongs to, the nearest first; of a layer its blocks too."""
     source = spot.source
     if source is not None:
         yield _place("", spot)
@@ -400,6 +419,8 @@ def _around(spot: Spot) -> Iterator[Place]:
             yield "role", role, source.d_in, source.d_out
         elif isinstance(source, Module):
             yield "parameter", source.path, "weight"
-        yield "block", source.stack, role.partition(".")[0]
+        yield "block", source.stack, role.removeprefix("norm.").partition(".")[0]
         yield "block", source.stack, "layer"
+        if role == "layer":
+            yield from (("block", source.stack, block) for block in BLOCKS)
     yield ("model",)

@@ -52,12 +52,15 @@ class Rule(Entry):
     """Whether it has several outputs, parts of a: one for each number given, which is the width of one."""
     skip: FormulaField | None = None
     """When the output is a itself."""
+    lays: bool = False
+    """Whether the heads of the output lie in memory as products of matrices read them; then none lays them again."""
     width: int | None = None
     """Bytes of one number of the output, where inputs do not say it."""
     like: int | None = None
     """The number of the input that says it, -1 being the last; without one, the widest that gradients pass through."""
-    passes: bool | Literal["parts"] = False
-    """Whether the gradient of the output is that of the inputs, nothing new; `parts`: each has a part of it."""
+    passes: bool | Literal["parts", "views"] = False
+    """Whether the gradient of the output is that of the inputs, nothing new; `parts`: each has a part of it; `views`:
+    and a parameter's gradient stays one."""
     view: bool = False
     """Whether the output is a part of a, and holds its memory."""
     through: int = 4

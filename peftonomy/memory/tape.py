@@ -106,7 +106,7 @@ class Tape:
             for x in inputs[: rule.through]:
                 if not x.live:
                     continue
-                if rule.passes and (x.bytes == y.bytes or rule.passes == "parts"):
+                if rule.passes and (x.bytes == y.bytes or rule.passes in ("parts", "views")):
                     given[0].holders += 1
                     passed.append((x, given[0]))
                 elif rule.summed and x.bytes < y.bytes:
@@ -134,15 +134,16 @@ class Tape:
             if isinstance(one, Storage):
                 self.free(one)
         for x, grad in passed:
-            self.add(x, grad)
+            self.add(x, grad, rule.passes == "views")
 
     def again(self, made: Anew) -> Storage:
         """Make a tensor again."""
         self.see(self.now + made.most)
         return self.new(made.bytes)
 
-    def add(self, x: Tensor, grad: Storage) -> None:
-        """A gradient of x, or another one, which takes a third tensor for a while."""
+    def add(self, x: Tensor, grad: Storage, view: bool = False) -> None:
+        """A gradient of x, or another one, which takes a third tensor for a while. view: it is a part of a larger one,
+        and stays so."""
         if x.grad is not None:
             both = self.new(x.bytes)
             self.free(x.grad)
@@ -152,7 +153,7 @@ class Tape:
         if x.key is not None:
             if x.hooked is not None:
                 grad = x.hooked(grad)
-            elif grad.holders > 1:  # others hold it
+            elif grad.holders > 1 and not view:  # others hold it
                 copy = self.new(x.bytes)
                 self.free(grad)
                 grad = copy

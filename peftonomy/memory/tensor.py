@@ -21,10 +21,11 @@ class Tensor:
     """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
 
     key: of a parameter, which one it is; None for all others. hooked: what a method makes of its gradient. anew: if the
-    tensor is not kept but made again for the backward pass, the most bytes alive while it is made; else 0.
+    tensor is not kept but made again for the backward pass, the most bytes alive while it is made; else 0. laid:
+    whether its heads lie in memory as a product of matrices reads them.
     """
 
-    __slots__ = ("anew", "bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
+    __slots__ = ("anew", "bytes", "grad", "hooked", "key", "laid", "live", "shape", "storage", "width")
 
     def __init__(self, shape: Any, width: int, live: bool, storage: Storage | None = None, key: Any = None):
         self.shape, self.width, self.live, self.key = shape, width, live, key
@@ -33,3 +34,4 @@ class Tensor:
         self.grad: Storage | None = None
         self.hooked: Callable[[Storage], Storage] | None = None
         self.anew: Any = 0
+        self.laid = False
