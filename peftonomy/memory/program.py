@@ -195,11 +195,15 @@ class Program:
                 if row.learns:
                     self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
                 continue
-            shape = self.plan.shape(row, spot) or _beside(row, spot)
+            shape = self.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
             key = (index, name, *place)
             own = Own(key, padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
+
+    def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
+        """The declared shape of a row's tensors at a spot, None where there is none."""
+        return self.plan.shape(row, spot)
 
     def _act(self, index: int, act: Act, args: tuple[Any, ...]) -> None:
         part, inventory = self.plan.parts[index], self.model.inventory

@@ -1,0 +1,426 @@
+"""Sizes that stay symbols while a step runs, and a record of every decision that depended on their values.
+
+A `Whole` is a polynomial with integer coefficients in positive whole numbers: the batch, the length, hyperparameters.
+It carries the value of one example. Comparisons are decided by that value, and `Trace` records the decision as a
+condition under which the result of the run is valid. An operation without a polynomial result records that the symbol
+equals its example, and goes on with the plain number. So a run on symbols is never wrong, only less general.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Compiled", "Real", "Terms", "Trace", "Whole", "dominates", "terms_of"]
+
+Terms = Mapping[int, int]
+"""A polynomial: the coefficient of each monomial, by the monomial's number. Monomial 0 is 1."""
+NEGATIVE, ZERO, POSITIVE = 1, 2, 4
+FLIPPED = {NEGATIVE: POSITIVE, POSITIVE: NEGATIVE}
+SIGNS: dict[str, int] = {
+    "lt": NEGATIVE, "le": NEGATIVE | ZERO, "eq": ZERO, "ne": NEGATIVE | POSITIVE, "gt": POSITIVE, "ge": POSITIVE | ZERO,
+}  # fmt: skip
+"""The signs of the difference for which a comparison holds."""
+ALL = NEGATIVE | ZERO | POSITIVE
+PLAIN = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
+
+
+class Division(NamedTuple):
+    """A monomial that is the quotient or remainder of two polynomials."""
+
+    operation: Callable[[int, int], int]
+    a: Terms
+    b: Terms
+
+
+class Trace:
+    """The symbols of one run, their monomials, and the conditions under which the result of the run is valid.
+
+    made: how to compute each monomial: a number of the question, a product of two earlier ones, or a division.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[int | tuple[int, int] | Division] = [0]
+        self.examples: list[int] = [1]
+        self.factors: list[tuple[int, ...]] = [()]
+        self.numbers: dict[tuple[int, ...], int] = {(): 0}
+        self.products: dict[tuple[int, int], int] = {}
+        self.divisions: dict[Any, int] = {}
+        self.conditions: dict[tuple[tuple[int, int], ...], int] = {}
+        self.compared: list[tuple[int, Callable[[Any, Any], bool], Any, bool]] = []
+        self.inputs = 0
+
+    def whole(self, example: int) -> Whole:
+        """The next number of a question, which is at least 1."""
+        self.inputs += 1
+        return self._symbol(self.inputs - 1, example)
+
+    def _symbol(self, made: int | Division, example: int) -> Whole:
+        number = len(self.made)
+        self.made.append(made)
+        self.examples.append(example)
+        self.factors.append((number,))
+        self.numbers[number,] = number
+        return Whole(self, {number: 1}, example)
+
+    def product(self, a: int, b: int) -> int:
+        """The number of the product of two monomials."""
+        key = (a, b) if a < b else (b, a)
+        found = self.products.get(key)
+        if found is None:
+            found = self.products[key] = self._interned(tuple(sorted(self.factors[a] + self.factors[b])))
+        return found
+
+    def _interned(self, factors: tuple[int, ...]) -> int:
+        found = self.numbers.get(factors)
+        if found is None:
+            rest = self._interned(factors[:-1])
+            found = self.numbers[factors] = len(self.made)
+            self.made.append((rest, factors[-1]))
+            self.examples.append(self.examples[rest] * self.examples[factors[-1]])
+            self.factors.append(factors)
+        return found
+
+    def divided(self, operation: Callable[[int, int], int], a: Any, b: Any) -> Any:
+        """A quotient or remainder, as a symbol of its own; a plain number where the example is below 1."""
+        one, other = terms_of(a), terms_of(b)
+        key = operation, tuple(sorted(one.items())), tuple(sorted(other.items()))
+        if key in self.divisions:
+            number = self.divisions[key]
+            return self.made_of({number: 1}, self.examples[number])
+        example = operation(int_of(a), int_of(b))
+        symbol = self._symbol(Division(operation, one, other), example)
+        if example < 1:
+            return symbol.plain()
+        self.require(symbol.terms, POSITIVE, proven=False)
+        self.divisions[key] = next(iter(symbol.terms))
+        return symbol
+
+    def made_of(self, terms: dict[int, int], value: int) -> Any:
+        """A polynomial without zero terms, or the plain number that it is."""
+        if not terms:
+            return 0
+        if len(terms) == 1 and 0 in terms:
+            return terms[0]
+        return Whole(self, terms, value)
+
+    def require(self, terms: Terms, signs: int, proven: bool = True) -> None:
+        """The run is valid only where a polynomial has one of these signs. proven: leave out what always holds."""
+        if proven and terms:
+            low, high = min(terms.values()), max(terms.values())
+            if (low > 0 and signs & POSITIVE) or (high < 0 and signs & NEGATIVE):
+                return
+        shared = math.gcd(*terms.values())
+        key = tuple(sorted((k, c // shared) for k, c in terms.items()))
+        if key[-1][1] < 0:
+            key = tuple((k, -c) for k, c in key)
+            signs = sum(FLIPPED.get(sign, sign) for sign in (NEGATIVE, ZERO, POSITIVE) if signs & sign)
+        self.conditions[key] = self.conditions.get(key, ALL) & signs
+
+
+class Whole:
+    """A whole number that is a polynomial in symbols. value: its value for the example."""
+
+    __slots__ = ("terms", "trace", "value")
+
+    def __init__(self, trace: Trace, terms: dict[int, int], value: int):
+        self.trace, self.terms, self.value = trace, terms, value
+
+    def plain(self) -> int:
+        """The value for the example; the run is then valid only where the symbol has it."""
+        terms = dict(self.terms)
+        terms[0] = terms.get(0, 0) - self.value
+        self.trace.require({k: c for k, c in terms.items() if c}, ZERO, proven=False)
+        return self.value
+
+    def _plus(self, terms: Terms, value: int, sign: int) -> Any:
+        mine = dict(self.terms)
+        for k, c in terms.items():
+            c = mine.get(k, 0) + sign * c
+            if c:
+                mine[k] = c
+            else:
+                del mine[k]
+        return self.trace.made_of(mine, self.value + sign * value)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, Whole):
+            return self._plus(other.terms, other.value, 1)
+        if isinstance(other, int):
+            return self._plus({0: other}, other, 1) if other else self
+        return self.plain() + other
+
+    def __radd__(self, other: Any) -> Any:
+        return self + other if isinstance(other, int) else other + self.plain()
+
+    def __neg__(self) -> Any:
+        return Whole(self.trace, {k: -c for k, c in self.terms.items()}, -self.value)
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, Whole):
+            return self._plus(other.terms, other.value, -1)
+        if isinstance(other, int):
+            return self._plus({0: other}, other, -1) if other else self
+        return self.plain() - other
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other if isinstance(other, int) else other - self.plain()
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, int):
+            if other == 1:
+                return self
+            if not other:
+                return 0
+            return Whole(self.trace, {k: c * other for k, c in self.terms.items()}, self.value * other)
+        if not isinstance(other, Whole):
+            return self.plain() * other
+        terms: dict[int, int] = {}
+        product = self.trace.product
+        for a, c in self.terms.items():
+            for b, d in other.terms.items():
+                k = product(a, b)
+                terms[k] = terms.get(k, 0) + c * d
+        return self.trace.made_of({k: c for k, c in terms.items() if c}, self.value * other.value)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other if isinstance(other, int) else other * self.plain()
+
+    def __pow__(self, exponent: Any) -> Any:
+        if not isinstance(exponent, int) or exponent < 0:
+            return self.plain() ** exponent
+        result: Any = 1
+        for _ in range(exponent):
+            result = result * self
+        return result
+
+    def __floordiv__(self, other: Any) -> Any:
+        if not isinstance(other, int | Whole):
+            return self.plain() // other
+        if isinstance(other, int) and other and not any(c % other for c in self.terms.values()):
+            return self.trace.made_of({k: c // other for k, c in self.terms.items()}, self.value // other)
+        return self.trace.divided(operator.floordiv, self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self.trace.divided(operator.floordiv, other, self) if isinstance(other, int) else other // self.plain()
+
+    def __mod__(self, other: Any) -> Any:
+        if not isinstance(other, int | Whole):
+            return self.plain() % other
+        if isinstance(other, int) and other and not any(c % other for c in self.terms.values()):
+            return 0
+        return self.trace.divided(operator.mod, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self.trace.divided(operator.mod, other, self) if isinstance(other, int) else other % self.plain()
+
+    def _compared(self, relation: str, other: Any) -> bool:
+        if isinstance(other, Whole) and self.terms == other.terms:
+            return bool(SIGNS[relation] & ZERO)
+        if not isinstance(other, int | Whole):
+            return bool(getattr(operator, relation)(self.plain(), other))
+        holds = bool(getattr(operator, relation)(self.value, int_of(other)))
+        difference = self - other
+        assert isinstance(difference, Whole)  # a polynomial that is no plain number, or two that differ
+        self.trace.require(difference.terms, SIGNS[relation] if holds else ALL ^ SIGNS[relation])
+        return holds
+
+    def __lt__(self, other: Any) -> bool:
+        return self._compared("lt", other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._compared("le", other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._compared("gt", other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._compared("ge", other)
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared("eq", other)
+
+    def __ne__(self, other: object) -> bool:
+        return self._compared("ne", other)
+
+    def __bool__(self) -> bool:
+        return self._compared("ne", 0)
+
+    def __abs__(self) -> Any:
+        return self if self >= 0 else -self
+
+    def __ceil__(self) -> Whole:
+        return self
+
+    __floor__ = __trunc__ = __ceil__
+
+    def __int__(self) -> int:
+        return self.plain()
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(self.plain())
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.plain() / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.plain()
+
+    def __hash__(self) -> int:
+        return hash(self.plain())
+
+
+class Real:
+    """A hyperparameter that is no whole number: comparisons with plain numbers are recorded, all else fixes it."""
+
+    __slots__ = ("index", "trace", "value")
+
+    def __init__(self, trace: Trace, index: int, value: float):
+        self.trace, self.index, self.value = trace, index, value
+
+    def plain(self) -> float:
+        """The value for the example; the run is then valid only for this value."""
+        self.trace.compared.append((self.index, operator.eq, self.value, True))
+        return self.value
+
+    def _compared(self, relation: Callable[[Any, Any], bool], other: Any) -> bool:
+        if not isinstance(other, int | float):
+            return bool(relation(self.plain(), other))
+        holds = bool(relation(self.value, other))
+        self.trace.compared.append((self.index, relation, other, holds))
+        return holds
+
+    def __lt__(self, other: Any) -> bool:
+        return self._compared(operator.lt, other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._compared(operator.le, other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._compared(operator.gt, other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._compared(operator.ge, other)
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared(operator.eq, other)
+
+    def __ne__(self, other: object) -> bool:
+        return self._compared(operator.ne, other)
+
+    def __bool__(self) -> bool:
+        return self._compared(operator.ne, 0)
+
+    def __float__(self) -> float:
+        return self.plain()
+
+    def __int__(self) -> int:
+        return int(self.plain())
+
+    def __ceil__(self) -> int:
+        return math.ceil(self.plain())
+
+    def __floor__(self) -> int:
+        return math.floor(self.plain())
+
+    def __neg__(self) -> float:
+        return -self.plain()
+
+    def __abs__(self) -> float:
+        return abs(self.plain())
+
+    def __hash__(self) -> int:
+        return hash(self.plain())
+
+
+def _fixing(name: str) -> None:
+    """Let an operator of `Real` fix its value."""
+    operation: Callable[[Any, Any], Any] = getattr(operator, name)
+    setattr(Real, f"__{name}__", lambda self, other: operation(self.plain(), other))
+    setattr(Real, f"__r{name}__", lambda self, other: operation(other, self.plain()))
+
+
+for _name in PLAIN:
+    _fixing(_name)
+
+
+def terms_of(value: Any) -> Terms:
+    """A polynomial's terms, or those of a plain number."""
+    if isinstance(value, Whole):
+        return value.terms
+    return {0: value} if value else {}
+
+
+def int_of(value: Any) -> int:
+    """The value for the example."""
+    return value.value if isinstance(value, Whole) else int(value)
+
+
+def dominates(a: Terms, b: Terms) -> bool:
+    """Whether a is at least b in every coefficient, so for all positive numbers."""
+    return all(a.get(k, 0) >= c for k, c in b.items()) and all(c >= 0 or k in b for k, c in a.items())
+
+
+class Compiled:
+    """The monomials and conditions of a trace, for other numbers than its example."""
+
+    def __init__(self, trace: Trace, used: Sequence[Terms]):
+        wanted = {0}
+
+        def want(number: int) -> None:
+            if number in wanted:
+                return
+            made = trace.made[number]
+            if isinstance(made, Division):
+                for part in (*made.a, *made.b):
+                    want(part)
+            elif isinstance(made, tuple):
+                want(made[0])
+                want(made[1])
+            wanted.add(number)
+
+        for terms in (*used, *map(dict, trace.conditions)):
+            for number in terms:
+                want(number)
+        self.places = {number: i for i, number in enumerate(sorted(wanted))}
+        self.steps = [trace.made[number] for number in sorted(wanted - {0})]
+        self.conditions = [(self.row(dict(key)), signs) for key, signs in trace.conditions.items()]
+        self.compared = list(dict.fromkeys(trace.compared))
+
+    def row(self, terms: Terms) -> tuple[int, ...]:
+        """The coefficients of a polynomial for all monomials, in order."""
+        row = [0] * len(self.places)
+        for number, c in terms.items():
+            row[self.places[number]] = c
+        return tuple(row)
+
+    def values(self, numbers: Sequence[int], reals: Sequence[float]) -> list[int] | None:
+        """The monomials' values; None where a condition does not hold."""
+        for index, relation, other, holds in self.compared:
+            if relation(reals[index], other) != holds:
+                return None
+        found, places = [1], self.places
+        for step in self.steps:
+            if isinstance(step, int):
+                found.append(numbers[step])
+            elif isinstance(step, Division):
+                a, b = (sum(c * found[places[k]] for k, c in terms.items()) for terms in (step.a, step.b))
+                if not b:
+                    return None
+                found.append(step.operation(a, b))
+            else:
+                found.append(found[places[step[0]]] * found[places[step[1]]])
+        for row, signs in self.conditions:
+            value = at(row, found)
+            if not signs & (POSITIVE if value > 0 else NEGATIVE if value < 0 else ZERO):
+                return None
+        return found
+
+
+def at(row: Sequence[int], values: Sequence[int]) -> int:
+    """The value of a polynomial where monomials have these values."""
+    return sum(map(operator.mul, row, values))
