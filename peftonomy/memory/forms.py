@@ -19,7 +19,7 @@ from .machine import Flags
 from .model import Setting
 from .program import Model, Program
 from .step import Step
-from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, terms_of
+from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "Question", "derived"]
 
-Moment = tuple[Terms, Terms, Terms]
+Moment = tuple[Any, Any, Any]
 """Bytes alive at a moment, those of them that the forward pass left, and gradients of parameters among them."""
 
 
@@ -70,41 +70,44 @@ def dense(row: Row) -> bool:
 
 
 class Moments(Tape):
-    """A tape that notes all moments which may be the highest."""
+    """A tape that notes all moments."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace) -> None:
         super().__init__()
+        self.trace = trace
         self.moments: list[Moment] = []
 
     def see(self, moment: Any) -> None:
-        """Note a moment; of it and the one before, the lower one is left out."""
-        terms = terms_of(moment)
-        if self.moments:
-            last = self.moments[-1][0]
-            if dominates(last, terms):
-                return
-            if dominates(terms, last):
-                self.moments.pop()
-        self.moments.append((terms, terms_of(self.left), terms_of(self.grads)))
+        """Note a moment."""
+        self.moments.append((moment, self.left, self.grads))
 
-    def highest(self) -> list[Moment]:
-        """The moments that no other one is always as high as, in their order; then none are noted."""
+    def highest(self) -> list[tuple[Terms, ...]]:
+        """The moments that no other one is always as high as, in their order; then none are noted.
+
+        Of two that are always equal the first one counts, as in `Tape.see`.
+        """
         found, self.moments = self.moments, []
-        example = self.examples
-        values = [sum(c * example[k] for k, c in terms.items()) for terms, _, _ in found]
+        rows = self.trace.rows([packed(alive) for alive, _, _ in found])
+        peaks: list[int] = []  # before the others are compared: no moment beside a higher one
+        for i, row in enumerate(rows):
+            if peaks and dominates(rows[peaks[-1]], row):
+                continue
+            if peaks and dominates(row, rows[peaks[-1]]):
+                peaks.pop()
+            peaks.append(i)
         kept: list[int] = []
-        for i in sorted(range(len(found)), key=lambda i: -values[i]):
-            if not any(dominates(found[k][0], found[i][0]) for k in kept):
+        for i in sorted(peaks, key=lambda i: -int_of(found[i][0])):
+            if not any(dominates(rows[k], rows[i]) for k in kept):
                 kept.append(i)
-        return [found[i] for i in sorted(kept)]
-
-    examples: Sequence[int] = ()
+        return [tuple(map(self.trace.terms, found[i])) for i in sorted(kept)]
 
 
 class Symbolic(Asked):
     """A question whose numbers are symbols."""
 
-    def __init__(self, kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting):
+    def __init__(
+        self, kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting
+    ):
         self.trace = Trace()
         self.batch, self.seq = self.trace.whole(setting.batch), self.trace.whole(setting.seq)
         symbols: dict[str, Any] = {}
@@ -126,13 +129,13 @@ class Symbolic(Asked):
     def form(self) -> Form:
         """Run the step."""
         step = Step(self.program, self.flags())
-        tape = step.tape = Moments()
-        tape.examples = self.trace.examples
+        tape = step.tape = Moments(self.trace)
         loss = step.run()
-        first, kept, forward = tape.highest(), terms_of(tape.now), terms_of(tape.flops)
+        first, rest = tape.highest(), [tape.now, tape.flops]
         step.back(loss)
-        rest = (kept, forward, terms_of(tape.flops), terms_of(self.program.holds))
-        return Form(self.trace, first, tape.highest(), rest, self.ledger(step))
+        rest += [tape.flops, self.program.holds]
+        terms = [self.trace.terms(value) for value in rest]
+        return Form(self.trace, first, tape.highest(), terms, self.ledger(step))
 
 
 class Sized(Program):
@@ -159,8 +162,9 @@ class Form:
     """The totals of a step as polynomials, the highest moments of both passes as candidates, and its conditions."""
 
     def __init__(
-        self, trace: Trace, first: Sequence[Moment], second: Sequence[Moment], rest: Sequence[Terms], ledger: Ledger
-    ):
+        self, trace: Trace, first: Sequence[tuple[Terms, ...]], second: Sequence[tuple[Terms, ...]],
+        rest: Sequence[Terms], ledger: Ledger,
+    ):  # fmt: skip
         self.ledger = ledger
         everything = [terms for moment in (*first, *second) for terms in moment]
         compiled = self.compiled = Compiled(trace, [*everything, *rest])

@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
-__all__ = ["Compiled", "Real", "Terms", "Trace", "Whole", "dominates", "terms_of"]
+from ..errors import UsageError
+
+__all__ = ["Compiled", "Real", "Terms", "Trace", "Whole", "at", "dominates", "int_of", "packed"]
 
 Terms = Mapping[int, int]
 """A polynomial: the coefficient of each monomial, by the monomial's number. Monomial 0 is 1."""
@@ -24,6 +27,8 @@ SIGNS: dict[str, int] = {
 }  # fmt: skip
 """The signs of the difference for which a comparison holds."""
 ALL = NEGATIVE | ZERO | POSITIVE
+LANE = 64
+HALF = 1 << LANE - 1
 PLAIN = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
 
 
@@ -46,8 +51,9 @@ class Trace:
         self.examples: list[int] = [1]
         self.factors: list[tuple[int, ...]] = [()]
         self.numbers: dict[tuple[int, ...], int] = {(): 0}
-        self.products: dict[tuple[int, int], int] = {}
-        self.divisions: dict[Any, int] = {}
+        self.products: dict[tuple[int, int], Any] = {}
+        self.divisions: dict[Any, Any] = {}
+        self.decided: dict[tuple[str, int], bool] = {}
         self.conditions: dict[tuple[tuple[int, int], ...], int] = {}
         self.compared: list[tuple[int, Callable[[Any, Any], bool], Any, bool]] = []
         self.inputs = 0
@@ -63,17 +69,10 @@ class Trace:
         self.examples.append(example)
         self.factors.append((number,))
         self.numbers[number,] = number
-        return Whole(self, {number: 1}, example)
-
-    def product(self, a: int, b: int) -> int:
-        """The number of the product of two monomials."""
-        key = (a, b) if a < b else (b, a)
-        found = self.products.get(key)
-        if found is None:
-            found = self.products[key] = self._interned(tuple(sorted(self.factors[a] + self.factors[b])))
-        return found
+        return Whole(self, 1 << number * LANE, example)
 
     def _interned(self, factors: tuple[int, ...]) -> int:
+        """The number of a product of symbols."""
         found = self.numbers.get(factors)
         if found is None:
             rest = self._interned(factors[:-1])
@@ -83,35 +82,71 @@ class Trace:
             self.factors.append(factors)
         return found
 
+    def rows(self, packed: Sequence[int]) -> list[tuple[int, ...]]:
+        """The coefficients of polynomials for all monomials, in order."""
+        n = len(self.made)
+        bias = sum(1 << (k + 1) * LANE - 1 for k in range(n))
+        unpack = Struct(f"<{n}q").unpack
+        return [unpack(((p + bias) ^ bias).to_bytes(n * LANE // 8, "little")) for p in packed]
+
+    def terms(self, value: Any) -> dict[int, int]:
+        """A polynomial, or a plain number, by monomials. Raises UsageError if a coefficient has more than 63 bits."""
+        try:
+            (row,) = self.rows([packed(value)])
+        except OverflowError:
+            row = ()
+        if sum(map(operator.mul, row, self.examples)) != int_of(value):
+            raise UsageError("memory: a size of this step takes more than 2**63 bytes")
+        return {k: c for k, c in enumerate(row) if c}
+
+    def product(self, a: Whole, b: Whole) -> Any:
+        """A product of polynomials."""
+        key = a.packed, b.packed
+        found = self.products.get(key)
+        if found is None:
+            total = 0
+            theirs = self.terms(b)
+            for i, c in self.terms(a).items():
+                for j, d in theirs.items():
+                    k = self._interned(tuple(sorted(self.factors[i] + self.factors[j])))
+                    total += c * d << k * LANE
+            found = self.products[key] = self.unpacked(total, a.value * b.value)
+        return found
+
     def divided(self, operation: Callable[[int, int], int], a: Any, b: Any) -> Any:
         """A quotient or remainder, as a symbol of its own; a plain number where the example is below 1."""
-        one, other = terms_of(a), terms_of(b)
-        key = operation, tuple(sorted(one.items())), tuple(sorted(other.items()))
-        if key in self.divisions:
-            number = self.divisions[key]
-            return self.made_of({number: 1}, self.examples[number])
-        example = operation(int_of(a), int_of(b))
-        symbol = self._symbol(Division(operation, one, other), example)
-        if example < 1:
-            return symbol.plain()
-        self.require(symbol.terms, POSITIVE, proven=False)
-        self.divisions[key] = next(iter(symbol.terms))
-        return symbol
+        key = operation, packed(a), packed(b)
+        found = self.divisions.get(key)
+        if found is None:
+            example = operation(int_of(a), int_of(b))
+            found = self._symbol(Division(operation, self.terms(a), self.terms(b)), example)
+            if example < 1:
+                found = found.plain()
+            else:
+                self.require(found, POSITIVE)
+            self.divisions[key] = found
+        return found
 
-    def made_of(self, terms: dict[int, int], value: int) -> Any:
-        """A polynomial without zero terms, or the plain number that it is."""
-        if not terms:
-            return 0
-        if len(terms) == 1 and 0 in terms:
-            return terms[0]
-        return Whole(self, terms, value)
+    def unpacked(self, packed: int, value: int) -> Any:
+        """A polynomial, or the plain number that it is."""
+        return packed if -HALF <= packed < HALF else Whole(self, packed, value)
 
-    def require(self, terms: Terms, signs: int, proven: bool = True) -> None:
-        """The run is valid only where a polynomial has one of these signs. proven: leave out what always holds."""
-        if proven and terms:
-            low, high = min(terms.values()), max(terms.values())
-            if (low > 0 and signs & POSITIVE) or (high < 0 and signs & NEGATIVE):
-                return
+    def holds(self, relation: str, difference: int, value: int) -> bool:
+        """Whether a difference stands in a relation to 0 for the example; it is recorded unless it always does."""
+        found = self.decided.get((relation, difference))
+        if found is None:
+            found = bool(getattr(operator, relation)(value, 0))
+            signs = SIGNS[relation] if found else ALL ^ SIGNS[relation]
+            coefficients = self.terms(Whole(self, difference, value)).values()
+            always = POSITIVE if min(coefficients) > 0 else NEGATIVE if max(coefficients) < 0 else 0
+            if not always & signs:
+                self.require(Whole(self, difference, value), signs)
+            self.decided[relation, difference] = found
+        return found
+
+    def require(self, polynomial: Whole, signs: int) -> None:
+        """The run is valid only where a polynomial has one of these signs."""
+        terms = self.terms(polynomial)
         shared = math.gcd(*terms.values())
         key = tuple(sorted((k, c // shared) for k, c in terms.items()))
         if key[-1][1] < 0:
@@ -121,48 +156,40 @@ class Trace:
 
 
 class Whole:
-    """A whole number that is a polynomial in symbols. value: its value for the example."""
+    """A whole number that is a polynomial in symbols.
 
-    __slots__ = ("terms", "trace", "value")
+    packed: its coefficients, each in LANE bits of one integer, so that sums are sums of integers. value: its value for
+    the example.
+    """
 
-    def __init__(self, trace: Trace, terms: dict[int, int], value: int):
-        self.trace, self.terms, self.value = trace, terms, value
+    __slots__ = ("packed", "trace", "value")
+
+    def __init__(self, trace: Trace, packed: int, value: int):
+        self.trace, self.packed, self.value = trace, packed, value
 
     def plain(self) -> int:
         """The value for the example; the run is then valid only where the symbol has it."""
-        terms = dict(self.terms)
-        terms[0] = terms.get(0, 0) - self.value
-        self.trace.require({k: c for k, c in terms.items() if c}, ZERO, proven=False)
+        self.trace.require(Whole(self.trace, self.packed - self.value, 0), ZERO)
         return self.value
 
-    def _plus(self, terms: Terms, value: int, sign: int) -> Any:
-        mine = dict(self.terms)
-        for k, c in terms.items():
-            c = mine.get(k, 0) + sign * c
-            if c:
-                mine[k] = c
-            else:
-                del mine[k]
-        return self.trace.made_of(mine, self.value + sign * value)
-
     def __add__(self, other: Any) -> Any:
-        if isinstance(other, Whole):
-            return self._plus(other.terms, other.value, 1)
+        if type(other) is Whole:
+            return self.trace.unpacked(self.packed + other.packed, self.value + other.value)
         if isinstance(other, int):
-            return self._plus({0: other}, other, 1) if other else self
+            return Whole(self.trace, self.packed + other, self.value + other) if other else self
         return self.plain() + other
 
     def __radd__(self, other: Any) -> Any:
         return self + other if isinstance(other, int) else other + self.plain()
 
-    def __neg__(self) -> Any:
-        return Whole(self.trace, {k: -c for k, c in self.terms.items()}, -self.value)
+    def __neg__(self) -> Whole:
+        return Whole(self.trace, -self.packed, -self.value)
 
     def __sub__(self, other: Any) -> Any:
-        if isinstance(other, Whole):
-            return self._plus(other.terms, other.value, -1)
+        if type(other) is Whole:
+            return self.trace.unpacked(self.packed - other.packed, self.value - other.value)
         if isinstance(other, int):
-            return self._plus({0: other}, other, -1) if other else self
+            return Whole(self.trace, self.packed - other, self.value - other) if other else self
         return self.plain() - other
 
     def __rsub__(self, other: Any) -> Any:
@@ -170,20 +197,10 @@ class Whole:
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, int):
-            if other == 1:
-                return self
-            if not other:
-                return 0
-            return Whole(self.trace, {k: c * other for k, c in self.terms.items()}, self.value * other)
-        if not isinstance(other, Whole):
-            return self.plain() * other
-        terms: dict[int, int] = {}
-        product = self.trace.product
-        for a, c in self.terms.items():
-            for b, d in other.terms.items():
-                k = product(a, b)
-                terms[k] = terms.get(k, 0) + c * d
-        return self.trace.made_of({k: c for k, c in terms.items() if c}, self.value * other.value)
+            return Whole(self.trace, self.packed * other, self.value * other) if other else 0
+        if type(other) is Whole:
+            return self.trace.product(self, other)
+        return self.plain() * other
 
     def __rmul__(self, other: Any) -> Any:
         return self * other if isinstance(other, int) else other * self.plain()
@@ -199,8 +216,6 @@ class Whole:
     def __floordiv__(self, other: Any) -> Any:
         if not isinstance(other, int | Whole):
             return self.plain() // other
-        if isinstance(other, int) and other and not any(c % other for c in self.terms.values()):
-            return self.trace.made_of({k: c // other for k, c in self.terms.items()}, self.value // other)
         return self.trace.divided(operator.floordiv, self, other)
 
     def __rfloordiv__(self, other: Any) -> Any:
@@ -209,23 +224,22 @@ class Whole:
     def __mod__(self, other: Any) -> Any:
         if not isinstance(other, int | Whole):
             return self.plain() % other
-        if isinstance(other, int) and other and not any(c % other for c in self.terms.values()):
-            return 0
         return self.trace.divided(operator.mod, self, other)
 
     def __rmod__(self, other: Any) -> Any:
         return self.trace.divided(operator.mod, other, self) if isinstance(other, int) else other % self.plain()
 
     def _compared(self, relation: str, other: Any) -> bool:
-        if isinstance(other, Whole) and self.terms == other.terms:
-            return bool(SIGNS[relation] & ZERO)
-        if not isinstance(other, int | Whole):
-            return bool(getattr(operator, relation)(self.plain(), other))
-        holds = bool(getattr(operator, relation)(self.value, int_of(other)))
-        difference = self - other
-        assert isinstance(difference, Whole)  # a polynomial that is no plain number, or two that differ
-        self.trace.require(difference.terms, SIGNS[relation] if holds else ALL ^ SIGNS[relation])
-        return holds
+        if type(other) is Whole:
+            if self.packed == other.packed:
+                return bool(SIGNS[relation] & ZERO)
+            difference = self - other
+            if type(difference) is Whole:
+                return self.trace.holds(relation, difference.packed, difference.value)
+            return bool(getattr(operator, relation)(difference, 0))
+        if isinstance(other, int):
+            return self.trace.holds(relation, self.packed - other, self.value - other)
+        return bool(getattr(operator, relation)(self.plain(), other))
 
     def __lt__(self, other: Any) -> bool:
         return self._compared("lt", other)
@@ -348,21 +362,19 @@ for _name in PLAIN:
     _fixing(_name)
 
 
-def terms_of(value: Any) -> Terms:
-    """A polynomial's terms, or those of a plain number."""
-    if isinstance(value, Whole):
-        return value.terms
-    return {0: value} if value else {}
+def packed(value: Any) -> int:
+    """A polynomial's coefficients in one integer; a plain number is its own."""
+    return value.packed if type(value) is Whole else int(value)
 
 
 def int_of(value: Any) -> int:
     """The value for the example."""
-    return value.value if isinstance(value, Whole) else int(value)
+    return value.value if type(value) is Whole else int(value)
 
 
-def dominates(a: Terms, b: Terms) -> bool:
-    """Whether a is at least b in every coefficient, so for all positive numbers."""
-    return all(a.get(k, 0) >= c for k, c in b.items()) and all(c >= 0 or k in b for k, c in a.items())
+def dominates(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether no coefficient of a is below that of b, so that a is at least b for all positive numbers."""
+    return all(map(operator.ge, a, b))
 
 
 class Compiled:
