@@ -17,6 +17,8 @@ from .tensor import Tensor
 
 __all__ = ["Caller"]
 
+PARAMETERISED = (Module, Part)
+
 
 class Caller(Machine):
     """A machine that runs functions."""
@@ -77,8 +79,8 @@ class Caller(Machine):
         if kind == "share":
             return self._share(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
-        if borrowed:
+        if line.borrows:
+            borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)
             return results
@@ -127,7 +129,7 @@ class Caller(Machine):
         for value in values:
             if isinstance(value, Tensor):
                 inputs.append(value)
-            elif isinstance(value, Module | Part):
+            elif isinstance(value, PARAMETERISED):
                 kinds = value.module if isinstance(value, Part) else value
                 for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
                     made = self.weight(value, suffix)
