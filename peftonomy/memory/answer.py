@@ -1,12 +1,13 @@
-"""The memory of a training step: closed forms that are derived once, and the step itself where there is none yet."""
+"""The memory of a training step: closed forms, each derived once, and the step itself where none applies."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
+from ..errors import DataError, UsageError
 from .asked import Asked, billed
 from .forms import Form, Question, derived
 from .model import Memory, Setting
@@ -23,27 +24,32 @@ MOST_KINDS, MOST_FORMS = 64, 8
 def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting) -> Memory:
     """The memory of a step with these hyperparameters, by operations. Raises UsageError.
 
-    The first question of its kind is answered by running the step. The second one derives a form, which answers from
-    then on; a question to which no form applies gets another one, or is run.
+    The first question of its kind derives a form, which answers the others; one to which no form applies gets a form
+    of its own, or is answered by running the step.
     """
     values = plan.values(given)
     rows = plan.each(values)
     question = Question.of(setting, values, rows)
-    kinds: OrderedDict[Any, list[Form]] = plan.memo.setdefault("forms", OrderedDict())
-    forms = kinds.get(question.kind)
-    if forms is None:
-        found = Asked(kb, plan, given, setting).memory()
-        kinds[question.kind] = []
-        if len(kinds) > MOST_KINDS:
-            kinds.popitem(last=False)
-        return found
+    forms = _forms(plan, question)
     for form in forms:
         totals = form(question)
         if totals is not None:
             return billed(plan, setting, values, rows, totals, form.ledger)
-    if len(forms) == MOST_FORMS:
-        return Asked(kb, plan, given, setting).memory()
-    forms.append(derived(kb, plan, values, rows, setting))
-    totals = forms[-1](question)
-    assert totals is not None  # a form applies to its own example
-    return billed(plan, setting, values, rows, totals, forms[-1].ledger)
+    if len(forms) < MOST_FORMS:
+        with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
+            forms.append(derived(kb, plan, values, rows, setting))
+            totals = forms[-1](question)
+            if totals is not None:
+                return billed(plan, setting, values, rows, totals, forms[-1].ledger)
+    return Asked(kb, plan, given, setting).memory()
+
+
+def _forms(plan: Plan, question: Question) -> list[Form]:
+    """The forms for questions of one kind; of the kinds, the last ones are kept."""
+    kinds: dict[Any, list[Form]] = plan.memo.setdefault("forms", {})
+    forms = kinds.get(question.kind)
+    if forms is None:
+        if len(kinds) >= MOST_KINDS:
+            del kinds[next(iter(kinds))]
+        forms = kinds[question.kind] = []
+    return forms

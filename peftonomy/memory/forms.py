@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..catalogue.records import Records
 from ..costs.layout import Spot
+from ..errors import UsageError
 from ..schema.method import Value
 from .asked import Asked, Ledger, Totals, modelled
 from .machine import Flags
-from .model import Setting
+from .model import DTYPES, Setting
 from .program import Model, Program
 from .step import Step
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Form", "Question", "derived"]
 
+MOST_BYTES = 2**62
+"""Coefficients are exact as long as a step takes fewer."""
 Moment = tuple[Any, Any, Any]
 """Bytes alive at a moment, those of them that the forward pass left, and gradients of parameters among them."""
 
@@ -55,7 +58,8 @@ class Question(NamedTuple):
                 others.append(tuple(value) if isinstance(value, list) else value)
             others.append(type(value))
         same = [(id(r.piece), r.copies, r.layers, r.learns, None if dense(r) else r.count) for r in rows]
-        kind = (setting.dtype, setting.attention, setting.checkpointing, *others, *same)
+        widths = (*DTYPES[setting.dtype], setting.dtype == "mixed")
+        kind = (*widths, setting.attention, setting.checkpointing, *others, *same)
         return Question(kind, tuple(numbers), tuple(reals))
 
 
@@ -87,6 +91,8 @@ class Moments(Tape):
         Of two that are always equal the first one counts, as in `Tape.see`.
         """
         found, self.moments = self.moments, []
+        if max(int_of(alive) for alive, _, _ in found) >= MOST_BYTES:
+            raise UsageError(f"memory: this step takes more than {MOST_BYTES} bytes")
         rows = self.trace.rows([packed(alive) for alive, _, _ in found])
         peaks: list[int] = []  # before the others are compared: no moment beside a higher one
         for i, row in enumerate(rows):
