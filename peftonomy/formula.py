@@ -140,7 +140,7 @@ class Formula:
         written: of names, the Python expressions over the arguments that they stand for; others are found in the
         mapping `common`.
         """
-        names = _sources(formulas, (), ()) | written
+        names = {**_sources(formulas, (), ()), **written}
         body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
         return _function(["_common", *arguments], body, PYTHON)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
 from ..errors import DataError, UsageError
-from .asked import Asked, billed
+from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
 from .model import Memory, Setting
 
@@ -31,17 +31,24 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     rows = plan.each(values)
     question = Question.of(setting, values, rows)
     forms = _forms(plan, question)
+    found = _applied(forms, question)
+    if found is None and len(forms) < MOST_FORMS:
+        with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
+            forms.append(derived(kb, plan, values, rows, setting))
+            found = _applied(forms[-1:], question)
+    if found is not None:
+        totals, ledger = found
+        return billed(plan, setting, values, rows, totals, ledger)
+    return Asked(kb, plan, given, setting).memory()
+
+
+def _applied(forms: Sequence[Form], question: Question) -> tuple[Totals, Ledger] | None:
+    """The totals of the first form whose conditions hold."""
     for form in forms:
         totals = form(question)
         if totals is not None:
-            return billed(plan, setting, values, rows, totals, form.ledger)
-    if len(forms) < MOST_FORMS:
-        with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
-            forms.append(derived(kb, plan, values, rows, setting))
-            totals = forms[-1](question)
-            if totals is not None:
-                return billed(plan, setting, values, rows, totals, forms[-1].ledger)
-    return Asked(kb, plan, given, setting).memory()
+            return totals, form.ledger
+    return None
 
 
 def _forms(plan: Plan, question: Question) -> list[Form]:

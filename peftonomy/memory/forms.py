@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import mul
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ..catalogue.records import Records
 from ..costs.layout import Spot
@@ -55,7 +55,7 @@ class Question(NamedTuple):
             elif isinstance(value, float):
                 reals.append(value)
             else:
-                others.append(tuple(value) if isinstance(value, list) else value)
+                others.append(value)
             others.append(type(value))
         same = [(id(r.piece), r.copies, r.layers, r.learns, None if dense(r) else r.count) for r in rows]
         widths = (*DTYPES[setting.dtype], setting.dtype == "mixed")
@@ -63,7 +63,7 @@ class Question(NamedTuple):
         return Question(kind, tuple(numbers), tuple(reals))
 
 
-def symbolic(value: Any) -> bool:
+def symbolic(value: Any) -> TypeGuard[int]:
     """Whether a form is derived for all values of a hyperparameter like this one."""
     return type(value) is int and value > 0
 
@@ -121,7 +121,7 @@ class Symbolic(Asked):
         for name, value in values.items():
             symbols[name] = value
             if symbolic(value):
-                symbols[name] = self.trace.whole(int_of(value))
+                symbols[name] = self.trace.whole(value)
             elif isinstance(value, float):
                 symbols[name] = Real(self.trace, reals, value)
                 reals += 1

@@ -68,7 +68,7 @@ class Own(NamedTuple):
 class Acting(NamedTuple):
     """A record of a part of a method: the part's number, what decides where it acts, its functions, and its spots."""
 
-    index: int
+    part: int
     measured: Measure
     functions: Mapping[str, Function]
     spots: Sequence[Spot]
@@ -198,7 +198,7 @@ class Program:
                     self.trained.setdefault((module.path, suffix), []).append(None)
         arguments = plan.arguments(dict(values))
         for acting in self._acting():
-            self._act(acting, arguments[acting.index])
+            self._act(acting, arguments[acting.part])
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""

@@ -55,7 +55,7 @@ class Trace:
         self.divisions: dict[Any, Any] = {}
         self.decided: dict[tuple[str, int], bool] = {}
         self.conditions: dict[tuple[tuple[int, int], ...], int] = {}
-        self.compared: list[tuple[int, Callable[[Any, Any], bool], Any, bool]] = []
+        self.compared: dict[tuple[int, Callable[[Any, Any], bool], Any, bool], None] = {}
         self.inputs = 0
 
     def whole(self, example: int) -> Whole:
@@ -298,14 +298,14 @@ class Real:
 
     def plain(self) -> float:
         """The value for the example; the run is then valid only for this value."""
-        self.trace.compared.append((self.index, operator.eq, self.value, True))
+        self.trace.compared[self.index, operator.eq, self.value, True] = None
         return self.value
 
     def _compared(self, relation: Callable[[Any, Any], bool], other: Any) -> bool:
         if not isinstance(other, int | float):
             return bool(relation(self.plain(), other))
         holds = bool(relation(self.value, other))
-        self.trace.compared.append((self.index, relation, other, holds))
+        self.trace.compared[self.index, relation, other, holds] = None
         return holds
 
     def __lt__(self, other: Any) -> bool:
@@ -401,7 +401,7 @@ class Compiled:
         self.places = {number: i for i, number in enumerate(sorted(wanted))}
         self.steps = [trace.made[number] for number in sorted(wanted - {0})]
         self.conditions = [(self.row(dict(key)), signs) for key, signs in trace.conditions.items()]
-        self.compared = list(dict.fromkeys(trace.compared))
+        self.compared = [*trace.compared]
 
     def row(self, terms: Terms) -> tuple[int, ...]:
         """The coefficients of a polynomial for all monomials, in order."""
