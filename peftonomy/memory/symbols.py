@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -84,10 +85,8 @@ class Trace:
 
     def rows(self, packed: Sequence[int]) -> list[tuple[int, ...]]:
         """The coefficients of polynomials for all monomials, in order."""
-        n = len(self.made)
-        bias = sum(1 << (k + 1) * LANE - 1 for k in range(n))
-        unpack = Struct(f"<{n}q").unpack
-        return [unpack(((p + bias) ^ bias).to_bytes(n * LANE // 8, "little")) for p in packed]
+        size, bias, unpack = _lanes(len(self.made))
+        return [unpack(((p + bias) ^ bias).to_bytes(size, "little")) for p in packed]
 
     def terms(self, value: Any) -> dict[int, int]:
         """A polynomial, or a plain number, by monomials. Raises UsageError if a coefficient has more than 63 bits."""
@@ -174,7 +173,8 @@ class Whole:
 
     def __add__(self, other: Any) -> Any:
         if type(other) is Whole:
-            return self.trace.unpacked(self.packed + other.packed, self.value + other.value)
+            total = self.packed + other.packed
+            return total if -HALF <= total < HALF else Whole(self.trace, total, self.value + other.value)
         if isinstance(other, int):
             return Whole(self.trace, self.packed + other, self.value + other) if other else self
         return self.plain() + other
@@ -187,7 +187,8 @@ class Whole:
 
     def __sub__(self, other: Any) -> Any:
         if type(other) is Whole:
-            return self.trace.unpacked(self.packed - other.packed, self.value - other.value)
+            total = self.packed - other.packed
+            return total if -HALF <= total < HALF else Whole(self.trace, total, self.value - other.value)
         if isinstance(other, int):
             return Whole(self.trace, self.packed - other, self.value - other) if other else self
         return self.plain() - other
@@ -360,6 +361,12 @@ def _fixing(name: str) -> None:
 
 for _name in PLAIN:
     _fixing(_name)
+
+
+@lru_cache(maxsize=64)
+def _lanes(n: int) -> tuple[int, int, Callable[[bytes], tuple[int, ...]]]:
+    """For so many coefficients: their bytes, the number that makes all of them positive, and what unpacks them."""
+    return n * LANE // 8, sum(1 << (k + 1) * LANE - 1 for k in range(n)), Struct(f"<{n}q").unpack
 
 
 def packed(value: Any) -> int:
