@@ -27,8 +27,12 @@ EXACT = 2**53
 
 
 class Totals(NamedTuple):
-    """Results of running one step: bytes at the peak of each pass, with what the forward pass left of them and the
-    gradients among them; bytes kept; operations. holds: what the method holds beside its tensors."""
+    """Results of one step.
+
+    first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
+    left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
+    pass, and of both. holds: bytes that the method holds besides its tensors.
+    """
 
     first: tuple[int, int, int]
     kept: int
@@ -43,7 +47,7 @@ Single = tuple[int, int]
 
 
 class Ledger(NamedTuple):
-    """What an answer needs besides the totals, and what is the same for questions with the same rows.
+    """The parts of an answer that are the same for all questions with the same rows.
 
     eager: whether attention is written out. backbone: trained tensors of the backbone, each kind with its number.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
@@ -100,7 +104,7 @@ class Asked:
         return Totals(first, kept, forward, (tape.peak, *tape.most), tape.flops, self.program.holds)
 
     def ledger(self, step: Step) -> Ledger:
-        """What is the same for questions with the same rows."""
+        """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
         backbone = []
         for module in inventory.modules:
@@ -166,7 +170,7 @@ class Asked:
 def billed(
     plan: Plan, setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], totals: Totals, ledger: Ledger
 ) -> Memory:
-    """The answer, of what one step came to: weights, optimizer states and the batch are added. Raises UsageError."""
+    """Return the answer: the totals of a step, with weights, optimizer states and the batch. Raises UsageError."""
     if ledger.eager and setting.attention != "eager":
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]

@@ -2,7 +2,7 @@
 
 A form is derived by running the unchanged step on symbols (see `symbols`) for the batch, the length and the numeric
 hyperparameters. It holds for one plan, one choice of all other hyperparameters and settings, and the same rows of the
-plan. A question whose numbers lead to other decisions, as another batch than 1 may, gets a form of its own.
+plan. A question whose numbers lead to other decisions (a batch of 1, for example) gets a form of its own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Moment = tuple[Any, Any, Any]
 
 
 class Question(NamedTuple):
-    """A setting with hyperparameters, sorted by how a form takes them.
+    """A setting with hyperparameters, sorted by how a form uses them.
 
-    kind: what a form is derived for. numbers: the batch, the length, and whole hyperparameters from 1 on. reals:
-    hyperparameters that are not whole.
+    kind: all that a form is derived for. numbers: the batch, the length, and whole hyperparameters from 1 on. reals:
+    hyperparameters of type float.
     """
 
     kind: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Question(NamedTuple):
 
     @staticmethod
     def of(setting: Setting, values: Mapping[str, Value], rows: Sequence[Row]) -> Question:
-        """Sort a question's parts."""
+        """Return the question that these values and rows ask."""
         numbers, reals, others = [setting.batch, setting.seq], list[float](), list[Any]()
         for value in values.values():
             if symbolic(value):
@@ -64,17 +64,17 @@ class Question(NamedTuple):
 
 
 def symbolic(value: Any) -> TypeGuard[int]:
-    """Whether a form is derived for all values of a hyperparameter like this one."""
+    """Return whether one form covers all values of such a hyperparameter."""
     return type(value) is int and value > 0
 
 
 def dense(row: Row) -> bool:
-    """Whether the sizes of a row's tensors come from a declared shape."""
+    """Return whether the sizes of a row's tensors come from a declared shape."""
     return row.piece.tensor.shape is not None and not row.roles
 
 
 class Moments(Tape):
-    """A tape that notes all moments."""
+    """A tape that records every moment."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -82,19 +82,20 @@ class Moments(Tape):
         self.moments: list[Moment] = []
 
     def see(self, moment: Any) -> None:
-        """Note a moment."""
+        """Record a moment."""
         self.moments.append((moment, self.left, self.grads))
 
     def highest(self) -> list[tuple[Terms, ...]]:
-        """The moments that no other one is always as high as, in their order; then none are noted.
+        """Return the moments that may be the highest, in their order, and start a new list.
 
-        Of two that are always equal the first one counts, as in `Tape.see`.
+        A moment is left out if another one is at least as high for all numbers. Of two that are always equal the first
+        one is kept, as in `Tape.see`.
         """
         found, self.moments = self.moments, []
         if max(int_of(alive) for alive, _, _ in found) >= MOST_BYTES:
             raise UsageError(f"memory: this step takes more than {MOST_BYTES} bytes")
         rows = self.trace.rows([packed(alive) for alive, _, _ in found])
-        peaks: list[int] = []  # before the others are compared: no moment beside a higher one
+        peaks: list[int] = []  # a quick first pass compares neighbours only
         for i, row in enumerate(rows):
             if peaks and dominates(rows[peaks[-1]], row):
                 continue
@@ -129,11 +130,11 @@ class Symbolic(Asked):
         self._put(plan, model, Sized(plan, model, symbols, rows), values, rows, setting)
 
     def flags(self, whole: bool = False) -> Flags:
-        """How the step is run, with symbols."""
+        """Return the flags of the step, with symbols for the batch and the length."""
         return super().flags(whole)._replace(batch=self.batch, seq=self.seq)  # type: ignore[arg-type]
 
     def form(self) -> Form:
-        """Run the step."""
+        """Run the step and return its form."""
         step = Step(self.program, self.flags())
         tape = step.tape = Moments(self.trace)
         loss = step.run()
@@ -145,7 +146,7 @@ class Symbolic(Asked):
 
 
 class Sized(Program):
-    """A program of which the method's tensors have symbols as sizes."""
+    """A program in which symbols are the sizes of the method's tensors."""
 
     def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row]):
         self.values = values
@@ -153,7 +154,7 @@ class Sized(Program):
         super().__init__(plan, model, values, rows)
 
     def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
-        """The declared shape, over the symbols."""
+        """Return the declared shape, computed with symbols."""
         piece = row.piece
         if spot.shape is not None or not dense(row):
             return self.plan.shape(row, spot)
@@ -181,7 +182,7 @@ class Form:
         self.rest = [row(terms) for terms in rest]
 
     def __call__(self, question: Question) -> Totals | None:
-        """The totals for other numbers; None where a condition does not hold."""
+        """Return the totals for other numbers, or None if a condition does not hold."""
         values = self.compiled.values(question.numbers, question.reals)
         if values is None:
             return None

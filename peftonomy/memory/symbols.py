@@ -60,7 +60,7 @@ class Trace:
         self.inputs = 0
 
     def whole(self, example: int) -> Whole:
-        """The next number of a question, which is at least 1."""
+        """Return a symbol for the next number of a question, which is at least 1."""
         self.inputs += 1
         return self._symbol(self.inputs - 1, example)
 
@@ -89,7 +89,10 @@ class Trace:
         return [unpack(((p + bias) ^ bias).to_bytes(size, "little")) for p in packed]
 
     def terms(self, value: Any) -> dict[int, int]:
-        """A polynomial, or a plain number, by monomials. Raises UsageError if a coefficient has more than 63 bits."""
+        """Return the coefficients of a polynomial or plain number, without zeros.
+
+        Raises UsageError if one has more than 63 bits.
+        """
         try:
             (row,) = self.rows([packed(value)])
         except OverflowError:
@@ -113,7 +116,7 @@ class Trace:
         return found
 
     def divided(self, operation: Callable[[int, int], int], a: Any, b: Any) -> Any:
-        """A quotient or remainder, as a symbol of its own; a plain number where the example is below 1."""
+        """Return a quotient or remainder: a new symbol, or a plain number if the example is below 1."""
         key = operation, packed(a), packed(b)
         found = self.divisions.get(key)
         if found is None:
@@ -131,7 +134,7 @@ class Trace:
         return packed if -HALF <= packed < HALF else Whole(self, packed, value)
 
     def holds(self, relation: str, difference: int, value: int) -> bool:
-        """Whether a difference stands in a relation to 0 for the example; it is recorded unless it always does."""
+        """Compare a difference with 0 for the example. Record the decision unless it is the same for all numbers."""
         found = self.decided.get((relation, difference))
         if found is None:
             found = bool(getattr(operator, relation)(value, 0))
@@ -144,7 +147,7 @@ class Trace:
         return found
 
     def require(self, polynomial: Whole, signs: int) -> None:
-        """The run is valid only where a polynomial has one of these signs."""
+        """Record that the run is valid only if a polynomial has one of these signs."""
         terms = self.terms(polynomial)
         shared = math.gcd(*terms.values())
         key = tuple(sorted((k, c // shared) for k, c in terms.items()))
@@ -167,7 +170,7 @@ class Whole:
         self.trace, self.packed, self.value = trace, packed, value
 
     def plain(self) -> int:
-        """The value for the example; the run is then valid only where the symbol has it."""
+        """Return the value for the example, and record that the run is valid only for this value."""
         self.trace.require(Whole(self.trace, self.packed - self.value, 0), ZERO)
         return self.value
 
@@ -290,7 +293,7 @@ class Whole:
 
 
 class Real:
-    """A hyperparameter that is no whole number: comparisons with plain numbers are recorded, all else fixes it."""
+    """A hyperparameter of type float. Comparisons with plain numbers are recorded; other operations fix its value."""
 
     __slots__ = ("index", "trace", "value")
 
@@ -298,7 +301,7 @@ class Real:
         self.trace, self.index, self.value = trace, index, value
 
     def plain(self) -> float:
-        """The value for the example; the run is then valid only for this value."""
+        """Return the value for the example, and record that the run is valid only for this value."""
         self.trace.compared[self.index, operator.eq, self.value, True] = None
         return self.value
 
@@ -353,7 +356,7 @@ class Real:
 
 
 def _fixing(name: str) -> None:
-    """Let an operator of `Real` fix its value."""
+    """Define an operator of `Real` that fixes its value."""
     operation: Callable[[Any, Any], Any] = getattr(operator, name)
     setattr(Real, f"__{name}__", lambda self, other: operation(self.plain(), other))
     setattr(Real, f"__r{name}__", lambda self, other: operation(other, self.plain()))
@@ -365,7 +368,7 @@ for _name in PLAIN:
 
 @lru_cache(maxsize=64)
 def _lanes(n: int) -> tuple[int, int, Callable[[bytes], tuple[int, ...]]]:
-    """For so many coefficients: their bytes, the number that makes all of them positive, and what unpacks them."""
+    """Return the bytes of n coefficients, the number that makes all of them positive, and the function that unpacks."""
     return n * LANE // 8, sum(1 << (k + 1) * LANE - 1 for k in range(n)), Struct(f"<{n}q").unpack
 
 
@@ -380,7 +383,7 @@ def int_of(value: Any) -> int:
 
 
 def dominates(a: Sequence[int], b: Sequence[int]) -> bool:
-    """Whether no coefficient of a is below that of b, so that a is at least b for all positive numbers."""
+    """Return whether no coefficient of a is below that of b. Then a is at least b for all positive numbers."""
     return all(map(operator.ge, a, b))
 
 
@@ -418,7 +421,7 @@ class Compiled:
         return tuple(row)
 
     def values(self, numbers: Sequence[int], reals: Sequence[float]) -> list[int] | None:
-        """The monomials' values; None where a condition does not hold."""
+        """Return the values of the monomials, or None if a condition does not hold."""
         for index, relation, other, holds in self.compared:
             if relation(reals[index], other) != holds:
                 return None
