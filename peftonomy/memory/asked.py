@@ -49,13 +49,15 @@ Single = tuple[int, int]
 class Ledger(NamedTuple):
     """The parts of an answer that are the same for all questions with the same rows.
 
-    eager: whether attention is written out. backbone: trained tensors of the backbone, each kind with its number.
+    eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
+    with its number. trained: numbers of all that are trained, reached or not.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     """
 
     eager: bool
     backbone: tuple[Trained, ...]
+    trained: int
     pairs: tuple[tuple[Single, Single], ...]
     matrices: tuple[tuple[Module, bool], ...]
     buffers: int
@@ -106,11 +108,12 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone = []
+        backbone, everything = list[Trained](), 0
         for module in inventory.modules:
             for suffix, shape in module.parameters:
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
-                if number:
+                everything += number * math.prod(shape)
+                if number and step.reached(module, suffix):
                     backbone.append(Trained(shape, self.w_t, number))
         matrices = [
             (m, any(trains(m, "weight", n) for n in m.layers))
@@ -121,8 +124,9 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", tuple(backbone), tuple(pairs), tuple(matrices),
-            int(model.operations.buffers(model.config)), int(model.operations.pixels(model.config)),
+            self.setting.attention == "eager", tuple(backbone), everything, tuple(pairs), tuple(matrices),
+            int(model.operations.buffers({**model.names[""], "width": self.w})),
+            int(model.operations.pixels(model.config)),
         )  # fmt: skip
 
     def ordered(self, step: Step) -> Iterator[Single]:
@@ -136,7 +140,7 @@ class Asked:
 
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
-                if self.program.trains(m, suffix, layer):
+                if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
                     yield math.prod(shape) * self.w_t, -1
             yield from beside(m.stack, m.path, layer)
 
@@ -186,7 +190,7 @@ def billed(
         if row.learns or tensor.served != "absent":
             numbers += row.count * row.n
     gradients = sum(size(t) for t in tensors)
-    trained = sum(numel(t) for t in tensors)
+    trained = ledger.trained + sum(numel(t) for t in tensors[len(ledger.backbone) :])
     sizes = [row.count * w_t for row in rows]
     pairs = [(a if i < 0 else sizes[i], b if j < 0 else sizes[j]) for (a, i), (b, j) in ledger.pairs]
     optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)

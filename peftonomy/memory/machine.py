@@ -52,6 +52,7 @@ class Machine:
         self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
         self.outside: dict[Any, Tensor] = {}  # all others
         self.held: list[Storage] = []  # to the end of the forward pass
+        self.stayed: list[Storage] = []  # until what called their stack is through
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
@@ -156,7 +157,7 @@ class Machine:
             (made,) = self.operate(kind, self.language.rules[kind], [whole], [stop - start])
             self.tape.free(whole.storage)
             return made
-        owner = self.model.owner(module)
+        owner = self.model.owner(module, suffix)
         found = dict(owner.parameters)
         if not found:
             return None
@@ -298,6 +299,8 @@ class Machine:
 
     def stay(self, x: Tensor) -> Tensor:
         """Held by what called the stack at hand, until that is through."""
+        if self.limit < 0:
+            self.stayed.append(x.storage)
         scope = self.scopes[min(1, len(self.scopes) - 1)]
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)

@@ -118,8 +118,10 @@ class Model:
                 path = ".".join(p for p in (path, module.parameters[0][0] if module.parameters else "") if p)
             for name in dict.fromkeys((module.role, path)):
                 self.modules.setdefault((module.stack, name), []).append(module)
-        self.tied = {prefix + s.path: prefix + s.tied_to for s in family.modules if s.tied_to is not None}
-        self.tied |= {s.path: prefix + s.tied_to for s in family.modules if s.tied_to is not None and s.outside}
+        start = {s.path: "" if s.outside else prefix for s in family.modules}
+        self.tied = {
+            start[s.path] + s.path: start[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
+        }  # fmt: skip
         self.paths = {m.path: m for m in inventory.modules}
         self._found: dict[tuple[str, int, str], Module | None] = {}
 
@@ -174,10 +176,10 @@ class Model:
                         return Part(module, Slice(start, stop, module.groups))
         return None
 
-    def owner(self, module: Module) -> Module:
-        """The module whose parameters it has: itself, or what it is tied to."""
-        tied = self.tied.get(module.path)
-        return module if module.parameters or tied is None else self.paths[tied]
+    def owner(self, module: Module, suffix: str = "") -> Module:
+        """The module whose weight (or other parameter) it has: itself, or what that is tied to."""
+        tied, own = self.tied.get(module.path), dict(module.parameters)
+        return module if tied is None or (own and (suffix or "weight" in own)) else self.paths[tied]
 
 
 class Program:

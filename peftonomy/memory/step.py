@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backbones.modules import Module
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import SINGLE, Flags, Value, tensor
@@ -24,7 +25,7 @@ class Group:
     def __init__(self, step: Step, more: int):
         self.more = more
         self.before = step.tape.now, step.tape.flops, step.tape.left
-        self.first = len(step.held)
+        self.first = len(step.held), len(step.stayed)
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
@@ -39,7 +40,7 @@ class Group:
             return
         tape, (now, flops, left) = step.tape, self.before
         self.kept, self.left = tape.now - now, tape.left - left
-        self.held = step.held[self.first :]
+        self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
         tape.now += self.more * self.kept
         tape.left += self.more * self.left
         tape.flops += self.more * (tape.flops - flops)
@@ -47,7 +48,7 @@ class Group:
         step.groups.append(self)
 
     def forget(self, step: Step) -> None:
-        """What was held to the end of the forward pass and is not kept counts no longer."""
+        """What was held for a while, at most to the end of the forward pass, and is not kept counts no longer."""
         gone = sum(storage.bytes for storage in self.held if not storage.holders)
         self.kept -= gone
         self.left -= gone
@@ -100,6 +101,10 @@ class Step(Caller):
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
         self.tape.back()
+
+    def reached(self, module: Module, suffix: str) -> bool:
+        """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
+        return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
 
     # Layers
 

@@ -352,7 +352,8 @@ class Operations(Entry):
     pixels: FormulaField = formula(0)
     """How many numbers an input has, where inputs are images or sounds."""
     buffers: FormulaField = formula(0)
-    """Bytes of tables that the model holds besides its weights, such as masks for all positions."""
+    """Bytes of tables that the model holds besides its weights, such as masks for all positions. It may name `width`,
+    the bytes of a number, and `has_...` of the modules outside of layers."""
     source: Citation
 
 
