@@ -58,7 +58,7 @@ def draw(model: nn.Module, name: str, sites: Sequence[kit.Site], n: int) -> dict
         if n > site.d_out * site.d_in:
             raise ValueError(f"{n} positions do not fit into {shape}")
         if shape not in drawn:
-            drawn[shape] = torch.randperm(site.d_out * site.d_in)[:n]
+            drawn[shape] = torch.randperm(site.d_out * site.d_in)[:n].clone()
         if site.role not in found:
             found[site.role] = Positions(drawn[shape])
             kit.attach(model, f"{name}.{site.role.replace('.', '_')}", found[site.role])

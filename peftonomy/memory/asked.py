@@ -74,7 +74,7 @@ class Asked:
         values = plan.values(given)
         rows = plan.each(values)
         model = modelled(kb, plan)
-        self._put(plan, model, Program(plan, model, values, rows), values, rows, setting)
+        self._put(plan, model, Program(plan, model, values, rows, DTYPES[setting.dtype][0]), values, rows, setting)
 
     def _put(
         self, plan: Plan, model: Model, program: Program, values: Mapping[str, Value], rows: Sequence[Row],

@@ -92,6 +92,8 @@ class Caller(Machine):
             return self._detached(line, function, values)
         if kind == "none":
             return [None]
+        if kind == "either":  # the first that is there
+            return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values if v is not None][:1]
         if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
             return []
         if self.tape.log is not None:
@@ -132,7 +134,10 @@ class Caller(Machine):
             elif isinstance(value, PARAMETERISED):
                 kinds = value.module if isinstance(value, Part) else value
                 for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
+                    mark = len(self.tape.records)
                     made = self.weight(value, suffix)
+                    if len(inputs) >= rule.through:  # no gradient gets there, so that what made it goes at once
+                        self._forget(mark)
                     if made is not None:
                         inputs.append(made)
                         weights.append(made)
@@ -265,12 +270,16 @@ class Caller(Machine):
         name, *given = values
         mark = len(self.tape.records)
         results = self.apply(str(name), given, line, function)
+        self._forget(mark)
+        return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
+    def _forget(self, mark: int) -> None:
+        """Let go what autograd kept from there on."""
         for record in self.tape.records[mark:]:
             if isinstance(record, Record):
                 for storage in record.kept:
                     self.tape.free(storage)
         del self.tape.records[mark:]
-        return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
 
     def _loop(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = loop n f y ...`: f runs n times on what it gave before, each time with the next copy of each tensor."""

@@ -127,7 +127,7 @@ class Symbolic(Asked):
                 symbols[name] = Real(self.trace, reals, value)
                 reals += 1
         model = modelled(kb, plan)
-        self._put(plan, model, Sized(plan, model, symbols, rows), values, rows, setting)
+        self._put(plan, model, Sized(plan, model, symbols, rows, DTYPES[setting.dtype][0]), values, rows, setting)
 
     def flags(self, whole: bool = False) -> Flags:
         """Return the flags of the step, with symbols for the batch and the length."""
@@ -148,10 +148,10 @@ class Symbolic(Asked):
 class Sized(Program):
     """A program in which symbols are the sizes of the method's tensors."""
 
-    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row]):
+    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row], width: int):
         self.values = values
         self.args: dict[int, list[tuple[Any, ...]]] = {}
-        super().__init__(plan, model, values, rows)
+        super().__init__(plan, model, values, rows, width)
 
     def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
         """Return the declared shape, computed with symbols."""

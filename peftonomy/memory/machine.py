@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..backbones.modules import Module
@@ -138,7 +140,20 @@ class Machine:
         shape, key = own.shape, (own.key, self.copy)
         if own.copies > 1 and self.copy is None:
             shape = (own.copies * shape[0], *shape[1:])
-        return self._parameter(key, shape, own.trained, own.layers is not None)
+        value = self._parameter(key, shape, own.trained, own.layers is not None)
+        hooked = self.hook.functions.get(f"gradient_{name}") if self.hook is not None else None
+        if hooked is not None and value.live and self.hook is not None:
+            value.hooked = partial(self._arrived, replace(self.hook, function=hooked), self.number, value)
+        return value
+
+    def _arrived(self, hook: Hook, number: int, x: Tensor, grad: Storage) -> Storage:
+        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go."""
+        before = self.autocast, self.number
+        self.autocast, self.number = False, number
+        (made,) = self.act(hook, [Tensor(x.shape, x.width, False, grad)])
+        self.autocast, self.number = before
+        self.tape.free(grad)
+        return tensor(made).storage
 
     def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool) -> Tensor:
         known = self.inside if layered else self.outside
@@ -173,7 +188,8 @@ class Machine:
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:
                 continue
-            value.hooked = value.hooked or hook.name == "gradient"
+            if hook.name == "gradient" and value.live:
+                value.hooked = partial(self._arrived, hook, self.number, value)
             if hook.name == name or (hook.name == "weight" and name not in ("weight", "bias")):
                 (made,) = self.act(hook, [value])
                 self.tape.free(value.storage)

@@ -183,10 +183,10 @@ class Model:
 
 
 class Program:
-    """A method with hyperparameters in a model. Raises UsageError."""
+    """A method with hyperparameters in a model, whose frozen numbers have `width` bytes. Raises UsageError."""
 
-    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row]):
-        self.plan, self.model, self.rows = plan, model, rows
+    def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row], width: int):
+        self.plan, self.model, self.rows, self.width = plan, model, rows, width
         self.trained: dict[tuple[str, str], list[Layers]] = {}
         self.own: dict[tuple[int, str], dict[Place, list[Own]]] = {}
         self.hooks: dict[tuple[str, str], list[Hook]] = {}
@@ -245,7 +245,7 @@ class Program:
 
     def _act(self, acting: Acting, args: tuple[Any, ...]) -> None:
         index, measured, functions, places = acting
-        common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
+        common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
         own = dict(zip(self.plan.parts[index].entry.hyperparameters, args, strict=True))
         for spot in places:
             layers: Layers = frozenset(spot.layers) if spot.layers else None

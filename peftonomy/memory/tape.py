@@ -133,7 +133,9 @@ class Tape:
             x.grad = both
             return
         if x.key is not None:
-            if grad.holders > 1 or x.hooked:  # others hold it, or what is made of it takes its place
+            if x.hooked is not None:
+                grad = x.hooked(grad)
+            elif grad.holders > 1:  # others hold it
                 copy = self.new(x.bytes)
                 self.free(grad)
                 grad = copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Storage", "Tensor"]
@@ -19,7 +20,7 @@ class Storage:
 class Tensor:
     """Numbers of `width` bytes each, whether a gradient comes here (live), and what has come.
 
-    key: of a parameter, which one it is; None for all others. hooked: whether a method changes its gradient.
+    key: of a parameter, which one it is; None for all others. hooked: what a method makes of its gradient.
     """
 
     __slots__ = ("bytes", "grad", "hooked", "key", "live", "shape", "storage", "width")
@@ -29,4 +30,4 @@ class Tensor:
         self.bytes = shape[0] * shape[1] * shape[2] * width
         self.storage = storage if storage is not None else Storage(self.bytes, False)
         self.grad: Storage | None = None
-        self.hooked = False
+        self.hooked: Callable[[Storage], Storage] | None = None

@@ -368,10 +368,12 @@ class Act(Entry):
     """What a method computes at every place of a scope, in functions of the language of `peftonomy.memory`.
 
     `before x` changes what a module or block reads, `after x y` what it gives out, `weight w` and `bias b` stand in
-    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name.
+    place of a parameter; a point of the model (`embedded x`, `widen k v`) is called by its name. `gradient g` changes
+    the gradient of a parameter of the model, `gradient_A g` that of the tensor A.
     """
 
-    per: Literal["site", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    per: Literal["site", "role", "attention", "mlp", "layer", "model", "weight", "bias", "norm"]
+    """`role` only for what it holds."""
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
     """`roles` and `if` narrow it as they narrow a tensor."""
@@ -382,7 +384,7 @@ class Act(Entry):
     functions: Functions = {}
     """Its functions, each by its head."""
     holds: FormulaField = Field(default=0, validate_default=True)
-    """Bytes that stay from step to step besides the method's tensors."""
+    """Bytes that stay from step to step besides the method's tensors; `width` is those of one frozen number."""
 
     def tensor(self) -> Tensor:
         """The same as a tensor that nobody holds, so that it is laid out like one."""

@@ -28,6 +28,8 @@ __all__ = ["Function", "Line", "compiled", "parse", "parse_all"]
 HEAD = re.compile(r"[a-z]\w*( [A-Za-z]\w*)*\Z")
 NAME = re.compile(r"[A-Za-z]\w*\Z")
 SHAPED = re.compile(r"([A-Za-z]\w*)\[(.+)\]\Z")
+COMMA = re.compile(r",(?![^()]*\))")
+"""One outside of parentheses."""
 ARGUMENT = re.compile(r"[.$]?[A-Za-z][\w.]*\??\Z")
 
 
@@ -107,7 +109,7 @@ def _line(head: str, text: str) -> Line:
         if not NAME.match(name):
             raise ValueError(f"function {head!r}: in {text!r}: found {name!r}; expected a name")
     try:
-        shape = tuple(Formula.parse(size.strip()) for size in shaped[2].split(",")) if shaped else None
+        shape = tuple(Formula.parse(size.strip()) for size in COMMA.split(shaped[2])) if shaped else None
         arguments = tuple(word if ARGUMENT.match(word) else Formula.parse(word) for word in words)
         when = Formula.parse(condition.strip()) if condition else None
     except FormulaError as error:
