@@ -22,7 +22,7 @@ class Weights(nn.Module):
 
     def __init__(self, modules: int):
         super().__init__()
-        self.w = nn.Parameter(torch.eye(modules)[0])
+        self.w = nn.Parameter(torch.eye(modules)[0].clone())
 
 
 class Hub(nn.Module):
