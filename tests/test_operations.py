@@ -15,6 +15,7 @@ from peftonomy import DataError, UsageError
 from peftonomy.memory.answer import remembered
 from peftonomy.memory.model import Memory, Setting
 from peftonomy.memory.program import compressed, padded
+from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
 from tests.operations_kit import Case, predicted
 
@@ -115,8 +116,6 @@ def test_operations_of_public_models_are_those_counted() -> None:
 
 def test_a_tensor_more_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broken twin: with all that is kept counted twice, every family is off."""
-    from peftonomy.memory.step import Step
-
     right = {family: predicted(Case(family, "lora")).kept for family in FAMILIES}
     keep = Step._keep
 
@@ -175,8 +174,6 @@ def test_layers_that_are_alike_are_counted(keys: str, groups: list[tuple[list[in
 @pytest.mark.parametrize("family", FAMILIES)
 def test_counted_layers_are_as_run(family: str) -> None:
     """Bytes kept and operations of a step are the same whether every layer is run or alike ones only count."""
-    from peftonomy.memory.step import Step
-
     asked = Case(family, "lora").asked()
     found = []
     for whole in (False, True):
@@ -204,8 +201,6 @@ def test_sizes_are_three() -> None:
     ],
 )
 def test_a_mistake_in_operations_is_one_line(line: str, message: str) -> None:
-    from peftonomy.memory.step import Step
-
     asked = Case("llama", "lora").asked()
     asked.model.functions["mlp"] = parse("mlp x", line)
     with pytest.raises(DataError) as caught:
@@ -221,3 +216,37 @@ def test_who_says_nothing_is_refused() -> None:
     plan = KB["full_fine_tuning"].plan(model, task=None)
     with pytest.raises(UsageError, match="does not say yet which operations"):
         remembered(KB, plan, {}, Setting(1, 8))
+
+
+def test_a_tensor_that_is_several_parameters_is_updated_as_several() -> None:
+    """SparseAdapter declares its two matrices as one tensor: AdamW counts the steps of each."""
+    case = Case("roberta", "sparseadapter", targets=("mlp.down",), hyperparameters={"bottleneck": 7})
+    asked = case.asked()
+    step = Step(asked.program, asked.flags())
+    step.run()
+    shapes = [t.shape for t in asked.trained(step) if t.number == case.model["num_hidden_layers"]]
+    d = case.model["hidden_size"]
+    assert [(7, d), (d, 7)] == [shape for shape in shapes if len(shape) == 2]
+
+
+def test_a_method_without_targets_acts_on_modules_of_its_roles() -> None:
+    asked = Case("gpt2", "parallel_adapter").asked()
+    names = {path.rpartition(".")[2] for _, path in asked.program.hooks}
+    assert names == {"c_fc", "c_proj"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("w = part A 0 r d_in", "found no such part; expected a tensor of the method's own, a number and sizes"),
+        ("w = part .A 0", "found no such part"),
+        ("w = part .C 0 r d_in", "no tensor .C here"),
+    ],
+)
+def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
+    asked = Case("llama", "lora").asked()
+    for hooks in asked.program.hooks.values():
+        for hook in hooks:
+            hook.function = parse("after x y", line)
+    with pytest.raises(DataError, match=message):
+        Step(asked.program, asked.flags()).run()

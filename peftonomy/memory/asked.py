@@ -31,7 +31,8 @@ class Totals(NamedTuple):
 
     first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
     left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
-    pass, and of both. holds: bytes that the method holds besides its tensors.
+    pass, and of both. holds: bytes that the method holds besides its tensors. parts: rows whose tensors are several parameters,
+    by their number, with the sizes of these.
     """
 
     first: tuple[int, int, int]
@@ -40,10 +41,11 @@ class Totals(NamedTuple):
     second: tuple[int, int, int]
     flops: int
     holds: int
+    parts: Mapping[int, Sequence[tuple[int, ...]]]
 
 
-Single = tuple[int, int]
-"""Bytes of one tensor of the backbone and -1, or 0 and the number of the row whose tensor it is."""
+Single = tuple[int, int, int]
+"""Bytes of one tensor of the backbone, -1 and 0; or 0, the number of the row whose tensor it is, and of its part."""
 
 
 class Ledger(NamedTuple):
@@ -64,7 +66,7 @@ class Ledger(NamedTuple):
     pixels: int
 
 
-NONE: Single = (0, -1)
+NONE: Single = (0, -1, 0)
 
 
 class Asked:
@@ -103,7 +105,13 @@ class Asked:
         first, kept, forward = (tape.peak, *tape.most), tape.now, tape.flops
         tape.peak = 0
         step.back(loss)
-        return Totals(first, kept, forward, (tape.peak, *tape.most), tape.flops, self.program.holds)
+        second = tape.peak, *tape.most
+        return Totals(first, kept, forward, second, tape.flops, self.program.holds, self.parts(step))
+
+    def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
+        """The sizes of the parameters of each row whose tensors are several."""
+        shapes = {i: step.shapes(row, row.piece.places.spots[0][1]) for i, row in enumerate(self.rows) if learned(row)}
+        return {i: several for i, several in shapes.items() if several}
 
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
@@ -133,7 +141,7 @@ class Asked:
         """Single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
         added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
         for index, row in enumerate(self.rows):
-            if row.learns and not row.piece.tensor.selecting:
+            if learned(row):
                 for _, spot in row.piece.places.spots:
                     stack = "" if spot.source is None else spot.source.stack
                     added.setdefault((stack, where(spot)), []).append((index, row, spot))
@@ -141,14 +149,15 @@ class Asked:
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
                 if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
-                    yield math.prod(shape) * self.w_t, -1
+                    yield math.prod(shape) * self.w_t, -1, 0
             yield from beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> Iterator[Single]:
             for index, row, spot in added.get((stack, path), ()):
                 layers = spot.layers if row.layers is None else row.layers
                 if not spot.layers or layer in layers:
-                    yield from [(0, index)] * min(row.copies, 2)
+                    number = len(step.shapes(row, spot)) or 1
+                    yield from [(0, index, part) for part in range(number)] * min(row.copies, 2)
 
         outside = [m for m in self.inventory.modules if not m.stack]
         for m in (m for m in outside if m.role.startswith("embed.")):
@@ -181,18 +190,24 @@ def billed(
     inventory = plan.inventory
     tensors = list(ledger.backbone)
     numbers = 0  # those of the method itself
-    for row in rows:
+    sizes: list[list[int]] = []  # bytes of single tensors
+    for index, row in enumerate(rows):
         tensor = row.piece.tensor
+        sizes.append([row.count * w_t])
         if tensor.selecting:
             continue
         if row.learns:
-            tensors.append(Trained(plan.shape(row) or (row.count,), w_t, row.n))
+            parts = totals.parts.get(index)
+            tensors += [Trained(shape, w_t, row.n) for shape in parts or [plan.shape(row) or (row.count,)]]
+            if parts:
+                sizes[-1] = [math.prod(shape) * w_t for shape in parts]
         if row.learns or tensor.served != "absent":
             numbers += row.count * row.n
     gradients = sum(size(t) for t in tensors)
     trained = ledger.trained + sum(numel(t) for t in tensors[len(ledger.backbone) :])
-    sizes = [row.count * w_t for row in rows]
-    pairs = [(a if i < 0 else sizes[i], b if j < 0 else sizes[j]) for (a, i), (b, j) in ledger.pairs]
+    pairs = [
+        (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
+    ]
     optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
     held = int(totals.holds) + ledger.buffers + _requantised(plan, setting, values, ledger)
     weights = (inventory.total + numbers - trained) * w + trained * w_t + held
@@ -234,6 +249,11 @@ def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledg
         scales = -(-numel // BLOCK) if kind == "nf4" else m.d_out
         grown += m.count * (-(-numel * QUANTIZED[kind] // 8) + 4 * scales - numel * w)
     return grown
+
+
+def learned(row: Row) -> bool:
+    """Whether a row's tensors are the method's own and are trained."""
+    return row.learns and not row.piece.tensor.selecting
 
 
 def where(spot: Spot) -> str:

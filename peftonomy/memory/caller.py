@@ -78,8 +78,10 @@ class Caller(Machine):
             return self.layers(line, function)
         if kind == "share":
             return self._share(line, function)
+        if kind == "part":
+            return self._parts(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        if line.borrows:
+        if line.borrows and self.hook is not None and self.hook.module is not None:
             borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)

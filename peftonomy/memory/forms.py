@@ -142,7 +142,10 @@ class Symbolic(Asked):
         step.back(loss)
         rest += [tape.flops, self.program.holds]
         terms = [self.trace.terms(value) for value in rest]
-        return Form(self.trace, first, tape.highest(), terms, self.ledger(step))
+        parts = {
+            i: [tuple(map(self.trace.terms, shape)) for shape in shapes] for i, shapes in self.parts(step).items()
+        }
+        return Form(self.trace, first, tape.highest(), terms, parts, self.ledger(step))
 
 
 class Sized(Program):
@@ -170,16 +173,18 @@ class Form:
 
     def __init__(
         self, trace: Trace, first: Sequence[tuple[Terms, ...]], second: Sequence[tuple[Terms, ...]],
-        rest: Sequence[Terms], ledger: Ledger,
+        rest: Sequence[Terms], parts: Mapping[int, Sequence[tuple[Terms, ...]]], ledger: Ledger,
     ):  # fmt: skip
         self.ledger = ledger
         everything = [terms for moment in (*first, *second) for terms in moment]
+        everything += [terms for shapes in parts.values() for shape in shapes for terms in shape]
         compiled = self.compiled = Compiled(trace, [*everything, *rest])
         row = compiled.row
         self.passes = [
             ([row(m[0]) for m in moments], [(row(m[1]), row(m[2])) for m in moments]) for moments in (first, second)
         ]
         self.rest = [row(terms) for terms in rest]
+        self.parts = {i: [[row(terms) for terms in shape] for shape in shapes] for i, shapes in parts.items()}
 
     def __call__(self, question: Question) -> Totals | None:
         """Return the totals for other numbers, or None if a condition does not hold."""
@@ -193,7 +198,10 @@ class Form:
             left, grads = parts[heights.index(peak)]
             peaks.append((peak, at(left, values), at(grads, values)))
         kept, forward, flops, holds = (at(row, values) for row in self.rest)
-        return Totals(peaks[0], kept, forward, peaks[1], flops, holds)
+        parts = {
+            i: [tuple([at(row, values) for row in shape]) for shape in shapes] for i, shapes in self.parts.items()
+        }
+        return Totals(peaks[0], kept, forward, peaks[1], flops, holds, parts)
 
 
 def derived(kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting) -> Form:

@@ -11,7 +11,7 @@ from ..backbones.modules import Module
 from ..errors import DataError, FormulaError, Problem, near
 from ..formula import Formula
 from ..schema.programs import Function, Line, compiled
-from .program import Hook, Part, Program, padded
+from .program import Hook, Own, Part, Program, padded
 from .rules import Rule
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
@@ -61,6 +61,7 @@ class Machine:
         self.hook: Hook | None = None
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
+        self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
         self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
         self.recording, self.done, self.last, self.limit = True, 0, 0, -1  # see `Step`
         flagged = {
@@ -109,7 +110,7 @@ class Machine:
             return part
         if word in self.names:
             return self.names[word]
-        if line.kind in ("loop", "detached"):
+        if line.kind in ("loop", "stacked", "detached"):
             return word
         known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
         hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""
@@ -126,17 +127,13 @@ class Machine:
             raise
 
     def _own(self, word: str, line: Line, function: Function) -> Tensor | None:
-        name, optional = word.removesuffix("?"), word.endswith("?")
+        name = word.removesuffix("?")
         if name in ("weight", "bias") and self.hook is not None and self.hook.module is not None:
             module, part = self.hook.module, self.hook.part
             return self.weight(module if part is None else Part(module, part), name)
-        found = self.hook.tensors.get(name, []) if self.hook is not None else []
-        own = next((o for o in found if o.layers is None or self.number in o.layers), None)
+        own = self._mine(word, line, function)
         if own is None:
-            if optional:
-                return None
-            known = ", ".join(self.hook.tensors) if self.hook is not None else "none"
-            raise self._wrong(line.text, f"no tensor .{name} here", f"one of {known}", function)
+            return None
         shape, key = own.shape, (own.key, self.copy)
         if own.copies > 1 and self.copy is None:
             shape = (own.copies * shape[0], *shape[1:])
@@ -154,6 +151,30 @@ class Machine:
         self.autocast, self.number = before
         self.tape.free(grad)
         return tensor(made).storage
+
+    def _mine(self, word: str, line: Line, function: Function) -> Own | None:
+        """The method's own tensor of a name; None where it may be missing and is."""
+        name = word.removesuffix("?")
+        found = self.hook.tensors.get(name, []) if self.hook is not None else []
+        own = next((o for o in found if o.layers is None or self.number in o.layers), None)
+        if own is None and not word.endswith("?"):
+            known = ", ".join(self.hook.tensors) if self.hook is not None else "none"
+            raise self._wrong(line.text, f"no tensor .{name} here", f"one of {known}", function)
+        return own
+
+    def _parts(self, line: Line, function: Function) -> list[Value]:
+        """`w = part .F 0 rows numbers`: one of several parameters that the entry declares as one tensor."""
+        word, *rest = line.arguments
+        numbers = [self._value(one, line, function) for one in rest]
+        if not str(word).startswith(".") or len(numbers) not in (2, 3):
+            raise self._wrong(line.text, "no such part", "a tensor of the method's own, a number and sizes", function)
+        own = self._mine(str(word)[1:], line, function)
+        if own is None:
+            return [None]
+        self.parts.setdefault(own.key, {})[numbers[0]] = tuple(numbers[1:])
+        key = own.key, self.copy, numbers[0]
+        part = self._parameter(key, padded(numbers[1:]), own.trained, own.layers is not None)
+        return [self.tape.hold(part)]
 
     def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool) -> Tensor:
         known = self.inside if layered else self.outside
@@ -321,6 +342,17 @@ class Machine:
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)
 
+    def remain(self, x: Tensor) -> Tensor:
+        """Held by what called the function at hand, until that is through."""
+        scope = self.scopes[-2]
+        scope[f"held {len(scope)}"] = self.tape.hold(x)
+        return self.tape.hold(x)
+
+    def mark(self, x: Tensor) -> Tensor:
+        """A parameter whose gradient a hook takes and gives anew."""
+        x.hooked = True
+        return self.tape.hold(x)
+
     def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> DataError:
         where = f"operations of {self.model.family.model_type}"
         if self.hook is not None:
@@ -330,7 +362,8 @@ class Machine:
 
 
 SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
-    "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "same": lambda machine, x: machine.tape.hold(x),
+    "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "remain": Machine.remain,
+    "hooked": Machine.mark, "same": lambda machine, x: machine.tape.hold(x),
 }  # fmt: skip
 _evaluated: dict[Formula, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
 

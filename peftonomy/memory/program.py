@@ -31,6 +31,8 @@ __all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
 AROUND = ("before", "after")
+IN_PLACE = ("weight", "bias", "gradient")
+"""Names of functions that stand in place of a parameter, or of its gradient."""
 LONGEST_PATTERN = 8
 """Layers after which a pattern of unlike ones begins again, at most."""
 ALIKE = 4
@@ -66,11 +68,13 @@ class Own(NamedTuple):
 
 
 class Acting(NamedTuple):
-    """A record of a part of a method: the part's number, what decides where it acts, its functions, and its spots."""
+    """A record of a part of a method: the part's number, what decides where it acts, its functions, those that
+    they may call, and its spots."""
 
     part: int
     measured: Measure
     functions: Mapping[str, Function]
+    known: Mapping[str, Function]
     spots: Sequence[Spot]
 
 
@@ -221,13 +225,22 @@ class Program:
                 continue
             shape = self.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
-            key = (index, name, *place)
-            own = Own(key, padded(shape), row.copies, row.learns, there)
+            own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
 
     def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
         """The declared shape of a row's tensors at a spot, None where there is none."""
         return self.plan.shape(row, spot)
+
+    def key(self, row: Row, spot: Spot) -> Place:
+        """The key of a tensor at a place."""
+        index = row.piece.part
+        name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
+        return index, name, *_place(row.piece.tensor.per, spot)
+
+    def _hooks(self, name: str) -> bool:
+        """Whether a function of that name acts by itself, and is not one that others call."""
+        return name in AROUND or name in IN_PLACE or name in self.model.language.points
 
     def _acting(self) -> Sequence[Acting]:
         """The records of the method's entries, which are the same for all hyperparameters."""
@@ -235,16 +248,22 @@ class Program:
         if "acting" not in plan.memo:
             made = []
             for index, part in enumerate(plan.parts):
-                for act in acts(part.entry):
+                found = [(act, self._functions(act)) for act in acts(part.entry)]
+                helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
+                for act, functions in found:
                     measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
-                    places = tuple(spots(measured, plan.inventory, plan.sites[index]))
-                    made.append(Acting(index, measured, self._functions(act), places))
+                    targeted = plan.sites[index]
+                    if act.per == "site" and part.entry.targets is None:
+                        roles = [role for role in act.roles or () if plan.inventory.has_role(role)]
+                        targeted = plan.inventory.resolve_roles(roles)
+                    places = tuple(spots(measured, plan.inventory, targeted))
+                    made.append(Acting(index, measured, functions, {**helpers, **functions}, places))
             plan.memo["acting"] = made
-        found: Sequence[Acting] = plan.memo["acting"]
-        return found
+        known: Sequence[Acting] = plan.memo["acting"]
+        return known
 
     def _act(self, acting: Acting, args: tuple[Any, ...]) -> None:
-        index, measured, functions, places = acting
+        index, measured, functions, known, places = acting
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
         own = dict(zip(self.plan.parts[index].entry.hyperparameters, args, strict=True))
         for spot in places:
@@ -255,7 +274,7 @@ class Program:
             if found is None or (spot.layers and not layers):
                 continue
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, functions, {**spot.dims, **own}, spot, layers)
+            self._hook(index, functions, known, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
@@ -267,8 +286,9 @@ class Program:
         return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
-        self, index: int, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot, layers: Layers
-    ) -> None:
+        self, index: int, functions: Mapping[str, Function], known: Mapping[str, Function],
+        names: Mapping[str, Any], spot: Spot, layers: Layers,
+    ) -> None:  # fmt: skip
         tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
         source, piece = spot.source, None
         if isinstance(source, SiteGroup) and not source.whole:
@@ -276,10 +296,10 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(name, function, known, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
-            if name in AROUND or name in ("weight", "bias", "gradient"):
+            if name in AROUND or name in IN_PLACE:
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
@@ -428,6 +448,6 @@ def _around(spot: Spot) -> Iterator[Place]:
             yield "role", role, source.d_in, source.d_out
         elif isinstance(source, Module):
             yield "parameter", source.path, "weight"
-        yield "block", source.stack, role.partition(".")[0]
+        yield "block", source.stack, role.removeprefix("norm.").partition(".")[0]
         yield "block", source.stack, "layer"
     yield ("model",)

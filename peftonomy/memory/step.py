@@ -6,7 +6,7 @@ pass writes a tape, the backward pass reads it. Nothing here knows a model, and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module
 from ..schema.programs import Function, Line
@@ -15,6 +15,10 @@ from .machine import SINGLE, Flags, Value, tensor
 from .program import Program
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from ..costs.layout import Spot
+    from ..costs.plan import Row
 
 __all__ = ["Flags", "Step"]
 
@@ -105,6 +109,10 @@ class Step(Caller):
     def reached(self, module: Module, suffix: str) -> bool:
         """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
+
+    def shapes(self, row: Row, spot: Spot) -> list[tuple[int, ...]]:
+        """Of a tensor that is several parameters, their sizes; none of one that is not."""
+        return list(self.parts.get(self.program.key(row, spot), {}).values())
 
     # Layers
 
