@@ -31,8 +31,8 @@ class Totals(NamedTuple):
 
     first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
     left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
-    pass, and of both. holds: bytes that the method holds besides its tensors. parts: rows whose tensors are several parameters,
-    by their number, with the sizes of these.
+    pass, and of both. holds: bytes that the method holds besides its tensors. parts: the rows whose tensors are several
+    parameters, by number, with the sizes of these.
     """
 
     first: tuple[int, int, int]
