@@ -133,6 +133,17 @@ class Formula:
             body = f"({body} if {_python(condition.tree, names)} else {otherwise!r})"
         return _function(["_common", "_local", *arguments], body, PYTHON)
 
+    @staticmethod
+    def over(formulas: Sequence[Formula], arguments: Sequence[str], written: Mapping[str, str]) -> Callable[..., Any]:
+        """One function for several formulas: `f(common, *arguments)` gives the tuple of their values.
+
+        written: of names, the Python expressions over the arguments that they stand for; others are found in the
+        mapping `common`.
+        """
+        names = {**_sources(formulas, (), ()), **written}
+        body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
+        return _function(["_common", *arguments], body, PYTHON)
+
     def numpy(self, arguments: Sequence[str]) -> Callable[..., Any]:
         """Return the same function over numpy arrays that broadcast against each other."""
         return _function(arguments, _numpy(self.tree, {}), _numpy_scope())

@@ -17,6 +17,8 @@ from .tensor import Storage, Tensor
 
 __all__ = ["Caller"]
 
+PARAMETERISED = (Module, Part)
+
 
 class Caller(Machine):
     """A machine that runs functions."""
@@ -79,12 +81,8 @@ class Caller(Machine):
         if kind == "part":
             return self._parts(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        module = self.hook.module if self.hook is not None else None
-        borrowed = [
-            value for word, value in zip(line.arguments, values, strict=True)
-            if module is not None and word in (".weight", ".bias", ".bias?")
-        ]  # fmt: skip
-        if borrowed:
+        if line.borrows and self.hook is not None and self.hook.module is not None:
+            borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)
             return results
@@ -92,8 +90,6 @@ class Caller(Machine):
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         if kind == "loop":
             return self._loop(line, function, values)
-        if kind == "stacked":
-            return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
         if kind == "none":
@@ -137,7 +133,7 @@ class Caller(Machine):
         for value in values:
             if isinstance(value, Tensor):
                 inputs.append(value)
-            elif isinstance(value, Module | Part):
+            elif isinstance(value, PARAMETERISED):
                 kinds = value.module if isinstance(value, Part) else value
                 for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
                     mark = len(self.tape.records)
@@ -303,16 +299,3 @@ class Caller(Machine):
         wanted = max(1, len(line.targets))
         self._let_go(results[wanted:])
         return results[:wanted]
-
-    def _stacked(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
-        """`y = stacked n f x ...`: f runs n times on the same, each time with the next copy of each tensor; what it
-        gives becomes one tensor."""
-        count, name, *given = values
-        before, made = self.copy, list[Tensor]()
-        for number in range(int(count)):
-            self.copy = number
-            made += [tensor(y) for y in self.apply(str(name), given, line, function)]
-        self.copy = before
-        results = self.operate("stack", self.language.rules["stack"], made, [int(count)])
-        self._let_go(made)
-        return list(results)

@@ -91,16 +91,17 @@ class Machine:
     def _value(self, word: str | Formula, line: Line, function: Function) -> Value:
         if isinstance(word, Formula):
             return self._number(word, function, line)
-        if word[0] == ".":
-            return self._own(word[1:], line, function)
-        if word[0] == "$" and word[1:] in self.shared:
-            return self.shared[word[1:]]
-        for depth in range(len(self.scopes) - 1, -1, -1):
-            scope = self.scopes[depth]
+        depth = len(self.scopes)
+        for scope in reversed(self.scopes):
+            depth -= 1
             if word in scope:
                 if depth < self.depth:
                     self.used[word] = scope[word]
                 return scope[word]
+        if word[0] == ".":
+            return self._own(word[1:], line, function)
+        if word[0] == "$" and word[1:] in self.shared:
+            return self.shared[word[1:]]
         module = self.model.module(self.stack, self.number, word)
         if module is not None:
             return module
@@ -223,11 +224,11 @@ class Machine:
     def _made(self, hook: Hook, value: Tensor) -> Tensor:
         """What a method makes of a parameter, which the backward pass makes `anew` if the method says so."""
         tape = self.tape
-        start, high, tape.high = tape.now, tape.high, 0
+        before, outer = tape.now, tape.watch()
         made = tensor(self.act(hook, [value])[0])
         if made.anew:
-            made.anew = max(tape.high - start, made.bytes)
-        tape.high = max(tape.high, high)
+            made.anew = max(tape.watched() - before, made.bytes)
+        tape.unwatch(outer)
         return made
 
     # Operations
@@ -293,7 +294,9 @@ class Machine:
             shapes = [tuple(map(max, *(x.shape for x in inputs)))]
         self.done += 1
         gone = 0 <= self.limit < self.done
-        live = any(x.live for x in inputs[: rule.through])
+        live = False
+        for x in inputs[: rule.through]:
+            live = live or x.live
         outputs = []
         for one in shapes:
             y = Tensor(one, width, live, inputs[0].storage if rule.view else UNBORN)

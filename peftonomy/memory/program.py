@@ -8,7 +8,7 @@ parameter, and points of the model (`embedded x`, `widen k v`) that do nothing w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..backbones.backbone import Inventory
 from ..backbones.modules import Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
-from ..costs.measure import measure
+from ..costs.measure import Measure, measure
 from ..errors import UsageError, shown
-from ..formula import Formula
 from ..schema.family import Family
 from ..schema.memory import Act
 from ..schema.programs import Function, Line, compiled, parse_all
@@ -66,6 +65,17 @@ class Own(NamedTuple):
     copies: int
     trained: bool
     layers: Layers
+
+
+class Acting(NamedTuple):
+    """A record of a part of a method: the part's number, what decides where it acts, its functions, those that
+    they may call, and its spots."""
+
+    part: int
+    measured: Measure
+    functions: Mapping[str, Function]
+    known: Mapping[str, Function]
+    spots: Sequence[Spot]
 
 
 @dataclass(eq=False)
@@ -118,6 +128,7 @@ class Model:
             starts[s.path] + s.path: starts[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
         }  # fmt: skip
         self.paths = {m.path: m for m in inventory.modules}
+        self._found: dict[tuple[str, int, str], Module | None] = {}
 
     @cached_property
     def names(self) -> dict[str, dict[str, Any]]:
@@ -135,8 +146,22 @@ class Model:
 
         return {"": every} | {name: inside(name) for name in self.inventory.stacks}
 
+    @cached_property
+    def differing(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        """The values of all formulas of the model that differ from layer to layer."""
+        about = {"layer", *self.family.layered}
+        lines: Iterable[Line] = (line for f in self.functions.values() for line in f.lines)
+        formulas = dict.fromkeys(f for line in lines for f in line.formulas() if f.names & about)
+        return compiled(*formulas) if formulas else lambda names: ()
+
     def module(self, stack: str, layer: int, name: str) -> Module | None:
         """The module of a role or path, of the layer at hand first. Raises UsageError where it means several."""
+        key = stack, layer, name
+        if key not in self._found:
+            self._found[key] = self._module(stack, layer, name)
+        return self._found[key]
+
+    def _module(self, stack: str, layer: int, name: str) -> Module | None:
         for where in (stack, "") if stack else ("",):
             found = [m for m in self.modules.get((where, name), ()) if not m.layers or layer in m.layers]
             owners = {self.owner(m).path: m for m in found}
@@ -179,11 +204,8 @@ class Program:
                 for suffix, _ in module.parameters:
                     self.trained.setdefault((module.path, suffix), []).append(None)
         arguments = plan.arguments(dict(values))
-        for index, part in enumerate(plan.parts):
-            found = [(act, self._functions(act)) for act in acts(part.entry)]
-            helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
-            for act, functions in found:
-                self._act(index, act, functions, helpers, arguments[index])
+        for acting in self._acting():
+            self._act(acting, arguments[acting.part])
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""
@@ -202,10 +224,14 @@ class Program:
                 if row.learns:
                     self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
                 continue
-            shape = self.plan.shape(row, spot) or _beside(row, spot)
+            shape = self.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
             own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
+
+    def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
+        """The declared shape of a row's tensors at a spot, None where there is none."""
+        return self.plan.shape(row, spot)
 
     def key(self, row: Row, spot: Spot) -> Place:
         """The key of a tensor at a place."""
@@ -217,18 +243,31 @@ class Program:
         """Whether a function of that name acts by itself, and is not one that others call."""
         return name in AROUND or name in IN_PLACE or name in self.model.language.points
 
-    def _act(
-        self, index: int, act: Act, functions: Mapping[str, Function], helpers: Mapping[str, Function],
-        args: tuple[Any, ...],
-    ) -> None:  # fmt: skip
-        part, inventory = self.plan.parts[index], self.model.inventory
-        measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
+    def _acting(self) -> Sequence[Acting]:
+        """The records of the method's entries, which are the same for all hyperparameters."""
+        plan = self.plan
+        if "acting" not in plan.memo:
+            made = []
+            for index, part in enumerate(plan.parts):
+                found = [(act, self._functions(act)) for act in acts(part.entry)]
+                helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
+                for act, functions in found:
+                    measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
+                    targeted = plan.sites[index]
+                    if act.per == "site" and part.entry.targets is None:
+                        roles = [role for role in act.roles or () if plan.inventory.has_role(role)]
+                        targeted = plan.inventory.resolve_roles(roles)
+                    places = tuple(spots(measured, plan.inventory, targeted))
+                    made.append(Acting(index, measured, functions, {**helpers, **functions}, places))
+            plan.memo["acting"] = made
+        known: Sequence[Acting] = plan.memo["acting"]
+        return known
+
+    def _act(self, acting: Acting, args: tuple[Any, ...]) -> None:
+        index, measured, functions, known, places = acting
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
-        own = dict(zip(part.entry.hyperparameters, args, strict=True))
-        targeted = self.plan.sites[index]
-        if act.per == "site" and part.entry.targets is None:
-            targeted = inventory.resolve_roles([role for role in act.roles or () if inventory.has_role(role)])
-        for spot in spots(measured, inventory, targeted):
+        own = dict(zip(self.plan.parts[index].entry.hyperparameters, args, strict=True))
+        for spot in places:
             layers: Layers = frozenset(spot.layers) if spot.layers else None
             if measured.layered:
                 layers = frozenset(n for n in spot.layers if measured.there(common, spot.dims, n, *args)[0])
@@ -238,7 +277,7 @@ class Program:
             if spot.suffix == "bias" and "weight" in functions and "bias" not in functions:
                 continue  # what stands in place of a weight does nothing to a bias
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers)
+            self._hook(index, functions, known, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
@@ -250,7 +289,7 @@ class Program:
         return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
-        self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
+        self, index: int, functions: Mapping[str, Function], known: Mapping[str, Function],
         names: Mapping[str, Any], spot: Spot, layers: Layers,
     ) -> None:  # fmt: skip
         tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
@@ -260,7 +299,7 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, {**helpers, **functions}, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(name, function, known, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
@@ -304,19 +343,12 @@ class Program:
             sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
         for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
             sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
-        formulas = self._layered()
-        values = [compiled(*formulas)({**names, **self.layered(n)}) if formulas else () for n in layers]
+        values = [self.model.differing({**names, **self.layered(n)}) for n in layers]
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
 
     def layered(self, layer: int) -> dict[str, Any]:
         """What formulas see of one layer."""
         return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
-
-    def _layered(self) -> list[Formula]:
-        """All formulas of the model that differ from layer to layer."""
-        about = {"layer", *self.model.family.layered}
-        lines: Iterable[Line] = (line for f in self.model.functions.values() for line in f.lines)
-        return [f for line in lines for f in line.formulas() if f.names & about]
 
 
 def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:

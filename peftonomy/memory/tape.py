@@ -32,8 +32,8 @@ class Record(NamedTuple):
 class Tape:
     """Counts bytes as they come and go.
 
-    now, peak: bytes alive, and the most of them. high: the most since it was set to zero. left, grads: of those alive,
-    what the forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far.
+    now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
+    forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,19 @@ class Tape:
             self.high = moment
         if moment > self.peak:
             self.peak, self.most = moment, (self.left, self.grads)
+
+    def watch(self) -> Any:
+        """Begin to watch for the most bytes alive. Returns what `unwatch` needs to go on with the watch around it."""
+        outer, self.high = self.high, 0
+        return outer
+
+    def watched(self) -> Any:
+        """The most bytes alive at a moment since `watch`."""
+        return self.high
+
+    def unwatch(self, outer: Any) -> None:
+        """End the watch that `watch` began."""
+        self.high = max(self.high, outer)
 
     def new(self, size: Any) -> Storage:
         """Bytes that come, held once."""
