@@ -27,7 +27,7 @@ from .rules import Language
 if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
-__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
+__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "acts", "compressed", "functions_of"]
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
@@ -205,7 +205,7 @@ class Program:
         part, inventory = self.plan.parts[index], self.model.inventory
         measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
-        functions = self._functions(act)
+        functions = functions_of(act, self.model.language)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
         for spot in spots(measured, inventory, self.plan.sites[index]):
             layers: Layers = frozenset(spot.layers) if spot.layers else None
@@ -216,15 +216,6 @@ class Program:
                 continue
             self.holds += found[0] * (len(layers) if layers else spot.n)
             self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
-
-    def _functions(self, act: Act) -> dict[str, Function]:
-        patterns = self.model.language.patterns
-        if act.like is None:
-            return parse_all(act.functions)
-        if act.like not in patterns:
-            raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
-        shared = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()}
-        return parse_all(shared) | parse_all(act.functions)
 
     def _hook(
         self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,
@@ -303,6 +294,16 @@ def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Func
         return {}
     inherited = {} if operations.like is None else _functions(families[operations.like], families)
     return inherited | parse_all(operations.functions)
+
+
+def functions_of(act: Act, language: Language) -> dict[str, Function]:
+    """The functions of a record, behind those of the pattern that it is like. Raises UsageError."""
+    if act.like is None:
+        return parse_all(act.functions)
+    if act.like not in language.patterns:
+        raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(language.patterns)}")
+    shared = {head: renamed(body, act.names) for head, body in language.patterns[act.like].functions.items()}
+    return parse_all(shared) | parse_all(act.functions)
 
 
 def acts(entry: Any) -> Sequence[Act]:
