@@ -9,21 +9,26 @@
 
   function load(records) {
     data = records;
+    Object.keys(data.rules).forEach(function (kind) {
+      data.rules[kind].kind = kind;
+      data.rules[kind].casts = kind === "cast" || kind === "as" || kind === "float";
+    });
     data.functions = decoded(data.functions);
     Object.keys(data.families).forEach(function (name) { data.families[name].functions = decoded(data.families[name].functions); });
     Object.keys(data.entries).forEach(function (id) { (data.entries[id] || NONE).forEach(function (act) { act.functions = decoded(act.functions); }); });
   }
   function decoded(functions) {
-    var made = {};
-    Object.keys(functions).forEach(function (name) {
-      made[name] = { name: name, inputs: functions[name][0], lines: functions[name][1].map(lineOf) };
-    });
-    return made;
+    return new Map(Object.keys(functions).map(function (name) {
+      return [name, { name: name, inputs: functions[name][0], lines: functions[name][1].map(lineOf) }];
+    }));
   }
   /* borrowed: which arguments are parameters of the place of a method, which nobody else holds. */
   function lineOf(row) {
     var borrowed = row[1].map(function (word) { return word === ".weight" || word === ".bias" || word === ".bias?"; });
-    return { kind: row[0], words: row[1], targets: row[2] || NONE, when: row[3], shape: row[4], borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null };
+    return {
+      kind: row[0], words: row[1], targets: row[2] || NONE, when: given(row[3]) ? row[3] : null, shape: row[4] || null,
+      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null, rule: data.rules[row[0]], point: own(data.points, row[0])
+    };
   }
   function run(index, names) { return data.formulas[index](names); }
   function within(layers, n) { return !layers || (Array.isArray(layers) ? layers[0] <= n && n < layers[1] : layers.at.indexOf(n) >= 0); }
@@ -54,8 +59,8 @@
   function Model(inv) {
     var backbone = inv.backbone, family = backbone.family, prefix = family.tasks[inv.task], modules = new Map(), tied = {}, paths = {};
     if (!own(data.families, backbone.type)) fail("memory: family " + backbone.type + " does not say yet which operations it does");
-    this.inv = inv; this.operations = data.families[backbone.type]; this.functions = merge(data.functions, functionsOf(this.operations));
-    this.layered = family.config.filter(function (key) { return key.type === "layers"; }).map(function (key) { return key.name; });
+    this.inv = inv; this.operations = data.families[backbone.type]; this.functions = new Map(Array.from(data.functions).concat(functionsOf(this.operations)));
+    this.perLayer = family.config.filter(function (key) { return key.type === "layers"; }).map(function (key) { return key.name; });
     inv.modules.forEach(function (m) {
       var start = prefix + (m.stack ? family.stacks[m.stack].path + "." : ""), path = m.path.indexOf(start) === 0 ? m.path.slice(start.length) : m.path;
       if (m.kind === "parameter") path = joined(path, m.parameters.length ? m.parameters[0][0] : "");
@@ -70,7 +75,7 @@
     this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
   }
   function functionsOf(operations) {
-    return merge(given(operations.like) ? functionsOf(data.families[operations.like]) : {}, operations.functions);
+    return (given(operations.like) ? functionsOf(data.families[operations.like]) : NONE).concat(Array.from(operations.functions));
   }
   /* What formulas see, by the stack ("" outside of them): the config, sizes, and which roles there are. */
   Model.prototype.namesOf = function (family) {
@@ -89,17 +94,22 @@
     });
     return names;
   };
-  /* What formulas see of one layer besides. */
+  /* What formulas see in one layer. */
   Model.prototype.layer = function (stack, number) {
-    var key = stack + "|" + number, found = this.layers.get(key), config = this.inv.backbone.config;
-    if (found) return found;
-    found = { layer: number };
-    this.layered.forEach(function (name) { found[name] = Number(config[name].indexOf(number) >= 0); });
+    var key = stack + "|" + number, made = this.layers.get(key);
+    if (made) return made;
+    made = this.layered(merge(this.names[stack]), number);
     this.modules.forEach(function (modules, place) {
-      if (place.slice(0, stack.length + 1) === stack + "|" && modules.some(function (m) { return within(m.layers, number); })) found[flat(place.slice(stack.length + 1))] = 1;
+      if (place.indexOf(stack + "|") === 0 && modules.some(function (m) { return within(m.layers, number); })) made[flat(place.slice(stack.length + 1))] = 1;
     });
-    this.layers.set(key, found);
-    return found;
+    this.layers.set(key, made);
+    return made;
+  };
+  Model.prototype.layered = function (names, number) {
+    var config = this.inv.backbone.config;
+    names.layer = number;
+    this.perLayer.forEach(function (name) { names[name] = Number(config[name].indexOf(number) >= 0); });
+    return names;
   };
   /* The module of a role or path, of the layer at hand first, or the part of a fused one that plays the role; else null. */
   Model.prototype.find = function (stack, number, name) {
@@ -170,7 +180,7 @@
 
   function Program(plan, model, values) {
     var args = inner.argumentsOf(plan, values), self = this;
-    this.plan = plan; this.model = model; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.holds = 0;
+    this.plan = plan; this.model = model; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
     this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
@@ -209,9 +219,9 @@
   Program.prototype.hook = function (part, functions, names, spot, layers) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
     var slice = isSite(source) && !source.whole ? new Part(module, source.start, source.stop) : null;
-    Object.keys(functions).forEach(function (name) {
+    functions.forEach(function (f, name) {
       var surrounds = data.constants.around.indexOf(name) >= 0;
-      var hook = { name: name, function: functions[name], functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
+      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
       if (surrounds && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
       if (surrounds || name === "weight" || name === "bias" || name === "gradient") at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
       else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
@@ -230,8 +240,18 @@
     return found !== undefined && found.some(function (layers) { return within(layers, layer); });
   };
   function acting(hooks, layer) { return !hooks ? NONE : hooks.filter(function (hook) { return within(hook.layers, layer); }); }
-  /* The hooks around a module or block. */
-  Program.prototype.at = function (stack, path, layer) { return acting(this.hooks.get(stack + "|" + path), layer); };
+  /* The hooks around modules and blocks in a layer. */
+  Program.prototype.at = function (layer) {
+    var found = this.acting.get(layer);
+    if (found) return found;
+    found = new Map();
+    this.hooks.forEach(function (hooks, where) {
+      var here = acting(hooks, layer);
+      if (here.length) found.set(where, here);
+    });
+    this.acting.set(layer, found);
+    return found;
+  };
   /* What the method puts into a point, in order. */
   Program.prototype.point = function (stack, block, name, layer) {
     if (!this.points.size) return NONE;
@@ -241,31 +261,37 @@
   };
   /* The layers of a stack, in groups: which to run, and how often more to count them. */
   Program.prototype.sequence = function (stack, names) {
-    var model = this.model, n = model.inv.backbone.layers[stack], sets = new Map(), formulas = model.varying(), keys = [];
+    var model = this.model, formulas = model.varying(), here = Object.create(names);
+    return compressed(this.alike(stack).map(function (key, layer) {
+      if (!formulas.length) return key;
+      model.layered(here, layer);
+      return formulas.reduce(function (text, f) { return text + "|" + run(f, here); }, key);
+    }));
+  };
+  /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
+  Program.prototype.alike = function (stack) {
+    var model = this.model, n = model.inv.backbone.layers[stack], sets = new Map(), found = this.keys.get(stack);
+    if (found) return found;
     function note(layers) { if (layers && !(Array.isArray(layers) && layers[0] === 0 && layers[1] >= n)) sets.set(JSON.stringify(layers), layers); }
-    this.model.inv.modules.forEach(function (m) { if (m.stack === stack) note(m.layers); });
+    model.inv.modules.forEach(function (m) { if (m.stack === stack) note(m.layers); });
     this.trained.forEach(function (several, where) { if (model.paths[where.split("|")[0]].stack === stack) several.forEach(note); });
     this.own.forEach(function (places) { places.forEach(function (several) { several.forEach(function (o) { note(o.layers); }); }); });
     [this.hooks, this.points].forEach(function (all) {
       all.forEach(function (hooks, where) { if (where.split("|")[0] === stack) hooks.forEach(function (hook) { note(hook.layers); }); });
     });
-    for (var layer = 0; layer < n; layer++) {
-      var key_ = "", here = formulas.length ? inner.atop(names, model.layer(stack, layer)) : null;
-      sets.forEach(function (layers) { key_ += Number(within(layers, layer)); });
-      formulas.forEach(function (f) { key_ += "|" + run(f, here); });
-      keys.push(key_);
-    }
-    return compressed(keys);
+    for (found = []; found.length < n; ) found.push(Array.from(sets.values()).map(function (layers) { return Number(within(layers, found.length)); }).join(""));
+    this.keys.set(stack, found);
+    return found;
   };
   /* All formulas of the model that differ from layer to layer. */
   Model.prototype.varying = function () {
     if (this.differ) return this.differ;
-    var found = new Set(), about = ["layer"].concat(this.layered), functions = this.functions;
+    var found = new Set(), about = ["layer"].concat(this.perLayer);
     function note(index) {
       if (typeof index === "number" && (data.varying[index] || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(index);
     }
-    Object.keys(functions).forEach(function (name) {
-      functions[name].lines.forEach(function (line) { line.words.concat(line.shape || NONE, given(line.when) ? line.when : NONE).forEach(note); });
+    this.functions.forEach(function (f) {
+      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when === null ? NONE : line.when).forEach(note); });
     });
     return (this.differ = Array.from(found));
   };
@@ -298,7 +324,7 @@
 
   /* flags: batch, seq, width (bytes of a number), trained (of one that is trained), autocast, eager, checkpointing, device. */
   function Step(program, flags) {
-    var model = program.model, functions = model.functions, rules = data.rules, points = data.points, constants = data.constants;
+    var model = program.model, functions = model.functions, rules = data.rules, constants = data.constants;
     var now = 0, peak = 0, left = 0, grads = 0, most = [0, 0], flops = 0n, forward = true, records = [];
     var scopes = [], stack = "", number = -1, block = "", inside = new Map(), outside = new Map(), held = [], casts = new Map(), shared = new Map();
     var autocast = flags.autocast, hook = null, module = null, copy = null, depth = 0, used = new Map(), groups = [], sequences = {};
@@ -308,6 +334,7 @@
       autocast: Number(flags.autocast), width: flags.width
     };
     var names = inner.atop(model.names[""], flagged), base = names;
+    function hooksAt(stack, path) { return program.hooks.size && program.at(number).get(stack + "|" + path) || NONE; }
 
     /* What is alive. */
     function see(moment) { if (moment > peak) { peak = moment; most = [left, grads]; } }
@@ -362,17 +389,20 @@
       if (m instanceof Part) {
         var whole = weight(m.module, suffix), kind = suffix === "bias" ? "narrow" : "positions";
         if (!whole) return null;
-        var made = operate(kind, rules[kind], [whole], [m.stop - m.start])[0];
+        var made = operate(rules[kind], [whole], [m.stop - m.start])[0];
         free(whole.storage);
         return made;
       }
       var owner = model.owner(m), there = owner.parameters, found = there.filter(function (p) { return p[0] === (suffix || "weight"); })[0];
       if (!found && !suffix) found = there[0];
       if (!found) return null;
-      var name = found[0], layered = owner.layers !== null, trained = program.trains(owner, name, layered ? number : -1);
-      var shape = owner.kind === "conv1d" && name === "weight" ? found[1].slice().reverse() : found[1];
-      var y = hold(parameter(owner.path + "|" + name, padded(shape), trained, layered));
-      program.at(owner.stack, owner.path, number).forEach(function (h) {
+      var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, y = (layered ? inside : outside).get(key);
+      if (!y) {
+        var shape = owner.kind === "conv1d" && name === "weight" ? found[1].slice().reverse() : found[1];
+        y = parameter(key, padded(shape), program.trains(owner, name, layered ? number : -1), layered);
+      }
+      hold(y);
+      hooksAt(owner.stack, owner.path).forEach(function (h) {
         if (h.suffix && h.suffix !== name) return;
         y.hooked = y.hooked || h.name === "gradient";
         if (h.name !== name && !(h.name === "weight" && name !== "weight" && name !== "bias")) return;
@@ -384,10 +414,10 @@
     }
 
     /* One operation under autocast or not; its outputs, each held once. */
-    function operate(kind, rule, inputs, numbers, shape) {
+    function operate(rule, inputs, numbers, shape) {
       var width = cast_to(rule);
-      if (!width) return computed(kind, rule, inputs, numbers, shape);
-      var given_ = inputs.map(function (x) { return cast(x, width); }), results = computed(kind, rule, given_, numbers, shape);
+      if (!width) return computed(rule, inputs, numbers, shape);
+      var given_ = inputs.map(function (x) { return cast(x, width); }), results = computed(rule, given_, numbers, shape);
       letGo(given_);
       return results;
     }
@@ -398,17 +428,17 @@
     /* Under autocast: a copy in another type, of a trained parameter one for all of the forward pass. */
     function cast(x, width) {
       if (x.width === width || (x.width !== HALF && x.width !== SINGLE)) return hold(x);
-      if (x.key === null || !x.live) return computed("cast", rules.cast, [x], [width])[0];
+      if (x.key === null || !x.live) return computed(rules.cast, [x], [width])[0];
       if (!casts.has(x)) {
-        casts.set(x, computed("cast", rules.cast, [x], [width])[0]);
+        casts.set(x, computed(rules.cast, [x], [width])[0]);
         held.push(casts.get(x).storage);
       }
       return hold(casts.get(x));
     }
-    function computed(kind, rule, inputs, numbers, shape) {
-      var first = inputs[0], width = widthOf(kind, rule, inputs, numbers), outputs = [], live = false, i, y;
-      if (own(special, kind)) return [special[kind](first)];
-      if ((kind === "cast" || kind === "as" || kind === "float") && first.width === width) return [hold(first)];
+    function computed(rule, inputs, numbers, shape) {
+      var first = inputs[0], width = widthOf(rule, inputs, numbers), outputs = [], live = false, i, y;
+      if (special.has(rule.kind)) return [special.get(rule.kind)(first)];
+      if (rule.casts && first.width === width) return [hold(first)];
       if (rule.skip !== undefined && data.formulas[rule.skip](names, inputs, null, numbers)) return [hold(first)];
       var shapes = rule.parts ? numbers.map(function (n) { return [first.shape[0], first.shape[1], n]; })
         : [shape || (rule.shape !== undefined ? data.formulas[rule.shape](names, inputs, null, numbers) : inputs.length === 1 ? first.shape : broadcast(inputs))];
@@ -443,15 +473,15 @@
       var storages = kept.map(function (k) { return k ? hold(k).storage : create(data.formulas[rule.own](names, inputs, y, numbers)); });
       records.push({ rule: rule, inputs: inputs, numbers: numbers, outputs: outputs, names: names, kept: storages });
     }
-    function widthOf(kind, rule, inputs, numbers) {
-      if (kind === "cast") return Math.trunc(numbers[0]) || flags.width;
+    function widthOf(rule, inputs, numbers) {
+      if (rule.kind === "cast") return Math.trunc(numbers[0]) || flags.width;
       if (rule.width !== undefined) return rule.width;
       if (rule.like !== undefined) return inputs[rule.like < 0 ? inputs.length + rule.like : rule.like].width;
       if (!inputs.length) return flags.width;
       for (var width = 0, i = 0; i < inputs.length && i < (rule.through || 1); i++) width = Math.max(width, inputs[i].width);
       return width;
     }
-    var special = {
+    var special = new Map(Object.entries({
       same: hold,
       leaf: function (x) { return hold(x.live ? x : hold(new Tensor(x.shape, x.width, true, x.storage))); },
       hold: function (x) { if (limit < 0) held.push(hold(x).storage); return hold(x); },
@@ -460,7 +490,7 @@
         scope.set("held " + scope.size, hold(x));
         return hold(x);
       }
-    };
+    }));
 
     /* Run a function: what it named is let go, its results are held once. */
     function call(f, values) {
@@ -470,7 +500,7 @@
       scopes.push(scope);
       for (var i = 0; i < f.lines.length; i++) {
         var line = f.lines[i];
-        if (given(line.when) && !run(line.when, names)) continue;
+        if (line.when !== null && !run(line.when, names)) continue;
         if (!named) letGo(results);
         results = lineRun(line);
         named = line.targets.length > 0;
@@ -516,17 +546,18 @@
     }
     /* One operation, or a function that is called as if it were one; results are held once. */
     function apply(kind, values, line) {
-      if (hook && own(hook.functions, kind)) return call(hook.functions[kind], values);
-      if (own(points, kind)) return point(kind, values);
-      if (!own(functions, kind)) return operation(kind, rules[kind], values, line);
-      if (!hook) return called(functions[kind], kind, values);
+      if (hook && hook.functions.has(kind)) return call(hook.functions.get(kind), values);
+      if (own(data.points, kind)) return point(kind, values);
+      var f = functions.get(kind);
+      if (!f) return operation(rules[kind], values, line);
+      if (!hook) return called(f, kind, values);
       var before = [hook, names];   // a function of the model's, with the model's own names
       hook = null; names = base;
-      var results = called(functions[kind], kind, values);
+      var results = called(f, kind, values);
       hook = before[0]; names = before[1];
       return results;
     }
-    function operation(kind, rule, values, line) {
+    function operation(rule, values, line) {
       if (values.length && values[0] === null) return [null];
       var inputs = [], numbers = [], weights = [];
       values.forEach(function (v) {
@@ -541,7 +572,7 @@
       for (var wanted = rule.parts ? line.targets.length : rule.numbers || 0; numbers.length < wanted; ) numbers.push(0);
       for (var i in rule.live) if (i < inputs.length && inputs[i].live) return instead(rule.live[i], rule, inputs);
       if (rule.alone && inputs.length === 1) return [hold(inputs[0])];
-      var results = operate(kind, rule, inputs, numbers, line.shape ? sizes(line.shape, inputs) : null);
+      var results = operate(rule, inputs, numbers, line.shape ? sizes(line.shape, inputs) : null);
       letGo(weights);
       return results;
     }
@@ -549,7 +580,7 @@
     function instead(name, rule, inputs) {
       var width = cast_to(rule), values = inputs.map(function (x) { return width ? cast(x, width) : hold(x); }), before = autocast;
       autocast = false;
-      var results = call(functions[name], values);
+      var results = call(functions.get(name), values);
       autocast = before;
       letGo(values);
       return results;
@@ -566,13 +597,13 @@
       if (n && f.inputs[n - 1] === "W" && m && m.parameters) {
         if (m === module) return call(f, values);   // one function of a module calls another
         outer = module; module = m;
-        results = around_(function (v) { return call(f, v); }, values, program.at(m.stack, m.path, number));
+        results = around_(function (v) { return call(f, v); }, values, hooksAt(m.stack, m.path));
         module = outer;
         return results;
       }
       if (!stack || constants.blocks.indexOf(kind) < 0) return call(f, values);
       outer = block; block = kind;
-      results = around_(function (v) { return call(f, v); }, values, program.at(stack, kind, number));
+      results = around_(function (v) { return call(f, v); }, values, hooksAt(stack, kind));
       block = outer;
       return results;
     }
@@ -588,7 +619,7 @@
     }
     /* In the type of what it stands for, which is let go. */
     function typed(made, old) {
-      var y = operate("as", rules.as, [made, old], [])[0];
+      var y = operate(rules.as, [made, old], [])[0];
       free(made.storage);
       free(old.storage);
       return y;
@@ -597,14 +628,14 @@
       if (!h.slice) return typed(act(h, [x, y])[0], y);
       var part = piece(y, h.slice.stop - h.slice.start, h.slice), changed = typed(act(h, [x, part])[0], part);
       var before = piece(y, h.slice.start, null), behind = piece(y, y.shape[2] - h.slice.stop, null);
-      var whole = operate("join", rules.join, [before, changed, behind], [])[0];
+      var whole = operate(rules.join, [before, changed, behind], [])[0];
       letGo([before, changed, behind, y]);
       return whole;
     }
     function piece(y, width, part) {
-      var made = operate("narrow", rules.narrow, [y], [width])[0];
+      var made = operate(rules.narrow, [y], [width])[0];
       if (!part || part.groups <= 1) return made;
-      var whole = operate("copy", rules.copy, [made], [])[0];   // spread over groups, so that it is copied together
+      var whole = operate(rules.copy, [made], [])[0];   // spread over groups, so that it is copied together
       free(made.storage);
       return whole;
     }
@@ -653,8 +684,8 @@
         var group = begun(pair[1]);
         pair[0].forEach(function (n) {
           stack = name; number = n; inside = new Map();
-          base = names = Object.assign(inner.atop(model.names[name], model.layer(name, n)), flagged);
-          var results = around_(flags.checkpointing ? checkpointed : one, values, program.at(name, "layer", n));
+          base = names = inner.atop(model.layer(name, n), flagged);
+          var results = around_(flags.checkpointing ? checkpointed : one, values, hooksAt(name, "layer"));
           inside.forEach(function (p) { if (p.live) group.trained += p.bytes; });
           letGo(values.slice(0, results.length));
           values = results.concat(values.slice(results.length));
@@ -692,7 +723,7 @@
     }
     function one(values) {
       depth = scopes.length; used = new Map();
-      var results = call(functions[stack], values);
+      var results = call(functions.get(stack), values);
       depth = 0;
       return results;
     }
@@ -790,7 +821,7 @@
     }
 
     /* Forward and back: of each the most that was alive with what that was made of, and the operations up to its end. */
-    var loss = call(functions[model.inv.task] || fail("memory: no loss is known for task " + model.inv.task), [])[0];
+    var loss = call(functions.get(model.inv.task) || fail("memory: no loss is known for task " + model.inv.task), [])[0];
     held.forEach(free);
     groups.forEach(function (group) {
       var gone = group.held.reduce(function (n, s) { return n + (s.holders ? 0 : s.bytes); }, 0);
