@@ -350,8 +350,11 @@
       if (storage.forward) left -= storage.bytes;
     }
     function hold(x) { x.storage.holders++; return x; }
-    function holdAll(values) { values.forEach(function (v) { if (v instanceof Tensor) v.storage.holders++; }); return values; }
-    function letGo(values) { values.forEach(function (v) { if (v instanceof Tensor) free(v.storage); }); }
+    function holdAll(values) {
+      for (var i = 0; i < values.length; i++) if (values[i] instanceof Tensor) values[i].storage.holders++;
+      return values;
+    }
+    function letGo(values) { for (var i = 0; i < values.length; i++) if (values[i] instanceof Tensor) free(values[i].storage); }
 
     /* Values: a tensor, a module or a part of one, a number, null for a tensor that is missing. */
     function value(word, line) {
@@ -461,17 +464,17 @@
     /* What the backward pass needs; inputs are kept before the operation runs, and outputs after. */
     function keep(rule, inputs, numbers, outputs) {
       var kept = [], y = outputs[0], before = true;
-      rule.needs.forEach(function (pair) {
-        var what = pair[0], need = pair[1];
+      for (var i = 0; i < rule.needs.length; i++) {
+        var what = rule.needs[i][0], need = rule.needs[i][1];
         if (what === -2) kept.push(null);
         else if (what < inputs.length && (need === null || (need < inputs.length && inputs[need].live))) kept.push(what === -1 ? y : inputs[what]);
-        else return;
+        else continue;
         before = before && what >= 0;
-      });
+      }
       if (kept.length) last = done - before;
       if (!recording) return;
-      var storages = kept.map(function (k) { return k ? hold(k).storage : create(data.formulas[rule.own](names, inputs, y, numbers)); });
-      records.push({ rule: rule, inputs: inputs, numbers: numbers, outputs: outputs, names: names, kept: storages });
+      for (i = 0; i < kept.length; i++) kept[i] = kept[i] ? hold(kept[i]).storage : create(data.formulas[rule.own](names, inputs, y, numbers));
+      records.push({ rule: rule, inputs: inputs, numbers: numbers, outputs: outputs, names: names, kept: kept });
     }
     function widthOf(rule, inputs, numbers) {
       if (rule.kind === "cast") return Math.trunc(numbers[0]) || flags.width;
@@ -495,10 +498,10 @@
     /* Run a function: what it named is let go, its results are held once. */
     function call(f, values) {
       var scope = new Map(), results = NONE, named = true;
-      f.inputs.forEach(function (name, i) { if (i < values.length) scope.set(name, values[i]); });
-      scope.forEach(function (v) { if (v instanceof Tensor) v.storage.holders++; });
+      for (var i = 0; i < f.inputs.length && i < values.length; i++) scope.set(f.inputs[i], values[i]);
+      holdAll(values.slice(0, i));
       scopes.push(scope);
-      for (var i = 0; i < f.lines.length; i++) {
+      for (i = 0; i < f.lines.length; i++) {
         var line = f.lines[i];
         if (line.when !== null && !run(line.when, names)) continue;
         if (!named) letGo(results);
@@ -509,16 +512,17 @@
       }
       if (named) holdAll(results);
       scopes.pop();
-      scope.forEach(function (v) { if (v instanceof Tensor) free(v.storage); });
+      scope.forEach(letGoOne);
       return results;
     }
+    function letGoOne(v) { if (v instanceof Tensor) free(v.storage); }
     function name(scope, line, results) {
       if (results.length !== line.targets.length) throw new Error("operations: " + line.kind + " gives " + results.length + " results");
-      line.targets.forEach(function (target, i) {
-        var old = scope.get(target);
-        scope.set(target, results[i]);
-        if (old instanceof Tensor) free(old.storage);
-      });
+      for (var i = 0; i < results.length; i++) {
+        var old = scope.get(line.targets[i]);
+        scope.set(line.targets[i], results[i]);
+        letGoOne(old);
+      }
     }
     /* Run a function of the method, with its own tensors and names at hand. */
     function act(h, values) {
@@ -532,9 +536,9 @@
       var kind = line.kind, words = line.words;
       if (kind === "each") return layers(line);
       if (kind === "share") return share(words[0], value(words[1], line));
-      var values = words.map(function (word) { return value(word, line); }), results;
+      for (var values = [], i = 0; i < words.length; i++) values.push(value(words[i], line));
       if (line.borrowed) {
-        results = apply(kind, values, line);
+        var results = apply(kind, values, line);
         letGo(values.filter(function (_, i) { return line.borrowed[i]; }));
         return results;
       }
@@ -560,21 +564,24 @@
     function operation(rule, values, line) {
       if (values.length && values[0] === null) return [null];
       var inputs = [], numbers = [], weights = [];
-      values.forEach(function (v) {
+      for (var i = 0; i < values.length; i++) {
+        var v = values[i];
         if (v instanceof Tensor) inputs.push(v);
         else if (v !== null && typeof v === "object") {
-          (rule.bias && (v.module || v).kind !== "parameter" ? ["", "bias"] : [""]).forEach(function (suffix) {
-            var made = weight(v, suffix);
-            if (made) { inputs.push(made); weights.push(made); }
-          });
+          taken(v, "", inputs, weights);
+          if (rule.bias && (v.module || v).kind !== "parameter") taken(v, "bias", inputs, weights);
         } else if (v !== null) numbers.push(v);
-      });
+      }
       for (var wanted = rule.parts ? line.targets.length : rule.numbers || 0; numbers.length < wanted; ) numbers.push(0);
-      for (var i in rule.live) if (i < inputs.length && inputs[i].live) return instead(rule.live[i], rule, inputs);
+      if (rule.live) for (i in rule.live) if (i < inputs.length && inputs[i].live) return instead(rule.live[i], rule, inputs);
       if (rule.alone && inputs.length === 1) return [hold(inputs[0])];
       var results = operate(rule, inputs, numbers, line.shape ? sizes(line.shape, inputs) : null);
       letGo(weights);
       return results;
+    }
+    function taken(module, suffix, inputs, weights) {
+      var made = weight(module, suffix);
+      if (made) { inputs.push(made); weights.push(made); }
     }
     /* A function in place of an operation, inside of which autocast does nothing. */
     function instead(name, rule, inputs) {
@@ -770,34 +777,37 @@
       }
     }
     function back(record) {
-      var rule = record.rule, inputs = record.inputs, outputs = record.outputs, y = outputs[0], passed = [], later = [], raw = 0;
-      var grads_ = outputs.filter(function (o) { return o.grad; }).map(function (o) { return o.grad; });
+      var rule = record.rule, inputs = record.inputs, outputs = record.outputs, y = outputs[0], arrived = [], passed = [], later = [], raw = 0, i, x;
       function formula(index) { return data.formulas[index](record.names, inputs, y, record.numbers); }
-      if (grads_.length) {
-        outputs.forEach(function (o) { o.grad = null; });
-        inputs.slice(0, rule.through).forEach(function (x) {
-          if (!x.live) return;
+      for (i = 0; i < outputs.length; i++) {
+        if (outputs[i].grad) arrived.push(outputs[i].grad);
+        outputs[i].grad = null;
+      }
+      if (arrived.length) {
+        for (i = 0; i < inputs.length && i < rule.through; i++) {
+          x = inputs[i];
+          if (!x.live) continue;
           if (rule.passes && (x.bytes === y.bytes || rule.passes === "parts")) {
-            grads_[0].holders++;
-            passed.push([x, grads_[0]]);
+            arrived[0].holders++;
+            passed.push([x, arrived[0]]);
           } else if (rule.summed && x.bytes < y.bytes) {
             later.push(x);
             raw += y.bytes;
           } else passed.push([x, create(x.bytes)]);
-        });
-        later.forEach(function (x) {   // all products are there before the first is summed, or gets another type
+        }
+        for (i = 0; i < later.length; i++) {   // all products are there before the first is summed, or gets another type
           see(now + raw);
-          passed.push([x, create(x.bytes)]);
+          passed.push([later[i], create(later[i].bytes)]);
           see(now + raw);
           raw -= y.bytes;
-        });
+        }
         see(now + (rule.beside === undefined ? 0 : formula(rule.beside)));
         if (rule.back !== undefined) flops += formula(rule.back);
         else if (rule.flops !== undefined) flops += BigInt(inputs.slice(0, 2).filter(function (x) { return x.live; }).length) * formula(rule.flops);
-        grads_.forEach(free);
+        for (i = 0; i < arrived.length; i++) free(arrived[i]);
       }
-      record.kept.forEach(free);
-      passed.forEach(function (pair) { add(pair[0], pair[1]); });
+      for (i = 0; i < record.kept.length; i++) free(record.kept[i]);
+      for (i = 0; i < passed.length; i++) add(passed[i][0], passed[i][1]);
     }
     /* A gradient of x, or another one, which takes a third tensor for a while. */
     function add(x, grad) {
