@@ -205,7 +205,7 @@ class Program:
         part, inventory = self.plan.parts[index], self.model.inventory
         measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"]}
-        functions = functions_of(act, self.model.language)
+        functions = self._functions(act)
         own = dict(zip(part.entry.hyperparameters, args, strict=True))
         for spot in spots(measured, inventory, self.plan.sites[index]):
             layers: Layers = frozenset(spot.layers) if spot.layers else None
@@ -216,6 +216,9 @@ class Program:
                 continue
             self.holds += found[0] * (len(layers) if layers else spot.n)
             self._hook(index, act, functions, {**spot.dims, **own}, spot, layers)
+
+    def _functions(self, act: Act) -> dict[str, Function]:
+        return functions_of(act, self.model.language)
 
     def _hook(
         self, index: int, act: Act, functions: Mapping[str, Function], names: Mapping[str, Any], spot: Spot,
