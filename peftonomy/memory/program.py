@@ -32,6 +32,8 @@ __all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "acts", "compress
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
 AROUND = ("before", "after")
+IN_PLACE = ("weight", "bias", "gradient")
+"""Names of functions that stand in place of a parameter, or of its gradient."""
 LONGEST_PATTERN = 8
 """Layers after which a pattern of unlike ones begins again, at most."""
 ALIKE = 4
@@ -234,7 +236,7 @@ class Program:
             hook = Hook(name, function, functions, names, tensors, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
-            if name in AROUND or name in ("weight", "bias", "gradient"):
+            if name in AROUND or name in IN_PLACE:
                 key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:

@@ -44,7 +44,7 @@ def script(site: Site) -> str:
         "entries": {name: _acts(entry, language, formulas) for name, entry in entries.items()},
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
-            "blocks": program.BLOCKS, "around": program.AROUND, "pattern": program.LONGEST_PATTERN,
+            "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE, "pattern": program.LONGEST_PATTERN,
             "alike": program.ALIKE, "counter": optimizer.COUNTER,
         },
     }  # fmt: skip
@@ -119,10 +119,14 @@ def _line(line: Line, formulas: Formulas) -> list[Any]:
 
 def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[str, Any]:
     found = {name: formulas.add(getattr(operations, name)) for name in ("post_norm", "sdpa", "pixels", "buffers")}
+    outside = {spec.path: spec.outside for spec in family.modules}
     return found | {
         "like": operations.like, "functions": _functions(parse_all(operations.functions), formulas),
         "checkpointing": operations.checkpointing,
-        "tied": [[spec.path, spec.tied_to, spec.outside] for spec in family.modules if spec.tied_to is not None],
+        "tied": [
+            [(spec.path, spec.outside), (spec.tied_to, outside[spec.tied_to])]
+            for spec in family.modules if spec.tied_to is not None
+        ],
     }  # fmt: skip
 
 

@@ -426,6 +426,7 @@ var peft = (function () {
     return out;
   }
   function means(pattern, site) { return matches(pattern, site.role, site.stack) && !(site.fused && pattern.indexOf("*") >= 0); }
+  function hasRole(inv, role) { return inv.sites.some(function (s) { return means(role, s); }); }
   /* A fused module named as a whole takes its slices in. */
   function byRole(inv, patterns) {
     var chosen = new Set(), whole = new Set();
@@ -474,7 +475,7 @@ var peft = (function () {
     var declared = method.parts[0].targets || part.targets, found;
     if (suffixes) return bySuffix(inv, suffixes);
     if (!targets) {   // default roles that only some families have are passed over
-      var present = declared.default.filter(function (role) { return inv.sites.some(function (s) { return means(role, s); }); });
+      var present = declared.default.filter(function (role) { return hasRole(inv, role); });
       if (!present.length) fail(inv.backbone.name + " has none of the default targets " + declared.default.join(", ") + "; choose others");
       return byRole(inv, present);
     }
@@ -946,7 +947,7 @@ var peft = (function () {
     dtypes: Object.keys(BYTES),
     /* What memory.js and operations.js go on with. */
     inner: {
-      EXACT: EXACT, product: product, local: local, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
     }
   };

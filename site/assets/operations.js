@@ -67,11 +67,9 @@
       new Set([m.role, path]).forEach(function (name) { at(modules, m.stack + "|" + name).push(m); });
       paths[m.path] = m;
     });
-    this.operations.tied.forEach(function (row) {
-      tied[prefix + row[0]] = prefix + row[1];
-      if (row[2]) tied[row[0]] = prefix + row[1];
-    });
-    this.modules = modules; this.paths = paths; this.owner = function (m) { return m.parameters.length || !own(tied, m.path) ? m : paths[tied[m.path]]; };
+    this.operations.tied.forEach(function (pair) { tied[placed(pair[0])] = placed(pair[1]); });
+    function placed(path) { return (path[1] ? "" : prefix) + path[0]; }
+    this.modules = modules; this.paths = paths; this.tied = tied;
     this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
   }
   function functionsOf(operations) {
@@ -93,6 +91,11 @@
       names[name] = merge(every, backbone.dims, backbone.own[name], here);
     });
     return names;
+  };
+  /* The module whose weight (or other parameter) a module has: itself, or what that is tied to. */
+  Model.prototype.owner = function (m, suffix) {
+    var there = m.parameters.some(function (p) { return suffix || p[0] === "weight"; });
+    return there || !own(this.tied, m.path) ? m : this.paths[this.tied[m.path]];
   };
   /* What formulas see in one layer. */
   Model.prototype.layer = function (stack, number) {
@@ -121,7 +124,7 @@
     var places = stack ? [stack, ""] : [""];
     for (var i = 0; i < places.length; i++) {
       var found = (this.modules.get(places[i] + "|" + name) || NONE).filter(function (m) { return within(m.layers, number); });
-      if (new Set(found.map(this.owner)).size > 1 && new Set(found.map(function (m) { return m.path; })).size > 1) throw new Error(name + " means several modules");
+      if (new Set(found.map(function (m) { return this.owner(m, ""); }, this)).size > 1 && new Set(found.map(function (m) { return m.path; })).size > 1) throw new Error(name + " means several modules");
       if (found.length) return found[0];
     }
     return null;
@@ -152,7 +155,7 @@
     var source = spot.source, found = [placeOf("", spot)];
     if (isSite(source)) found.push(["role", spot.role, source.d_in, source.d_out].join("|"));
     else if (isModule(source)) found.push(["parameter", source.path, "weight"].join("|"));
-    return found.concat(["block", source.stack, spot.role.split(".")[0]].join("|"), ["block", source.stack, "layer"].join("|"), "model");
+    return found.concat(["block", source.stack, spot.role.replace(/^norm\./, "").split(".")[0]].join("|"), ["block", source.stack, "layer"].join("|"), "model");
   }
   /* Rows of a tensor that are alike but for their layers, as one. */
   function together(rows) {
@@ -178,21 +181,25 @@
   }
   function learns(row) { return row.piece.tensor.trained !== false && (row.trained > 0 || row.piece.tensor.selecting); }
 
-  function Program(plan, model, values) {
+  /* width: bytes of a frozen number. */
+  function Program(plan, model, values, width) {
     var args = inner.argumentsOf(plan, values), self = this;
-    this.plan = plan; this.model = model; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
+    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
     this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
       if (!m.pretrained) m.parameters.forEach(function (p) { at(self.trained, m.path + "|" + p[0]).push(null); });
     });
     data.methods[plan.id].forEach(function (id, part) {
-      (data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known")).forEach(function (act) { self.act(part, act, args[part]); });
+      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known"), helpers = [];
+      acts.forEach(function (act) { act.functions.forEach(function (f, name) { if (!hooks(name)) helpers.push([name, f]); }); });
+      acts.forEach(function (act) { self.act(part, act, new Map(helpers.concat(Array.from(act.functions))), args[part]); });
     });
     this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
   }
   Program.prototype.row = function (row) {
     var tensor = row.piece.tensor, spot = row.spot, source = spot.source, shape = row.shape, place = placeOf(tensor.per, spot), name = row.piece.part + "|" + tensor.name;
+    row.key = name + "|" + place;
     if (tensor.selecting) {
       if (row.learns) at(this.trained, pathOf(source) + "|" + spot.suffix).push(row.layers);
       return;
@@ -201,11 +208,17 @@
       shape = isModule(source) && spot.dims.numel === row.count ? source.parameters.filter(function (p) { return p[0] === spot.suffix; })[0][1] : [row.count];
       if (source.kind === "conv1d") shape = shape.slice().reverse();
     }
-    at(at2(this.own, name), place).push({ key: name + "|" + place, shape: padded(shape), copies: row.copies, trained: row.learns, layers: row.layers });
+    at(at2(this.own, name), place).push({ key: row.key, shape: padded(shape), copies: row.copies, trained: row.learns, layers: row.layers });
   };
-  Program.prototype.act = function (part, act, args) {
-    var self = this, plan = this.plan, common = inner.atop(plan.common, { post_norm: this.model.names[""].post_norm });
-    inner.spotsOf(merge(act, { by_layer: act.by_layer && !act.layered }), plan.inv, plan.sites[part], common).forEach(function (spot) {
+  function surrounds(name) { return data.constants.around.indexOf(name) >= 0; }
+  function replaces(name) { return data.constants.in_place.indexOf(name) >= 0; }
+  /* Whether a function of that name acts by itself, and is not one that others call. */
+  function hooks(name) { return surrounds(name) || replaces(name) || own(data.points, name); }
+  /* functions: those of the record, with the helpers of the entry's others. */
+  Program.prototype.act = function (part, act, functions, args) {
+    var self = this, plan = this.plan, common = inner.atop(plan.common, { post_norm: this.model.names[""].post_norm, width: this.width }), sites = plan.sites[part];
+    if (act.per === "site" && !plan.method.parts[part].targets) sites = inner.byRole(plan.inv, (act.roles || NONE).filter(function (role) { return inner.hasRole(plan.inv, role); }));
+    inner.spotsOf(merge(act, { by_layer: act.by_layer && !act.layered }), plan.inv, sites, common).forEach(function (spot) {
       var layers = spot.layers, names = inner.atop(spot.dims, args);
       if (act.layered) {
         if (!layers) return;
@@ -213,17 +226,16 @@
         if (!layers.at.length) return;
       } else if (given(act.guard) && !run(act.guard, names)) return;
       self.holds += run(act.holds, names) * (layers ? layersOf(layers).length : spot.n);
-      self.hook(part, act.functions, merge(inner.local(spot.dims, common), args), spot, layers);
+      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers);
     });
   };
-  Program.prototype.hook = function (part, functions, names, spot, layers) {
+  Program.prototype.hook = function (part, acting, functions, names, spot, layers) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
     var slice = isSite(source) && !source.whole ? new Part(module, source.start, source.stop) : null;
-    functions.forEach(function (f, name) {
-      var surrounds = data.constants.around.indexOf(name) >= 0;
+    acting.forEach(function (f, name) {
       var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
-      if (surrounds && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
-      if (surrounds || name === "weight" || name === "bias" || name === "gradient") at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
+      if (surrounds(name) && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
+      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
       else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
     });
   };
@@ -328,7 +340,7 @@
     var now = 0, peak = 0, left = 0, grads = 0, most = [0, 0], flops = 0n, forward = true, records = [];
     var scopes = [], stack = "", number = -1, block = "", inside = new Map(), outside = new Map(), held = [], casts = new Map(), shared = new Map();
     var autocast = flags.autocast, hook = null, module = null, copy = null, depth = 0, used = new Map(), groups = [], sequences = {};
-    var recording = true, done = 0, last = 0, limit = -1;
+    var recording = true, done = 0, last = 0, limit = -1, parts = new Map();
     var flagged = {
       batch: flags.batch, seq: flags.seq, eager: Number(flags.eager), sdpa: Number(!flags.eager), checkpointing: Number(flags.checkpointing),
       autocast: Number(flags.autocast), width: flags.width
@@ -370,17 +382,30 @@
       found = model.find(stack, number, word);
       if (found) return found;
       if (names[word] !== undefined) return names[word];
-      if (line.kind === "loop" || line.kind === "detached") return word;
+      if (line.kind === "loop" || line.kind === "stacked" || line.kind === "detached") return word;
       throw new Error("operations: unknown name " + word + " in " + line.kind);
     }
     function mine(word) {
-      var optional = word.slice(-1) === "?", name = optional ? word.slice(0, -1) : word;
+      var name = word.replace(/\?$/, ""), found;
       if ((name === "weight" || name === "bias") && hook && hook.module) return weight(hook.slice || hook.module, name);
-      var found = hook ? program.nearest(hook, name).filter(function (o) { return within(o.layers, number); })[0] : undefined;
-      if (!found && optional) return null;
-      if (!found) throw new Error("operations: no tensor ." + name + " here");
+      found = declared(word);
+      if (!found) return null;
       var shape = found.copies > 1 && copy === null ? [found.copies * found.shape[0], found.shape[1], found.shape[2]] : found.shape;
       return parameter(found.key + "|" + copy, shape, found.trained, found.layers !== null);
+    }
+    /* The method's own tensor of a name; null where it may be missing and is. */
+    function declared(word) {
+      var name = word.replace(/\?$/, ""), found = hook ? program.nearest(hook, name) : NONE;
+      for (var i = 0; i < found.length; i++) if (within(found[i].layers, number)) return found[i];
+      if (name !== word) return null;
+      throw new Error("operations: no tensor ." + name + " here");
+    }
+    /* One of several parameters that the entry declares as one tensor. */
+    function part(line) {
+      var found = declared(line.words[0].slice(1)), numbers = line.words.slice(1).map(function (word) { return value(word, line); });
+      if (!found) return [null];
+      at2(parts, found.key).set(numbers[0], numbers.slice(1));
+      return [hold(parameter([found.key, copy, numbers[0]].join("|"), padded(numbers.slice(1)), found.trained, found.layers !== null))];
     }
     function parameter(key, shape, trained, layered) {
       var known = layered ? inside : outside, found = known.get(key);
@@ -396,7 +421,7 @@
         free(whole.storage);
         return made;
       }
-      var owner = model.owner(m), there = owner.parameters, found = there.filter(function (p) { return p[0] === (suffix || "weight"); })[0];
+      var owner = model.owner(m, suffix), there = owner.parameters, found = there.filter(function (p) { return p[0] === (suffix || "weight"); })[0];
       if (!found && !suffix) found = there[0];
       if (!found) return null;
       var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, y = (layered ? inside : outside).get(key);
@@ -492,7 +517,13 @@
         var scope = scopes[Math.min(1, scopes.length - 1)];
         scope.set("held " + scope.size, hold(x));
         return hold(x);
-      }
+      },
+      remain: function (x) {
+        var scope = scopes[scopes.length - 2];
+        scope.set("held " + scope.size, hold(x));
+        return hold(x);
+      },
+      hooked: function (x) { x.hooked = true; return hold(x); }
     }));
 
     /* Run a function: what it named is let go, its results are held once. */
@@ -536,15 +567,18 @@
       var kind = line.kind, words = line.words;
       if (kind === "each") return layers(line);
       if (kind === "share") return share(words[0], value(words[1], line));
+      if (kind === "part") return part(line);
       for (var values = [], i = 0; i < words.length; i++) values.push(value(words[i], line));
-      if (line.borrowed) {
+      if (line.borrowed && hook && hook.module) {
         var results = apply(kind, values, line);
         letGo(values.filter(function (_, i) { return line.borrowed[i]; }));
         return results;
       }
       if (kind === "return") return holdAll(values);
       if (kind === "loop") return loop(line, values);
+      if (kind === "stacked") return stacked(line, values);
       if (kind === "detached") return detached(line, values);
+      if (kind === "either") return holdAll(values.filter(function (v) { return v !== null; }).slice(0, 1));   // the first that is there
       if (kind === "none") return [null];
       return kind === "reads" ? NONE : apply(kind, values, line);   // reads: by name only, so that a checkpoint holds it
     }
@@ -677,6 +711,19 @@
       copy = before;
       letGo(results.slice(wanted));
       return results.slice(0, wanted);
+    }
+
+    /* A function that runs several times on the same, each time with the next copy of each tensor; its results as one tensor. */
+    function stacked(line, values) {
+      var made = [], before = copy, n = Math.trunc(values[0]);
+      for (var i = 0; i < n; i++) {
+        copy = i;
+        made = made.concat(apply(values[1], values.slice(2), line));
+      }
+      copy = before;
+      var results = operate(rules.stack, made, [n]);
+      letGo(made);
+      return results;
     }
 
     /* All layers of a stack, one after the other, each on what the one before gave. Of layers that are alike some only
@@ -850,6 +897,12 @@
     this.second = [peak].concat(most);
     this.step_flops = flops;
     this.sequence = sequence;
+    /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
+    this.reached = function (m, suffix) { return m.layers ? own(sequences, m.stack) : outside.has(m.path + "|" + suffix); };
+    /* Of a tensor that is several parameters, their sizes; else its own. */
+    this.shapes = function (row) {
+      return parts.has(row.key) ? Array.from(parts.get(row.key).values()) : [row.shape && row.shape.length ? row.shape : [row.count]];
+    };
   }
   var UNBORN = { bytes: 0, holders: 1, forward: false };
 
@@ -868,35 +921,35 @@
     return setting;
   }
   /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
-  function programOf(id, options) {
+  function programOf(id, options, width) {
     var model = peft.backbone(options), task = options.task;
     if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
-    var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = JSON.stringify(values);
+    var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = width + JSON.stringify(values);
     plan.programs = plan.programs || new Map();
     if (!plan.programs.has(key)) {
       if (plan.programs.size > 20) plan.programs.clear();
       plan.inv.operations = plan.inv.operations || new Model(plan.inv);
-      plan.programs.set(key, new Program(plan, plan.inv.operations, values));
+      plan.programs.set(key, new Program(plan, plan.inv.operations, values, width));
     }
     return { program: plan.programs.get(key), values: values };
   }
   function numel(tensor) { return tensor.number * product(tensor.shape); }
-  /* The tensors that are updated, each kind once, with how many there are. */
-  function trainedIn(program) {
+  /* The tensors that are trained, each kind once, with how many there are, and whether the step reached them. */
+  function trainedIn(program, step) {
     var found = [];
     program.plan.inv.modules.forEach(function (m) {
       m.parameters.forEach(function (p) {
         var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
-        if (number) found.push({ shape: p[1], number: number });
+        if (number) found.push({ shape: p[1], number: number, reached: step.reached(m, p[0]) });
       });
     });
     program.rows.forEach(function (row) {
-      if (row.learns && !row.piece.tensor.selecting) found.push({ shape: row.shape && row.shape.length ? row.shape : [row.count], number: row.n });
+      if (row.learns && !row.piece.tensor.selecting) step.shapes(row).forEach(function (shape) { found.push({ shape: shape, number: row.n, reached: true }); });
     });
     return found;
   }
   /* Numbers of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
-  function ordered(program, sequence) {
+  function ordered(program, step) {
     var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
     function pathIn(spot) {
       var source = spot.source, layer = isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
@@ -908,18 +961,18 @@
     });
     function beside(stack, path, layer) {
       (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
-        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) found.push(row.count);
+        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape)); });
       });
     }
     function module(m, layer) {
-      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer)) found.push(product(p[1])); });
+      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0])) found.push(product(p[1])); });
       beside(m.stack, m.path, layer);
     }
     function embeds(m) { return m.role.indexOf("embed.") === 0; }
     outside.filter(embeds).forEach(function (m) { module(m, -1); });
     inv.stacks.forEach(function (stack) {
       var inside = inv.modules.filter(function (m) { return m.stack === stack; }), paths = new Set(inside.map(function (m) { return m.path; }));
-      sequence(stack).forEach(function (pair) {
+      step.sequence(stack).forEach(function (pair) {
         pair[0].forEach(function (layer) {
           inside.forEach(function (m) { if (within(m.layers, layer)) module(m, layer); });
           if (added.has(stack)) added.get(stack).forEach(function (_, path) { if (!paths.has(path)) beside(stack, path, layer); });
@@ -950,7 +1003,7 @@
   /* Bytes of all that stays from step to step but the optimizer's states. */
   function weightsOf(program, setting, values, trained, w, w_t) {
     var plan = program.plan, inv = plan.inv, T = peft.data.training, kind = setting.quantized;
-    var bytes = program.holds + run(program.model.operations.buffers, inv.backbone.config) + inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, frozen = inv.total - trained;
+    var bytes = program.holds + run(program.model.operations.buffers, inner.atop(program.model.names[""], { width: w })) + inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, frozen = inv.total - trained;
     program.rows.forEach(function (row) {
       var tensor = row.piece.tensor;
       if (!tensor.selecting && (row.learns || tensor.served !== "absent")) frozen += row.count * row.n;
@@ -969,13 +1022,14 @@
   }
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
   peft.remembered = function (id, options, asked) {
-    var setting = settingOf(asked), found = programOf(id, options), program = found.program, model = program.model, plan = program.plan, T = peft.data.training;
+    var setting = settingOf(asked), T = peft.data.training, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1];
+    var found = programOf(id, options, w), program = found.program, model = program.model, plan = program.plan;
     if (program.eager || !run(model.operations.sdpa, plan.inv.backbone.config)) setting.attention = "eager";
     if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + plan.inv.backbone.family.name + "; expected none");
-    var w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1];
     var step = new Step(program, { batch: setting.batch, seq: setting.seq, width: w, trained: w_t, autocast: setting.dtype === "mixed", eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu" });
-    var tensors = trainedIn(program), trained = tensors.reduce(function (n, t) { return n + numel(t); }, 0), gradients = trained * w_t;
-    var optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step.sequence), w_t), inputs = batchOf(model, setting, w);
+    var tensors = trainedIn(program, step), trained = tensors.reduce(function (n, t) { return n + numel(t); }, 0), inputs = batchOf(model, setting, w);
+    tensors = tensors.filter(function (t) { return t.reached; });
+    var gradients = w_t * tensors.reduce(function (n, t) { return n + numel(t); }, 0), optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step), w_t);
     var moments = [["forward", step.first[0], Math.min(step.first[0], step.kept), 0], ["backward"].concat(step.second), ["optimizer", gradients + optimizer.temporary, 0, gradients]];
     var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
     var weights = weightsOf(program, setting, found.values, trained, w, w_t), peak = weights + most[1] + optimizer.states + inputs;
