@@ -49,7 +49,7 @@
     this.shape = shape; this.width = width; this.live = live; this.key = key || null;
     this.bytes = shape[0] * shape[1] * shape[2] * width;
     this.storage = storage || { bytes: this.bytes, holders: 1, forward: false };
-    this.grad = null; this.hooked = false;
+    this.grad = null; this.hooked = null;
   }
   /* A fused module of which only the part of one role is meant. */
   function Part(module, start, stop) { this.module = module; this.start = start; this.stop = stop; this.groups = module.groups; }
@@ -391,7 +391,21 @@
       found = declared(word);
       if (!found) return null;
       var shape = found.copies > 1 && copy === null ? [found.copies * found.shape[0], found.shape[1], found.shape[2]] : found.shape;
-      return parameter(found.key + "|" + copy, shape, found.trained, found.layers !== null);
+      var y = parameter(found.key + "|" + copy, shape, found.trained, found.layers !== null), f = hook.functions.get("gradient_" + name);
+      if (f && y.live) y.hooked = arriving(merge(hook, { function: f }), y);
+      return y;
+    }
+    /* What the method makes of a gradient as it arrives, with no autocast; the gradient is let go. */
+    function arriving(h, x) {
+      var layer = number;
+      return function (grad) {
+        var before = [autocast, number];
+        autocast = false; number = layer;
+        var made = act(h, [new Tensor(x.shape, x.width, false, grad)])[0];
+        autocast = before[0]; number = before[1];
+        free(grad);
+        return made.storage;
+      };
     }
     /* The method's own tensor of a name; null where it may be missing and is. */
     function declared(word) {
@@ -432,7 +446,7 @@
       hold(y);
       hooksAt(owner.stack, owner.path).forEach(function (h) {
         if (h.suffix && h.suffix !== name) return;
-        y.hooked = y.hooked || h.name === "gradient";
+        if (h.name === "gradient" && y.live) y.hooked = arriving(h, y);
         if (h.name !== name && !(h.name === "weight" && name !== "weight" && name !== "bias")) return;
         var made = act(h, [y])[0];
         free(y.storage);
@@ -523,7 +537,7 @@
         scope.set("held " + scope.size, hold(x));
         return hold(x);
       },
-      hooked: function (x) { x.hooked = true; return hold(x); }
+      hooked: function (x) { x.hooked = function (grad) { return copied(x, grad); }; return hold(x); }
     }));
 
     /* Run a function: what it named is let go, its results are held once. */
@@ -602,19 +616,22 @@
         var v = values[i];
         if (v instanceof Tensor) inputs.push(v);
         else if (v !== null && typeof v === "object") {
-          taken(v, "", inputs, weights);
-          if (rule.bias && (v.module || v).kind !== "parameter") taken(v, "bias", inputs, weights);
+          taken(v, "", rule, inputs, weights);
+          if (rule.bias && (v.module || v).kind !== "parameter") taken(v, "bias", rule, inputs, weights);
         } else if (v !== null) numbers.push(v);
       }
-      for (var wanted = rule.parts ? line.targets.length : rule.numbers || 0; numbers.length < wanted; ) numbers.push(0);
+      var wanted = rule.parts ? line.targets.length : rule.numbers || 0, least = wanted - (rule.optional || 0);
+      if (numbers.length > wanted || numbers.length < least) throw new Error("operations: " + line.kind + " takes " + wanted + " numbers, found " + numbers.length);
+      while (numbers.length < wanted) numbers.push(0);
       if (rule.live) for (i in rule.live) if (i < inputs.length && inputs[i].live) return instead(rule.live[i], rule, inputs);
       if (rule.alone && inputs.length === 1) return [hold(inputs[0])];
       var results = operate(rule, inputs, numbers, line.shape ? sizes(line.shape, inputs) : null);
       letGo(weights);
       return results;
     }
-    function taken(module, suffix, inputs, weights) {
-      var made = weight(module, suffix);
+    function taken(module, suffix, rule, inputs, weights) {
+      var mark = records.length, made = weight(module, suffix);
+      if (inputs.length >= rule.through) forget(mark);   // no gradient gets there, so that what made it goes at once
       if (made) { inputs.push(made); weights.push(made); }
     }
     /* A function in place of an operation, inside of which autocast does nothing. */
@@ -696,9 +713,11 @@
     /* A function whose graph goes at once: nothing asks for it. */
     function detached(line, values) {
       var mark = records.length, results = apply(values[0], values.slice(1), line);
-      records.splice(mark).forEach(function (record) { if (record.rule) record.kept.forEach(free); });
+      forget(mark);
       return results.map(function (y) { return y instanceof Tensor ? new Tensor(y.shape, y.width, false, y.storage) : y; });
     }
+    /* Let go what autograd kept from there on. */
+    function forget(mark) { records.splice(mark).forEach(function (record) { if (record.rule) record.kept.forEach(free); }); }
     /* A function that runs several times on what it gave before, each time with the next copy of each tensor. */
     function loop(line, values) {
       var results = holdAll(values.slice(2)), before = copy, wanted = Math.max(1, line.targets.length);
@@ -856,6 +875,11 @@
       for (i = 0; i < record.kept.length; i++) free(record.kept[i]);
       for (i = 0; i < passed.length; i++) add(passed[i][0], passed[i][1]);
     }
+    function copied(x, grad) {
+      var made = create(x.bytes);
+      free(grad);
+      return made;
+    }
     /* A gradient of x, or another one, which takes a third tensor for a while. */
     function add(x, grad) {
       var made;
@@ -867,11 +891,8 @@
         return;
       }
       if (x.key !== null) {
-        if (grad.holders > 1 || x.hooked) {   // others hold it, or what is made of it takes its place
-          made = create(x.bytes);
-          free(grad);
-          grad = made;
-        }
+        if (x.hooked) grad = x.hooked(grad);
+        else if (grad.holders > 1) grad = copied(x, grad);   // others hold it
         grads += x.bytes;
       }
       x.grad = grad;
