@@ -340,7 +340,7 @@
     var now = 0, peak = 0, left = 0, grads = 0, most = [0, 0], flops = 0n, forward = true, records = [];
     var scopes = [], stack = "", number = -1, block = "", inside = new Map(), outside = new Map(), held = [], casts = new Map(), shared = new Map();
     var autocast = flags.autocast, hook = null, module = null, copy = null, depth = 0, used = new Map(), groups = [], sequences = {};
-    var recording = true, done = 0, last = 0, limit = -1, parts = new Map();
+    var recording = true, done = 0, last = 0, limit = -1, parts = new Map(), stayed = [];
     var flagged = {
       batch: flags.batch, seq: flags.seq, eager: Number(flags.eager), sdpa: Number(!flags.eager), checkpointing: Number(flags.checkpointing),
       autocast: Number(flags.autocast), width: flags.width
@@ -528,6 +528,7 @@
       leaf: function (x) { return hold(x.live ? x : hold(new Tensor(x.shape, x.width, true, x.storage))); },
       hold: function (x) { if (limit < 0) held.push(hold(x).storage); return hold(x); },
       stay: function (x) {
+        if (limit < 0) stayed.push(x.storage);
         var scope = scopes[Math.min(1, scopes.length - 1)];
         scope.set("held " + scope.size, hold(x));
         return hold(x);
@@ -770,7 +771,7 @@
       return values.slice(0, wanted);
     }
     function begun(more) {
-      var group = { more: more, now: now, flops: flops, left: left, first: held.length, trained: 0 };
+      var group = { more: more, now: now, flops: flops, left: left, first: [held.length, stayed.length], trained: 0 };
       if (more) records.push(function () {   // the way back has left the group
         flops += BigInt(more) * (flops - group.flops);
         if (!(group.trained > group.kept)) passed(group);
@@ -778,7 +779,7 @@
       return group;
     }
     function ended(group) {
-      group.kept = now - group.now; group.left = left - group.left; group.held = held.slice(group.first);
+      group.kept = now - group.now; group.left = left - group.left; group.held = held.slice(group.first[0]).concat(stayed.slice(group.first[1]));
       now += group.more * group.kept;
       left += group.more * group.left;
       flops += BigInt(group.more) * (flops - group.flops);
