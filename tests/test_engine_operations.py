@@ -51,7 +51,7 @@ METHODS = [method for method in KB if known(method)]
 
 @contextmanager
 def engine_of(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, "engine", "operations") as context:
+    with started(kb, "engine", "operations", "step") as context:
         context.eval(_operations.script(Site(kb)))
         yield context
 

@@ -1,7 +1,8 @@
 """What the pages compute training memory with: the table of operations, and those of families and methods, as data.
 
-One classic script results, which a page loads after `data.js` where it shows memory. `site/assets/operations.js` runs
-it, and mirrors `peftonomy.memory`: lines are parsed and formulas compiled here, once, so that the page needs no eval.
+One classic script results, which a page loads after `data.js` where it shows memory. `site/assets/operations.js` and
+`step.js` run it and mirror `peftonomy.memory`. Lines are parsed and formulas are compiled here, once, so that the page
+needs no eval.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def script(site: Site) -> str:
         "entries": {name: _acts(entry, language, formulas) for name, entry in entries.items()},
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
-            "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE, "pattern": program.LONGEST_PATTERN,
-            "alike": program.ALIKE, "counter": optimizer.COUNTER,
+            "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE,
+            "pattern": program.LONGEST_PATTERN, "alike": program.ALIKE, "counter": optimizer.COUNTER,
         },
     }  # fmt: skip
     records["varying"] = _varying(kb.families.values(), language, formulas)

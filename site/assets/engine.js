@@ -945,7 +945,7 @@ var peft = (function () {
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
-    /* What memory.js and operations.js go on with. */
+    /* What memory.js, operations.js and step.js go on with. */
     inner: {
       EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
