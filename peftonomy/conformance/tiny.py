@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers

@@ -26,7 +26,7 @@ from .rules import Language
 if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
-__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
+__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "acts", "compressed", "functions_of"]
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
@@ -280,13 +280,7 @@ class Program:
             self._hook(index, functions, known, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
-        patterns = self.model.language.patterns
-        if act.like is None:
-            return parse_all(act.functions)
-        if act.like not in patterns:
-            raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
-        shared = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()}
-        return parse_all(shared) | parse_all(act.functions)
+        return functions_of(act, self.model.language)
 
     def _hook(
         self, index: int, functions: Mapping[str, Function], known: Mapping[str, Function],
@@ -358,6 +352,16 @@ def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Func
         return {}
     inherited = {} if operations.like is None else _functions(families[operations.like], families)
     return inherited | parse_all(operations.functions)
+
+
+def functions_of(act: Act, language: Language) -> dict[str, Function]:
+    """The functions of a record, behind those of the pattern that it is like. Raises UsageError."""
+    if act.like is None:
+        return parse_all(act.functions)
+    if act.like not in language.patterns:
+        raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(language.patterns)}")
+    shared = {head: renamed(body, act.names) for head, body in language.patterns[act.like].functions.items()}
+    return parse_all(shared) | parse_all(act.functions)
 
 
 def acts(entry: Any) -> Sequence[Act]:

@@ -49,6 +49,8 @@ var peft = (function () {
   /* Names seen through others: cheaper than a copy, of which a keystroke would make thousands. */
   function atop(names, more) { return Object.assign(Object.create(names), more); }
   function run(index, names) { return formulas[index](names); }
+  /* The names of their own that names have, without those they are seen through: down to `base`. */
+  function local(names, base) { return names === base ? {} : merge(local(Object.getPrototypeOf(names), base), names); }
   function given(value) { return value !== null && value !== undefined; }
   function product(shape) { return shape.reduce(function (a, b) { return a * b; }, 1); }
   function total(rows, key) { return rows.reduce(function (n, r) { return n + r[key]; }, 0); }
@@ -374,7 +376,8 @@ var peft = (function () {
       path: (prefix + (spec.path || "")).replace(/\.$/, ""), role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
       parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
       numel: countOf(layers) * parameters.reduce(function (n, p) { return n + product(p[1]); }, 0),
-      slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; })
+      slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; }),
+      groups: LINEAR.indexOf(spec.kind) >= 0 && given(spec.groups) ? size(spec.groups) : 1
     };
   }
   function blocksOf(backbone, stacks, modules) {
@@ -408,7 +411,7 @@ var peft = (function () {
     stop = stop || module.d_out;
     var whole = stop - (start || 0) === module.d_out;
     return {
-      module: module, role: role || module.role, stack: module.stack, d_in: module.d_in, d_out: stop - (start || 0), bias: module.bias,
+      module: module, role: role || module.role, stack: module.stack, d_in: module.d_in, d_out: stop - (start || 0), start: start || 0, stop: stop, bias: module.bias,
       layers: layers, n: countOf(layers), whole: whole, fused: whole && module.slices.length > 0
     };
   }
@@ -423,6 +426,7 @@ var peft = (function () {
     return out;
   }
   function means(pattern, site) { return matches(pattern, site.role, site.stack) && !(site.fused && pattern.indexOf("*") >= 0); }
+  function hasRole(inv, role) { return inv.sites.some(function (s) { return means(role, s); }); }
   /* A fused module named as a whole takes its slices in. */
   function byRole(inv, patterns) {
     var chosen = new Set(), whole = new Set();
@@ -471,7 +475,7 @@ var peft = (function () {
     var declared = method.parts[0].targets || part.targets, found;
     if (suffixes) return bySuffix(inv, suffixes);
     if (!targets) {   // default roles that only some families have are passed over
-      var present = declared.default.filter(function (role) { return inv.sites.some(function (s) { return means(role, s); }); });
+      var present = declared.default.filter(function (role) { return hasRole(inv, role); });
       if (!present.length) fail(inv.backbone.name + " has none of the default targets " + declared.default.join(", ") + "; choose others");
       return byRole(inv, present);
     }
@@ -941,9 +945,9 @@ var peft = (function () {
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
-    /* What memory.js goes on with. */
+    /* What memory.js, operations.js and step.js go on with. */
     inner: {
-      EXACT: EXACT, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
     }
   };

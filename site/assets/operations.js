@@ -1,0 +1,467 @@
+/* The memory of a training step in the page, from lists of operations: peftonomy/memory/program.py and answer.py over the
+   inventory of engine.js. After engine.js and data.js; step.js runs a step, programs.js has the lists. This file knows no
+   model and no method. Bytes are integers below 2**53 and therefore exact. */
+"use strict";
+
+(function () {
+  var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, total = inner.total;
+  var NONE = [], data = null;
+
+  function load(records) {
+    data = records;
+    Object.keys(data.rules).forEach(function (kind) {
+      data.rules[kind].kind = kind;
+      data.rules[kind].casts = kind === "cast" || kind === "as" || kind === "float";
+    });
+    data.functions = decoded(data.functions);
+    Object.keys(data.families).forEach(function (name) { data.families[name].functions = decoded(data.families[name].functions); });
+    Object.keys(data.entries).forEach(function (id) { (data.entries[id] || NONE).forEach(function (act) { act.functions = decoded(act.functions); }); });
+  }
+  function decoded(functions) {
+    return new Map(Object.keys(functions).map(function (name) {
+      return [name, { name: name, inputs: functions[name][0], lines: functions[name][1].map(lineOf) }];
+    }));
+  }
+  /* borrowed: which arguments are parameters of the place of a method, which nobody else holds. */
+  function lineOf(row) {
+    var borrowed = row[1].map(function (word) { return word === ".weight" || word === ".bias" || word === ".bias?"; });
+    return {
+      kind: row[0], words: row[1], targets: row[2] || NONE, when: given(row[3]) ? row[3] : null, shape: row[4] || null,
+      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null, rule: data.rules[row[0]], point: own(data.points, row[0])
+    };
+  }
+  function run(index, names) { return data.formulas[index](names); }
+  function within(layers, n) { return !layers || (Array.isArray(layers) ? layers[0] <= n && n < layers[1] : layers.at.indexOf(n) >= 0); }
+  function at(map, key) {
+    if (!map.has(key)) map.set(key, []);
+    return map.get(key);
+  }
+  function own(record, key) { return Object.prototype.hasOwnProperty.call(record, key); }
+  function flat(name) { return "has_" + name.replace(/\./g, "_"); }
+  function joined(path, name) { return path && name ? path + "." + name : path || name; }
+  /* Three sizes: of more, the first ones are one; of fewer, ones stand in front. */
+  function padded(shape) {
+    var whole = [1, 1, 1].concat(shape), n = whole.length;
+    return [product(whole.slice(0, n - 2)), whole[n - 2], whole[n - 1]];
+  }
+
+  /* A fused module of which only the part of one role is meant. */
+  function Part(module, start, stop) { this.module = module; this.start = start; this.stop = stop; this.groups = module.groups; }
+
+  /* ---- what does not depend on the method: an inventory with the functions of its family ---- */
+
+  function Model(inv) {
+    var backbone = inv.backbone, family = backbone.family, prefix = family.tasks[inv.task], modules = new Map(), tied = {}, paths = {};
+    if (!own(data.families, backbone.type)) fail("memory: family " + backbone.type + " does not say yet which operations it does");
+    this.inv = inv; this.operations = data.families[backbone.type]; this.functions = new Map(Array.from(data.functions).concat(functionsOf(this.operations)));
+    this.perLayer = family.config.filter(function (key) { return key.type === "layers"; }).map(function (key) { return key.name; });
+    inv.modules.forEach(function (m) {
+      var start = prefix + (m.stack ? family.stacks[m.stack].path + "." : ""), path = m.path.indexOf(start) === 0 ? m.path.slice(start.length) : m.path;
+      if (m.kind === "parameter") path = joined(path, m.parameters.length ? m.parameters[0][0] : "");
+      new Set([m.role, path]).forEach(function (name) { at(modules, m.stack + "|" + name).push(m); });
+      paths[m.path] = m;
+    });
+    this.operations.tied.forEach(function (pair) { tied[placed(pair[0])] = placed(pair[1]); });
+    function placed(path) { return (path[1] ? "" : prefix) + path[0]; }
+    this.modules = modules; this.paths = paths; this.tied = tied;
+    this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
+  }
+  function functionsOf(operations) {
+    return (given(operations.like) ? functionsOf(data.families[operations.like]) : NONE).concat(Array.from(operations.functions));
+  }
+  /* What formulas see, by the stack ("" outside of them): the config, sizes, and which roles there are. */
+  Model.prototype.namesOf = function (family) {
+    var inv = this.inv, backbone = inv.backbone, flags = {}, names = {}, every;
+    function absent(spec) { flags[flat(spec.role)] = 0; }
+    family.modules.forEach(absent);
+    Object.keys(family.stacks).forEach(function (name) { family.stacks[name].modules.forEach(absent); });
+    inv.modules.forEach(function (m) { if (!m.stack) flags[flat(m.role)] = 1; });
+    every = names[""] = merge(flags, backbone.config, inv.dims, { num_labels: inv.labels });
+    every.post_norm = Number(Boolean(run(this.operations.post_norm, backbone.config)));
+    Object.assign(every, { in_encoder: 0, in_decoder: 0, layer: -1 });
+    inv.stacks.forEach(function (name) {
+      var here = { n_layers: backbone.layers[name] };
+      here["in_" + name.split("_")[0]] = 1;
+      names[name] = merge(every, backbone.dims, backbone.own[name], here);
+    });
+    return names;
+  };
+  /* The module whose weight (or other parameter) a module has: itself, or what that is tied to. */
+  Model.prototype.owner = function (m, suffix) {
+    var there = m.parameters.some(function (p) { return suffix || p[0] === "weight"; });
+    return there || !own(this.tied, m.path) ? m : this.paths[this.tied[m.path]];
+  };
+  /* What formulas see in one layer. */
+  Model.prototype.layer = function (stack, number) {
+    var key = stack + "|" + number, made = this.layers.get(key);
+    if (made) return made;
+    made = this.layered(merge(this.names[stack]), number);
+    this.modules.forEach(function (modules, place) {
+      if (place.indexOf(stack + "|") === 0 && modules.some(function (m) { return within(m.layers, number); })) made[flat(place.slice(stack.length + 1))] = 1;
+    });
+    this.layers.set(key, made);
+    return made;
+  };
+  Model.prototype.layered = function (names, number) {
+    var config = this.inv.backbone.config;
+    names.layer = number;
+    this.perLayer.forEach(function (name) { names[name] = Number(config[name].indexOf(number) >= 0); });
+    return names;
+  };
+  /* The module of a role or path, of the layer at hand first, or the part of a fused one that plays the role; else null. */
+  Model.prototype.find = function (stack, number, name) {
+    var key = stack + "|" + number + "|" + name, found = this.found.get(key);
+    if (found === undefined) this.found.set(key, found = this.module(stack, number, name) || this.part(stack, number, name));
+    return found;
+  };
+  Model.prototype.module = function (stack, number, name) {
+    var places = stack ? [stack, ""] : [""];
+    for (var i = 0; i < places.length; i++) {
+      var found = (this.modules.get(places[i] + "|" + name) || NONE).filter(function (m) { return within(m.layers, number); });
+      if (new Set(found.map(function (m) { return this.owner(m, ""); }, this)).size > 1 && new Set(found.map(function (m) { return m.path; })).size > 1) throw new Error(name + " means several modules");
+      if (found.length) return found[0];
+    }
+    return null;
+  };
+  Model.prototype.part = function (stack, number, role) {
+    var found = null;
+    this.inv.modules.forEach(function (m) {
+      if (!found && m.stack === stack && within(m.layers, number)) m.slices.forEach(function (s) { if (!found && s[0] === role) found = new Part(m, s[1], s[2]); });
+    });
+    return found;
+  };
+
+  /* ---- a method with hyperparameters put into it ---- */
+
+  function isSite(source) { return given(source.module); }
+  function isBlock(source) { return given(source.name); }
+  function isModule(source) { return given(source.path); }
+  function pathOf(source) { return isSite(source) ? source.module.path : source.path || ""; }
+  function placeOf(per, spot) {
+    var source = spot.source;
+    if (per === "role") return ["role", spot.role, spot.dims.d_in, spot.dims.d_out].join("|");
+    if (isSite(source)) return ["site", source.module.path, source.start, source.stop].join("|");
+    if (isBlock(source)) return ["block", source.stack, source.name].join("|");
+    return isModule(source) ? ["parameter", source.path, spot.suffix].join("|") : "model";
+  }
+  /* The places that a spot belongs to, the nearest first. */
+  function around(spot) {
+    var source = spot.source, found = [placeOf("", spot)];
+    if (isSite(source)) found.push(["role", spot.role, source.d_in, source.d_out].join("|"));
+    else if (isModule(source)) found.push(["parameter", source.path, "weight"].join("|"));
+    return found.concat(["block", source.stack, spot.role.replace(/^norm\./, "").split(".")[0]].join("|"), ["block", source.stack, "layer"].join("|"), "model");
+  }
+  /* Rows of a tensor that are alike but for their layers, as one. */
+  function together(rows) {
+    var found = new Map();
+    rows.forEach(function (row) {
+      var spot = row.spot, several = at(at2(found, spot.source), [spot.suffix, row.shape, row.count, row.n / spot.n, row.trained / row.n].join("|"));
+      several.push(row);
+    });
+    return [].concat.apply([], Array.from(found.values()).map(function (alike) {
+      return Array.from(alike.values()).map(function (several) {
+        var first = several[0], layers = first.spot.layers;
+        if (several.length > 1) layers = { at: [].concat.apply([], several.map(function (r) { return layersOf(r.spot.layers); })) };
+        return {
+          piece: first.piece, spot: first.spot, layers: layers, shape: first.shape, count: first.count, copies: first.n / first.spot.n,
+          n: total(several, "n"), learns: learns(first)
+        };
+      });
+    }));
+  }
+  function at2(map, key) {
+    if (!map.has(key)) map.set(key, new Map());
+    return map.get(key);
+  }
+  function learns(row) { return row.piece.tensor.trained !== false && (row.trained > 0 || row.piece.tensor.selecting); }
+
+  /* width: bytes of a frozen number. */
+  function Program(plan, model, values, width) {
+    var args = inner.argumentsOf(plan, values), self = this;
+    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
+    this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
+    this.rows.forEach(function (row) { self.row(row); });
+    plan.inv.modules.forEach(function (m) {
+      if (!m.pretrained) m.parameters.forEach(function (p) { at(self.trained, m.path + "|" + p[0]).push(null); });
+    });
+    data.methods[plan.id].forEach(function (id, part) {
+      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known"), helpers = [];
+      acts.forEach(function (act) { act.functions.forEach(function (f, name) { if (!hooks(name)) helpers.push([name, f]); }); });
+      acts.forEach(function (act) { self.act(part, act, new Map(helpers.concat(Array.from(act.functions))), args[part]); });
+    });
+    this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
+  }
+  Program.prototype.row = function (row) {
+    var tensor = row.piece.tensor, spot = row.spot, source = spot.source, shape = row.shape, place = placeOf(tensor.per, spot), name = row.piece.part + "|" + tensor.name;
+    row.key = name + "|" + place;
+    if (tensor.selecting) {
+      if (row.learns) at(this.trained, pathOf(source) + "|" + spot.suffix).push(row.layers);
+      return;
+    }
+    if (!shape) {   // it is not dense, or has a number for each of a parameter's
+      shape = isModule(source) && spot.dims.numel === row.count ? source.parameters.filter(function (p) { return p[0] === spot.suffix; })[0][1] : [row.count];
+      if (source.kind === "conv1d") shape = shape.slice().reverse();
+    }
+    at(at2(this.own, name), place).push({ key: row.key, shape: padded(shape), copies: row.copies, trained: row.learns, layers: row.layers });
+  };
+  function surrounds(name) { return data.constants.around.indexOf(name) >= 0; }
+  function replaces(name) { return data.constants.in_place.indexOf(name) >= 0; }
+  /* Whether a function of that name acts by itself, and is not one that others call. */
+  function hooks(name) { return surrounds(name) || replaces(name) || own(data.points, name); }
+  /* functions: those of the record, with the helpers of the entry's others. */
+  Program.prototype.act = function (part, act, functions, args) {
+    var self = this, plan = this.plan, common = inner.atop(plan.common, { post_norm: this.model.names[""].post_norm, width: this.width }), sites = plan.sites[part];
+    if (act.per === "site" && !plan.method.parts[part].targets) sites = inner.byRole(plan.inv, (act.roles || NONE).filter(function (role) { return inner.hasRole(plan.inv, role); }));
+    inner.spotsOf(merge(act, { by_layer: act.by_layer && !act.layered }), plan.inv, sites, common).forEach(function (spot) {
+      var layers = spot.layers, names = inner.atop(spot.dims, args);
+      if (act.layered) {
+        if (!layers) return;
+        layers = { at: layersOf(layers).filter(function (n) { return run(act.guard, inner.atop(names, { layer: n })); }) };
+        if (!layers.at.length) return;
+      } else if (given(act.guard) && !run(act.guard, names)) return;
+      self.holds += run(act.holds, names) * (layers ? layersOf(layers).length : spot.n);
+      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers);
+    });
+  };
+  Program.prototype.hook = function (part, acting, functions, names, spot, layers) {
+    var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
+    var slice = isSite(source) && !source.whole ? new Part(module, source.start, source.stop) : null;
+    acting.forEach(function (f, name) {
+      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
+      if (surrounds(name) && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
+      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
+      else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
+    });
+  };
+  /* The tensors of a name nearest to the spot of a hook: what there is at it, else in its block, its layer, or the model. */
+  Program.prototype.nearest = function (hook, name) {
+    if (!hook.tensors[name]) {
+      var places = this.own.get(hook.part + "|" + name), place = places && around(hook.spot).filter(function (p) { return places.has(p); })[0];
+      hook.tensors[name] = place === undefined ? NONE : places.get(place);
+    }
+    return hook.tensors[name];
+  };
+  Program.prototype.trains = function (m, suffix, layer) {
+    var found = this.trained.get(m.path + "|" + suffix);
+    return found !== undefined && found.some(function (layers) { return within(layers, layer); });
+  };
+  function acting(hooks, layer) { return !hooks ? NONE : hooks.filter(function (hook) { return within(hook.layers, layer); }); }
+  /* The hooks around modules and blocks in a layer. */
+  Program.prototype.at = function (layer) {
+    var found = this.acting.get(layer);
+    if (found) return found;
+    found = new Map();
+    this.hooks.forEach(function (hooks, where) {
+      var here = acting(hooks, layer);
+      if (here.length) found.set(where, here);
+    });
+    this.acting.set(layer, found);
+    return found;
+  };
+  /* What the method puts into a point, in order. */
+  Program.prototype.point = function (stack, block, name, layer) {
+    if (!this.points.size) return NONE;
+    var found = acting(this.points.get([stack, block, name].join("|")), layer);
+    if (block && block !== "layer") found = found.concat(acting(this.points.get([stack, "layer", name].join("|")), layer));
+    return stack ? found.concat(acting(this.points.get("||" + name), layer)) : found;
+  };
+  /* The layers of a stack, in groups: which to run, and how often more to count them. */
+  Program.prototype.sequence = function (stack, names) {
+    var model = this.model, formulas = model.varying(), here = Object.create(names);
+    return compressed(this.alike(stack).map(function (key, layer) {
+      if (!formulas.length) return key;
+      model.layered(here, layer);
+      return formulas.reduce(function (text, f) { return text + "|" + run(f, here); }, key);
+    }));
+  };
+  /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
+  Program.prototype.alike = function (stack) {
+    var model = this.model, n = model.inv.backbone.layers[stack], sets = new Map(), found = this.keys.get(stack);
+    if (found) return found;
+    function note(layers) { if (layers && !(Array.isArray(layers) && layers[0] === 0 && layers[1] >= n)) sets.set(JSON.stringify(layers), layers); }
+    model.inv.modules.forEach(function (m) { if (m.stack === stack) note(m.layers); });
+    this.trained.forEach(function (several, where) { if (model.paths[where.split("|")[0]].stack === stack) several.forEach(note); });
+    this.own.forEach(function (places) { places.forEach(function (several) { several.forEach(function (o) { note(o.layers); }); }); });
+    [this.hooks, this.points].forEach(function (all) {
+      all.forEach(function (hooks, where) { if (where.split("|")[0] === stack) hooks.forEach(function (hook) { note(hook.layers); }); });
+    });
+    for (found = []; found.length < n; ) found.push(Array.from(sets.values()).map(function (layers) { return Number(within(layers, found.length)); }).join(""));
+    this.keys.set(stack, found);
+    return found;
+  };
+  /* All formulas of the model that differ from layer to layer. */
+  Model.prototype.varying = function () {
+    if (this.differ) return this.differ;
+    var found = new Set(), about = ["layer"].concat(this.perLayer);
+    function note(index) {
+      if (typeof index === "number" && (data.varying[index] || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(index);
+    }
+    this.functions.forEach(function (f) {
+      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when === null ? NONE : line.when).forEach(note); });
+    });
+    return (this.differ = Array.from(found));
+  };
+  /* Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the first,
+     the second (for all between) and the last. */
+  function compressed(keys) {
+    var groups = [], i = 0;
+    function equal(a, b, n) {
+      for (var k = 0; k < n; k++) if (b + k >= keys.length || keys[a + k] !== keys[b + k]) return false;
+      return true;
+    }
+    function numbers(from, n) { for (var out = []; n > 0; n--) out.push(from++); return out; }
+    while (i < keys.length) {
+      var length = 0, period = 0;
+      for (var p = 1; p <= data.constants.pattern; p++) {
+        var runs = 1;
+        while (equal(i, i + runs * p, p)) runs++;
+        if (runs >= data.constants.alike && runs * p > length) { length = runs * p; period = p; }
+      }
+      if (!length) groups.push([[i++], 0]);
+      else {
+        groups.push([numbers(i, period), 0], [numbers(i + period, period), length / period - 3], [numbers(i + length - period, period), 0]);
+        i += length;
+      }
+    }
+    return groups;
+  }
+
+  /* ---- the answer ---- */
+
+  function settingOf(asked) {
+    var known = peft.data.training, setting = merge(known.setting, asked), lists = { dtype: Object.keys(known.dtypes), optimizer: Object.keys(known.optimizers), attention: known.attention };
+    ["batch", "seq"].forEach(function (name) {
+      var n = setting[name];
+      if (!Number.isInteger(n) || n < 1 || n > known.most) fail(name + ": found " + inner.shown(String(n)) + "; expected a whole number from 1", name);
+    });
+    if (given(setting.quantized)) lists.quantized = Object.keys(known.quantized);
+    Object.keys(lists).forEach(function (name) {
+      if (lists[name].indexOf(setting[name]) < 0) fail("unknown " + (name === "quantized" ? "quantization" : name) + " '" + inner.shown(String(setting[name])) + "'", name);
+    });
+    return setting;
+  }
+  /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
+  function programOf(id, options, width) {
+    var model = peft.backbone(options), task = options.task;
+    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
+    var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = width + JSON.stringify(values);
+    plan.programs = plan.programs || new Map();
+    if (!plan.programs.has(key)) {
+      if (plan.programs.size > 20) plan.programs.clear();
+      plan.inv.operations = plan.inv.operations || new Model(plan.inv);
+      plan.programs.set(key, new Program(plan, plan.inv.operations, values, width));
+    }
+    return { program: plan.programs.get(key), values: values };
+  }
+  function numel(tensor) { return tensor.number * product(tensor.shape); }
+  /* The tensors that are trained, each kind once, with how many there are, and whether the step reached them. */
+  function trainedIn(program, step) {
+    var found = [];
+    program.plan.inv.modules.forEach(function (m) {
+      m.parameters.forEach(function (p) {
+        var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
+        if (number) found.push({ shape: p[1], number: number, reached: step.reached(m, p[0]) });
+      });
+    });
+    program.rows.forEach(function (row) {
+      if (row.learns && !row.piece.tensor.selecting) step.shapes(row).forEach(function (shape) { found.push({ shape: shape, number: row.n, reached: true }); });
+    });
+    return found;
+  }
+  /* Numbers of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
+  function ordered(program, step) {
+    var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
+    function pathIn(spot) {
+      var source = spot.source, layer = isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
+      if (!isBlock(source)) return isSite(source) ? source.module.path : isModule(source) ? joined(source.path, spot.suffix) : "";
+      return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
+    }
+    program.rows.forEach(function (row) {
+      if (row.learns && !row.piece.tensor.selecting) at(at2(added, row.spot.stack), pathIn(row.spot)).push(row);
+    });
+    function beside(stack, path, layer) {
+      (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
+        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape)); });
+      });
+    }
+    function module(m, layer) {
+      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0])) found.push(product(p[1])); });
+      beside(m.stack, m.path, layer);
+    }
+    function embeds(m) { return m.role.indexOf("embed.") === 0; }
+    outside.filter(embeds).forEach(function (m) { module(m, -1); });
+    inv.stacks.forEach(function (stack) {
+      var inside = inv.modules.filter(function (m) { return m.stack === stack; }), paths = new Set(inside.map(function (m) { return m.path; }));
+      step.sequence(stack).forEach(function (pair) {
+        pair[0].forEach(function (layer) {
+          inside.forEach(function (m) { if (within(m.layers, layer)) module(m, layer); });
+          if (added.has(stack)) added.get(stack).forEach(function (_, path) { if (!paths.has(path)) beside(stack, path, layer); });
+        });
+      });
+    });
+    outside.forEach(function (m) { if (!embeds(m)) module(m, -1); });
+    beside("", "", -1);
+    return found;
+  }
+  /* Bytes of an optimizer's states that stay, of those that may leave the device, and needed for a while during the update. */
+  function update(optimizer, tensors, singles, width) {
+    var states = 0, all = 0, temporary = 0, before = 0;
+    tensors.forEach(function (tensor) {
+      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length;
+      all += n * width * tensor.number;
+      if (optimizer.factored) states += tensor.number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
+      else if (optimizer.eight_bit) states += tensor.number * optimizer.moments * (n + 4 * Math.ceil(n / peft.data.training.STATE_BLOCK));
+      else if (optimizer.moments) states += tensor.number * (optimizer.moments * n * width + data.constants.counter);
+    });
+    singles.forEach(function (n) {   // a root, a quotient, and the quotient of the tensor before
+      temporary = Math.max(temporary, 2 * n * width + before);
+      before = n * width;
+    });
+    if (optimizer.foreach || !optimizer.moments) temporary = optimizer.moments ? all : 0;
+    return { states: optimizer.paged ? 0 : states, paged: optimizer.paged ? states : 0, temporary: temporary };
+  }
+  /* Bytes of all that stays from step to step but the optimizer's states. */
+  function weightsOf(program, setting, values, trained, w, w_t) {
+    var plan = program.plan, inv = plan.inv, T = peft.data.training, kind = setting.quantized;
+    var bytes = program.holds + run(program.model.operations.buffers, inner.atop(program.model.names[""], { width: w })) + inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, frozen = inv.total - trained;
+    program.rows.forEach(function (row) {
+      var tensor = row.piece.tensor;
+      if (!tensor.selecting && (row.learns || tensor.served !== "absent")) frozen += row.count * row.n;
+    });
+    if (given(kind)) inv.modules.forEach(function (m) {
+      if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return;
+      if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(plan.method.name + " trains weights that are to be held in " + kind);
+      var n = m.d_in * m.d_out, scales = kind === "nf4" ? Math.ceil(n / T.BLOCK) : m.d_out;
+      bytes += m.n * (Math.ceil(n * T.quantized[kind] / 8) + 4 * scales - n * w);
+    });
+    return frozen * w + trained * w_t + bytes;
+  }
+  function batchOf(model, setting, w) {
+    var T = peft.data.training, pixels = run(model.operations.pixels, model.inv.backbone.config), labels = model.inv.task === "causal_lm" ? setting.seq : 1;
+    return setting.batch * ((pixels ? pixels * w : setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES)) + T.LABEL_BYTES * labels);
+  }
+  /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
+  peft.remembered = function (id, options, asked) {
+    var setting = settingOf(asked), T = peft.data.training, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1];
+    var found = programOf(id, options, w), program = found.program, model = program.model, plan = program.plan;
+    if (program.eager || !run(model.operations.sdpa, plan.inv.backbone.config)) setting.attention = "eager";
+    if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + plan.inv.backbone.family.name + "; expected none");
+    var step = new inner.Step(program, { batch: setting.batch, seq: setting.seq, width: w, trained: w_t, autocast: setting.dtype === "mixed", eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu" });
+    var tensors = trainedIn(program, step), trained = tensors.reduce(function (n, t) { return n + numel(t); }, 0), inputs = batchOf(model, setting, w);
+    tensors = tensors.filter(function (t) { return t.reached; });
+    var gradients = w_t * tensors.reduce(function (n, t) { return n + numel(t); }, 0), optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step), w_t);
+    var moments = [["forward", step.first[0], Math.min(step.first[0], step.kept), 0], ["backward"].concat(step.second), ["optimizer", gradients + optimizer.temporary, 0, gradients]];
+    var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
+    var weights = weightsOf(program, setting, found.values, trained, w, w_t), peak = weights + most[1] + optimizer.states + inputs;
+    if (Math.max(peak - inputs, step.kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
+    return {
+      method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: found.values, targets: plan.targets,
+      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: optimizer.states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
+      kept: step.kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
+      forward_flops: step.forward_flops, step_flops: step.step_flops
+    };
+  };
+  peft.loadOperations = load;
+  /* What step.js goes on with. */
+  inner.operations = { get data() { return data; }, run: run, within: within, at2: at2, own: own, padded: padded, Part: Part };
+})();
