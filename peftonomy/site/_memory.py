@@ -106,8 +106,8 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
     steps: dict[tuple[object, ...], Training] = {}
     for row in _distinct(site):
         shown = _shown(site, row)
-        if row.get("refused") or row["method"] in reasons:
-            apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
+        if row.get("refused"):
+            apart.append(shown | {"reason": row["refused"].partition(": ")[2]})
             continue
         config = row.get("config", "")  # for a model reduced to a few layers
         targets = tuple(row["targets"].split(",")) if row.get("targets") else None
@@ -126,15 +126,10 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
             "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
             "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
             "error": 100 * (predicted / simulated - 1), "percent": _percent(100 * (predicted / simulated - 1)),
-            "note": "; ".join(reasons[case] for case in _cases(row) if case in reasons),
+            "note": reasons.get(f"{row['method']} {row['model']} {row['dtype']}", ""),
         })  # fmt: skip
     compared.sort(key=lambda r: -abs(r["error"]))
     return compared, apart
-
-
-def _cases(row: Row) -> tuple[str, str]:
-    """Return the row's keys in the table of exceptions: a method on a model, or with a number type."""
-    return f"{row['method']} {row['model']}", f"{row['method']} {row['dtype']}"
 
 
 def _distinct(site: Site) -> Iterator[Row]:
