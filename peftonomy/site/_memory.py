@@ -1,7 +1,7 @@
-"""The page on memory: closed forms against simulated steps, simulated against measured steps, and published runs.
+"""The page on memory: predictions against simulated steps, simulated against measured steps, and published runs.
 
-All data come from the tables of `benchmarks/memory`. The predictions of the closed forms for simulated steps are
-computed again in each build of the site.
+All data come from the tables of `benchmarks/memory`. The predictions for simulated steps are computed again in each
+build of the site.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _percent(value: float) -> str:
     return f"{'' if float(text) == 0 else '+' if value > 0 else '−'}{text} %"
 
 
-# Closed forms against simulated steps
+# Predictions against simulated steps
 
 
 def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
@@ -177,7 +177,7 @@ def _measured(site: Site) -> Iterator[View]:
         }  # fmt: skip
 
 
-# Closed forms against published runs
+# Predictions against published runs
 
 
 def _published(site: Site) -> Iterator[View]:
