@@ -344,8 +344,10 @@ class Machine:
     # Of a tensor itself
 
     def leaf(self, x: Tensor) -> Tensor:
-        """A leaf that wants a gradient, which autograd holds to the end."""
-        y = x if x.live else self.tape.hold(Tensor(x.shape, x.width, True, x.storage))
+        """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
+        y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
+        if not x.live and self.limit < 0:
+            self.tape.hold(y)
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:
