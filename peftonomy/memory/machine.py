@@ -59,6 +59,7 @@ class Machine:
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
         self.hook: Hook | None = None
+        self.floor = 0  # scopes of the model below those of the method's function, whose own names come first
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
@@ -95,12 +96,17 @@ class Machine:
             return self._own(word[1:], line, function)
         if word[0] == "$" and word[1:] in self.shared:
             return self.shared[word[1:]]
+        own = self.hook.names if self.hook is not None else {}
         for depth in range(len(self.scopes) - 1, -1, -1):
+            if depth < self.floor and word in own:
+                break
             scope = self.scopes[depth]
             if word in scope:
                 if depth < self.depth:
                     self.used[word] = scope[word]
                 return scope[word]
+        if word in own:
+            return own[word]
         module = self.model.module(self.stack, self.number, word)
         if module is not None:
             return module

@@ -304,19 +304,29 @@ class Program:
             sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
         for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
             sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
-        formulas = self._layered()
-        values = [compiled(*formulas)({**names, **self.layered(n)}) if formulas else () for n in layers]
+        formulas = [(f, names) for f in self._layered(self.model.functions.values())]
+        for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
+            for hook in (h for h in hooks if where in (stack, "")):
+                formulas += [(f, {**names, **hook.names}) for f in self._layered(hook.functions.values())]
+        values = [[_value(f, {**known, **self.layered(n)}, n) for f, known in formulas] for n in layers]
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
 
     def layered(self, layer: int) -> dict[str, Any]:
         """What formulas see of one layer."""
         return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
 
-    def _layered(self) -> list[Formula]:
-        """All formulas of the model that differ from layer to layer."""
+    def _layered(self, functions: Iterable[Function]) -> list[Formula]:
+        """All formulas of functions that differ from layer to layer."""
         about = {"layer", *self.model.family.layered}
-        lines: Iterable[Line] = (line for f in self.model.functions.values() for line in f.lines)
-        return [f for line in lines for f in line.formulas() if f.names & about]
+        return [f for function in functions for line in function.lines for f in line.formulas() if f.names & about]
+
+
+def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
+    """The value of a formula in a layer; the layer itself if the formula needs sizes of tensors as well."""
+    try:
+        return compiled(formula)(names)[0]
+    except KeyError:
+        return ("layer", layer)
 
 
 def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
