@@ -21,7 +21,7 @@ from ..errors import UsageError, shown
 from ..formula import Formula
 from ..schema.family import Family
 from ..schema.memory import Act
-from ..schema.programs import Function, Line, compiled, parse_all
+from ..schema.programs import Function, compiled, parse_all
 from .rules import Language
 
 if TYPE_CHECKING:
