@@ -49,6 +49,21 @@ class Asked:
             name = self.model.family.name
             raise UsageError(f"checkpointing: transformers does not have it for {name}; expected none")
         self.setting = setting
+        self._fits()
+
+    def _fits(self) -> None:
+        """Raise UsageError if the tokens, with the positions that the method adds, are more than the model has."""
+        limit, found = self.plan.common["max_positions"], self.setting.seq
+        arguments = self.plan.arguments(self.values)
+        for part, own in zip(self.plan.parts, arguments, strict=True):
+            if part.entry.memory is not None:
+                names = tuple(part.entry.hyperparameters)
+                found += int(part.entry.memory.positions.compile(names, self.plan.common)(*own))
+        if limit and found > limit and any(m.role == "embed.token" for m in self.inventory.modules):
+            added = f" with {found - self.setting.seq:,} more" if found > self.setting.seq else ""
+            raise UsageError(
+                f"seq: found {self.setting.seq:,}{added}; {self.inventory.backbone.id} has {limit:,} positions"
+            )
 
     def flags(self, whole: bool = False) -> Flags:
         """How the step is run."""

@@ -14,12 +14,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backbones.backbone import Inventory
+from ..backbones.config import MISSING, described, lookup
 from ..backbones.modules import Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import measure
 from ..errors import UsageError, shown
 from ..formula import Formula
-from ..schema.family import Family
+from ..schema.family import Family, Fixed
 from ..schema.memory import Act
 from ..schema.programs import Function, compiled, parse_all
 from .rules import Language
@@ -104,6 +105,7 @@ class Model:
         self.operations = family.operations
         self.functions = language.shared | _functions(family, families)
         self.config = inventory.backbone.config
+        self._check(language.fixed | _fixed(family, families))
         prefix = family.tasks[inventory.task].prefix
         self.modules: dict[tuple[str, str], list[Module]] = {}
         for module in inventory.modules:
@@ -118,6 +120,16 @@ class Model:
             starts[s.path] + s.path: starts[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
         }  # fmt: skip
         self.paths = {m.path: m for m in inventory.modules}
+
+    def _check(self, fixed: Fixed) -> None:
+        """Raise UsageError if an option of the config changes the computation in a way that no function declares."""
+        backbone = self.inventory.backbone
+        for key, allowed in fixed.items():
+            found = lookup(backbone.id, backbone.raw, key)
+            if found is not MISSING and found not in allowed:
+                wanted = " or ".join(described(value) for value in allowed)
+                what = f"{key}: found {described(found)}; expected {wanted}"
+                raise UsageError(f"memory of {backbone.id}: {what}, for which the operations of {self.family.name} hold")
 
     @cached_property
     def names(self) -> dict[str, dict[str, Any]]:
@@ -336,6 +348,15 @@ def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Func
         return {}
     inherited = {} if operations.like is None else _functions(families[operations.like], families)
     return inherited | parse_all(operations.functions)
+
+
+def _fixed(family: Family, families: Mapping[str, Family]) -> Fixed:
+    """The options that a family's functions assume, and those that its inherited functions assume."""
+    operations = family.operations
+    if operations is None:
+        return {}
+    inherited = {} if operations.like is None else _fixed(families[operations.like], families)
+    return inherited | operations.fixed
 
 
 def acts(entry: Any) -> Sequence[Act]:
