@@ -28,7 +28,7 @@ from .rules import Language
 if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
-__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
+__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed", "fixed_options", "functions_of"]
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
@@ -103,9 +103,9 @@ class Model:
             raise UsageError(f"memory: family {family.model_type} does not say yet which operations it does")
         self.inventory, self.family, self.language = inventory, family, language
         self.operations = family.operations
-        self.functions = language.shared | _functions(family, families)
+        self.functions = language.shared | functions_of(family, families)
         self.config = inventory.backbone.config
-        self._check(language.fixed | _fixed(family, families))
+        self._check(fixed_options(family, families, language))
         prefix = family.tasks[inventory.task].prefix
         self.modules: dict[tuple[str, str], list[Module]] = {}
         for module in inventory.modules:
@@ -129,7 +129,7 @@ class Model:
             if found is not MISSING and found not in allowed:
                 wanted = " or ".join(described(value) for value in allowed)
                 what = f"{key}: found {described(found)}; expected {wanted}"
-                raise UsageError(f"memory of {backbone.id}: {what}, for which the operations of {self.family.name} hold")
+                raise UsageError(f"memory of {backbone.id}: {what}, as the operations of {self.family.name} assume")
 
     @cached_property
     def names(self) -> dict[str, dict[str, Any]]:
@@ -341,21 +341,22 @@ def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
         return ("layer", layer)
 
 
-def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
+def functions_of(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
     """A family's own functions, behind those of the family that it is like."""
     operations = family.operations
     if operations is None:
         return {}
-    inherited = {} if operations.like is None else _functions(families[operations.like], families)
+    inherited = {} if operations.like is None else functions_of(families[operations.like], families)
     return inherited | parse_all(operations.functions)
 
 
-def _fixed(family: Family, families: Mapping[str, Family]) -> Fixed:
-    """The options that a family's functions assume, and those that its inherited functions assume."""
+def fixed_options(family: Family, families: Mapping[str, Family], language: Language) -> Fixed:
+    """The options that a family's functions assume, with those that shared and inherited functions assume."""
     operations = family.operations
     if operations is None:
         return {}
-    inherited = {} if operations.like is None else _fixed(families[operations.like], families)
+    like = operations.like
+    inherited = language.fixed if like is None else fixed_options(families[like], families, language)
     return inherited | operations.fixed
 
 
