@@ -30,7 +30,7 @@ HARMLESS = re.compile(
     |use_cache|return_dict|use_return_dict|dtype|_\w+|name_or_path|pretraining_tp|gradient_checkpointing|torchscript
     |is_encoder_decoder|is_decoder|to_dict|get_text_config|use_bfloat16|output_attentions|output_hidden_states
     |scale_embedding                                          # a product with one or with another number
-    |mask_(time|feature)_\w+|attention_types|attention_layers|window_size|layer_types|no_rope_layers
+    |mask_(time|feature)_\w+|attention_types|attention_layers|window_size|layer_types
     |n_group|topk_group|num_key_value_heads|head_dim          # temporary scores of groups; derived from other options
     |sliding_window|use_sliding_window
     |image_size|patch_size|num_channels|encoder_stride|num_layers|mm_tokens_per_image|text_config|vision_config

@@ -82,7 +82,7 @@ def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any
     values: dict[str, Any] = {}
     for name, key in family.config.items():
         label, given = _given(source, raw, (key.key or name, *key.aliases))
-        filled = given in (None, MISSING)
+        filled = given in (None, MISSING) or (key.type == "layers" and key.pattern is not None and given == [])
         found = _filled(key, given is None, values) if filled else _item(key, given)
         if found is None:
             seen = "null" if given is None else "nothing"
@@ -157,14 +157,14 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
     """Return the layers that a list names, or whose words match. Raises ValueError."""
-    kind = int if key.pattern is None else str
-    if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
+    kinds = (int,) if key.pattern is None else (int, str)
+    if not isinstance(value, list | tuple) or not all(type(v) in kinds for v in value):
         raise ValueError
     if key.pattern is None:
         return tuple(n for n in layers if n in value)
     if len(value) < len(layers):
         raise ValueError
-    return tuple(n for n in layers if re.fullmatch(key.pattern, value[n]))
+    return tuple(n for n in layers if re.fullmatch(key.pattern, str(value[n])))
 
 
 def _expected(key: ConfigKey) -> str:
