@@ -59,6 +59,7 @@ class Machine:
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
         self.hook: Hook | None = None
+        self.floor = 0  # scopes of the model below those of the method's function, whose own names come first
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
@@ -91,13 +92,18 @@ class Machine:
     def _value(self, word: str | Formula, line: Line, function: Function) -> Value:
         if isinstance(word, Formula):
             return self._number(word, function, line)
+        own = self.hook.names if self.hook is not None else {}
         depth = len(self.scopes)
         for scope in reversed(self.scopes):
             depth -= 1
+            if depth < self.floor and word in own:
+                break
             if word in scope:
                 if depth < self.depth:
                     self.used[word] = scope[word]
                 return scope[word]
+        if word in own:
+            return own[word]
         if word[0] == ".":
             return self._own(word[1:], line, function)
         if word[0] == "$" and word[1:] in self.shared:
@@ -347,8 +353,10 @@ class Machine:
     # Of a tensor itself
 
     def leaf(self, x: Tensor) -> Tensor:
-        """A leaf that wants a gradient, which autograd holds to the end."""
-        y = x if x.live else self.tape.hold(Tensor(x.shape, x.width, True, x.storage))
+        """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
+        y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
+        if not x.live and self.limit < 0:
+            self.tape.hold(y)
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:
