@@ -238,7 +238,7 @@ class Program:
             if spot.suffix == "bias" and "weight" in functions and "bias" not in functions:
                 continue  # what stands in place of a weight does nothing to a bias
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers)
+            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers, act.at)
 
     def _functions(self, act: Act) -> dict[str, Function]:
         patterns = self.model.language.patterns
@@ -251,11 +251,11 @@ class Program:
 
     def _hook(
         self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
-        names: Mapping[str, Any], spot: Spot, layers: Layers,
+        names: Mapping[str, Any], spot: Spot, layers: Layers, at: str | None = None,
     ) -> None:  # fmt: skip
         tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
         source, piece = spot.source, None
-        if isinstance(source, SiteGroup) and not source.whole:
+        if isinstance(source, SiteGroup) and not source.whole and at is None:
             piece = Slice(source.start, source.stop, source.module.groups)
         stack = "" if source is None else source.stack
         for name, function in functions.items():
@@ -264,11 +264,21 @@ class Program:
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
-                key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
+                key = (stack, source.name if isinstance(source, Block) else self._path(stack, spot, at))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
                 block = source.name if isinstance(source, Block) else ""
                 self.points.setdefault((stack, block, name), []).append(hook)
+
+    def _path(self, stack: str, spot: Spot, at: str | None) -> str:
+        """The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it."""
+        if at != "norm":
+            return at or _path(spot)
+        role = f"norm.{spot.role.partition('.')[0]}"
+        found = self.model.module(stack, min(spot.layers, default=-1), role)
+        if found is None:
+            raise UsageError(f"memory: {self.plan.id} acts around the norm behind {spot.role}, and there is none")
+        return found.path
 
     def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
         """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
@@ -304,19 +314,25 @@ class Program:
             sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
         for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
             sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
-        formulas = self._layered()
-        values = [compiled(*formulas)({**names, **self.layered(n)}) if formulas else () for n in layers]
+        acting = [hook for key, hooks in [*self.hooks.items(), *self.points.items()] if key[0] == stack for hook in hooks]
+        formulas = [(compiled(*found), seen) for found, seen in self._layered(acting) if found]
+        values = [tuple(f({**names, **seen, **self.layered(n)}) for f, seen in formulas) for n in layers]
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
 
     def layered(self, layer: int) -> dict[str, Any]:
         """What formulas see of one layer."""
         return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
 
-    def _layered(self) -> list[Formula]:
-        """All formulas of the model that differ from layer to layer."""
+    def _layered(self, acting: Iterable[Hook]) -> Iterator[tuple[list[Formula], Mapping[str, Any]]]:
+        """All formulas of the model and of hooks that differ from layer to layer, with the names that they see."""
         about = {"layer", *self.model.family.layered}
-        lines: Iterable[Line] = (line for f in self.model.functions.values() for line in f.lines)
-        return [f for line in lines for f in line.formulas() if f.names & about]
+
+        def found(functions: Iterable[Function]) -> list[Formula]:
+            return [f for function in functions for line in function.lines for f in line.formulas() if f.names & about]
+
+        yield found(self.model.functions.values()), {}
+        for hook in acting:
+            yield found(hook.functions.values()), hook.names
 
 
 def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
