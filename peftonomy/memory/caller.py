@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..backbones.modules import Module
@@ -96,6 +98,8 @@ class Caller(Machine):
             return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
+        if kind == "observed":
+            return self._observed(values)
         if kind == "none":
             return [None]
         if kind == "either":  # the first that is there
@@ -278,6 +282,14 @@ class Caller(Machine):
         results = self.apply(str(name), given, line, function)
         self._forget(mark)
         return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
+    def _observed(self, values: list[Value]) -> list[Value]:
+        """`y = observed x f`: x itself, whose gradient f is given as it arrives."""
+        x, name = values
+        assert self.hook is not None
+        f = self.hook.functions[str(name)]
+        tensor(x).hooked = partial(self._arrived, replace(self.hook, function=f), self.number, x)
+        return [self.tape.hold(x)]
 
     def _forget(self, mark: int) -> None:
         """Let go what autograd kept from there on."""

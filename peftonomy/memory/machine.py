@@ -109,7 +109,7 @@ class Machine:
             return part
         if word in self.names:
             return self.names[word]
-        if line.kind in ("loop", "stacked", "detached"):
+        if line.kind in ("loop", "stacked", "detached", "observed"):
             return word
         known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
         hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""
@@ -143,11 +143,12 @@ class Machine:
         return value
 
     def _arrived(self, hook: Hook, number: int, x: Tensor, grad: Storage) -> Storage:
-        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go."""
-        before = self.autocast, self.number
-        self.autocast, self.number = False, number
+        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go.
+        Autograd records nothing of it."""
+        before = self.autocast, self.number, self.recording
+        self.autocast, self.number, self.recording = False, number, False
         (made,) = self.act(hook, [Tensor(x.shape, x.width, False, grad)])
-        self.autocast, self.number = before
+        self.autocast, self.number, self.recording = before
         self.tape.free(grad)
         return tensor(made).storage
 

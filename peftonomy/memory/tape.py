@@ -95,6 +95,9 @@ class Tape:
 
     def _back(self, record: Record) -> None:
         rule, inputs, numbers, outputs, names, kept = record
+        for y in outputs:
+            if y.hooked is not None and y.grad is not None:
+                y.grad = y.hooked(y.grad)
         given = [y.grad for y in outputs if y.grad is not None]
         passed: list[tuple[Tensor, Storage]] = []
         if given:
