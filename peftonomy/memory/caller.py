@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 from ..backbones.modules import Module
@@ -80,6 +81,8 @@ class Caller(Machine):
             return self._share(line, function)
         if kind == "part":
             return self._parts(line, function)
+        if kind == "every":
+            return self._every(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
         module = self.hook.module if self.hook is not None else None
         borrowed = [
@@ -274,6 +277,16 @@ class Caller(Machine):
         self._let_go([self.shared.get(str(line.arguments[0]))])
         self.shared[str(line.arguments[0])] = value
         return []
+
+    def _every(self, line: Line, function: Function) -> list[Value]:
+        """`a = every .a .b?`: tensors of the method's own at all their places, joined into one row."""
+        assert self.hook is not None
+        owns = [own for word in line.arguments for own in self.hook.everywhere(str(word)[1:].removesuffix("?"))]
+        if not owns:
+            raise self._wrong(line.text, "no such tensor", "tensors of the method's own", function)
+        size = sum(prod(own.shape) * own.copies * (1 if own.layers is None else len(own.layers)) for own in owns)
+        whole = self._parameter(line.text, (1, 1, size), any(own.trained for own in owns), layered=False)
+        return list(self.operate("copy", self.language.rules["copy"], [whole], []))
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""

@@ -73,8 +73,8 @@ class Hook:
     """A function of a method at a place.
 
     names: what its formulas see besides the model's sizes. functions: what else its record defines, and the helpers of
-    the entry's other records. tensors: the method's own by name, those of the nearest place first. layers: those where
-    it acts.
+    the entry's other records. tensors: the method's own by name, those of the nearest place first; places: at
+    all of them. layers: those where it acts.
     """
 
     name: str
@@ -82,11 +82,16 @@ class Hook:
     functions: Mapping[str, Function]
     names: Mapping[str, Any]
     tensors: Mapping[str, list[Own]]
+    places: Mapping[str, Mapping[Place, list[Own]]]
     layers: Layers
     part: Slice | None = None
     module: Module | None = None
     suffix: str = ""
     """Of a parameter's name, where the hook is at one."""
+
+    def everywhere(self, name: str) -> list[Own]:
+        """The method's own tensors of a name, at all places."""
+        return [own for several in self.places.get(name, {}).values() for own in several]
 
     def acts(self, layer: int) -> bool:
         """Whether it does in that layer (-1 outside of layers)."""
@@ -253,14 +258,16 @@ class Program:
         self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
         names: Mapping[str, Any], spot: Spot, layers: Layers, at: str | None = None,
     ) -> None:  # fmt: skip
-        tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
+        own = {name: places for (part, name), places in self.own.items() if part == index}
+        tensors = {name: self._nearest(places, spot) for name, places in own.items()}
+        names = {**names, **{f"with_{name}": int(bool(found)) for name, found in tensors.items()}}
         source, piece = spot.source, None
         if isinstance(source, SiteGroup) and not source.whole and at is None:
             piece = Slice(source.start, source.stop, source.module.groups)
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, {**helpers, **functions}, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(name, function, {**helpers, **functions}, names, tensors, own, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
