@@ -28,6 +28,10 @@ class Caller(Machine):
         """Run all layers of a stack."""
         raise NotImplementedError
 
+    def unadapted(self, wanted: int) -> list[Value]:
+        """Run the whole model without the method and without gradients."""
+        raise NotImplementedError
+
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
         """Run a function: what it named is let go, its results are held once."""
         scope: dict[str, Value] = dict(zip(function.inputs, values, strict=False))
@@ -81,6 +85,8 @@ class Caller(Machine):
             return self._share(line, function)
         if kind == "part":
             return self._parts(line, function)
+        if kind == "unadapted":
+            return self.unadapted(len(line.targets))
         if kind == "every":
             return self._every(line, function)
         values = [self._value(word, line, function) for word in line.arguments]

@@ -8,6 +8,7 @@ parameter, and points of the model (`embedded x`, `widen k v`) that do nothing w
 from __future__ import annotations
 
 import re
+from copy import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -290,6 +291,12 @@ class Program:
     def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
         """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
         return next((places[place] for place in _around(spot) if place in places), [])
+
+    def bare(self) -> Program:
+        """The same without what the method does."""
+        found = copy(self)
+        found.hooks, found.points = {}, {}
+        return found
 
     # Questions
 
