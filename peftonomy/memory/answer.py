@@ -75,9 +75,12 @@ class Asked:
                 number = sum(self.program.trains(module, suffix, n) for n in module.layers or (-1,))
                 if number:
                     yield Trained(shape, SINGLE if self._single(module) else self.w_t, number)
+        arrived = None if step is None else step.arrived()
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
                 _, spot = row.piece.places.spots[0]
+                if arrived is not None and self.program.key(row, spot) not in arrived:
+                    continue
                 parts = [] if step is None else step.shapes(row, spot)
                 shapes = parts or [self.plan.shape(row) or (row.count,)]
                 yield from (Trained(shape, self.w_t, row.n) for shape in shapes)
@@ -86,9 +89,12 @@ class Asked:
         """Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
         found: list[int] = []
         added: dict[tuple[str, str], list[tuple[Row, Spot]]] = {}
+        arrived = step.arrived()
         for row in self.rows:
             if row.learns and not row.piece.tensor.selecting:
                 for _, spot in row.piece.places.spots:
+                    if self.program.key(row, spot) not in arrived:
+                        continue
                     stack = "" if spot.source is None else spot.source.stack
                     added.setdefault((stack, where(spot)), []).append((row, spot))
 

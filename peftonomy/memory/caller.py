@@ -12,7 +12,7 @@ from ..backbones.modules import Module
 from ..errors import near
 from ..formula import Formula
 from ..schema.programs import Function, Line
-from .machine import Machine, Value, tensor
+from .machine import EVERY, Machine, Value, tensor
 from .program import BLOCKS, Hook, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
@@ -291,7 +291,8 @@ class Caller(Machine):
         if not owns:
             raise self._wrong(line.text, "no such tensor", "tensors of the method's own", function)
         size = sum(prod(own.shape) * own.copies * (1 if own.layers is None else len(own.layers)) for own in owns)
-        whole = self._parameter(line.text, (1, 1, size), any(own.trained for own in owns), layered=False)
+        key = EVERY, frozenset(own.key for own in owns)
+        whole = self._parameter(key, (1, 1, size), any(own.trained for own in owns), layered=False)
         return list(self.operate("copy", self.language.rules["copy"], [whole], []))
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:

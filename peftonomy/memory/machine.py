@@ -20,6 +20,8 @@ __all__ = ["HALF", "SINGLE", "Flags", "Machine", "Value", "tensor"]
 
 HALF, SINGLE = 2, 4
 CASTS = ("cast", "as", "float")
+EVERY = "every"
+"""Begins the key of a tensor that joins others of a method."""
 NAMING = ("loop", "stacked", "detached", "observed")
 """Lines that name a function."""
 UNBORN = Storage(0, False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones.modules import Module
 from ..schema.programs import Function, Line
 from .caller import Caller
-from .machine import SINGLE, Flags, Value, tensor
+from .machine import EVERY, SINGLE, Flags, Value, tensor
 from .program import Program
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
@@ -130,6 +130,11 @@ class Step(Caller):
     def reached(self, module: Module, suffix: str) -> bool:
         """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
+
+    def arrived(self) -> set[Any]:
+        """The keys of the method's own tensors that got a gradient."""
+        keys = self.tape.arrived
+        return {key[0] for key in keys} | {own for name, *owns in keys if name == EVERY for own in owns[0]}
 
     def shapes(self, row: Row, spot: Spot) -> list[tuple[int, ...]]:
         """Of a tensor that is several parameters, their sizes; none of one that is not."""
