@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,7 +75,8 @@ class Own(NamedTuple):
 
 class Acting(NamedTuple):
     """A record of a part of a method: the part's number, what decides where it acts, its functions, those that
-    they may call, the formulas of these that differ from layer to layer, and its spots."""
+    they may call, the formulas of these that differ from layer to layer, its spots, and what they act around if it is
+    not the spot."""
 
     part: int
     measured: Measure
@@ -82,6 +84,7 @@ class Acting(NamedTuple):
     known: Mapping[str, Function]
     varying: Sequence[Formula]
     spots: Sequence[Spot]
+    at: str | None
 
 
 @dataclass(eq=False)
@@ -89,8 +92,8 @@ class Hook:
     """A function of a method at a place.
 
     names: what its formulas see besides the model's sizes. functions: what else its record defines, and the helpers of
-    the entry's other records. tensors: the method's own by name, those of the nearest place first. layers: those where
-    it acts.
+    the entry's other records. tensors: the method's own by name, those of the nearest place first; places: at
+    all of them. layers: those where it acts.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Hook:
     functions: Mapping[str, Function]
     names: Mapping[str, Any]
     tensors: Mapping[str, list[Own]]
+    places: Mapping[str, Mapping[Place, list[Own]]]
     layers: Layers
     part: Slice | None = None
     module: Module | None = None
@@ -105,6 +109,10 @@ class Hook:
     """Of a parameter's name, where the hook is at one."""
     varying: Sequence[Formula] = ()
     """Formulas of these functions that differ from layer to layer."""
+
+    def everywhere(self, name: str) -> list[Own]:
+        """The method's own tensors of a name, at all places."""
+        return [own for several in self.places.get(name, {}).values() for own in several]
 
     def acts(self, layer: int) -> bool:
         """Whether it does in that layer (-1 outside of layers)."""
@@ -282,13 +290,13 @@ class Program:
                         targeted = plan.inventory.resolve_roles(roles)
                     places = tuple(spots(measured, plan.inventory, targeted))
                     called = {**helpers, **functions}
-                    made.append(Acting(index, measured, functions, called, self.model.varying(called), places))
+                    made.append(Acting(index, measured, functions, called, self.model.varying(called), places, act.at))
             plan.memo["acting"] = made
         known: Sequence[Acting] = plan.memo["acting"]
         return known
 
     def _act(self, acting: Acting, args: tuple[Any, ...]) -> None:
-        index, measured, _, _, _, places = acting
+        index, measured, _, _, _, places, _ = acting
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
         own = dict(zip(self.plan.parts[index].entry.hyperparameters, args, strict=True))
         for spot in places:
@@ -307,28 +315,46 @@ class Program:
         return functions_of(act, self.model.language)
 
     def _hook(self, acting: Acting, names: Mapping[str, Any], spot: Spot, layers: Layers) -> None:
-        tensors = {name: self._nearest(at, spot) for (part, name), at in self.own.items() if part == acting.part}
+        own = {name: places for (part, name), places in self.own.items() if part == acting.part}
+        tensors = {name: self._nearest(places, spot) for name, places in own.items()}
+        names = {**names, **{f"with_{name}": int(bool(found)) for name, found in tensors.items()}}
         source, piece = spot.source, None
-        if isinstance(source, SiteGroup) and not source.whole:
+        if isinstance(source, SiteGroup) and not source.whole and acting.at is None:
             piece = Slice(source.start, source.stop, source.module.groups)
         stack = "" if source is None else source.stack
         for name, function in acting.functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
             hook = Hook(
-                name, function, acting.known, names, tensors, layers, piece, module, spot.suffix, acting.varying
+                name, function, acting.known, names, tensors, own, layers, piece, module, spot.suffix, acting.varying
             )
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
-                key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
+                key = (stack, source.name if isinstance(source, Block) else self._path(stack, spot, acting.at))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
                 block = source.name if isinstance(source, Block) else ""
                 self.points.setdefault((stack, block, name), []).append(hook)
 
+    def _path(self, stack: str, spot: Spot, at: str | None) -> str:
+        """The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it."""
+        if at != "norm":
+            return at or _path(spot)
+        role = f"norm.{spot.role.partition('.')[0]}"
+        found = self.model.module(stack, min(spot.layers, default=-1), role)
+        if found is None:
+            raise UsageError(f"memory: {self.plan.id} acts around the norm behind {spot.role}, and there is none")
+        return found.path
+
     def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
         """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
         return next((places[place] for place in _around(spot) if place in places), [])
+
+    def bare(self) -> Program:
+        """The same without what the method does."""
+        found = copy(self)
+        found.hooks, found.points = {}, {}
+        return found
 
     # Questions
 
