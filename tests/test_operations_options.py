@@ -58,7 +58,6 @@ OTHER_TASKS = {
     "mpt": "classifier_dropout hidden_dropout attn_config",
     "mt5": "tie_word_embeddings",
     "vit": "pooler_act",
-    "swin": "use_mask_token",
 }
 """By family, options of heads and tasks that operations do not have, or that follow from options they read."""
 

@@ -354,7 +354,7 @@ class Operations(Entry):
     sdpa: FormulaField = formula(1)
     """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
     checkpointing: bool = True
-    """True if `transformers` supports gradient checkpointing for the model."""
+    """True if the functions hold with gradient checkpointing too: `transformers` has it, and only for whole layers."""
     pixels: FormulaField = formula(0)
     """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)
