@@ -47,7 +47,9 @@ class Asked:
             setting = replace(setting, attention="eager")
         if setting.checkpointing and not operations.checkpointing:
             name = self.model.family.name
-            raise UsageError(f"checkpointing: the operations of {name} do not have it; expected none")
+            raise UsageError(
+                f"checkpointing: transformers does not have it for {name}, or not for layers alone; expected none"
+            )
         self.setting = setting
         self._fits()
 
