@@ -87,7 +87,7 @@ def chosen() -> list[tuple[str, str, str]]:
     if os.environ.get("GRID") == "whole":
         return everything
     drawn = random.Random("operations").sample(everything, len(everything))
-    first = {}
+    first: dict[str, tuple[str, str, str]] = {}
     for case in drawn:
         family, method, _ = case
         first.setdefault(family if method in ("full_fine_tuning", "lora") else method, case)
