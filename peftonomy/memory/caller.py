@@ -71,10 +71,10 @@ class Caller(Machine):
 
     def act(self, hook: Hook, values: Sequence[Value]) -> list[Value]:
         """Run a function of the method, with its own tensors and names at hand."""
-        before = self.hook, self.names, self.copy
-        self.hook, self.names, self.copy = hook, {**self.base, **hook.names}, None
+        before = self.hook, self.names, self.copy, self.floor
+        self.hook, self.names, self.copy, self.floor = hook, {**self.base, **hook.names}, None, len(self.scopes)
         results = self.call(hook.function, values)
-        self.hook, self.names, self.copy = before
+        self.hook, self.names, self.copy, self.floor = before
         return results
 
     def _line(self, line: Line, function: Function) -> list[Value]:

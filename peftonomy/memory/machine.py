@@ -54,6 +54,7 @@ class Machine:
         self.language = self.model.language
         self.tape = Tape()
         self.scopes: list[dict[str, Value]] = []
+        self.floor = 0  # scopes of what called the method, whose names its hyperparameters hide
         self.stack, self.number, self.block = "", -1, ""
         self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
         self.outside: dict[Any, Tensor] = {}  # all others
@@ -101,6 +102,8 @@ class Machine:
             return self.shared[word[1:]]
         for depth in range(len(self.scopes) - 1, -1, -1):
             scope = self.scopes[depth]
+            if depth < self.floor and self.hook is not None and word in self.hook.names:
+                return self.hook.names[word]
             if word in scope:
                 if depth < self.depth:
                     self.used[word] = scope[word]

@@ -8,8 +8,8 @@ parameter, and points of the model (`embedded x`, `widen k v`) that do nothing w
 from __future__ import annotations
 
 import re
-from copy import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from ..errors import UsageError, shown
 from ..formula import Formula
 from ..schema.family import Family
 from ..schema.memory import Act
-from ..schema.programs import Function, Line, compiled, parse_all
+from ..schema.programs import Function, compiled, parse_all
 from .rules import Language
 
 if TYPE_CHECKING:
@@ -268,7 +268,8 @@ class Program:
         stack = "" if source is None else source.stack
         for name, function in functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, {**helpers, **functions}, names, tensors, own, layers, piece, module, spot.suffix)
+            known = {**helpers, **functions}
+            hook = Hook(name, function, known, names, tensors, own, layers, piece, module, spot.suffix)
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
@@ -326,9 +327,8 @@ class Program:
         sets |= {s for (path, _), several in self.trained.items() if path in inside for s in several if s is not None}
         for places in self.own.values():
             sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
-        for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
-            sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
-        acting = [hook for key, hooks in [*self.hooks.items(), *self.points.items()] if key[0] == stack for hook in hooks]
+        acting = [h for key, hooks in [*self.hooks.items(), *self.points.items()] if key[0] == stack for h in hooks]
+        sets |= {hook.layers for hook in acting if hook.layers is not None}
         formulas = [(compiled(*found), seen) for found, seen in self._layered(acting) if found]
         values = [tuple(f({**names, **seen, **self.layered(n)}) for f, seen in formulas) for n in layers]
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
