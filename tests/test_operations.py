@@ -393,6 +393,54 @@ def test_a_method_without_targets_acts_on_modules_of_its_roles() -> None:
     assert names == {"c_fc", "c_proj"}
 
 
+def test_a_layer_takes_one_copy_of_a_tensor() -> None:
+    """Lily shares a first factor among `stride_A` layers: each of its copies gets a gradient, and no more."""
+    asked = Case("roberta", "lily", targets=("attn.q",), hyperparameters={"stride_A": 2}).asked()
+    step = Step(asked.program, asked.flags())
+    step.back(step.run())
+    copies = {key[1] for key in step.tape.arrived if key[0][1] == "A"}
+    assert copies == {0, 1, 2}
+
+
+def test_a_function_is_given_the_gradient_of_an_intermediate() -> None:
+    """IncreLoRA makes its correction once more when the gradient of it arrives."""
+    asked, plain = (Case("roberta", "increlora", attention="eager").asked() for _ in range(2))
+    for hooks in plain.program.hooks.values():
+        for hook in hooks:
+            hook.functions = {**hook.functions, "scored": parse("scored g", "same g")}
+    with_, without = asked.memory(), plain.memory()
+    assert with_.step_flops > without.step_flops
+    assert with_.kept == without.kept
+
+
+def test_a_pass_without_the_method_keeps_nothing() -> None:
+    """X-LoRA runs the whole model before; it keeps only the states that its router reads."""
+    asked = Case("llama", "x_lora", attention="eager").asked()
+    step = Step(asked.program, asked.flags())
+    flops, states = step.tape.flops, step.unadapted(1)
+    assert step.tape.flops > flops
+    assert step.tape.now == sum(state.bytes for state in states)
+    assert not step.tape.records
+
+
+def test_a_tensor_without_a_gradient_has_no_states() -> None:
+    """The loss does not read WARP's answers, so that PyTorch gives its class vectors no gradient."""
+    memory = predicted(Case("llama", "warp", hyperparameters={"prompt_length": 3}))
+    d_model = Case("llama", "warp").model["hidden_size"]
+    assert memory.trained == 3 * d_model + 2 * (d_model + 1)
+    assert memory.optimizer_states == 2 * 4 * 3 * d_model + 4
+
+
+def test_hyperparameters_hide_names_of_the_model() -> None:
+    """A function of CLIP has a variable `r`, which PVeRA's rank is not."""
+    assert predicted(Case("clip", "pvera", attention="eager")).kept
+
+
+def test_a_part_that_lies_apart_is_refused() -> None:
+    with pytest.raises(UsageError, match="outputs lie apart, head by head"):
+        predicted(Case("bloom", "para"))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
