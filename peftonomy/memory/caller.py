@@ -89,6 +89,8 @@ class Caller(Machine):
             return self._parts(line, function)
         if kind == "unadapted":
             return self.unadapted(len(line.targets))
+        if kind == "nth":
+            return self._nth(line, function)
         if kind == "every":
             return self._every(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
@@ -292,6 +294,20 @@ class Caller(Machine):
         key = EVERY, frozenset(own.key for own in owns)
         whole = self._parameter(key, (1, 1, size), any(own.trained for own in owns), layered=False)
         return list(self.operate("copy", self.language.rules["copy"], [whole], []))
+
+    def _nth(self, line: Line, function: Function) -> list[Value]:
+        """`w = nth .A 1`: one of the copies of a tensor of the method's own, counted from 0."""
+        word, which = line.arguments
+        number = self._value(which, line, function)
+        own = self._mine(str(word)[1:], line, function)
+        if own is None:
+            return [None]
+        if not 0 <= number < own.copies:
+            raise self._wrong(line.text, f"copy {number}", f"one of {own.copies}, from 0", function)
+        before, self.copy = self.copy, number
+        value = self._value(word, line, function)
+        self.copy = before
+        return [self.tape.hold(tensor(value))]
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""

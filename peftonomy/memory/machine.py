@@ -164,9 +164,15 @@ class Machine:
         return tensor(made).storage
 
     def _mine(self, word: str, line: Line, function: Function) -> Own | None:
-        """The method's own tensor of a name; None where it may be missing and is."""
+        """The method's own tensor of a name; None where it may be missing and is. `xattn.A`: of that block of the layer
+        at hand."""
         name = word.removesuffix("?")
-        found = self.hook.tensors.get(name, []) if self.hook is not None else []
+        block, _, last = name.rpartition(".")
+        found: Sequence[Own] = []
+        if self.hook is not None and block:
+            found = self.hook.places.get(last, {}).get(("block", self.stack, block), [])
+        elif self.hook is not None:
+            found = self.hook.tensors.get(name, [])
         own = next((o for o in found if o.layers is None or self.number in o.layers), None)
         if own is None and not word.endswith("?"):
             known = ", ".join(self.hook.tensors) if self.hook is not None else "none"
