@@ -109,10 +109,14 @@ class Caller(Machine):
             return self._detached(line, function, values)
         if kind == "observed":
             return self._observed(values)
+        if kind == "only":
+            return self._only(values)
         if kind == "none":
             return [None]
         if kind == "either":  # the first that is there
-            return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values if v is not None][:1]
+            first = [v for v in values if v is not None][:1]
+            self._hold_all(first)
+            return first
         if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
             return []
         if self.tape.log is not None:
@@ -324,6 +328,13 @@ class Caller(Machine):
         f = self.hook.functions[str(name)]
         tensor(x).hooked = partial(self._arrived, replace(self.hook, function=f), self.number, x)
         return [self.tape.hold(x)]
+
+    def _only(self, values: list[Value]) -> list[Value]:
+        """`only y`: nothing else that carries a gradient is read from here on, and its graph goes."""
+        wanted = self.tape.only([tensor(y) for y in values])
+        self.tape.drop(x.storage for x in self.leaves if id(x) not in wanted)
+        self.leaves = [x for x in self.leaves if id(x) in wanted]
+        return []
 
     def _forget(self, mark: int) -> None:
         """Let go what autograd kept from there on."""

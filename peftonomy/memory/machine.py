@@ -59,6 +59,7 @@ class Machine:
         self.outside: dict[Any, Tensor] = {}  # all others
         self.held: list[Storage] = []  # to the end of the forward pass
         self.stayed: list[Storage] = []  # until what called their stack is through
+        self.leaves: list[Tensor] = []  # that autograd holds to the end
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
@@ -371,7 +372,7 @@ class Machine:
         """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
         y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
         if not x.live and self.limit < 0:
-            self.tape.hold(y)
+            self.leaves.append(self.tape.hold(y))
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:
