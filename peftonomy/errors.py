@@ -27,10 +27,15 @@ def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
 
 
+def escaped(text: str) -> str:
+    """Return text on one line, with control and direction marks escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def shown(value: object) -> str:
     """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
     text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = escaped(text)
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 

@@ -161,7 +161,7 @@ def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if as_json:
         shown = ("key", "citation", "url", "bibtex")
         return out.print_json([{name: getattr(r, name) for name in shown} for r in found])
-    return click.echo("\n\n".join(r.bibtex for r in found))
+    return out.print_exactly("\n\n".join(r.bibtex for r in found))
 
 
 def cited(method: Method, everything: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, PeftonomyError, Problem
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
+from ..schema.settings import load_settings
 from .query import stored as in_list
 
 if TYPE_CHECKING:
@@ -36,12 +37,18 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     shelves = (kb.methods, kb.families, kb.models, kb.libraries)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
-    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy]}
+    settings = kb.root / "site" / "settings.yaml"
+    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy, settings]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
+    if settings.is_file() and wanted(settings):
+        try:
+            load_settings(settings, kb.shown(settings))
+        except DataError as error:
+            problems += error.problems
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
