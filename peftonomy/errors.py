@@ -21,6 +21,10 @@ SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
 
 
+LONGEST = 200
+"""The number of characters of a name that are compared with known names."""
+
+
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
@@ -34,9 +38,21 @@ def escaped(text: str) -> str:
 
 def shown(value: object) -> str:
     """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
-    text = value if isinstance(value, str) else repr(value)
-    text = escaped(text)
+    text = escaped(value if isinstance(value, str) else _repr(value))
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _path(name: str) -> str:
+    """Return the name of a file on one line, without the beginning if it is very long."""
+    text = escaped(name)
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # an integer of thousands of digits, or an object of the caller
+        return f"a value of type {type(value).__name__}"
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -52,7 +68,7 @@ class Problem:
     rule: str = ""
 
     def __str__(self) -> str:
-        where = ":".join(str(p) for p in (self.file, self.line or "") if p)
+        where = ":".join(str(p) for p in (_path(self.file), self.line or "") if p)
         head = ": ".join(p for p in (where, shown(self.field)) if p)
         body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
         return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
@@ -111,10 +127,10 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
     LISTED = 40
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = ""):
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        matches = near(name, self.known)
-        parts = [f"unknown {kind} {shown(name)!r}" + (f" {where}" if where else "")]
+    def __init__(self, kind: str, name: object, known: Iterable[str], where: str = ""):
+        self.kind, self.name, self.known = kind, name if isinstance(name, str) else shown(name), sorted(known)
+        matches = near(self.name[:LONGEST], self.known)
+        parts = [f"unknown {kind} {shown(self.name)!r}" + (f" {where}" if where else "")]
         if matches:
             parts.append("did you mean " + " or ".join(matches) + "?")
         if len(self.known) <= self.LISTED:

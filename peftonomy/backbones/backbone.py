@@ -129,6 +129,8 @@ class Backbone:
         modules are inferred from their names and positions. id: the model's name in results and messages. Raises
         ConfigError, in one line.
         """
+        if not isinstance(config, str | Path | Mapping):
+            raise ConfigError(id or "config", "", config, "a path of a config.json, or its content")
         source = (id or "config") if isinstance(config, Mapping) else str(config)
         raw = config if isinstance(config, Mapping) else read_json(Path(config))
         return _build(source, raw, _family(source, raw, families, infer=True), id or source)
@@ -181,13 +183,13 @@ class Backbone:
         Raises UnknownName for a task that the family lacks, UsageError for an invalid number of labels.
         """
         task = self.default_task if task is None else task
+        if not isinstance(task, str) or task not in self.family.tasks:
+            raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
+        if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
+            wanted = f"a whole number from 1 to {MAX_LABELS:,}"
+            raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
         found = self._inventories.get((task, num_labels))
         if found is None:
-            if task not in self.family.tasks:
-                raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
-            if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
-                wanted = f"a whole number from 1 to {MAX_LABELS:,}"
-                raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
             found = self._inventories[task, num_labels] = Inventory(self, task, num_labels)
         return found
 

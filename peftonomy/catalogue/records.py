@@ -62,6 +62,8 @@ class Shelf(Mapping[str, T], Generic[T]):
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:
+        if not isinstance(key, str):
+            raise UnknownName(self.kind, key, self.ids)
         found = self.held.get(key)
         if found is None:
             if key not in self:
@@ -114,21 +116,17 @@ class MethodRecord:
         num_labels: int = 2,
     ) -> Plan:
         """Lay the method out on a model; equal calls share one plan. Raises UsageError or ConfigError."""
-        key = (
-            model if isinstance(model, str | Backbone) else None,
-            targets if isinstance(targets, str | None) else tuple(targets),
-            target_modules if isinstance(target_modules, str | None) else tuple(target_modules),
-            task,
-            num_labels,
-        )
-        plan: Plan | None = self._plans.get(key) if key[0] is not None else None
+        backbone = model if isinstance(model, str) and model in self.kb.models else self.kb.backbone(model)
+        key = (backbone, _words("targets", targets), _words("target_modules", target_modules), task, num_labels)
+        kept = isinstance(backbone, str) or backbone.file is not None or backbone is model
+        plan: Plan | None = self._plans.get(key) if kept and isinstance(task, str | None) and type(num_labels) is int else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
-            inventory = self.kb.backbone(model).inventory(task, num_labels)
-            suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
-            plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
-            if key[0] is not None:
+            inventory = self.kb.backbone(backbone).inventory(task, num_labels)
+            suffixes = "all-linear" if key[2] == ("all-linear",) else key[2]
+            plan = Plan(self.parts, inventory, key[1], suffixes)
+            if kept:
                 self._plans[key] = plan
         return plan
 
@@ -220,6 +218,9 @@ class Records(Mapping[str, M], Generic[M]):
             if hub or not ("/" in model or model.endswith(".json")):
                 where = "(an id of the catalogue, the name of its checkpoint on the Hub, or a path to a config.json)"
                 raise UnknownName("model", model, [*self.models, *(self._checkpoints() if hub else ())], where)
+        if not isinstance(model, str | Path | Mapping):
+            expected = "a model's id, a path of a config.json, its content, or a Backbone"
+            raise UsageError(f"model: found {shown(model)}; expected {expected}")
         return Backbone.from_config(model, families=self.families)
 
     def _on_the_hub(self, name: str) -> Backbone | None:
@@ -283,11 +284,13 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for an empty name."""
-    if text is None:
+def _words(name: str, given: Any) -> tuple[str, ...] | None:
+    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for anything else."""
+    if given is None:
         return None
-    words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text
-    if not words or not all(isinstance(w, str) and w for w in words):
+    words = tuple(w.strip() for w in given.split(",")) if isinstance(given, str) else given
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise UsageError(f"{name}: found {shown(given)}; expected roles or suffixes as text")
+    if not words or not all(words):
         raise UsageError("targets: found an empty name; expected roles or suffixes separated by commas")
-    return words
+    return tuple(words)

@@ -53,9 +53,9 @@ def show(method: str, as_json: bool) -> None:
     entry = found.entry
     if as_json:
         return out.print_json(found.record())
+    known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
     click.echo(f"{entry.update}\n{entry.where}\n")
-    known = facts(found)
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",

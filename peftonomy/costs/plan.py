@@ -325,7 +325,7 @@ class Plan:
 
     def cost(self, given: Mapping[str, Any], dtype: str = "float32") -> Cost:
         """Return the cost with the hyperparameters `given`. Raises UsageError."""
-        size = BYTES.get(dtype)
+        size = BYTES.get(dtype) if isinstance(dtype, str) else None
         if size is None:
             raise UnknownName("dtype", dtype, BYTES)
         values = self.values(given)

@@ -125,7 +125,7 @@ def _swept(
     """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and refusals."""
     import numpy as np
 
-    if dtype not in BYTES:
+    if not isinstance(dtype, str) or dtype not in BYTES:
         raise UnknownName("dtype", dtype, BYTES)
     values, swept = _values(plans, given)
     try:
@@ -313,7 +313,11 @@ def _counted(
         owners, pieces, known, measured = group.owners, group.pieces, group.known, group.pieces[0].measure
         args = _of_rows(arguments[pieces[0].part], owners)
         places = _places(pieces, known, args)
-        fine, *numbers = measured.arrays(known, known, *args)
+        try:
+            fine, *numbers = measured.arrays(known, known, *args)
+        except ArithmeticError:  # only numbers are the same everywhere, not arrays, raise it
+            suspect[np.unique(owners)] = True
+            continue
         if measured.exists is not None:
             numbers = [np.where(places > 0, number, 0) for number in numbers]
         bad = np.zeros((len(pieces), n), bool)

@@ -25,17 +25,21 @@ def coerced(name: str, spec: Hyperparameter, raw: Any) -> Value:
     UsageError.
     """
     if spec.type == "choice":
-        word, words = str(raw).lower(), spec.values or []
+        word, words = raw.lower() if isinstance(raw, str) else shown(raw), spec.values or []
         if word not in words:
-            raise UnknownName(f"value of {name}", str(raw), words)
+            raise UnknownName(f"value of {name}", raw, words)
         return word
     try:
         value = _READ[spec.type](raw)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"hyperparameter {name}: found {shown(str(raw))!r}; expected {KIND[spec.type]}") from None
+        raise UsageError(f"hyperparameter {name}: found {_quoted(raw)}; expected {KIND[spec.type]}") from None
     if abs(value) > LARGEST:
-        raise UsageError(f"hyperparameter {name} = {shown(str(raw))} is beyond 2**31")
+        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31")
     return value
+
+
+def _quoted(raw: Any) -> str:
+    return f"'{shown(raw)}'"
 
 
 def _whole(raw: Any) -> int:

@@ -11,7 +11,7 @@ from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
 from ..costs.plan import Place, Plan
 from ..costs.table import Table
-from ..errors import UsageError
+from ..errors import ConfigError, UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
     from ..costs.sweep import Sweep
@@ -29,6 +29,10 @@ WHERE = ("targets", "target_modules", "task", "num_labels")
 """Arguments that select where on a model a method acts; see `MethodRecord.cost`."""
 
 
+LONGEST = 4000
+"""The largest number of characters in a path that systems accept."""
+
+
 def data_root() -> Path:
     """Return the folder with `methods/`, `taxonomy/` and the rest: in the installed package, else in the checkout."""
     package = Path(__file__).parents[1]
@@ -41,6 +45,8 @@ def load(root: str | Path | None = None) -> KnowledgeBase:
 
     Files are read on first use, so this returns at once. Raises DataError if `root` is not such a folder.
     """
+    if not isinstance(root, str | Path | None) or "\0" in str(root) or len(str(root)) > LONGEST:
+        raise UsageError(f"root: found {shown(root)}; expected the path of a folder")
     return KnowledgeBase(Path(root) if root is not None else data_root())
 
 
@@ -261,6 +267,9 @@ class KnowledgeBase(Records[Method]):
         """
         from ..libraries.adapter import read_adapter
 
+        if not isinstance(config, str | Path | Mapping):
+            raise ConfigError("configuration", "", config, "a path of an adapter_config.json, or its content")
+        _expect_text(method=method, task=task, dtype=dtype)
         return read_adapter(
             self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype
         )
@@ -297,17 +306,27 @@ class KnowledgeBase(Records[Method]):
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
         from .query import select
 
-        return select(self, where, category)
+        _expect_text(where=where, category=category)
+        return select(self, where or "", category)
 
     def stored_list(self, name: str) -> Selection[Method]:
         """Return the methods of a stored list, e.g. `mergeable`. Raises UnknownName."""
         from .query import stored
 
+        if not isinstance(name, str):
+            raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path of the files. The other process reads its own copy."""
         return load, (self.root,)
+
+
+def _expect_text(**given: object) -> None:
+    """Raise UsageError for an argument that is neither text nor None."""
+    for name, value in given.items():
+        if not isinstance(value, str | None):
+            raise UsageError(f"{name}: found {shown(value)}; expected text")
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, PeftonomyError, Problem
+from ..errors import DataError, PeftonomyError, Problem, UsageError, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.settings import load_settings
@@ -29,6 +29,9 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
+    for file in files:
+        if not isinstance(file, str | Path) or "\0" in str(file):
+            raise UsageError(f"files: found {shown(file)}; expected paths")
     chosen = {Path(f).resolve() for f in files}
 
     def wanted(path: Path) -> bool:

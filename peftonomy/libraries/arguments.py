@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, near
+from ..errors import ConfigError, near, shown
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -31,7 +31,7 @@ class Arguments:
 
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
         """Return the error for a field of the configuration."""
-        text = found if isinstance(found, str) else json.dumps(found, default=str)
+        text = found if isinstance(found, str) else _json(found)
         return ConfigError(self.source, field, text, expected, hint)
 
     # The type and the values
@@ -87,3 +87,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
         name: len(value) if isinstance(value, list | Mapping) else 0 if value is None else value
         for name, value in values.items()
     }
+
+
+def _json(found: object) -> str:
+    """Return a value as JSON; one that JSON cannot hold, as in Python."""
+    try:
+        return json.dumps(found, default=shown)
+    except (TypeError, ValueError, RecursionError):
+        return shown(found)

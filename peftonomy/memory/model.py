@@ -108,10 +108,11 @@ class Setting:
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
-            if getattr(self, name) not in known:
-                raise UnknownName(name, str(getattr(self, name)), known)
-        if self.quantized is not None and self.quantized not in QUANTIZED:
-            raise UnknownName("quantization", str(self.quantized), QUANTIZED)
+            word = getattr(self, name)
+            if not isinstance(word, str) or word not in known:
+                raise UnknownName(name, word, known)
+        if self.quantized is not None and (not isinstance(self.quantized, str) or self.quantized not in QUANTIZED):
+            raise UnknownName("quantization", self.quantized, QUANTIZED)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import PeftonomyError, UsageError
+from ..errors import PeftonomyError, Problem, UsageError
+from ..files.documents import dotted
 from ..files.output import naming
-from ..knowledge.base import KnowledgeBase, data_root
+from ..knowledge.base import KnowledgeBase, Method, data_root
 
-__all__ = ["build", "pages", "preview", "serve", "write"]
+__all__ = ["build", "pages", "preview", "problems", "serve", "write"]
 
 NEEDS = "the site needs its extra: pip install 'peftonomy[site]'"
 
@@ -50,6 +51,37 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
     with _uncollected():
         return all_pages(kb, repository)
+
+
+def problems(kb: KnowledgeBase, methods: Iterable[str]) -> list[Problem]:
+    """Return the formulas of these entries that KaTeX rejects, sorted; none without the `site` extra.
+
+    Entries that cannot be read are left out.
+    """
+    try:
+        from ._tex import shared_tex
+        from ._text import formulas
+    except ModuleNotFoundError:
+        return []
+    texts: list[tuple[Method, tuple[str | int, ...], str]] = []
+    for key in methods:
+        try:
+            method = kb[key]
+        except PeftonomyError:
+            continue
+        texts.append((method, ("update",), method.entry.update))
+        texts += [(method, ("description",), tex) for tex in formulas(method.entry.description)]
+        for name, spec in method.entry.hyperparameters.items():
+            texts += [(method, ("hyperparameters", name, "symbol"), spec.symbol)] if spec.symbol else []
+    try:
+        reasons = shared_tex().refusals([tex for _, _, tex in texts])
+    except UsageError:
+        return []
+    return sorted(
+        Problem(method.document.path, method.document.line(keys), dotted(keys), tex, "a formula in TeX", reason, "tex")
+        for (method, keys, tex), reason in zip(texts, reasons, strict=True)
+        if reason
+    )
 
 
 def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> Iterator[tuple[str, str | bytes]]:

@@ -17,7 +17,7 @@ from ..files.bibliography import Reference
 from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
 from ..schema.settings import Settings, load_settings
-from ._tex import Tex
+from ._tex import shared_tex
 from ._text import count, front_matter, inline, percent, safe_url
 
 __all__ = ["HUES", "Site", "View"]
@@ -39,7 +39,7 @@ class Site:
         self.folder = data_root() / "site"  # templates and scripts are code, so those beside other data are not used
         self.code = _beside(kb.root / "reference_impls", FOLDER)
         self._costs: dict[tuple[str, str], View] = {}
-        self.tex, self.env = _tex(self.folder), _environment(self.folder)
+        self.tex, self.env = shared_tex(), _environment(self.folder)
 
     def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
         """Return a markdown page with its front matter.
@@ -202,12 +202,7 @@ class Site:
         }  # fmt: skip
 
 
-# A preview creates many sites in succession and shares these two.
-
-
-@cache
-def _tex(folder: Path) -> Tex:
-    return Tex(folder / "vendor" / "katex" / "katex.min.js")
+# A preview creates many sites in succession, which share it.
 
 
 @cache
