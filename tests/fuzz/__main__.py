@@ -13,7 +13,7 @@ from pathlib import Path
 from . import GROUPS, World, run_case
 from .workers import worked
 
-SHARES = {"command": 30, "config": 20, "adapter": 15, "entry": 12, "text": 10, "python": 10, "site": 2.5, "process": 0.5}
+SHARES = {"command": 32, "config": 22, "adapter": 16, "entry": 6, "text": 5, "python": 17, "site": 1.5, "process": 0.5}
 """The share of each group in percent. Cases of the last groups take long."""
 
 

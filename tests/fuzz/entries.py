@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import yaml
 from pydantic import BaseModel
 
 from peftonomy import KnowledgeBase
-from peftonomy.errors import DataError
 from peftonomy.formula import Formula
 from peftonomy.knowledge.base import Method
 from peftonomy.schema.method import MethodEntry
@@ -26,7 +26,23 @@ from .kit import TEXTS, VALUES
 __all__ = ["drawn", "reread"]
 
 Keys = tuple[str | int, ...]
-NUMBERS = ("0", "1", "2", "8", "-1", "0.5", "1.5", "99999999999", "1e308", "10**30", "r", "numel", "d_in", "d_out", "layer")
+NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "8",
+    "-1",
+    "0.5",
+    "1.5",
+    "99999999999",
+    "1e308",
+    "10**30",
+    "r",
+    "numel",
+    "d_in",
+    "d_out",
+    "layer",
+)
 OPERATORS = ("+", "-", "*", "/", "//", "%", "**", "<", "<=", "==", "!=", "and", "or")
 CALLS = ("min({}, {})", "max({}, {})", "sqrt({})", "ceil({})", "log2({})", "abs({})", "factor({}, 2)", "not {}", "-{}",
          "{} if {} else {}", "round({})", "({})")  # fmt: skip
@@ -104,7 +120,9 @@ def value(rng: random.Random, annotation: Any, data: dict[str, Any], kb: Knowled
     if one is Formula:
         return formula(rng, data)
     if _is_record(one):
-        required = {f.alias or n: f for n, f in one.model_fields.items() if f.is_required() or rng.random() < 0.3 / (depth + 1)}
+        required = {
+            f.alias or n: f for n, f in one.model_fields.items() if f.is_required() or rng.random() < 0.3 / (depth + 1)
+        }
         return {name: value(rng, field.annotation, data, kb, depth + 1) for name, field in required.items()}
     if origin is dict:
         keys = [str(word(rng, data, kb)) for _ in range(rng.randrange(3))]
@@ -171,7 +189,9 @@ _Dumper.add_representer(float, _float)
 
 def written(data: dict[str, Any]) -> bytes:
     """Return an entry as YAML."""
-    return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**6).encode("utf-8", "surrogatepass")
+    return yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**6).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> KnowledgeBase:
@@ -189,8 +209,8 @@ def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> Knowle
     path.write_bytes(content)
     found = KnowledgeBase(tree)
     found.families, found.models, found.libraries = kb.families, kb.models, kb.libraries
-    for name in ("taxonomy", "references"):
-        found.__dict__[name] = getattr(kb, name)
+    found.__dict__["references"] = kb.references
+    found.__dict__["taxonomy"] = replace(kb.taxonomy, lists={})  # a page counts all methods for each list
     found.methods.held = {key: Method(found, kb[key].entry, kb[key].document) for key in kb if key != method}
     return found
 
@@ -200,7 +220,3 @@ def restore(kb: KnowledgeBase, tree: Path, method: str) -> None:
     path = tree / "methods" / f"{method}.yaml"
     path.unlink()
     path.symlink_to(kb.methods.path(method))
-
-
-def problems_of(error: DataError) -> list[str]:
-    return [str(problem) for problem in error.problems]

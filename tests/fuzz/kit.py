@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (tables of values)
 """The parts that all groups share: the world, hostile values, the command line in this process, and its rules."""
 
 from __future__ import annotations

@@ -50,7 +50,13 @@ def command_line(rng: random.Random, world: World) -> Case:
             case _ if words:
                 words.insert(at, words[at - 1])
     words = [word.replace("\0", "\\0") for word in words if not word.startswith(("--root", "--out", "-o", "--junit"))]
-    if "serve" in words or "verify" in words or "new" in words or "--simulate" in words or words[:2] == ["site", "build"]:
+    if (
+        "serve" in words
+        or "verify" in words
+        or "new" in words
+        or "--simulate" in words
+        or words[:2] == ["site", "build"]
+    ):
         words = ["show", *words[1:]]
     result, problems = command(words, world.kb)
     if result.code == 0 and "--help" not in words and "-h" not in words:
@@ -66,21 +72,34 @@ def _command(rng: random.Random, world: World) -> list[str]:
     specs = kb[method].entry.hyperparameters
     for name in rng.sample([*specs], min(len(specs), rng.choice((0, 0, 1, 2)))):
         spec = specs[name]
-        known = {"int": ["0", "1", "2", "8", "64", "7"], "float": ["0.0", "0.5", "1", "16.0", "-1"], "bool": ["true", "false"]}
+        known = {
+            "int": ["0", "1", "2", "8", "64", "7"],
+            "float": ["0.0", "0.5", "1", "16.0", "-1"],
+            "bool": ["true", "false"],
+        }
         words += ["--set", f"{name}={rng.choice(known.get(spec.type) or spec.values or ['x'])}"]
     if kb[method].entry.targets and rng.random() < 0.3:
         words += ["--targets", ",".join(rng.sample(["attn.q", "attn.v", "attn.o", "mlp.up", "mlp.down", "attn.*"], 2))]
     if rng.random() < 0.2:
-        words += ["--task", rng.choice(["none", "causal_lm", "seq_cls"]), "--num-labels", rng.choice(["2", "3", "1000"])]
+        words += [
+            "--task",
+            rng.choice(["none", "causal_lm", "seq_cls"]),
+            "--num-labels",
+            rng.choice(["2", "3", "1000"]),
+        ]
     if rng.random() < 0.2:
         words += ["--dtype", rng.choice(["float32", "bfloat16", "float16", "float64"])]
     step = ["--batch", rng.choice(["1", "4"]), "--seq", rng.choice(["1", "128", "512"])]
     if rng.random() < 0.3:
-        step += rng.choice([["--checkpointing"], ["--attention", "eager"], ["--quantized", "nf4"], ["--optimizer", "sgd"]])
+        step += rng.choice(
+            [["--checkpointing"], ["--attention", "eager"], ["--quantized", "nf4"], ["--optimizer", "sgd"]]
+        )
     out = ["--json"] if rng.random() < 0.6 else []
     predicate = rng.choice(["year", "trained", "merge", "category", "stores", "library", "sharing"])
     predicate += rng.choice([" > ", " < ", " == ", " != ", " >= ", "%", "*", " and "])
-    predicate += rng.choice(["2023", "exact", "0", "'additive.*'", "values", "year", "1 / 0", "10 ** 400", "name * 99999999"])
+    predicate += rng.choice(
+        ["2023", "exact", "0", "'additive.*'", "values", "year", "1 / 0", "10 ** 400", "name * 99999999"]
+    )
     return rng.choice([
         ["cost", method, *words, *out], ["cost", method, *words, *out], ["cost", method, *words, "--json"],
         ["memory", method, *words, *step, *out],
@@ -176,7 +195,9 @@ def config(rng: random.Random, world: World) -> Case:
     wrong = [key for key in wrong if key in raw and type(raw[key]) not in (int, type(None))]
     content = json.dumps(raw).encode()
     if rng.random() < 0.2:
-        content = spoilt(rng, json.dumps(raw, indent=1).encode(), tuple(t.encode("utf-8", "surrogatepass") for t in TEXTS))
+        content = spoilt(
+            rng, json.dumps(raw, indent=1).encode(), tuple(t.encode("utf-8", "surrogatepass") for t in TEXTS)
+        )
         wrong = []
     path = world.folder / "config.json"
     path.write_bytes(content)
@@ -241,7 +262,12 @@ def adapter(rng: random.Random, world: World) -> Case:
         found = json.loads(result.out)
         if not changes and expected is not None and found["method"] == method.id and found["trained"] != expected:
             problems.append(f"wrong answer: {found['trained']} trained, and {expected} before the export")
-        if isinstance(raw.get("target_modules"), str) and changes and "lora_A" not in found and raw.get("peft_type") == "LORA":
+        if (
+            isinstance(raw.get("target_modules"), str)
+            and changes
+            and "lora_A" not in found
+            and raw.get("peft_type") == "LORA"
+        ):
             problems += _matched(raw, found, world.kb.backbone(model))
     elif not changes and expected is not None and method.id in words and result.code == 1:
         problems.append(f"wrong answer: an exported configuration is refused: {result.err[:300]}")
@@ -325,7 +351,9 @@ def _small(tree: Path) -> None:
     (tree / "taxonomy" / "lists.yaml").write_text(lists)
     (tree / "taxonomy" / "surveys.yaml").write_text("surveys: {}\n")
     lora = tree / "methods" / "lora.yaml"
-    lora.write_text(re.sub(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", "", lora.read_text(), flags=re.MULTILINE))
+    lora.write_text(
+        re.sub(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", "", lora.read_text(), flags=re.MULTILINE)
+    )
 
 
 def _judged(rng: random.Random, world: World, method: str, content: bytes, *, inert: bool = False) -> Case:
@@ -362,7 +390,9 @@ def judged(kb: KnowledgeBase, method: str, model: str, content: bytes, *, inert:
 def _difference(kb: KnowledgeBase, method: str, content: bytes) -> str:
     """Return the lines of an entry that the checkout's does not have, or all of a rewritten one."""
     known = set((ROOT / "methods" / f"{method}.yaml").read_bytes().splitlines())
-    return b"\n".join(line for line in content.splitlines() if line not in known)[:3000].decode("utf-8", "backslashreplace")
+    return b"\n".join(line for line in content.splitlines() if line not in known)[:3000].decode(
+        "utf-8", "backslashreplace"
+    )
 
 
 class _Running(HTMLParser):
@@ -374,7 +404,9 @@ class _Running(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        if tag in ("iframe", "object", "embed", "base", "meta") or (tag == "script" and values.get("type") != "application/json"):
+        if tag in ("iframe", "object", "embed", "base", "meta") or (
+            tag == "script" and values.get("type") != "application/json"
+        ):
             self.found.append(f"<{tag}>")
         for name, value in attrs:
             if name.startswith("on") or re.match(r"\s*(javascript|vbscript|data):", value or "", re.IGNORECASE):
@@ -454,7 +486,11 @@ def site(rng: random.Random, world: World) -> Case:
             holder = data
             for key in keys[:-1]:
                 holder = holder[key]
-            holder[keys[-1]] = hostile if keys[-1] != "summary" else "A sentence with " + re.sub(r"[\\$*^_{}<>=\n]", "", hostile)[:90] + "."
+            holder[keys[-1]] = (
+                hostile
+                if keys[-1] != "summary"
+                else "A sentence with " + re.sub(r"[\\$*^_{}<>=\n]", "", hostile)[:90] + "."
+            )
         return _judged(rng, world, method, entries.written(data), inert=True)
     tree = world.folder / "small"
     if not tree.is_dir():
@@ -474,7 +510,20 @@ HOSTILE = (
     "![](data:text/html,x)", "<a href='x' onclick='y'>", "a\n\n# heading\n", "--- \n", "|" * 100, "\\href{javascript:a}{b}",
     'a {: onclick="alert(1)" }', "{: onclick=alert(1) }", "<https://x.y/onload=>", "&#106;avascript:alert(1)", "```\n<script>\n```",
 )  # fmt: skip
-SHOWN = ("name", "full_name", "summary", "description", "update", "where", "note", "meaning", "reason", "reported", "text", "symbol")
+SHOWN = (
+    "name",
+    "full_name",
+    "summary",
+    "description",
+    "update",
+    "where",
+    "note",
+    "meaning",
+    "reason",
+    "reported",
+    "text",
+    "symbol",
+)
 
 
 def _texts(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -512,7 +561,18 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 # The process: streams, signals, encodings, places
 
-REDIRECTIONS = ("", ">&-", "2>&-", ">&- 2>&-", "<&-", ">/dev/full", "2>/dev/full", "| head -c 10", "| true", ">/dev/null")
+REDIRECTIONS = (
+    "",
+    ">&-",
+    "2>&-",
+    ">&- 2>&-",
+    "<&-",
+    ">/dev/full",
+    "2>/dev/full",
+    "| head -c 10",
+    "| true",
+    ">/dev/null",
+)
 ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-16"}, {"LC_ALL": "C"}, {"LANG": "xx"},
     {"PYTHONWARNINGS": "error"}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONOPTIMIZE": "2"},
@@ -537,7 +597,11 @@ def process(rng: random.Random, world: World) -> Case:
         line = f"--root {shlex.quote(str(_copied(root)))} {line}"
     command_ = f"{shlex.quote(sys.executable)} -m peftonomy {line.replace('OUT', shlex.quote(str(out)))} {redirection}"
     delay = rng.choice((None, None, None, 0.4, 0.8, 1.2, 1.6))
-    given = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONUN", "PYTHONIO"))} | {"PYTHONPATH": str(ROOT)} | environment
+    given = (
+        {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONUN", "PYTHONIO"))}
+        | {"PYTHONPATH": str(ROOT)}
+        | environment
+    )
     told = f"{environment} {line} {redirection} {'' if delay is None else f'Ctrl-C after {delay} s'}"
     child = subprocess.Popen(
         ["bash", "-c", f"set -o pipefail; {'exec ' if '|' not in redirection else ''}{command_}"], env=given, cwd=ROOT,
@@ -568,7 +632,12 @@ def _process_rules(code: int, out: str, err: str, interrupted: bool, environment
     starting = interrupted and "site-packages" not in err and "peftonomy" not in err  # Python itself was starting
     if "Traceback" in err and not starting:
         problems.append(f"traceback: {err.strip().splitlines()[-1][:200]}")
-    elif err.strip() and not starting and not err.startswith(("error: ", "Usage: ")) and "PYTHONDEVMODE" not in environment:
+    elif (
+        err.strip()
+        and not starting
+        and not err.startswith(("error: ", "Usage: "))
+        and "PYTHONDEVMODE" not in environment
+    ):
         problems.append(f"stderr: {err[:200]!r}")
     return problems
 
