@@ -11,7 +11,7 @@ PeftonomyError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +19,54 @@ __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Proble
 
 SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
+PATH_SHOWN = 200
+"""The number of characters of a path that a message repeats."""
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
+    return [lower[m] for m in difflib.get_close_matches(str(name)[:200].lower(), lower, n=n, cutoff=0.6)]
+
+
+def escaped(text: str) -> str:
+    """Return text on one line, with control and direction marks escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:
     """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = value if isinstance(value, str) else _text_of(value)
+    text = escaped(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _text_of(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints, a value of many levels
+        return f"a {type(value).__name__} that is too long to print"
+
+
+def described(value: object) -> str:
+    """Return a value of a YAML or JSON document in a message, with the words of these formats."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) > 2**53:
+        return "a number beyond 2**53"
+    return shown(_text_of(value))
+
+
+def shortened(path: str) -> str:
+    """Return a path on one line; of a very long one only the end."""
+    text = escaped(path)
+    return text if len(text) <= PATH_SHOWN else "…" + text[1 - PATH_SHOWN :]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -47,7 +82,7 @@ class Problem:
     rule: str = ""
 
     def __str__(self) -> str:
-        where = ":".join(str(p) for p in (self.file, self.line or "") if p)
+        where = ":".join(str(p) for p in (shortened(self.file), self.line or "") if p)
         head = ": ".join(p for p in (where, shown(self.field)) if p)
         body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
         return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
@@ -93,8 +128,8 @@ class FormulaError(DataError):
 class ConfigError(DataError):
     """A config.json (or a catalogued model) of a model that cannot be counted."""
 
-    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = ""):
-        super().__init__([Problem(source, 0, field, shown(found), expected, hint)])
+    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = "", line: int = 0):
+        super().__init__([Problem(source, line, field, shown(found), expected, hint)])
 
 
 class UsageError(PeftonomyError):

@@ -41,7 +41,7 @@ def load(root: str | Path | None = None) -> KnowledgeBase:
 
     Files are read on first use, so this returns at once. Raises DataError if `root` is not such a folder.
     """
-    return KnowledgeBase(Path(root) if root is not None else data_root())
+    return KnowledgeBase(root if root is not None else data_root())
 
 
 class MethodOn:
@@ -227,7 +227,7 @@ class Method(MethodRecord):
 class KnowledgeBase(Records[Method]):
     """All methods by id, with the models on which they are counted and the taxonomy."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: str | Path):
         super().__init__(root, Method)
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
