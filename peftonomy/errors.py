@@ -11,7 +11,7 @@ PeftonomyError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Proble
 
 SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
+PATH_SHOWN = 200
+"""The number of characters of a path that a message repeats."""
 
 
 LONGEST = 200
@@ -28,7 +30,7 @@ LONGEST = 200
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
+    return [lower[m] for m in difflib.get_close_matches(name[:LONGEST].lower(), lower, n=n, cutoff=0.6)]
 
 
 def escaped(text: str) -> str:
@@ -38,21 +40,37 @@ def escaped(text: str) -> str:
 
 def shown(value: object) -> str:
     """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
-    text = escaped(value if isinstance(value, str) else _repr(value))
+    text = value if isinstance(value, str) else _text_of(value)
+    text = escaped(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _path(name: str) -> str:
-    """Return the name of a file on one line, without the beginning if it is very long."""
-    text = escaped(name)
-    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
-
-
-def _repr(value: object) -> str:
+def _text_of(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # an integer of thousands of digits, or an object of the caller
-        return f"a value of type {type(value).__name__}"
+    except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
+        return f"a {type(value).__name__} that cannot be printed"
+
+
+def described(value: object) -> str:
+    """Return a value of a YAML or JSON document in a message, with the words of these formats."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) > 2**53:
+        return "a number beyond 2**53"
+    return shown(_text_of(value))
+
+
+def shortened(path: str) -> str:
+    """Return a path on one line; of a very long one only the end."""
+    text = escaped(path)
+    return text if len(text) <= PATH_SHOWN else "…" + text[1 - PATH_SHOWN :]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -68,7 +86,7 @@ class Problem:
     rule: str = ""
 
     def __str__(self) -> str:
-        where = ":".join(str(p) for p in (_path(self.file), self.line or "") if p)
+        where = ":".join(str(p) for p in (shortened(self.file), self.line or "") if p)
         head = ": ".join(p for p in (where, shown(self.field)) if p)
         body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
         return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
@@ -114,8 +132,8 @@ class FormulaError(DataError):
 class ConfigError(DataError):
     """A config.json (or a catalogued model) of a model that cannot be counted."""
 
-    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = ""):
-        super().__init__([Problem(source, 0, field, shown(found), expected, hint)])
+    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = "", line: int = 0):
+        super().__init__([Problem(source, line, field, shown(found), expected, hint)])
 
 
 class UsageError(PeftonomyError):
@@ -129,7 +147,7 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
     def __init__(self, kind: str, name: object, known: Iterable[str], where: str = ""):
         self.kind, self.name, self.known = kind, name if isinstance(name, str) else shown(name), sorted(known)
-        matches = near(self.name[:LONGEST], self.known)
+        matches = near(self.name, self.known)
         parts = [f"unknown {kind} {shown(self.name)!r}" + (f" {where}" if where else "")]
         if matches:
             parts.append("did you mean " + " or ".join(matches) + "?")

@@ -21,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, near, shown
+from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, described, near, shown
 from ..files.documents import Document
 from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
-from .config import MAX_LAYERS, MAX_PARAMETERS, described, read_json, values
+from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
 from .modules import Block, Selection, joined
@@ -132,7 +132,7 @@ class Backbone:
         if not isinstance(config, str | Path | Mapping):
             raise ConfigError(id or "config", "", config, "a path of a config.json, or its content")
         source = (id or "config") if isinstance(config, Mapping) else str(config)
-        raw = config if isinstance(config, Mapping) else read_json(Path(config))
+        raw = config if isinstance(config, Mapping) else read_json(config)
         return _build(source, raw, _family(source, raw, families, infer=True), id or source)
 
     @property

@@ -7,6 +7,7 @@ adds the queries.
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -19,7 +20,8 @@ from ..costs.cost import Cost
 from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
-from ..files.documents import Document, load_yaml
+from ..files.documents import MAX_BYTES, Document, load_yaml
+from ..files.reading import read_text
 from ..schema.base import validated
 from ..schema.family import Family, load_family
 from ..schema.implementations import Shared, SharedFile
@@ -119,7 +121,8 @@ class MethodRecord:
         backbone = model if isinstance(model, str) and model in self.kb.models else self.kb.backbone(model)
         key = (backbone, _words("targets", targets), _words("target_modules", target_modules), task, num_labels)
         kept = isinstance(backbone, str) or backbone.file is not None or backbone is model
-        plan: Plan | None = self._plans.get(key) if kept and isinstance(task, str | None) and type(num_labels) is int else None
+        kept = kept and isinstance(task, str | None) and type(num_labels) is int
+        plan: Plan | None = self._plans.get(key) if kept else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
@@ -162,8 +165,11 @@ class MethodRecord:
 class Records(Mapping[str, M], Generic[M]):
     """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
 
-    def __init__(self, root: Path, method: type[M]):
-        missing = [name for name in FOLDERS if not (root / name).is_dir()]
+    def __init__(self, root: str | Path, method: type[M]):
+        if not isinstance(root, str | Path):
+            raise UsageError(f"root: found {shown(root)}; expected the path of a folder")
+        root = Path(root)
+        missing = [name for name in FOLDERS if not os.path.isdir(root / name)]  # noqa: PTH112 (false for any bad path)
         if missing:
             raise DataError(
                 [Problem(str(root), 0, "", f"no folder {missing[0]}/", "a folder with " + ", ".join(FOLDERS))]
@@ -209,6 +215,9 @@ class Records(Mapping[str, M], Generic[M]):
         """
         if isinstance(model, Backbone):
             return model
+        if not isinstance(model, str | Path | Mapping):
+            expected = "an id of the catalogue, or the path or the content of a config.json"
+            raise UsageError(f"model: found {shown(model)}; expected {expected}")
         if isinstance(model, str) and model in self.models:
             return self.models[model]
         if isinstance(model, str) and not _exists(model):
@@ -218,17 +227,13 @@ class Records(Mapping[str, M], Generic[M]):
             if hub or not ("/" in model or model.endswith(".json")):
                 where = "(an id of the catalogue, the name of its checkpoint on the Hub, or a path to a config.json)"
                 raise UnknownName("model", model, [*self.models, *(self._checkpoints() if hub else ())], where)
-        if not isinstance(model, str | Path | Mapping):
-            expected = "a model's id, a path of a config.json, its content, or a Backbone"
-            raise UsageError(f"model: found {shown(model)}; expected {expected}")
         return Backbone.from_config(model, families=self.families)
 
     def _on_the_hub(self, name: str) -> Backbone | None:
         """Return the model whose checkpoint has this name. Only files that contain the name are parsed."""
         wanted = name.lower()
         if wanted not in self._by_checkpoint:
-            texts = ((key, self.models.path(key).read_bytes().lower()) for key in self.models)
-            held = [self.models[key] for key, text in texts if wanted.encode() in text]
+            held = [self.models[key] for key in self.models if wanted in self._text(key)]
             found = [m for m in held if m.file is not None and (m.file.checkpoint or "").lower() == wanted]
             if len(found) > 1:
                 ids = " and ".join(m.id for m in found)
@@ -237,6 +242,10 @@ class Records(Mapping[str, M], Generic[M]):
                 return None
             self._by_checkpoint[wanted] = found[0]
         return self._by_checkpoint[wanted]
+
+    def _text(self, model: str) -> str:
+        path = self.models.path(model)
+        return read_text(path, self.shown(path), MAX_BYTES).lower()
 
     def _checkpoints(self) -> Iterator[str]:
         """Yield the Hub names of all models that have one."""

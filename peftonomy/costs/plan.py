@@ -13,7 +13,7 @@ from typing import Any
 
 from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
-from ..errors import UnknownName, UsageError, shown
+from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import Formula
 from ..schema.base import Value
 from ..schema.tensors import Hyperparameter, Tensor
@@ -185,7 +185,8 @@ class Plan:
         for name, domain, holds in self.parts[0].domains:
             try:
                 (fine,) = holds(self.common, {}, *arguments)
-            except (ArithmeticError, ValueError, TypeError):
+            except FormulaError:
+                domain.check([*self.common, *specs])
                 fine = False
             if not fine:
                 raise UsageError(
@@ -254,7 +255,7 @@ class Plan:
                     if not layers:
                         continue
                 found = measured.sizes(self.common, piece.places.dims, *args)
-            except (ArithmeticError, ValueError) as error:
+            except FormulaError as error:
                 raise UsageError(f"{self.id}: tensor {piece.name} has no size here: {error}") from None
             if found is not None:
                 rows.append(self._row(piece, args, found, layers))
@@ -299,7 +300,8 @@ class Plan:
         known = self.common | {"numel": numel}
         for kind, formula in piece.measure.across:
             what = "trained" if kind == "trained" else "stored"
-            share = self._whole(piece, what, formula.compile(piece.measure.hyperparameters, known)(*args))
+            values = dict(zip(piece.measure.hyperparameters, args, strict=True))
+            share = self._whole(piece, what, formula(known | values))
             setattr(row, kind, share if kind == "trained" else getattr(row, kind) + share)
         return row
 
@@ -367,9 +369,18 @@ class Plan:
         shape = dict(module.parameters).get("weight")
         if not held or shape is None or not module.pretrained:
             return 0
-        names, numel = tuple(part.entry.hyperparameters), math.prod(shape)
-        counts = [(s.count.compile(names, self.common | {"numel": numel})(*args), s.bits) for s in held]
-        held_bytes: int = sum(math.ceil(count * bits / 8) for count, bits in counts)
+        numel = math.prod(shape)
+        known = self.common | dict(zip(part.entry.hyperparameters, args, strict=True)) | {"numel": numel}
+        held_bytes = 0
+        for one in held:
+            try:
+                count = one.count(known)
+            except FormulaError as error:
+                raise UsageError(f"{part.entry.id}: base_storage has no size at {module.path}: {error}") from None
+            if not 0 <= count <= EXACT:
+                expected = "expected a count from 0 to 2**53"
+                raise UsageError(f"{part.entry.id}: base_storage at {module.path}: found {count}; {expected}")
+            held_bytes += math.ceil(count * one.bits / 8)
         return module.count * (held_bytes - numel * size)
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:

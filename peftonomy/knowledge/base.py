@@ -11,7 +11,7 @@ from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
 from ..costs.plan import Place, Plan
 from ..costs.table import Table
-from ..errors import ConfigError, UnknownName, UsageError, shown
+from ..errors import UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
     from ..costs.sweep import Sweep
@@ -29,10 +29,6 @@ WHERE = ("targets", "target_modules", "task", "num_labels")
 """Arguments that select where on a model a method acts; see `MethodRecord.cost`."""
 
 
-LONGEST = 4000
-"""The largest number of characters in a path that systems accept."""
-
-
 def data_root() -> Path:
     """Return the folder with `methods/`, `taxonomy/` and the rest: in the installed package, else in the checkout."""
     package = Path(__file__).parents[1]
@@ -45,9 +41,7 @@ def load(root: str | Path | None = None) -> KnowledgeBase:
 
     Files are read on first use, so this returns at once. Raises DataError if `root` is not such a folder.
     """
-    if not isinstance(root, str | Path | None) or "\0" in str(root) or len(str(root)) > LONGEST:
-        raise UsageError(f"root: found {shown(root)}; expected the path of a folder")
-    return KnowledgeBase(Path(root) if root is not None else data_root())
+    return KnowledgeBase(root if root is not None else data_root())
 
 
 class MethodOn:
@@ -233,7 +227,7 @@ class Method(MethodRecord):
 class KnowledgeBase(Records[Method]):
     """All methods by id, with the models on which they are counted and the taxonomy."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: str | Path):
         super().__init__(root, Method)
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
@@ -267,8 +261,6 @@ class KnowledgeBase(Records[Method]):
         """
         from ..libraries.adapter import read_adapter
 
-        if not isinstance(config, str | Path | Mapping):
-            raise ConfigError("configuration", "", config, "a path of an adapter_config.json, or its content")
         _expect_text(method=method, task=task, dtype=dtype)
         return read_adapter(
             self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype

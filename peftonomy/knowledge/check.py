@@ -5,14 +5,16 @@ The problems of all files are reported together, each with its line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, PeftonomyError, Problem, UsageError, shown
+from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.settings import load_settings
+from .evidence import recordings
 from .query import stored as in_list
 
 if TYPE_CHECKING:
@@ -29,22 +31,19 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
-    for file in files:
-        if not isinstance(file, str | Path) or "\0" in str(file):
-            raise UsageError(f"files: found {shown(file)}; expected paths")
-    chosen = {Path(f).resolve() for f in files}
+    chosen = {_real(f) for f in files}
 
     def wanted(path: Path) -> bool:
-        return not chosen or path.resolve() in chosen
+        return not chosen or _real(path) in chosen
 
     shelves = (kb.methods, kb.families, kb.models, kb.libraries)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     settings = kb.root / "site" / "settings.yaml"
-    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy, settings]}
+    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, settings]}
     if strangers:
         stranger = min(strangers)
-        raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
+        raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
     if settings.is_file() and wanted(settings):
@@ -76,15 +75,26 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     return sorted(set(problems))
 
 
+def _real(path: str | Path) -> str:
+    """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
+    try:
+        return os.path.realpath(path)
+    except (TypeError, ValueError):
+        raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
+
+
 def _unreadable(kb: Records[Any]) -> list[Problem]:
-    """Return the errors that prevent reading the taxonomy or the bibliography. Nothing else can be checked before."""
+    """Return the errors that prevent reading the taxonomy, the bibliography or the golden vectors.
+
+    Nothing else can be checked before.
+    """
     problems: list[Problem] = []
-    for read in (lambda: kb.taxonomy, lambda: list(kb.references.values())):
+    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
             problems += error.problems
-    return problems
+    return problems or kb.references.problems()
 
 
 def _list_problems(kb: Records[Any]) -> Iterator[Problem]:

@@ -142,8 +142,9 @@ def read_adapter(
     if isinstance(config, Mapping):
         source, raw = "configuration", dict(config)
     else:
-        path = Path(config) / spec.file if Path(config).is_dir() else Path(config)
-        source, raw = str(path), read_json(path)
+        if not isinstance(config, str | Path):
+            raise UsageError(f"configuration: found {shown(config)}; expected the path or the content of {spec.file}")
+        source, raw = str(config), read_json(config, spec.file)
     return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
 
 

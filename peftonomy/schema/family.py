@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..errors import DataError, FormulaError, Problem, UnknownName
+from ..errors import DataError, FormulaError, Problem, UnknownName, described
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
@@ -529,11 +529,10 @@ def load_roles(path: Path, name: str | None = None) -> dict[str, str]:
     """Read `taxonomy/roles.yaml`: the meaning of each role, in a sentence. Raises DataError."""
     document = load_yaml(path, name)
     if not isinstance(document.data, dict):
-        found = type(document.data).__name__
-        raise DataError([_problem(document, (), found, "a mapping from role to meaning")])
+        raise DataError([_problem(document, (), described(document.data), "a mapping from role to meaning")])
     odd = [k for k, v in document.data.items() if not (isinstance(v, str) and re.fullmatch(r"[A-Z].*\.", v))]
     if odd:
-        raise DataError([_problem(document, (k,), repr(document.data[k]), "a sentence") for k in odd])
+        raise DataError([_problem(document, (k,), described(document.data[k]), "a sentence") for k in odd])
     return document.data
 
 

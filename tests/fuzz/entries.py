@@ -153,10 +153,13 @@ def formula(rng: random.Random, data: dict[str, Any], depth: int = 0) -> str:
 def word(rng: random.Random, data: dict[str, Any], kb: KnowledgeBase) -> str:
     """Return a text that some field of some entry could hold."""
     pools: list[list[str]] = [
-        [*kb.methods], [*kb.models], [*kb.taxonomy.categories], [*kb.taxonomy.facets], sorted(kb.references), [*kb.libraries],
+        [*kb.methods], [*kb.models], [*kb.taxonomy.categories], [*kb.taxonomy.facets], sorted(kb.references),
+        [*kb.libraries],
         ["attn.q", "attn.*", "mlp.*", "*", "encoder:attn.q", "xattn.v", "nowhere"], list(PROSE), list(TEXTS),
-        ["zeros", "normal(0.02)", "uniform(1 / sqrt(d_in))", "computed: x", "drawn: x", "normal(1 / 0)", "constant(nan)"],
-        [*map(str, data.get("tensors", {}) or {})] or ["A"], ["hu2022lora#table-9", "editors", "x#y", "hf_peft#src/a.py"],
+        ["zeros", "normal(0.02)", "uniform(1 / sqrt(d_in))", "computed: x", "drawn: x", "normal(1 / 0)",
+        "constant(nan)"],
+        [*map(str, data.get("tensors", {}) or {})] or ["A"], ["hu2022lora#table-9", "editors", "x#y",
+        "hf_peft#src/a.py"],
         ["trained", "stored", "trained / 10**6", "percent", "1 / 0", "not 1", "10 ** 400", "served - trained"],
         ["0.5 %", "4.7M", "1 / 3", "", "about 3", "0", "1e999", "nan M"],
     ]  # fmt: skip

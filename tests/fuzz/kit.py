@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables of values)
 """The parts that all groups share: the world, hostile values, the command line in this process, and its rules."""
 
 from __future__ import annotations
@@ -168,10 +167,12 @@ TEXTS = (
     "9" * 20, "9" * 400, "9" * 5_000, "1e400", "0.1", "true", "null", "None", "[]", "{}", "a" * 300, "é", "→", "\u202e",
     "\ud800", "\x1b[31m", "../../etc/passwd", "/dev/zero", "/dev/null", "/", ".", "..", "~", "*", "%s", "{0}", "$HOME",
     "`id`", "<script>alert(1)</script>", "{{ 7*7 }}", "${7*7}", "'", '"', "\\", "a=b=c", "=", ",", ",,", "a,b", "lora",
-    "LORA", "lroa", "r", "r=8", "attn.q", "attn.*", "(a+)+$", "((((", "x{99999999999999999999}", "[[:alpha:]]", "(?P<idx>x)",
+    "LORA", "lroa", "r", "r=8", "attn.q", "attn.*", "(a+)+$", "((((", "x{99999999999999999999}", "[[:alpha:]]",
+    "(?P<idx>x)",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2, 3, 7, 8, 64, 2**31, 2**53, 2**63, 10**30, -(10**30), 0.0, 0.5, 1.0, 8.0, -1.5, 1e308,
+    None, True, False, -1, 0, 1, 2, 3, 7, 8, 64, 2**31, 2**53, 2**63, 10**30, -(10**30), 0.0, 0.5, 1.0, 8.0, -1.5,
+    1e308,
     float("nan"), float("inf"), "", "8", "eight", "\0", "é", [], [8], [[]], {}, {"a": 1}, "9" * 400,
 )  # fmt: skip
 

@@ -108,12 +108,14 @@ def _command(rng: random.Random, world: World) -> list[str]:
         ["export", method, "--to", rng.choice(["peft", "adapters"]), *words, *out],
         ["show", method, *out], ["cite", method, *others, *rng.choice([[], ["--all"]]), *out],
         ["methods", "--where", predicate, *rng.choice([[], ["--model", model]]), *out],
-        ["methods", "--where", f"year {rng.choice(['<', '<=', '==', '!=', '>', '>='])} {rng.randint(2018, 2027)}", "--json"],
+        ["methods", "--where", f"year {rng.choice(['<', '<=', '==', '!=', '>', '>='])} {rng.randint(2018, 2027)}",
+        "--json"],
         ["methods", "--category", rng.choice([*kb.taxonomy.categories]), *out],
         ["methods", "--list", rng.choice([*kb.taxonomy.lists]), *out],
         ["models", *out], ["lists", *out], ["categories", *out], ["deviations", method, *out],
         ["graph", "--format", rng.choice(["json", "graphml", "dot", "mermaid"])],
-        ["completion", rng.choice(["bash", "zsh", "fish"])], ["--version"], [], ["site", "pages", "--repository", text(rng)],
+        ["completion", rng.choice(["bash", "zsh", "fish"])], ["--version"], [], ["site", "pages", "--repository",
+        text(rng)],
     ])  # fmt: skip
 
 
@@ -168,7 +170,8 @@ def _settings(words: list[str]) -> Iterator[tuple[str, str]]:
 
 # A model's config.json
 
-KEYS = ("rope_scaling", "num_experts", "quantization_config", "auto_map", "torch_dtype", "pruned_heads", "id2label", "tie_word_embeddings",
+KEYS = ("rope_scaling", "num_experts", "quantization_config", "auto_map", "torch_dtype", "pruned_heads", "id2label",
+"tie_word_embeddings",
         "text_config", "architectures", "num_labels", "per_layer_config")  # fmt: skip
 
 
@@ -221,8 +224,10 @@ def config(rng: random.Random, world: World) -> Case:
 
 # A library's adapter_config.json
 
-PATTERNS = (r"layers?\.(\d)\.", r".*\.(q|v)(uery|alue)?(_proj)?", r".*", r"(a+)+X", r"([a-z0-9_.]+)+X", "x{99999999999999999999}",
-            "[[:alpha:]]", "(?P<idx>x)", r".*attn.*", "(", "[", r"\1", "a{,5}", "(?i:QUERY)", r".*\.dense", "a" * 5_000)  # fmt: skip
+PATTERNS = (r"layers?\.(\d)\.", r".*\.(q|v)(uery|alue)?(_proj)?", r".*", r"(a+)+X", r"([a-z0-9_.]+)+X",
+"x{99999999999999999999}",
+            "[[:alpha:]]", "(?P<idx>x)", r".*attn.*", "(", "[", r"\1", "a{,5}", "(?i:QUERY)", r".*\.dense",
+            "a" * 5_000)  # fmt: skip
 PLACES = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_pattern",
           "layers_to_transform", "target_parameters", "trainable_token_indices", "layer_replication", "bias",
           "ensure_weight_tying", "peft_type", "task_type", "r", "lora_alpha", "base_model_name_or_path")  # fmt: skip
@@ -298,10 +303,13 @@ def entry(rng: random.Random, world: World) -> Case:
     return _judged(rng, world, method, content)
 
 
-TOKENS = (b"[", b"]", b"{", b"}", b": ", b"- ", b"&a", b"*a", b"!!python/object:os.system", b"no", b"1e3", b"0777", b"1:30", b"|",
-          b"'", b'"', b"#", b"%", b"\t", b"\xff", b"\x00", b"\xef\xbb\xbf", b"---", b"<<: x", b"null", b"~", b"99999999999999999999",
+TOKENS = (b"[", b"]", b"{", b"}", b": ", b"- ", b"&a", b"*a", b"!!python/object:os.system", b"no", b"1e3", b"0777",
+b"1:30", b"|",
+          b"'", b'"', b"#", b"%", b"\t", b"\xff", b"\x00", b"\xef\xbb\xbf", b"---", b"<<: x", b"null", b"~",
+          b"99999999999999999999",
           b"1 / 0", b"10 ** 10 ** 10", b"factor(1.5, 2)", b"(" * 300, b"\xe2\x80\xae", b"\r")  # fmt: skip
-BIB = (b"{", b"}", b"@", b"@article{", b"@string{a = ", b'"', b"=", b",", b"\\", b"{{{{", b"#", b"\n" * 500, b"\xff", b"\\'{e}",
+BIB = (b"{", b"}", b"@", b"@article{", b"@string{a = ", b'"', b"=", b",", b"\\", b"{{{{", b"#", b"\n" * 500, b"\xff",
+b"\\'{e}",
        b"@comment{", b"%", b"read = {paper}", b"url = {javascript:alert(1)}", b"{" * 150 + b"}" * 150)  # fmt: skip
 
 
@@ -313,7 +321,8 @@ def plain_text(rng: random.Random, world: World) -> Case:
     tree = world.folder / "small"
     if not tree.is_dir():
         _small(tree)
-    files = [*sorted((tree / "taxonomy").glob("*.yaml")), tree / "taxonomy" / "references.bib", tree / "site" / "settings.yaml",
+    files = [*sorted((tree / "taxonomy").glob("*.yaml")), tree / "taxonomy" / "references.bib",
+    tree / "site" / "settings.yaml",
              *sorted((tree / "backbones").rglob("*.yaml"))]  # fmt: skip
     path = rng.choice(files)
     before = path.read_bytes()
@@ -321,8 +330,10 @@ def plain_text(rng: random.Random, world: World) -> Case:
     try:
         checked, problems = command(["--root", str(tree), "check"])
         words = rng.choice([
-            ["methods"], ["cost", "lora", "--model", "bert_base"], ["cite", "lora", "--all"], ["graph", "--format", "dot"],
-            ["lists"], ["categories"], ["show", "lora"], ["memory", "lora", "--model", "bert_base", "--batch", "1", "--seq", "8"],
+            ["methods"], ["cost", "lora", "--model", "bert_base"], ["cite", "lora", "--all"], ["graph", "--format",
+            "dot"],
+            ["lists"], ["categories"], ["show", "lora"], ["memory", "lora", "--model", "bert_base", "--batch", "1",
+            "--seq", "8"],
             ["site", "pages", "--out", str(world.folder / "pages")],
         ])  # fmt: skip
         result, more = command(["--root", str(tree), *words])
@@ -337,7 +348,8 @@ def _small(tree: Path) -> None:
     """Write a tree with one method, one model, its family and the sources that they name."""
     for name in ("taxonomy", "site"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("vendor", "pictures", "*.py", "assets"))
-    for name in ("methods/lora.yaml", "reference_impls/lora.py", "backbones/models/bert_base.yaml", "backbones/families/bert.yaml",
+    for name in ("methods/lora.yaml", "reference_impls/lora.py", "backbones/models/bert_base.yaml",
+    "backbones/families/bert.yaml",
                  "backbones/operations.yaml"):  # fmt: skip
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
@@ -448,12 +460,16 @@ def python(rng: random.Random, world: World) -> Case:
         lambda: method.fit(model, gpu=rng.choice([10**10, "24GiB", strange()]), **where, **given),
         lambda: method.export(model, to=rng.choice(["peft", "adapters", strange()]), **where, **given),
         lambda: method.places(model, **where, **given), lambda: method.sweep(model, **where, **dtype, **arrays),
-        lambda: method.sweep([model, strange()], **where, **arrays), lambda: kb[strange()], lambda: kb.models[strange()],
-        lambda: kb.query(strange()), lambda: kb.query("year > 2000", category=strange()), lambda: kb.stored_list(strange()),
-        lambda: kb.adapter(strange(), model), lambda: kb.backbone(strange()), lambda: peftonomy.Formula.parse(strange()),
+        lambda: method.sweep([model, strange()], **where, **arrays), lambda: kb[strange()],
+        lambda: kb.models[strange()],
+        lambda: kb.query(strange()), lambda: kb.query("year > 2000", category=strange()),
+        lambda: kb.stored_list(strange()),
+        lambda: kb.adapter(strange(), model), lambda: kb.backbone(strange()),
+        lambda: peftonomy.Formula.parse(strange()),
         lambda: kb.adapter({"peft_type": strange(), "r": strange(), "target_modules": strange()}, model),
         lambda: peftonomy.load(strange()), lambda: peftonomy.check(kb, [strange()]), lambda: kb.graph.export(strange()),
-        lambda: method.apply(strange(), **given), lambda: peftonomy.Backbone.from_config(strange(), families=kb.families),
+        lambda: method.apply(strange(), **given), lambda: peftonomy.Backbone.from_config(strange(),
+        families=kb.families),
     ])  # fmt: skip
     told = " ".join(shown(one) for one in (method.id, model, where, dtype, step, given))
     try:
@@ -505,10 +521,14 @@ def site(rng: random.Random, world: World) -> Case:
 
 
 HOSTILE = (
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "{{ 7*7 }} {% raw %}", "</code></pre>",
-    "\u202egnp", "`" * 50, "*" * 200, "_" * 200, "[" * 500, "<" * 500, "&lt;script&gt;", "\\frac{" * 50, "${7*7}", "<!--", "]]>",
-    "![](data:text/html,x)", "<a href='x' onclick='y'>", "a\n\n# heading\n", "--- \n", "|" * 100, "\\href{javascript:a}{b}",
-    'a {: onclick="alert(1)" }', "{: onclick=alert(1) }", "<https://x.y/onload=>", "&#106;avascript:alert(1)", "```\n<script>\n```",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "{{ 7*7 }} {% raw %}",
+    "</code></pre>",
+    "\u202egnp", "`" * 50, "*" * 200, "_" * 200, "[" * 500, "<" * 500, "&lt;script&gt;", "\\frac{" * 50, "${7*7}",
+    "<!--", "]]>",
+    "![](data:text/html,x)", "<a href='x' onclick='y'>", "a\n\n# heading\n", "--- \n", "|" * 100,
+    "\\href{javascript:a}{b}",
+    'a {: onclick="alert(1)" }', "{: onclick=alert(1) }", "<https://x.y/onload=>", "&#106;avascript:alert(1)",
+    "```\n<script>\n```",
 )  # fmt: skip
 SHOWN = (
     "name",
@@ -574,16 +594,22 @@ REDIRECTIONS = (
     ">/dev/null",
 )
 ENVIRONMENTS: tuple[dict[str, str], ...] = (
-    {}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-16"}, {"LC_ALL": "C"}, {"LANG": "xx"},
+    {}, {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-16"},
+    {"LC_ALL": "C"}, {"LANG": "xx"},
     {"PYTHONWARNINGS": "error"}, {"PYTHONUNBUFFERED": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONOPTIMIZE": "2"},
     {"HOME": "/nowhere"}, {"TMPDIR": "/nowhere"}, {"COLUMNS": "0"}, {"COLUMNS": "x"}, {"TERM": "x"}, {"NO_COLOR": "1"},
-    {"PEFTONOMY_ROOT": "/nowhere"}, {"PEFTONOMY_ROOT": ""}, {"PEFTONOMY_SITE_URL": "javascript:x"}, {"PYTHONHASHSEED": "7"},
-    {"_PEFTONOMY_COMPLETE": "bash_complete", "COMP_WORDS": "peftonomy cost lo", "COMP_CWORD": "2"}, {"PYTHONDEVMODE": "1"},
+    {"PEFTONOMY_ROOT": "/nowhere"}, {"PEFTONOMY_ROOT": ""}, {"PEFTONOMY_SITE_URL": "javascript:x"},
+    {"PYTHONHASHSEED": "7"},
+    {"_PEFTONOMY_COMPLETE": "bash_complete", "COMP_WORDS": "peftonomy cost lo", "COMP_CWORD": "2"},
+    {"PYTHONDEVMODE": "1"},
 )  # fmt: skip
 LINES = (
-    "methods", "models --json", "cost lora --model gpt2", "cost lroa --model gpt2", "show loha", "cite lora --all", "graph --format dot",
-    "graph --format graphml -o OUT", "check methods/lora.yaml", "--version", "", "memory lora --model gpt2 --batch 1 --seq 8",
-    "cost lora --model gpt2 --json", "new fresh_method --category additive.adapter", "export lora --model bert_base", "lists",
+    "methods", "models --json", "cost lora --model gpt2", "cost lroa --model gpt2", "show loha", "cite lora --all",
+    "graph --format dot",
+    "graph --format graphml -o OUT", "check methods/lora.yaml", "--version", "",
+    "memory lora --model gpt2 --batch 1 --seq 8",
+    "cost lora --model gpt2 --json", "new fresh_method --category additive.adapter", "export lora --model bert_base",
+    "lists",
 )  # fmt: skip
 
 
@@ -605,7 +631,8 @@ def process(rng: random.Random, world: World) -> Case:
     told = f"{environment} {line} {redirection} {'' if delay is None else f'Ctrl-C after {delay} s'}"
     child = subprocess.Popen(
         ["bash", "-c", f"set -o pipefail; {'exec ' if '|' not in redirection else ''}{command_}"], env=given, cwd=ROOT,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+        start_new_session=True,
     )  # fmt: skip
     try:
         if delay is not None:
