@@ -9,8 +9,9 @@ other than 0, 1, 2 (and 130 for Ctrl-C), a message that is not one short line, o
 `LIMIT` seconds of processor time, a partly written output, or an answer that differs from an independent one.
 """
 
+from . import kit
 from .kit import Case, Problems, World
 from .kit import run_case as run_case
 from .tasks import GROUPS as GROUPS
 
-__all__ = ["GROUPS", "Case", "Problems", "World", "run_case"]
+__all__ = ["GROUPS", "Case", "Problems", "World", "kit", "run_case"]
