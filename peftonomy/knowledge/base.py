@@ -298,8 +298,8 @@ class KnowledgeBase(Records[Method]):
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
         from .query import select
 
-        _expect_text(where=where, category=category)
-        return select(self, where or "", category)
+        _expect_text(category=category)
+        return select(self, where, category)
 
     def stored_list(self, name: str) -> Selection[Method]:
         """Return the methods of a stored list, e.g. `mergeable`. Raises UnknownName."""

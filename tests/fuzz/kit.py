@@ -70,7 +70,7 @@ def run_case(generate: Generate, name: str, world: World) -> Case:
     try:
         return generate(rng, world)
     except Hang:
-        return Case(name, [f"hang: over {LIMIT} s of processor time"])
+        return Case(" ".join(_last), [f"hang: over {LIMIT} s of processor time"])
     except Exception:  # a mistake of the fuzzer itself counts, too
         return Case(name, [f"the fuzzer fails: {traceback.format_exc()[-500:]}"])
     finally:
@@ -91,8 +91,13 @@ class Result(NamedTuple):
     err: str
 
 
+_last: list[str] = []
+"""The last command, which may hang."""
+
+
 def command(arguments: list[str], kb: KnowledgeBase | None = None) -> tuple[Result, Problems]:
     """Run the command line in this process, and return what its answer breaks."""
+    _last[:] = arguments
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _loaded(kb):
         try:

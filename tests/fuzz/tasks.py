@@ -50,13 +50,7 @@ def command_line(rng: random.Random, world: World) -> Case:
             case _ if words:
                 words.insert(at, words[at - 1])
     words = [word.replace("\0", "\\0") for word in words if not word.startswith(("--root", "--out", "-o", "--junit"))]
-    if (
-        "serve" in words
-        or "verify" in words
-        or "new" in words
-        or "--simulate" in words
-        or words[:2] == ["site", "build"]
-    ):
+    if {"serve", "verify", "new", "--simulate", "build", "pages"} & {*words}:  # other groups write and serve
         words = ["show", *words[1:]]
     result, problems = command(words, world.kb)
     if result.code == 0 and "--help" not in words and "-h" not in words:
@@ -114,8 +108,7 @@ def _command(rng: random.Random, world: World) -> list[str]:
         ["methods", "--list", rng.choice([*kb.taxonomy.lists]), *out],
         ["models", *out], ["lists", *out], ["categories", *out], ["deviations", method, *out],
         ["graph", "--format", rng.choice(["json", "graphml", "dot", "mermaid"])],
-        ["completion", rng.choice(["bash", "zsh", "fish"])], ["--version"], [], ["site", "pages", "--repository",
-        text(rng)],
+        ["completion", rng.choice(["bash", "zsh", "fish"])], ["--version"], [], ["site"],
     ])  # fmt: skip
 
 
