@@ -64,7 +64,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:
-        found = self.held.get(key)
+        found = self.held.get(key) if isinstance(key, str) else None
         if found is None:
             if key not in self:
                 raise UnknownName(self.kind, key, self.ids)
@@ -72,7 +72,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key in self.held or key in self.ids
+        return isinstance(key, str) and (key in self.held or key in self.ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -118,10 +118,10 @@ class MethodRecord:
         """Lay the method out on a model; equal calls share one plan. Raises UsageError or ConfigError."""
         key = (
             model if isinstance(model, str | Backbone) else None,
-            targets if isinstance(targets, str | None) else tuple(targets),
-            target_modules if isinstance(target_modules, str | None) else tuple(target_modules),
-            task,
-            num_labels,
+            _listed("targets", targets),
+            _listed("target_modules", target_modules),
+            task if isinstance(task, str | None) else shown(task),
+            num_labels if type(num_labels) is int else shown(num_labels),
         )
         plan: Plan | None = self._plans.get(key) if key[0] is not None else None
         if plan is None:
@@ -292,6 +292,15 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     except (OSError, ValueError):
         return False
+
+
+def _listed(name: str, given: Any) -> str | tuple[str, ...] | None:
+    """Return the argument as a key of a cache. Raises UsageError unless it is text or a list of texts."""
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, list | tuple) or not all(isinstance(word, str) for word in given):
+        raise UsageError(f"{name}: found {shown(given)}; expected roles or suffixes, as text or as a list of texts")
+    return tuple(given)
 
 
 def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:

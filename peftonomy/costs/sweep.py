@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownName, UsageError, shown
+from ..errors import UsageError, chosen, shown
 from ..formula import Formula
 from .measure import HELD
 from .plan import BYTES, EXACT, INDEX_BYTES, Piece, Plan
@@ -125,8 +125,7 @@ def _swept(
     """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and refusals."""
     import numpy as np
 
-    if dtype not in BYTES:
-        raise UnknownName("dtype", dtype, BYTES)
+    chosen("dtype", dtype, BYTES)
     values, swept = _values(plans, given)
     try:
         shape = np.broadcast_shapes(*(values[name].shape for name in swept))
