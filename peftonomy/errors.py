@@ -11,12 +11,14 @@ PeftonomyError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
+T = TypeVar("T")
 SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
 PATH_SHOWN = 200
@@ -157,3 +159,17 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
     def __str__(self) -> str:
         return str(self.args[0])  # a KeyError would show the text's repr
+
+
+def whole(text: str) -> int:
+    """Return a whole number in ASCII digits. Raises ValueError; Python's `int` also reads `1_000` and other digits."""
+    if not re.fullmatch(" *[-+]?[0-9]{1,19} *", text):
+        raise ValueError(f"found {shown(text)!r}; expected a whole number")
+    return int(text)
+
+
+def chosen(kind: str, name: Any, known: Mapping[str, T]) -> T:
+    """Return the value of a name in a table. Raises UnknownName, also for a name that is no text."""
+    if not isinstance(name, str) or name not in known:
+        raise UnknownName(kind, name, known)
+    return known[name]

@@ -27,11 +27,13 @@ from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
 from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import Block, Selection, joined
+from .modules import Block, Memo, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
 MAX_LABELS = 1_000_000
+INVENTORIES = 16
+"""The number of inventories, each of one task and number of labels, that a model caches."""
 KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
 
 
@@ -112,7 +114,7 @@ class Backbone:
 
     def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
         self.id, self.family, self.config, self.file = id, family, config, file
-        self._inventories: dict[tuple[str, int], Inventory] = {}
+        self._inventories = Memo(INVENTORIES)
 
     @classmethod
     def from_config(
@@ -188,7 +190,7 @@ class Backbone:
         if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
             wanted = f"a whole number from 1 to {MAX_LABELS:,}"
             raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
-        found = self._inventories.get((task, num_labels))
+        found: Inventory | None = self._inventories.get((task, num_labels))
         if found is None:
             found = self._inventories[task, num_labels] = Inventory(self, task, num_labels)
         return found

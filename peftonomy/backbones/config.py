@@ -7,13 +7,13 @@ line.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, described
 from ..files.reading import read_object
+from ..patterns import linear
 from ..schema.family import ConfigKey, Family
 
 __all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "read_json", "values"]
@@ -118,7 +118,8 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
     words = value.split("|") if isinstance(value, str) else value
     if key.pattern is None or not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
         raise ValueError
-    return any(re.fullmatch(key.pattern, word.strip()) for word in words)
+    expression = linear(key.pattern)
+    return any(expression.fullmatch(word.strip()) for word in words)
 
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
@@ -130,7 +131,8 @@ def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
         return tuple(n for n in layers if n in value)
     if len(value) < len(layers):
         raise ValueError
-    return tuple(n for n in layers if re.fullmatch(key.pattern, value[n]))
+    expression = linear(key.pattern)
+    return tuple(n for n in layers if expression.fullmatch(value[n]))
 
 
 def _expected(key: ConfigKey) -> str:

@@ -64,9 +64,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:
-        if not isinstance(key, str):
-            raise UnknownName(self.kind, key, self.ids)
-        found = self.held.get(key)
+        found = self.held.get(key) if isinstance(key, str) else None
         if found is None:
             if key not in self:
                 raise UnknownName(self.kind, key, self.ids)
@@ -74,7 +72,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key in self.held or key in self.ids
+        return isinstance(key, str) and (key in self.held or key in self.ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)

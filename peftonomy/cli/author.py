@@ -12,7 +12,7 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from .options import cli, completes, count, json_option, knowledge
+from .options import Whole, cli, completes, count, json_option, knowledge
 
 if TYPE_CHECKING:
     pass
@@ -50,7 +50,7 @@ def check(files: tuple[str, ...], as_json: bool) -> int:
 @cli.command()
 @click.argument("id", metavar="ID")
 @click.option("--category", metavar="C", shell_complete=completes("categories"), help="Its category.")
-@click.option("--year", metavar="YEAR", type=click.IntRange(1990, 2100), help="Year of its first paper.")
+@click.option("--year", metavar="YEAR", type=Whole(1990, 2100), help="Year of its first paper.")
 @click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added if there is no such record.")
 def new(id: str, category: str | None, year: int | None, source: str | None) -> None:  # noqa: A002
     """Write skeletons of a method's entry, module and BibTeX record."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
-from ..errors import FormulaError, UnknownName, UsageError, shown
+from ..errors import FormulaError, UnknownName, UsageError, chosen, shown
 from ..formula import Formula
 from ..schema.base import Value
 from ..schema.tensors import Hyperparameter, Tensor
@@ -176,11 +176,9 @@ class Plan:
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """Return all hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
-        chosen = self.named(given)
+        named = self.named(given)
         specs = self.entry.hyperparameters
-        filled = {
-            n: coerced(n, spec, chosen[n]) if n in chosen else self.default(spec) for n, spec in specs.items()
-        }
+        filled = {n: coerced(n, spec, named[n]) if n in named else self.default(spec) for n, spec in specs.items()}
         arguments = tuple(filled.values())
         for name, domain, holds in self.parts[0].domains:
             try:
@@ -190,7 +188,7 @@ class Plan:
                 fine = False
             if not fine:
                 raise UsageError(
-                    f"{self.id}: {name} = {shown(str(filled[name]))} is out of its domain {domain.source}"
+                    f"{self.id}: {name} = {shown(filled[name])} is out of its domain {domain.source}"
                 )
         return filled
 
@@ -198,15 +196,15 @@ class Plan:
         """Return the given values by our names of the hyperparameters. Raises UsageError."""
         entry = self.entry
         specs, others = entry.hyperparameters, entry.alternative_names
-        chosen: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for name, raw in given.items():
             ours = name if name in specs else others.get(name, name)
             if ours not in specs:
                 raise UnknownName("hyperparameter", name, [*specs, *others], f"of {entry.id}")
-            if ours in chosen:
+            if ours in found:
                 raise UsageError(f"hyperparameter {ours} is given twice")
-            chosen[ours] = raw
-        return chosen
+            found[ours] = raw
+        return found
 
     def default(self, spec: Hyperparameter) -> Value:
         """Return the default value of a hyperparameter."""
@@ -327,9 +325,7 @@ class Plan:
 
     def cost(self, given: Mapping[str, Any], dtype: str = "float32") -> Cost:
         """Return the cost with the hyperparameters `given`. Raises UsageError."""
-        size = BYTES.get(dtype) if isinstance(dtype, str) else None
-        if size is None:
-            raise UnknownName("dtype", dtype, BYTES)
+        size = chosen("dtype", dtype, BYTES)
         values = self.values(given)
         rows = self.rows(values)
         trained = stored = indices = bits = shared = served = masks = 0

@@ -255,7 +255,7 @@ class _Reading(Arguments):
 
     def _coerced(self, method: MethodRecord, ours: str, theirs: str, value: Any) -> Value:
         spec = method.entry.hyperparameters[ours]
-        if spec.type == "int" and isinstance(value, list | Mapping):
+        if theirs in (*self.library.counted, *self.library.files) and isinstance(value, list | Mapping):
             value = len(value)
         try:
             return coerced(ours, spec, value)
@@ -345,13 +345,13 @@ class _Reading(Arguments):
         The first matching pattern counts.
         """
         pattern = self.spec.patterns[argument]
-        tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
+        tests = [*zip(where.tests(table, argument, *pattern.frame), table, strict=True)]
         used: set[str] = set()
         for site in sites:
             before = own.pop(site, {})
             groups: dict[str | None, list[int | None]] = {}
             for layer, path in site.paths():
-                key = next((key for test, key in tests if test(path)), None)
+                key = next((key for test, key in tests if test(path) is not None), None)
                 groups.setdefault(key, []).append(layer)
             for key, layers in groups.items():
                 part = replace(site, layers=tuple(n for n in layers if n is not None))

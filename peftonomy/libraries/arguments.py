@@ -31,7 +31,10 @@ class Arguments:
 
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
         """Return the error for a field of the configuration."""
-        text = found if isinstance(found, str) else _json(found)
+        try:
+            text = found if isinstance(found, str) else json.dumps(found, default=shown)
+        except (ValueError, TypeError, RecursionError):  # no content of a file
+            text = shown(found)
         return ConfigError(self.source, field, text, expected, hint)
 
     # The type and the values
@@ -87,11 +90,3 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
         name: len(value) if isinstance(value, list | Mapping) else 0 if value is None else value
         for name, value in values.items()
     }
-
-
-def _json(found: object) -> str:
-    """Return a value as JSON; one that JSON cannot hold, as in Python."""
-    try:
-        return json.dumps(found, default=shown)
-    except (TypeError, ValueError, RecursionError):
-        return shown(found)

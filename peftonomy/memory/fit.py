@@ -21,6 +21,7 @@ SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
 MOST, LEAST = 2**24, 64
 """Where the search ends, and the last value with which it may begin."""
+MOST_BYTES = 2**63
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -81,6 +82,8 @@ def _check(step: Step, given: Mapping[str, Any], solved: str) -> None:
 
 def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
+    if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
+        raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
     _check(step, given, solved)
     value, limited = _solve(step, given, setting, solved, gpu)
     changes = []

@@ -23,12 +23,12 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..backbones.backbone import Inventory
-from ..backbones.modules import LINEAR, Block, Module, SiteGroup
+from ..backbones.modules import LINEAR, Block, Memo, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
 from ..costs.plan import EXACT, Plan, Row
 from ..costs.table import Table
-from ..errors import UnknownName, UsageError, shown
+from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 from ..schema.memory import Kept
 from ..schema.memory import Memory as Mechanism
@@ -108,11 +108,9 @@ class Setting:
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
-            word = getattr(self, name)
-            if not isinstance(word, str) or word not in known:
-                raise UnknownName(name, word, known)
-        if self.quantized is not None and (not isinstance(self.quantized, str) or self.quantized not in QUANTIZED):
-            raise UnknownName("quantization", self.quantized, QUANTIZED)
+            chosen(name, getattr(self, name), dict.fromkeys(known))
+        if self.quantized is not None:
+            chosen("quantization", self.quantized, QUANTIZED)
 
 
 @dataclass(frozen=True)
@@ -323,7 +321,7 @@ class Step:
                 measured = measure(kept.tensor(), tuple(part.entry.hyperparameters))
                 places = list(spots(measured, inventory, plan.sites[index]))
                 self.keeps.append((index, kept, measured, places))
-        self._layers: dict[Any, Layers] = {}
+        self._layers = Memo(256)
 
     @cached_property
     def vocab(self) -> int:
@@ -394,7 +392,8 @@ class Step:
         key = tuple((id(row.piece), row.layers) for row in rows), where
         if key not in self._layers:
             self._layers[key] = self._walked(rows, extras)
-        return self._layers[key]
+        found: Layers = self._layers[key]
+        return found
 
     def _walked(self, rows: list[Row], extras: list[Extra]) -> Layers:
         found: dict[tuple[str, int], tuple[set[Any], ...]] = {}

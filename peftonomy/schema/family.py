@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ..errors import DataError, FormulaError, Problem, UnknownName, described
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
+from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
@@ -29,8 +30,8 @@ Keys = tuple[str | int, ...]
 
 def _pattern(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        linear(text)
+    except ValueError as error:
         raise ValueError(f"a regular expression was expected: {error}") from None
     return text
 
