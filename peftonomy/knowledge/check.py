@@ -172,6 +172,10 @@ def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Pr
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
 
 
+NEEDED = ("formula-names", "includes")
+"""The rules without which nothing can be counted."""
+
+
 def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]:
     document = method.document
     needs = {include.method for include in method.entry.includes}
@@ -190,8 +194,8 @@ def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:
             yield _problem(method, one.name, finding)
-        if findings and one.name == "formula-names":
-            return  # without valid names nothing can be counted, and the other rules would only repeat this problem
+        if findings and one.name in NEEDED:
+            return  # nothing can be counted, and the other rules would only repeat this problem
 
 
 def _problem(method: MethodRecord, name: str, finding: Finding) -> Problem:
