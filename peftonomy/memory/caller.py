@@ -90,6 +90,8 @@ class Caller(Machine):
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         if kind == "loop":
             return self._loop(line, function, values)
+        if kind == "stacked":
+            return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
         if kind == "none":
@@ -299,3 +301,16 @@ class Caller(Machine):
         wanted = max(1, len(line.targets))
         self._let_go(results[wanted:])
         return results[:wanted]
+
+    def _stacked(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = stacked n f x ...`: f runs n times on the same, each time with the next copy of each tensor; what it
+        gives becomes one tensor."""
+        count, name, *given = values
+        before, made = self.copy, list[Tensor]()
+        for number in range(int(count)):
+            self.copy = number
+            made += [tensor(y) for y in self.apply(str(name), given, line, function)]
+        self.copy = before
+        results = self.operate("stack", self.language.rules["stack"], made, [int(count)])
+        self._let_go(made)
+        return list(results)
