@@ -11,7 +11,7 @@ from typing import Any
 from py_mini_racer import MiniRacer
 
 from peftonomy import KnowledgeBase
-from peftonomy.site import _engine
+from peftonomy.site import _engine, _operations
 from peftonomy.site._site import Site
 
 ASSETS = Path(__file__).parent.parent / "site" / "assets"
@@ -25,11 +25,12 @@ ASK = (
 
 @contextmanager
 def started(kb: KnowledgeBase, *scripts: str) -> Iterator[MiniRacer]:
-    """These scripts of the site's with the data of a knowledge base."""
-    context = MiniRacer()
-    for name in scripts:
-        context.eval((ASSETS / f"{name}.js").read_text(encoding="utf-8"))
-    context.eval(_engine.script(Site(kb)))
+    """The site's engine with the data of a knowledge base, and these scripts of the site's."""
+    context, site = MiniRacer(), Site(kb)
+    made = {"data": _engine.script, "programs": _operations.script}
+    for name in ("engine", "data", *scripts):
+        text = made[name](site) if name in made else (ASSETS / f"{name}.js").read_text(encoding="utf-8")
+        context.eval(text)
     context.eval(ASK)
     try:
         yield context

@@ -20,7 +20,6 @@ from peftonomy.memory.model import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Set
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Rule
 from peftonomy.site import _operations
-from peftonomy.site._site import Site
 from tests.engine_kit import ask, started
 from tests.test_engine_memory import changed, named
 
@@ -51,8 +50,7 @@ METHODS = [method for method in KB if known(method)]
 
 @contextmanager
 def engine_of(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, "engine", "operations", "step") as context:
-        context.eval(_operations.script(Site(kb)))
+    with started(kb, *_operations.SCRIPTS) as context:
         yield context
 
 
@@ -89,7 +87,7 @@ def differential(
     if isinstance(model, dict) and "task" in model:
         model, more = {k: v for k, v in model.items() if k != "task"}, {"task": model["task"], **more}
     options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
-    ours = ask(engine, "remembered", method, options | more, setting)
+    ours = ask(engine, "memory", method, options | more, setting)
     theirs = python(kb, method, model, more, setting)
     assert ("problem" in ours) == ("problem" in theirs), (method, model, more, setting, ours, theirs)
     if "problem" in theirs:
@@ -178,7 +176,7 @@ def test_a_refusal_is_the_same_line(
 ) -> None:
     asked = {"batch": 1, "seq": 8, **setting}
     theirs = differential(kb, engine, method, model, {}, asked)["problem"]
-    ours = ask(engine, "remembered", method, {"model": model}, asked)["problem"]
+    ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
     assert named(kb, theirs).startswith(ours)
 
 

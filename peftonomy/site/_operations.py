@@ -1,8 +1,7 @@
 """What the pages compute training memory with: the table of operations, and those of families and methods, as data.
 
-One classic script results, which a page loads after `data.js` where it shows memory. `site/assets/operations.js` and
-`step.js` run it and mirror `peftonomy.memory`. Lines are parsed and formulas are compiled here, once, so that the page
-needs no eval.
+One classic script results. A page loads it after `data.js`, with the scripts that mirror `peftonomy.memory`, when it first
+shows memory. Lines are parsed and formulas are compiled here, once, so that the page needs no eval.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ from ..schema.programs import Function, Line, parse_all
 from ._engine import Formulas, assigned, filled
 from ._site import Site
 
-__all__ = ["script"]
+__all__ = ["SCRIPTS", "script"]
+
+SCRIPTS = ("program", "tape", "machine", "caller", "step", "programs", "memory")
+"""Names of the files in `assets` that memory needs, in order; `programs` is the text of `script`."""
 
 EXACT = ("flops", "back")
 """Fields of a rule that are computed in JavaScript's BigInt, since operations of a step are more than 2**53."""
@@ -73,7 +75,7 @@ def _rule(rule: Rule, formulas: Formulas) -> dict[str, Any]:
     return filled({
         "needs": rule.needs, "numbers": len(rule.numbers) or None, "optional": rule.optional or None,
         "parts": rule.parts,
-        "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view, "through": rule.through,
+        "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view, "through": rule.through, "lays": rule.lays, "single": rule.single,
         "summed": rule.summed, "alone": rule.alone, "free": rule.free, "bias": rule.bias, "cpu": rule.cpu,
         "live": {INPUTS.index(letter): name for letter, name in rule.live.items()},
     }) | sizes | shape  # fmt: skip
@@ -125,7 +127,7 @@ def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[
     outside = {spec.path: spec.outside for spec in family.modules}
     return found | {
         "like": operations.like, "functions": _functions(parse_all(operations.functions), formulas),
-        "checkpointing": operations.checkpointing,
+        "checkpointing": operations.checkpointing, "float32": operations.float32,
         "tied": [
             [(spec.path, spec.outside), (spec.tied_to, outside[spec.tied_to])]
             for spec in family.modules if spec.tied_to is not None

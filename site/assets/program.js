@@ -1,36 +1,51 @@
-/* The memory of a training step in the page, from lists of operations: peftonomy/memory/program.py and answer.py over the
-   inventory of engine.js. After engine.js and data.js; step.js runs a step, programs.js has the lists. This file knows no
-   model and no method. Bytes are integers below 2**53 and therefore exact. */
+/* A model with a method put into it: peftonomy/memory/program.py over the inventory of engine.js. After engine.js and
+   data.js; programs.js has the lists of operations, step.js runs them. This file knows no model and no method. */
 "use strict";
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, total = inner.total;
-  var NONE = [], data = null;
+  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "pixels", "buffers"];
+  var data = null;
 
+  /* What programs.js brings: numbers of formulas become functions, and rows of lines objects. */
   function load(records) {
     data = records;
-    Object.keys(data.rules).forEach(function (kind) {
-      data.rules[kind].kind = kind;
-      data.rules[kind].casts = kind === "cast" || kind === "as" || kind === "float";
+    data.varying = new Map(Object.keys(data.varying).map(function (index) { return [data.formulas[index], data.varying[index]]; }));
+    each(data.rules, function (rule, kind) {
+      rule.kind = kind;
+      rule.casts = kind === "cast" || kind === "as" || kind === "float";
+      SIZED.forEach(function (field) { rule[field] = formula(rule[field]); });
     });
     data.functions = decoded(data.functions);
-    Object.keys(data.families).forEach(function (name) { data.families[name].functions = decoded(data.families[name].functions); });
-    Object.keys(data.entries).forEach(function (id) { (data.entries[id] || NONE).forEach(function (act) { act.functions = decoded(act.functions); }); });
+    each(data.families, function (family) {
+      family.functions = decoded(family.functions);
+      OF_FAMILY.forEach(function (field) { family[field] = formula(family[field]); });
+    });
+    each(data.entries, function (acts) {
+      (acts || NONE).forEach(function (act) {
+        act.functions = decoded(act.functions);
+        act.guard = formula(act.guard);
+        act.holds = formula(act.holds);
+      });
+    });
   }
+  function each(record, work) { Object.keys(record).forEach(function (key) { work(record[key], key); }); }
+  function formula(index) { return given(index) ? data.formulas[index] : null; }
   function decoded(functions) {
     return new Map(Object.keys(functions).map(function (name) {
       return [name, { name: name, inputs: functions[name][0], lines: functions[name][1].map(lineOf) }];
     }));
   }
-  /* borrowed: which arguments are parameters of the place of a method, which nobody else holds. */
+  /* words: names, and formulas as functions. borrowed: which of them are parameters of the place of a method, which nobody
+     else holds. */
   function lineOf(row) {
     var borrowed = row[1].map(function (word) { return word === ".weight" || word === ".bias" || word === ".bias?"; });
     return {
-      kind: row[0], words: row[1], targets: row[2] || NONE, when: given(row[3]) ? row[3] : null, shape: row[4] || null,
-      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null, rule: data.rules[row[0]], point: own(data.points, row[0])
+      kind: row[0], words: row[1].map(function (word) { return typeof word === "number" ? formula(word) : word; }), targets: row[2] || NONE,
+      when: formula(row[3]), shape: row[4] ? row[4].map(formula) : null,
+      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null
     };
   }
-  function run(index, names) { return data.formulas[index](names); }
   function within(layers, n) { return !layers || (Array.isArray(layers) ? layers[0] <= n && n < layers[1] : layers.at.indexOf(n) >= 0); }
   function at(map, key) {
     if (!map.has(key)) map.set(key, []);
@@ -77,7 +92,7 @@
     Object.keys(family.stacks).forEach(function (name) { family.stacks[name].modules.forEach(absent); });
     inv.modules.forEach(function (m) { if (!m.stack) flags[flat(m.role)] = 1; });
     every = names[""] = merge(flags, backbone.config, inv.dims, { num_labels: inv.labels });
-    every.post_norm = Number(Boolean(run(this.operations.post_norm, backbone.config)));
+    every.post_norm = Number(Boolean(this.operations.post_norm(backbone.config)));
     Object.assign(every, { in_encoder: 0, in_decoder: 0, layer: -1 });
     inv.stacks.forEach(function (name) {
       var here = { n_layers: backbone.layers[name] };
@@ -86,6 +101,8 @@
     });
     return names;
   };
+  /* Whether a module's parameters are in float32 whatever type the model has. */
+  Model.prototype.single = function (m) { return this.operations.float32.indexOf(m.role) >= 0; };
   /* The module whose weight (or other parameter) a module has: itself, or what that is tied to. */
   Model.prototype.owner = function (m, suffix) {
     var there = m.parameters.some(function (p) { return suffix || p[0] === "weight"; });
@@ -149,7 +166,8 @@
     var source = spot.source, found = [placeOf("", spot)];
     if (isSite(source)) found.push(["role", spot.role, source.d_in, source.d_out].join("|"));
     else if (isModule(source)) found.push(["parameter", source.path, "weight"].join("|"));
-    return found.concat(["block", source.stack, spot.role.replace(/^norm\./, "").split(".")[0]].join("|"), ["block", source.stack, "layer"].join("|"), "model");
+    if (source.stack !== undefined) [spot.role.replace(/^norm\./, "").split(".")[0], "layer"].concat(spot.role === "layer" ? data.constants.blocks : NONE).forEach(function (name) { found.push(["block", source.stack, name].join("|")); });
+    return found.concat("model");
   }
   /* Rows of a tensor that are alike but for their layers, as one. */
   function together(rows) {
@@ -216,10 +234,11 @@
       var layers = spot.layers, names = inner.atop(spot.dims, args);
       if (act.layered) {
         if (!layers) return;
-        layers = { at: layersOf(layers).filter(function (n) { return run(act.guard, inner.atop(names, { layer: n })); }) };
+        layers = { at: layersOf(layers).filter(function (n) { return act.guard(inner.atop(names, { layer: n })); }) };
         if (!layers.at.length) return;
-      } else if (given(act.guard) && !run(act.guard, names)) return;
-      self.holds += run(act.holds, names) * (layers ? layersOf(layers).length : spot.n);
+      } else if (act.guard && !act.guard(names)) return;
+      if (spot.suffix === "bias" && act.functions.has("weight") && !act.functions.has("bias")) return;   // what stands in place of a weight does nothing to a bias
+      self.holds += act.holds(names) * (layers ? layersOf(layers).length : spot.n);
       self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers);
     });
   };
@@ -271,7 +290,7 @@
     return compressed(this.alike(stack).map(function (key, layer) {
       if (!formulas.length) return key;
       model.layered(here, layer);
-      return formulas.reduce(function (text, f) { return text + "|" + run(f, here); }, key);
+      return formulas.reduce(function (text, f) { return text + "|" + f(here); }, key);
     }));
   };
   /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
@@ -293,11 +312,11 @@
   Model.prototype.varying = function () {
     if (this.differ) return this.differ;
     var found = new Set(), about = ["layer"].concat(this.perLayer);
-    function note(index) {
-      if (typeof index === "number" && (data.varying[index] || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(index);
+    function note(word) {
+      if ((data.varying.get(word) || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(word);
     }
     this.functions.forEach(function (f) {
-      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when === null ? NONE : line.when).forEach(note); });
+      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when || NONE).forEach(note); });
     });
     return (this.differ = Array.from(found));
   };
@@ -326,142 +345,7 @@
     return groups;
   }
 
-  /* ---- the answer ---- */
-
-  function settingOf(asked) {
-    var known = peft.data.training, setting = merge(known.setting, asked), lists = { dtype: Object.keys(known.dtypes), optimizer: Object.keys(known.optimizers), attention: known.attention };
-    ["batch", "seq"].forEach(function (name) {
-      var n = setting[name];
-      if (!Number.isInteger(n) || n < 1 || n > known.most) fail(name + ": found " + inner.shown(String(n)) + "; expected a whole number from 1", name);
-    });
-    if (given(setting.quantized)) lists.quantized = Object.keys(known.quantized);
-    Object.keys(lists).forEach(function (name) {
-      if (lists[name].indexOf(setting[name]) < 0) fail("unknown " + (name === "quantized" ? "quantization" : name) + " '" + inner.shown(String(setting[name])) + "'", name);
-    });
-    return setting;
-  }
-  /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
-  function programOf(id, options, width) {
-    var model = peft.backbone(options), task = options.task;
-    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
-    var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = width + JSON.stringify(values);
-    plan.programs = plan.programs || new Map();
-    if (!plan.programs.has(key)) {
-      if (plan.programs.size > 20) plan.programs.clear();
-      plan.inv.operations = plan.inv.operations || new Model(plan.inv);
-      plan.programs.set(key, new Program(plan, plan.inv.operations, values, width));
-    }
-    return { program: plan.programs.get(key), values: values };
-  }
-  function numel(tensor) { return tensor.number * product(tensor.shape); }
-  /* The tensors that are trained, each kind once, with how many there are, and whether the step reached them. */
-  function trainedIn(program, step) {
-    var found = [];
-    program.plan.inv.modules.forEach(function (m) {
-      m.parameters.forEach(function (p) {
-        var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
-        if (number) found.push({ shape: p[1], number: number, reached: step.reached(m, p[0]) });
-      });
-    });
-    program.rows.forEach(function (row) {
-      if (row.learns && !row.piece.tensor.selecting) step.shapes(row).forEach(function (shape) { found.push({ shape: shape, number: row.n, reached: true }); });
-    });
-    return found;
-  }
-  /* Numbers of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
-  function ordered(program, step) {
-    var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
-    function pathIn(spot) {
-      var source = spot.source, layer = isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
-      if (!isBlock(source)) return isSite(source) ? source.module.path : isModule(source) ? joined(source.path, spot.suffix) : "";
-      return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
-    }
-    program.rows.forEach(function (row) {
-      if (row.learns && !row.piece.tensor.selecting) at(at2(added, row.spot.stack), pathIn(row.spot)).push(row);
-    });
-    function beside(stack, path, layer) {
-      (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
-        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape)); });
-      });
-    }
-    function module(m, layer) {
-      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0])) found.push(product(p[1])); });
-      beside(m.stack, m.path, layer);
-    }
-    function embeds(m) { return m.role.indexOf("embed.") === 0; }
-    outside.filter(embeds).forEach(function (m) { module(m, -1); });
-    inv.stacks.forEach(function (stack) {
-      var inside = inv.modules.filter(function (m) { return m.stack === stack; }), paths = new Set(inside.map(function (m) { return m.path; }));
-      step.sequence(stack).forEach(function (pair) {
-        pair[0].forEach(function (layer) {
-          inside.forEach(function (m) { if (within(m.layers, layer)) module(m, layer); });
-          if (added.has(stack)) added.get(stack).forEach(function (_, path) { if (!paths.has(path)) beside(stack, path, layer); });
-        });
-      });
-    });
-    outside.forEach(function (m) { if (!embeds(m)) module(m, -1); });
-    beside("", "", -1);
-    return found;
-  }
-  /* Bytes of an optimizer's states that stay, of those that may leave the device, and needed for a while during the update. */
-  function update(optimizer, tensors, singles, width) {
-    var states = 0, all = 0, temporary = 0, before = 0;
-    tensors.forEach(function (tensor) {
-      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length;
-      all += n * width * tensor.number;
-      if (optimizer.factored) states += tensor.number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
-      else if (optimizer.eight_bit) states += tensor.number * optimizer.moments * (n + 4 * Math.ceil(n / peft.data.training.STATE_BLOCK));
-      else if (optimizer.moments) states += tensor.number * (optimizer.moments * n * width + data.constants.counter);
-    });
-    singles.forEach(function (n) {   // a root, a quotient, and the quotient of the tensor before
-      temporary = Math.max(temporary, 2 * n * width + before);
-      before = n * width;
-    });
-    if (optimizer.foreach || !optimizer.moments) temporary = optimizer.moments ? all : 0;
-    return { states: optimizer.paged ? 0 : states, paged: optimizer.paged ? states : 0, temporary: temporary };
-  }
-  /* Bytes of all that stays from step to step but the optimizer's states. */
-  function weightsOf(program, setting, values, trained, w, w_t) {
-    var plan = program.plan, inv = plan.inv, T = peft.data.training, kind = setting.quantized;
-    var bytes = program.holds + run(program.model.operations.buffers, inner.atop(program.model.names[""], { width: w })) + inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, frozen = inv.total - trained;
-    program.rows.forEach(function (row) {
-      var tensor = row.piece.tensor;
-      if (!tensor.selecting && (row.learns || tensor.served !== "absent")) frozen += row.count * row.n;
-    });
-    if (given(kind)) inv.modules.forEach(function (m) {
-      if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return;
-      if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(plan.method.name + " trains weights that are to be held in " + kind);
-      var n = m.d_in * m.d_out, scales = kind === "nf4" ? Math.ceil(n / T.BLOCK) : m.d_out;
-      bytes += m.n * (Math.ceil(n * T.quantized[kind] / 8) + 4 * scales - n * w);
-    });
-    return frozen * w + trained * w_t + bytes;
-  }
-  function batchOf(model, setting, w) {
-    var T = peft.data.training, pixels = run(model.operations.pixels, model.inv.backbone.config), labels = model.inv.task === "causal_lm" ? setting.seq : 1;
-    return setting.batch * ((pixels ? pixels * w : setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES)) + T.LABEL_BYTES * labels);
-  }
-  /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
-  peft.remembered = function (id, options, asked) {
-    var setting = settingOf(asked), T = peft.data.training, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1];
-    var found = programOf(id, options, w), program = found.program, model = program.model, plan = program.plan;
-    if (program.eager || !run(model.operations.sdpa, plan.inv.backbone.config)) setting.attention = "eager";
-    if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + plan.inv.backbone.family.name + "; expected none");
-    var step = new inner.Step(program, { batch: setting.batch, seq: setting.seq, width: w, trained: w_t, autocast: setting.dtype === "mixed", eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu" });
-    var tensors = trainedIn(program, step), trained = tensors.reduce(function (n, t) { return n + numel(t); }, 0), inputs = batchOf(model, setting, w);
-    tensors = tensors.filter(function (t) { return t.reached; });
-    var gradients = w_t * tensors.reduce(function (n, t) { return n + numel(t); }, 0), optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step), w_t);
-    var moments = [["forward", step.first[0], Math.min(step.first[0], step.kept), 0], ["backward"].concat(step.second), ["optimizer", gradients + optimizer.temporary, 0, gradients]];
-    var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
-    var weights = weightsOf(program, setting, found.values, trained, w, w_t), peak = weights + most[1] + optimizer.states + inputs;
-    if (Math.max(peak - inputs, step.kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
-    return {
-      method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: found.values, targets: plan.targets,
-      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: optimizer.states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
-      kept: step.kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
-      forward_flops: step.forward_flops, step_flops: step.step_flops
-    };
-  };
   peft.loadOperations = load;
-  /* What step.js goes on with. */
-  inner.operations = { get data() { return data; }, run: run, within: within, at2: at2, own: own, padded: padded, Part: Part };
+  /* What tape.js, machine.js, step.js and memory.js go on with. */
+  inner.memory = { get data() { return data; }, Model: Model, Program: Program, Part: Part, within: within, own: own, at: at, at2: at2, padded: padded, joined: joined, isSite: isSite, isBlock: isBlock, isModule: isModule, learns: learns };
 })();
