@@ -20,7 +20,7 @@ import torch
 
 import peftonomy
 from peftonomy.memory.answer import Asked
-from peftonomy.memory.model import Memory, Setting
+from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 
 __all__ = ["Case", "by_operations", "predicted", "simulated"]

@@ -15,7 +15,7 @@ from py_mini_racer import MiniRacer
 import peftonomy
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy.memory.fit import gpu_bytes, largest
-from peftonomy.memory.model import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
+from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from tests.engine_kit import ask, started
 from tests.test_engine import TINY
 
@@ -45,7 +45,7 @@ def options(model: Any, more: Answer) -> Answer:
 def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: Answer) -> Answer:
     where = {k: v for k, v in more.items() if k != "values"}
     try:
-        memory = kb[method].on(model, **where).step.memory(more.get("values", {}), Setting(**setting))
+        memory = kb[method].on(model, **where).training.memory(more.get("values", {}), Setting(**setting))
     except PeftonomyError as error:
         return {"problem": str(error)}
     answer: Answer = json.loads(json.dumps(memory.to_dict()))
@@ -205,7 +205,7 @@ def test_what_fits_is_what_fits_in_python(
     kb: KnowledgeBase, engine: MiniRacer, model: str, gpu: int, solved: str
 ) -> None:
     for setting in ({}, {"checkpointing": True, "quantized": "nf4"}):
-        step = kb["lora"].on(model).step
+        step = kb["lora"].on(model).training
         theirs = largest(step, {}, Setting(1, 64, **setting), solved, gpu)  # type: ignore[arg-type]
         ours = ask(engine, "fit", "lora", {"model": model}, {"batch": 1, "seq": 64, **setting}, solved, gpu)
         assert (ours["value"], ours["limited"]) == (theirs.value, theirs.limited)
@@ -224,7 +224,8 @@ def test_the_planner_finds_what_fit_finds(kb: KnowledgeBase, engine: MiniRacer, 
         if solve == "size" and not size:
             continue
         try:
-            theirs = largest(kb[method].on(model).step, {}, Setting(**asked), size if solve == "size" else solve, gpu)  # type: ignore[arg-type]
+            training = kb[method].on(model).training
+            theirs = largest(training, {}, Setting(**asked), size if solve == "size" else solve, gpu)  # type: ignore[arg-type]
         except PeftonomyError:
             outcomes.append("unknown")
             assert "fit" not in ours, (method, ours)

@@ -16,9 +16,9 @@ from py_mini_racer import MiniRacer
 import peftonomy
 from peftonomy import KnowledgeBase, PeftonomyError, UsageError
 from peftonomy.memory.answer import remembered
-from peftonomy.memory.model import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Rule
+from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.site import _operations
 from tests.engine_kit import ask, started
 from tests.test_engine_memory import changed, named

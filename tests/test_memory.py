@@ -181,7 +181,7 @@ def test_a_family_described_otherwise_would_be_noticed() -> None:
     rows = [row for row in FAMILY_ROWS if row["checkpointing"] == "False"]
     for row in rows:
         backbone = KB.backbone(json.loads(row["config"]))
-        step = KB[row["method"]].on(backbone, task=row["task"]).step
+        step = KB[row["method"]].on(backbone, task=row["task"]).training
         step.flow, step.order = flow, flow.order
         step.activation, step.experts = 1, 0
         step.parallel = step.softcap = step.heads_first = step.keeps_output = False
@@ -354,7 +354,7 @@ def test_quantised_weights_are_smaller() -> None:
 
 @pytest.mark.parametrize("solved", ["batch", "seq", "r"])
 def test_the_largest_that_fits_is_the_last_one_that_does(solved: str) -> None:
-    step, setting, gpu = KB["lora"].on("llama_2_7b").step, Setting(1, 256), gpu_bytes("18GiB")
+    step, setting, gpu = KB["lora"].on("llama_2_7b").training, Setting(1, 256), gpu_bytes("18GiB")
     found = largest(step, {}, setting, solved, gpu)
     assert found.memory is not None
     assert found.memory.peak + found.memory.gpu_extra <= gpu
@@ -365,7 +365,7 @@ def test_the_largest_that_fits_is_the_last_one_that_does(solved: str) -> None:
 
 
 def test_a_size_that_may_not_be_one_has_a_largest_too() -> None:
-    step = KB["adalora"].on("llama_2_7b").step
+    step = KB["adalora"].on("llama_2_7b").training
     with pytest.raises(UsageError, match="domain"):
         step.memory({"init_r": 1}, Setting(1, 256))
     found = largest(step, {}, Setting(1, 256), "init_r", gpu_bytes("18GiB"))
@@ -375,7 +375,7 @@ def test_a_size_that_may_not_be_one_has_a_largest_too() -> None:
 
 
 def test_changes_stand_best_first() -> None:
-    found = largest(KB["lora"].on("llama_2_7b").step, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
+    found = largest(KB["lora"].on("llama_2_7b").training, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
     assert [c.value for c in found.changes] == sorted((c.value for c in found.changes), reverse=True)
     assert found.changes[0].name == "checkpointing"
     assert all(c.value > found.value for c in found.changes)
@@ -404,7 +404,7 @@ def test_shortcuts_answer_as_the_method_on_a_model_does() -> None:
 
 def test_another_method_is_a_change_where_it_allows_more() -> None:
     setting, gpu = Setting(1, 512), gpu_bytes("24GiB")
-    steps = [KB[m].on("llama_2_7b").step for m in ("full_fine_tuning", "lora", "qlora")]
+    steps = [KB[m].on("llama_2_7b").training for m in ("full_fine_tuning", "lora", "qlora")]
     fits = [largest(step, {}, setting, "batch", gpu) for step in steps]
     best, second, none = beside(fits)
     assert [best.method, second.method, none.method] == ["qlora", "lora", "full_fine_tuning"]
@@ -415,7 +415,7 @@ def test_another_method_is_a_change_where_it_allows_more() -> None:
 
 
 def test_what_never_fits_says_so() -> None:
-    found = largest(KB["full_fine_tuning"].on("llama_2_7b").step, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
+    found = largest(KB["full_fine_tuning"].on("llama_2_7b").training, {}, Setting(1, 512), "batch", gpu_bytes("24GiB"))
     assert (found.value, found.memory) == (0, None)
     assert found.to_dict()["memory"] is None
 

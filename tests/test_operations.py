@@ -15,8 +15,8 @@ import peftonomy
 from benchmarks import published
 from peftonomy import DataError, UsageError
 from peftonomy.memory.answer import remembered
-from peftonomy.memory.model import Memory, Setting
 from peftonomy.memory.program import compressed, padded
+from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
 from tests.operations_kit import Case, predicted, tiny

@@ -16,7 +16,7 @@ from peftonomy.costs.plan import Plan
 from peftonomy.memory import answer, forms
 from peftonomy.memory.answer import Asked, remembered
 from peftonomy.memory.forms import Form, Question
-from peftonomy.memory.model import DTYPES, OPTIMIZERS, QUANTIZED, Setting
+from peftonomy.memory.setting import DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.memory.symbols import Compiled, Real, Trace, at, int_of
 from tests.operations_kit import Case
 from tests.test_operations import FAMILIES, HOMES, KB, METHODS, PLAIN

@@ -10,15 +10,26 @@ from ..catalogue.records import Records
 from ..errors import DataError, UsageError
 from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
-from .model import Memory, Setting
+from .setting import Memory, Setting
 
 if TYPE_CHECKING:
     from ..costs.plan import Plan
 
-__all__ = ["Asked", "remembered"]
+__all__ = ["Asked", "Training", "remembered"]
 
 MOST_KINDS, MOST_FORMS = 64, 8
 """How many kinds of questions a plan remembers, and how many forms of each."""
+
+
+class Training:
+    """A method on a model, for questions about its training steps. It remembers what it derives for one of them."""
+
+    def __init__(self, kb: Records[Any], plan: Plan):
+        self.kb, self.plan = kb, plan
+
+    def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
+        """Return the memory of a step with these hyperparameters. Raises UsageError."""
+        return remembered(self.kb, self.plan, given, setting)
 
 
 def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting) -> Memory:

@@ -12,10 +12,10 @@ from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.base import Value
 from .machine import SINGLE
-from .model import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .optimizer import Trained, update
 from .program import Model, Program
 from .rules import load_language
+from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .step import Flags, Step
 
 if TYPE_CHECKING:

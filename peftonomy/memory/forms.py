@@ -17,8 +17,8 @@ from ..errors import UsageError
 from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, modelled
 from .machine import Flags
-from .model import DTYPES, Setting
 from .program import Model, Program
+from .setting import DTYPES, Setting
 from .step import Step
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
 from .tape import Tape

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .model import STATE_BLOCK, Optimizer
+from .setting import STATE_BLOCK, Optimizer
 
 __all__ = ["Trained", "Update", "update"]
 

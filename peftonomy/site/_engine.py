@@ -22,6 +22,7 @@ from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
 from ..memory import model as _memory
+from ..memory import setting as _setting
 from ..schema.base import Value
 from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from ..schema.implementations import Implementation
@@ -200,17 +201,15 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
 
 def _training() -> dict[str, Any]:
     """Return the settings of a training step, and the constants of its memory estimate."""
-    setting = {f.name: f.default for f in dataclasses.fields(_memory.Setting) if f.default is not dataclasses.MISSING}
-    constants = (
-        "TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION",
-    )  # fmt: skip
+    setting = {f.name: f.default for f in dataclasses.fields(_setting.Setting) if f.default is not dataclasses.MISSING}
+    constants = ("TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "CONTEXT", "WORKSPACE", "FRAGMENTATION")
     return {
-        "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
-        "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},
-        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING,
+        "setting": setting, "parts": _setting.PARTS, "attention": _setting.ATTENTION, "dtypes": _setting.DTYPES,
+        "optimizers": {name: dataclasses.asdict(o) for name, o in _setting.OPTIMIZERS.items()},
+        "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS, "reading": _memory.READING,
         "positions": _memory.POSITIONS, "reads": _memory.READS,
-        "ends": _memory.ENDS,
-        **{name: getattr(_memory, name) for name in constants},
+        "ends": _memory.ENDS, "LOGSUMEXP": _memory.LOGSUMEXP,
+        **{name: getattr(_setting, name) for name in constants},
     }  # fmt: skip
 
 

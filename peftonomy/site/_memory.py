@@ -19,7 +19,8 @@ from ..costs.plan import Plan
 from ..errors import PeftonomyError
 from ..files.output import binary_text
 from ..knowledge.base import data_root
-from ..memory.model import Setting, Step, step
+from ..memory.answer import Training
+from ..memory.setting import Setting
 from ._site import Site, View
 from ._svg import element
 from ._text import count
@@ -102,7 +103,7 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
     """Return rows with their errors, the largest first, and the rows that are not compared, each with its reason."""
     compared: list[View] = []
     apart: list[View] = []
-    steps: dict[tuple[object, ...], Step] = {}
+    steps: dict[tuple[object, ...], Training] = {}
     for row in _distinct(site):
         shown = _shown(site, row)
         if row.get("refused") or row["method"] in reasons:
@@ -114,7 +115,8 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
         try:
             if place not in steps:
                 model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
-                steps[place] = step(Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets))
+                plan = Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets)
+                steps[place] = Training(site.kb, plan)
             predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})
