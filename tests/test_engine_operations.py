@@ -19,7 +19,7 @@ from peftonomy.memory.answer import remembered
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Rule
 from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
-from peftonomy.site import _operations
+from peftonomy.site import _engine, _operations
 from tests.engine_kit import ask, started
 from tests.test_engine_memory import changed, named
 
@@ -50,7 +50,7 @@ METHODS = [method for method in KB if known(method)]
 
 @contextmanager
 def engine_of(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, *_operations.SCRIPTS) as context:
+    with started(kb, *_engine.SCRIPTS) as context:
         yield context
 
 

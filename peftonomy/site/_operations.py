@@ -1,7 +1,7 @@
 """What the pages compute training memory with: the table of operations, and those of families and methods, as data.
 
-One classic script results. A page loads it after `data.js`, with the scripts that mirror `peftonomy.memory`, when it first
-shows memory. Lines are parsed and formulas are compiled here, once, so that the page needs no eval.
+One classic script results. A page loads it after `data.js`, with the scripts that mirror `peftonomy.memory`, when it
+first shows memory. Lines are parsed and formulas are compiled here, once, so that the page needs no eval.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from ..schema.programs import Function, Line, parse_all
 from ._engine import Formulas, assigned, filled
 from ._site import Site
 
-__all__ = ["SCRIPTS", "script"]
-
-SCRIPTS = ("program", "tape", "machine", "caller", "step", "programs", "memory")
-"""Names of the files in `assets` that memory needs, in order; `programs` is the text of `script`."""
+__all__ = ["script"]
 
 EXACT = ("flops", "back")
 """Fields of a rule that are computed in JavaScript's BigInt, since operations of a step are more than 2**53."""

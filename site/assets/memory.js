@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, parts = inner.memory, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, within = parts.within;
-  var NONE = [], MOST = Math.pow(2, 24), LEAST = 64;
+  var NONE = [], MOST = Math.pow(2, 24), LEAST = 64, FASTEST = 32;
 
   function constants() { return peft.data.training; }
 
@@ -185,40 +185,73 @@
       var changed = { [solved]: value };
       return ofStep ? memory(id, options, merge(asked, changed)) : memory(id, merge(options, { values: merge(options.values, changed) }), asked);
     }
-    function fits(value) { return whole(ask(value)) <= gpu; }
-    /* null where the value makes no sense */
-    function tried(value) { try { return fits(value); } catch (error) { if (!error.user) throw error; return null; } }
-    var low = 1, good = tried(low);
-    while (good === null && low < LEAST - 1) good = tried(++low);
-    if (good === null) fits(low = 1);   // which says what is wrong
-    if (!good) return { solved: solved, value: 0, limited: false, memory: null, least: low };
-    var high = 2 * low, limited = false;
+    /* Bytes that a value takes; null where it makes no sense. */
+    function taken(value) {
+      try { var answer = ask(value), bytes = whole(answer); } catch (error) { if (!error.user) throw error; return null; }
+      if (bytes <= gpu) best = answer;
+      return bytes;
+    }
+    var best = null, low = 1, bytes = taken(low), found;
+    while (bytes === null && low < LEAST - 1) bytes = taken(++low);
+    if (bytes === null) ask(low = 1);   // which says what is wrong
+    if (!(bytes <= gpu)) return { solved: solved, value: 0, limited: false, memory: null, least: low };
+    found = ofStep ? along(taken, low, bytes, gpu) : halved(taken, low, gpu);
+    return { solved: solved, value: found.value, limited: found.limited, memory: best };   // the last that fitted is the largest
+  }
+  /* By bisection, as in Python: of sizes not every one need be allowed. */
+  function halved(taken, low, gpu) {
+    var high = 2 * low, limited = false, bytes;
     while (high <= MOST) {
-      good = tried(high);
-      limited = good === null;
-      if (!good) break;
+      bytes = taken(high);
+      limited = bytes === null;
+      if (limited || bytes > gpu) break;
       low = high;
       high *= 2;
     }
     while (high - low > 1) {
       var middle = Math.floor((low + high) / 2);
-      good = tried(middle);
-      limited = good === null || (limited && good);
-      if (good) low = middle; else high = middle;
+      bytes = taken(middle);
+      limited = bytes === null || (limited && bytes <= gpu);
+      if (bytes !== null && bytes <= gpu) low = middle; else high = middle;
     }
-    return { solved: solved, value: low, limited: limited, memory: ask(low) };
+    return { value: low, limited: limited };
   }
-
+  /* The same in fewer steps, for a batch or a length, which are all allowed up to some point. Bytes grow with them along a
+     line that may bend upwards, if at all: so the line through two points around the GPU's bytes meets these too early,
+     and that through the last two points below them too late. */
+  function along(taken, low, below, gpu) {
+    var end = low, slope = 0, above = null, limited = false, early = true, widths = [], high, guess, bytes;
+    while (end <= MOST) end *= 2;
+    high = end;
+    while (high - low > 1) {
+      widths.push(high - low);
+      early = !early;
+      if (widths.length > 3 && widths[widths.length - 1] > widths[widths.length - 4] / 2) { guess = low + Math.floor((high - low) / 2); widths = []; }
+      else if (early && above !== null) guess = low + Math.floor((gpu - below) * (high - low) / (above - below));
+      else if (slope && (high === end || above !== null)) guess = low + Math.floor((gpu - below) / slope) + 1;
+      else guess = high === end ? FASTEST * low : low + Math.floor((high - low) / 2);
+      guess = Math.max(low + 1, Math.min(high - 1, guess, FASTEST * low));
+      bytes = taken(guess);
+      if (bytes !== null && bytes <= gpu) {
+        slope = (bytes - below) / (guess - low);
+        low = guess;
+        below = bytes;
+      } else {
+        limited = bytes === null;
+        high = guess;
+        above = bytes;
+      }
+    }
+    return { value: low, limited: limited };
+  }
   /* What a step takes of a GPU. */
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
   function gibibytes(bytes) { return Number((bytes / Math.pow(2, 30)).toPrecision(4)) + " GiB"; }
-  /* As peft.judged, with three wishes more: `gpu` (bytes that a step may take, null for any), `step` (how it is trained)
+  /* As peft.judged, with three wishes more: `gpu` (bytes that a step may take), `step` (how it is trained)
      and `solve` (batch, seq or size: of what the largest is wanted). An answer then has `fit`: {solved, value, limited,
      memory}; where size is solved for, its name and value are the largest that every budget allows. */
   function planned(id, options, wishes) {
-    var found = peft.judged(id, options, wishes);
-    if (!given(wishes.gpu)) return found;
-    var reasons = (found.reasons || []).slice(), chosen = {};
+    var found = peft.judged(id, options, wishes), reasons = (found.reasons || []).slice(), chosen = {};
     if (given(found.name)) chosen[found.name] = found.value;
     try {
       var fitted = inner.kept(["gpu", id, JSON.stringify([options, chosen, wishes])].join("|"), function () { return onGpu(id, options, wishes, chosen); });
