@@ -71,9 +71,9 @@ def _rule(rule: Rule, formulas: Formulas) -> dict[str, Any]:
     shape = {} if rule.shape is None else {"shape": _sized(rule.shape, rule, formulas)}
     return filled({
         "needs": rule.needs, "numbers": len(rule.numbers) or None, "optional": rule.optional or None,
-        "parts": rule.parts,
-        "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view, "through": rule.through, "lays": rule.lays, "single": rule.single,
-        "summed": rule.summed, "alone": rule.alone, "free": rule.free, "bias": rule.bias, "cpu": rule.cpu,
+        "parts": rule.parts, "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view,
+        "through": rule.through, "lays": rule.lays, "single": rule.single, "summed": rule.summed, "alone": rule.alone,
+        "free": rule.free, "bias": rule.bias, "cpu": rule.cpu,
         "live": {INPUTS.index(letter): name for letter, name in rule.live.items()},
     }) | sizes | shape  # fmt: skip
 
