@@ -49,20 +49,25 @@ def script(site: Site) -> str:
             "pattern": program.LONGEST_PATTERN, "alike": program.ALIKE, "counter": optimizer.COUNTER,
         },
     }  # fmt: skip
-    records["varying"] = _varying(kb.families.values(), language, formulas)
+    records["varying"] = _varying(kb.families.values(), entries.values(), language, formulas)
     return assigned("peft.loadOperations", records, formulas)
 
 
-def _varying(families: Iterable[Family], language: Language, formulas: Formulas) -> dict[str, list[str]]:
-    """By number, what formulas of models name that may differ from layer to layer."""
-    families = [family for family in families if family.operations is not None]
-    names = {"layer"}.union(*(family.layered for family in families))
+def _varying(
+    families: Iterable[Family], entries: Iterable[MethodEntry], language: Language, formulas: Formulas
+) -> dict[str, list[str]]:
+    """The names in each formula of models and methods that may differ from layer to layer, by its number."""
     functions = [*language.shared.values()]
+    names = {"layer"}
     for family in families:
         if family.operations is not None:
             functions += parse_all(family.operations.functions).values()
+            names |= {*family.layered}
+    for entry in entries:
+        for act in _known(entry) or ():
+            functions += program.functions_of(act, language).values()
     found = {f.source: f for function in functions for line in function.lines for f in line.formulas()}
-    return {str(formulas.add(f)): sorted(f.names & names) for f in found.values() if f.names & names}
+    return {str(formulas.add(f)): sorted(f.names) for f in found.values() if f.names & names}
 
 
 def _rule(rule: Rule, formulas: Formulas) -> dict[str, Any]:
@@ -132,13 +137,17 @@ def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[
     }  # fmt: skip
 
 
-def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[dict[str, Any]] | None:
-    """What an entry's method does; nothing where that is not known."""
+def _known(entry: MethodEntry) -> Sequence[Act] | None:
+    """The records of an entry's operations; None if it does not declare them."""
     try:
-        found = program.acts(entry)
+        return program.acts(entry)
     except UsageError:
         return None
-    return [_act(act, language, formulas) for act in found]
+
+
+def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[dict[str, Any]] | None:
+    found = _known(entry)
+    return None if found is None else [_act(act, language, formulas) for act in found]
 
 
 def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:

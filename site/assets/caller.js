@@ -29,7 +29,7 @@
     }
     /* Give results their names; what had them before is let go. */
     name(scope, line, results) {
-      if (results.length !== line.targets.length) throw new Error("operations: " + line.kind + " gives " + results.length + " results");
+      if (results.length !== line.targets.length) this.wrong(line.kind + ": found " + results.length + " results; expected " + line.targets.length);
       for (var i = 0; i < results.length; i++) {
         var old = scope.get(line.targets[i]);
         scope.set(line.targets[i], results[i]);
@@ -38,10 +38,10 @@
     }
     /* Run a function of the method, with its own tensors and names at hand. */
     act(hook, values) {
-      var before = [this.hook, this.names, this.copy];
-      this.hook = hook; this.names = inner.atop(this.base, hook.names); this.copy = null;
+      var before = [this.hook, this.names, this.copy, this.floor];
+      this.hook = hook; this.names = inner.atop(this.base, hook.names); this.copy = null; this.floor = this.scopes.length;
       var results = this.call(hook.function, values);
-      this.hook = before[0]; this.names = before[1]; this.copy = before[2];
+      this.hook = before[0]; this.names = before[1]; this.copy = before[2]; this.floor = before[3];
       return results;
     }
     line(line) {
@@ -49,6 +49,8 @@
       if (kind === "each") return this.layers(line);
       if (kind === "share") return this.share(words[0], this.value(words[1], line));
       if (kind === "part") return this.part(line);
+      if (kind === "every") return this.every(line);
+      if (kind === "unadapted") return this.unadapted(line.targets.length);
       for (var values = [], i = 0; i < words.length; i++) values.push(this.value(words[i], line));
       if (line.borrowed && this.hook && this.hook.module) {
         var results = this.apply(kind, values, line);
@@ -59,6 +61,7 @@
       if (kind === "loop") return this.loop(line, values);
       if (kind === "stacked") return this.stacked(line, values);
       if (kind === "detached") return this.detached(line, values);
+      if (kind === "observed") return this.observed(values);
       if (kind === "either") return this.tape.holdAll(values.filter(function (v) { return v !== null; }).slice(0, 1));   // the first that is there
       if (kind === "none") return [null];
       return kind === "reads" ? NONE : this.apply(kind, values, line);   // reads: by name only, so that a checkpoint holds it
@@ -78,6 +81,7 @@
       return results;
     }
     operation(rule, values, line) {
+      if (!rule) this.wrong("found unknown operation " + line.kind);
       if (values.length && values[0] === null) return [null];
       var inputs = [], numbers = [], weights = [];
       for (var i = 0; i < values.length; i++) {
@@ -89,7 +93,7 @@
         } else if (v !== null) numbers.push(v);
       }
       var wanted = rule.parts ? line.targets.length : rule.numbers || 0, least = wanted - (rule.optional || 0);
-      if (numbers.length > wanted || numbers.length < least) throw new Error("operations: " + line.kind + " takes " + wanted + " numbers, found " + numbers.length);
+      if (numbers.length > wanted || numbers.length < least) this.wrong(line.kind + ": found " + numbers.length + " numbers; expected " + wanted);
       while (numbers.length < wanted) numbers.push(0);
       if (rule.live) for (i in rule.live) if (i < inputs.length && inputs[i].live) return this.instead(rule.live[i], rule, inputs);
       if (rule.alone && inputs.length === 1) return [this.tape.hold(inputs[0])];
@@ -190,6 +194,19 @@
       this.tape.letGo([this.shared.get(name)]);
       this.shared.set(name, x);
       return NONE;
+    }
+    /* `a = every .a .b?`: tensors of the method's own at all their places, joined into one row. */
+    every(line) {
+      var owns = [].concat.apply([], line.words.map(function (word) { return this.program.everywhere(this.hook, word.slice(1).replace(/\?$/, "")); }, this));
+      var size = owns.reduce(function (n, own) { return n + inner.product(own.shape) * own.copies * (own.layers ? inner.layersOf(own.layers).length : 1); }, 0);
+      var keys = Array.from(new Set(owns.map(function (own) { return own.key; }))).sort();
+      if (!owns.length) this.wrong("every: found no such tensor");
+      return this.operate(this.rules.copy, [this.parameter("every|" + keys.join("|"), [1, 1, size], owns.some(function (own) { return own.trained; }), false, false, keys)], []);
+    }
+    /* `y = observed x f`: x itself, whose gradient f is given as it arrives. */
+    observed(values) {
+      values[0].hooked = this.arriving(inner.merge(this.hook, { function: this.hook.functions.get(values[1]) }), values[0]);
+      return [this.tape.hold(values[0])];
     }
     /* `y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it. */
     detached(line, values) {

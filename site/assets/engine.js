@@ -278,7 +278,7 @@ var peft = (function () {
     });
     dims = sized(family.dims);
     Object.keys(family.stacks).forEach(function (stack) { own[stack] = sized(family.stacks[stack].dims || {}); });
-    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
+    var backbone = { name: name, type: type, raw: raw, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
     parameters = inventory(backbone, null, 2);
     backbone.parameters = parameters.total - parameters.head;
     if (backbone.parameters > EXACT) {
@@ -955,7 +955,7 @@ var peft = (function () {
     /* What the scripts of memory go on with. */
     inner: {
       EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
-      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
+      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes, lookup: lookup, seen: seen
     }
   };
 })();

@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, parts = inner.memory, Part = parts.Part, Tensor = parts.Tensor, Anew = parts.Anew, Record = parts.Record, Storage = parts.Storage;
-  var HALF = 2, SINGLE = 4, NONE = [], UNBORN = new Storage(0, false);
+  var HALF = 2, SINGLE = 4, NONE = [], NAMING = ["loop", "stacked", "detached", "observed"], UNBORN = new Storage(0, false);
 
   /* flags: batch, seq, width (bytes of a number), trained (of one that is trained), autocast, eager, checkpointing, device.
      A value is a tensor, a module or a part of one, a number, a text, or null for a tensor that is missing. */
@@ -24,6 +24,7 @@
       this.shared = new Map();
       this.autocast = flags.autocast;
       this.hook = null;
+      this.floor = 0;             // scopes of the model below those of the method's function, whose own names come first
       this.module = null;         // whose forward pass runs
       this.copy = null;
       this.parts = new Map();     // of tensors that are several parameters
@@ -44,17 +45,18 @@
       if (typeof word === "function") return word(this.names);
       if (word[0] === ".") return this.mine(word.slice(1));
       if (word[0] === "$" && this.shared.has(word.slice(1))) return this.shared.get(word.slice(1));
-      for (var d = this.scopes.length - 1; d >= 0; d--) {
-        var found = this.scopes[d].get(word);
+      var own = this.hook && parts.own(this.hook.names, word), found;
+      for (var d = this.scopes.length - 1; d >= (own ? this.floor : 0); d--) {
+        found = this.scopes[d].get(word);
         if (found === undefined) continue;
         if (d < this.depth) this.used.set(word, found);
         return found;
       }
+      if (own) return this.hook.names[word];
       found = this.model.find(this.stack, this.number, word);
       if (found) return found;
       if (this.names[word] !== undefined) return this.names[word];
-      if (line.kind === "loop" || line.kind === "stacked" || line.kind === "detached") return word;
-      throw new Error("operations: unknown name " + word + " in " + line.kind);
+      return NAMING.indexOf(line.kind) >= 0 ? word : this.wrong(line.kind + ": found unknown name " + word);
     }
     mine(word) {
       var name = word.replace(/\?$/, ""), hook = this.hook;
@@ -62,18 +64,19 @@
       var found = this.declared(word);
       if (!found) return null;
       var shape = found.copies > 1 && this.copy === null ? [found.copies * found.shape[0], found.shape[1], found.shape[2]] : found.shape;
-      var y = this.parameter(found.key + "|" + this.copy, shape, found.trained, found.layers !== null), f = hook.functions.get("gradient_" + name);
+      var y = this.parameter(found.key + "|" + this.copy, shape, found.trained, found.layers !== null, false, [found.key]), f = hook.functions.get("gradient_" + name);
       if (f && y.live) y.hooked = this.arriving(inner.merge(hook, { function: f }), y);
       return y;
     }
-    /* What a method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go. */
+    /* What a method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go. Autograd records
+       nothing of it. */
     arriving(hook, x) {
       var self = this, layer = this.number;
       return function (grad) {
-        var before = [self.autocast, self.number];
-        self.autocast = false; self.number = layer;
+        var before = [self.autocast, self.number, self.recording];
+        self.autocast = self.recording = false; self.number = layer;
         var made = self.act(hook, [new Tensor(x.shape, x.width, false, grad)])[0];
-        self.autocast = before[0]; self.number = before[1];
+        self.autocast = before[0]; self.number = before[1]; self.recording = before[2];
         self.tape.free(grad);
         return made.storage;
       };
@@ -83,7 +86,7 @@
       var name = word.replace(/\?$/, ""), found = this.hook ? this.program.nearest(this.hook, name) : NONE;
       for (var i = 0; i < found.length; i++) if (parts.within(found[i].layers, this.number)) return found[i];
       if (name !== word) return null;
-      throw new Error("operations: no tensor ." + name + " here");
+      return this.wrong("found no tensor ." + name + " here");
     }
     /* `w = part .F 0 rows numbers`: one of several parameters that the entry declares as one tensor; behind these may stand
        which of its copies is meant. */
@@ -92,16 +95,19 @@
       if (!found) return [null];
       var shape = numbers.slice(1, 3), copy = numbers.length > 3 ? numbers[3] : this.copy;
       parts.at2(this.parts, found.key).set(numbers[0], shape);
-      return [this.tape.hold(this.parameter([found.key, copy, numbers[0]].join("|"), parts.padded(shape), found.trained, found.layers !== null))];
+      return [this.tape.hold(this.parameter([found.key, copy, numbers[0]].join("|"), parts.padded(shape), found.trained, found.layers !== null, false, [found.key]))];
     }
-    parameter(key, shape, trained, layered, single) {
+    parameter(key, shape, trained, layered, single, own) {
       var known = layered ? this.inside : this.outside, found = known.get(key);
-      if (!found) known.set(key, found = new Tensor(shape, single ? SINGLE : trained ? this.flags.trained : this.flags.width, trained, null, key));
+      if (found) return found;
+      known.set(key, found = new Tensor(shape, single ? SINGLE : trained ? this.flags.trained : this.flags.width, trained, null, key));
+      found.own = own || null;
       return found;
     }
     /* A parameter of a module or of a part of it, held once: its weight, or what a method makes of it; null where there is none. */
     weight(m, suffix) {
       if (m instanceof Part) {
+        if (m.groups > 1) inner.fail("memory: " + this.program.plan.method.name + " reads a part of " + m.module.path + " whose outputs lie apart, head by head");
         var whole = this.weight(m.module, suffix), kind = suffix === "bias" ? "narrow" : "positions";
         if (!whole) return null;
         var made = this.operate(this.rules[kind], [whole], [m.stop - m.start])[0];
@@ -203,6 +209,8 @@
       }
       this.tape.records.push(new Record(rule, inputs.slice(), numbers, outputs, this.names, kept));
     }
+    /* A mistake in a list of operations, as one line. */
+    wrong(what) { inner.fail("memory: operations of " + (this.hook ? this.program.plan.method.name + " in " : "") + this.model.inv.backbone.family.name + ": " + what); }
     widthOf(rule, inputs, numbers) {
       if (rule.kind === "cast") return Math.trunc(numbers[0]) || this.flags.width;
       if (rule.width !== undefined) return rule.width;
@@ -219,8 +227,12 @@
   /* Operations that are of a tensor itself. */
   var special = new Map(Object.entries({
     same: function (machine, x) { return machine.tape.hold(x); },
-    /* A leaf that wants a gradient, which autograd holds to the end. */
-    leaf: function (machine, x) { return machine.tape.hold(x.live ? x : machine.tape.hold(new Tensor(x.shape, x.width, true, x.storage))); },
+    /* A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again. */
+    leaf: function (machine, x) {
+      var y = x.live ? x : new Tensor(x.shape, x.width, true, x.storage);
+      if (!x.live && machine.limit < 0) machine.tape.hold(y);
+      return machine.tape.hold(y);
+    },
     /* Held from outside of the model, to the end of the forward pass. */
     hold: function (machine, x) {
       if (machine.limit < 0) machine.held.push(machine.tape.hold(x).storage);

@@ -79,6 +79,7 @@
     this.operations.tied.forEach(function (pair) { tied[placed(pair[0])] = placed(pair[1]); });
     function placed(path) { return (path[1] ? "" : prefix) + path[0]; }
     this.modules = modules; this.paths = paths; this.tied = tied;
+    this.check();
     this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
   }
   function functionsOf(operations) {
@@ -101,6 +102,17 @@
     });
     return names;
   };
+  /* Refuse a config with an option that changes the computation in a way that no function declares. */
+  Model.prototype.check = function () {
+    var backbone = this.inv.backbone;
+    (this.operations.fixed || NONE).forEach(function (option) {
+      var found = inner.lookup("memory of " + backbone.name, backbone.raw, option[0]);
+      if (found === undefined || option[1].some(function (allowed) { return plain(allowed) === plain(found); })) return;
+      fail("memory of " + backbone.name + ": " + option[0] + ": found " + inner.seen(found) + "; expected " + option[1].map(inner.seen).join(" or ") + ", as the operations of " + backbone.family.name + " assume");
+    });
+  };
+  /* A value as Python compares it: 1.0 equals 1, and true does. */
+  function plain(value) { return value !== null && typeof value === "object" && given(value.text) ? Number(value.text) : typeof value === "boolean" ? Number(value) : value; }
   /* Whether a module's parameters are in float32 whatever type the model has. */
   Model.prototype.single = function (m) { return this.operations.float32.indexOf(m.role) >= 0; };
   /* The module whose weight (or other parameter) a module has: itself, or what that is tied to. */
@@ -196,7 +208,7 @@
   /* width: bytes of a frozen number. */
   function Program(plan, model, values, width) {
     var args = inner.argumentsOf(plan, values), self = this;
-    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
+    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.differ = new Map(); this.holds = 0;
     this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
@@ -239,16 +251,27 @@
       } else if (act.guard && !act.guard(names)) return;
       if (spot.suffix === "bias" && act.functions.has("weight") && !act.functions.has("bias")) return;   // what stands in place of a weight does nothing to a bias
       self.holds += act.holds(names) * (layers ? layersOf(layers).length : spot.n);
-      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers);
+      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers, act.at);
     });
   };
-  Program.prototype.hook = function (part, acting, functions, names, spot, layers) {
+  /* The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it. */
+  Program.prototype.pathAt = function (spot, at_) {
+    if (at_ !== "norm") return at_ || pathOf(spot.source);
+    var first = layersOf(spot.layers)[0], found = this.model.module(spot.stack, first === undefined ? -1 : first, "norm." + spot.role.split(".")[0]);
+    if (!found) fail("memory: " + this.plan.method.name + " acts around the norm behind " + spot.role + ", and there is none");
+    return found.path;
+  };
+  Program.prototype.hook = function (part, acting, functions, names, spot, layers, at_) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
-    var slice = isSite(source) && !source.whole ? new Part(module, source.start, source.stop) : null;
+    var slice = isSite(source) && !source.whole && !at_ ? new Part(module, source.start, source.stop) : null, tensors = {};
+    this.own.forEach(function (_, key) {
+      var cut = key.indexOf("|"), name = key.slice(cut + 1);
+      if (key.slice(0, cut) === String(part)) names["with_" + name] = Number(self.nearest({ part: part, spot: spot, tensors: tensors }, name).length > 0);
+    });
     acting.forEach(function (f, name) {
-      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
+      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: tensors, layers: layers, slice: slice, module: module, suffix: spot.suffix };
       if (surrounds(name) && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
-      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
+      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : self.pathAt(spot, at_))).push(hook);
       else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
     });
   };
@@ -263,6 +286,15 @@
   Program.prototype.trains = function (m, suffix, layer) {
     var found = this.trained.get(m.path + "|" + suffix);
     return found !== undefined && found.some(function (layers) { return within(layers, layer); });
+  };
+  /* The method's own tensors of a name, at all places. */
+  Program.prototype.everywhere = function (hook, name) {
+    var places = this.own.get(hook.part + "|" + name);
+    return places ? [].concat.apply([], Array.from(places.values())) : NONE;
+  };
+  /* The same without what the method does. */
+  Program.prototype.bare = function () {
+    return Object.assign(Object.create(Program.prototype), this, { hooks: new Map(), points: new Map(), acting: new Map(), keys: new Map(), differ: new Map() });
   };
   function acting(hooks, layer) { return !hooks ? NONE : hooks.filter(function (hook) { return within(hook.layers, layer); }); }
   /* The hooks around modules and blocks in a layer. */
@@ -286,12 +318,30 @@
   };
   /* The layers of a stack, in groups: which to run, and how often more to count them. */
   Program.prototype.sequence = function (stack, names) {
-    var model = this.model, formulas = model.varying(), here = Object.create(names);
+    var model = this.model, differing = this.differing(stack);
+    differing = differing.map(function (pair) { return [pair[0], inner.atop(names, pair[1])]; });
     return compressed(this.alike(stack).map(function (key, layer) {
-      if (!formulas.length) return key;
-      model.layered(here, layer);
-      return formulas.reduce(function (text, f) { return text + "|" + f(here); }, key);
+      return differing.reduce(function (text, pair) {
+        var here = model.layered(pair[1], layer);
+        return pair[0].reduce(function (text, varying) {   // a formula may need sizes of tensors as well
+          return text + "|" + (varying.names.every(function (name) { return name in here; }) ? varying.formula(here) : "layer " + layer);
+        }, text);
+      }, key);
     }));
+  };
+  /* All formulas of the model and of hooks that differ from layer to layer, with the names that they see besides. */
+  Program.prototype.differing = function (stack) {
+    var model = this.model, found = this.differ.get(stack);
+    if (found) return found;
+    model.differ = model.differ || model.varying(model.functions);
+    found = [[model.differ, {}]];
+    [this.hooks, this.points].forEach(function (all) {
+      all.forEach(function (hooks, where) {
+        if (["", stack].indexOf(where.split("|")[0]) >= 0) hooks.forEach(function (hook) { found.push([model.varying(hook.functions), hook.names]); });
+      });
+    });
+    this.differ.set(stack, found = found.filter(function (pair) { return pair[0].length; }));
+    return found;
   };
   /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
   Program.prototype.alike = function (stack) {
@@ -308,17 +358,17 @@
     this.keys.set(stack, found);
     return found;
   };
-  /* All formulas of the model that differ from layer to layer. */
-  Model.prototype.varying = function () {
-    if (this.differ) return this.differ;
-    var found = new Set(), about = ["layer"].concat(this.perLayer);
+  /* The formulas of functions that name what differs from layer to layer in the model. */
+  Model.prototype.varying = function (functions) {
+    var found = new Map(), about = ["layer"].concat(this.perLayer);
     function note(word) {
-      if ((data.varying.get(word) || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(word);
+      var names = data.varying.get(word);
+      if (names && names.some(function (name) { return about.indexOf(name) >= 0; })) found.set(word, { formula: word, names: names });
     }
-    this.functions.forEach(function (f) {
+    functions.forEach(function (f) {
       f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when || NONE).forEach(note); });
     });
-    return (this.differ = Array.from(found));
+    return Array.from(found.values());
   };
   /* Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the first,
      the second (for all between) and the last. */

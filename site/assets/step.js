@@ -59,10 +59,14 @@
       super(program, flags);
       this.sequences = new Map();
       this.groups = [];
+      this.states = [];   // what the stacks of an unadapted pass gave
     }
     /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
     run() {
-      var tape = this.tape, task = this.model.inv.task, loss = this.call(this.model.functions.get(task) || inner.fail("memory: no loss is known for task " + task), [])[0], first;
+      var tape = this.tape, task = this.model.inv.task, f = this.model.functions.get(task), loss, first;
+      if (!f) inner.fail("memory: no loss is known for task " + task);
+      this.point("begun", []);
+      loss = this.call(f, [])[0];
       this.held.forEach(function (storage) { tape.free(storage); });
       this.groups.forEach(function (group) { group.forget(tape); });
       this.held = []; this.casts = new Map();
@@ -73,6 +77,23 @@
       loss.grad.holders++;   // the caller holds the loss and torch its gradient
       tape.back();
       return Object.assign(first, { second: [tape.peak].concat(tape.most), flops: tape.flops });
+    }
+    /* `e d = unadapted`: the whole model runs once without the method and without gradients; the states that its last stacks
+       give. */
+    unadapted(wanted) {
+      var tape = this.tape, state = Object.assign({}, this), lists = [tape.records, this.held, this.stayed, this.groups], marks = lists.map(function (list) { return list.length; });
+      this.program = this.program.bare(); this.recording = false;
+      this.flags = inner.merge(this.flags, { checkpointing: false });
+      this.flagged = inner.merge(this.flagged, { checkpointing: 0 });
+      this.names = this.base = inner.atop(this.model.names[""], this.flagged);
+      this.scopes = []; this.hook = this.module = null; this.casts = new Map(); this.sequences = new Map(); this.states = [];
+      tape.letGo(this.call(this.model.functions.get(this.model.inv.task), []));
+      this.held.slice(marks[1]).forEach(function (storage) { tape.free(storage); });
+      lists.forEach(function (list, i) { list.length = marks[i]; });
+      var states = this.states, rest = states.length - wanted;
+      Object.assign(this, state);
+      tape.letGo(states.slice(0, rest));
+      return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
     }
     /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
     reached(m, suffix) { return m.layers ? this.sequences.has(m.stack) : this.outside.has(m.path + "|" + suffix); }
@@ -102,6 +123,7 @@
       });
       this.stack = outer[0]; this.number = outer[1]; this.inside = outer[2]; this.base = outer[3]; this.names = outer[4];
       tape.letGo(values.slice(wanted));
+      if (!this.recording) this.states.push(tape.hold(values[0]));
       return values.slice(0, wanted);
     }
     /* The layers of a stack, in groups: which are run, and how often more they count. */

@@ -7,15 +7,15 @@
     constructor(bytes, forward) { this.bytes = bytes; this.holders = 1; this.forward = forward; }
   }
 
-  /* Numbers of `width` bytes each. live: whether a gradient comes here. key: of a parameter, which one it is. hooked: what
-     a method makes of its gradient. anew: if it is made again for the backward pass, the most bytes alive meanwhile.
+  /* Numbers of `width` bytes each. live: whether a gradient comes here. key: of a parameter, which one it is. own: of a method's
+     parameter, the keys of its tensors. hooked: what a method makes of its gradient. anew: if it is made again for the backward pass, the most bytes alive meanwhile.
      laid: whether its heads lie in memory as a product of matrices reads them. */
   class Tensor {
     constructor(shape, width, live, storage, key) {
       this.shape = shape; this.width = width; this.live = live; this.key = key || null;
       this.bytes = shape[0] * shape[1] * shape[2] * width;
       this.storage = storage || new Storage(this.bytes, false);
-      this.grad = null; this.hooked = null; this.anew = 0; this.laid = false;
+      this.grad = this.hooked = this.own = null; this.anew = 0; this.laid = false;
     }
   }
 
@@ -32,7 +32,8 @@
   }
 
   /* now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
-     forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. */
+     forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. arrived: keys of the
+     method's own tensors that got a gradient. */
   class Tape {
     constructor() {
       this.now = this.peak = this.high = this.left = this.grads = 0;
@@ -40,6 +41,7 @@
       this.flops = 0n;
       this.forward = true;
       this.records = [];
+      this.arrived = new Set();
     }
     see(moment) {
       if (moment > this.high) this.high = moment;
@@ -80,7 +82,12 @@
     }
     undo(record) {
       var rule = record.rule, inputs = record.inputs, outputs = record.outputs, kept = record.kept, y = outputs[0], passed = [], i, x;
-      var arrived = outputs.filter(function (output) { return output.grad; }).map(function (output) { return output.grad; });
+      var arrived = [];
+      for (i = 0; i < outputs.length; i++) {
+        if (!outputs[i].grad) continue;
+        if (outputs[i].hooked) outputs[i].grad = outputs[i].hooked(outputs[i].grad);
+        arrived.push(outputs[i].grad);
+      }
       if (arrived.length) {
         for (i = 0; i < kept.length; i++) if (kept[i] instanceof Anew) kept[i] = this.again(kept[i]);
         for (i = 0; i < outputs.length; i++) outputs[i].grad = null;
@@ -129,6 +136,7 @@
         return;
       }
       if (x.key) {
+        if (x.own) x.own.forEach(function (key) { this.arrived.add(key); }, this);
         if (x.hooked) grad = x.hooked(grad);
         else if (grad.holders > 1 && !view) grad = this.copied(x, grad);   // others hold it
         this.grads += x.bytes;
