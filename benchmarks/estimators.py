@@ -1,4 +1,4 @@
-"""Other estimators of training memory beside the closed forms: `python benchmarks/estimators.py`.
+"""Other estimators of training memory beside ours: `python benchmarks/estimators.py`.
 
 They are no dependencies of this project. In an environment of its own:
 

@@ -1,4 +1,4 @@
-"""Published training runs against the closed forms of memory: `python -m benchmarks.published`.
+"""Published training runs against predictions of memory: `python -m benchmarks.published`.
 
 The runs are those of peft's method comparison (`tests/data/hf_peft_metamathqa.tsv`, `memory/measured.tsv`):
 Llama-3.2-3B, bfloat16, four sequences of at most 768 tokens, one GPU. Predicted is a training step with four sequences

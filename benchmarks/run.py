@@ -124,7 +124,7 @@ def peft_on_meta(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
 
 
 def memory_of_a_step(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
-    """Seconds of the closed forms and of two steps on fake tensors; the peaks must agree."""
+    """Seconds of a prediction, and of two steps on fake tensors; the peaks must agree."""
     from reference_impls._simulate import simulate
 
     method = kb[METHOD]

@@ -237,8 +237,6 @@ def test_layers_that_are_alike_are_counted(keys: str, groups: list[tuple[list[in
 )
 def test_counted_layers_are_as_run(family: str, method: str) -> None:
     """Bytes kept and operations of a step are the same whether every layer is run or alike ones only count."""
-    from peftonomy.memory.step import Step
-
     asked = Case(family, method).asked()
     found = []
     for whole in (False, True):
@@ -248,6 +246,36 @@ def test_counted_layers_are_as_run(family: str, method: str) -> None:
         step.back(loss)
         found.append((kept, step.tape.peak, step.tape.flops, step.tape.now))
     assert found[0] == found[1]
+
+
+def test_a_condition_of_a_method_over_layers_is_as_run() -> None:
+    """LoRAPrune leaves out the first tenth of all layers, and the last one."""
+    asked = Case("llama", "loraprune", config={"num_hidden_layers": 30}).asked()
+    found = []
+    for whole in (False, True):
+        step = Step(asked.program, asked.flags(whole))
+        step.back(step.run())
+        found.append((step.tape.peak, step.tape.flops))
+    assert found[0] == found[1]
+    assert [numbers for numbers, _ in step.program.sequence("decoder", step.every["decoder"])][:3] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_name_of_the_family_does_not_hide_a_hyperparameter(checkpointing: bool) -> None:
+    """BART's layers have a variable `r`, as BERT's have none: PVeRA's rank is its own in both."""
+    kept = [
+        predicted(Case("bart", "pvera", checkpointing=checkpointing, hyperparameters={"r": r})).forward_flops
+        for r in (2, 3, 4)
+    ]
+    assert kept[2] - kept[1] == kept[1] - kept[0] > 0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("setting", ["eager", "checkpointing", "mixed"])
+def test_a_prompt_of_an_encoder_and_a_decoder_is_as_simulated(setting: str) -> None:
+    """With checkpoints, T5's peak is where its table of relative positions is made again."""
+    case = Case("t5", "prompt_tuning", **(SETTINGS[setting] | {"checkpointing": True}))
+    assert predicted(case).peak == pytest.approx(case.simulate().peak, rel=WORST)
 
 
 def test_a_type_that_torch_lacks_is_refused() -> None:

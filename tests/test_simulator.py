@@ -89,7 +89,7 @@ def test_the_table_shows_what_was_promised() -> None:
 def test_parts_and_operations_are_those_of_a_real_step() -> None:
     setup = _simulate.Setup.of(
         KB, "lora", LLAMA, batch=2, seq=16, dtype="float32", optimizer="adamw", checkpointing=False, attention="eager",
-        targets=None, task=None,
+        targets=None, task=None, hyperparameters={},
     )  # fmt: skip
     with _simulate.fake():
         simulated = _simulate.measured(setup)

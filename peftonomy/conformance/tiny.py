@@ -47,6 +47,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {}
 """Models of other families that are used for their shapes only. Tests that need them add them."""
 
 
+def config(name: str) -> dict[str, Any]:
+    """Return the content of the config.json of a family's tiny model."""
+    kind, settings = CONFIGS[name]
+    config_class = getattr(transformers, kind).config_class
+    return {**config_class(**settings).to_dict(), "model_type": config_class.model_type}
+
+
 @functools.cache
 def plain(name: str) -> nn.Module:
     """Return the shared tiny model of a family. Callers must not change it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
 from ..errors import DataError, UsageError
+from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
 from .setting import Memory, Setting
@@ -39,6 +40,7 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     of its own, or is answered by running the step.
     """
     values = plan.values(given)
+    _check_length(plan, values, setting)
     rows = plan.each(values)
     question = Question.of(setting, values, rows)
     forms = _forms(plan, question)
@@ -51,6 +53,25 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
         totals, ledger = found
         return billed(plan, setting, values, rows, totals, ledger)
     return Asked(kb, plan, given, setting).memory()
+
+
+def _check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:
+    """Raise UsageError if the tokens, with the positions that the method adds, are more than the model has."""
+    added = plan.memo.get("positions")
+    if added is None:
+        added = plan.memo["positions"] = [
+            (i, part.entry.memory.positions.compile(tuple(part.entry.hyperparameters), plan.common))
+            for i, part in enumerate(plan.parts)
+            if part.entry.memory is not None and part.entry.memory.positions.literal != 0
+        ]
+    more = 0
+    if added:
+        arguments = plan.arguments(dict(values))
+        more = sum(int(positions(*arguments[i])) for i, positions in added)
+    limit = plan.common["max_positions"]
+    if limit and setting.seq + more > limit and any(m.role == "embed.token" for m in plan.inventory.modules):
+        prompt = f" with {more:,} more" if more else ""
+        raise UsageError(f"seq: found {setting.seq:,}{prompt}; {plan.inventory.backbone.id} has {limit:,} positions")
 
 
 def _applied(forms: Sequence[Form], question: Question) -> tuple[Totals, Ledger] | None:

@@ -53,7 +53,8 @@ class Ledger(NamedTuple):
     """The parts of an answer that are the same for all questions with the same rows.
 
     eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
-    with its number. trained: numbers of all that are trained, reached or not.
+    with its number. trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are
+    trained and get no gradient.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
@@ -62,6 +63,7 @@ class Ledger(NamedTuple):
     eager: bool
     backbone: tuple[Trained, ...]
     trained: int
+    unreached: frozenset[int]
     pairs: tuple[tuple[Single, Single], ...]
     matrices: tuple[tuple[Module, bool], ...]
     buffers: int
@@ -126,6 +128,11 @@ class Asked:
                 everything += number * math.prod(shape)
                 if number and step.reached(module, suffix):
                     backbone.append(Trained(shape, self._width(module), number))
+        arrived = step.arrived()
+        unreached = frozenset(
+            i for i, row in enumerate(self.rows)
+            if learned(row) and self.program.key(row, row.piece.places.spots[0][1]) not in arrived
+        )  # fmt: skip
         matrices = [
             (m, any(trains(m, "weight", n) for n in m.layers))
             for m in inventory.modules if m.kind in ("linear", "conv1d") and m.stack
@@ -135,7 +142,7 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", tuple(backbone), everything, tuple(pairs), tuple(matrices),
+            self.setting.attention == "eager", tuple(backbone), everything, unreached, tuple(pairs), tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
             int(model.operations.pixels(model.config)),
         )  # fmt: skip
@@ -143,9 +150,12 @@ class Asked:
     def ordered(self, step: Step) -> Iterator[Single]:
         """Single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
         added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
+        arrived = step.arrived()
         for index, row in enumerate(self.rows):
             if learned(row):
                 for _, spot in row.piece.places.spots:
+                    if self.program.key(row, spot) not in arrived:
+                        continue
                     stack = "" if spot.source is None else spot.source.stack
                     added.setdefault((stack, where(spot)), []).append((index, row, spot))
 
@@ -210,7 +220,7 @@ def billed(
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
     tensors = list(ledger.backbone)
-    numbers = 0  # those of the method itself
+    numbers = trained = 0  # those of the method itself
     sizes: list[list[int]] = []  # bytes of single tensors
     for index, row in enumerate(rows):
         tensor = row.piece.tensor
@@ -219,13 +229,15 @@ def billed(
             continue
         if row.learns:
             parts = totals.parts.get(index)
-            tensors += [Trained(shape, w_t, row.n) for shape in parts or [plan.shape(row) or (row.count,)]]
+            own = [Trained(shape, w_t, row.n) for shape in parts or [plan.shape(row) or (row.count,)]]
+            trained += sum(numel(t) for t in own)
+            tensors += [] if index in ledger.unreached else own
             if parts:
                 sizes[-1] = [math.prod(shape) * w_t for shape in parts]
         if row.learns or tensor.served != "absent":
             numbers += row.count * row.n
     gradients = sum(size(t) for t in tensors)
-    trained = ledger.trained + sum(numel(t) for t in tensors[len(ledger.backbone) :])
+    trained += ledger.trained
     pairs = [
         (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
     ]

@@ -1,7 +1,7 @@
 """What fits: the largest batch, length or size hyperparameter whose training step a GPU can hold.
 
 Memory never falls when one of these grows, so the largest that fits is found by bisection over whole numbers, and is
-exact for the closed forms: it fits, and the next one does not.
+exact: it fits, and the next one does not.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from ..files.documents import load_yaml
 from ..formula import Formula
 from ..schema.base import Entry, FormulaField, Functions, Name, validated
+from ..schema.family import Fixed
 from ..schema.programs import Function, parse_all
 
 __all__ = ["INPUTS", "Language", "Rule", "load_language"]
@@ -149,6 +150,8 @@ class Language(Entry):
     is then written out."""
     functions: Functions
     """What families share."""
+    fixed: Fixed = Field(default_factory=dict)
+    """Options of config.json that all families assume, with the values for which their functions hold."""
     patterns: dict[Name, Pattern] = Field(default_factory=dict)
 
     @cached_property

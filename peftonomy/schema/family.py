@@ -20,7 +20,7 @@ from ..formula import Formula
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
-__all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
+__all__ = ["DIMS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
 
 MAX_DIMENSION = 10**9
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
@@ -44,6 +44,7 @@ AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
 ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
 LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}(\.\w+)*$", max_length=120)]
 KeyPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
+Fixed = dict[KeyPath, Annotated[list[bool | int | float | str | None], Field(min_length=1)]]
 Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
 PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
 Shape = tuple[int, ...]
@@ -361,6 +362,8 @@ class Operations(Entry):
     the bytes of a number, and `has_...` of the modules outside of layers."""
     float32: list[PlainRole] = Field(default_factory=list)
     """Roles of parameters that `transformers` holds in float32 whatever type the model is loaded in."""
+    fixed: Fixed = Field(default_factory=dict)
+    """Options of config.json that the functions assume: the values for which they hold. Another value is refused."""
     source: Citation
 
 

@@ -99,6 +99,8 @@ class Act(Entry):
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
     """`roles` and `if` restrict the locations as for a tensor."""
+    at: Literal["layer", "norm"] | None = None
+    """Of a record per `site`: the functions act around its layer, or around the norm behind it, instead of the site."""
     like: Name | None = None
     """A pattern of `backbones/operations.yaml` whose functions this record uses."""
     names: dict[Name, str] = {}

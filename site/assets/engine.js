@@ -227,8 +227,8 @@ var peft = (function () {
   function layersOver(key, values) { return range(0, Math.min(run(key.over, values), data.limits.layers)); }
   /* The layers that a list names, or at which it has a matching word; undefined for any other value. */
   function chosenLayers(key, value, layers) {
-    var kind = key.pattern ? "string" : "number", pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
-    if (!Array.isArray(value) || !value.every(function (v) { return typeof v === kind || (!pattern && v instanceof Beyond); })) return undefined;
+    var pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
+    if (!Array.isArray(value) || !value.every(function (v) { return Number.isInteger(v) || (pattern ? typeof v === "string" : v instanceof Beyond); })) return undefined;
     if (!pattern) return layers.filter(function (n) { return value.indexOf(n) >= 0; });
     return value.length < layers.length ? undefined : layers.filter(function (n) { return pattern.test(value[n]); });
   }
@@ -242,7 +242,8 @@ var peft = (function () {
     if (truthy(at(raw, "per_layer_config"))) refuse(source, "per_layer_config", "sizes of single layers", "layers that are alike");
     family.config.forEach(function (key) {
       var label = labelOf(source, key, raw), found = lookup(source, raw, label), filled;
-      if (given(found)) {
+      var none = key.type === "layers" && key.pattern && Array.isArray(found) && !found.length;
+      if (given(found) && !none) {
         if (given(key.item) && Array.isArray(found) && found.length > key.item) found = found[key.item];
       } else {
         filled = found === null && given(key.if_null) ? key.if_null : key.default;
