@@ -39,10 +39,16 @@ def script(site: Site) -> str:
         "functions": _functions(language.shared, formulas),
         "families": {
             name: _family(family, family.operations, formulas)
+            | {"fixed": list(program.fixed_options(family, kb.families, language).items())}
             for name, family in kb.families.items()
             if family.operations is not None
         },
         "entries": {name: _acts(entry, language, formulas) for name, entry in entries.items()},
+        "positions": {
+            name: formulas.add(entry.memory.positions)
+            for name, entry in entries.items()
+            if entry.memory is not None and entry.memory.positions.literal != 0
+        },
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
             "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE,
@@ -154,7 +160,7 @@ def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:
     """Laid out like a tensor. layered: whether only its condition names the layer."""
     by_layer = [f for f in (act.if_, act.holds) if f is not None and "layer" in f.names]
     return {
-        "per": act.per, "roles": act.roles, "by_layer": bool(by_layer), "layered": by_layer == [act.if_],
+        "per": act.per, "at": act.at, "roles": act.roles, "by_layer": bool(by_layer), "layered": by_layer == [act.if_],
         "guard": formulas.add(act.if_), "holds": formulas.add(act.holds),
         "functions": _functions(program.functions_of(act, language), formulas),
     }  # fmt: skip

@@ -31,14 +31,29 @@
     if (!plan.programs.has(key)) {
       if (plan.programs.size > 20) plan.programs.clear();
       plan.inv.operations = plan.inv.operations || new parts.Model(plan.inv);
-      plan.programs.set(key, { program: new parts.Program(plan, plan.inv.operations, values, width), values: values });
+      plan.programs.set(key, { positions: positionsOf(plan, values), program: new parts.Program(plan, plan.inv.operations, values, width), values: values });
     }
     return plan.programs.get(key);
+  }
+  /* Sequence positions that the method's parts add together. */
+  function positionsOf(plan, values) {
+    var args = inner.argumentsOf(plan, values);
+    return sum(parts.data.methods[plan.id], function (id, i) {
+      var formula = parts.data.positions[id];
+      return formula ? Math.trunc(formula(inner.atop(plan.common, args[i]))) : 0;
+    });
+  }
+  /* Refuse a length that is more than the model has positions for, with those that the method adds. */
+  function checkLength(plan, seq, more) {
+    var limit = plan.common.max_positions, prompt = more ? " with " + inner.grouped(more) + " more" : "";
+    if (!limit || seq + more <= limit || !plan.inv.modules.some(function (m) { return m.role === "embed.token"; })) return;
+    fail("seq: found " + inner.grouped(seq) + prompt + "; " + plan.inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
   }
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
   function memory(id, options, asked) {
     var setting = settingOf(asked), widths = constants().dtypes[setting.dtype], found = programOf(id, options, widths[0]);
     var program = found.program, model = program.model, family = model.inv.backbone.family;
+    checkLength(program.plan, setting.seq, found.positions);
     if (program.eager || !model.operations.sdpa(model.inv.backbone.config)) setting.attention = "eager";
     if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + family.name + "; expected none", "checkpointing");
     var step = new parts.Step(program, {
@@ -64,14 +79,14 @@
       forward_flops: totals.forward, step_flops: totals.flops
     };
   }
-  function sum(list, size) { return list.reduce(function (n, x) { return n + size(x); }, 0); }
+  function sum(list, size) { return list.reduce(function (n, x, i) { return n + size(x, i); }, 0); }
   function numel(tensor) { return tensor.number * product(tensor.shape); }
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
   /* The tensors that are trained, each kind once: how many there are, bytes of a number, and whether the step reached them. */
   function trainedIn(program, step, width) {
-    var found = [];
+    var found = [], arrived = step.tape.arrived;
     program.plan.inv.modules.forEach(function (m) {
       m.parameters.forEach(function (p) {
         var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
@@ -79,7 +94,7 @@
       });
     });
     learned(program).forEach(function (row) {
-      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, reached: true }); });
+      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, reached: arrived.has(row.key) }); });
     });
     return found;
   }
@@ -95,7 +110,7 @@
       if (!parts.isBlock(source)) return parts.isSite(source) ? source.module.path : parts.isModule(source) ? parts.joined(source.path, spot.suffix) : "";
       return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
     }
-    learned(program).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
+    learned(program).filter(function (row) { return step.tape.arrived.has(row.key); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
     function beside(stack, path, layer) {
       (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
         if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape) * width); });

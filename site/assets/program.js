@@ -10,23 +10,29 @@
   /* What programs.js brings: numbers of formulas become functions, and rows of lines objects. */
   function load(records) {
     data = records;
-    data.varying = new Map(Object.keys(data.varying).map(function (index) { return [data.formulas[index], data.varying[index]]; }));
+    data.varying = new Map(Object.keys(data.varying).map(function (number) {
+      return [data.formulas[number], { number: number, names: data.varying[number], formula: data.formulas[number] }];
+    }));
     each(data.rules, function (rule, kind) {
       rule.kind = kind;
       rule.casts = kind === "cast" || kind === "as" || kind === "float";
       SIZED.forEach(function (field) { rule[field] = formula(rule[field]); });
     });
     data.functions = decoded(data.functions);
+    each(data.positions, function (index, id) { data.positions[id] = formula(index); });
     each(data.families, function (family) {
       family.functions = decoded(family.functions);
       OF_FAMILY.forEach(function (field) { family[field] = formula(family[field]); });
     });
+    /* known: the functions of a record, with the helpers of the entry's others. */
     each(data.entries, function (acts) {
       (acts || NONE).forEach(function (act) {
         act.functions = decoded(act.functions);
         act.guard = formula(act.guard);
         act.holds = formula(act.holds);
       });
+      var helpers = [].concat.apply([], (acts || NONE).map(function (act) { return Array.from(act.functions).filter(function (pair) { return !hooks(pair[0]); }); }));
+      (acts || NONE).forEach(function (act) { act.known = new Map(helpers.concat(Array.from(act.functions))); });
     });
   }
   function each(record, work) { Object.keys(record).forEach(function (key) { work(record[key], key); }); }
@@ -80,7 +86,7 @@
     function placed(path) { return (path[1] ? "" : prefix) + path[0]; }
     this.modules = modules; this.paths = paths; this.tied = tied;
     this.check();
-    this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
+    this.found = new Map(); this.layers = new Map(); this.differ = new WeakMap(); this.names = this.namesOf(family);
   }
   function functionsOf(operations) {
     return (given(operations.like) ? functionsOf(data.families[operations.like]) : NONE).concat(Array.from(operations.functions));
@@ -215,9 +221,8 @@
       if (!m.pretrained) m.parameters.forEach(function (p) { at(self.trained, m.path + "|" + p[0]).push(null); });
     });
     data.methods[plan.id].forEach(function (id, part) {
-      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known"), helpers = [];
-      acts.forEach(function (act) { act.functions.forEach(function (f, name) { if (!hooks(name)) helpers.push([name, f]); }); });
-      acts.forEach(function (act) { self.act(part, act, new Map(helpers.concat(Array.from(act.functions))), args[part]); });
+      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known");
+      acts.forEach(function (act) { self.act(part, act, args[part]); });
     });
     this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
   }
@@ -238,8 +243,7 @@
   function replaces(name) { return data.constants.in_place.indexOf(name) >= 0; }
   /* Whether a function of that name acts by itself, and is not one that others call. */
   function hooks(name) { return surrounds(name) || replaces(name) || own(data.points, name); }
-  /* functions: those of the record, with the helpers of the entry's others. */
-  Program.prototype.act = function (part, act, functions, args) {
+  Program.prototype.act = function (part, act, args) {
     var self = this, plan = this.plan, common = inner.atop(plan.common, { post_norm: this.model.names[""].post_norm, width: this.width }), sites = plan.sites[part];
     if (act.per === "site" && !plan.method.parts[part].targets) sites = inner.byRole(plan.inv, (act.roles || NONE).filter(function (role) { return inner.hasRole(plan.inv, role); }));
     inner.spotsOf(merge(act, { by_layer: act.by_layer && !act.layered }), plan.inv, sites, common).forEach(function (spot) {
@@ -251,7 +255,7 @@
       } else if (act.guard && !act.guard(names)) return;
       if (spot.suffix === "bias" && act.functions.has("weight") && !act.functions.has("bias")) return;   // what stands in place of a weight does nothing to a bias
       self.holds += act.holds(names) * (layers ? layersOf(layers).length : spot.n);
-      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers, act.at);
+      self.hook(part, act, merge(inner.local(spot.dims, common), args), spot, layers);
     });
   };
   /* The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it. */
@@ -261,17 +265,17 @@
     if (!found) fail("memory: " + this.plan.method.name + " acts around the norm behind " + spot.role + ", and there is none");
     return found.path;
   };
-  Program.prototype.hook = function (part, acting, functions, names, spot, layers, at_) {
+  Program.prototype.hook = function (part, act, names, spot, layers) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
-    var slice = isSite(source) && !source.whole && !at_ ? new Part(module, source.start, source.stop) : null, tensors = {};
+    var slice = isSite(source) && !source.whole && !act.at ? new Part(module, source.start, source.stop) : null, tensors = {};
     this.own.forEach(function (_, key) {
       var cut = key.indexOf("|"), name = key.slice(cut + 1);
       if (key.slice(0, cut) === String(part)) names["with_" + name] = Number(self.nearest({ part: part, spot: spot, tensors: tensors }, name).length > 0);
     });
-    acting.forEach(function (f, name) {
-      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: tensors, layers: layers, slice: slice, module: module, suffix: spot.suffix };
+    act.functions.forEach(function (f, name) {
+      var hook = { name: name, function: f, functions: act.known, names: names, part: part, spot: spot, tensors: tensors, layers: layers, slice: slice, module: module, suffix: spot.suffix };
       if (surrounds(name) && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
-      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : self.pathAt(spot, at_))).push(hook);
+      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : self.pathAt(spot, act.at))).push(hook);
       else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
     });
   };
@@ -318,29 +322,31 @@
   };
   /* The layers of a stack, in groups: which to run, and how often more to count them. */
   Program.prototype.sequence = function (stack, names) {
-    var model = this.model, differing = this.differing(stack);
-    differing = differing.map(function (pair) { return [pair[0], inner.atop(names, pair[1])]; });
+    var model = this.model, differing = this.differing(stack).map(function (pair) { return [pair[0], inner.atop(names, pair[1])]; });
     return compressed(this.alike(stack).map(function (key, layer) {
       return differing.reduce(function (text, pair) {
-        var here = model.layered(pair[1], layer);
-        return pair[0].reduce(function (text, varying) {   // a formula may need sizes of tensors as well
-          return text + "|" + (varying.names.every(function (name) { return name in here; }) ? varying.formula(here) : "layer " + layer);
-        }, text);
+        var here = model.layered(pair[1], layer), sized = pair[0].names.some(function (name) { return !(name in here); });
+        return text + "|" + (sized ? "layer " + layer : pair[0].formula(here));   // it needs sizes of tensors as well
       }, key);
     }));
   };
   /* All formulas of the model and of hooks that differ from layer to layer, with the names that they see besides. */
   Program.prototype.differing = function (stack) {
     var model = this.model, found = this.differ.get(stack);
+    function note(functions, seen) {
+      model.varying(functions).forEach(function (varying) {
+        found.set(JSON.stringify([varying.number].concat(varying.names.map(function (name) { return seen[name]; }))), [varying, seen]);
+      });
+    }
     if (found) return found;
-    model.differ = model.differ || model.varying(model.functions);
-    found = [[model.differ, {}]];
+    found = new Map();
+    note(model.functions, {});
     [this.hooks, this.points].forEach(function (all) {
       all.forEach(function (hooks, where) {
-        if (["", stack].indexOf(where.split("|")[0]) >= 0) hooks.forEach(function (hook) { found.push([model.varying(hook.functions), hook.names]); });
+        if (["", stack].indexOf(where.split("|")[0]) >= 0) hooks.forEach(function (hook) { note(hook.functions, hook.names); });
       });
     });
-    this.differ.set(stack, found = found.filter(function (pair) { return pair[0].length; }));
+    this.differ.set(stack, found = Array.from(found.values()));
     return found;
   };
   /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
@@ -360,15 +366,17 @@
   };
   /* The formulas of functions that name what differs from layer to layer in the model. */
   Model.prototype.varying = function (functions) {
-    var found = new Map(), about = ["layer"].concat(this.perLayer);
+    var found = this.differ.get(functions), about = ["layer"].concat(this.perLayer);
     function note(word) {
-      var names = data.varying.get(word);
-      if (names && names.some(function (name) { return about.indexOf(name) >= 0; })) found.set(word, { formula: word, names: names });
+      var varying = data.varying.get(word);
+      if (varying && varying.names.some(function (name) { return about.indexOf(name) >= 0; })) found.add(varying);
     }
+    if (found) return found;
+    this.differ.set(functions, found = new Set());
     functions.forEach(function (f) {
       f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when || NONE).forEach(note); });
     });
-    return Array.from(found.values());
+    return found;
   };
   /* Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the first,
      the second (for all between) and the last. */
