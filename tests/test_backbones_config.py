@@ -115,7 +115,8 @@ def test_a_bad_config_is_one_clear_line(case: str) -> None:
     ("model_type", "key", "value"),
     [("t5", "feed_forward_proj", 3), ("deberta-v2", "pos_att_type", [1]), ("vit", "image_size", [224]),
      ("qwen2_moe", "mlp_only_layers", [1.0]), ("qwen2_moe", "mlp_only_layers", 1),
-     ("qwen3_next", "layer_types", [1] * 5), ("qwen3_next", "layer_types", ["full_attention"])],
+     ("qwen3_next", "layer_types", [1] * 5), ("qwen3_next", "layer_types", ["full_attention"]),
+     ("smollm3", "no_rope_layers", ["1"] * 5), ("smollm3", "no_rope_layers", [1])],
 )  # fmt: skip
 def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{key}: found") as caught:

@@ -25,7 +25,7 @@ HARMLESS = re.compile(
     r"""
     \w*_eps|\w*epsilon|\w*init\w*|\w*_std|\w*_range           # numbers within an operation, and starts
     |\w*token_id|vocab_size|(id2)?label(2id)?|num_labels      # tokens and labels
-    |\w*_coef|logits?_scal\w+|\w+_multiplier|\w*scaling_factor|layerscale_value|query_pre_attn_scalar|swiglu_\w+|embed_scale
+    |\w*_coef|logits?_scal\w+|\w+_multiplier|\w*scaling_factor|layerscale_value|query_pre_attn_scalar|swiglu_\w+|embed_scale|attn_scale|floor_scale
     |rope_parameters|rope_\w+|relative_attention_max_distance|original_max_position_embeddings   # tables of positions
     |use_cache|return_dict|use_return_dict|dtype|_\w+|name_or_path|pretraining_tp|gradient_checkpointing|torchscript
     |is_encoder_decoder|is_decoder|to_dict|get_text_config|use_bfloat16|output_attentions|output_hidden_states
@@ -58,7 +58,6 @@ OTHER_TASKS = {
     "mpt": "classifier_dropout hidden_dropout attn_config",
     "mt5": "tie_word_embeddings",
     "vit": "pooler_act",
-    "swin": "use_mask_token",
 }
 """By family, options of heads and tasks that operations do not have, or that follow from options they read."""
 
@@ -171,3 +170,9 @@ def test_a_sequence_is_no_longer_than_the_model() -> None:
 def test_options_that_are_read_are_as_simulated(family: str, config: dict[str, Any]) -> None:
     case = Case(family, "lora", dtype="bfloat16", attention="eager", config=config)
     assert predicted(case).kept == case.simulate().kept
+
+
+def test_a_list_of_numbers_for_layers_is_read() -> None:
+    """SmolLM3 and Llama 4 list for each layer whether positions are rotary; an empty list is none."""
+    for given, expected in (([0, 0, 1, 1, 0], (2, 3)), ([], (0, 1, 2, 4)), (None, (0, 1, 2, 4))):
+        assert KB.backbone(Case("smollm3", "lora", config={"no_rope_layers": given}).model).config["roped"] == expected

@@ -157,8 +157,9 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
     """Return the layers that a list names, or whose words match. Raises ValueError."""
-    kinds = (int,) if key.pattern is None else (int, str)
-    if not isinstance(value, list | tuple) or not all(type(v) in kinds for v in value):
+    flags = key.pattern is not None and re.fullmatch(key.pattern, "1") is not None
+    kind = int if key.pattern is None or flags else str
+    if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
         raise ValueError
     if key.pattern is None:
         return tuple(n for n in layers if n in value)

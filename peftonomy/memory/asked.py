@@ -93,7 +93,10 @@ class Asked:
         if program.eager or not operations.sdpa(config):
             setting = replace(setting, attention="eager")
         if setting.checkpointing and not operations.checkpointing:
-            raise UsageError(f"checkpointing: transformers does not have it for {model.family.name}; expected none")
+            raise UsageError(
+                f"checkpointing: transformers does not have it for {model.family.name}, or not for layers alone; "
+                "expected none"
+            )
         self.setting = setting
         self.w, self.w_t = DTYPES[setting.dtype]
 

@@ -92,7 +92,7 @@ class Step(Caller):
         task = self.model.inventory.task
         if task not in self.model.functions:
             raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
-        self._point("begun", [])
+        self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
         for storage in self.held:
             self.tape.free(storage)

@@ -64,7 +64,8 @@ class ConfigKey(Entry):
     type: Literal["int", "float", "bool", "flag", "layers"]
     """`float`: a number, whole or not. `flag`: true if a text, or an item of a list of texts, contains a word that
     matches `pattern`. `layers`: a list of layer numbers or, with a `pattern`, of one word for each layer. Only a
-    `where` can name it; it is true if the layer is in the list, or if its word matches."""
+    `where` can name it; it is true if the layer is in the list, or if its word matches. If the pattern matches 1, the
+    list has a number for each layer. An empty list with a pattern counts as absent."""
     key: KeyPath | None = None
     """The key in config.json, if it differs from the name in formulas. `text_config.hidden_size` is a key inside an
     object."""
@@ -354,7 +355,7 @@ class Operations(Entry):
     sdpa: FormulaField = formula(1)
     """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
     checkpointing: bool = True
-    """True if `transformers` supports gradient checkpointing for the model."""
+    """True if the functions hold with gradient checkpointing too: `transformers` has it, and only for whole layers."""
     pixels: FormulaField = formula(0)
     """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)

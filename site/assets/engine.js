@@ -228,7 +228,7 @@ var peft = (function () {
   /* The layers that a list names, or at which it has a matching word; undefined for any other value. */
   function chosenLayers(key, value, layers) {
     var pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
-    if (!Array.isArray(value) || !value.every(function (v) { return Number.isInteger(v) || (pattern ? typeof v === "string" : v instanceof Beyond); })) return undefined;
+    if (!Array.isArray(value) || !value.every(function (v) { return pattern && !pattern.test("1") ? typeof v === "string" : Number.isInteger(v) || (!pattern && v instanceof Beyond); })) return undefined;
     if (!pattern) return layers.filter(function (n) { return value.indexOf(n) >= 0; });
     return value.length < layers.length ? undefined : layers.filter(function (n) { return pattern.test(value[n]); });
   }
