@@ -71,8 +71,8 @@
       var hook = this.hook;
       if (hook && hook.functions.has(kind)) return this.call(hook.functions.get(kind), values);
       if (parts.own(this.points, kind)) return this.point(kind, values);
-      var f = this.model.functions.get(kind);
-      if (!f) return this.operation(this.rules[kind], values, line);
+      var rule = this.rules[kind], f = hook && rule ? null : this.model.functions.get(kind);   // a method means the rule, even if the family has a function of that name
+      if (!f) return this.operation(rule, values, line);
       if (!hook) return this.called(f, kind, values);
       var names = this.names;   // a function of the model's, with the model's own names
       this.hook = null; this.names = this.base;

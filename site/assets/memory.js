@@ -55,7 +55,7 @@
     var program = found.program, model = program.model, family = model.inv.backbone.family;
     checkLength(program.plan, setting.seq, found.positions);
     if (program.eager || !model.operations.sdpa(model.inv.backbone.config)) setting.attention = "eager";
-    if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + family.name + "; expected none", "checkpointing");
+    if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + family.name + ", or not for layers alone; expected none", "checkpointing");
     var step = new parts.Step(program, {
       batch: setting.batch, seq: setting.seq, width: widths[0], trained: widths[1], autocast: setting.dtype === "mixed",
       eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"

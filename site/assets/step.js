@@ -65,7 +65,7 @@
     run() {
       var tape = this.tape, task = this.model.inv.task, f = this.model.functions.get(task), loss, first;
       if (!f) inner.fail("memory: no loss is known for task " + task);
-      this.point("begun", []);
+      this.point("at_start", []);
       loss = this.call(f, [])[0];
       this.held.forEach(function (storage) { tape.free(storage); });
       this.groups.forEach(function (group) { group.forget(tape); });
