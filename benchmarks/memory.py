@@ -126,12 +126,12 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     smallest: dict[str, peftonomy.Backbone] = {}
     for model in kb.models.values():
         best = smallest.get(model.family.model_type)
-        if model.family.dataflow is not None and (best is None or model.parameters < best.parameters):
+        if model.family.operations is not None and (best is None or model.parameters < best.parameters):
             smallest[model.family.model_type] = model
     for change in CHANGES:
         for model in smallest.values():
-            assert model.family.dataflow is not None
-            seq = model.dims["max_positions"] if model.family.dataflow.pixels(model.config) else 128
+            assert model.family.operations is not None
+            seq = model.dims["max_positions"] if model.family.operations.pixels(model.config) else 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 

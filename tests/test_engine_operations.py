@@ -14,18 +14,14 @@ import pytest
 from py_mini_racer import MiniRacer
 
 import peftonomy
-from peftonomy import KnowledgeBase, PeftonomyError, UsageError
-from peftonomy.memory.answer import remembered
+from peftonomy import KnowledgeBase, UsageError
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Rule
-from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
-from peftonomy.site import _operations
-from peftonomy.site._site import Site
-from tests.engine_kit import ask, started
-from tests.test_engine_memory import changed, named
+from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED
+from peftonomy.site import _engine, _operations
+from tests.engine_kit import Answer, ask, changed, differential, named, started
 
 pytestmark = pytest.mark.slow
-Answer = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "tests" / "data" / "operations"
 KB = peftonomy.load(ROOT)
@@ -51,8 +47,7 @@ METHODS = [method for method in KB if known(method)]
 
 @contextmanager
 def engine_of(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, "engine", "operations", "step") as context:
-        context.eval(_operations.script(Site(kb)))
+    with started(kb, *_engine.SCRIPTS) as context:
         yield context
 
 
@@ -66,40 +61,6 @@ def tiny(family: str) -> Answer:
     """The config.json of a tiny model of a family."""
     config: Answer = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
     return {"model_type": family, **config}
-
-
-def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: Answer) -> Answer:
-    where = {name: value for name, value in more.items() if name != "values"}
-    try:
-        backbone = kb.backbone(model)
-        if backbone.default_task == "none":
-            where.setdefault("task", "seq_cls")
-        plan = kb[method].plan(backbone, **where)
-        memory = remembered(kb, plan, more.get("values", {}), Setting(**setting))
-    except PeftonomyError as error:
-        return {"problem": str(error)}
-    answer: Answer = json.loads(json.dumps(memory.to_dict()))
-    return answer
-
-
-def differential(
-    kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, more: Answer, setting: Answer
-) -> Answer:
-    """Compare one question; Python's answer."""
-    if isinstance(model, dict) and "task" in model:
-        model, more = {k: v for k, v in model.items() if k != "task"}, {"task": model["task"], **more}
-    options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
-    ours = ask(engine, "remembered", method, options | more, setting)
-    theirs = python(kb, method, model, more, setting)
-    assert ("problem" in ours) == ("problem" in theirs), (method, model, more, setting, ours, theirs)
-    if "problem" in theirs:
-        assert ours["user"], (method, model, more, setting, ours)
-        assert "\n" not in ours["problem"]
-        return theirs
-    ours |= ours.pop("setting") | {"model": theirs["model"]}
-    ours |= {name: int(ours[name]) for name in ("forward_flops", "step_flops")}
-    assert ours == theirs, (method, model, more, setting)
-    return theirs
 
 
 def drawn(
@@ -178,7 +139,7 @@ def test_a_refusal_is_the_same_line(
 ) -> None:
     asked = {"batch": 1, "seq": 8, **setting}
     theirs = differential(kb, engine, method, model, {}, asked)["problem"]
-    ours = ask(engine, "remembered", method, {"model": model}, asked)["problem"]
+    ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
     assert named(kb, theirs).startswith(ours)
 
 

@@ -100,7 +100,7 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
     if entry.memory is not None:
         for keys, formula, scope in entry.memory.formulas():
-            step = OF_STEP if keys[0] == "keeps" else frozenset[str]()
+            step = OF_STEP if keys[0] == "operations" else frozenset[str]()
             yield ("memory", *keys), formula, everywhere | LOCAL[scope] | step
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
@@ -129,7 +129,7 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
     "No hyperparameter has the name of a dimension; formulas could not tell the two apart.",
 )
 def _hyperparameter_names(method: MethodRecord) -> Iterator[Finding]:
-    taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
+    taken = MODEL_NAMES.union(*LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
             yield Finding(("hyperparameters", name), name, "a name that is not a dimension's")
@@ -195,8 +195,8 @@ def _roles(method: MethodRecord) -> Iterator[Finding]:
         named += [(("targets", "allowed", i), role) for i, role in enumerate(entry.targets.allowed)]
     for name, tensor in entry.tensors.items():
         named += [(("tensors", name, "roles", i), role) for i, role in enumerate(tensor.roles or [])]
-    for k, kept in enumerate(entry.memory.keeps if entry.memory else ()):
-        named += [(("memory", "keeps", k, "roles", i), role) for i, role in enumerate(kept.roles or [])]
+    for k, act in enumerate(entry.memory.operations if entry.memory else ()):
+        named += [(("memory", "operations", k, "roles", i), role) for i, role in enumerate(act.roles or [])]
     for name, storage in entry.base_storage.items():
         named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
     for keys, role in named:
@@ -440,14 +440,34 @@ def _configurations(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "counted",
-    "With its default hyperparameters and targets the method can be counted on at least one model.",
+    "With its default hyperparameters and targets the method can be counted on at least one model, and so can the "
+    "memory of a training step if the entry declares it.",
 )
 def _counted(method: MethodRecord) -> Iterator[Finding]:
+    def counted(model: str) -> None:
+        method.cost(model).to_dict()
+
+    def trained(model: str) -> None:
+        from ..memory.answer import Training
+        from ..memory.setting import Setting
+
+        Training(method.kb, method.plan(model)).memory({}, Setting(1, 8, dtype="float32"))
+
+    reason = _reason(method, counted)
+    if reason:
+        yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+    elif method.entry.memory is not None and (reason := _reason(method, trained)):
+        yield Finding(("memory",), reason, "a training step whose memory can be counted")
+
+
+def _reason(method: MethodRecord, works: Callable[[str], object]) -> str:
+    """Return the reason why something works on no model; "" if it works on one."""
     reason = "there is no model"
     for model in method.kb.models:
         try:
-            method.cost(model)
-            return
+            works(model)
         except PeftonomyError as error:
             reason = str(error).splitlines()[0]
-    yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+        else:
+            return ""
+    return reason

@@ -134,7 +134,7 @@ class Asked:
         arrived = step.arrived()
         unreached = frozenset(
             i for i, row in enumerate(self.rows)
-            if learned(row) and self.program.key(row, row.piece.places.spots[0][1]) not in arrived
+            if learned(row) and not any(self.program.key(row, spot) in arrived for _, spot in row.piece.places.spots)
         )  # fmt: skip
         matrices = [
             (m, any(trains(m, "weight", n) for n in m.layers))

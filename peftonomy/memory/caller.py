@@ -129,7 +129,9 @@ class Caller(Machine):
             return self.call(self.hook.functions[kind], values)
         if kind in self.language.points:
             return self._point(kind, values)
-        found = self.model.functions.get(kind)
+        rule = self.language.rules.get(kind)
+        # A method means the rule, even if the family has a function of that name.
+        found = None if self.hook is not None and rule is not None else self.model.functions.get(kind)
         if found is not None:
             if self.hook is not None:  # a function of the model's, with the model's own names
                 before = self.hook, self.names
@@ -138,7 +140,6 @@ class Caller(Machine):
                 self.hook, self.names = before
                 return results
             return self._called(found, kind, values)
-        rule = self.language.rules.get(kind)
         if rule is None:
             known = [*self.language.rules, *self.model.functions]
             hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(kind, known)) else ""

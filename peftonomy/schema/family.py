@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..errors import DataError, FormulaError, Problem, UnknownName
+from ..errors import DataError, FormulaError, Problem, UnknownName, described
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
+from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
@@ -29,8 +30,8 @@ Keys = tuple[str | int, ...]
 
 def _pattern(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        linear(text)
+    except ValueError as error:
         raise ValueError(f"a regular expression was expected: {error}") from None
     return text
 
@@ -247,99 +248,6 @@ AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discri
 DropoutPlace = Literal["embedding", "attention", "residual", "output", "mlp", "final", "head"]
 
 
-class Dataflow(Entry):
-    """The parts of a layer's computation that decide which tensors autograd saves for backward."""
-
-    norm: Literal["kernel", "float32", "mixed", "float32_gain", "centered", "float32_kernel"]
-    """`kernel`: one operation, which saves its input. `float32`: separate operations in float32, which save the input's
-    float32 copy. `mixed`: products of the input and a float32 number, which save both. `float32_gain`: as `float32`,
-    with the product with the gain in float32 too. `centered`: as `float32_gain`, with the mean subtracted, which saves
-    two copies. `float32_kernel`: one operation on a float32 copy of the input, without a gain."""
-    order: Literal["pre", "post", "out"]
-    """`pre`: the norms precede attention and feed-forward. `post`: they follow the residual sums. `out`: they follow
-    attention and feed-forward, before the residual sums. With `pre`, roles `norm.attn_out` and `norm.mlp_out` are
-    additional norms of the last kind."""
-    post: FormulaField = formula(0)
-    """True if the norms follow the residual sums regardless of `order`."""
-    repeats: FormulaField = formula(1)
-    """The number of times that each layer runs in succession."""
-    parallel: FormulaField = formula(0)
-    """True if the feed-forward has the same input as attention: the layer's input, after a norm of its own (`norm.mlp`)
-    or else after that of attention."""
-    activation: FormulaField
-    """The number of tensors as wide as the feed-forward that its activation saves for backward."""
-    keeps_output: FormulaField = formula(0)
-    """True if the activation saves its output."""
-    activation_needs: FormulaField = formula(0)
-    """The number of additional such tensors that the activation's gradient needs temporarily, if its operations are
-    separate."""
-    dropout: dict[DropoutPlace, FormulaField] = Field(default_factory=dict)
-    """The locations of dropout with their probabilities; 0 means no dropout. `output`: after the feed-forward only.
-    `head`: before the linear layer of `first_token`, whose input is then a copy."""
-    first_token: PlainRole | None = None
-    """The role of the head's linear layer whose input is the first token's state. This input is a slice of all states,
-    which stay in memory if that layer is trained."""
-    scaled: bool = False
-    """True if token embeddings are multiplied by a number."""
-    rotary: bool = False
-    """True if queries and keys are rotated by their positions, with at most one sine and one cosine per head dimension.
-    They are then no longer slices of the output of a fused linear layer."""
-    repeated: FormulaField = formula(0)
-    """True if keys and values are copied for all heads that share them, even before fused attention."""
-    heads_first: FormulaField = formula(0)
-    """True if queries are stored head by head. The output of fused attention is then copied for the linear layer after
-    it."""
-    scores: Literal["float32", "model"] = "model"
-    """The type of the queries and keys in attention's products, if these are separate operations."""
-    softcap: FormulaField = formula(0)
-    """True if a tanh is applied to the scores."""
-    softmax: Literal["float32", "model"] = "model"
-    """The type of attention's softmax; `model` is the type of the weights."""
-    sdpa: bool = True
-    """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
-    fused: FormulaField = formula(1)
-    """True if that attention is one operation. With fewer keys than queries, unless the keys are declared as shared, it
-    is separate operations in float32."""
-    relative_keys: FormulaField = formula(0)
-    """True if relative positions (`embed.relative`) have keys. Their products with the queries are computed for all
-    positions and gathered into the scores. The keys come from `attn.pos_k`, or else from `attn.k`."""
-    relative_queries: FormulaField = formula(0)
-    """True if relative positions have queries too (from `attn.pos_q` or `attn.q`)."""
-    checkpointing: bool = True
-    """True if `transformers` supports gradient checkpointing for the model."""
-    states: bool = False
-    """True if the states between layers all stay in memory until the last layer has run."""
-    experts: FormulaField = formula(0)
-    """The number of experts per token, in layers with experts. Copies of all tokens, sorted by expert, pass through two
-    grouped products."""
-    router: Literal["float32", "model"] = "model"
-    """The type of the input of a trained router of tokens."""
-    logits: FormulaField = formula(0)
-    """The number of tensors as wide as the vocabulary that are saved between the head and the loss."""
-    loss: Literal["float32", "model"] = "float32"
-    """The type of the language model's loss."""
-    windowed: bool = False
-    """True if some layers of an encoder attend within a window only, with a mask and sines of their own."""
-    bias: bool = False
-    """True if a position bias is added to the attention's scores."""
-    pixels: FormulaField = formula(0)
-    """The number of values per input, if inputs are images or sounds. Every image has as many tokens as there are
-    positions."""
-    frames: FormulaField = formula(0)
-    """The number of tokens that the first stack makes of every sound. Two convolutions make them, and the second halves
-    their number."""
-    buffers: FormulaField = formula(0)
-    """Bytes of buffers in the model besides its weights, such as masks for all positions."""
-    source: Citation
-
-    def formulas(self) -> Iterator[tuple[str, Formula]]:
-        """Yield every formula with the name of its field."""
-        for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), Formula):
-                yield name, value
-        yield from (("dropout", probability) for probability in self.dropout.values())
-
-
 class Operations(Entry):
     """The computation of a model, as functions in the language of `peftonomy.memory`.
 
@@ -414,10 +322,8 @@ class Family(Entry):
     modules: list[AnyModule]
     """The modules outside the stacks."""
     stacks: dict[StackName, Stack]
-    dataflow: Dataflow | None = None
-    """The tensors that training saves for backward. Without it peftonomy gives no memory estimate."""
     operations: Operations | None = None
-    """The model's computation. It will replace `dataflow` once every family declares it."""
+    """The model's computation. Without it peftonomy predicts no memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -482,8 +388,6 @@ class Family(Entry):
                 above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
-        if self.dataflow is not None:
-            yield from ((("dataflow", name), f, above) for name, f in self.dataflow.formulas())
         for name, stack in self.stacks.items():
             yield ("stacks", name, "layers"), stack.layers, above
             yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())
@@ -533,11 +437,10 @@ def load_roles(path: Path, name: str | None = None) -> dict[str, str]:
     """Read `taxonomy/roles.yaml`: the meaning of each role, in a sentence. Raises DataError."""
     document = load_yaml(path, name)
     if not isinstance(document.data, dict):
-        found = type(document.data).__name__
-        raise DataError([_problem(document, (), found, "a mapping from role to meaning")])
+        raise DataError([_problem(document, (), described(document.data), "a mapping from role to meaning")])
     odd = [k for k, v in document.data.items() if not (isinstance(v, str) and re.fullmatch(r"[A-Z].*\.", v))]
     if odd:
-        raise DataError([_problem(document, (k,), repr(document.data[k]), "a sentence") for k in odd])
+        raise DataError([_problem(document, (k,), described(document.data[k]), "a sentence") for k in odd])
     return document.data
 
 

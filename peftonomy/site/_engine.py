@@ -16,25 +16,24 @@ from typing import Any
 from ..backbones.backbone import KNOWN_TYPES, MAX_LABELS, Backbone
 from ..backbones.config import MAX_BYTES, MAX_LAYERS
 from ..costs.layout import Part
-from ..costs.measure import measure
-from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
-from ..memory import model as _memory
 from ..memory import setting as _setting
 from ..schema.base import Value
-from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
+from ..schema.family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from ..schema.implementations import Implementation
-from ..schema.memory import Kept
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from . import _size
 from ._site import Site
 
-__all__ = ["Formulas", "assigned", "filled", "script", "unless"]
+__all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "script", "unless"]
 
 NUMBERS = ("int", "float")
+SCRIPTS = ("program", "tape", "machine", "caller", "step", "programs", "memory")
+"""The scripts in `assets` that a page loads, in order, when it first shows memory. They mirror `peftonomy.memory`;
+`programs` is data (see `_operations`)."""
 
 
 def script(site: Site) -> str:
@@ -45,7 +44,7 @@ def script(site: Site) -> str:
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
-        "training": _training(),
+        "training": _training(), "scripts": SCRIPTS,
         "libraries": _libraries(site),
         "facets": {k: f.name for k, f in kb.taxonomy.facets.items()},
         "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
@@ -154,7 +153,6 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
         "bounds": formulas.each(bounds.get("", [])),
         "base": [{"roles": b.roles, "count": formulas.add(b.count), "bits": b.bits}
                  for b in entry.base_storage.values()],
-        "memory": _mechanism(entry, formulas),
     }  # fmt: skip
 
 
@@ -206,53 +204,15 @@ def _training() -> dict[str, Any]:
     return {
         "setting": setting, "parts": _setting.PARTS, "attention": _setting.ATTENTION, "dtypes": _setting.DTYPES,
         "optimizers": {name: dataclasses.asdict(o) for name, o in _setting.OPTIMIZERS.items()},
-        "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS, "reading": _memory.READING,
-        "positions": _memory.POSITIONS, "reads": _memory.READS,
-        "ends": _memory.ENDS, "LOGSUMEXP": _memory.LOGSUMEXP,
+        "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS,
         **{name: getattr(_setting, name) for name in constants},
     }  # fmt: skip
-
-
-def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
-    """Return the entry's memory record; None if there is none."""
-    try:
-        said = _memory.mechanism(entry)
-    except UsageError:
-        return None
-    return {
-        "keeps": [_kept(kept, formulas) for kept in said.keeps],
-        "positions": unless(said.positions, 0, formulas), "side": said.gradients == "side",
-        "composed": said.composed,
-        "beside": any(kept.layers.literal != 0 for kept in said.keeps),
-        "reads": [n for n, t in entry.tensors.items() if "d_in" in measure(t, tuple(entry.hyperparameters)).names],
-    }  # fmt: skip
-
-
-def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
-    """Return a memory record in the layout of a tensor."""
-    tensor = _tensor("", kept.tensor(), formulas)
-    return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
-        "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
-        "enters": kept.enters, "temporary": unless(kept.temporary, 0, formulas),
-        "products": unless(kept.products, 0, formulas),
-        "frozen_products": unless(kept.frozen_products, 0, formulas),
-        "keys": unless(kept.keys, 0, formulas), "layers": unless(kept.layers, 0, formulas),
-    }  # fmt: skip
-
-
-def _dataflow(flow: Dataflow, formulas: Formulas) -> dict[str, Any]:
-    found = {
-        name: formulas.add(value) if isinstance(value, Formula) else value
-        for name, value in flow
-        if name != "source"
-    }
-    return found | {"dropout": {place: formulas.add(probability) for place, probability in flow.dropout.items()}}
 
 
 def _libraries(site: Site) -> dict[str, str]:
     """Return the libraries that any entry names, by their usual names."""
     keys = dict.fromkeys(key for m in site.kb.values() for key in m.entry.implementations)
-    return {key: str(site.settings["libraries"].get(key, key.replace("_", " "))) for key in sorted(keys)}
+    return {key: site.library(key) for key in sorted(keys)}
 
 
 # Models.
@@ -275,7 +235,6 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
         "dims": {name: formulas.add(f) for name, f in family.dims.items()},
         "modules": [_spec(spec, formulas) for spec in family.modules],
         "stacks": {name: _stack(stack, formulas) for name, stack in family.stacks.items()},
-        "dataflow": None if family.dataflow is None else _dataflow(family.dataflow, formulas),
     }  # fmt: skip
 
 

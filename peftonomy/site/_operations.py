@@ -1,8 +1,7 @@
 """What the pages compute training memory with: the table of operations, and those of families and methods, as data.
 
-One classic script results, which a page loads after `data.js` where it shows memory. `site/assets/operations.js` and
-`step.js` run it and mirror `peftonomy.memory`. Lines are parsed and formulas are compiled here, once, so that the page
-needs no eval.
+One classic script results. A page loads it after `data.js`, with the scripts that mirror `peftonomy.memory`, when it
+first shows memory. Lines are parsed and formulas are compiled here, once, so that the page needs no eval.
 """
 
 from __future__ import annotations
@@ -40,30 +39,41 @@ def script(site: Site) -> str:
         "functions": _functions(language.shared, formulas),
         "families": {
             name: _family(family, family.operations, formulas)
+            | {"fixed": list(program.fixed_options(family, kb.families, language).items())}
             for name, family in kb.families.items()
             if family.operations is not None
         },
         "entries": {name: _acts(entry, language, formulas) for name, entry in entries.items()},
+        "positions": {
+            name: formulas.add(entry.memory.positions)
+            for name, entry in entries.items()
+            if entry.memory is not None and entry.memory.positions.literal != 0
+        },
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
             "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE,
             "pattern": program.LONGEST_PATTERN, "alike": program.ALIKE, "counter": optimizer.COUNTER,
         },
     }  # fmt: skip
-    records["varying"] = _varying(kb.families.values(), language, formulas)
+    records["varying"] = _varying(kb.families.values(), entries.values(), language, formulas)
     return assigned("peft.loadOperations", records, formulas)
 
 
-def _varying(families: Iterable[Family], language: Language, formulas: Formulas) -> dict[str, list[str]]:
-    """By number, what formulas of models name that may differ from layer to layer."""
-    families = [family for family in families if family.operations is not None]
-    names = {"layer"}.union(*(family.layered for family in families))
+def _varying(
+    families: Iterable[Family], entries: Iterable[MethodEntry], language: Language, formulas: Formulas
+) -> dict[str, list[str]]:
+    """The names in each formula of models and methods that may differ from layer to layer, by its number."""
     functions = [*language.shared.values()]
+    names = {"layer"}
     for family in families:
         if family.operations is not None:
             functions += parse_all(family.operations.functions).values()
+            names |= {*family.layered}
+    for entry in entries:
+        for act in _known(entry) or ():
+            functions += program.functions_of(act, language).values()
     found = {f.source: f for function in functions for line in function.lines for f in line.formulas()}
-    return {str(formulas.add(f)): sorted(f.names & names) for f in found.values() if f.names & names}
+    return {str(formulas.add(f)): sorted(f.names) for f in found.values() if f.names & names}
 
 
 def _rule(rule: Rule, formulas: Formulas) -> dict[str, Any]:
@@ -72,9 +82,9 @@ def _rule(rule: Rule, formulas: Formulas) -> dict[str, Any]:
     shape = {} if rule.shape is None else {"shape": _sized(rule.shape, rule, formulas)}
     return filled({
         "needs": rule.needs, "numbers": len(rule.numbers) or None, "optional": rule.optional or None,
-        "parts": rule.parts,
-        "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view, "through": rule.through,
-        "summed": rule.summed, "alone": rule.alone, "free": rule.free, "bias": rule.bias, "cpu": rule.cpu,
+        "parts": rule.parts, "width": rule.width, "like": rule.like, "passes": rule.passes, "view": rule.view,
+        "through": rule.through, "lays": rule.lays, "single": rule.single, "summed": rule.summed, "alone": rule.alone,
+        "free": rule.free, "bias": rule.bias, "cpu": rule.cpu,
         "live": {INPUTS.index(letter): name for letter, name in rule.live.items()},
     }) | sizes | shape  # fmt: skip
 
@@ -125,7 +135,7 @@ def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[
     outside = {spec.path: spec.outside for spec in family.modules}
     return found | {
         "like": operations.like, "functions": _functions(parse_all(operations.functions), formulas),
-        "checkpointing": operations.checkpointing,
+        "checkpointing": operations.checkpointing, "float32": operations.float32,
         "tied": [
             [(spec.path, spec.outside), (spec.tied_to, outside[spec.tied_to])]
             for spec in family.modules if spec.tied_to is not None
@@ -133,20 +143,24 @@ def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[
     }  # fmt: skip
 
 
-def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[dict[str, Any]] | None:
-    """What an entry's method does; nothing where that is not known."""
+def _known(entry: MethodEntry) -> Sequence[Act] | None:
+    """The records of an entry's operations; None if it does not declare them."""
     try:
-        found = program.acts(entry)
+        return program.acts(entry)
     except UsageError:
         return None
-    return [_act(act, language, formulas) for act in found]
+
+
+def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[dict[str, Any]] | None:
+    found = _known(entry)
+    return None if found is None else [_act(act, language, formulas) for act in found]
 
 
 def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:
     """Laid out like a tensor. layered: whether only its condition names the layer."""
     by_layer = [f for f in (act.if_, act.holds) if f is not None and "layer" in f.names]
     return {
-        "per": act.per, "roles": act.roles, "by_layer": bool(by_layer), "layered": by_layer == [act.if_],
+        "per": act.per, "at": act.at, "roles": act.roles, "by_layer": bool(by_layer), "layered": by_layer == [act.if_],
         "guard": formulas.add(act.if_), "holds": formulas.add(act.holds),
         "functions": _functions(program.functions_of(act, language), formulas),
     }  # fmt: skip

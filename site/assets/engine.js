@@ -279,7 +279,7 @@ var peft = (function () {
     });
     dims = sized(family.dims);
     Object.keys(family.stacks).forEach(function (stack) { own[stack] = sized(family.stacks[stack].dims || {}); });
-    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
+    var backbone = { name: name, type: type, raw: raw, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
     parameters = inventory(backbone, null, 2);
     backbone.parameters = parameters.total - parameters.head;
     if (backbone.parameters > EXACT) {
@@ -820,6 +820,13 @@ var peft = (function () {
     var factor = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 }[match[2].toLowerCase()];
     return Math.round(Number(match[1].replace(/[,_]/g, "")) * factor);
   }
+  /* "24GiB", "80 GB" or "24", which are GiB, in bytes; null for nothing, NaN for what is none. */
+  function gpuBytes(text) {
+    var units = { "": Math.pow(2, 30), kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: Math.pow(1024, 2), gib: Math.pow(1024, 3) };
+    if (!text.trim()) return null;
+    var found = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim()), unit = found && units[found[2].toLowerCase()];
+    return unit && Number(found[1]) > 0 ? Math.trunc(Number(found[1]) * unit) : NaN;
+  }
   function within(sum, budget) {
     return (!given(budget.trained) || sum.trained <= budget.trained) && (!given(budget.bytes) || sum.stored_bytes <= budget.bytes);
   }
@@ -943,13 +950,13 @@ var peft = (function () {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
-    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
+    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity, gpuBytes: gpuBytes,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
-    /* What memory.js, operations.js and step.js go on with. */
+    /* What the scripts of memory go on with. */
     inner: {
       EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
-      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
+      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes, lookup: lookup, seen: seen
     }
   };
 })();

@@ -1,36 +1,57 @@
-/* The memory of a training step in the page, from lists of operations: peftonomy/memory/program.py and answer.py over the
-   inventory of engine.js. After engine.js and data.js; step.js runs a step, programs.js has the lists. This file knows no
-   model and no method. Bytes are integers below 2**53 and therefore exact. */
+/* A model with a method put into it: peftonomy/memory/program.py over the inventory of engine.js. After engine.js and
+   data.js; programs.js has the lists of operations, step.js runs them. This file knows no model and no method. */
 "use strict";
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, total = inner.total;
-  var NONE = [], data = null;
+  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "pixels", "buffers"];
+  var data = null;
 
+  /* What programs.js brings: numbers of formulas become functions, and rows of lines objects. */
   function load(records) {
     data = records;
-    Object.keys(data.rules).forEach(function (kind) {
-      data.rules[kind].kind = kind;
-      data.rules[kind].casts = kind === "cast" || kind === "as" || kind === "float";
+    data.varying = new Map(Object.keys(data.varying).map(function (number) {
+      return [data.formulas[number], { number: number, names: data.varying[number], formula: data.formulas[number] }];
+    }));
+    each(data.rules, function (rule, kind) {
+      rule.kind = kind;
+      rule.casts = kind === "cast" || kind === "as" || kind === "float";
+      SIZED.forEach(function (field) { rule[field] = formula(rule[field]); });
     });
     data.functions = decoded(data.functions);
-    Object.keys(data.families).forEach(function (name) { data.families[name].functions = decoded(data.families[name].functions); });
-    Object.keys(data.entries).forEach(function (id) { (data.entries[id] || NONE).forEach(function (act) { act.functions = decoded(act.functions); }); });
+    each(data.positions, function (index, id) { data.positions[id] = formula(index); });
+    each(data.families, function (family) {
+      family.functions = decoded(family.functions);
+      OF_FAMILY.forEach(function (field) { family[field] = formula(family[field]); });
+    });
+    /* known: the functions of a record, with the helpers of the entry's others. */
+    each(data.entries, function (acts) {
+      (acts || NONE).forEach(function (act) {
+        act.functions = decoded(act.functions);
+        act.guard = formula(act.guard);
+        act.holds = formula(act.holds);
+      });
+      var helpers = [].concat.apply([], (acts || NONE).map(function (act) { return Array.from(act.functions).filter(function (pair) { return !hooks(pair[0]); }); }));
+      (acts || NONE).forEach(function (act) { act.known = new Map(helpers.concat(Array.from(act.functions))); });
+    });
   }
+  function each(record, work) { Object.keys(record).forEach(function (key) { work(record[key], key); }); }
+  function formula(index) { return given(index) ? data.formulas[index] : null; }
   function decoded(functions) {
     return new Map(Object.keys(functions).map(function (name) {
       return [name, { name: name, inputs: functions[name][0], lines: functions[name][1].map(lineOf) }];
     }));
   }
-  /* borrowed: which arguments are parameters of the place of a method, which nobody else holds. */
+  /* words: names, and formulas as functions. borrowed: which of them are parameters of the place of a method, which nobody
+     else holds. */
   function lineOf(row) {
     var borrowed = row[1].map(function (word) { return word === ".weight" || word === ".bias" || word === ".bias?"; });
     return {
-      kind: row[0], words: row[1], targets: row[2] || NONE, when: given(row[3]) ? row[3] : null, shape: row[4] || null,
-      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null, rule: data.rules[row[0]], point: own(data.points, row[0])
+      kind: row[0], words: row[1].map(function (word) { return typeof word === "number" ? formula(word) : word; }), targets: row[2] || NONE,
+      when: formula(row[3]), shape: row[4] ? row[4].map(formula) : null,
+      borrowed: borrowed.indexOf(true) >= 0 ? borrowed : null
     };
   }
-  function run(index, names) { return data.formulas[index](names); }
   function within(layers, n) { return !layers || (Array.isArray(layers) ? layers[0] <= n && n < layers[1] : layers.at.indexOf(n) >= 0); }
   function at(map, key) {
     if (!map.has(key)) map.set(key, []);
@@ -64,7 +85,8 @@
     this.operations.tied.forEach(function (pair) { tied[placed(pair[0])] = placed(pair[1]); });
     function placed(path) { return (path[1] ? "" : prefix) + path[0]; }
     this.modules = modules; this.paths = paths; this.tied = tied;
-    this.found = new Map(); this.layers = new Map(); this.names = this.namesOf(family);
+    this.check();
+    this.found = new Map(); this.layers = new Map(); this.differ = new WeakMap(); this.names = this.namesOf(family);
   }
   function functionsOf(operations) {
     return (given(operations.like) ? functionsOf(data.families[operations.like]) : NONE).concat(Array.from(operations.functions));
@@ -77,7 +99,7 @@
     Object.keys(family.stacks).forEach(function (name) { family.stacks[name].modules.forEach(absent); });
     inv.modules.forEach(function (m) { if (!m.stack) flags[flat(m.role)] = 1; });
     every = names[""] = merge(flags, backbone.config, inv.dims, { num_labels: inv.labels });
-    every.post_norm = Number(Boolean(run(this.operations.post_norm, backbone.config)));
+    every.post_norm = Number(Boolean(this.operations.post_norm(backbone.config)));
     Object.assign(every, { in_encoder: 0, in_decoder: 0, layer: -1 });
     inv.stacks.forEach(function (name) {
       var here = { n_layers: backbone.layers[name] };
@@ -86,6 +108,19 @@
     });
     return names;
   };
+  /* Refuse a config with an option that changes the computation in a way that no function declares. */
+  Model.prototype.check = function () {
+    var backbone = this.inv.backbone;
+    (this.operations.fixed || NONE).forEach(function (option) {
+      var found = inner.lookup("memory of " + backbone.name, backbone.raw, option[0]);
+      if (found === undefined || option[1].some(function (allowed) { return plain(allowed) === plain(found); })) return;
+      fail("memory of " + backbone.name + ": " + option[0] + ": found " + inner.seen(found) + "; expected " + option[1].map(inner.seen).join(" or ") + ", as the operations of " + backbone.family.name + " assume");
+    });
+  };
+  /* A value as Python compares it: 1.0 equals 1, and true does. */
+  function plain(value) { return value !== null && typeof value === "object" && given(value.text) ? Number(value.text) : typeof value === "boolean" ? Number(value) : value; }
+  /* Whether a module's parameters are in float32 whatever type the model has. */
+  Model.prototype.single = function (m) { return this.operations.float32.indexOf(m.role) >= 0; };
   /* The module whose weight (or other parameter) a module has: itself, or what that is tied to. */
   Model.prototype.owner = function (m, suffix) {
     var there = m.parameters.some(function (p) { return suffix || p[0] === "weight"; });
@@ -149,7 +184,8 @@
     var source = spot.source, found = [placeOf("", spot)];
     if (isSite(source)) found.push(["role", spot.role, source.d_in, source.d_out].join("|"));
     else if (isModule(source)) found.push(["parameter", source.path, "weight"].join("|"));
-    return found.concat(["block", source.stack, spot.role.replace(/^norm\./, "").split(".")[0]].join("|"), ["block", source.stack, "layer"].join("|"), "model");
+    if (source.stack !== undefined) [spot.role.replace(/^norm\./, "").split(".")[0], "layer"].concat(spot.role === "layer" ? data.constants.blocks : NONE).forEach(function (name) { found.push(["block", source.stack, name].join("|")); });
+    return found.concat("model");
   }
   /* Rows of a tensor that are alike but for their layers, as one. */
   function together(rows) {
@@ -178,16 +214,15 @@
   /* width: bytes of a frozen number. */
   function Program(plan, model, values, width) {
     var args = inner.argumentsOf(plan, values), self = this;
-    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.holds = 0;
+    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.differ = new Map(); this.holds = 0;
     this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
       if (!m.pretrained) m.parameters.forEach(function (p) { at(self.trained, m.path + "|" + p[0]).push(null); });
     });
     data.methods[plan.id].forEach(function (id, part) {
-      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known"), helpers = [];
-      acts.forEach(function (act) { act.functions.forEach(function (f, name) { if (!hooks(name)) helpers.push([name, f]); }); });
-      acts.forEach(function (act) { self.act(part, act, new Map(helpers.concat(Array.from(act.functions))), args[part]); });
+      var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known");
+      acts.forEach(function (act) { self.act(part, act, args[part]); });
     });
     this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
   }
@@ -208,28 +243,39 @@
   function replaces(name) { return data.constants.in_place.indexOf(name) >= 0; }
   /* Whether a function of that name acts by itself, and is not one that others call. */
   function hooks(name) { return surrounds(name) || replaces(name) || own(data.points, name); }
-  /* functions: those of the record, with the helpers of the entry's others. */
-  Program.prototype.act = function (part, act, functions, args) {
+  Program.prototype.act = function (part, act, args) {
     var self = this, plan = this.plan, common = inner.atop(plan.common, { post_norm: this.model.names[""].post_norm, width: this.width }), sites = plan.sites[part];
     if (act.per === "site" && !plan.method.parts[part].targets) sites = inner.byRole(plan.inv, (act.roles || NONE).filter(function (role) { return inner.hasRole(plan.inv, role); }));
     inner.spotsOf(merge(act, { by_layer: act.by_layer && !act.layered }), plan.inv, sites, common).forEach(function (spot) {
       var layers = spot.layers, names = inner.atop(spot.dims, args);
       if (act.layered) {
         if (!layers) return;
-        layers = { at: layersOf(layers).filter(function (n) { return run(act.guard, inner.atop(names, { layer: n })); }) };
+        layers = { at: layersOf(layers).filter(function (n) { return act.guard(inner.atop(names, { layer: n })); }) };
         if (!layers.at.length) return;
-      } else if (given(act.guard) && !run(act.guard, names)) return;
-      self.holds += run(act.holds, names) * (layers ? layersOf(layers).length : spot.n);
-      self.hook(part, act.functions, functions, merge(inner.local(spot.dims, common), args), spot, layers);
+      } else if (act.guard && !act.guard(names)) return;
+      if (spot.suffix === "bias" && act.functions.has("weight") && !act.functions.has("bias")) return;   // what stands in place of a weight does nothing to a bias
+      self.holds += act.holds(names) * (layers ? layersOf(layers).length : spot.n);
+      self.hook(part, act, merge(inner.local(spot.dims, common), args), spot, layers);
     });
   };
-  Program.prototype.hook = function (part, acting, functions, names, spot, layers) {
+  /* The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it. */
+  Program.prototype.pathAt = function (spot, at_) {
+    if (at_ !== "norm") return at_ || pathOf(spot.source);
+    var first = layersOf(spot.layers)[0], found = this.model.module(spot.stack, first === undefined ? -1 : first, "norm." + spot.role.split(".")[0]);
+    if (!found) fail("memory: " + this.plan.method.name + " acts around the norm behind " + spot.role + ", and there is none");
+    return found.path;
+  };
+  Program.prototype.hook = function (part, act, names, spot, layers) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
-    var slice = isSite(source) && !source.whole ? new Part(module, source.start, source.stop) : null;
-    acting.forEach(function (f, name) {
-      var hook = { name: name, function: f, functions: functions, names: names, part: part, spot: spot, tensors: {}, layers: layers, slice: slice, module: module, suffix: spot.suffix };
+    var slice = isSite(source) && !source.whole && !act.at ? new Part(module, source.start, source.stop) : null, tensors = {};
+    this.own.forEach(function (_, key) {
+      var cut = key.indexOf("|"), name = key.slice(cut + 1);
+      if (key.slice(0, cut) === String(part)) names["with_" + name] = Number(self.nearest({ part: part, spot: spot, tensors: tensors }, name).length > 0);
+    });
+    act.functions.forEach(function (f, name) {
+      var hook = { name: name, function: f, functions: act.known, names: names, part: part, spot: spot, tensors: tensors, layers: layers, slice: slice, module: module, suffix: spot.suffix };
       if (surrounds(name) && isModule(source) && spot.suffix !== source.parameters[0][0]) return;   // a module once, whatever it has besides its weight
-      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : pathOf(source))).push(hook);
+      if (surrounds(name) || replaces(name)) at(self.hooks, stack + "|" + (isBlock(source) ? source.name : self.pathAt(spot, act.at))).push(hook);
       else if (own(data.points, name)) at(self.points, [stack, isBlock(source) ? source.name : "", name].join("|")).push(hook);
     });
   };
@@ -244,6 +290,15 @@
   Program.prototype.trains = function (m, suffix, layer) {
     var found = this.trained.get(m.path + "|" + suffix);
     return found !== undefined && found.some(function (layers) { return within(layers, layer); });
+  };
+  /* The method's own tensors of a name, at all places. */
+  Program.prototype.everywhere = function (hook, name) {
+    var places = this.own.get(hook.part + "|" + name);
+    return places ? [].concat.apply([], Array.from(places.values())) : NONE;
+  };
+  /* The same without what the method does. */
+  Program.prototype.bare = function () {
+    return Object.assign(Object.create(Program.prototype), this, { hooks: new Map(), points: new Map(), acting: new Map(), keys: new Map(), differ: new Map() });
   };
   function acting(hooks, layer) { return !hooks ? NONE : hooks.filter(function (hook) { return within(hook.layers, layer); }); }
   /* The hooks around modules and blocks in a layer. */
@@ -267,12 +322,32 @@
   };
   /* The layers of a stack, in groups: which to run, and how often more to count them. */
   Program.prototype.sequence = function (stack, names) {
-    var model = this.model, formulas = model.varying(), here = Object.create(names);
+    var model = this.model, differing = this.differing(stack).map(function (pair) { return [pair[0], inner.atop(names, pair[1])]; });
     return compressed(this.alike(stack).map(function (key, layer) {
-      if (!formulas.length) return key;
-      model.layered(here, layer);
-      return formulas.reduce(function (text, f) { return text + "|" + run(f, here); }, key);
+      return differing.reduce(function (text, pair) {
+        var here = model.layered(pair[1], layer), sized = pair[0].names.some(function (name) { return !(name in here); });
+        return text + "|" + (sized ? "layer " + layer : pair[0].formula(here));   // it needs sizes of tensors as well
+      }, key);
     }));
+  };
+  /* All formulas of the model and of hooks that differ from layer to layer, with the names that they see besides. */
+  Program.prototype.differing = function (stack) {
+    var model = this.model, found = this.differ.get(stack);
+    function note(functions, seen) {
+      model.varying(functions).forEach(function (varying) {
+        found.set(JSON.stringify([varying.number].concat(varying.names.map(function (name) { return seen[name]; }))), [varying, seen]);
+      });
+    }
+    if (found) return found;
+    found = new Map();
+    note(model.functions, {});
+    [this.hooks, this.points].forEach(function (all) {
+      all.forEach(function (hooks, where) {
+        if (["", stack].indexOf(where.split("|")[0]) >= 0) hooks.forEach(function (hook) { note(hook.functions, hook.names); });
+      });
+    });
+    this.differ.set(stack, found = Array.from(found.values()));
+    return found;
   };
   /* For each layer of a stack, in which of the sets of layers of modules, tensors and hooks it is. */
   Program.prototype.alike = function (stack) {
@@ -289,17 +364,19 @@
     this.keys.set(stack, found);
     return found;
   };
-  /* All formulas of the model that differ from layer to layer. */
-  Model.prototype.varying = function () {
-    if (this.differ) return this.differ;
-    var found = new Set(), about = ["layer"].concat(this.perLayer);
-    function note(index) {
-      if (typeof index === "number" && (data.varying[index] || NONE).some(function (name) { return about.indexOf(name) >= 0; })) found.add(index);
+  /* The formulas of functions that name what differs from layer to layer in the model. */
+  Model.prototype.varying = function (functions) {
+    var found = this.differ.get(functions), about = ["layer"].concat(this.perLayer);
+    function note(word) {
+      var varying = data.varying.get(word);
+      if (varying && varying.names.some(function (name) { return about.indexOf(name) >= 0; })) found.add(varying);
     }
-    this.functions.forEach(function (f) {
-      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when === null ? NONE : line.when).forEach(note); });
+    if (found) return found;
+    this.differ.set(functions, found = new Set());
+    functions.forEach(function (f) {
+      f.lines.forEach(function (line) { line.words.concat(line.shape || NONE, line.when || NONE).forEach(note); });
     });
-    return (this.differ = Array.from(found));
+    return found;
   };
   /* Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the first,
      the second (for all between) and the last. */
@@ -326,142 +403,7 @@
     return groups;
   }
 
-  /* ---- the answer ---- */
-
-  function settingOf(asked) {
-    var known = peft.data.training, setting = merge(known.setting, asked), lists = { dtype: Object.keys(known.dtypes), optimizer: Object.keys(known.optimizers), attention: known.attention };
-    ["batch", "seq"].forEach(function (name) {
-      var n = setting[name];
-      if (!Number.isInteger(n) || n < 1 || n > known.most) fail(name + ": found " + inner.shown(String(n)) + "; expected a whole number from 1", name);
-    });
-    if (given(setting.quantized)) lists.quantized = Object.keys(known.quantized);
-    Object.keys(lists).forEach(function (name) {
-      if (lists[name].indexOf(setting[name]) < 0) fail("unknown " + (name === "quantized" ? "quantization" : name) + " '" + inner.shown(String(setting[name])) + "'", name);
-    });
-    return setting;
-  }
-  /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
-  function programOf(id, options, width) {
-    var model = peft.backbone(options), task = options.task;
-    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
-    var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = width + JSON.stringify(values);
-    plan.programs = plan.programs || new Map();
-    if (!plan.programs.has(key)) {
-      if (plan.programs.size > 20) plan.programs.clear();
-      plan.inv.operations = plan.inv.operations || new Model(plan.inv);
-      plan.programs.set(key, new Program(plan, plan.inv.operations, values, width));
-    }
-    return { program: plan.programs.get(key), values: values };
-  }
-  function numel(tensor) { return tensor.number * product(tensor.shape); }
-  /* The tensors that are trained, each kind once, with how many there are, and whether the step reached them. */
-  function trainedIn(program, step) {
-    var found = [];
-    program.plan.inv.modules.forEach(function (m) {
-      m.parameters.forEach(function (p) {
-        var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
-        if (number) found.push({ shape: p[1], number: number, reached: step.reached(m, p[0]) });
-      });
-    });
-    program.rows.forEach(function (row) {
-      if (row.learns && !row.piece.tensor.selecting) step.shapes(row).forEach(function (shape) { found.push({ shape: shape, number: row.n, reached: true }); });
-    });
-    return found;
-  }
-  /* Numbers of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
-  function ordered(program, step) {
-    var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
-    function pathIn(spot) {
-      var source = spot.source, layer = isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
-      if (!isBlock(source)) return isSite(source) ? source.module.path : isModule(source) ? joined(source.path, spot.suffix) : "";
-      return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
-    }
-    program.rows.forEach(function (row) {
-      if (row.learns && !row.piece.tensor.selecting) at(at2(added, row.spot.stack), pathIn(row.spot)).push(row);
-    });
-    function beside(stack, path, layer) {
-      (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
-        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape)); });
-      });
-    }
-    function module(m, layer) {
-      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0])) found.push(product(p[1])); });
-      beside(m.stack, m.path, layer);
-    }
-    function embeds(m) { return m.role.indexOf("embed.") === 0; }
-    outside.filter(embeds).forEach(function (m) { module(m, -1); });
-    inv.stacks.forEach(function (stack) {
-      var inside = inv.modules.filter(function (m) { return m.stack === stack; }), paths = new Set(inside.map(function (m) { return m.path; }));
-      step.sequence(stack).forEach(function (pair) {
-        pair[0].forEach(function (layer) {
-          inside.forEach(function (m) { if (within(m.layers, layer)) module(m, layer); });
-          if (added.has(stack)) added.get(stack).forEach(function (_, path) { if (!paths.has(path)) beside(stack, path, layer); });
-        });
-      });
-    });
-    outside.forEach(function (m) { if (!embeds(m)) module(m, -1); });
-    beside("", "", -1);
-    return found;
-  }
-  /* Bytes of an optimizer's states that stay, of those that may leave the device, and needed for a while during the update. */
-  function update(optimizer, tensors, singles, width) {
-    var states = 0, all = 0, temporary = 0, before = 0;
-    tensors.forEach(function (tensor) {
-      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length;
-      all += n * width * tensor.number;
-      if (optimizer.factored) states += tensor.number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
-      else if (optimizer.eight_bit) states += tensor.number * optimizer.moments * (n + 4 * Math.ceil(n / peft.data.training.STATE_BLOCK));
-      else if (optimizer.moments) states += tensor.number * (optimizer.moments * n * width + data.constants.counter);
-    });
-    singles.forEach(function (n) {   // a root, a quotient, and the quotient of the tensor before
-      temporary = Math.max(temporary, 2 * n * width + before);
-      before = n * width;
-    });
-    if (optimizer.foreach || !optimizer.moments) temporary = optimizer.moments ? all : 0;
-    return { states: optimizer.paged ? 0 : states, paged: optimizer.paged ? states : 0, temporary: temporary };
-  }
-  /* Bytes of all that stays from step to step but the optimizer's states. */
-  function weightsOf(program, setting, values, trained, w, w_t) {
-    var plan = program.plan, inv = plan.inv, T = peft.data.training, kind = setting.quantized;
-    var bytes = program.holds + run(program.model.operations.buffers, inner.atop(program.model.names[""], { width: w })) + inner.baseBytes(plan, values, w) - inv.backbone.parameters * w, frozen = inv.total - trained;
-    program.rows.forEach(function (row) {
-      var tensor = row.piece.tensor;
-      if (!tensor.selecting && (row.learns || tensor.served !== "absent")) frozen += row.count * row.n;
-    });
-    if (given(kind)) inv.modules.forEach(function (m) {
-      if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return;
-      if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(plan.method.name + " trains weights that are to be held in " + kind);
-      var n = m.d_in * m.d_out, scales = kind === "nf4" ? Math.ceil(n / T.BLOCK) : m.d_out;
-      bytes += m.n * (Math.ceil(n * T.quantized[kind] / 8) + 4 * scales - n * w);
-    });
-    return frozen * w + trained * w_t + bytes;
-  }
-  function batchOf(model, setting, w) {
-    var T = peft.data.training, pixels = run(model.operations.pixels, model.inv.backbone.config), labels = model.inv.task === "causal_lm" ? setting.seq : 1;
-    return setting.batch * ((pixels ? pixels * w : setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES)) + T.LABEL_BYTES * labels);
-  }
-  /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
-  peft.remembered = function (id, options, asked) {
-    var setting = settingOf(asked), T = peft.data.training, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1];
-    var found = programOf(id, options, w), program = found.program, model = program.model, plan = program.plan;
-    if (program.eager || !run(model.operations.sdpa, plan.inv.backbone.config)) setting.attention = "eager";
-    if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + plan.inv.backbone.family.name + "; expected none");
-    var step = new inner.Step(program, { batch: setting.batch, seq: setting.seq, width: w, trained: w_t, autocast: setting.dtype === "mixed", eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu" });
-    var tensors = trainedIn(program, step), trained = tensors.reduce(function (n, t) { return n + numel(t); }, 0), inputs = batchOf(model, setting, w);
-    tensors = tensors.filter(function (t) { return t.reached; });
-    var gradients = w_t * tensors.reduce(function (n, t) { return n + numel(t); }, 0), optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step), w_t);
-    var moments = [["forward", step.first[0], Math.min(step.first[0], step.kept), 0], ["backward"].concat(step.second), ["optimizer", gradients + optimizer.temporary, 0, gradients]];
-    var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
-    var weights = weightsOf(program, setting, found.values, trained, w, w_t), peak = weights + most[1] + optimizer.states + inputs;
-    if (Math.max(peak - inputs, step.kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
-    return {
-      method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: found.values, targets: plan.targets,
-      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: optimizer.states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
-      kept: step.kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
-      forward_flops: step.forward_flops, step_flops: step.step_flops
-    };
-  };
   peft.loadOperations = load;
-  /* What step.js goes on with. */
-  inner.operations = { get data() { return data; }, run: run, within: within, at2: at2, own: own, padded: padded, Part: Part };
+  /* What tape.js, machine.js, step.js and memory.js go on with. */
+  inner.memory = { get data() { return data; }, Model: Model, Program: Program, Part: Part, within: within, own: own, at: at, at2: at2, padded: padded, joined: joined, isSite: isSite, isBlock: isBlock, isModule: isModule, learns: learns };
 })();
