@@ -20,6 +20,7 @@
       this.outside = new Map();   // all others
       this.held = [];             // to the end of the forward pass
       this.stayed = [];           // until what called their stack is through
+      this.leaves = [];           // that autograd holds to the end
       this.casts = new Map();
       this.shared = new Map();
       this.autocast = flags.autocast;
@@ -81,9 +82,11 @@
         return made.storage;
       };
     }
-    /* The method's own tensor of a name; null where it may be missing and is. */
+    /* The method's own tensor of a name; null where it may be missing and is. `xattn.A`: of that block of the layer at hand. */
     declared(word) {
-      var name = word.replace(/\?$/, ""), found = this.hook ? this.program.nearest(this.hook, name) : NONE;
+      var name = word.replace(/\?$/, ""), dot = name.lastIndexOf("."), found = NONE;
+      if (this.hook && dot < 0) found = this.program.nearest(this.hook, name);
+      else if (this.hook) found = this.program.inBlock(this.hook, name.slice(dot + 1), this.stack, name.slice(0, dot));
       for (var i = 0; i < found.length; i++) if (parts.within(found[i].layers, this.number)) return found[i];
       if (name !== word) return null;
       return this.wrong("found no tensor ." + name + " here");
@@ -230,7 +233,7 @@
     /* A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again. */
     leaf: function (machine, x) {
       var y = x.live ? x : new Tensor(x.shape, x.width, true, x.storage);
-      if (!x.live && machine.limit < 0) machine.tape.hold(y);
+      if (!x.live && machine.limit < 0) machine.leaves.push(machine.tape.hold(y));
       return machine.tape.hold(y);
     },
     /* Held from outside of the model, to the end of the forward pass. */
