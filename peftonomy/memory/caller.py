@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -13,7 +13,7 @@ from ..errors import near
 from ..formula import Formula
 from ..schema.programs import Function, Line
 from .machine import EVERY, Machine, Value, tensor
-from .program import BLOCKS, Hook, Part, Slice
+from .program import BLOCKS, Hook, Own, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
 from .tensor import Storage, Tensor
@@ -32,6 +32,10 @@ class Caller(Machine):
 
     def unadapted(self, wanted: int) -> list[Value]:
         """Run the whole model without the method and without gradients."""
+        raise NotImplementedError
+
+    def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run a function of the model, with fewer layers and with other parameters."""
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
@@ -89,6 +93,8 @@ class Caller(Machine):
             return self._parts(line, function)
         if kind == "unadapted":
             return self.unadapted(len(line.targets))
+        if kind == "doubled":
+            return self._double(line, function)
         if kind == "nth":
             return self._nth(line, function)
         if kind == "every":
@@ -313,6 +319,17 @@ class Caller(Machine):
         value = self._value(word, line, function)
         self.copy = before
         return [self.tape.hold(tensor(value))]
+
+    def _double(self, line: Line, function: Function) -> list[Value]:
+        """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of the
+        method's own in place of the parameters that they are beside."""
+        name, count, *words = line.arguments
+        if name not in self.model.functions:
+            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        assert self.hook is not None
+        places = (self.hook.places.get(str(word)[1:], {}) for word in words)
+        owns = {place[1:]: own for several in places for place, found in several.items() for own in found}
+        return self.doubled(self.model.functions[str(name)], int(self._value(count, line, function)), owns)
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""

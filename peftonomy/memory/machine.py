@@ -67,6 +67,7 @@ class Machine:
         self.floor = 0  # scopes of the model below those of the method's function, whose own names come first
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
+        self.owns: Mapping[tuple[str, str], Own] = {}  # parameters of a method that stand in place of the model's
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
         self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
         self.recording, self.done, self.last, self.limit = True, 0, 0, -1  # see `Step`
@@ -227,6 +228,9 @@ class Machine:
         if owner.kind == "conv1d" and name == "weight":
             shape = shape[::-1]
         single = owner.role in self.model.operations.float32
+        own = self.owns.get((owner.path, name))
+        if own is not None:
+            return self.tape.hold(self._parameter((own.key, None), own.shape, own.trained, layered, single))
         value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single))
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:

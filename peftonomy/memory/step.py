@@ -6,6 +6,7 @@ pass writes a tape, the backward pass reads it. Nothing here knows a model, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..backbones.modules import Module
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import EVERY, SINGLE, Flags, Value, tensor
-from .program import Program
+from .program import Own, Program
 from .tape import Checkpoint, Record, Tape
 from .tensor import Storage, Tensor
 
@@ -132,6 +133,19 @@ class Step(Caller):
         vars(self).update(state)
         self._let_go(states[: len(states) - wanted])
         return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
+
+    def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run a function of the model, with fewer layers and with other parameters. Its layers are no checkpoints."""
+        state = dict(vars(self))
+        self.program, self.owns, self.flags = self.program.bare(), owns, self.flags._replace(checkpointing=False)
+        fewer = {stack: {"n_layers": layers} for stack in self.model.inventory.stacks}
+        self.every = {stack: {**names, "checkpointing": 0, **fewer.get(stack, {})} for stack, names in self.every.items()}
+        self.names = self.base = self.every[""]
+        self.scopes, self.hook, self.module, self.copy = [], None, None, None
+        self.sequences = {stack: [([n], 0) for n in range(layers)] for stack in self.model.inventory.stacks}
+        results = self.call(function, [])
+        vars(self).update(state)
+        return results
 
     def reached(self, module: Module, suffix: str) -> bool:
         """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
