@@ -132,7 +132,7 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     for change in CHANGES:
         for model in smallest.values():
             assert model.family.operations is not None
-            seq = model.dims["max_positions"] if model.family.operations.pixels(model.config) else 128
+            seq = (model.family.operations.pixels(model.config) and model.dims["max_positions"]) or 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 

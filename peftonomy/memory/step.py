@@ -138,8 +138,8 @@ class Step(Caller):
         """Run a function of the model, with fewer layers and with other parameters. Its layers are no checkpoints."""
         state = dict(vars(self))
         self.program, self.owns, self.flags = self.program.bare(), owns, self.flags._replace(checkpointing=False)
-        fewer = {stack: {"n_layers": layers} for stack in self.model.inventory.stacks}
-        self.every = {stack: {**names, "checkpointing": 0, **fewer.get(stack, {})} for stack, names in self.every.items()}
+        fewer = {"checkpointing": 0, "n_layers": layers}
+        self.every = {stack: {**names, **fewer} for stack, names in self.every.items()}
         self.names = self.base = self.every[""]
         self.scopes, self.hook, self.module, self.copy = [], None, None, None
         self.sequences = {stack: [([n], 0) for n in range(layers)] for stack in self.model.inventory.stacks}

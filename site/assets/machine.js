@@ -28,6 +28,7 @@
       this.floor = 0;             // scopes of the model below those of the method's function, whose own names come first
       this.module = null;         // whose forward pass runs
       this.copy = null;
+      this.owns = new Map();      // parameters of a method that stand in place of the model's
       this.parts = new Map();     // of tensors that are several parameters
       this.depth = 0;             // scopes outside of the layer,
       this.used = new Map();      // and what it reads from there
@@ -120,7 +121,9 @@
       var owner = this.model.owner(m, suffix), there = owner.parameters, found = there.filter(function (p) { return p[0] === (suffix || "weight"); })[0];
       if (!found && !suffix) found = there[0];
       if (!found) return null;
-      var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, y = (layered ? this.inside : this.outside).get(key);
+      var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, mine = this.owns.get(key);
+      if (mine) return this.tape.hold(this.parameter(mine.key + "|null", mine.shape, mine.trained, layered, false, [mine.key]));
+      var y = (layered ? this.inside : this.outside).get(key);
       if (!y) {
         var shape = owner.kind === "conv1d" && name === "weight" ? found[1].slice().reverse() : found[1];
         y = this.parameter(key, parts.padded(shape), this.program.trains(owner, name, layered ? this.number : -1), layered, this.model.single(owner));

@@ -99,6 +99,26 @@
       tape.letGo(states.slice(0, rest));
       return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
     }
+    /* `h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of the method's
+       own in place of the parameters that they are beside. Its layers are no checkpoints. */
+    doubled(line) {
+      var state = Object.assign({}, this), f = this.model.functions.get(line.words[0]), n = Math.trunc(this.value(line.words[1], line)), owns = new Map();
+      if (!f) this.wrong("doubled: found no function " + line.words[0]);
+      line.words.slice(2).forEach(function (word) {
+        this.program.places(this.hook, word.slice(1)).forEach(function (found, place) { owns.set(place.replace(/^parameter\|/, ""), found[found.length - 1]); });
+      }, this);
+      this.program = this.program.bare(); this.owns = owns;
+      this.flags = inner.merge(this.flags, { checkpointing: false });
+      this.flagged = inner.merge(this.flagged, { checkpointing: 0, n_layers: n });
+      this.names = this.base = inner.atop(this.model.names[""], this.flagged);
+      this.scopes = []; this.hook = this.module = this.copy = null;
+      this.sequences = new Map(this.model.inv.stacks.map(function (stack) {
+        return [stack, Array.from({ length: n }, function (_, i) { return [[i], 0]; })];
+      }));
+      var results = this.call(f, []);
+      Object.assign(this, state);
+      return results;
+    }
     /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
     reached(m, suffix) { return m.layers ? this.sequences.has(m.stack) : this.outside.has(m.path + "|" + suffix); }
     /* Of a tensor that is several parameters, their sizes; else its own. */
