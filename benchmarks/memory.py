@@ -144,8 +144,9 @@ def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
         key = model.family.config[name]
         for alias in key.aliases:
             raw.pop(alias, None)
-        *outer, last = (key.key or name).split(".")
         place: Any = raw
+        last: str | int
+        *outer, last = (key.key or name).split(".")
         for part in outer:
             place = place.setdefault(part, {})
         if key.item is not None:

@@ -452,7 +452,7 @@ def test_layers_that_count_let_go_of_what_they_lose() -> None:
 
 
 def test_a_shadow_is_the_model_with_fewer_layers() -> None:
-    """ShadowPEFT runs the first layers with parameters of its own; more of them are trained, and take more operations."""
+    """ShadowPEFT runs the first layers with parameters of its own; each layer more trains and computes as much."""
     one, two, three = (
         predicted(Case("llama", "shadow_peft", attention="eager", hyperparameters={"shadow_layers": n}))
         for n in (1, 2, 3)
