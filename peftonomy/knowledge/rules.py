@@ -448,10 +448,10 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Training
+        from ..memory.answer import Asked
         from ..memory.setting import Setting
 
-        Training(method.kb, method.plan(model)).memory({}, Setting(1, 8, dtype="float32"))
+        Asked(method.kb, method.plan(model), {}, Setting(1, 8, dtype="float32")).memory()
 
     reason = _reason(method, counted)
     if reason:
