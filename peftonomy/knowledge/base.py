@@ -62,11 +62,11 @@ class MethodOn:
     @cached_property
     def training(self) -> Training:
         """The method and the model for a training step, by default for the model's own task. Raises UsageError."""
-        from ..memory.answer import Training
+        from ..memory.answer import Training, trained_task
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
-        if where.get("task") is None and model.default_task == "none" and "seq_cls" in model.tasks:
-            where["task"] = "seq_cls"
+        if where.get("task") is None:
+            where["task"] = trained_task(model)
         plan = self.method.plan(self.model if isinstance(self.model, str) else model, **where)
         return Training(self.method.kb, plan)
 

@@ -448,10 +448,11 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Asked
+        from ..memory.answer import Asked, trained_task
         from ..memory.setting import Setting
 
-        Asked(method.kb, method.plan(model), {}, Setting(1, 8, dtype="float32")).memory()
+        plan = method.plan(model, task=trained_task(method.kb.models[model]))
+        Asked(method.kb, plan, {}, Setting(1, 8, dtype="float32")).memory()
 
     reason = _reason(method, counted)
     if reason:

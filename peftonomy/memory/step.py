@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module
+from ..errors import UsageError
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import EVERY, SINGLE, Flags, Value, tensor
@@ -91,7 +92,8 @@ class Step(Caller):
         """The forward pass of the task; the loss, held once."""
         task = self.model.inventory.task
         if task not in self.model.functions:
-            raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
+            known = ", ".join(name for name in self.model.family.tasks if name in self.model.functions)
+            raise UsageError(f"memory: {self.model.family.name} is not trained for task {task} here; expected {known}")
         self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
         for storage in self.held:
