@@ -47,6 +47,8 @@ def _text_of(value: object) -> str:
     try:
         return repr(value)
     except (ValueError, RecursionError):  # an integer of more digits than Python prints, a value of many levels
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length():,} bits"
         return f"a {type(value).__name__} that is too long to print"
 
 
