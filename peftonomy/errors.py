@@ -51,6 +51,8 @@ def _text_of(value: object) -> str:
     try:
         return repr(value)
     except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length():,} bits"
         return f"a {type(value).__name__} that cannot be printed"
 
 
