@@ -236,7 +236,8 @@ def _terminal(site: Site) -> list[View]:
     query, method = site.settings.query, site.example_method
     known = method == query.method and query.model in site.kb.models
     model = query.model if known else site.examples[0]
-    given, targets = (query.set, query.targets) if known else ({}, [])
+    given: View = query.set if known else {}
+    targets = query.targets if known else []
     flags = [f"--set {n}={v}" for n, v in given.items()] + ([f"--targets {','.join(targets)}"] if targets else [])
     call = [json.dumps(model), *(f"{n}={v!r}" for n, v in given.items()), *([f"targets={targets}"] if targets else [])]
     command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}
