@@ -79,8 +79,8 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
 def _real(path: str | Path) -> str:
     """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
     try:
-        return str(Path(path).resolve())
-    except (TypeError, ValueError, OSError, RuntimeError):
+        return os.path.realpath(os.fspath(path) + "")
+    except (TypeError, ValueError):
         raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
 
 
