@@ -5,6 +5,7 @@ The problems of all files are reported together, each with its line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
 def _real(path: str | Path) -> str:
     """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
     try:
-        return os.path.realpath(os.fspath(path) + "")
+        return os.path.realpath(os.fspath(path) + "")  # no bytes
     except (TypeError, ValueError):
         raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
 
