@@ -165,7 +165,7 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
 def whole(text: str) -> int:
     """Return a whole number in ASCII digits. Raises ValueError; Python's `int` also reads `1_000` and other digits."""
-    if not re.fullmatch(" *[-+]?[0-9]{1,19} *", text):
+    if not re.fullmatch("[-+]?[0-9]{1,19}", text.strip()):
         raise ValueError(f"found {shown(text)!r}; expected a whole number")
     return int(text)
 
