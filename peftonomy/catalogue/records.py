@@ -214,7 +214,7 @@ class Records(Mapping[str, M], Generic[M]):
         if isinstance(model, Backbone):
             return model
         if not isinstance(model, str | Path | Mapping):
-            raise UsageError(f"model: found {shown(model)}; expected an id, a path or the content of a config.json")
+            raise UsageError(f"model: found {shown(model)}; expected an id, the path or the content of a config.json")
         if isinstance(model, str) and model in self.models:
             return self.models[model]
         if isinstance(model, str) and not _exists(model):
