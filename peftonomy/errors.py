@@ -25,10 +25,14 @@ PATH_SHOWN = 200
 """The number of characters of a path that a message repeats."""
 
 
+LONGEST = 200
+"""The number of characters of a name that are compared with known names."""
+
+
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(str(name)[:200].lower(), lower, n=n, cutoff=0.6)]
+    return [lower[m] for m in difflib.get_close_matches(name[:LONGEST].lower(), lower, n=n, cutoff=0.6)]
 
 
 def escaped(text: str) -> str:
@@ -46,10 +50,10 @@ def shown(value: object) -> str:
 def _text_of(value: object) -> str:
     try:
         return repr(value)
-    except (ValueError, RecursionError):  # an integer of more digits than Python prints, a value of many levels
+    except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
         if isinstance(value, int):
             return f"an integer of {value.bit_length():,} bits"
-        return f"a {type(value).__name__} that is too long to print"
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 def described(value: object) -> str:
@@ -146,9 +150,9 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
     LISTED = 40
 
     def __init__(self, kind: str, name: object, known: Iterable[str], where: str = ""):
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        matches = near(name, self.known) if isinstance(name, str) else []
-        parts = [f"unknown {kind} {shown(name)!r}" + (f" {where}" if where else "")]
+        self.kind, self.name, self.known = kind, name if isinstance(name, str) else shown(name), sorted(known)
+        matches = near(self.name, self.known)
+        parts = [f"unknown {kind} {shown(self.name)!r}" + (f" {where}" if where else "")]
         if matches:
             parts.append("did you mean " + " or ".join(matches) + "?")
         if len(self.known) <= self.LISTED:

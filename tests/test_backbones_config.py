@@ -126,7 +126,7 @@ def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -
 BAD_FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", ":1: found Expecting value, column 1; expected valid JSON"),
     "not JSON": (b"model_type: llama\n", ":1: found Expecting value, column 1; expected valid JSON"),
-    "cut short": (b'{"model_type": "llama",\n "hidden_size": ', ":2: found Expecting value, column 17; expected valid JSON"),
+    "cut short": (b'{"model_type":\n "llama", "x": ', ":2: found Expecting value, column 16; expected valid JSON"),
     "not an object": (b"[1, 2]", "found a list of 2; expected a JSON object"),
     "a number": (b"7", "found 7; expected a JSON object"),
     "not text": (b'{"a": "\xff"}', "found bytes that are not UTF-8; expected UTF-8 text"),

@@ -131,6 +131,8 @@ class Backbone:
         modules are inferred from their names and positions. id: the model's name in results and messages. Raises
         ConfigError, in one line.
         """
+        if not isinstance(config, str | Path | Mapping):
+            raise ConfigError(id or "config", "", config, "a path of a config.json, or its content")
         source = (id or "config") if isinstance(config, Mapping) else str(config)
         raw = config if isinstance(config, Mapping) else read_json(config)
         return _build(source, raw, _family(source, raw, families, infer=True), id or source)

@@ -116,21 +116,18 @@ class MethodRecord:
         num_labels: int = 2,
     ) -> Plan:
         """Lay the method out on a model; equal calls share one plan. Raises UsageError or ConfigError."""
-        key = (
-            model if isinstance(model, str | Backbone) else None,
-            _listed("targets", targets),
-            _listed("target_modules", target_modules),
-            task if isinstance(task, str | None) else shown(task),
-            num_labels if type(num_labels) is int else shown(num_labels),
-        )
-        plan: Plan | None = self._plans.get(key) if key[0] is not None else None
+        backbone = model if isinstance(model, str) and model in self.kb.models else self.kb.backbone(model)
+        key = (backbone, _words("targets", targets), _words("target_modules", target_modules), task, num_labels)
+        kept = isinstance(backbone, str) or backbone.file is not None or backbone is model
+        kept = kept and isinstance(task, str | None) and type(num_labels) is int
+        plan: Plan | None = self._plans.get(key) if kept else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
-            inventory = self.kb.backbone(model).inventory(task, num_labels)
-            suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
-            plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
-            if key[0] is not None:
+            inventory = self.kb.backbone(backbone).inventory(task, num_labels)
+            suffixes = "all-linear" if key[2] == ("all-linear",) else key[2]
+            plan = Plan(self.parts, inventory, key[1], suffixes)
+            if kept:
                 self._plans[key] = plan
         return plan
 
@@ -217,7 +214,7 @@ class Records(Mapping[str, M], Generic[M]):
         if isinstance(model, Backbone):
             return model
         if not isinstance(model, str | Path | Mapping):
-            raise UsageError(f"model: found {shown(model)}; expected an id, the path or the content of a config.json")
+            raise UsageError(f"model: found {shown(model)}; expected an id, a path or the content of a config.json")
         if isinstance(model, str) and model in self.models:
             return self.models[model]
         if isinstance(model, str) and not _exists(model):
@@ -293,20 +290,13 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _listed(name: str, given: Any) -> str | tuple[str, ...] | None:
-    """Return the argument as a key of a cache. Raises UsageError unless it is text or a list of texts."""
-    if given is None or isinstance(given, str):
-        return given
-    if not isinstance(given, list | tuple) or not all(isinstance(word, str) for word in given):
-        raise UsageError(f"{name}: found {shown(given)}; expected roles or suffixes, as text or as a list of texts")
-    return tuple(given)
-
-
-def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for an empty name."""
-    if text is None:
+def _words(name: str, given: Any) -> tuple[str, ...] | None:
+    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for anything else."""
+    if given is None:
         return None
-    words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text
-    if not words or not all(isinstance(w, str) and w for w in words):
+    words = tuple(w.strip() for w in given.split(",")) if isinstance(given, str) else given
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise UsageError(f"{name}: found {shown(given)}; expected roles or suffixes as text")
+    if not words or not all(words):
         raise UsageError("targets: found an empty name; expected roles or suffixes separated by commas")
-    return words
+    return tuple(words)

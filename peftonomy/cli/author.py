@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> int:
-    """Validate all files, or only those named. The exit code is 1 if there is a problem."""
+    """Validate all files, or only those named. The exit code is 1 if there is a problem.
+
+    With the site extra, formulas for readers are validated too.
+    """
     from .. import check as problems_of
+    from .. import site
 
     kb = knowledge()
     with out.progress("checking"):
         problems = problems_of(kb, files)
+        chosen = {Path(file).resolve() for file in files}
+        named = [key for key in kb if not chosen or kb.methods.path(key).resolve() in chosen]
+        problems = sorted([*problems, *site.problems(kb, named)])
     if as_json:
         out.print_json([dataclasses.asdict(p) for p in problems])
     else:

@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
 @click.option(
     "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
-    help="Use another knowledge base (or PEFTONOMY_ROOT).",
+    help="Use the data of another knowledge base (or PEFTONOMY_ROOT). Its code does not run.",
 )  # fmt: skip
 def cli(root: str | None) -> None:
     """A knowledge base of parameter-efficient fine-tuning methods that is checked by running it."""

@@ -32,7 +32,7 @@ def graph(form: str, output: Path | None) -> None:
     """Print the graph of categories, methods and papers."""
     text = knowledge().graph.export(form)
     if output is None:
-        return click.echo(text)
+        return out.print_exactly(text)
     return out.write_atomically({output: text + "\n"})
 
 

@@ -223,7 +223,10 @@ class Plan:
             own: dict[str, Any] = {}
             for name, spec in part.entry.hyperparameters.items():
                 if name in part.rename:
-                    own[name] = above[part.rename[name]]
+                    try:
+                        own[name] = above[part.rename[name]]
+                    except KeyError:
+                        raise UnknownName("hyperparameter", part.rename[name], above, f"of {self.id}") from None
                 elif name in part.fixed:
                     fixed = part.fixed[name]
                     computed = isinstance(fixed, str) and spec.type in ("int", "float")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
+from ..schema.settings import load_settings
 from .evidence import recordings
 from .query import stored as in_list
 
@@ -38,12 +39,18 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     shelves = (kb.methods, kb.families, kb.models, kb.libraries)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
-    strangers = chosen - {_real(p) for p in [*paths, *taxonomy]}
+    settings = kb.root / "site" / "settings.yaml"
+    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, settings]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
+    if settings.is_file() and wanted(settings):
+        try:
+            load_settings(settings, kb.shown(settings))
+        except DataError as error:
+            problems += error.problems
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -73,7 +80,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
 def _real(path: str | Path) -> str:
     """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
     try:
-        return os.path.realpath(path)
+        return os.path.realpath(os.fspath(path) + "")  # no bytes
     except (TypeError, ValueError):
         raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
 
@@ -196,6 +203,10 @@ def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Pr
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
 
 
+NEEDED = ("formula-names", "includes")
+"""The rules without which nothing can be counted."""
+
+
 def _entry_problems(method: MethodRecord, unsound: dict[str, str]) -> Iterator[Problem]:
     document = method.document
     why = unsound.get(method.id)
@@ -215,8 +226,8 @@ def _entry_problems(method: MethodRecord, unsound: dict[str, str]) -> Iterator[P
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:
             yield _problem(method, one.name, finding)
-        if findings and one.name == "formula-names":
-            return  # without valid names nothing can be counted, and the other rules would only repeat this problem
+        if findings and one.name in NEEDED:
+            return  # nothing can be counted, and the other rules would only repeat this problem
 
 
 def _problem(method: MethodRecord, name: str, finding: Finding) -> Problem:

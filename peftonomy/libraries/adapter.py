@@ -255,7 +255,7 @@ class _Reading(Arguments):
 
     def _coerced(self, method: MethodRecord, ours: str, theirs: str, value: Any) -> Value:
         spec = method.entry.hyperparameters[ours]
-        if spec.type == "int" and isinstance(value, list | Mapping):
+        if theirs in (*self.library.counted, *self.library.files) and isinstance(value, list | Mapping):
             value = len(value)
         try:
             return coerced(ours, spec, value)
@@ -319,10 +319,13 @@ class _Reading(Arguments):
             if table:
                 sites = tuple(self._split(sites, where, table, argument, method, ours[pattern.sets], own, patterns))
         if self.spec.of_experts is not None:
-            name = ours[self.spec.of_experts]
+            name = ours.get(self.spec.of_experts, "")
             for site in sites:
                 if (experts := matrices(site.module)) > 1:
                     before = own.get(site, {})
+                    if name not in given:
+                        expected = f"other modules: {method.id} has no {self.spec.of_experts} to multiply for experts"
+                        raise self.refuse("target_modules", site.module.path, expected)
                     own[site] = {**before, name: experts * before.get(name, given[name])}
         return Chosen(sites, where.named, apart, own)
 

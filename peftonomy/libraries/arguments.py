@@ -32,7 +32,7 @@ class Arguments:
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
         """Return the error for a field of the configuration."""
         try:
-            text = found if isinstance(found, str) else json.dumps(found, default=str)
+            text = found if isinstance(found, str) else json.dumps(found, default=shown)
         except (ValueError, TypeError, RecursionError):  # no content of a file
             text = shown(found)
         return ConfigError(self.source, field, text, expected, hint)

@@ -276,11 +276,19 @@ _PICKS: dict[str, Meaning] = {
 
 
 def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], Meaning]) -> list[str]:
-    """Return the shortest endings of module names that match these modules and no others, or else whole names."""
+    """Return the shortest endings of module names that match these modules and no others.
+
+    Raises UsageError for a module whose whole name also matches another one.
+    """
     wanted = set(_paths(sources))
     others = [means([path for path in paths if path not in wanted]) for paths, means in among]
     fits = cache(lambda ending: not any(matches(ending) for matches in others))
-    return sorted({next(filter(fits, _endings(path)), path) for path in wanted})
+    names: set[str] = set()
+    for path in wanted:
+        if (name := next(filter(fits, _endings(path)), None)) is None:
+            raise UsageError(f"no name selects {path} alone: other modules match it too; target them together")
+        names.add(name)
+    return sorted(names)
 
 
 def _literal(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from ..errors import UnknownName, UsageError, shown
@@ -30,10 +31,10 @@ def gpu_bytes(text: str) -> int:
     >>> gpu_bytes("24GiB"), gpu_bytes("80 GB")
     (25769803776, 80000000000)
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)", text.strip())
     if found is None or found[2].lower() not in UNITS or float(found[1]) <= 0:
         raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB or 80GB")
-    return int(float(found[1]) * UNITS[found[2].lower()])
+    return int(Fraction(found[1]) * UNITS[found[2].lower()])
 
 
 @dataclass(frozen=True)
