@@ -95,6 +95,7 @@ def compare(kb: peftonomy.KnowledgeBase, case: dict[str, Any], *, batch: int = 4
     setup = _simulate.Setup.of(
         kb, case["method"], MODELS[case["model"]], batch=batch, seq=seq, dtype=DTYPES[case["model"]],
         optimizer="adamw", checkpointing=case["checkpointing"], attention=case["attention"], targets=None, task=None,
+        hyperparameters={},
     )  # fmt: skip
     with _simulate.fake():
         simulated = _simulate.measured(setup)

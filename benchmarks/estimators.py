@@ -1,4 +1,4 @@
-"""Other estimators of training memory beside the closed forms: `python benchmarks/estimators.py`.
+"""Other estimators of training memory beside ours: `python benchmarks/estimators.py`.
 
 They are no dependencies of this project. In an environment of its own:
 
@@ -25,7 +25,7 @@ from typing import Any
 import published
 
 import peftonomy
-from peftonomy.memory.model import Setting
+from peftonomy.memory.setting import Setting
 
 ROOT = Path(__file__).parent
 SIMULATED = ROOT / "memory" / "simulated.tsv"
@@ -92,7 +92,7 @@ def by_peftonomy(case: Case) -> int | None:
     if case.source != "simulated":
         found = {row["experiment"]: row["predicted_peak"] for row in published.read(published.TABLE)}
         return int(found[case.source])
-    return KB[case.method].on(case.model, task=case.task).step.memory({}, case.setting).peak
+    return KB[case.method].on(case.model, task=case.task).training.memory({}, case.setting).peak
 
 
 def by_accelerate(case: Case) -> int | None:

@@ -6,6 +6,7 @@ families: the same of few methods on the smallest model of every family that say
 four layers, in memory/families.tsv. large: of seven methods on models that many use, in memory/simulated.tsv too.
 settings: with other optimizers and types of numbers, there as well.
 entry: the first case of each of these methods, among the rows that the tests read, in place of the one there.
+stale: the rows whose hyperparameters are no longer the entry's defaults, in their place.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
 Otherwise rows that are there stay: a run that was stopped goes on where it ended.
 """
@@ -22,7 +23,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,12 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     smallest: dict[str, peftonomy.Backbone] = {}
     for model in kb.models.values():
         best = smallest.get(model.family.model_type)
-        if model.family.dataflow is not None and (best is None or model.parameters < best.parameters):
+        if model.family.operations is not None and (best is None or model.parameters < best.parameters):
             smallest[model.family.model_type] = model
     for change in CHANGES:
         for model in smallest.values():
-            assert model.family.dataflow is not None
-            seq = model.dims["max_positions"] if model.family.dataflow.pixels(model.config) else 128
+            assert model.family.operations is not None
+            seq = model.dims["max_positions"] if model.family.operations.pixels(model.config) else 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 
@@ -222,9 +223,32 @@ def settings(limit: float) -> None:
 
 def entry(methods: Sequence[str]) -> None:
     homes = {method: first_home(KB, method) for method in methods}
-    again = [HOMES[model] | {"method": method, "model": model} for method, model in homes.items()]
+    replace([HOMES[model] | {"method": method, "model": model} for method, model in homes.items()])
+
+
+def stale() -> None:
+    """Simulate again the rows whose hyperparameters are no longer the entry's defaults, one by one."""
+    for row in _rows(SIMULATED):
+        if is_stale(row):
+            case: Case = {name: row[name] for name in ASKED}
+            numbers = {"batch": int(row["batch"]), "seq": int(row["seq"])}
+            replace([case | numbers | {"checkpointing": row["checkpointing"] == "True"}])
+
+
+def is_stale(row: Mapping[str, str]) -> bool:
+    """Whether a row was simulated with other hyperparameters than the entry's defaults are today."""
+    if row["refused"]:
+        return False
+    targets = row["targets"].split(",") if row["targets"] else None
+    plan = KB[row["method"]].on(row["model"], task=row["task"], targets=targets).plan
+    return bool(json.loads(row["hyperparameters"] or "null") != json.loads(json.dumps(plan.values({}))))
+
+
+def replace(again: Sequence[Case]) -> None:
+    """Simulate these cases and put the rows in place of those that are there."""
     keys = [[str(case[name]) for name in ASKED] for case in again]
     found = [case | simulated(case) for case in again]      # before any row goes
+    print(*(" ".join(map(str, row.values())) for row in found), sep="\n", flush=True)
     rows = [row for row in _rows(SIMULATED) if [row[name] for name in ASKED] not in keys]
     whole = SIMULATED.with_suffix(".part")
     with whole.open("w", newline="") as file:
@@ -265,5 +289,7 @@ if __name__ == "__main__":
     commands = {"simulate": simulate, "large": large, "settings": settings, "families": families, "truth": truth}
     if sys.argv[1] == "entry":
         entry(sys.argv[2:])
+    elif sys.argv[1] == "stale":
+        stale()
     else:
         commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))

@@ -1,4 +1,4 @@
-"""Published training runs against the closed forms of memory: `python -m benchmarks.published`.
+"""Published training runs against predictions of memory: `python -m benchmarks.published`.
 
 The runs are those of peft's method comparison (`tests/data/hf_peft_metamathqa.tsv`, `memory/measured.tsv`):
 Llama-3.2-3B, bfloat16, four sequences of at most 768 tokens, one GPU. Predicted is a training step with four sequences
@@ -21,7 +21,8 @@ from scipy.stats import spearmanr
 
 import peftonomy
 from peftonomy import PeftonomyError
-from peftonomy.memory.model import Memory, Setting, step
+from peftonomy.memory.answer import Training
+from peftonomy.memory.setting import Memory, Setting
 
 ROOT = Path(__file__).parent
 RUNS = ROOT.parent / "tests" / "data" / "hf_peft_metamathqa.tsv"
@@ -44,10 +45,10 @@ def predicted(kb: peftonomy.KnowledgeBase, run: Mapping[str, str]) -> tuple[str,
     """The method of a run, and the memory of a step of it. Raises PeftonomyError."""
     setting = Setting(BATCH, SEQ, dtype="bfloat16" if run["peft_type"] in HALF else "mixed")
     if run["peft_type"] == "FULL":
-        return "full_fine_tuning", kb["full_fine_tuning"].on(MODEL).step.memory({}, setting)
+        return "full_fine_tuning", kb["full_fine_tuning"].on(MODEL).training.memory({}, setting)
     config: dict[str, Any] = json.loads(run["config"]) | {"peft_type": run["peft_type"], "task_type": "CAUSAL_LM"}
     adapter = kb.adapter(config, MODEL, method=OPTIMIZERS.get(run["optimizer"]))
-    return adapter.method.id, step(adapter.plan).memory(adapter.hyperparameters, setting)
+    return adapter.method.id, Training(kb, adapter.plan).memory(adapter.hyperparameters, setting)
 
 
 def compared(kb: peftonomy.KnowledgeBase) -> list[dict[str, Any]]:

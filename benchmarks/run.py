@@ -24,6 +24,8 @@ from typing import Any
 import peftonomy
 from peftonomy.costs.plan import Plan
 from peftonomy.costs.sweep import sweep_models
+from peftonomy.memory.answer import Asked, Training
+from peftonomy.memory.setting import Setting
 
 METHOD, MODEL, RANK = "lora", "llama_2_7b", 8
 WIDE = "llama_3_2_1b"
@@ -41,6 +43,8 @@ def main() -> None:
     row("the same, with the construction of that model", warm, built + wrapped)
     row("cold command line; `python -c 'import peft'`", *cold_start())
     row(f"warm memory of a step of {METHOD} on {MODEL}; the same step, simulated", *memory_of_a_step(kb))
+    row("the same memory, from a form; running the step of operations", *by_forms(kb))
+    row("the first question about it, which derives a form; running the step of operations", *first_question(kb))
     ratios = every_method(kb)
     middle = sorted(ratios, key=lambda pair: pair[1] / pair[0])[len(ratios) // 2]
     row(f"the median of {len(ratios)} methods of peft on {WIDE}, each at its defaults; `get_peft_model` alone", *middle)
@@ -120,7 +124,7 @@ def peft_on_meta(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
 
 
 def memory_of_a_step(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
-    """Seconds of the closed forms and of two steps on fake tensors; the peaks must agree."""
+    """Seconds of a prediction, and of two steps on fake tensors; the peaks must agree."""
     from reference_impls._simulate import simulate
 
     method = kb[METHOD]
@@ -135,6 +139,39 @@ def memory_of_a_step(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
     predicted = method.memory(MODEL, **step).peak
     assert abs(predicted / simulated - 1) < 0.01, f"{predicted:,} bytes predicted, {simulated:,} simulated"
     return min(seconds(ask) for _ in range(3)) / QUERIES, seconds(lambda: simulate(kb, METHOD, MODEL, **step))
+
+
+def by_forms(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
+    """Seconds of a closed form, and of running the step of operations that it is derived from; both must agree."""
+    training = kb[METHOD].on(MODEL).training
+    ranks = itertools.cycle(range(1, 65))
+    settings = itertools.cycle([Setting(batch, seq) for batch in (2, 3, 8) for seq in (128, 512, 1024)])
+
+    def ours() -> None:
+        for _ in range(QUERIES):
+            training.memory({"r": next(ranks)}, next(settings))
+
+    def theirs() -> None:
+        for _ in range(QUERIES // 100):
+            Asked(kb, training.plan, {"r": next(ranks)}, next(settings)).memory()
+
+    setting = next(settings)
+    assert training.memory({}, setting) == Asked(kb, training.plan, {}, setting).memory()
+    return min(seconds(ours) for _ in range(3)) / QUERIES, min(seconds(theirs) for _ in range(3)) / (QUERIES // 100)
+
+
+def first_question(kb: peftonomy.KnowledgeBase) -> tuple[float, float]:
+    """Processor seconds of a question about which nothing is remembered, and of one that runs the step instead."""
+    plan, setting = kb[METHOD].on(MODEL).training.plan, Setting(2, 512)
+
+    def fresh(ask: Callable[[], Any]) -> float:
+        plan.memo.clear()
+        start = time.process_time()
+        ask()
+        return time.process_time() - start
+
+    ours = min(fresh(lambda: Training(kb, plan).memory({}, setting)) for _ in range(20))
+    return ours, min(fresh(lambda: Asked(kb, plan, {}, setting).memory()) for _ in range(20))
 
 
 def cold_start() -> tuple[float, float]:

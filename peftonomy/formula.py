@@ -138,6 +138,24 @@ class Formula:
         every = [*(c for c, _ in conditions), *formulas]
         return _function(["_common", "_local", *arguments], body, PYTHON, _blamed(every, Formula.__call__))
 
+    @staticmethod
+    def over(formulas: Sequence[Formula], arguments: Sequence[str], written: Mapping[str, str]) -> Callable[..., Any]:
+        """One function for several formulas: `f(common, *arguments)` gives the tuple of their values.
+
+        written: of names, the Python expressions over the arguments that they stand for; others are found in the
+        mapping `common`.
+        """
+        names = {**_sources(formulas, (), ()), **written}
+        body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
+
+        def blame(error: Exception, bound: dict[str, Any]) -> FormulaError:
+            """Raise the first formula's error with the values of names; else say what Python refused."""
+            common = bound.pop("_common")
+            given = {name: eval(text, {"__builtins__": {}}, bound) for name, text in written.items()}
+            return _blamed(formulas, Formula.__call__)(error, {"_common": common, "_local": given})
+
+        return _function(["_common", *arguments], body, PYTHON, blame)
+
     def numpy(self, arguments: Sequence[str]) -> Callable[..., Any]:
         """Return the same function over numpy arrays that broadcast against each other."""
         return _function(arguments, _numpy(self.tree, {}), _numpy_scope(), self._refused)

@@ -1,13 +1,14 @@
 """Weights that are stored in another form and recomputed whenever they are read, in the backward pass too.
 
 With a parametrisation alone, autograd would save each computed weight from the forward pass to the backward pass,
-because the gradient of the module's input needs it.
+because the gradient of the layer's input needs it. So while the layer's forward pass runs, autograd's hooks for saved
+tensors are active. They save a `Recipe` instead of the weight.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,18 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 __all__ = ["Recomputed", "register", "remove"]
+
+
+class Recipe(NamedTuple):
+    """What autograd saves instead of a layer's weight or the transpose of it."""
+
+    host: nn.Module
+    transposed: bool
+    dtype: torch.dtype
+
+    def tensor(self) -> Tensor:
+        weight = cast(Tensor, self.host.weight).detach().to(self.dtype)
+        return weight.T if self.transposed else weight
 
 
 class Recomputed(nn.Module):
@@ -28,26 +41,27 @@ class Recomputed(nn.Module):
         self.handles: list[RemovableHandle] = []
 
     def begin(self, host: nn.Module, args: Any) -> None:
+        """Before the layer's forward pass: activate the hooks for saved tensors."""
         hooks = saved_tensors_hooks(partial(self.pack, host), unpack)
         hooks.__enter__()
         self.open.append(hooks)
 
     def end(self, host: nn.Module, args: Any, output: Any) -> None:
+        """After the layer's forward pass, even if it failed: deactivate them."""
         self.open.pop().__exit__()
 
-    def pack(self, host: nn.Module, tensor: Tensor) -> Tensor | tuple[nn.Module, bool, torch.dtype]:
-        """Return what autograd saves for a tensor. For the weight or its transpose, that is how to recompute it."""
+    def pack(self, host: nn.Module, tensor: Tensor) -> Tensor | Recipe:
+        """Return a recipe for the weight or its transpose. Save any other tensor as it is.
+
+        The weight is the saved matrix of its size that needs no gradient.
+        """
         if tensor.requires_grad or tensor.ndim != 2 or tensor.numel() != self.shape.numel():
             return tensor
-        return host, tensor.shape != self.shape or not tensor.is_contiguous(), tensor.dtype
+        return Recipe(host, tensor.shape != self.shape or not tensor.is_contiguous(), tensor.dtype)
 
 
-def unpack(saved: Tensor | tuple[nn.Module, bool, torch.dtype]) -> Tensor:
-    if isinstance(saved, Tensor):
-        return saved
-    host, transposed, dtype = saved
-    weight = cast(Tensor, host.weight).detach().to(dtype)
-    return weight.T if transposed else weight
+def unpack(saved: Tensor | Recipe) -> Tensor:
+    return saved.tensor() if isinstance(saved, Recipe) else saved
 
 
 def register(host: nn.Module, weight: Recomputed) -> None:

@@ -138,7 +138,7 @@ def simulate(
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
-        attention=attention, targets=targets, task=task, num_labels=num_labels, **hyperparameters,
+        attention=attention, targets=targets, task=task, num_labels=num_labels, hyperparameters=hyperparameters,
     )  # fmt: skip
     with fake():
         return measured(setup)
@@ -151,14 +151,15 @@ class Setup:
     question: Question
     class_: type[transformers.PreTrainedModel]
     config: transformers.PretrainedConfig
+    implementation: Any = None
 
     @classmethod
     def of(
         cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, batch: int, seq: int,
         dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
-        task: str | None, num_labels: int = 2, **hyperparameters: Any,
+        task: str | None, hyperparameters: Mapping[str, Any], num_labels: int = 2, implementation: Any = None,
     ) -> Setup:
-        """Look up the model. Raises UsageError for a setting that is not possible."""
+        """Look up the model. implementation: ours if None. Raises UsageError for a setting that is not possible."""
         for name, given, known in (
             ("dtype", dtype, DTYPES), ("optimizer", optimizer, OPTIMIZERS), ("attention", attention, ATTENTION)
         ):  # fmt: skip
@@ -173,7 +174,7 @@ class Setup:
         if task == "none":
             raise UsageError("task: found none; expected one with a loss, causal_lm or seq_cls")
         roles = None if targets is None else tuple(targets)
-        cost = kb[method].cost(backbone, task=task, num_labels=num_labels, targets=roles, **hyperparameters)
+        cost = kb[method].on(backbone, task=task, num_labels=num_labels, targets=roles).plan.cost(hyperparameters)
         question = Question(
             method, backbone.id, task, batch, seq, dtype, optimizer, checkpointing, attention, roles,
             cost.hyperparameters,
@@ -188,7 +189,7 @@ class Setup:
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
-        return cls(question, class_, config)
+        return cls(question, class_, config, implementation)
 
 
 def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transformers.PretrainedConfig:
@@ -243,7 +244,7 @@ class Training:
     """A model in training mode with a method and a trainable task head, a batch, and an optimizer."""
 
     def __init__(self, setup: Setup):
-        self.question = setup.question
+        self.question, self._implementation = setup.question, setup.implementation
         self.model = self._built(setup)
         self.given = self._batch()
         method = self._method()
@@ -253,7 +254,7 @@ class Training:
         self.optimizer = OPTIMIZERS[self.question.optimizer](self.trained)
 
     def _method(self) -> Any:
-        return importlib.import_module(f"{__package__}.{self.question.method}")
+        return self._implementation or importlib.import_module(f"{__package__}.{self.question.method}")
 
     def _built(self, setup: Setup) -> transformers.PreTrainedModel:
         question, dtype = self.question, DTYPES[self.question.dtype]

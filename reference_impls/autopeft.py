@@ -1,24 +1,29 @@
 """AutoPEFT: automatic configuration search for parameter-efficient fine-tuning (zhou2024autopeft).
 
-    max over configurations a of (score(a), -numbers(a)),    a = (serial width, parallel width, prefix length, layers)
+    maximise (score(a), -size(a)) over configurations    a = (serial width, parallel width, prefix length, layers)
 
-A configuration puts a serial adapter behind, and a parallel one beside, the feed-forward block, and a prefix into the
-self-attention, of some layers: the same sizes in each, 0 for none. The serial adapter stands where Pfeiffer's does: it
-reads the residual sum, normed where a norm follows, and the norm is applied again to the sum with both adapters.
-`build` makes the model of any configuration, `apply` that of the upper layers. `search` is multi-objective Bayesian
-optimisation: a Gaussian process predicts the score of what was not tried, and the next to try is the one by which the
-front of score and size is expected to grow most. As the size is known beforehand, that expectation has a closed form.
-Trained, stored and served: the modules of the result.
+A configuration adds three modules to each of its layers: a serial adapter after the feed-forward block, a parallel
+adapter beside it, and a prefix in the self-attention. Their sizes are the same in all these layers; 0 means none. The
+serial adapter has the location of a Pfeiffer adapter: its input is the residual sum, after the norm if one follows. In
+that case the same norm is applied again to the sum with both adapters' outputs. `build` builds the model of any
+configuration, `apply` that of the upper layers. Trained, stored and kept at inference: the modules of the result.
 
-The authors use a process with a sparsity prior (SAAS) and noisy hypervolume improvement, batches of 4, 200 trials, and
-short trainings as score; this has one length scale, fitted, and one trial at a time. They count modules without biases.
-Their prefixes come out of an MLP while training; here they are trained directly.
+`search` is Bayesian optimisation with two goals. A Gaussian process predicts the scores of untried configurations. The
+next trial is the configuration that is expected to enlarge the area under the front of score and size the most. Sizes
+are known without a trial, so this expectation has a closed form.
+
+Differences to the authors' code: it uses a Gaussian process with a sparsity prior (SAAS), noisy expected hypervolume
+improvement, batches of 4 and 200 trials, with short trainings as scores. Here the process has one length scale for all
+coordinates, and trials run one at a time. The authors count the modules without biases, and an MLP emits their prefixes
+during training; here the prefixes are trained directly.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import linear
@@ -27,6 +32,9 @@ from . import _kit as kit
 from ._attention import widen
 from .pfeiffer_adapter import Placed
 from .prefix_tuning import Prefix
+
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""The length scales of the Gaussian process. `predict` takes the one with the largest marginal likelihood."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,13 @@ class Configuration:
     layers: frozenset[int]
 
     def vector(self) -> list[float]:
-        """Its coordinates for the surrogate: sizes on a log scale, a bit for each of the first 32 layers."""
+        """Return the coordinates for the Gaussian process: logarithms of the sizes, and a bit for each layer."""
         sizes = torch.tensor([self.serial, self.parallel, self.prefix_length]).add(1).log2().tolist()
-        return [*sizes, *(float(layer in self.layers) for layer in range(32))]
+        return [*sizes, *(float(layer in self.layers) for layer in range(32))]      # layers above 31 have no bit
 
 
 class Parallel(Placed):
-    """The adapter beside a feed-forward block: it reads what the block reads, and joins the residual sum behind it."""
+    """The adapter beside a feed-forward block. Its input is the block's, its output joins the residual sum."""
 
     def __init__(self, d: int, width: int):
         super().__init__()
@@ -53,7 +61,7 @@ class Parallel(Placed):
         self.b_down_p = nn.Parameter(torch.zeros(width))
         self.W_up_p = nn.Parameter(torch.zeros(d, width))
         self.b_up_p = nn.Parameter(torch.zeros(d))
-        self.x: Tensor | None = None
+        self.x: Tensor | None = None        # the block's input, from `before` to `delta`
 
     def before(self, x: Tensor) -> Tensor:
         self.x = x
@@ -67,7 +75,7 @@ class Parallel(Placed):
 
 
 class Serial(Placed):
-    """The adapter behind a feed-forward block: it reads the residual sum, normed where a norm follows, and joins it."""
+    """The adapter after a feed-forward block. It also adds the output of the parallel adapter, if there is one."""
 
     parallel: Parallel | None       # not a submodule
 
@@ -86,22 +94,22 @@ class Serial(Placed):
 
 
 def build(model: nn.Module, a: Configuration) -> nn.Module:
-    """Freeze the model and give it the modules of a configuration."""
+    """Freeze the model and add the modules of a configuration."""
     kit.freeze(model)
     layers = {(layer.stack, layer.layer): layer.module for layer in kit.blocks(model, "layer")}
     for block in kit.blocks(model, "mlp"):
         if block.layer not in a.layers:
             continue
         d, up, down = block.dims["d_model"], block.sites["mlp.up"], block.sites["mlp.down"]
-        layer = layers[block.stack, block.layer]
-        beside = Parallel(d, a.parallel) if a.parallel else None
-        hooks = kit.attach(up, "autopeft", beside) if beside else []
-        last: Placed | None = beside
+        parallel = serial = None
+        if a.parallel:
+            parallel = Parallel(d, a.parallel)
+            kit.attach(up, "autopeft", parallel)
         if a.serial:
-            last = Serial(d, a.serial, beside)
-            hooks = kit.attach(down, "autopeft", last)
-        if last:
-            hooks.append(last.act(model, layer, down.path))
+            serial = Serial(d, a.serial, parallel)
+            kit.attach(down, "autopeft", serial)
+        if outer := serial or parallel:         # one module adds the outputs of both
+            outer.handles.append(outer.act(model, layers[block.stack, block.layer], down.path))
     for block in kit.blocks(model, "attention"):
         if a.prefix_length and block.name == "attn" and block.layer in a.layers:
             prefix = Prefix(
@@ -114,19 +122,13 @@ def build(model: nn.Module, a: Configuration) -> nn.Module:
 def apply(
     model: nn.Module, *, serial: int = 24, parallel: int = 96, prefix_length: int = 6, dropped: int = 2
 ) -> nn.Module:
-    """The configuration of these sizes in all but the lowest `dropped` layers."""
+    """Freeze the model and add modules of these sizes to all but the lowest `dropped` layers."""
     layers = frozenset(block.layer for block in kit.blocks(model, "layer") if block.layer >= dropped)
     return build(model, Configuration(serial, parallel, prefix_length, layers))
 
 
-def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run the model on recorded tokens; for the golden vectors."""
-    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
-    return {"output": logits}
-
-
 def numbers(model: nn.Module, a: Configuration) -> int:
-    """How many numbers a configuration trains in this model."""
+    """Return how many parameters a configuration trains in this model."""
     total = 0
     for block in kit.blocks(model, "mlp"):
         if block.layer in a.layers:
@@ -138,30 +140,23 @@ def numbers(model: nn.Module, a: Configuration) -> int:
     return total
 
 
-def predict(x: Tensor, y: Tensor, new: Tensor, noise: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a Gaussian process at `new`, its length scale the likeliest of a few."""
-    scale = y.std().clamp(min=1e-9)
-    z = ((y - y.mean()) / scale)[:, None]
-    best: tuple[float, Tensor, Tensor] | None = None
-    for length in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0):
-        cover = torch.exp(-0.5 * torch.cdist(x, x) ** 2 / length**2) + noise * torch.eye(len(x)).to(x)
-        factor = torch.linalg.cholesky(cover)
-        fit = float((z.T @ torch.cholesky_solve(z, factor)).squeeze() + 2 * factor.diagonal().log().sum())
-        if best is None or fit < best[0]:
-            best = fit, factor, torch.exp(-0.5 * torch.cdist(new, x) ** 2 / length**2)
-    assert best is not None
-    _, factor, cross = best                                             # cross: (new, tried)
-    mean = (cross @ torch.cholesky_solve(z, factor))[:, 0]
-    left = torch.linalg.solve_triangular(factor, cross.T, upper=False)
-    deviation = (1 - left.square().sum(0)).clamp(min=1e-12).sqrt()
-    return mean * scale + y.mean(), deviation * scale
+def predict(x: Tensor, y: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation at `new` of a Gaussian process fitted to scores y (n,) at x (n, coordinates).
+
+    The kernel is squared-exponential. The noise variance is fixed at 0.001 of the scores' variance.
+    """
+    settings = {"alpha": 1e-3, "optimizer": None, "normalize_y": True}
+    fitted = [GaussianProcessRegressor(RBF(length), **settings).fit(x.numpy(), y.numpy()) for length in LENGTHS]
+    best = max(fitted, key=lambda process: process.log_marginal_likelihood_value_)
+    mean, deviation = best.predict(new.numpy(), return_std=True)
+    return torch.from_numpy(mean), torch.from_numpy(deviation)
 
 
 def growth(cost: Tensor, mean: Tensor, deviation: Tensor, tried: Tensor, scores: Tensor, most: float) -> Tensor:
-    """By how much each candidate is expected to enlarge the area under the best score for every cost up to `most`.
+    """Return how much each candidate is expected to enlarge the area under the front, for sizes up to `most`.
 
-    A candidate improves that curve from its own cost on; there its gain over the curve's level is an ordinary
-    expected improvement of a normal variable.
+    The front is a step function: the best tried score of at most this size. A candidate can raise every step from its
+    own size on. Its expected gain over the level of a step is the expected improvement of a normal variable.
     """
     order = tried.argsort()
     edges = torch.cat([tried.new_zeros(1), tried[order], tried.new_full((1,), most)])       # (steps + 1,)
@@ -177,7 +172,7 @@ def search(
     score: Callable[[Configuration], float], numbers: Callable[[Configuration], int], space: Sequence[Configuration],
     *, budget: int, initial: int, steps: int, seed: int = 0,
 ) -> dict[Configuration, float]:
-    """Try `initial` random configurations within the budget, then `steps` by expected growth. Returns all scores."""
+    """Try `initial` random configurations within the budget, then `steps` by expected growth. Return all scores."""
     left = [a for a in space if numbers(a) <= budget]
     order = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed)).tolist()
     tried = {left[i]: score(left[i]) for i in order[:initial]}
@@ -192,10 +187,16 @@ def search(
 
 
 def front(tried: dict[Configuration, float], numbers: Callable[[Configuration], int]) -> list[Configuration]:
-    """The configurations that no other beats in both score and size, small ones first."""
+    """Return the configurations that no other beats in both score and size, smallest first."""
     best, found = -float("inf"), []
     for a in sorted(tried, key=lambda a: (numbers(a), -tried[a])):
         if tried[a] > best:
             best = tried[a]
             found.append(a)
     return found
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model on recorded tokens; for the golden vectors."""
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return {"output": logits}

@@ -1,16 +1,20 @@
 """Diff pruning: parameter-efficient transfer learning with diff pruning (guo2021diffpruning).
 
     theta = theta_0 + z * w,    z = clamp((r - l) sigmoid(logit(u) + alpha) + l, 0, 1),  u uniform
-    structured:  z * z_g,  with one more gate for every parameter tensor
+    structured:  z * z_g,  with one more gate z_g for every parameter tensor
+    loss + penalty * sum over gates of P(z > 0),    P(z > 0) = sigmoid(alpha - log(-l / r))
 
-Every pretrained entry has a difference w and a gate alpha. While training, gates are drawn (hard-concrete: often
-exactly 0 or 1, yet with a gradient) and each pays `penalty` times its chance to be open. `prune` then keeps the share
-`kept` of largest |z w| of the whole model and drops the gates; the survivors are trained on. Trained: w, alpha and, if
-structured, alpha_group. Stored: the surviving differences and their positions. At inference they are added to the
-weights. In evaluation gates take the value at u = 1/2, where the authors go on drawing.
+Every pretrained entry has a difference w and a gate alpha. During training, the gates are random (hard-concrete): often
+exactly 0 or 1, yet with a gradient. `prune` keeps the share `kept` of largest |z w| of the whole model and removes the
+gates. Then the rest is trained further. Trained: w, alpha and, if structured, alpha_group. Stored: the remaining
+differences and their positions. At inference they are added to the weights.
 
-As in the authors' code the stretched distribution has no temperature. There a gate is drawn once per step, here at
-every use, so that tied weights draw apart; and there the penalty is part of the loss, here of the gates' gradients.
+The penalty is not part of the loss here. `apply` registers a hook on the gradient of every alpha, and the hook adds the
+derivative of the penalty. So any training loop works unchanged, but a deep copy of the model has no penalty, because
+PyTorch does not copy these hooks.
+
+As in the authors' code, the stretched distribution has no temperature. Their code draws a gate once per step. Here it
+is drawn at every use, so tied weights draw separately. In evaluation the authors still draw; here u is 1/2.
 """
 
 import math
@@ -26,9 +30,9 @@ from . import _sparse as sparse
 
 
 class Gate(kit.Child):
-    """Difference and gates of one parameter; after `prune` the difference alone."""
+    """The difference of one parameter, and its gates. After `prune` it has a mask instead of gates."""
 
-    mask: Tensor | None = None      # which entries survived
+    mask: Tensor | None = None      # the entries that remain
 
     def __init__(self, like: Tensor, *, structured: bool, penalty: float, alpha_init: float, low: float, high: float):
         super().__init__()
@@ -37,44 +41,45 @@ class Gate(kit.Child):
         if structured:
             self.alpha_group = nn.Parameter(torch.full((1,), alpha_init))
         self.penalty, self.low, self.high = penalty, low, high
-        self.noise: dict[str, Tensor] = {}      # uniform numbers by gate, where they are given and not drawn
+        self.noise: dict[str, Tensor] = {}      # recorded u of a gate, instead of drawn ones
 
     def gates(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.named_parameters() if n != "w"}
 
     def z(self, name: str, alpha: Tensor) -> Tensor:
-        """A gate, drawn while training."""
+        """Draw a gate in training. In evaluation, compute it at u = 1/2."""
         u = self.noise.get(name, torch.rand_like(alpha)) if self.training else torch.full_like(alpha, 0.5)
         return ((alpha + u.clamp(1e-4, 1 - 1e-4).logit()).sigmoid() * (self.high - self.low) + self.low).clamp(0, 1)
 
     def chances(self) -> dict[str, Tensor]:
-        """Of each gate, that it is not exactly closed."""
+        """Return P(z > 0) of each gate."""
         shift = math.log(-self.low / self.high)
         return {name: (alpha - shift).sigmoid() for name, alpha in self.gates().items()}
 
     def open(self) -> Tensor:
-        """The chance of each entry to be let through, of the parameter's shape."""
+        """Return the probability that an entry's difference is used, for every entry of the parameter."""
         return math.prod(self.chances().values(), start=torch.ones_like(self.w))
 
+    def penalise(self, name: str, gradient: Tensor) -> Tensor:
+        """Add the derivative of `penalty * chance` to the gradient of a gate's alpha. This is a gradient hook."""
+        s = self.chances()[name].detach()
+        return gradient + self.penalty * s * (1 - s)
+
     def delta(self) -> Tensor:
+        """Return the change of the parameter."""
         if self.mask is not None:
             return self.w * self.mask
         return math.prod((self.z(name, alpha) for name, alpha in self.gates().items()), start=self.w)
 
-    def penalised(self, name: str, gradient: Tensor) -> Tensor:
-        """A gate's gradient with that of the penalty on its chance to be open."""
-        s = self.chances()[name].detach()
-        return gradient + self.penalty * s * (1 - s)
-
     def fix(self, mask: Tensor) -> None:
-        """Drop the gates; from now on only the entries of the mask differ, and only they have a gradient."""
+        """Remove the gates. From now on only the entries of the mask have a difference and a gradient."""
         for name in list(self.gates()):
             delattr(self, name)
         self.mask = mask
 
 
 class Moved(nn.Module):
-    """A parametrisation: the weight is its pretrained value and the difference."""
+    """A parametrisation: the weight is its pretrained value plus the difference."""
 
     gate: Gate      # not a submodule
 
@@ -87,7 +92,7 @@ class Moved(nn.Module):
 
 
 class Target(kit.Child):
-    """The share that is to be kept."""
+    """The share of entries that `prune` keeps."""
 
     def __init__(self, kept: float):
         super().__init__()
@@ -98,7 +103,7 @@ def apply(
     model: nn.Module, *, kept: float = 0.005, structured: bool = True, penalty: float = 1.25e-7,
     alpha_init: float = 5.0, low: float = -1.5, high: float = 1.5,
 ) -> nn.Module:
-    """Freeze the model and give every pretrained entry a difference and a gate."""
+    """Freeze the model, and add a difference and a gate to every pretrained entry."""
     kit.freeze(model)
     settings = {"penalty": penalty, "alpha_init": alpha_init, "low": low, "high": high}
     gates = {}
@@ -107,36 +112,28 @@ def apply(
         gate = gates[id(parameter)] = Gate(parameter.detach(), structured=structured, **settings)
         kit.attach(model.get_submodule(path), f"diff_pruning.{suffix}", gate)
         for gate_name, alpha in gate.gates().items():
-            alpha.register_hook(partial(gate.penalised, gate_name))
+            alpha.register_hook(partial(gate.penalise, gate_name))
     kit.attach(model, "diff_pruning", Target(kept))
     for module in list(model.modules()):
         for suffix, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in gates:      # tied weights wherever they occur
+            if id(parameter) in gates:      # a tied weight at every module that uses it
                 parametrize.register_parametrization(module, suffix, Moved(gates[id(parameter)]), unsafe=True)
     return model
 
 
 def gates(model: nn.Module) -> dict[str, Gate]:
-    """The gate of every parameter, by the gate's name in the model."""
+    """Return the gate of every parameter, by the gate's name in the model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Gate)}
 
 
-def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Run the method alone on recorded inputs; for the golden vectors."""
-    for path, gate in gates(model).items():
-        gate.noise = {name: inputs[f"u.{path}.{name}"] for name in gate.gates()}
-    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
-    return logits
-
-
 def expected(model: nn.Module) -> Tensor:
-    """How many entries the gates are expected to let through: the relaxed count of the difference."""
+    """Return the expected number of entries whose difference is used."""
     return torch.stack([gate.open().sum() for gate in gates(model).values()]).sum()
 
 
 @torch.no_grad()
 def prune(model: nn.Module) -> nn.Module:
-    """Keep the largest differences of the whole model and drop the gates; what is left can be trained on."""
+    """Keep the largest differences of the whole model and remove the gates. The rest can be trained further."""
     training = model.training
     found = gates(model.eval())
     deltas = {name: gate.delta() for name, gate in found.items()}
@@ -151,7 +148,7 @@ def prune(model: nn.Module) -> nn.Module:
 
 
 def finish(model: nn.Module) -> nn.Module:
-    """Prune, if that has not been done."""
+    """Prune, unless that has been done."""
     return model if all(gate.mask is not None for gate in gates(model).values()) else prune(model)
 
 
@@ -172,7 +169,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def pack(model: nn.Module) -> dict[str, Tensor]:
-    """What one task stores: the surviving differences and their positions."""
+    """Return what one task stores: the remaining differences and their positions."""
     state = {}
     for name, gate in gates(model).items():
         assert gate.mask is not None, "prune first"
@@ -183,7 +180,7 @@ def pack(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def unpack(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Take one task's differences."""
+    """Write the stored differences of one task, and remove the gates."""
     for name, gate in gates(model).items():
         mask = torch.zeros_like(gate.w, dtype=torch.bool)
         mask.view(-1)[state[f"{name}@"]] = True
@@ -191,3 +188,11 @@ def unpack(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
         gate.w[mask] = state[name]
         gate.fix(mask)
     return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    for path, gate in gates(model).items():
+        gate.noise = {name: inputs[f"u.{path}.{name}"] for name in gate.gates()}
+    logits: Tensor = model(input_ids=inputs["input_ids"]).logits
+    return logits

@@ -2,16 +2,17 @@
 
     s <- S_l(m_l s + (1 - m_l) D_l h_l),    m_l = sigmoid(alpha_l / T);    out = U s
 
-A transformer that is `r` times narrower runs beside the frozen one. Before each of its layers S_l it takes in the
-state h_l of the backbone's layer, narrowed by D_l; at the end its state is widened by U and takes the place of the
-backbone's last state before the head. Nothing that is trained lies below anything of the backbone but its head, so no
-gradient passes through the backbone and none of its activations is kept. Trained, and kept at inference: the whole side
-network. It has no layer beside every `drop_every`-th one of the backbone, the first included (0: a layer beside each).
+A side network, a transformer that is `r` times narrower, runs beside the frozen backbone. Before each side layer S_l,
+D_l narrows the output h_l of the backbone's layer, and a gate mixes it into the side network's state s. At the end, U
+widens the state, and the result replaces the backbone's last hidden state. The layers of the backbone do not depend on
+trained parameters, so no gradient flows through them, and none of their activations is saved. Trained, and kept at
+inference: the whole side network. Every `drop_every`-th layer of the backbone, starting with the first, has no side
+layer (0: each layer has one).
 
-The side layers here are those of T5 for every family: gains without biases, unscaled attention, ReLU; and without
-position biases, since the states they take in know their positions. They start as T5 does, with the widths of the
-backbone. The authors' script then copies a pruned backbone over that start, which matters for quality. A cache is
-refused: the side network would need its own.
+The side layers are those of T5 for every family: norms without biases, unscaled attention, ReLU. They have no position
+biases, because the mixed-in states carry the positions. They start as in T5 with the backbone's widths. The authors'
+script then copies a pruned backbone into them, which matters for quality. A cache is refused, because the side network
+would need its own.
 """
 
 from functools import partial
@@ -24,10 +25,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from . import _kit as kit
 
 TEMPERATURE = 0.1
-
-
-EPSILON = 1e-6
-"""Of the norms."""
+EPSILON = 1e-6      # of the norms
 
 
 def weight(*shape: int, std: float = 0.01) -> nn.Parameter:
@@ -40,7 +38,7 @@ def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
 
 
 class SideAttention(kit.Child):
-    """One attention of the side network: of d_s numbers per position, and heads r times narrower."""
+    """One attention of the side network, of width d_s. Its heads are r times narrower than the backbone's."""
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int, *, r: int):
         super().__init__()
@@ -51,9 +49,10 @@ class SideAttention(kit.Child):
         self.W_k, self.W_v = (weight(d_attn, d_s, std=d_model**-0.5) for _ in range(2))
         self.W_o = weight(d_s, d_attn, std=(n_heads * head_dim) ** -0.5)
 
-    def add(self, s: Tensor, source: Tensor | None, mask: Tensor) -> Tensor:
+    def add(self, s: Tensor, mask: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """Add self-attention or, given the state of the side network's encoder, cross-attention."""
         x = rms_norm(s, self.g_attn.shape, self.g_attn, EPSILON)
-        y = x if source is None else source
+        y = x if encoded is None else encoded
         q, k, v = (self.split(linear(a, w)) for a, w in ((x, self.W_q), (y, self.W_k), (y, self.W_v)))
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)  # (batch, n_heads, n, head_dim)
         return s + linear(mixed.transpose(1, 2).flatten(2), self.W_o)           # (batch, n, d_s)
@@ -77,26 +76,30 @@ class SideMLP(kit.Child):
 
 
 class Rung(kit.Child):
-    """How a layer's state enters the side network, and the side layer that follows."""
+    """A side layer, with the matrix and the gate that mix the output of the backbone's layer into it."""
 
-    mlp: SideMLP                # not a submodule
+    attn: SideAttention             # not submodules: these three are attached to the backbone's blocks
+    xattn: SideAttention | None
+    mlp: SideMLP
 
-    def __init__(self, d_model: int, d_s: int, attentions: list[SideAttention], mlp: SideMLP):
+    def __init__(self, d_model: int, d_s: int, attn: SideAttention, xattn: SideAttention | None, mlp: SideMLP):
         super().__init__()
-        self.attentions = attentions        # a list, not submodules: each is attached beside what it is a copy of
-        kit.share(self, mlp=mlp)
+        kit.share(self, attn=attn, xattn=xattn, mlp=mlp)
         self.D, self.b_D = weight(d_s, d_model), nn.Parameter(torch.zeros(d_s))
         self.alpha = nn.Parameter(torch.zeros(1))
 
-    def climb(self, s: Tensor, h: Tensor, masks: list[Tensor], source: Tensor | None) -> Tensor:
+    def climb(
+        self, s: Tensor, h: Tensor, mask: Tensor, encoded: Tensor | None, encoded_mask: Tensor | None
+    ) -> Tensor:
         s = gate(self.alpha, s, linear(h, self.D, self.b_D))                    # (batch, n, d_s)
-        for attention, mask, other in zip(self.attentions, masks, (None, source), strict=False):
-            s = attention.add(s, other, mask)
+        s = self.attn.add(s, mask)
+        if self.xattn is not None and encoded_mask is not None:
+            s = self.xattn.add(s, encoded_mask, encoded)
         return self.mlp.add(s)
 
 
 class Ladder(kit.Child):
-    """The ends of the side network, and its state while the backbone runs: one for each stack."""
+    """The first and last layers of the side network. All but U and b_U exist once for each stack."""
 
     def __init__(self, d_model: int, d_s: int, n_stacks: int):
         super().__init__()
@@ -104,46 +107,61 @@ class Ladder(kit.Child):
         self.b_first = nn.ParameterList(torch.zeros(d_s) for _ in range(n_stacks))
         self.g_last = nn.ParameterList(torch.ones(d_s) for _ in range(n_stacks))
         self.U, self.b_U = weight(d_model, d_s), nn.Parameter(torch.zeros(d_model))
-        self.s: list[Tensor | None] = [None] * n_stacks
-        self.padding: list[Tensor | None] = [None] * n_stacks
 
-    def enter(self, i: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+
+class Run:
+    """One pass of the side network beside one stack of the backbone. The methods are hooks, in the order of the pass.
+
+    `s` is the state of the side network between two hooks. A decoder also uses the `encoder`'s last state.
+    """
+
+    s: Tensor
+    padding: Tensor | None
+
+    def __init__(self, ladder: Ladder, i: int, *, causal: bool, encoder: "Run | None"):
+        self.ladder, self.i, self.causal, self.encoder = ladder, i, causal, encoder
+
+    def enter(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the stack: note the padding, and refuse a cache."""
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if cache is not None and cache.get_seq_length() > 0:
             raise NotImplementedError("ladder side-tuning keeps no cache: generate with use_cache=False")
-        self.padding[i] = kwargs.get("attention_mask")
+        self.padding = kwargs.get("attention_mask")
 
-    def begin(self, i: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the first layer: start from its narrowed input."""
         x = args[0] if args else kwargs["hidden_states"]
-        self.s[i] = linear(x.detach(), self.D_first[i], self.b_first[i])        # (batch, n, d_model) -> (batch, n, d_s)
+        first, bias = self.ladder.D_first[self.i], self.ladder.b_first[self.i]
+        self.s = linear(x.detach(), first, bias)                                # (batch, n, d_model) -> (batch, n, d_s)
 
-    def climb(self, i: int, causal: bool, rung: Rung, _: nn.Module, args: Any, output: Any) -> None:
+    def climb(self, rung: Rung, layer: nn.Module, args: Any, output: Any) -> None:
+        """After a layer with a side layer: mix its output in and run the side layer."""
         h = (output[0] if isinstance(output, tuple) else output).detach()       # (batch, n, d_model)
-        s, source = self.s[i], self.s[0] if i else None
-        assert s is not None
         seen = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device)
-        masks = [self.mask(i, h) & (seen.tril() if causal else seen)]           # (batch, 1, n, n)
-        if source is not None:
-            masks.append(self.mask(0, source))
-        self.s[i] = rung.climb(s, h, masks, source)
+        mask = self.present(h) & (seen.tril() if self.causal else seen)         # (batch, 1, n, n)
+        encoded = encoded_mask = None
+        if self.encoder is not None:
+            encoded, encoded_mask = self.encoder.s, self.encoder.present(self.encoder.s)
+        self.s = rung.climb(self.s, h, mask, encoded, encoded_mask)
 
-    def mask(self, i: int, x: Tensor) -> Tensor:
-        padding = self.padding[i]
-        present = torch.ones(x.shape[:2], device=x.device) if padding is None else padding
-        return present[:, None, None, :].bool()                                 # (batch, 1, 1, n)
-
-    def end(self, i: int, stack: Any, args: Any, output: Any) -> Any:
-        s = self.s[i]
-        assert s is not None
-        self.s[i] = s = rms_norm(s, self.g_last[i].shape, self.g_last[i], EPSILON)
-        if i + 1 < len(self.s):
+    def end(self, stack: Any, args: Any, output: Any) -> Any:
+        """After the stack: apply the norm, or in the last stack replace the hidden state too."""
+        gain = self.ladder.g_last[self.i]
+        self.s = s = rms_norm(self.s, gain.shape, gain, EPSILON)
+        if self.i + 1 < len(self.ladder.g_last):
             return output
-        if torch.is_grad_enabled():
-            self.s = [None] * len(self.s)                                       # keeps no graph
-        output.last_hidden_state = linear(s, self.U, self.b_U)                  # (batch, n, d_s) -> (batch, n, d_model)
+        if torch.is_grad_enabled():         # free the graph; without one, the decoder may run again for this encoder
+            for run in filter(None, (self, self.encoder)):
+                del run.s
+        output.last_hidden_state = linear(s, self.ladder.U, self.ladder.b_U)    # (batch, n, d_s) -> (batch, n, d_model)
         if getattr(stack, "pooler", None) is not None:
             output.pooler_output = stack.pooler(output.last_hidden_state)
         return output
+
+    def present(self, x: Tensor) -> Tensor:
+        """Return the mask of tokens that are not padding, (batch, 1, 1, n)."""
+        padding = torch.ones(x.shape[:2], device=x.device) if self.padding is None else self.padding
+        return padding[:, None, None, :].bool()
 
 
 def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst") -> nn.Module:
@@ -154,32 +172,31 @@ def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst
     d_model = kit.inventory(model).dims["d_model"]
     ladder = Ladder(d_model, d_model // r, len(stacks))
     hooks = kit.attach(model, name, ladder)
-    for i, stack in enumerate(stacks.values()):
-        hooks.append(stack.register_forward_pre_hook(partial(ladder.enter, i), with_kwargs=True))
     inner = [*kit.blocks(model, "attention"), *kit.blocks(model, "mlp")]
-    for block in kit.blocks(model, "layer"):
-        i = [*stacks].index(block.stack) if len(stacks) > 1 else 0
-        if block.layer == 0:
-            hooks.append(block.module.register_forward_pre_hook(partial(ladder.begin, i), with_kwargs=True))
-        if drop_every == 0 or block.layer % drop_every:
-            rung = _rung(block, [b for b in inner if (b.stack, b.layer) == (block.stack, block.layer)], r, name)
-            hooks.append(block.module.register_forward_hook(partial(ladder.climb, i, block.stack == "decoder", rung)))
-    for i, stack in enumerate(stacks.values()):
-        hooks.append(stack.register_forward_hook(partial(ladder.end, i)))
+    encoder: Run | None = None
+    for i, (stack, module) in enumerate(stacks.items()):
+        layers = [layer for layer in kit.blocks(model, "layer") if len(stacks) == 1 or layer.stack == stack]
+        encoder = run = Run(ladder, i, causal=layers[0].stack == "decoder", encoder=encoder)
+        hooks.append(module.register_forward_pre_hook(run.enter, with_kwargs=True))
+        hooks.append(layers[0].module.register_forward_pre_hook(run.begin, with_kwargs=True))
+        for layer in layers:
+            if drop_every == 0 or layer.layer % drop_every:
+                parts = {b.name: b for b in inner if (b.stack, b.layer) == (layer.stack, layer.layer)}
+                hooks.append(layer.module.register_forward_hook(partial(run.climb, _rung(layer, parts, r, name))))
+        hooks.append(module.register_forward_hook(run.end))
     return model
 
 
-def _rung(layer: kit.Block, inner: list[kit.Block], r: int, name: str) -> Rung:
-    """The side layer of one layer of the backbone, its parts attached to the inner blocks that they narrow."""
-    dims = layer.dims
-    *attention_blocks, mlp_block = inner
-    attentions = []
-    for block in attention_blocks:
-        attentions.append(SideAttention(dims["d_model"], dims["n_heads"], dims["head_dim"], r=r))
-        kit.attach(block.module, name, attentions[-1])
+def _rung(layer: kit.Block, parts: dict[str, kit.Block], r: int, name: str) -> Rung:
+    """Attach the parts of a side layer to the backbone's blocks of the same name (attn, xattn, mlp)."""
+    dims, attentions = layer.dims, dict[str, SideAttention]()
+    for part in ("attn", "xattn"):
+        if part in parts:
+            attentions[part] = SideAttention(dims["d_model"], dims["n_heads"], dims["head_dim"], r=r)
+            kit.attach(parts[part].module, name, attentions[part])
     mlp = SideMLP(dims["d_model"], dims["d_ff"], r=r)
-    kit.attach(mlp_block.sites["mlp.up"], name, mlp)
-    rung = Rung(dims["d_model"], dims["d_model"] // r, attentions, mlp)
+    kit.attach(parts["mlp"].sites["mlp.up"], name, mlp)
+    rung = Rung(dims["d_model"], dims["d_model"] // r, attentions["attn"], attentions.get("xattn"), mlp)
     kit.attach(layer.module, name, rung)
     return rung
 

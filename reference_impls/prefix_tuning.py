@@ -2,14 +2,14 @@
 
     head = attend(Q, [P_k; K], [P_v; V]),    [P_k, P_v] = W_2 tanh(W_1 E + b_1) + b_2  while training
 
-Every attention (self and cross, of every layer) sees `prefix_length` more keys P_k and values P_v. Trained: with
-`use_mlp` an embedding E and an MLP that emits all prefixes, which is more stable; without, P_k and P_v
-themselves. At inference P_k and P_v remain: `finish` computes them one last time and drops the MLP.
+Every attention (self and cross, of every layer) gets `prefix_length` more keys P_k and values P_v. Trained: with
+`use_mlp` an embedding E and an MLP that emits all prefixes, which is more stable; without it, P_k and P_v
+themselves. At inference P_k and P_v remain: `finish` computes them one last time and removes the MLP.
 
-The official code and peft hand the prefix over as a cache, so that the model moves the real tokens by
-`prefix_length` positions; here they keep their positions. The official code has an embedding and an MLP for each
-of encoder, decoder and cross attention; here one serves all. peft gives T5 a prefix in the decoder's
-self-attention only, and where keys are grouped an E as narrow as they are.
+The official code and peft pass the prefix as a cache, so the positions of the real tokens move by `prefix_length`.
+Here they keep their positions. The official code has one embedding and MLP each for encoder, decoder and cross
+attention. Here one serves all. peft gives T5 a prefix in the decoder's self-attention only, and an E as wide as the
+keys where these are grouped.
 """
 
 import torch
@@ -21,7 +21,7 @@ from ._attention import widen
 
 
 class Emitter(kit.Child):
-    """The embedding and MLP that emit the prefixes of all attentions while training."""
+    """The embedding and MLP that emit the prefixes of all attentions during training."""
 
     def __init__(self, d_model: int, d_kv: int, n_attention: int, *, prefix_length: int, mid_dim: int):
         super().__init__()
@@ -64,11 +64,10 @@ class Prefix(kit.Child):
         return p.view(len(p), self.n_kv_heads, -1).transpose(0, 1)  # (n_kv_heads, prefix_length, head_dim)
 
 
-def apply(
-    model: nn.Module, *, prefix_length: int = 10, use_mlp: bool = True, mid_dim: int = 512, name: str = "prefix_tuning"
-) -> nn.Module:
-    """Freeze the model and give every attention a prefix."""
-    kit.freeze(model)
+def prefixes(
+    model: nn.Module, *, prefix_length: int, use_mlp: bool, mid_dim: int, name: str
+) -> list[tuple[kit.Block, Prefix]]:
+    """Attach a prefix to every attention, without a hook. With `use_mlp`, all prefixes share one emitter."""
     attentions = kit.blocks(model, "attention")
     dims = attentions[0].dims
     emitter = None
@@ -77,18 +76,30 @@ def apply(
             dims["d_model"], dims["d_kv"], len(attentions), prefix_length=prefix_length, mid_dim=mid_dim
         )
         kit.attach(model, name, emitter)
+    attached = []
     for index, block in enumerate(attentions):
         prefix = Prefix(
             dims["n_kv_heads"], dims["head_dim"], prefix_length=prefix_length, emitter=emitter, index=index
         )
-        hooks = kit.attach(block.module, name, prefix)
-        hooks.append(widen(model, block.module, prefix.keys_values))
+        kit.attach(block.module, name, prefix)
+        attached.append((block, prefix))
+    return attached
+
+
+def apply(
+    model: nn.Module, *, prefix_length: int = 10, use_mlp: bool = True, mid_dim: int = 512, name: str = "prefix_tuning"
+) -> nn.Module:
+    """Freeze the model and give every attention a prefix."""
+    kit.freeze(model)
+    attached = prefixes(model, prefix_length=prefix_length, use_mlp=use_mlp, mid_dim=mid_dim, name=name)
+    for block, prefix in attached:
+        prefix.handles.append(widen(model, block.module, prefix.keys_values))
     return model
 
 
 @torch.no_grad()
 def finish(model: nn.Module, name: str = "prefix_tuning") -> nn.Module:
-    """Compute the prefixes one last time and drop what emitted them."""
+    """Compute the prefixes one last time and remove the emitter."""
     children = kit.attached(model, name)
     for child in children:
         if isinstance(child, Prefix) and child.emitter is not None:

@@ -1,11 +1,14 @@
 """QA-LoRA: quantization-aware low-rank adaptation (xu2024qalora).
 
-    h = W~ x + (alpha / r) B A pool(x),    W~ = scale (code - zero) for each `group` of inputs, pool the mean of each
+    h = W~ x + (alpha / r) B A pool(x),    W~ = scale (code - zero) in each `group` of inputs,  pool: group means
 
-Trained: A (r, d_in / group) and B (d_out, r), through the quantised weight: four-bit codes, and for each group of a
-row a scale and a zero point. The correction is constant within a group, so `merge` moves the zero points and leaves
-codes and scales: nothing is left beside the model, which stays quantised. Here quantisation is by minimum and
-maximum where the paper has GPTQ. peft multiplies the means by the number of groups.
+Trained: A (r, d_in / group) and B (d_out, r), through the quantised weight. That is stored as four-bit codes, with a
+scale and a zero point for each group of a row. The input is averaged over each group, so the correction to the weight
+is constant within a group. Therefore `merge` only moves the zero points. Nothing remains beside the model, and it stays
+quantised.
+
+The quantisation uses the minimum and maximum of each group; the paper uses GPTQ. peft multiplies the means by the
+number of groups. `_recomputed` keeps the dequantised weights out of memory between the passes.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +36,7 @@ class Grid:
 
     @property
     def codes(self) -> Tensor:
-        """Whole numbers from 0 to 15, (d_out, groups, group)."""
+        """Return the codes, integers from 0 to 15, (d_out, groups, group)."""
         every = torch.stack([self.packed >> 4, self.packed & 15], -1).flatten(1)
         codes: Tensor = every[:, : self.scale.shape[1] * self.group].unflatten(1, (-1, self.group))
         return codes
@@ -43,9 +46,12 @@ class Grid:
 
 
 def quantise(weight: Tensor, group: int) -> Grid:
-    """Nearest codes between the extremes of each group, zero included; (d_out, d_in), the last group may be shorter."""
+    """Round a weight (d_out, d_in) to 16 levels for each group, from its minimum to its maximum.
+
+    The levels always include zero. The last group may be shorter.
+    """
     d_in = weight.shape[1]
-    columns = torch.arange(-(-d_in // group) * group).clamp(max=d_in - 1)               # repeats the last one
+    columns = torch.arange(-(-d_in // group) * group).clamp(max=d_in - 1)               # pads with the last column
     blocks = weight[:, columns.to(weight.device)].unflatten(1, (-1, group))             # (d_out, groups, group)
     low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
     scale = (high - low).clamp(min=torch.finfo(weight.dtype).tiny) / LEVELS
@@ -55,8 +61,8 @@ def quantise(weight: Tensor, group: int) -> Grid:
     return Grid(pairs[..., 0] << 4 | pairs[..., 1], scale, zero, group, d_in)
 
 
-class Held(Recomputed):
-    """A parametrisation: the weight is kept as a grid."""
+class Quantised(Recomputed):
+    """A parametrisation: the weight is stored as a grid."""
 
     def __init__(self, weight: Tensor, *, group: int, transposed: bool):
         super().__init__(weight)
@@ -75,15 +81,15 @@ class Held(Recomputed):
 
 
 def grid_of(site: kit.Site) -> Grid:
-    """A site's part of what its module holds; views, so that writing to it changes the model."""
-    held = cast(Any, site.module).parametrizations.weight
-    rows = (getattr(held, f"original{i}").detach()[site.start : site.stop] for i in range(3))
-    grid: Grid = held[0].grid(*rows)
+    """Return a site's part of its module's grid. The tensors are views: writing to them changes the model."""
+    stored = cast(Any, site.module).parametrizations.weight
+    rows = (getattr(stored, f"original{i}").detach()[site.start : site.stop] for i in range(3))
+    grid: Grid = stored[0].grid(*rows)
     return grid
 
 
 class QALoRA(kit.Child):
-    """The correction beside one weight of shape (d_out, d_in)."""
+    """The correction of one quantised weight of shape (d_out, d_in)."""
 
     def __init__(self, grid: Grid, *, r: int, alpha: float, dropout: float):
         super().__init__()
@@ -100,7 +106,7 @@ class QALoRA(kit.Child):
         return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
 
     def merged(self) -> Grid:
-        """The same codes and scales with other zero points."""
+        """Return a grid with the same codes and scales and with moved zero points."""
         shift = (self.B @ self.A)[..., None] * (self.scale / self.group) / self.grid.scale      # (d_out, groups, 1)
         return replace(self.grid, zero=self.grid.zero - shift)
 
@@ -110,12 +116,12 @@ def apply(
     model: nn.Module, *, r: int = 64, alpha: float = 16.0, dropout: float = 0.0, group: int = 32,
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
-    """Freeze and quantise every matrix inside the layers, and put a correction beside the targeted ones."""
+    """Freeze and quantise every linear module inside the layers, and add a correction to the targeted ones."""
     kit.freeze(model)
     wanted = {(site.path, site.role) for site in kit.sites(model, targets)}
     for site in kit.sites(model, ("attn.*", "xattn.*", "mlp.*")):
         if not parametrize.is_parametrized(site.module):
-            register(site.module, Held(site.module.weight, group=group, transposed=site.transposed))
+            register(site.module, Quantised(site.module.weight, group=group, transposed=site.transposed))
         if (site.path, site.role) in wanted:
             if site.d_in % group:
                 raise ValueError(f"group = {group} must divide the {site.d_in} inputs of {site.path}")
@@ -125,7 +131,7 @@ def apply(
 
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
-    """Move the zero points, and leave a plain model with numbers that are as quantised as they were."""
+    """Move the zero points, and leave a plain model whose weights have the same codes and scales."""
     for _, child in kit.at_sites(model, "qa_lora", QALoRA):
         child.grid.zero.copy_(child.merged().zero)
     kit.detach(model, "qa_lora")

@@ -1,21 +1,25 @@
-"""S4: the model that a walk through parameter-efficient design spaces ends at (chen2023s4).
+"""S4: the model that a search through parameter-efficient design spaces ends at (chen2023s4).
 
-    layers in four groups, few at both ends (spindle); every layer the same number of trained parameters; all tuned;
+    four groups of layers in a spindle (small, large, large, small); the same budget for every layer; all groups tuned
     G1: adapter, LoRA    G2: adapter, prefix    G3: adapter, prefix, biases    G4: prefix, biases, LoRA
 
-A `Design` fixes four things: grouping, allocation, tuned groups, strategies of each group. `build` makes the model of
-any design within a budget, `apply` that of S4, and `refine` is the walk: for one thing after the other it scores random
-designs under every choice that is left, and keeps the choice of best mean. Within a layer its strategies share the
-budget equally (biases cost what the model has, and are left out where that is more). Trained, stored and served:
-adapters W_down, W_up and biases, A and B beside queries and values, prefixes P_k and P_v; and the model's own biases.
+A `Design` has four parts: the groups, the budget of a layer in each group, the groups that are tuned, and the
+strategies of each group. `build` builds the model of any design, and `apply` that of S4. `refine` is the search. It
+fixes one part after another: for each choice it scores random designs, and it keeps the choice with the best mean.
 
-The code that the authors published is another method (the gated union of prefix, adapter and LoRA in all layers). The
-strategies above are those reported for T5-base, and recalled, as is the exact form of the spindle, here 1 : 2 : 2 : 1.
+The strategies of a layer share its budget equally. A layer's biases have a fixed count, so they are trained only if
+they fit. Trained, stored and kept at inference: adapters (W_down, W_up and their biases), low-rank pairs (A, B) at
+queries and values, prefixes (P_k, P_v), and biases of the model itself.
+
+This is a reconstruction. The published code is another method (UniPELT's gated prefix, adapter and LoRA in all layers),
+and we have not read the paper's text. The strategies are those for T5-base, recalled. These parts are ours: the spindle
+of 1 : 2 : 2 : 1, the equal shares of strategies, how modules start, and the choices and samples of `refine`.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,35 +30,34 @@ from ._bottleneck import Bottleneck
 from .prefix_tuning import Prefix
 
 STRATEGIES = ("AL", "AP", "APB", "PBL")
-"""Adapter, LoRA, Prefix, Biases: what each group of S4 gets."""
+"""The strategies of S4's groups: A for adapter, L for LoRA, P for prefix, B for biases."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """One point of the design space. `ends`: the first layer beyond each group; `weights`: of a layer in each group."""
+    """One point of the design space. Each part except `ends` has one item for each of the four groups."""
 
-    ends: tuple[int, ...]
-    weights: tuple[float, ...] = (1, 1, 1, 1)
+    ends: tuple[int, ...]                                           # the first layer after each group except the last
+    weights: tuple[float, ...] = (1, 1, 1, 1)                       # the budget of a layer, relative to other layers
     tuned: tuple[bool, ...] = (True, True, True, True)
     strategies: tuple[str, ...] = STRATEGIES
 
     def group(self, layer: int) -> int:
-        """The group of a layer."""
-        return next((g for g, end in enumerate(self.ends) if layer < end), len(self.ends))
+        return sum(end <= layer for end in self.ends)
 
-    def part(self, layer: int, budget: float, layers: Sequence[int]) -> float:
-        """What one strategy of this layer may cost where all `layers` together may cost `budget`."""
-        g = self.group(layer)
-        if not self.tuned[g]:
+    def weight(self, layer: int) -> float:
+        return self.weights[self.group(layer)] * self.tuned[self.group(layer)]
+
+    def part(self, strategy: str, layer: int, layers: Sequence[int], budget: float) -> float:
+        """Return how many parameters one strategy may use in a layer if all `layers` may use `budget`."""
+        chosen = self.strategies[self.group(layer)]
+        if strategy not in chosen or not self.weight(layer):
             return 0
-        if all(self.tuned) and len(set(self.weights)) == 1:
-            return budget / len(layers) / len(self.strategies[g])
-        total = sum(self.weights[self.group(i)] for i in layers if self.tuned[self.group(i)])
-        return budget * self.weights[g] / total / len(self.strategies[g])
+        return budget * self.weight(layer) / sum(map(self.weight, layers)) / len(chosen)
 
 
 class LowRank(kit.Child):
-    """The correction to queries (A_q, B_q) or values (A_v, B_v), unscaled."""
+    """The low-rank correction of queries (A_q, B_q) or values (A_v, B_v), without a scale."""
 
     def __init__(self, which: str, d_in: int, d_out: int, r: int):
         super().__init__()
@@ -67,87 +70,83 @@ class LowRank(kit.Child):
 
 
 def build(model: nn.Module, design: Design, budget: float) -> nn.Module:
-    """Freeze the model and give every group its strategies, within the share `budget` of the backbone."""
+    """Freeze the model and add each group's strategies. `budget` is a share of the backbone's parameters."""
     kit.freeze(model)
     layers = [block.layer for block in kit.blocks(model, "layer")]
     most = budget * kit.inventory(model).backbone.parameters
 
-    def of(layer: int, strategy: str) -> float:
-        return design.part(layer, most, layers) if strategy in design.strategies[design.group(layer)] else 0
+    def part(strategy: str, layer: int) -> float:
+        return design.part(strategy, layer, layers, most)
 
     for block in kit.blocks(model, "mlp"):
         d = block.dims["d_model"]
-        if width := max(0, int((of(block.layer, "A") - d) / (2 * d + 1))):
+        width = int((part("A", block.layer) - d) / (2 * d + 1))     # two matrices and two biases
+        if width > 0:
             kit.attach(block.sites["mlp.down"], "s4", Bottleneck(d, bottleneck=width))
     for block in kit.blocks(model, "attention"):
         if block.name != "attn":
             continue
         q, v, dims = block.sites["attn.q"], block.sites["attn.v"], block.dims
-        if r := int(of(block.layer, "L") / (q.d_in + q.d_out + v.d_in + v.d_out)):
+        if r := int(part("L", block.layer) / (q.d_in + q.d_out + v.d_in + v.d_out)):
             kit.attach(q, "s4", LowRank("q", q.d_in, q.d_out, r))
             kit.attach(v, "s4", LowRank("v", v.d_in, v.d_out, r))
-        if length := int(of(block.layer, "P") / (2 * dims["d_kv"])):
+        if length := int(part("P", block.layer) / (2 * dims["d_kv"])):
             prefix = Prefix(dims["n_kv_heads"], dims["head_dim"], prefix_length=length, emitter=None, index=0)
             kit.attach(block.module, "s4", prefix).append(widen(model, block.module, prefix.keys_values))
-    biases: dict[tuple[str, int], list[nn.Parameter]] = {}
-    for weight in kit.weights(model):
-        if weight.pretrained and weight.layer is not None and weight.name.endswith(".bias"):
-            biases.setdefault((weight.stack, weight.layer), []).append(weight.value)
-    for (_, layer), values in biases.items():
-        if sum(value.numel() for value in values) <= of(layer, "B"):
+    for layer, values in biases(model):
+        if sum(value.numel() for value in values) <= part("B", layer):
             for value in values:
                 value.requires_grad_(True)
     return model
 
 
+def biases(model: nn.Module) -> list[tuple[int, list[nn.Parameter]]]:
+    """Return the pretrained biases of every layer, with the layer's number in its stack."""
+    found: dict[tuple[str, int], list[nn.Parameter]] = {}
+    for weight in kit.weights(model):
+        if weight.pretrained and weight.layer is not None and weight.name.endswith(".bias"):
+            found.setdefault((weight.stack, weight.layer), []).append(weight.value)
+    return [(layer, values) for (_, layer), values in found.items()]
+
+
 def apply(model: nn.Module, *, budget: float = 0.005, end_1: int, end_2: int, end_3: int) -> nn.Module:
-    """The design of S4 with these ends of the first three groups."""
+    """Freeze the model and build S4 with these ends of the first three groups."""
     return build(model, Design((end_1, end_2, end_3)), budget)
 
 
-def spread(layers: int, *parts: int) -> tuple[int, ...]:
-    """The ends of all groups but the last, of sizes in these proportions, one layer each at least."""
-    edges = [round(layers * sum(parts[: i + 1]) / sum(parts)) for i in range(len(parts) - 1)]
-    return tuple(min(max(edge, i + 1), layers - len(parts) + 1 + i) for i, edge in enumerate(edges))
+def ends(layers: int, *sizes: int) -> tuple[int, ...]:
+    """Return the ends of groups with these relative sizes, at least one layer each."""
+    edges = [round(layers * sum(sizes[: i + 1]) / sum(sizes)) for i in range(len(sizes) - 1)]
+    return tuple(min(max(edge, i + 1), layers - len(sizes) + 1 + i) for i, edge in enumerate(edges))
 
 
-def choices(layers: int) -> Iterator[tuple[str, list[tuple[object, ...]]]]:
-    """The walk's stages: a field of `Design`, and what it may be."""
-    patterns = ((1, 2, 3, 4), (1, 1, 1, 1), (4, 3, 2, 1), (1, 2, 2, 1), (2, 1, 1, 2))   # the fourth is the spindle
-    yield "ends", [spread(layers, *pattern) for pattern in patterns]
-    yield "weights", [(1, 1, 1, 1), (1, 2, 3, 4), (4, 3, 2, 1)]
-    yield "tuned", [tuple(bool(bits >> g & 1) for g in range(4)) for bits in (15, 1, 8, 3, 12, 9, 6)]
+def choices(layers: int) -> dict[str, list[Any]]:
+    """Return the stages of the search in their order, each with its choices."""
+    sizes = ((1, 2, 3, 4), (1, 1, 1, 1), (4, 3, 2, 1), (1, 2, 2, 1), (2, 1, 1, 2))     # the fourth is the spindle
+    tuned = (0b1111, 0b0001, 0b1000, 0b0011, 0b1100, 0b1001, 0b0110)                    # the lowest bit is group 1
+    strategies = ["".join(s for i, s in enumerate("APBL") if bits >> i & 1) for bits in range(1, 16)]
+    return {
+        "ends": [ends(layers, *each) for each in sizes],
+        "weights": [(1, 1, 1, 1), (1, 2, 3, 4), (4, 3, 2, 1)],
+        "tuned": [tuple(bool(bits >> g & 1) for g in range(4)) for bits in tuned],
+        **{f"group {g}": strategies for g in (1, 2, 3, 4)},
+    }
 
 
 def refine(
     score: Callable[[Design], float], layers: int, *, samples: int = 4, seed: int = 0
 ) -> tuple[Design, list[tuple[str, object, float]]]:
-    """The walk. Returns the design that it ends at, and (stage, choice, mean score) of everything that was compared."""
+    """Search from stage to stage. Return the final design, and (stage, choice, mean score) of every comparison."""
     draw, log = random.Random(seed), list[tuple[str, object, float]]()
-    kinds = ["".join(s for s, bit in zip("APBL", (8, 4, 2, 1), strict=True) if bits & bit) for bits in range(1, 16)]
-    fixed: dict[str, object] = {}
-    open_ = dict(choices(layers))
-    known: list[str | None] = [None] * 4
+    stages, fixed = choices(layers), dict[str, Any]()
 
-    def sample(**chosen: object) -> Design:
-        fields = {name: draw.choice(options) for name, options in open_.items()} | fixed | chosen
-        strategies = tuple(kind or draw.choice(kinds) for kind in known)
-        return replace(Design((1, 2, 3), strategies=strategies), **fields)      # type: ignore[arg-type]
+    def sample(**chosen: Any) -> Design:
+        parts = {stage: draw.choice(options) for stage, options in stages.items()} | fixed | chosen
+        strategies = tuple(parts.pop(f"group {g}") for g in (1, 2, 3, 4))
+        return Design(**parts, strategies=strategies)
 
-    def mean(designs: list[Design]) -> float:
-        return sum(map(score, designs)) / len(designs)
-
-    def best(stage: str, found: Sequence[tuple[object, float]]) -> object:
-        log.extend((stage, choice, value) for choice, value in found)
-        return max(found, key=lambda pair: pair[1])[0]
-
-    for name, options in choices(layers):
-        found = [(option, mean([sample(**{name: option}) for _ in range(samples)])) for option in options]
-        fixed[name] = best(name, found)
-    for g in range(4):
-        scored = []
-        for kind in kinds:
-            known[g] = kind
-            scored.append((kind, mean([sample() for _ in range(samples)])))
-        known[g] = str(best(f"group {g + 1}", scored))
+    for stage, options in stages.items():
+        means = [sum(score(sample(**{stage: option})) for _ in range(samples)) / samples for option in options]
+        log += [(stage, option, mean) for option, mean in zip(options, means, strict=True)]
+        fixed[stage] = options[means.index(max(means))]
     return sample(), log

@@ -1,19 +1,24 @@
-"""U-MAM and S-MAM: a MAM adapter, pruned (lawton2023nas).
+"""U-MAM and S-MAM: a mix-and-match adapter that is pruned to a budget (lawton2023nas).
 
-    phi <- M * phi,    M = 1 where the score |phi * dL/d phi| is among the largest
+    phi <- M * phi,    M = 1 where the score, the sum over steps of |phi * dL/dphi|, is among the largest
 
-The tensors are those of a mix-and-match adapter, prefixes P_k, P_v and parallel adapters, and a first-order score says
-what setting an entry to zero would do to the loss. `calibrate` trains all of them for a while, sums the scores, prunes
-and rewinds what is left. Not structured (U-MAM): single entries, one ranking over everything. Structured (S-MAM): whole
-units, namely a key or value of a prefix, a hidden unit of an adapter, an output bias. Trained and stored: the share
-`kept` (with the positions of entries or units). At inference all tensors remain, with zeros in them.
+The tensors are those of a mix-and-match adapter: prefixes P_k and P_v at every attention, and a parallel adapter
+(W_down, b_down, W_up, b_up) at every feed-forward block. The score of an entry estimates how the loss changes if the
+entry becomes zero. `calibrate` trains all tensors for a few steps, sums the scores, resets the tensors to their start
+and sets all entries to zero except the share `kept`. Training then changes only these.
 
-No code was published and nobody here read the paper's text: the units, the sums, one round of pruning and the rewind
-are ours, as are prefixes that are trained without an MLP. A pruned key still takes part in the softmax.
+Unstructured (U-MAM): one ranking of all entries. Structured (S-MAM): a ranking of whole units, see `units`.
+Stored: the kept values, and the positions of the kept entries or units. At inference the tensors keep their full
+width. A pruned key is a key of zeros, and still takes part in the softmax.
+
+This is a reconstruction. The authors published no code, and we have read only the paper's abstract and summaries of it.
+These parts are ours, not the paper's: the units, the sum over steps, the single round of pruning, the reset, and
+prefixes without an MLP.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +31,7 @@ Named = dict[str, Tensor]
 
 
 class Budget(sparse.Sparse):
-    """How much is kept, and of what."""
+    """The share that is kept, of entries or of units, and the masks after pruning."""
 
     def __init__(self, kept: float, structured: bool):
         super().__init__(kept)
@@ -37,63 +42,73 @@ def apply(
     model: nn.Module, *, prefix_length: int = 30, bottleneck: int = 512, scale: float = 4.0, kept: float = 0.1,
     structured: bool = False,
 ) -> nn.Module:
-    """Freeze the model and give it prefixes and adapters; `calibrate` then prunes."""
+    """Freeze the model and add prefixes and adapters. `calibrate` prunes them."""
     prefix_tuning.apply(model, prefix_length=prefix_length, use_mlp=False, name="u_mam")
     parallel_adapter.apply(model, bottleneck=bottleneck, scale=scale, name="u_mam")
     kit.attach(model, "u_mam", Budget(kept, structured))
     return model
 
 
+def budget(model: nn.Module) -> Budget:
+    [child] = (child for child in kit.attached(model, "u_mam") if isinstance(child, Budget))
+    return child
+
+
 def tensors(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All prefixes and adapters by name."""
+    """Return all prefixes and adapters by name."""
     return {name: p for name, p in model.named_parameters() if f".{name}".split(".")[-2] == "u_mam"}
 
 
-def units(named: Named) -> Iterator[tuple[str, Named]]:
-    """The units of S-MAM: kind and, by the name of the tensor that identifies it, a number for each unit."""
-    rows = {name: value.sum(-1) for name, value in named.items() if value.ndim == 2}
-    yield "prefix", {name: value for name, value in rows.items() if name.endswith((".P_k", ".P_v"))}
-    down = [name.removesuffix("W_down") for name in named if name.endswith(".W_down")]
-    yield "hidden", {
-        f"{path}W_down": rows[f"{path}W_down"] + named[f"{path}b_down"] + named[f"{path}W_up"].sum(0) for path in down
-    }
-    yield "output", {name: value.sum()[None] for name, value in named.items() if name.endswith(".b_up")}
+def units(named: Mapping[str, Tensor]) -> dict[str, Named]:
+    """Sum scores over each unit of S-MAM. The tensor whose positions identify the units is the key.
+
+    A prefix unit is one key or one value. A hidden unit of an adapter is its row of W_down, its entry of b_down and its
+    column of W_up. An output unit is the whole b_up of one block.
+    """
+    found: dict[str, Named] = {"prefix": {}, "hidden": {}, "output": {}}
+    for name, value in named.items():
+        path, _, tensor = name.rpartition(".")
+        if tensor in ("P_k", "P_v"):
+            found["prefix"][name] = value.sum(1)                                            # (prefix_length,)
+        elif tensor == "W_down":
+            hidden = value.sum(1) + named[f"{path}.b_down"] + named[f"{path}.W_up"].sum(0)  # (bottleneck,)
+            found["hidden"][name] = hidden
+        elif tensor == "b_up":
+            found["output"][name] = value.sum()[None]                                       # (1,)
+    return found
 
 
-def spread(chosen: Named, named: Named) -> Named:
-    """Masks over whole tensors from masks over units."""
+def spread(chosen: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> Named:
+    """Turn masks over units into masks over the entries of every tensor."""
     masks = {}
-    for name, unit in chosen.items():
-        masks[name] = unit.expand(named[name].shape) if unit.numel() == 1 else unit[:, None].expand(named[name].shape)
-        if name.endswith("W_down"):
-            path = name.removesuffix("W_down")
-            masks[f"{path}b_down"] = unit
-            masks[f"{path}W_up"] = unit.expand(named[f"{path}W_up"].shape)      # (d_model, bottleneck)
+    for name, value in named.items():
+        path, _, tensor = name.rpartition(".")
+        unit = chosen[f"{path}.W_down" if tensor in ("b_down", "W_up") else name]
+        masks[name] = (unit[:, None] if tensor in ("P_k", "P_v", "W_down") else unit).expand(value.shape)
     return masks
 
 
+def count(named: Mapping[str, Tensor], kept: float) -> int:
+    """Return how many entries or units are kept: the share of each kind of tensor, rounded up, summed."""
+    sizes = Counter[str]()
+    for name, value in named.items():
+        sizes[name.rpartition(".")[2]] += value.numel()
+    return sum(math.ceil(kept * size) for size in sizes.values())
+
+
 def choose(scores: Named, kept: float, *, structured: bool) -> Named:
-    """Masks within the budget: the share `kept` of each kind of tensor, rounded up and summed."""
-
-    def count(named: Named) -> int:
-        sizes: dict[str, int] = {}
-        for name, value in named.items():
-            kind = name.rpartition(".")[2]
-            sizes[kind] = sizes.get(kind, 0) + value.numel()
-        return sum(math.ceil(kept * size) for size in sizes.values())
-
+    """Return the masks of the largest scores. S-MAM ranks each kind of unit separately."""
     if not structured:
-        return sparse.choose(scores, count(scores))
+        return sparse.choose(scores, count(scores, kept))
     chosen: Named = {}
-    for _, judged in units(scores):
-        chosen |= sparse.choose(judged, count(judged))
+    for ranked in units(scores).values():
+        chosen |= sparse.choose(ranked, count(ranked, kept))
     return spread(chosen, scores)
 
 
 def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 1e-2) -> nn.Module:
-    """Search by gradient descent, one step per loss; prune; rewind what is left and let only that move."""
-    live, budget = tensors(model), sparse.of(model, "u_mam")
-    assert isinstance(budget, Budget)
+    """Train by gradient descent with one step per loss, prune by the summed scores, and reset the rest."""
+    live, search = tensors(model), budget(model)
     start = {name: p.detach().clone() for name, p in live.items()}
     scores = {name: torch.zeros_like(p) for name, p in start.items()}
     for loss in losses:
@@ -102,35 +117,33 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 1e-2) -> n
             for (name, p), gradient in zip(live.items(), gradients, strict=True):
                 p.sub_(lr * gradient)
                 scores[name] += (p * gradient).abs()
-    masks = choose(scores, budget.kept, structured=budget.structured)
+    masks = choose(scores, search.kept, structured=search.structured)
     with torch.no_grad():
         for name, p in live.items():
             p.copy_(start[name] * masks[name])
     return sparse.only(model, "u_mam", masks)
 
 
-def pack(model: nn.Module) -> dict[str, Tensor]:
-    """What one task stores: values, and positions of entries or of units."""
-    budget, state = sparse.of(model, "u_mam"), sparse.pack(model, "u_mam")
-    assert isinstance(budget, Budget)
-    if budget.structured:
+def pack(model: nn.Module) -> Named:
+    """Return what one task stores: kept values, and positions of kept entries or units."""
+    state = sparse.pack(model, "u_mam")
+    if budget(model).structured:
         state = {name: value for name, value in state.items() if not name.endswith("@")}
-        for _, units_ in units({name: mask.double() for name, mask in budget.masks.items()}):
-            state |= {f"{name}@": unit.nonzero()[:, 0] for name, unit in units_.items()}    # (units kept here,)
+        for masks in units({name: mask.double() for name, mask in budget(model).masks.items()}).values():
+            state |= {f"{name}@": unit.nonzero()[:, 0] for name, unit in masks.items()}     # (kept units,)
     return state
 
 
 @torch.no_grad()
-def unpack(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Take one task's numbers."""
-    live, budget = tensors(model), sparse.of(model, "u_mam")
-    assert isinstance(budget, Budget)
-    ones = {name: torch.ones_like(p) for name, p in live.items()}
-    parts = [units_ for _, units_ in units(ones)] if budget.structured else [ones]
-    masks = {name: torch.zeros_like(value, dtype=torch.bool) for part in parts for name, value in part.items()}
-    for name, mask in masks.items():
-        mask.view(-1)[state[f"{name}@"]] = True
-    masks = spread(masks, ones) if budget.structured else masks
+def unpack(model: nn.Module, state: Named) -> nn.Module:
+    """Write the stored values of one task into the tensors, and zero everywhere else."""
+    live, masks = tensors(model), Named()
+    structured = budget(model).structured
+    ranked = [*units(live).values()] if structured else [live]
+    for name, value in ((name, value) for named in ranked for name, value in named.items()):
+        masks[name] = torch.zeros_like(value, dtype=torch.bool)
+        masks[name].view(-1)[state[f"{name}@"]] = True
+    masks = spread(masks, live) if structured else masks
     for name, p in live.items():
         p.zero_()
         p[masks[name]] = state[name]

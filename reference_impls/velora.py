@@ -33,7 +33,8 @@ class Compressed(torch.autograd.Function):
         (g,) = gradients                                            # (..., r)
         kept, a, v = ctx.saved_tensors                              # (..., n), (r, d_in), (d_in / n)
         x = ctx.scale * (kept[..., None] * v).flatten(-2)[..., : a.shape[1]]        # (..., d_in)
-        return g @ a, g.flatten(0, -2).T @ x.flatten(0, -2), None, None, None
+        # under autocast A is float32 and the rest is not
+        return g @ a.to(g.dtype), g.flatten(0, -2).T @ x.flatten(0, -2).to(g.dtype), None, None, None
 
 
 def groups(x: Tensor, n: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 from py_mini_racer import MiniRacer
 
-from peftonomy import KnowledgeBase
-from peftonomy.site import _engine
+from peftonomy import KnowledgeBase, PeftonomyError
+from peftonomy.memory.setting import Setting
+from peftonomy.site import _engine, _operations
 from peftonomy.site._site import Site
 
+Answer = dict[str, Any]
 ASSETS = Path(__file__).parent.parent / "site" / "assets"
 ASK = (
     "function ask(name, given) {"
@@ -25,11 +28,12 @@ ASK = (
 
 @contextmanager
 def started(kb: KnowledgeBase, *scripts: str) -> Iterator[MiniRacer]:
-    """These scripts of the site's with the data of a knowledge base."""
-    context = MiniRacer()
-    for name in scripts:
-        context.eval((ASSETS / f"{name}.js").read_text(encoding="utf-8"))
-    context.eval(_engine.script(Site(kb)))
+    """The site's engine with the data of a knowledge base, and these scripts of the site's."""
+    context, site = MiniRacer(), Site(kb)
+    made = {"data": _engine.script, "programs": _operations.script}
+    for name in ("engine", "data", *scripts):
+        text = made[name](site) if name in made else (ASSETS / f"{name}.js").read_text(encoding="utf-8")
+        context.eval(text)
     context.eval(ASK)
     try:
         yield context
@@ -40,3 +44,56 @@ def started(kb: KnowledgeBase, *scripts: str) -> Iterator[MiniRacer]:
 def ask(engine: MiniRacer, name: str, *given: Any) -> Any:
     """What a function of the engine answers; a refusal has a `problem`, and says whether it is the user's."""
     return json.loads(engine.call("ask", name, json.dumps(given)))
+
+
+# Memory.
+
+
+def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: Answer) -> Answer:
+    """Python's answer, as plain data, or its refusal."""
+    where = {name: value for name, value in more.items() if name != "values"}
+    try:
+        memory = kb[method].on(model, **where).training.memory(more.get("values", {}), Setting(**setting))
+    except PeftonomyError as error:
+        return {"problem": str(error)}
+    answer: Answer = json.loads(json.dumps(memory.to_dict()))
+    return answer
+
+
+def differential(
+    kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, more: Answer, setting: Answer
+) -> Answer:
+    """Compare one question; Python's answer."""
+    if isinstance(model, dict) and "task" in model:
+        model, more = {k: v for k, v in model.items() if k != "task"}, {"task": model["task"], **more}
+    options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
+    ours = ask(engine, "memory", method, options | more, setting)
+    theirs = python(kb, method, model, more, setting)
+    assert ("problem" in ours) == ("problem" in theirs), (method, model, more, setting, ours, theirs)
+    if "problem" in theirs:
+        assert ours["user"], (method, model, more, setting, ours)
+        assert "\n" not in ours["problem"]
+        return theirs
+    ours |= ours.pop("setting") | {"model": theirs["model"]}
+    ours |= {name: int(ours[name]) for name in ("forward_flops", "step_flops")}
+    assert ours == theirs, (method, model, more, setting)
+    return theirs
+
+
+def named(kb: KnowledgeBase, text: str) -> str:
+    """The page calls methods and models by their names."""
+    for key, name in [(m.id, m.name) for m in kb.values()] + [(k, m.name) for k, m in kb.models.items()]:
+        text = text.replace(f"{key} has", f"{name} has").replace(f"{key} trains", f"{name} trains")
+        text = text.replace(f"{key} does not", f"{name} does not")
+    return text
+
+
+def changed(kb: KnowledgeBase, method: str, draw: random.Random) -> Answer:
+    """Hyperparameters of which one or two differ from the default, within their types."""
+    specs = kb[method].entry.hyperparameters
+    values: Answer = {}
+    for name in draw.sample(sorted(specs), min(len(specs), draw.choice((0, 1, 2)))):
+        spec = specs[name]
+        of_type = {"bool": (True, False), "int": (1, 2, 3, 6), "float": (0.0, 0.1, 1.0)}
+        values[name] = draw.choice(spec.values or of_type[spec.type])
+    return values

@@ -115,7 +115,8 @@ def test_a_bad_config_is_one_clear_line(case: str) -> None:
     ("model_type", "key", "value"),
     [("t5", "feed_forward_proj", 3), ("deberta-v2", "pos_att_type", [1]), ("vit", "image_size", [224]),
      ("qwen2_moe", "mlp_only_layers", [1.0]), ("qwen2_moe", "mlp_only_layers", 1),
-     ("qwen3_next", "layer_types", [1] * 5), ("qwen3_next", "layer_types", ["full_attention"])],
+     ("qwen3_next", "layer_types", [1] * 5), ("qwen3_next", "layer_types", ["full_attention"]),
+     ("smollm3", "no_rope_layers", ["1"] * 5), ("smollm3", "no_rope_layers", [1])],
 )  # fmt: skip
 def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{key}: found") as caught:
@@ -126,7 +127,9 @@ def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -
 BAD_FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", ":1: found Expecting value, column 1; expected valid JSON"),
     "not JSON": (b"model_type: llama\n", ":1: found Expecting value, column 1; expected valid JSON"),
-    "cut short": (b'{"model_type":\n "llama", "x": ', ":2: found Expecting value, column 16; expected valid JSON"),
+    "cut short": (
+        b'{"model_type": "llama",\n "hidden_size": ', ":2: found Expecting value, column 17; expected valid JSON"
+    ),
     "not an object": (b"[1, 2]", "found a list of 2; expected a JSON object"),
     "a number": (b"7", "found 7; expected a JSON object"),
     "not text": (b'{"a": "\xff"}', "found bytes that are not UTF-8; expected UTF-8 text"),

@@ -13,7 +13,7 @@ from peftonomy import KnowledgeBase
 from peftonomy.backbones.backbone import Backbone
 from peftonomy.files.output import binary_text
 from peftonomy.memory.fit import gpu_bytes, largest
-from peftonomy.memory.model import Setting
+from peftonomy.memory.setting import Setting
 
 from .browser_kit import PHONE, watch
 from .tools_kit import (

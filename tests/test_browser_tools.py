@@ -17,7 +17,7 @@ from peftonomy import KnowledgeBase
 from peftonomy.backbones.backbone import Backbone
 from peftonomy.cli import main as _cli
 from peftonomy.files.output import binary_text
-from peftonomy.memory.model import PARTS
+from peftonomy.memory.setting import PARTS
 
 from .browser_kit import watch
 from .tools_kit import (

@@ -94,7 +94,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, "engine") as context:
+    with started(kb) as context:
         context.eval(INVENTORY)
         yield context
 

@@ -1,112 +1,29 @@
-"""The memory of a training step in the site's engine, in an embedded V8, against Python: every integer and refusal."""
+"""What the pages ask about memory, in an embedded V8, against Python: refusals, what fits, and the planner."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import random
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from py_mini_racer import MiniRacer
 
-import peftonomy
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy.memory.fit import gpu_bytes, largest
-from peftonomy.memory.model import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED, Setting
-from tests.engine_kit import ask, started
+from peftonomy.memory.setting import ATTENTION, Setting
+from peftonomy.site import _engine
+from tests.engine_kit import Answer, ask, differential, named, python, started
 from tests.test_engine import TINY
 
 pytestmark = pytest.mark.slow
-Answer = dict[str, Any]
-ROOT = Path(__file__).parent.parent
-SETTINGS: list[Answer] = [
-    dict(zip(("dtype", "optimizer", "checkpointing", "attention", "quantized"), values, strict=True))
-    for values in itertools.product(DTYPES, OPTIMIZERS, (False, True), ATTENTION, (None, *QUANTIZED))
-]
-PAIRS = ((2, 7), (3, 16))
 MODELS = ("llama_2_7b", "roberta_large", "t5_base", "gpt2")
-DRAWN = 1
-"""Settings of the whole grid that are drawn for each method on each model."""
 
 
 @pytest.fixture(scope="module")
 def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
-    with started(kb, "engine", "memory") as context:
+    with started(kb, *_engine.SCRIPTS) as context:
         yield context
-
-
-def options(model: Any, more: Answer) -> Answer:
-    return {"model": model, **more} if isinstance(model, str) else {"config": json.dumps(model), **more}
-
-
-def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: Answer) -> Answer:
-    where = {k: v for k, v in more.items() if k != "values"}
-    try:
-        memory = kb[method].on(model, **where).step.memory(more.get("values", {}), Setting(**setting))
-    except PeftonomyError as error:
-        return {"problem": str(error)}
-    answer: Answer = json.loads(json.dumps(memory.to_dict()))
-    return answer
-
-
-def differential(
-    kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, more: Answer, setting: Answer
-) -> Answer:
-    """Compare one question; Python's answer."""
-    ours = ask(engine, "memory", method, options(model, more), setting)
-    theirs = python(kb, method, model, more, setting)
-    assert ("problem" in ours) == ("problem" in theirs), (method, model, more, setting, ours, theirs)
-    if "problem" in theirs:
-        assert ours["user"], (method, model, more, setting, ours)
-        assert "\n" not in ours["problem"]
-        return theirs
-    ours |= ours.pop("setting") | {"model": theirs["model"]}
-    ours |= {name: int(ours[name]) for name in ("forward_flops", "step_flops")}
-    assert ours == theirs, (method, model, more, setting)
-    return theirs
-
-
-def models(kb: KnowledgeBase) -> Iterator[Any]:
-    """Some public ones, and a small one of every family that says how it computes."""
-    yield from MODELS
-    for family, config in TINY.items():
-        if kb.families[family].dataflow is not None:
-            yield {"model_type": family, **config}
-
-
-def tokens(kb: KnowledgeBase, model: Any) -> int:
-    """Of an image, where the model sees images."""
-    backbone = kb.backbone(model)
-    flow = backbone.family.dataflow
-    images = flow is not None and flow.pixels.literal != 0 and flow.frames.literal == 0
-    return backbone.dims["max_positions"] if images else 0
-
-
-def changed(kb: KnowledgeBase, method: str, draw: random.Random) -> Answer:
-    """Hyperparameters of which one or two differ from the default, within their types."""
-    specs = kb[method].entry.hyperparameters
-    values: Answer = {}
-    for name in draw.sample(sorted(specs), min(len(specs), draw.choice((0, 1, 2)))):
-        spec = specs[name]
-        of_type = {"bool": (True, False), "int": (1, 2, 3, 6), "float": (0.0, 0.1, 1.0)}
-        values[name] = draw.choice(spec.values or of_type[spec.type])
-    return values
-
-
-@pytest.mark.parametrize("method", list(peftonomy.load(ROOT)))
-def test_bytes_and_operations_are_those_of_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
-    for model in models(kb):
-        draw = random.Random(f"{method}{model}")
-        for setting in draw.sample(SETTINGS, DRAWN):
-            batch, seq = draw.choice(PAIRS)
-            seq = tokens(kb, model) or seq
-            more: Answer = {"values": changed(kb, method, draw)}
-            if draw.random() < 0.2:
-                more |= {"task": "seq_cls", "num_labels": 5}
-            differential(kb, engine, method, model, more, setting | {"batch": batch, "seq": seq})
 
 
 def test_most_questions_have_an_answer(kb: KnowledgeBase, engine: MiniRacer) -> None:
@@ -121,8 +38,8 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
     """Of every family that has some: none, some at each place, and what is taken where the config does not say."""
     asked = 0
     for family, config in TINY.items():
-        flow = kb.families[family].dataflow
-        keys = sorted({name for p in flow.dropout.values() for name in p.names}) if flow is not None else []
+        described = kb.families[family]
+        keys = [key for key in described.config if "drop" in key] if described.operations is not None else []
         none = dict.fromkeys(keys, 0)
         for given in [{}, none, *({**none, key: 0.5} for key in keys)] if keys else []:
             model = {"model_type": family, **config, **given}
@@ -132,36 +49,6 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
                     differential(kb, engine, method, model, {}, setting)
                     asked += 1
     assert asked > 300
-
-
-@pytest.mark.parametrize("targets", [["attn.q"], ["attn.o", "mlp.up"], ["mlp.down"], ["attn.*", "mlp.*"]])
-@pytest.mark.parametrize("model", MODELS)
-def test_chosen_targets_are_those_of_python(
-    kb: KnowledgeBase, engine: MiniRacer, model: str, targets: list[str]
-) -> None:
-    for name in ("lora", "dora", "ia3", "full_fine_tuning"):
-        for pair in PAIRS:
-            differential(kb, engine, name, model, {"targets": targets}, dict(zip(("batch", "seq"), pair, strict=True)))
-            more = {"target_modules": "all-linear"}
-            differential(kb, engine, name, model, more, {"batch": 1, "seq": 9, "checkpointing": True})
-
-
-def test_a_wrong_constant_would_be_noticed(kb: KnowledgeBase, engine: MiniRacer) -> None:
-    """The broken twin."""
-    setting: Answer = {"batch": 2, "seq": 7}
-    differential(kb, engine, "lora", "llama_2_7b", {}, setting)
-    engine.eval("peft.data.training.LOGSUMEXP += 1")
-    with pytest.raises(AssertionError):
-        differential(kb, engine, "lora", "llama_2_7b", {}, setting)
-    engine.eval("peft.data.training.LOGSUMEXP -= 1")
-
-
-def named(kb: KnowledgeBase, text: str) -> str:
-    """The page calls methods and models by their names."""
-    for key, name in [(m.id, m.name) for m in kb.values()] + [(k, m.name) for k, m in kb.models.items()]:
-        text = text.replace(f"{key} has", f"{name} has").replace(f"{key} trains", f"{name} trains")
-        text = text.replace(f"{key} does not", f"{name} does not")
-    return text
 
 
 @pytest.mark.parametrize(
@@ -186,15 +73,6 @@ def test_a_refusal_is_the_same_line(
     assert named(kb, theirs).startswith(ours)
 
 
-def test_numbers_that_javascript_rounds_are_refused_by_both(kb: KnowledgeBase, engine: MiniRacer) -> None:
-    found = [
-        differential(kb, engine, "lora", "t5_base", {}, {"batch": 2**n, "seq": 1000}).get("problem", "")
-        for n in range(10, 30)
-    ]
-    assert found[0] == ""
-    assert "2**53 bytes" in found[-1]
-
-
 # What fits.
 
 
@@ -205,7 +83,7 @@ def test_what_fits_is_what_fits_in_python(
     kb: KnowledgeBase, engine: MiniRacer, model: str, gpu: int, solved: str
 ) -> None:
     for setting in ({}, {"checkpointing": True, "quantized": "nf4"}):
-        step = kb["lora"].on(model).step
+        step = kb["lora"].on(model).training
         theirs = largest(step, {}, Setting(1, 64, **setting), solved, gpu)  # type: ignore[arg-type]
         ours = ask(engine, "fit", "lora", {"model": model}, {"batch": 1, "seq": 64, **setting}, solved, gpu)
         assert (ours["value"], ours["limited"]) == (theirs.value, theirs.limited)
@@ -224,7 +102,8 @@ def test_the_planner_finds_what_fit_finds(kb: KnowledgeBase, engine: MiniRacer, 
         if solve == "size" and not size:
             continue
         try:
-            theirs = largest(kb[method].on(model).step, {}, Setting(**asked), size if solve == "size" else solve, gpu)  # type: ignore[arg-type]
+            training = kb[method].on(model).training
+            theirs = largest(training, {}, Setting(**asked), size if solve == "size" else solve, gpu)  # type: ignore[arg-type]
         except PeftonomyError:
             outcomes.append("unknown")
             assert "fit" not in ours, (method, ours)

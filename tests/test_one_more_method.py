@@ -31,8 +31,10 @@ tensors:
   s: {per: site, shape: [d_out], init: ones, trained: true, stored: values, served: merged}
 properties: {identity_at_init: exact}
 memory:
-  keeps:
-    - {per: site, output: true}
+  operations:
+    - per: site
+      functions:
+        after x y: mul y .s
 basis: {rests_on: paper, reason: There is no code., source: editors}
 """
 MODULE = '''"""Output scaling (nobody2024scaling#section-2): h = s * W x. Trains s, which can be merged."""

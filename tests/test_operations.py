@@ -15,8 +15,8 @@ import peftonomy
 from benchmarks import published
 from peftonomy import DataError, UsageError
 from peftonomy.memory.answer import remembered
-from peftonomy.memory.model import Memory, Setting
 from peftonomy.memory.program import compressed, padded
+from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
 from tests.operations_kit import Case, predicted, tiny
@@ -87,7 +87,7 @@ def chosen() -> list[tuple[str, str, str]]:
     if os.environ.get("GRID") == "whole":
         return everything
     drawn = random.Random("operations").sample(everything, len(everything))
-    first = {}
+    first: dict[str, tuple[str, str, str]] = {}
     for case in drawn:
         family, method, _ = case
         first.setdefault(family if method in ("full_fine_tuning", "lora") else method, case)
@@ -160,7 +160,10 @@ def test_parameters_in_float32_take_four_bytes_in_every_type() -> None:
     buffers = int(asked.model.operations.buffers(asked.model.config))
     assert routers > 0
     assert memory.weights == 2 * asked.inventory.total + 2 * routers + buffers
-    assert memory.optimizer_states == 2 * memory.weights - 2 * buffers + 4 * sum(t.number for t in asked.trained())
+    step = Step(asked.program, asked.flags())
+    step.run()
+    tensors = sum(t.number for t in asked.ledger(step).backbone)
+    assert memory.optimizer_states == 2 * memory.weights - 2 * buffers + 4 * tensors
 
 
 def test_a_tensor_more_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +240,6 @@ def test_layers_that_are_alike_are_counted(keys: str, groups: list[tuple[list[in
 )
 def test_counted_layers_are_as_run(family: str, method: str) -> None:
     """Bytes kept and operations of a step are the same whether every layer is run or alike ones only count."""
-    from peftonomy.memory.step import Step
-
     asked = Case(family, method).asked()
     found = []
     for whole in (False, True):
@@ -248,6 +249,36 @@ def test_counted_layers_are_as_run(family: str, method: str) -> None:
         step.back(loss)
         found.append((kept, step.tape.peak, step.tape.flops, step.tape.now))
     assert found[0] == found[1]
+
+
+def test_a_condition_of_a_method_over_layers_is_as_run() -> None:
+    """LoRAPrune leaves out the first tenth of all layers, and the last one."""
+    asked = Case("llama", "loraprune", config={"num_hidden_layers": 30}).asked()
+    found = []
+    for whole in (False, True):
+        step = Step(asked.program, asked.flags(whole))
+        step.back(step.run())
+        found.append((step.tape.peak, step.tape.flops))
+    assert found[0] == found[1]
+    assert [numbers for numbers, _ in step.program.sequence("decoder", step.every["decoder"])][:3] == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_name_of_the_family_does_not_hide_a_hyperparameter(checkpointing: bool) -> None:
+    """BART's layers have a variable `r`, as BERT's have none: PVeRA's rank is its own in both."""
+    kept = [
+        predicted(Case("bart", "pvera", checkpointing=checkpointing, hyperparameters={"r": r})).forward_flops
+        for r in (2, 3, 4)
+    ]
+    assert kept[2] - kept[1] == kept[1] - kept[0] > 0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("setting", ["eager", "checkpointing", "mixed"])
+def test_a_prompt_of_an_encoder_and_a_decoder_is_as_simulated(setting: str) -> None:
+    """With checkpoints, T5's peak is where its table of relative positions is made again."""
+    case = Case("t5", "prompt_tuning", **(SETTINGS[setting] | {"checkpointing": True}))
+    assert predicted(case).peak == pytest.approx(case.simulate().peak, rel=WORST)
 
 
 def test_a_type_that_torch_lacks_is_refused() -> None:
@@ -339,11 +370,11 @@ def test_a_mistake_in_operations_is_one_line(line: str, message: str) -> None:
 
 
 def test_who_says_nothing_is_refused() -> None:
-    silent = next(name for name, family in KB.families.items() if family.operations is None)
-    model = next(m for m in KB.models.values() if m.family.model_type == silent)
-    plan = KB["full_fine_tuning"].plan(model, task=None)
+    kb = peftonomy.load()
+    vars(kb.families["llama"])["operations"] = None
+    plan = kb["full_fine_tuning"].plan("llama_2_7b", task=None)
     with pytest.raises(UsageError, match="does not say yet which operations"):
-        remembered(KB, plan, {}, Setting(1, 8))
+        remembered(kb, plan, {}, Setting(1, 8))
 
 
 def test_a_tensor_that_is_several_parameters_is_updated_as_several() -> None:
@@ -352,15 +383,62 @@ def test_a_tensor_that_is_several_parameters_is_updated_as_several() -> None:
     asked = case.asked()
     step = Step(asked.program, asked.flags())
     step.run()
-    shapes = [t.shape for t in asked.trained(step) if t.number == case.model["num_hidden_layers"]]
     d = case.model["hidden_size"]
-    assert [(7, d), (d, 7)] == [shape for shape in shapes if len(shape) == 2]
+    assert [[(7, d), (d, 7)]] == [several for several in asked.parts(step).values() if len(several[0]) == 2]
 
 
 def test_a_method_without_targets_acts_on_modules_of_its_roles() -> None:
     asked = Case("gpt2", "parallel_adapter").asked()
     names = {path.rpartition(".")[2] for _, path in asked.program.hooks}
     assert names == {"c_fc", "c_proj"}
+
+
+def test_a_layer_takes_one_copy_of_a_tensor() -> None:
+    """Lily shares a first factor among `stride_A` layers: each of its copies gets a gradient, and no more."""
+    asked = Case("roberta", "lily", targets=("attn.q",), hyperparameters={"stride_A": 2}).asked()
+    step = Step(asked.program, asked.flags())
+    step.back(step.run())
+    copies = {key[1] for key in step.tape.arrived if key[0][1] == "A"}
+    assert copies == {0, 1, 2}
+
+
+def test_a_function_is_given_the_gradient_of_an_intermediate() -> None:
+    """IncreLoRA makes its correction once more when the gradient of it arrives."""
+    asked, plain = (Case("roberta", "increlora", attention="eager").asked() for _ in range(2))
+    for hooks in plain.program.hooks.values():
+        for hook in hooks:
+            hook.functions = {**hook.functions, "scored": parse("scored g", "same g")}
+    with_, without = asked.memory(), plain.memory()
+    assert with_.step_flops > without.step_flops
+    assert with_.kept == without.kept
+
+
+def test_a_pass_without_the_method_keeps_nothing() -> None:
+    """X-LoRA runs the whole model before; it keeps only the states that its router reads."""
+    asked = Case("llama", "x_lora", attention="eager").asked()
+    step = Step(asked.program, asked.flags())
+    flops, states = step.tape.flops, step.unadapted(1)
+    assert step.tape.flops > flops
+    assert step.tape.now == sum(state.bytes for state in states)
+    assert not step.tape.records
+
+
+def test_a_tensor_without_a_gradient_has_no_states() -> None:
+    """The loss does not read WARP's answers, so that PyTorch gives its class vectors no gradient."""
+    memory = predicted(Case("llama", "warp", hyperparameters={"prompt_length": 3}))
+    d_model = Case("llama", "warp").model["hidden_size"]
+    assert memory.trained == 3 * d_model + 2 * (d_model + 1)
+    assert memory.optimizer_states == 2 * 4 * 3 * d_model + 4
+
+
+def test_hyperparameters_hide_names_of_the_model() -> None:
+    """A function of CLIP has a variable `r`, which PVeRA's rank is not."""
+    assert predicted(Case("clip", "pvera", attention="eager")).kept
+
+
+def test_a_part_that_lies_apart_is_refused() -> None:
+    with pytest.raises(UsageError, match="outputs lie apart, head by head"):
+        predicted(Case("bloom", "para"))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ EXAMPLES: dict[type[PeftonomyError], PeftonomyError] = {
     FormulaError: FormulaError("r +", 4, "it ends too soon"),
     ConfigError: ConfigError("config.json", "hidden_size", -1, "a whole number", "as in every model"),
     UsageError: UsageError("what makes no sense"),
-    SlowPatternError: SlowPatternError("(?=a)(a+)+b"),
+    SlowPatternError: SlowPatternError("(a+)+"),
     UnknownName: UnknownName("method", "lroa", ["lora", "dora"], "of these"),
 }
 

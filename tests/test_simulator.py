@@ -89,7 +89,7 @@ def test_the_table_shows_what_was_promised() -> None:
 def test_parts_and_operations_are_those_of_a_real_step() -> None:
     setup = _simulate.Setup.of(
         KB, "lora", LLAMA, batch=2, seq=16, dtype="float32", optimizer="adamw", checkpointing=False, attention="eager",
-        targets=None, task=None,
+        targets=None, task=None, hyperparameters={},
     )  # fmt: skip
     with _simulate.fake():
         simulated = _simulate.measured(setup)
@@ -99,8 +99,8 @@ def test_parts_and_operations_are_those_of_a_real_step() -> None:
 DROPOUT = {
     family: names
     for family, found in KB.families.items()
-    if found.dataflow is not None
-    and (names := sorted({name for formula in found.dataflow.dropout.values() for name in formula.names}))
+    if found.operations is not None
+    and (names := sorted(name for name in found.config if "dropout" in name or "pdrop" in name))
 }
 """The keys with which the config.json of a family says where there is dropout."""
 SIZES = {
@@ -252,7 +252,7 @@ def test_checkpointing_is_refused_where_transformers_lacks_it() -> None:
     for family in KB.families.values():
         classes = [getattr(transformers, task.class_) for task in family.tasks.values()]
         has = {class_.supports_gradient_checkpointing for class_ in classes}
-        assert has == {family.dataflow is None or family.dataflow.checkpointing}, family.model_type
+        assert family.operations is None or has >= {family.operations.checkpointing}, family.model_type
     for asked in (partial(simulate, KB, "lora"), KB["lora"].memory):
         with pytest.raises(UsageError, match="^checkpointing: transformers does not have it for ALBERT"):
             asked("albert_base_v2", batch=2, seq=16, checkpointing=True)

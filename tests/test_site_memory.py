@@ -1,4 +1,4 @@
-"""The page of memory: every case of the tables stands on it, with the error that the closed forms have now."""
+"""The page of memory: every case of the tables stands on it, with the error that the prediction has now."""
 
 from __future__ import annotations
 

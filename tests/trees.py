@@ -17,7 +17,6 @@ def small_tree(root: Path, target: Path, *methods: str) -> Path:
     for path in (*copied, *(f"backbones/models/{m}.yaml" for m in MODELS)):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, target / path)
-    (target / "backbones" / "families").symlink_to(root / "backbones" / "families")
-    for name in ("site", "mkdocs.yml"):
+    for name in ("backbones/families", "backbones/operations.yaml", "site", "mkdocs.yml"):
         (target / name).symlink_to(root / name)
     return target

@@ -109,11 +109,18 @@ class Backbone:
     """One model. It is cheap to create: derived values are computed on first use and cached.
 
     id: its id in the catalogue, or the path of its config.json. config: the values for its family's formulas. file: its
-    record in the catalogue, None for the caller's own config.
+    record in the catalogue, None for the caller's own config. raw: the content of config.json.
     """
 
-    def __init__(self, id: str, family: Family, config: dict[str, Any], file: ModelFile | None = None):  # noqa: A002
-        self.id, self.family, self.config, self.file = id, family, config, file
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        family: Family,
+        config: dict[str, Any],
+        file: ModelFile | None = None,
+        raw: Mapping[str, Any] | None = None,
+    ):
+        self.id, self.family, self.config, self.file, self.raw = id, family, config, file, raw or {}
         self._inventories = Memo(INVENTORIES)
 
     @classmethod
@@ -227,7 +234,7 @@ def _build(
     file: ModelFile | None = None,
 ) -> Backbone:
     """Return the model of a config; `source` is the config's name in messages."""
-    backbone = Backbone(name, family, values(source, raw, family), file)
+    backbone = Backbone(name, family, values(source, raw, family), file, raw)
     for stack, layers in backbone.layers.items():
         if layers > MAX_LAYERS:
             key = ", ".join(sorted(family.stacks[stack].layers.names))

@@ -16,7 +16,7 @@ from ..files.reading import read_object
 from ..patterns import linear
 from ..schema.family import ConfigKey, Family
 
-__all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "read_json", "values"]
+__all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "MISSING", "lookup", "read_json", "values"]
 
 MAX_BYTES = 1_000_000
 MAX_LAYERS = 10_000
@@ -48,7 +48,7 @@ def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any
     values: dict[str, Any] = {}
     for name, key in family.config.items():
         label, given = _given(source, raw, (key.key or name, *key.aliases))
-        filled = given in (None, MISSING)
+        filled = given in (None, MISSING) or (key.type == "layers" and key.pattern is not None and given == [])
         found = _filled(key, given is None, values) if filled else _item(key, given)
         if found is None:
             seen = "null" if given is None else "nothing"
@@ -67,14 +67,14 @@ def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any
 
 def _given(source: str, raw: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, Any]:
     """Return the first of a key's names that the config has, and its value; else the key's name and null or MISSING."""
-    found = [(label, _lookup(source, raw, label)) for label in labels]
+    found = [(label, lookup(source, raw, label)) for label in labels]
     return next((pair for pair in found if pair[1] not in (None, MISSING)), found[0])
 
 
-def _lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
+def lookup(source: str, raw: Mapping[str, Any], label: str) -> Any:
     """Return the value of a key, or of one inside an object (`text_config.hidden_size`); MISSING if absent."""
     outer, _, inner = label.rpartition(".")
-    holder = _lookup(source, raw, outer) if outer else raw
+    holder = lookup(source, raw, outer) if outer else raw
     if holder is None or holder is MISSING:
         return MISSING
     if not isinstance(holder, Mapping):
@@ -124,7 +124,8 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
     """Return the layers that a list names, or whose words match. Raises ValueError."""
-    kind = int if key.pattern is None else str
+    flags = key.pattern is not None and linear(key.pattern).fullmatch("1") is not None
+    kind = int if key.pattern is None or flags else str
     if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
         raise ValueError
     if key.pattern is None:
@@ -132,7 +133,7 @@ def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
     if len(value) < len(layers):
         raise ValueError
     expression = linear(key.pattern)
-    return tuple(n for n in layers if expression.fullmatch(value[n]))
+    return tuple(n for n in layers if expression.fullmatch(str(value[n])))
 
 
 def _expected(key: ConfigKey) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from ..backbones.backbone import Backbone, load_model
 from ..backbones.modules import Memo
@@ -213,8 +213,9 @@ class Records(Mapping[str, M], Generic[M]):
         """
         if isinstance(model, Backbone):
             return model
-        if not isinstance(model, str | Path | Mapping):
-            raise UsageError(f"model: found {shown(model)}; expected an id, the path or the content of a config.json")
+        if not isinstance(cast(object, model), str | Path | Mapping):
+            expected = "an id of the catalogue, or the path or the content of a config.json"
+            raise UsageError(f"model: found {shown(model)}; expected {expected}")
         if isinstance(model, str) and model in self.models:
             return self.models[model]
         if isinstance(model, str) and not _exists(model):

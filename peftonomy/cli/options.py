@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..knowledge.base import KnowledgeBase, Method
     from ..libraries.adapter import Adapter
     from ..memory.fit import Fit
-    from ..memory.model import Memory
+    from ..memory.setting import Memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,10 +118,10 @@ class Question:
 
     def remember(self, method: Method, **step: Any) -> Memory:
         """Predict the memory of a training step. Raises PeftonomyError."""
-        from ..memory.model import Setting
+        from ..memory.setting import Setting
 
         setting = Setting(dtype=self.dtype, **step)
-        return method.on(**self.place).step.memory(once(self.settings), setting)
+        return method.on(**self.place).training.memory(once(self.settings), setting)
 
     def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
         """Simulate a training step on fake tensors and return plain data. Raises PeftonomyError."""
@@ -151,12 +151,12 @@ class Question:
         The method takes the settings that it has. Raises PeftonomyError.
         """
         from ..memory.fit import largest
-        from ..memory.model import Setting
+        from ..memory.setting import Setting
 
         known = own_settings(method, once(self.settings))
         place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
-        step_ = method.on(**place).step
-        return largest(step_, known, Setting(dtype=self.dtype, **step), solve, gpu)
+        training = method.on(**place).training
+        return largest(training, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """Count each method; a setting applies to every method that has it. Raises PeftonomyError."""

@@ -46,7 +46,7 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 @json_option
 def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
     """Predict the memory and the operations of a training step."""
-    from ..memory.model import PARTS
+    from ..memory.setting import PARTS
 
     step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
     asking = question(asked)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..implementations.located import module as implementation
+from ..memory.setting import Setting
 from . import tiny
-from .trial import KB, Trial
+from .trial import KB, Trial, layout
 
 Check = Callable[[Trial], None]
 
@@ -196,7 +198,31 @@ def generalising(trial: Trial) -> None:
         _same(general.outputs(a), special.outputs(b), f"trains elsewhere than {relation.target}")
 
 
-CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising)
+def memory(trial: Trial) -> None:
+    """Check that the entry's operations save what a training step saves: equal bytes between its passes, simulated.
+
+    A method that trains nothing is skipped.
+    """
+    if not trial.cost.trained:
+        return
+    simulation = implementation("_simulate")
+    config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
+    method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
+    setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
+    predicted = method.training.memory(trial.hyperparameters, setting)
+    setup = simulation.Setup.of(
+        KB, trial.method, config, batch=2, seq=8, dtype="float32", optimizer="adamw", checkpointing=False,
+        attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
+        implementation=trial.module,
+    )  # fmt: skip
+    with simulation.fake():
+        kept = simulation.measured(setup).kept
+    assert predicted.kept == kept, f"a step saves {kept:,} bytes, by the entry's operations {predicted.kept:,}"
+
+
+CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory)
+OWN = frozenset({signature, memory})
+"""Checks of our own implementations only: others may take arguments otherwise, and save more."""
 
 
 def shake(model: torch.nn.Module) -> None:

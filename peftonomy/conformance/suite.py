@@ -96,7 +96,7 @@ def cases(method: str, module: Any = None, families: Iterable[str] | None = None
         for trial in [with_module(trial, module) for trial in found]:
             label = f"{family}, {_setting(trial)}"
             for check in checks.CHECKS:
-                if module is None or check is not checks.signature:
+                if module is None or check not in checks.OWN:
                     yield Case(method, check.__name__, label, partial(_checked, check, trial))
         if first:
             trial = with_module(found[0], module)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ..implementations.applied import Applied
     from ..libraries.adapter import Adapter
     from ..libraries.export import Configuration
+    from ..memory.answer import Training
     from ..memory.fit import Fit
-    from ..memory.model import Memory, Step
+    from ..memory.setting import Memory
     from .graph import Graph
     from .query import Selection
 
@@ -59,14 +60,15 @@ class MethodOn:
         return self.method.plan(self.model, **self._where)
 
     @cached_property
-    def step(self) -> Step:
-        """The layout for a training step, by default for the model's own task. Raises UsageError."""
-        from ..memory.model import step
+    def training(self) -> Training:
+        """The method and the model for a training step, by default for the model's own task. Raises UsageError."""
+        from ..memory.answer import Training
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
         if where.get("task") is None and model.default_task == "none" and "seq_cls" in model.tasks:
             where["task"] = "seq_cls"
-        return step(self.method.plan(self.model if isinstance(self.model, str) else model, **where))
+        plan = self.method.plan(self.model if isinstance(self.model, str) else model, **where)
+        return Training(self.method.kb, plan)
 
     def cost(self, *, dtype: str = "float32", **hyperparameters: Any) -> Cost:
         """Return the counts. dtype: of stored values. Raises UsageError."""
@@ -97,14 +99,14 @@ class MethodOn:
         """Return the bytes that a training step needs, without running it.
 
         batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
-        the rest and the activations in half precision). optimizer: see `memory.model.OPTIMIZERS`. attention: sdpa or
+        the rest and the activations in half precision). optimizer: see `memory.setting.OPTIMIZERS`. attention: sdpa or
         eager. quantized: nf4 or int8, the storage of the layers' frozen matrices. Raises UsageError for an invalid
         setting, and if the entry or the family does not declare the tensors that training saves.
         """
-        from ..memory.model import Setting
+        from ..memory.setting import Setting
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return self.step.memory(hyperparameters, setting)
+        return self.training.memory(hyperparameters, setting)
 
     def fit(
         self,
@@ -126,10 +128,10 @@ class MethodOn:
         for `memory`. Raises UsageError.
         """
         from ..memory.fit import gpu_bytes, largest
-        from ..memory.model import Setting
+        from ..memory.setting import Setting
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return largest(self.step, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
+        return largest(self.training, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
 
     def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
         """Return a library's configuration of the method: the call in Python, and the file that the library would save.

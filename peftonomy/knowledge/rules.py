@@ -100,7 +100,7 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
     if entry.memory is not None:
         for keys, formula, scope in entry.memory.formulas():
-            step = OF_STEP if keys[0] == "keeps" else frozenset[str]()
+            step = OF_STEP if keys[0] == "operations" else frozenset[str]()
             yield ("memory", *keys), formula, everywhere | LOCAL[scope] | step
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
@@ -129,7 +129,7 @@ def _known(tensor: Tensor, keys: Keys, own: frozenset[str]) -> frozenset[str]:
     "No hyperparameter has the name of a dimension; formulas could not tell the two apart.",
 )
 def _hyperparameter_names(method: MethodRecord) -> Iterator[Finding]:
-    taken = MODEL_NAMES.union(OF_STEP, *LOCAL.values())
+    taken = MODEL_NAMES.union(*LOCAL.values())
     for name in method.entry.hyperparameters:
         if name in taken:
             yield Finding(("hyperparameters", name), name, "a name that is not a dimension's")
@@ -195,8 +195,8 @@ def _roles(method: MethodRecord) -> Iterator[Finding]:
         named += [(("targets", "allowed", i), role) for i, role in enumerate(entry.targets.allowed)]
     for name, tensor in entry.tensors.items():
         named += [(("tensors", name, "roles", i), role) for i, role in enumerate(tensor.roles or [])]
-    for k, kept in enumerate(entry.memory.keeps if entry.memory else ()):
-        named += [(("memory", "keeps", k, "roles", i), role) for i, role in enumerate(kept.roles or [])]
+    for k, act in enumerate(entry.memory.operations if entry.memory else ()):
+        named += [(("memory", "operations", k, "roles", i), role) for i, role in enumerate(act.roles or [])]
     for name, storage in entry.base_storage.items():
         named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
     for keys, role in named:
@@ -449,9 +449,10 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.model import Setting, step
+        from ..memory.answer import Asked
+        from ..memory.setting import Setting
 
-        step(method.plan(model)).memory({}, Setting(1, 8))
+        Asked(method.kb, method.plan(model), {}, Setting(1, 8, dtype="float32")).memory()
 
     reason = _reason(method, counted)
     if reason:

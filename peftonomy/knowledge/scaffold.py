@@ -41,7 +41,7 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     Properties: ("", {}),
     Include: ("", {}),
     BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
-    Memory: ("", {"keeps": '[{per: site, count: "tokens * r"}]'}),
+    Memory: ("", {"operations": "[{per: site, like: low_rank}]"}),
     ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
     Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),

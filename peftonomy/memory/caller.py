@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any
 
 from ..backbones.modules import Module
 from ..errors import near
 from ..formula import Formula
 from ..schema.programs import Function, Line
-from .machine import Machine, Value, tensor
+from .machine import EVERY, Machine, Value, tensor
 from .program import BLOCKS, Hook, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
@@ -17,12 +20,18 @@ from .tensor import Storage, Tensor
 
 __all__ = ["Caller"]
 
+PARAMETERISED = (Module, Part)
+
 
 class Caller(Machine):
     """A machine that runs functions."""
 
     def layers(self, line: Line, function: Function) -> list[Value]:
         """Run all layers of a stack."""
+        raise NotImplementedError
+
+    def unadapted(self, wanted: int) -> list[Value]:
+        """Run the whole model without the method and without gradients."""
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
@@ -64,10 +73,10 @@ class Caller(Machine):
 
     def act(self, hook: Hook, values: Sequence[Value]) -> list[Value]:
         """Run a function of the method, with its own tensors and names at hand."""
-        before = self.hook, self.names, self.copy
-        self.hook, self.names, self.copy = hook, {**self.base, **hook.names}, None
+        before = self.hook, self.names, self.copy, self.floor
+        self.hook, self.names, self.copy, self.floor = hook, {**self.base, **hook.names}, None, len(self.scopes)
         results = self.call(hook.function, values)
-        self.hook, self.names, self.copy = before
+        self.hook, self.names, self.copy, self.floor = before
         return results
 
     def _line(self, line: Line, function: Function) -> list[Value]:
@@ -78,13 +87,13 @@ class Caller(Machine):
             return self._share(line, function)
         if kind == "part":
             return self._parts(line, function)
+        if kind == "unadapted":
+            return self.unadapted(len(line.targets))
+        if kind == "every":
+            return self._every(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
-        module = self.hook.module if self.hook is not None else None
-        borrowed = [
-            value for word, value in zip(line.arguments, values, strict=True)
-            if module is not None and word in (".weight", ".bias", ".bias?")
-        ]  # fmt: skip
-        if borrowed:
+        if line.borrows and self.hook is not None and self.hook.module is not None:
+            borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
             results = self.apply(kind, values, line, function)
             self._let_go(borrowed)
             return results
@@ -96,6 +105,8 @@ class Caller(Machine):
             return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
+        if kind == "observed":
+            return self._observed(values)
         if kind == "none":
             return [None]
         if kind == "either":  # the first that is there
@@ -112,7 +123,9 @@ class Caller(Machine):
             return self.call(self.hook.functions[kind], values)
         if kind in self.language.points:
             return self._point(kind, values)
-        found = self.model.functions.get(kind)
+        rule = self.language.rules.get(kind)
+        # A method means the rule, even if the family has a function of that name.
+        found = None if self.hook is not None and rule is not None else self.model.functions.get(kind)
         if found is not None:
             if self.hook is not None:  # a function of the model's, with the model's own names
                 before = self.hook, self.names
@@ -121,7 +134,6 @@ class Caller(Machine):
                 self.hook, self.names = before
                 return results
             return self._called(found, kind, values)
-        rule = self.language.rules.get(kind)
         if rule is None:
             known = [*self.language.rules, *self.model.functions]
             hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(kind, known)) else ""
@@ -137,7 +149,7 @@ class Caller(Machine):
         for value in values:
             if isinstance(value, Tensor):
                 inputs.append(value)
-            elif isinstance(value, Module | Part):
+            elif isinstance(value, PARAMETERISED):
                 kinds = value.module if isinstance(value, Part) else value
                 for suffix in ("", "bias") if rule.bias and kinds.kind != "parameter" else ("",):
                     mark = len(self.tape.records)
@@ -271,6 +283,17 @@ class Caller(Machine):
         self.shared[str(line.arguments[0])] = value
         return []
 
+    def _every(self, line: Line, function: Function) -> list[Value]:
+        """`a = every .a .b?`: tensors of the method's own at all their places, joined into one row."""
+        assert self.hook is not None
+        owns = [own for word in line.arguments for own in self.hook.everywhere(str(word)[1:].removesuffix("?"))]
+        if not owns:
+            raise self._wrong(line.text, "no such tensor", "tensors of the method's own", function)
+        size = sum(prod(own.shape) * own.copies * (1 if own.layers is None else len(own.layers)) for own in owns)
+        key = EVERY, frozenset(own.key for own in owns)
+        whole = self._parameter(key, (1, 1, size), any(own.trained for own in owns), layered=False)
+        return list(self.operate("copy", self.language.rules["copy"], [whole], []))
+
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""
         name, *given = values
@@ -278,6 +301,14 @@ class Caller(Machine):
         results = self.apply(str(name), given, line, function)
         self._forget(mark)
         return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
+    def _observed(self, values: list[Value]) -> list[Value]:
+        """`y = observed x f`: x itself, whose gradient f is given as it arrives."""
+        x, name = values
+        assert self.hook is not None
+        f = self.hook.functions[str(name)]
+        tensor(x).hooked = partial(self._arrived, replace(self.hook, function=f), self.number, x)
+        return [self.tape.hold(x)]
 
     def _forget(self, mark: int) -> None:
         """Let go what autograd kept from there on."""

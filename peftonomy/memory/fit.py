@@ -1,7 +1,7 @@
 """What fits: the largest batch, length or size hyperparameter whose training step a GPU can hold.
 
 Memory never falls when one of these grows, so the largest that fits is found by bisection over whole numbers, and is
-exact for the closed forms: it fits, and the next one does not.
+exact: it fits, and the next one does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import UnknownName, UsageError, shown
-from .model import Memory, Setting, Step
+from .answer import Training
+from .setting import Memory, Setting
 
 __all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
 
@@ -70,31 +71,31 @@ class Fit:
         }  # fmt: skip
 
 
-def _check(step: Step, given: Mapping[str, Any], solved: str) -> None:
+def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     """Raise UsageError unless `solved` can be solved for and is not given."""
-    specs = step.plan.entry.hyperparameters
+    specs = training.plan.entry.hyperparameters
     sizes = [name for name, spec in specs.items() if spec.type == "int"]
     if solved not in (*SOLVED, *sizes):
-        raise UnknownName("size", solved, [*SOLVED, *sorted(sizes)], f"of {step.plan.id}")
-    if solved in step.plan.named(given):
+        raise UnknownName("size", solved, [*SOLVED, *sorted(sizes)], f"of {training.plan.id}")
+    if solved in training.plan.named(given):
         raise UsageError(f"{solved} is both given and solved for; give one of them")
 
 
-def largest(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
+def largest(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
     if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
         raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
-    _check(step, given, solved)
-    value, limited = _solve(step, given, setting, solved, gpu)
+    _check(training, given, solved)
+    value, limited = _solve(training, given, setting, solved, gpu)
     changes = []
     for name, changed in _changes(setting):
         try:
-            changes.append(Change(name, _solve(step, given, changed, solved, gpu)[0]))
+            changes.append(Change(name, _solve(training, given, changed, solved, gpu)[0]))
         except UsageError:  # a method that cannot be trained so
             continue
     better = tuple(sorted((c for c in changes if c.value > value), key=lambda c: -c.value))
-    memory = _ask(step, given, setting, solved)(value) if value else None
-    return Fit(step.plan.id, solved, value, gpu, limited, memory, better)
+    memory = _ask(training, given, setting, solved)(value) if value else None
+    return Fit(training.plan.id, solved, value, gpu, limited, memory, better)
 
 
 def beside(fits: Sequence[Fit]) -> list[Fit]:
@@ -108,17 +109,17 @@ def beside(fits: Sequence[Fit]) -> list[Fit]:
     ]  # fmt: skip
 
 
-def _ask(step: Step, given: Mapping[str, Any], setting: Setting, solved: str) -> Callable[[int], Memory]:
+def _ask(training: Training, given: Mapping[str, Any], setting: Setting, solved: str) -> Callable[[int], Memory]:
     if solved == "batch":
-        return lambda value: step.memory(given, replace(setting, batch=value))
+        return lambda value: training.memory(given, replace(setting, batch=value))
     if solved == "seq":
-        return lambda value: step.memory(given, replace(setting, seq=value))
-    return lambda value: step.memory({**given, solved: value}, setting)
+        return lambda value: training.memory(given, replace(setting, seq=value))
+    return lambda value: training.memory({**given, solved: value}, setting)
 
 
-def _solve(step: Step, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> tuple[int, bool]:
+def _solve(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> tuple[int, bool]:
     """The largest value that fits, and whether something else than memory stops it."""
-    ask = _ask(step, given, setting, solved)
+    ask = _ask(training, given, setting, solved)
 
     def fits(value: int) -> bool:
         memory = ask(value)

@@ -20,6 +20,10 @@ __all__ = ["HALF", "SINGLE", "Flags", "Machine", "Value", "tensor"]
 
 HALF, SINGLE = 2, 4
 CASTS = ("cast", "as", "float")
+EVERY = "every"
+"""Begins the key of a tensor that joins others of a method."""
+NAMING = ("loop", "stacked", "detached", "observed")
+"""Lines that name a function."""
 UNBORN = Storage(0, False)
 Value = Any
 """A tensor, a module, a number, or None for a tensor that is missing."""
@@ -59,6 +63,7 @@ class Machine:
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
         self.hook: Hook | None = None
+        self.floor = 0  # scopes of the model below those of the method's function, whose own names come first
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
@@ -91,16 +96,22 @@ class Machine:
     def _value(self, word: str | Formula, line: Line, function: Function) -> Value:
         if isinstance(word, Formula):
             return self._number(word, function, line)
-        if word[0] == ".":
-            return self._own(word[1:], line, function)
-        if word[0] == "$" and word[1:] in self.shared:
-            return self.shared[word[1:]]
-        for depth in range(len(self.scopes) - 1, -1, -1):
-            scope = self.scopes[depth]
+        own = self.hook.names if self.hook is not None else {}
+        depth = len(self.scopes)
+        for scope in reversed(self.scopes):
+            depth -= 1
+            if depth < self.floor and word in own:
+                break
             if word in scope:
                 if depth < self.depth:
                     self.used[word] = scope[word]
                 return scope[word]
+        if word in own:
+            return own[word]
+        if word[0] == ".":
+            return self._own(word[1:], line, function)
+        if word[0] == "$" and word[1:] in self.shared:
+            return self.shared[word[1:]]
         module = self.model.module(self.stack, self.number, word)
         if module is not None:
             return module
@@ -109,7 +120,7 @@ class Machine:
             return part
         if word in self.names:
             return self.names[word]
-        if line.kind in ("loop", "stacked", "detached"):
+        if line.kind in NAMING:
             return word
         known = {name for scope in self.scopes for name in scope} | {name for _, name in self.model.modules}
         hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(word, known | {*self.names})) else ""
@@ -139,11 +150,12 @@ class Machine:
         return value
 
     def _arrived(self, hook: Hook, number: int, x: Tensor, grad: Storage) -> Storage:
-        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go."""
-        before = self.autocast, self.number
-        self.autocast, self.number = False, number
+        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go.
+        Autograd records nothing of it."""
+        before = self.autocast, self.number, self.recording
+        self.autocast, self.number, self.recording = False, number, False
         (made,) = self.act(hook, [Tensor(x.shape, x.width, False, grad)])
-        self.autocast, self.number = before
+        self.autocast, self.number, self.recording = before
         self.tape.free(grad)
         return tensor(made).storage
 
@@ -184,7 +196,11 @@ class Machine:
     def weight(self, module: Module | Part, suffix: str = "") -> Tensor | None:
         """A parameter of a module or of a part of it, held once: its weight, or what a method makes of it."""
         if isinstance(module, Part):
-            whole, (start, stop, _) = self.weight(module.module, suffix), module.slice
+            start, stop, groups = module.slice
+            if groups > 1:
+                method, path = self.program.plan.id, module.module.path
+                raise UsageError(f"memory: {method} reads a part of {path} whose outputs lie apart, head by head")
+            whole = self.weight(module.module, suffix)
             if whole is None:
                 return None
             kind = "narrow" if suffix == "bias" else "positions"
@@ -219,11 +235,11 @@ class Machine:
     def _made(self, hook: Hook, value: Tensor) -> Tensor:
         """What a method makes of a parameter, which the backward pass makes `anew` if the method says so."""
         tape = self.tape
-        start, high, tape.high = tape.now, tape.high, 0
+        before, outer = tape.now, tape.watch()
         made = tensor(self.act(hook, [value])[0])
         if made.anew:
-            made.anew = max(tape.high - start, made.bytes)
-        tape.high = max(tape.high, high)
+            made.anew = max(tape.watched() - before, made.bytes)
+        tape.unwatch(outer)
         return made
 
     # Operations
@@ -289,7 +305,9 @@ class Machine:
             shapes = [tuple(map(max, *(x.shape for x in inputs)))]
         self.done += 1
         gone = 0 <= self.limit < self.done
-        live = any(x.live for x in inputs[: rule.through])
+        live = False
+        for x in inputs[: rule.through]:
+            live = live or x.live
         outputs = []
         for one in shapes:
             y = Tensor(one, width, live, inputs[0].storage if rule.view else UNBORN)
@@ -340,8 +358,10 @@ class Machine:
     # Of a tensor itself
 
     def leaf(self, x: Tensor) -> Tensor:
-        """A leaf that wants a gradient, which autograd holds to the end."""
-        y = x if x.live else self.tape.hold(Tensor(x.shape, x.width, True, x.storage))
+        """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
+        y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
+        if not x.live and self.limit < 0:
+            self.tape.hold(y)
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:

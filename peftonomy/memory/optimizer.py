@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from .model import STATE_BLOCK, Optimizer
+from .setting import STATE_BLOCK, Optimizer
 
 __all__ = ["Trained", "Update", "update"]
 
@@ -30,16 +30,16 @@ class Update(NamedTuple):
     temporary: int
 
 
-def update(optimizer: Optimizer, tensors: Iterable[Trained], ordered: Sequence[int]) -> Update:
-    """What an optimizer takes for these tensors; `ordered`: bytes of single ones as it comes to them."""
-    states = total = temporary = before = 0
+def update(optimizer: Optimizer, tensors: Iterable[Trained], pairs: Iterable[tuple[int, int]]) -> Update:
+    """What an optimizer takes for these tensors; `pairs`: bytes of single ones, each with those of the one before."""
+    states = total = temporary = 0
     for shape, width, number in tensors:
         numel = math.prod(shape)
         size = numel * width
         total += size * number
         states += number * _states(optimizer, shape, numel, size)
-    for size in ordered:  # a root, a quotient, and the quotient of the tensor before
-        temporary, before = max(temporary, 2 * size + before), size
+    for size, before in pairs:  # a root, a quotient, and the quotient of the tensor before
+        temporary = max(temporary, 2 * size + before)
     if optimizer.foreach or not optimizer.moments:
         temporary = total if optimizer.moments else 0
     return Update(0, states, temporary) if optimizer.paged else Update(states, 0, temporary)

@@ -8,26 +8,31 @@ parameter, and points of the model (`embedded x`, `widen k v`) that do nothing w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backbones.backbone import Inventory
+from ..backbones.config import MISSING, lookup
 from ..backbones.modules import Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
-from ..costs.measure import measure
-from ..errors import UsageError, shown
+from ..costs.measure import Measure, measure
+from ..errors import FormulaError, UsageError, described, shown
 from ..formula import Formula
-from ..schema.family import Family
+from ..schema.family import Family, Fixed
 from ..schema.memory import Act
-from ..schema.programs import Function, Line, compiled, parse_all
+from ..schema.programs import Function, compiled, parse_all
 from .rules import Language
 
 if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
-__all__ = ["Hook", "Model", "Own", "Part", "Program", "Slice", "compressed"]
+__all__ = [
+    "Hook", "Model", "Own", "Part", "Program", "Slice", "acts", "compressed", "family_functions", "fixed_options",
+    "functions_of",
+]  # fmt: skip
 
 BLOCKS = ("attn", "xattn", "mlp")
 """Names of blocks inside of a layer, which are those of the functions that compute them."""
@@ -68,13 +73,27 @@ class Own(NamedTuple):
     layers: Layers
 
 
+class Acting(NamedTuple):
+    """A record of a part of a method: the part's number, what decides where it acts, its functions, those that
+    they may call, the formulas of these that differ from layer to layer, its spots, and what they act around if it is
+    not the spot."""
+
+    part: int
+    measured: Measure
+    functions: Mapping[str, Function]
+    known: Mapping[str, Function]
+    varying: Sequence[Formula]
+    spots: Sequence[Spot]
+    at: str | None
+
+
 @dataclass(eq=False)
 class Hook:
     """A function of a method at a place.
 
     names: what its formulas see besides the model's sizes. functions: what else its record defines, and the helpers of
-    the entry's other records. tensors: the method's own by name, those of the nearest place first. layers: those where
-    it acts.
+    the entry's other records. tensors: the method's own by name, those of the nearest place first; places: at
+    all of them. layers: those where it acts.
     """
 
     name: str
@@ -82,11 +101,18 @@ class Hook:
     functions: Mapping[str, Function]
     names: Mapping[str, Any]
     tensors: Mapping[str, list[Own]]
+    places: Mapping[str, Mapping[Place, list[Own]]]
     layers: Layers
     part: Slice | None = None
     module: Module | None = None
     suffix: str = ""
     """Of a parameter's name, where the hook is at one."""
+    varying: Sequence[Formula] = ()
+    """Formulas of these functions that differ from layer to layer."""
+
+    def everywhere(self, name: str) -> list[Own]:
+        """The method's own tensors of a name, at all places."""
+        return [own for several in self.places.get(name, {}).values() for own in several]
 
     def acts(self, layer: int) -> bool:
         """Whether it does in that layer (-1 outside of layers)."""
@@ -102,8 +128,9 @@ class Model:
             raise UsageError(f"memory: family {family.model_type} does not say yet which operations it does")
         self.inventory, self.family, self.language = inventory, family, language
         self.operations = family.operations
-        self.functions = language.shared | _functions(family, families)
+        self.functions = language.shared | family_functions(family, families)
         self.config = inventory.backbone.config
+        self._check(fixed_options(family, families, language))
         prefix = family.tasks[inventory.task].prefix
         self.modules: dict[tuple[str, str], list[Module]] = {}
         for module in inventory.modules:
@@ -118,6 +145,17 @@ class Model:
             starts[s.path] + s.path: starts[s.tied_to] + s.tied_to for s in family.modules if s.tied_to is not None
         }  # fmt: skip
         self.paths = {m.path: m for m in inventory.modules}
+        self._found: dict[tuple[str, int, str], Module | None] = {}
+
+    def _check(self, fixed: Fixed) -> None:
+        """Raise UsageError if an option of the config changes the computation in a way that no function declares."""
+        backbone = self.inventory.backbone
+        for key, allowed in fixed.items():
+            found = lookup(backbone.id, backbone.raw, key)
+            if found is not MISSING and found not in allowed:
+                wanted = " or ".join(described(value) for value in allowed)
+                what = f"{key}: found {described(found)}; expected {wanted}"
+                raise UsageError(f"memory of {backbone.id}: {what}, as the operations of {self.family.name} assume")
 
     @cached_property
     def names(self) -> dict[str, dict[str, Any]]:
@@ -135,8 +173,26 @@ class Model:
 
         return {"": every} | {name: inside(name) for name in self.inventory.stacks}
 
+    @cached_property
+    def differing(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        """The values of all formulas of the model that differ from layer to layer."""
+        formulas = dict.fromkeys(self.varying(self.functions))
+        return compiled(*formulas) if formulas else lambda names: ()
+
+    def varying(self, functions: Mapping[str, Function]) -> tuple[Formula, ...]:
+        """The formulas of functions that may differ from layer to layer."""
+        about = {"layer", *self.family.layered}
+        lines = (line for function in functions.values() for line in function.lines)
+        return tuple(f for line in lines for f in line.formulas() if f.names & about)
+
     def module(self, stack: str, layer: int, name: str) -> Module | None:
         """The module of a role or path, of the layer at hand first. Raises UsageError where it means several."""
+        key = stack, layer, name
+        if key not in self._found:
+            self._found[key] = self._module(stack, layer, name)
+        return self._found[key]
+
+    def _module(self, stack: str, layer: int, name: str) -> Module | None:
         for where in (stack, "") if stack else ("",):
             found = [m for m in self.modules.get((where, name), ()) if not m.layers or layer in m.layers]
             owners = {self.owner(m).path: m for m in found}
@@ -179,11 +235,8 @@ class Program:
                 for suffix, _ in module.parameters:
                     self.trained.setdefault((module.path, suffix), []).append(None)
         arguments = plan.arguments(dict(values))
-        for index, part in enumerate(plan.parts):
-            found = [(act, self._functions(act)) for act in acts(part.entry)]
-            helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
-            for act, functions in found:
-                self._act(index, act, functions, helpers, arguments[index])
+        for acting in self._acting():
+            self._act(acting, arguments[acting.part])
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""
@@ -202,10 +255,14 @@ class Program:
                 if row.learns:
                     self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
                 continue
-            shape = self.plan.shape(row, spot) or _beside(row, spot)
+            shape = self.shape(row, spot) or _beside(row, spot)
             place = _place(tensor.per, spot)
             own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
+
+    def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
+        """The declared shape of a row's tensors at a spot, None where there is none."""
+        return self.plan.shape(row, spot)
 
     def key(self, row: Row, spot: Spot) -> Place:
         """The key of a tensor at a place."""
@@ -217,62 +274,87 @@ class Program:
         """Whether a function of that name acts by itself, and is not one that others call."""
         return name in AROUND or name in IN_PLACE or name in self.model.language.points
 
-    def _act(
-        self, index: int, act: Act, functions: Mapping[str, Function], helpers: Mapping[str, Function],
-        args: tuple[Any, ...],
-    ) -> None:  # fmt: skip
-        part, inventory = self.plan.parts[index], self.model.inventory
-        measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
+    def _acting(self) -> Sequence[Acting]:
+        """The records of the method's entries, which are the same for all hyperparameters."""
+        plan = self.plan
+        if "acting" not in plan.memo:
+            made = []
+            for index, part in enumerate(plan.parts):
+                found = [(act, self._functions(act)) for act in acts(part.entry)]
+                helpers = {name: f for _, functions in found for name, f in functions.items() if not self._hooks(name)}
+                for act, functions in found:
+                    measured = measure(act.tensor(), tuple(part.entry.hyperparameters))
+                    targeted = plan.sites[index]
+                    if act.per == "site" and part.entry.targets is None:
+                        roles = [role for role in act.roles or () if plan.inventory.has_role(role)]
+                        targeted = plan.inventory.resolve_roles(roles)
+                    places = tuple(spots(measured, plan.inventory, targeted))
+                    called = {**helpers, **functions}
+                    made.append(Acting(index, measured, functions, called, self.model.varying(called), places, act.at))
+            plan.memo["acting"] = made
+        known: Sequence[Acting] = plan.memo["acting"]
+        return known
+
+    def _act(self, acting: Acting, args: tuple[Any, ...]) -> None:
+        index, measured, _, _, _, places, _ = acting
         common = self.plan.common | {"post_norm": self.model.names[""]["post_norm"], "width": self.width}
-        own = dict(zip(part.entry.hyperparameters, args, strict=True))
-        targeted = self.plan.sites[index]
-        if act.per == "site" and part.entry.targets is None:
-            targeted = inventory.resolve_roles([role for role in act.roles or () if inventory.has_role(role)])
-        for spot in spots(measured, inventory, targeted):
+        own = dict(zip(self.plan.parts[index].entry.hyperparameters, args, strict=True))
+        for spot in places:
             layers: Layers = frozenset(spot.layers) if spot.layers else None
             if measured.layered:
                 layers = frozenset(n for n in spot.layers if measured.there(common, spot.dims, n, *args)[0])
             found = measured.sizes(common, spot.dims, *args)
             if found is None or (spot.layers and not layers):
                 continue
-            if spot.suffix == "bias" and "weight" in functions and "bias" not in functions:
+            if spot.suffix == "bias" and "weight" in acting.functions and "bias" not in acting.functions:
                 continue  # what stands in place of a weight does nothing to a bias
             self.holds += found[0] * (len(layers) if layers else spot.n)
-            self._hook(index, functions, helpers, {**spot.dims, **own}, spot, layers)
+            self._hook(acting, {**spot.dims, **own}, spot, layers)
 
     def _functions(self, act: Act) -> dict[str, Function]:
-        patterns = self.model.language.patterns
-        if act.like is None:
-            return parse_all(act.functions)
-        if act.like not in patterns:
-            raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(patterns)}")
-        shared = {head: renamed(body, act.names) for head, body in patterns[act.like].functions.items()}
-        return parse_all(shared) | parse_all(act.functions)
+        return functions_of(act, self.model.language)
 
-    def _hook(
-        self, index: int, functions: Mapping[str, Function], helpers: Mapping[str, Function],
-        names: Mapping[str, Any], spot: Spot, layers: Layers,
-    ) -> None:  # fmt: skip
-        tensors = {name: self._nearest(places, spot) for (part, name), places in self.own.items() if part == index}
+    def _hook(self, acting: Acting, names: Mapping[str, Any], spot: Spot, layers: Layers) -> None:
+        own = {name: places for (part, name), places in self.own.items() if part == acting.part}
+        tensors = {name: self._nearest(places, spot) for name, places in own.items()}
+        names = {**names, **{f"with_{name}": int(bool(found)) for name, found in tensors.items()}}
         source, piece = spot.source, None
-        if isinstance(source, SiteGroup) and not source.whole:
+        if isinstance(source, SiteGroup) and not source.whole and acting.at is None:
             piece = Slice(source.start, source.stop, source.module.groups)
         stack = "" if source is None else source.stack
-        for name, function in functions.items():
+        for name, function in acting.functions.items():
             module = source.module if isinstance(source, SiteGroup) else source if isinstance(source, Module) else None
-            hook = Hook(name, function, {**helpers, **functions}, names, tensors, layers, piece, module, spot.suffix)
+            hook = Hook(
+                name, function, acting.known, names, tensors, own, layers, piece, module, spot.suffix, acting.varying
+            )
             if name in AROUND and isinstance(source, Module) and spot.suffix != source.parameters[0][0]:
                 continue  # a module once, whatever it has besides its weight
             if name in AROUND or name in IN_PLACE:
-                key = (stack, source.name) if isinstance(source, Block) else (stack, _path(spot))
+                key = (stack, source.name if isinstance(source, Block) else self._path(stack, spot, acting.at))
                 self.hooks.setdefault(key, []).append(hook)
             elif name in self.model.language.points:
                 block = source.name if isinstance(source, Block) else ""
                 self.points.setdefault((stack, block, name), []).append(hook)
 
+    def _path(self, stack: str, spot: Spot, at: str | None) -> str:
+        """The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it."""
+        if at != "norm":
+            return at or _path(spot)
+        role = f"norm.{spot.role.partition('.')[0]}"
+        found = self.model.module(stack, min(spot.layers, default=-1), role)
+        if found is None:
+            raise UsageError(f"memory: {self.plan.id} acts around the norm behind {spot.role}, and there is none")
+        return found.path
+
     def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
         """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
         return next((places[place] for place in _around(spot) if place in places), [])
+
+    def bare(self) -> Program:
+        """The same without what the method does."""
+        found = copy(self)
+        found.hooks, found.points = {}, {}
+        return found
 
     # Questions
 
@@ -304,28 +386,59 @@ class Program:
             sets |= {own.layers for several in places.values() for own in several if own.layers is not None}
         for (where, *_), hooks in [*self.hooks.items(), *self.points.items()]:
             sets |= {hook.layers for hook in hooks if where == stack and hook.layers is not None}
-        formulas = self._layered()
-        values = [compiled(*formulas)({**names, **self.layered(n)}) if formulas else () for n in layers]
+        both = [*self.hooks.items(), *self.points.items()]
+        hooks = [hook for (where, *_), found in both if where in (stack, "") for hook in found if hook.varying]
+        own = {
+            (f, *(hook.names.get(name) for name in f.names)): (f, {**names, **hook.names})
+            for hook in hooks for f in hook.varying
+        }  # fmt: skip
+        values = []
+        for n in layers:
+            seen = self.layered(n)
+            methods = (_value(f, {**known, **seen}, n) for f, known in own.values())
+            values.append((*self.model.differing({**names, **seen}), *methods))
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
 
     def layered(self, layer: int) -> dict[str, Any]:
         """What formulas see of one layer."""
         return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
 
-    def _layered(self) -> list[Formula]:
-        """All formulas of the model that differ from layer to layer."""
-        about = {"layer", *self.model.family.layered}
-        lines: Iterable[Line] = (line for f in self.model.functions.values() for line in f.lines)
-        return [f for line in lines for f in line.formulas() if f.names & about]
+
+def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
+    """The value of a formula in a layer; the layer itself if the formula needs sizes of tensors as well."""
+    try:
+        return compiled(formula)(names)[0]
+    except FormulaError:
+        return ("layer", layer)
 
 
-def _functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
+def family_functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
     """A family's own functions, behind those of the family that it is like."""
     operations = family.operations
     if operations is None:
         return {}
-    inherited = {} if operations.like is None else _functions(families[operations.like], families)
+    inherited = {} if operations.like is None else family_functions(families[operations.like], families)
     return inherited | parse_all(operations.functions)
+
+
+def functions_of(act: Act, language: Language) -> dict[str, Function]:
+    """The functions of a record, behind those of the pattern that it is like. Raises UsageError."""
+    if act.like is None:
+        return parse_all(act.functions)
+    if act.like not in language.patterns:
+        raise UsageError(f"memory: unknown pattern {shown(act.like)!r}; known: {', '.join(language.patterns)}")
+    shared = {head: renamed(body, act.names) for head, body in language.patterns[act.like].functions.items()}
+    return parse_all(shared) | parse_all(act.functions)
+
+
+def fixed_options(family: Family, families: Mapping[str, Family], language: Language) -> Fixed:
+    """The options that a family's functions assume, with those that shared and inherited functions assume."""
+    operations = family.operations
+    if operations is None:
+        return {}
+    like = operations.like
+    inherited = language.fixed if like is None else fixed_options(families[like], families, language)
+    return inherited | operations.fixed
 
 
 def acts(entry: Any) -> Sequence[Act]:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 from ..files.documents import load_yaml
 from ..formula import Formula
 from ..schema.base import Entry, FormulaField, Functions, Name, validated
+from ..schema.family import Fixed
 from ..schema.programs import Function, parse_all
 
 __all__ = ["INPUTS", "Language", "Rule", "load_language"]
@@ -109,19 +110,29 @@ class Sized:
     """Formulas over the sizes of tensors, compiled: `(names, tensors, output, numbers)` gives the tuple of values."""
 
     def __init__(self, formulas: Sequence[Formula], numbers: Sequence[str]):
-        named = sorted(frozenset[str]().union(*(f.names for f in formulas)))
-        sizes = [(m[1], int(m[2])) for name in named if (m := SIZE.match(name))]
-        self.gets = [(INPUTS.find(letter), axis) for letter, axis in sizes]
-        self.numbers = [numbers.index(name) for name in named if name in numbers]
-        self.widths = [(name, INPUTS.find(name[1:] or "y")) for name in named if WIDTH.match(name)]
-        arguments = [f"{letter}{axis}" for letter, axis in sizes] + [name for name in named if name in numbers]
-        self._made: Callable[..., Any] = Formula.together(formulas, [*arguments, *(n for n, _ in self.widths)], ())
+        self.formulas, self.numbers = formulas, numbers
+        self.named = frozenset[str]().union(*(f.names for f in formulas))
+        self._made: dict[int, Callable[..., Any]] = {}
 
     def __call__(self, names: Mapping[str, Any], inputs: Sequence[Any], y: Any, numbers: Sequence[Any]) -> Any:
-        given = [(inputs[i] if i >= 0 else y).shape[axis] if i < len(inputs) else 1 for i, axis in self.gets]
-        given += [numbers[i] for i in self.numbers]
-        given += [(inputs[i] if i >= 0 else y).width if i < len(inputs) else 1 for _, i in self.widths]
-        return self._made(names, {}, *given)
+        made = self._made.get(len(inputs))
+        if made is None:
+            made = self._made[len(inputs)] = self._make(len(inputs))
+        return made(names, inputs, y, numbers)
+
+    def _make(self, n: int) -> Callable[..., Any]:
+        """The function for so many inputs; sizes of one that is missing are 1."""
+        written = {}
+        for name in self.named:
+            if name in self.numbers:
+                written[name] = f"_numbers[{self.numbers.index(name)}]"
+            elif (size := SIZE.match(name)) or WIDTH.match(name):
+                letter = name[:1] if size else name[1:] or "y"
+                at = INPUTS.find(letter)
+                tensor = "_y" if letter == "y" else f"_inputs[{at}]"
+                held = f"{tensor}.shape[{size[2]}]" if size else f"{tensor}.width"
+                written[name] = held if at < n else "1"
+        return Formula.over(self.formulas, ("_inputs", "_y", "_numbers"), written)
 
 
 class Pattern(Entry):
@@ -139,6 +150,8 @@ class Language(Entry):
     is then written out."""
     functions: Functions
     """What families share."""
+    fixed: Fixed = Field(default_factory=dict)
+    """Options of config.json that all families assume, with the values for which their functions hold."""
     patterns: dict[Name, Pattern] = Field(default_factory=dict)
 
     @cached_property

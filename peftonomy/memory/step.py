@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones.modules import Module
 from ..schema.programs import Function, Line
 from .caller import Caller
-from .machine import SINGLE, Flags, Value, tensor
+from .machine import EVERY, SINGLE, Flags, Value, tensor
 from .program import Program
 from .tape import Record, Tape
 from .tensor import Storage, Tensor
@@ -85,12 +85,14 @@ class Step(Caller):
         super().__init__(program, flags)
         self.sequences: dict[str, list[tuple[list[int], int]]] = {}
         self.groups: list[Group] = []
+        self.states: list[Value] = []  # what the stacks of an unadapted pass gave
 
     def run(self) -> Tensor:
         """The forward pass of the task; the loss, held once."""
         task = self.model.inventory.task
         if task not in self.model.functions:
             raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
+        self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
         for storage in self.held:
             self.tape.free(storage)
@@ -106,9 +108,33 @@ class Step(Caller):
         loss.grad.holders += 1
         self.tape.back()
 
+    def unadapted(self, wanted: int) -> list[Value]:
+        """`e d = unadapted`: the whole model runs once without the method and without gradients; the states that its
+        last stacks give."""
+        state, marks = dict(vars(self)), (len(self.tape.records), len(self.held), len(self.stayed), len(self.groups))
+        self.program, self.recording, self.flags = self.program.bare(), False, self.flags._replace(checkpointing=False)
+        self.every = {stack: {**names, "checkpointing": 0} for stack, names in self.every.items()}
+        self.names = self.base = self.every[""]
+        self.scopes, self.hook, self.module, self.casts, self.sequences, self.states = [], None, None, {}, {}, []
+        results = self.call(self.model.functions[self.model.inventory.task], [])
+        self._let_go(results)
+        for storage in self.held[marks[1] :]:
+            self.tape.free(storage)
+        for entries, mark in zip((self.tape.records, self.held, self.stayed, self.groups), marks, strict=True):
+            del entries[mark:]  # type: ignore[attr-defined]
+        states = self.states
+        vars(self).update(state)
+        self._let_go(states[: len(states) - wanted])
+        return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
+
     def reached(self, module: Module, suffix: str) -> bool:
         """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
+
+    def arrived(self) -> set[Any]:
+        """The keys of the method's own tensors that got a gradient."""
+        keys = self.tape.arrived
+        return {key[0] for key in keys} | {own for name, *owns in keys if name == EVERY for own in owns[0]}
 
     def shapes(self, row: Row, spot: Spot) -> list[tuple[int, ...]]:
         """Of a tensor that is several parameters, their sizes; none of one that is not."""
@@ -138,6 +164,8 @@ class Step(Caller):
         self.stack, self.number, self.inside, self.base, self.names = outer
         wanted = max(1, len(line.targets))
         self._let_go(values[wanted:])
+        if not self.recording:
+            self.states.append(self.tape.hold(tensor(values[0])))
         return values[:wanted]
 
     def sequence(self, stack: str) -> list[tuple[list[int], int]]:

@@ -32,8 +32,9 @@ class Record(NamedTuple):
 class Tape:
     """Counts bytes as they come and go.
 
-    now, peak: bytes alive, and the most of them. high: the most since it was set to zero. left, grads: of those alive,
-    what the forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far.
+    now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
+    forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. arrived: the keys of
+    parameters that got a gradient.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Tape:
         self.left: Any = 0
         self.grads: Any = 0
         self.most: tuple[Any, Any] = (0, 0)
+        self.arrived: set[Any] = set()
         self.forward = True
         self.records: list[Record | Callable[[], None]] = []
         self.origin = ""
@@ -56,6 +58,19 @@ class Tape:
             self.high = moment
         if moment > self.peak:
             self.peak, self.most = moment, (self.left, self.grads)
+
+    def watch(self) -> Any:
+        """Begin to watch for the most bytes alive. Returns what `unwatch` needs to go on with the watch around it."""
+        outer, self.high = self.high, 0
+        return outer
+
+    def watched(self) -> Any:
+        """The most bytes alive at a moment since `watch`."""
+        return self.high
+
+    def unwatch(self, outer: Any) -> None:
+        """End the watch that `watch` began."""
+        self.high = max(self.high, outer)
 
     def new(self, size: Any) -> Storage:
         """Bytes that come, held once."""
@@ -95,6 +110,9 @@ class Tape:
 
     def _back(self, record: Record) -> None:
         rule, inputs, numbers, outputs, names, kept = record
+        for y in outputs:
+            if y.hooked is not None and y.grad is not None:
+                y.grad = y.hooked(y.grad)
         given = [y.grad for y in outputs if y.grad is not None]
         passed: list[tuple[Tensor, Storage]] = []
         if given:
@@ -151,6 +169,7 @@ class Tape:
             x.grad = both
             return
         if x.key is not None:
+            self.arrived.add(x.key)
             if x.hooked is not None:
                 grad = x.hooked(grad)
             elif grad.holders > 1 and not view:  # others hold it

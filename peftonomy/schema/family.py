@@ -21,7 +21,7 @@ from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
-__all__ = ["DIMS", "Family", "ModelFile", "load_family", "load_model_file", "load_roles"]
+__all__ = ["DIMS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
 
 MAX_DIMENSION = 10**9
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
@@ -45,6 +45,7 @@ AttentionName = Annotated[str, Field(pattern=r"^(attn|xattn)$")]
 ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
 LayerPath = Annotated[str, Field(pattern=r"^(\w+\.)+\{layer\}(\.\w+)*$", max_length=120)]
 KeyPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=120)]
+Fixed = dict[KeyPath, Annotated[list[bool | int | float | str | None], Field(min_length=1)]]
 Prefix = Annotated[str, Field(pattern=r"^(\w+\.)*$", max_length=60)]
 PlainRole = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=40)]
 Shape = tuple[int, ...]
@@ -64,7 +65,8 @@ class ConfigKey(Entry):
     type: Literal["int", "float", "bool", "flag", "layers"]
     """`float`: a number, whole or not. `flag`: true if a text, or an item of a list of texts, contains a word that
     matches `pattern`. `layers`: a list of layer numbers or, with a `pattern`, of one word for each layer. Only a
-    `where` can name it; it is true if the layer is in the list, or if its word matches."""
+    `where` can name it; it is true if the layer is in the list, or if its word matches. If the pattern matches 1, the
+    list has a number for each layer. An empty list with a pattern counts as absent."""
     key: KeyPath | None = None
     """The key in config.json, if it differs from the name in formulas. `text_config.hidden_size` is a key inside an
     object."""
@@ -246,99 +248,6 @@ AnyModule = Annotated[Linear | Conv | Embedding | Norm | Parameter, Field(discri
 DropoutPlace = Literal["embedding", "attention", "residual", "output", "mlp", "final", "head"]
 
 
-class Dataflow(Entry):
-    """The parts of a layer's computation that decide which tensors autograd saves for backward."""
-
-    norm: Literal["kernel", "float32", "mixed", "float32_gain", "centered", "float32_kernel"]
-    """`kernel`: one operation, which saves its input. `float32`: separate operations in float32, which save the input's
-    float32 copy. `mixed`: products of the input and a float32 number, which save both. `float32_gain`: as `float32`,
-    with the product with the gain in float32 too. `centered`: as `float32_gain`, with the mean subtracted, which saves
-    two copies. `float32_kernel`: one operation on a float32 copy of the input, without a gain."""
-    order: Literal["pre", "post", "out"]
-    """`pre`: the norms precede attention and feed-forward. `post`: they follow the residual sums. `out`: they follow
-    attention and feed-forward, before the residual sums. With `pre`, roles `norm.attn_out` and `norm.mlp_out` are
-    additional norms of the last kind."""
-    post: FormulaField = formula(0)
-    """True if the norms follow the residual sums regardless of `order`."""
-    repeats: FormulaField = formula(1)
-    """The number of times that each layer runs in succession."""
-    parallel: FormulaField = formula(0)
-    """True if the feed-forward has the same input as attention: the layer's input, after a norm of its own (`norm.mlp`)
-    or else after that of attention."""
-    activation: FormulaField
-    """The number of tensors as wide as the feed-forward that its activation saves for backward."""
-    keeps_output: FormulaField = formula(0)
-    """True if the activation saves its output."""
-    activation_needs: FormulaField = formula(0)
-    """The number of additional such tensors that the activation's gradient needs temporarily, if its operations are
-    separate."""
-    dropout: dict[DropoutPlace, FormulaField] = Field(default_factory=dict)
-    """The locations of dropout with their probabilities; 0 means no dropout. `output`: after the feed-forward only.
-    `head`: before the linear layer of `first_token`, whose input is then a copy."""
-    first_token: PlainRole | None = None
-    """The role of the head's linear layer whose input is the first token's state. This input is a slice of all states,
-    which stay in memory if that layer is trained."""
-    scaled: bool = False
-    """True if token embeddings are multiplied by a number."""
-    rotary: bool = False
-    """True if queries and keys are rotated by their positions, with at most one sine and one cosine per head dimension.
-    They are then no longer slices of the output of a fused linear layer."""
-    repeated: FormulaField = formula(0)
-    """True if keys and values are copied for all heads that share them, even before fused attention."""
-    heads_first: FormulaField = formula(0)
-    """True if queries are stored head by head. The output of fused attention is then copied for the linear layer after
-    it."""
-    scores: Literal["float32", "model"] = "model"
-    """The type of the queries and keys in attention's products, if these are separate operations."""
-    softcap: FormulaField = formula(0)
-    """True if a tanh is applied to the scores."""
-    softmax: Literal["float32", "model"] = "model"
-    """The type of attention's softmax; `model` is the type of the weights."""
-    sdpa: bool = True
-    """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
-    fused: FormulaField = formula(1)
-    """True if that attention is one operation. With fewer keys than queries, unless the keys are declared as shared, it
-    is separate operations in float32."""
-    relative_keys: FormulaField = formula(0)
-    """True if relative positions (`embed.relative`) have keys. Their products with the queries are computed for all
-    positions and gathered into the scores. The keys come from `attn.pos_k`, or else from `attn.k`."""
-    relative_queries: FormulaField = formula(0)
-    """True if relative positions have queries too (from `attn.pos_q` or `attn.q`)."""
-    checkpointing: bool = True
-    """True if `transformers` supports gradient checkpointing for the model."""
-    states: bool = False
-    """True if the states between layers all stay in memory until the last layer has run."""
-    experts: FormulaField = formula(0)
-    """The number of experts per token, in layers with experts. Copies of all tokens, sorted by expert, pass through two
-    grouped products."""
-    router: Literal["float32", "model"] = "model"
-    """The type of the input of a trained router of tokens."""
-    logits: FormulaField = formula(0)
-    """The number of tensors as wide as the vocabulary that are saved between the head and the loss."""
-    loss: Literal["float32", "model"] = "float32"
-    """The type of the language model's loss."""
-    windowed: bool = False
-    """True if some layers of an encoder attend within a window only, with a mask and sines of their own."""
-    bias: bool = False
-    """True if a position bias is added to the attention's scores."""
-    pixels: FormulaField = formula(0)
-    """The number of values per input, if inputs are images or sounds. Every image has as many tokens as there are
-    positions."""
-    frames: FormulaField = formula(0)
-    """The number of tokens that the first stack makes of every sound. Two convolutions make them, and the second halves
-    their number."""
-    buffers: FormulaField = formula(0)
-    """Bytes of buffers in the model besides its weights, such as masks for all positions."""
-    source: Citation
-
-    def formulas(self) -> Iterator[tuple[str, Formula]]:
-        """Yield every formula with the name of its field."""
-        for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), Formula):
-                yield name, value
-        yield from (("dropout", probability) for probability in self.dropout.values())
-
-
 class Operations(Entry):
     """The computation of a model, as functions in the language of `peftonomy.memory`.
 
@@ -354,7 +263,7 @@ class Operations(Entry):
     sdpa: FormulaField = formula(1)
     """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
     checkpointing: bool = True
-    """True if `transformers` supports gradient checkpointing for the model."""
+    """True if the functions hold with gradient checkpointing too: `transformers` has it, and only for whole layers."""
     pixels: FormulaField = formula(0)
     """The number of values per input, if inputs are images or sounds."""
     buffers: FormulaField = formula(0)
@@ -362,6 +271,8 @@ class Operations(Entry):
     the bytes of a number, and `has_...` of the modules outside of layers."""
     float32: list[PlainRole] = Field(default_factory=list)
     """Roles of parameters that `transformers` holds in float32 whatever type the model is loaded in."""
+    fixed: Fixed = Field(default_factory=dict)
+    """Options of config.json that the functions assume: the values for which they hold. Another value is refused."""
     source: Citation
 
 
@@ -411,10 +322,8 @@ class Family(Entry):
     modules: list[AnyModule]
     """The modules outside the stacks."""
     stacks: dict[StackName, Stack]
-    dataflow: Dataflow | None = None
-    """The tensors that training saves for backward. Without it peftonomy gives no memory estimate."""
     operations: Operations | None = None
-    """The model's computation. It will replace `dataflow` once every family declares it."""
+    """The model's computation. Without it peftonomy predicts no memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -479,8 +388,6 @@ class Family(Entry):
                 above.add(name)
         yield from ((("requires", i), f, above) for i, f in enumerate(self.requires))
         yield from ((("dims", name), f, above) for name, f in self.dims.items())
-        if self.dataflow is not None:
-            yield from ((("dataflow", name), f, above) for name, f in self.dataflow.formulas())
         for name, stack in self.stacks.items():
             yield ("stacks", name, "layers"), stack.layers, above
             yield from ((("stacks", name, "dims", dim), f, above) for dim, f in stack.dims.items())

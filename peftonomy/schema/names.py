@@ -29,8 +29,8 @@ LOCAL: dict[str, frozenset[str]] = {
     **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor."""
-OF_STEP = frozenset({"tokens", "seq", "outputs", "post_norm"})
-"""Dimensions of a training step, which formulas of memory may name.
+OF_STEP = frozenset({"width", "post_norm"})
+"""Names that formulas of a method's operations may use too.
 
-`tokens` and `seq` are the tokens of a batch and of a sequence. `outputs` is the width of the language model's output
-for a token (0 without a head). `post_norm` is 1 if norms follow the residual sums."""
+`width` is the bytes of one frozen parameter. `post_norm` is 1 if norms follow the residual sums. A hyperparameter of
+the same name hides them."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ..errors import FormulaError, shown
@@ -58,6 +59,11 @@ class Line:
     shape: tuple[Formula, ...] | None
     condition: Formula | None
 
+    @cached_property
+    def borrows(self) -> bool:
+        """Whether it names a parameter of the backbone that a method acts on."""
+        return any(word in (".weight", ".bias", ".bias?") for word in self.arguments)
+
     def formulas(self) -> list[Formula]:
         """Return the formulas that are evaluated before the line runs."""
         inside = [a for a in self.arguments if isinstance(a, Formula)]
@@ -73,6 +79,7 @@ class Function:
     lines: tuple[Line, ...]
 
 
+@lru_cache(maxsize=4096)
 def parse(head: str, body: str) -> Function:
     """Parse a function from its head, `attend q k v`, and its lines. Raises ValueError with the invalid line."""
     if not HEAD.match(head):

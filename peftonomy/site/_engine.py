@@ -16,24 +16,24 @@ from typing import Any
 from ..backbones.backbone import KNOWN_TYPES, MAX_LABELS, Backbone
 from ..backbones.config import MAX_BYTES, MAX_LAYERS
 from ..costs.layout import Part
-from ..costs.measure import measure
-from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
-from ..memory import model as _memory
+from ..memory import setting as _setting
 from ..schema.base import Value
-from ..schema.family import ConfigKey, Conv, Dataflow, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
+from ..schema.family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
 from ..schema.implementations import Implementation
-from ..schema.memory import Kept
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from . import _size
 from ._site import Site
 
-__all__ = ["script"]
+__all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "script", "unless"]
 
 NUMBERS = ("int", "float")
+SCRIPTS = ("program", "tape", "machine", "caller", "step", "programs", "memory")
+"""The scripts in `assets` that a page loads, in order, when it first shows memory. They mirror `peftonomy.memory`;
+`programs` is data (see `_operations`)."""
 
 
 def script(site: Site) -> str:
@@ -44,15 +44,20 @@ def script(site: Site) -> str:
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
         "models": {k: _model(kb.models[k]) for k in kb.models},
-        "training": _training(),
+        "training": _training(), "scripts": SCRIPTS,
         "libraries": _libraries(site),
         "facets": {k: f.name for k, f in kb.taxonomy.facets.items()},
         "categories": {k: c.name for k, c in kb.taxonomy.categories.items()},
     }
+    return assigned("peft.load", records, formulas)
+
+
+def assigned(loader: str, records: Mapping[str, Any], formulas: Formulas) -> str:
+    """A script that gives records and formulas to a function of the engine."""
     text = json.dumps(records, ensure_ascii=False, separators=(",", ":"))
     # A closing tag inside a string could end the script element of a page that inlines this file.
     text = text.replace("</", "<\\/")
-    return f'"use strict";\npeft.load(Object.assign({text}, {{ formulas: [\n{formulas.javascript()}\n] }}));\n'
+    return f'"use strict";\n{loader}(Object.assign({text}, {{ formulas: [\n{formulas.javascript()}\n] }}));\n'
 
 
 class Formulas:
@@ -60,17 +65,17 @@ class Formulas:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._functions: list[str] = []
 
     def add(self, formula: Formula | None) -> int | None:
         """Return the formula's number; None for None."""
         if formula is None:
             return None
-        if formula.source not in self._numbers:
-            self._numbers[formula.source] = len(self._functions)
-            names = ", ".join(sorted(formula.names))
-            self._functions.append(f"function ({{ {names} }}) {{ return {formula.javascript()}; }}")
-        return self._numbers[formula.source]
+        names = ", ".join(sorted(formula.names))
+        return self.function(f"function ({{ {names} }}) {{ return {formula.javascript()}; }}")
+
+    def function(self, text: str) -> int:
+        """Return the number of a function of any other kind."""
+        return self._numbers.setdefault(text, len(self._numbers))
 
     def each(self, formulas: Iterable[Formula]) -> list[int | None]:
         """Return the numbers of several formulas."""
@@ -78,10 +83,10 @@ class Formulas:
 
     def javascript(self) -> str:
         """Return the functions in order, each with an object of names as its argument."""
-        return ",\n".join(self._functions)
+        return ",\n".join(self._numbers)
 
 
-def _filled(record: Mapping[str, Any]) -> dict[str, Any]:
+def filled(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record without empty fields; the engine's default for an absent field is nothing, false or one."""
     return {k: v for k, v in record.items() if v is not None and v is not False and v != [] and v != {} and v != ""}
 
@@ -148,7 +153,6 @@ def _part(part: Part, size: str, formulas: Formulas) -> dict[str, Any]:
         "bounds": formulas.each(bounds.get("", [])),
         "base": [{"roles": b.roles, "count": formulas.add(b.count), "bits": b.bits}
                  for b in entry.base_storage.values()],
-        "memory": _mechanism(entry, formulas),
     }  # fmt: skip
 
 
@@ -195,54 +199,14 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
 
 def _training() -> dict[str, Any]:
     """Return the settings of a training step, and the constants of its memory estimate."""
-    setting = {f.name: f.default for f in dataclasses.fields(_memory.Setting) if f.default is not dataclasses.MISSING}
-    constants = (
-        "TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "LOGSUMEXP", "CONTEXT", "WORKSPACE", "FRAGMENTATION",
-    )  # fmt: skip
+    setting = {f.name: f.default for f in dataclasses.fields(_setting.Setting) if f.default is not dataclasses.MISSING}
+    constants = ("TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "CONTEXT", "WORKSPACE", "FRAGMENTATION")
     return {
-        "setting": setting, "parts": _memory.PARTS, "attention": _memory.ATTENTION, "dtypes": _memory.DTYPES,
-        "optimizers": {name: dataclasses.asdict(o) for name, o in _memory.OPTIMIZERS.items()},
-        "quantized": _memory.QUANTIZED, "most": _memory.MAX_TOKENS, "reading": _memory.READING,
-        "positions": _memory.POSITIONS, "reads": _memory.READS,
-        "ends": _memory.ENDS,
-        **{name: getattr(_memory, name) for name in constants},
+        "setting": setting, "parts": _setting.PARTS, "attention": _setting.ATTENTION, "dtypes": _setting.DTYPES,
+        "optimizers": {name: dataclasses.asdict(o) for name, o in _setting.OPTIMIZERS.items()},
+        "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS,
+        **{name: getattr(_setting, name) for name in constants},
     }  # fmt: skip
-
-
-def _mechanism(entry: MethodEntry, formulas: Formulas) -> dict[str, Any] | None:
-    """Return the entry's memory record; None if there is none."""
-    try:
-        said = _memory.mechanism(entry)
-    except UsageError:
-        return None
-    return {
-        "keeps": [_kept(kept, formulas) for kept in said.keeps],
-        "positions": _unless(said.positions, 0, formulas), "side": said.gradients == "side",
-        "composed": said.composed,
-        "beside": any(kept.layers.literal != 0 for kept in said.keeps),
-        "reads": [n for n, t in entry.tensors.items() if "d_in" in measure(t, tuple(entry.hyperparameters)).names],
-    }  # fmt: skip
-
-
-def _kept(kept: Kept, formulas: Formulas) -> dict[str, Any]:
-    """Return a memory record in the layout of a tensor."""
-    tensor = _tensor("", kept.tensor(), formulas)
-    return {key: tensor[key] for key in ("per", "selecting", "roles", "by_layer", "guard", "count")} | {
-        "input": kept.input, "output": kept.output, "bits": kept.bits, "held": kept.held, "live": kept.live,
-        "enters": kept.enters, "temporary": _unless(kept.temporary, 0, formulas),
-        "products": _unless(kept.products, 0, formulas),
-        "frozen_products": _unless(kept.frozen_products, 0, formulas),
-        "keys": _unless(kept.keys, 0, formulas), "layers": _unless(kept.layers, 0, formulas),
-    }  # fmt: skip
-
-
-def _dataflow(flow: Dataflow, formulas: Formulas) -> dict[str, Any]:
-    found = {
-        name: formulas.add(value) if isinstance(value, Formula) else value
-        for name, value in flow
-        if name != "source"
-    }
-    return found | {"dropout": {place: formulas.add(probability) for place, probability in flow.dropout.items()}}
 
 
 def _libraries(site: Site) -> dict[str, str]:
@@ -271,12 +235,11 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
         "dims": {name: formulas.add(f) for name, f in family.dims.items()},
         "modules": [_spec(spec, formulas) for spec in family.modules],
         "stacks": {name: _stack(stack, formulas) for name, stack in family.stacks.items()},
-        "dataflow": None if family.dataflow is None else _dataflow(family.dataflow, formulas),
     }  # fmt: skip
 
 
 def _key(name: str, key: ConfigKey, formulas: Formulas) -> dict[str, Any]:
-    return _filled({
+    return filled({
         "name": name, "key": key.key, "aliases": key.aliases, "type": key.type, "item": key.item,
         "pattern": None if key.pattern is None else _pattern(key.pattern),
         "over": formulas.add(key.over), "default": formulas.add(key.default), "if_null": formulas.add(key.if_null),
@@ -305,26 +268,27 @@ def _stack(stack: Stack, formulas: Formulas) -> dict[str, Any]:
 def _spec(spec: ModuleSpec, formulas: Formulas) -> dict[str, Any]:
     record: dict[str, Any] = {
         "kind": spec.kind, "path": spec.module_path, "role": spec.role, "tasks": spec.tasks, "outside": spec.outside,
-        "new": spec.new, "absent": not spec.pretrained, "when": _unless(spec.when, 1, formulas),
+        "new": spec.new, "absent": not spec.pretrained, "when": unless(spec.when, 1, formulas),
         "where": formulas.add(spec.where), "tied": spec.tied_to is not None and formulas.add(spec.tied_when),
         "ties": spec.ties,
     }  # fmt: skip
     if isinstance(spec, Linear | Conv):
-        record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": _unless(spec.bias, 0, formulas)}
+        record |= {"in": formulas.add(spec.in_), "out": formulas.add(spec.out), "bias": unless(spec.bias, 0, formulas)}
     if isinstance(spec, Linear):
         record |= {"slices": [[role, formulas.add(size)] for role, size in spec.slices.items()]}
+        record |= {"groups": unless(spec.groups, 1, formulas)}
     if isinstance(spec, Conv):
         record |= {"kernel": formulas.each(spec.kernel), "groups": formulas.add(spec.groups)}
     if isinstance(spec, Norm):
         record |= {"size": formulas.add(spec.size), "heads": formulas.add(spec.heads)}
-        record |= {"bias": _unless(spec.bias, 0, formulas)}
+        record |= {"bias": unless(spec.bias, 0, formulas)}
     if isinstance(spec, Embedding | Parameter):
         record |= {"shape": formulas.each(spec.shape)}
     if isinstance(spec, Parameter):
         record |= {"suffix": spec.path.rpartition(".")[2]}
-    return _filled(record)
+    return filled(record)
 
 
-def _unless(formula: Formula, literal: int, formulas: Formulas) -> int | None:
+def unless(formula: Formula, literal: int, formulas: Formulas) -> int | None:
     """Return the formula's number, or None if it equals the default of an absent field."""
     return None if formula.literal == literal else formulas.add(formula)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -236,7 +237,7 @@ def _terminal(site: Site) -> list[View]:
     query, method = site.settings.query, site.example_method
     known = method == query.method and query.model in site.kb.models
     model = query.model if known else site.examples[0]
-    given: View = query.set if known else {}
+    given: dict[str, Any] = dict(query.set) if known else {}
     targets = query.targets if known else []
     flags = [f"--set {n}={v}" for n, v in given.items()] + ([f"--targets {','.join(targets)}"] if targets else [])
     call = [json.dumps(model), *(f"{n}={v!r}" for n, v in given.items()), *([f"targets={targets}"] if targets else [])]

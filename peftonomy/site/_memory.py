@@ -1,7 +1,7 @@
-"""The page on memory: closed forms against simulated steps, simulated against measured steps, and published runs.
+"""The page on memory: predictions against simulated steps, simulated against measured steps, and published runs.
 
-All data come from the tables of `benchmarks/memory`. The predictions of the closed forms for simulated steps are
-computed again in each build of the site.
+All data come from the tables of `benchmarks/memory`. The predictions for simulated steps are computed again in each
+build of the site.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ..costs.plan import Plan
 from ..errors import PeftonomyError
 from ..files.output import binary_text
 from ..knowledge.base import data_root
-from ..memory.model import Setting, Step, step
+from ..memory.answer import Training
+from ..memory.setting import Setting
 from ._site import Site, View
 from ._svg import element
 from ._text import count
@@ -95,18 +96,18 @@ def _percent(value: float) -> str:
     return f"{'' if float(text) == 0 else '+' if value > 0 else '−'}{text} %"
 
 
-# Closed forms against simulated steps
+# Predictions against simulated steps
 
 
 def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
     """Return rows with their errors, the largest first, and the rows that are not compared, each with its reason."""
     compared: list[View] = []
     apart: list[View] = []
-    steps: dict[tuple[object, ...], Step] = {}
+    steps: dict[tuple[object, ...], Training] = {}
     for row in _distinct(site):
         shown = _shown(site, row)
-        if row.get("refused") or row["method"] in reasons:
-            apart.append(shown | {"reason": row.get("refused", "").partition(": ")[2] or reasons[row["method"]]})
+        if row.get("refused"):
+            apart.append(shown | {"reason": row["refused"].partition(": ")[2]})
             continue
         config = row.get("config", "")  # for a model reduced to a few layers
         targets = tuple(row["targets"].split(",")) if row.get("targets") else None
@@ -114,7 +115,8 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
         try:
             if place not in steps:
                 model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
-                steps[place] = step(Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets))
+                plan = Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets)
+                steps[place] = Training(site.kb, plan)
             predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})
@@ -124,15 +126,10 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
             "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
             "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
             "error": 100 * (predicted / simulated - 1), "percent": _percent(100 * (predicted / simulated - 1)),
-            "note": "; ".join(reasons[case] for case in _cases(row) if case in reasons),
+            "note": reasons.get(f"{row['method']} {row['model']} {row['dtype']}", ""),
         })  # fmt: skip
     compared.sort(key=lambda r: -abs(r["error"]))
     return compared, apart
-
-
-def _cases(row: Row) -> tuple[str, str]:
-    """Return the row's keys in the table of exceptions: a method on a model, or with a number type."""
-    return f"{row['method']} {row['model']}", f"{row['method']} {row['dtype']}"
 
 
 def _distinct(site: Site) -> Iterator[Row]:
@@ -180,7 +177,7 @@ def _measured(site: Site) -> Iterator[View]:
         }  # fmt: skip
 
 
-# Closed forms against published runs
+# Predictions against published runs
 
 
 def _published(site: Site) -> Iterator[View]:

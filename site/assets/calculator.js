@@ -226,8 +226,17 @@ Object.assign(pf, (function () {
       var self = this, s = this.state;
       return this.select("dtype", "Stored as", peft.dtypes.map(function (d) { return [d, d]; }), s.dtype, function (v) { s.dtype = v; self.show(); self.write(); });
     }
+    /* Whether memory can be counted. If not yet, what that needs is fetched, and the tool shows its answer again. */
+    remembers() {
+      var self = this;
+      if (peft.memory) return true;
+      if (!this.fetching) pf.memory(function () { self.show(); });
+      this.fetching = true;
+      return false;
+    }
     /* Why there is no answer. */
     problem(message) { return make("p", { class: "pf-alert", role: "alert" }, message); }
+    loading() { return make("p", { class: "pf-muted pf-wait" }, "Loading…"); }
     waiting() { return make("p", { class: "pf-muted pf-wait" }, this.wrongText ? "The config.json cannot be counted yet." : "Paste a config.json to get numbers."); }
   }
 
@@ -259,6 +268,13 @@ Object.assign(pf, (function () {
       );
       var asked = s.targets || [];
       this.settle();
+      this.near = false;
+      new IntersectionObserver(function (entries, observer) {
+        if (!entries.some(function (e) { return e.isIntersecting; })) return;
+        observer.disconnect();
+        self.near = true;   // memory counts from here on
+        self.show();
+      }, { rootMargin: "600px" }).observe(this.stepForm);
       asked.forEach(function (role) { if ((s.targets || []).indexOf(role) < 0) q.refuse("the target", role, self.roles()); });
       this.build();
     }
@@ -429,6 +445,7 @@ Object.assign(pf, (function () {
     }
     /* What a step of training takes. */
     showStep(question) {
+      if (!this.near || !this.remembers()) { this.stepOut.replaceChildren(this.loading()); return; }
       var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
       ["batch", "seq", "quantized"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
       if (found.problem) { this.stepOut.replaceChildren(make("p", { class: "pf-alert", role: "status" }, found.problem.message)); return; }

@@ -172,7 +172,7 @@
         if (best.cost) return best;
         return { problem: "trains " + number(best.least.trained) + (best.name ? " at its smallest (" + best.name + " = " + best.value + ")" : " whatever is set") };
       });
-      var cost = found.value && found.value.cost, setting = this.setting(), step = cost ? pf.tried(function () { return peft.memory(id, given, setting); }) : {};
+      var cost = found.value && found.value.cost, setting = this.setting(), step = cost && this.remembers() ? pf.tried(function () { return peft.memory(id, given, setting); }) : {};
       return {
         id: id, method: method, cost: cost, problem: found.problem ? found.problem.message : found.value.problem,
         memory: step.value, unknown: step.problem && step.problem.message, wrong: step.problem && step.problem.field
@@ -243,7 +243,7 @@
       var counts = show.n ? this.answers.filter(function (a) { return !lacks(show, a); }).map(show.value) : [];
       var least = new Set(counts).size > 1 ? Math.min.apply(null, counts) : null;
       return make("tr", { "data-row": r[0] }, [make("th", { scope: "row", "aria-sort": sort }, button)].concat(this.answers.map(function (a, i) {
-        if (texts[i] === null) return make("td", { class: "pf-muted" }, (r[0] === "trained" && a.problem) || (r[0] === "peak" && a.unknown) || "–");
+        if (texts[i] === null) return make("td", { class: "pf-muted" }, (r[0] === "trained" && a.problem) || (r[0] === "peak" && a.unknown) || (show.step && !peft.memory ? "…" : "–"));
         return make("td", { title: show.step ? number(show.value(a)) + " bytes" : null, class: least !== null && show.value(a) === least ? "pf-least" : null }, texts[i]);
       })));
     }

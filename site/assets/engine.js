@@ -49,6 +49,8 @@ var peft = (function () {
   /* Names seen through others: cheaper than a copy, of which a keystroke would make thousands. */
   function atop(names, more) { return Object.assign(Object.create(names), more); }
   function run(index, names) { return formulas[index](names); }
+  /* The names of their own that names have, without those they are seen through: down to `base`. */
+  function local(names, base) { return names === base ? {} : merge(local(Object.getPrototypeOf(names), base), names); }
   function given(value) { return value !== null && value !== undefined; }
   function product(shape) { return shape.reduce(function (a, b) { return a * b; }, 1); }
   function total(rows, key) { return rows.reduce(function (n, r) { return n + r[key]; }, 0); }
@@ -225,8 +227,8 @@ var peft = (function () {
   function layersOver(key, values) { return range(0, Math.min(run(key.over, values), data.limits.layers)); }
   /* The layers that a list names, or at which it has a matching word; undefined for any other value. */
   function chosenLayers(key, value, layers) {
-    var kind = key.pattern ? "string" : "number", pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
-    if (!Array.isArray(value) || !value.every(function (v) { return typeof v === kind || (!pattern && v instanceof Beyond); })) return undefined;
+    var pattern = key.pattern && new RegExp(key.pattern[0], key.pattern[1]);
+    if (!Array.isArray(value) || !value.every(function (v) { return pattern && !pattern.test("1") ? typeof v === "string" : Number.isInteger(v) || (!pattern && v instanceof Beyond); })) return undefined;
     if (!pattern) return layers.filter(function (n) { return value.indexOf(n) >= 0; });
     return value.length < layers.length ? undefined : layers.filter(function (n) { return pattern.test(value[n]); });
   }
@@ -240,7 +242,8 @@ var peft = (function () {
     if (truthy(at(raw, "per_layer_config"))) refuse(source, "per_layer_config", "sizes of single layers", "layers that are alike");
     family.config.forEach(function (key) {
       var label = labelOf(source, key, raw), found = lookup(source, raw, label), filled;
-      if (given(found)) {
+      var none = key.type === "layers" && key.pattern && Array.isArray(found) && !found.length;
+      if (given(found) && !none) {
         if (given(key.item) && Array.isArray(found) && found.length > key.item) found = found[key.item];
       } else {
         filled = found === null && given(key.if_null) ? key.if_null : key.default;
@@ -276,7 +279,7 @@ var peft = (function () {
     });
     dims = sized(family.dims);
     Object.keys(family.stacks).forEach(function (stack) { own[stack] = sized(family.stacks[stack].dims || {}); });
-    var backbone = { name: name, type: type, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
+    var backbone = { name: name, type: type, raw: raw, family: family, config: values, layers: layers, dims: dims, own: own, inventories: new Map(), default_task: family.default_task, tasks: Object.keys(family.tasks) };
     parameters = inventory(backbone, null, 2);
     backbone.parameters = parameters.total - parameters.head;
     if (backbone.parameters > EXACT) {
@@ -374,7 +377,8 @@ var peft = (function () {
       path: (prefix + (spec.path || "")).replace(/\.$/, ""), role: spec.role, stack: stack, layers: layers, n: countOf(layers), kind: spec.kind, d_in: d_in, d_out: d_out, bias: bias,
       parameters: parameters, head: !!spec.new, pretrained: !spec.absent && !spec.new,
       numel: countOf(layers) * parameters.reduce(function (n, p) { return n + product(p[1]); }, 0),
-      slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; })
+      slices: (spec.slices || []).map(function (s) { var from = start; start += size(s[1]); return [s[0], from, start]; }),
+      groups: LINEAR.indexOf(spec.kind) >= 0 && given(spec.groups) ? size(spec.groups) : 1
     };
   }
   function blocksOf(backbone, stacks, modules) {
@@ -408,7 +412,7 @@ var peft = (function () {
     stop = stop || module.d_out;
     var whole = stop - (start || 0) === module.d_out;
     return {
-      module: module, role: role || module.role, stack: module.stack, d_in: module.d_in, d_out: stop - (start || 0), bias: module.bias,
+      module: module, role: role || module.role, stack: module.stack, d_in: module.d_in, d_out: stop - (start || 0), start: start || 0, stop: stop, bias: module.bias,
       layers: layers, n: countOf(layers), whole: whole, fused: whole && module.slices.length > 0
     };
   }
@@ -423,6 +427,7 @@ var peft = (function () {
     return out;
   }
   function means(pattern, site) { return matches(pattern, site.role, site.stack) && !(site.fused && pattern.indexOf("*") >= 0); }
+  function hasRole(inv, role) { return inv.sites.some(function (s) { return means(role, s); }); }
   /* A fused module named as a whole takes its slices in. */
   function byRole(inv, patterns) {
     var chosen = new Set(), whole = new Set();
@@ -471,7 +476,7 @@ var peft = (function () {
     var declared = method.parts[0].targets || part.targets, found;
     if (suffixes) return bySuffix(inv, suffixes);
     if (!targets) {   // default roles that only some families have are passed over
-      var present = declared.default.filter(function (role) { return inv.sites.some(function (s) { return means(role, s); }); });
+      var present = declared.default.filter(function (role) { return hasRole(inv, role); });
       if (!present.length) fail(inv.backbone.name + " has none of the default targets " + declared.default.join(", ") + "; choose others");
       return byRole(inv, present);
     }
@@ -815,6 +820,13 @@ var peft = (function () {
     var factor = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 }[match[2].toLowerCase()];
     return Math.round(Number(match[1].replace(/[,_]/g, "")) * factor);
   }
+  /* "24GiB", "80 GB" or "24", which are GiB, in bytes; null for nothing, NaN for what is none. */
+  function gpuBytes(text) {
+    var units = { "": Math.pow(2, 30), kb: 1e3, mb: 1e6, gb: 1e9, kib: 1024, mib: Math.pow(1024, 2), gib: Math.pow(1024, 3) };
+    if (!text.trim()) return null;
+    var found = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(text.trim()), unit = found && units[found[2].toLowerCase()];
+    return unit && Number(found[1]) > 0 ? Math.trunc(Number(found[1]) * unit) : NaN;
+  }
   function within(sum, budget) {
     return (!given(budget.trained) || sum.trained <= budget.trained) && (!given(budget.bytes) || sum.stored_bytes <= budget.bytes);
   }
@@ -938,13 +950,13 @@ var peft = (function () {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
-    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity,
+    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity, gpuBytes: gpuBytes,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
-    /* What memory.js goes on with. */
+    /* What the scripts of memory go on with. */
     inner: {
-      EXACT: EXACT, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
-      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes
+      EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes, lookup: lookup, seen: seen
     }
   };
 })();

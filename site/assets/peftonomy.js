@@ -26,19 +26,26 @@ var pf = (function () {
     return (value >= 1 ? hundredths(value) : String(Number(value.toPrecision(3)))) + " %";
   }
 
-  /* ---- the engine and its data, fetched when something first asks for them ---- */
+  /* ---- the engine with its data, and what memory needs besides: fetched when something first asks for them ---- */
 
-  var here = document.currentScript.src, waiting = null;
-  function engine(then) {
-    if (typeof peft !== "undefined" && peft.data) { then(); return; }
-    if (waiting) { waiting.push(then); return; }
-    waiting = [then];
-    (function next(names) {
-      if (!names.length) { waiting.forEach(function (f) { f(); }); return; }
-      var script = make("script", { src: new URL(names[0] + ".js", here).href });
-      script.addEventListener("load", function () { next(names.slice(1)); });
+  var here = document.currentScript.src, waiting = new Map();
+  /* Scripts, one after the other; `key` says which they are, so that they are fetched once. */
+  function fetched(key, names, then) {
+    if (waiting.has(key)) { waiting.get(key).push(then); return; }
+    waiting.set(key, [then]);
+    names.forEach(function (name, i) {
+      var script = make("script", { src: new URL(name + ".js", here).href });
+      script.async = false;   // they arrive together and run in order
+      if (i === names.length - 1) script.addEventListener("load", function () { waiting.get(key).forEach(function (f) { f(); }); });
       document.head.append(script);
-    })(["engine", "data"]);
+    });
+  }
+  function engine(then) {
+    if (typeof peft !== "undefined" && peft.data) then(); else fetched("engine", ["engine", "data"], then);
+  }
+  /* After the engine. */
+  function memory(then) {
+    if (peft.memory) then(); else fetched("memory", peft.data.scripts, then);
   }
   /* Some work for each item, a few at a time, so that the page answers meanwhile; returns how to stop it. */
   function gradually(items, work, then) {
@@ -329,5 +336,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, engine: engine, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

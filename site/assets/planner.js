@@ -100,8 +100,9 @@
       if (Number.isNaN(wishes.gpu)) { this.out.replaceChildren(this.problem("GPU memory is a size such as 24 GiB or 80 GB.")); return; }
       this.wrong("since", this.state.since && !wishes.since);
       if (Number.isNaN(wishes.trained) || Number.isNaN(wishes.bytes)) { this.out.replaceChildren(this.problem("A budget is a number such as 5M, 250k or 1e6; for a checkpoint 20 MB.")); return; }
+      if (wishes.gpu !== null && !this.remembers()) { this.out.replaceChildren(this.loading()); return; }
       this.stop = pf.gradually(Object.keys(peft.data.methods), function (id) {
-        var found = peft.planned(id, question, wishes);
+        var found = wishes.gpu === null ? peft.judged(id, question, wishes) : peft.planned(id, question, wishes);
         if (found.name) found.usual = peft.usual(id, question);
         (found.cost ? fits : out).push(found);
       }, function () { self.answer(fits, out, wishes, question); });

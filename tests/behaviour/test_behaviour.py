@@ -28,7 +28,7 @@ REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 
 
-LONG = frozenset({checks.training, checks.storing})
+LONG = frozenset({checks.training, checks.storing, checks.memory})
 TRAINED_ON = 2
 
 

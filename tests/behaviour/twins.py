@@ -193,6 +193,11 @@ def start_elsewhere(model: nn.Module) -> None:
         next(model.parameters()).add_(0.5)
 
 
+def keep_a_sine(model: Any) -> None:
+    """Keeps one more tensor, the output of the last feed-forward block, and changes nothing."""
+    model.base_model.layers[-1].mlp.register_forward_hook(lambda _, args, y: y + 0 * y.sin())
+
+
 def calibrate_nothing(model: nn.Module, losses: object) -> nn.Module:
     return model
 
@@ -255,5 +260,6 @@ TWINS = (
     _child("wrong positions", "declared", calibrate=calibrate_least),
     _of("p_tuning", p_tuning, checks.storing)("never finished", "left to serve", finish=keep_encoder),
     _generalising("double gradients", "trains elsewhere", broken=double_gradients),
+    _of("lora", lora, checks.memory)("one more tensor", "a step saves", broken=keep_a_sine),
     _generalising("starts elsewhere", "starts elsewhere", broken=start_elsewhere),
 )

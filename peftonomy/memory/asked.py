@@ -1,0 +1,320 @@
+"""One question about a training step: a program is run, its parameters and their optimizer are added."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..catalogue.records import Records
+from ..costs.layout import Spot
+from ..errors import UsageError
+from ..schema.base import Value
+from .machine import SINGLE
+from .optimizer import Trained, update
+from .program import Model, Program
+from .rules import load_language
+from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
+from .step import Flags, Step
+
+if TYPE_CHECKING:
+    from ..backbones.modules import Module
+    from ..costs.plan import Plan, Row
+
+__all__ = ["Asked", "Ledger", "Totals", "billed", "modelled"]
+
+EXACT = 2**53
+
+
+class Totals(NamedTuple):
+    """Results of one step.
+
+    first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
+    left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
+    pass, and of both. holds: bytes that the method holds besides its tensors. parts: the rows whose tensors are several
+    parameters, by number, with the sizes of these.
+    """
+
+    first: tuple[int, int, int]
+    kept: int
+    forward: int
+    second: tuple[int, int, int]
+    flops: int
+    holds: int
+    parts: Mapping[int, Sequence[tuple[int, ...]]]
+
+
+Single = tuple[int, int, int]
+"""Bytes of one tensor of the backbone, -1 and 0; or 0, the number of the row whose tensor it is, and of its part."""
+
+
+class Ledger(NamedTuple):
+    """The parts of an answer that are the same for all questions with the same rows.
+
+    eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
+    with its number. trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are
+    trained and get no gradient.
+    pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
+    matrices: linear layers inside of the stacks, each with whether its weight is trained.
+    widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
+    """
+
+    eager: bool
+    backbone: tuple[Trained, ...]
+    trained: int
+    unreached: frozenset[int]
+    pairs: tuple[tuple[Single, Single], ...]
+    matrices: tuple[tuple[Module, bool], ...]
+    buffers: int
+    widened: int
+    pixels: int
+
+
+NONE: Single = (0, -1, 0)
+
+
+class Asked:
+    """One question: a plan with hyperparameters and a setting."""
+
+    def __init__(self, kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting):
+        values = plan.values(given)
+        rows = plan.each(values)
+        model = modelled(kb, plan)
+        self._put(plan, model, Program(plan, model, values, rows, DTYPES[setting.dtype][0]), values, rows, setting)
+
+    def _put(
+        self, plan: Plan, model: Model, program: Program, values: Mapping[str, Value], rows: Sequence[Row],
+        setting: Setting,
+    ) -> None:  # fmt: skip
+        self.plan, self.inventory, self.model, self.program = plan, plan.inventory, model, program
+        self.values, self.rows = values, rows
+        operations, config = model.operations, model.config
+        if program.eager or not operations.sdpa(config):
+            setting = replace(setting, attention="eager")
+        if setting.checkpointing and not operations.checkpointing:
+            raise UsageError(
+                f"checkpointing: transformers does not have it for {model.family.name}, or not for layers alone; "
+                "expected none"
+            )
+        self.setting = setting
+        self.w, self.w_t = DTYPES[setting.dtype]
+
+    def flags(self, whole: bool = False) -> Flags:
+        """How the step is run."""
+        s = self.setting
+        mixed = s.dtype == "mixed"
+        return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
+
+    def totals(self, step: Step) -> Totals:
+        """Run the step."""
+        tape = step.tape
+        loss = step.run()
+        first, kept, forward = (tape.peak, *tape.most), tape.now, tape.flops
+        tape.peak = 0
+        step.back(loss)
+        second = tape.peak, *tape.most
+        return Totals(first, kept, forward, second, tape.flops, self.program.holds, self.parts(step))
+
+    def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
+        """The sizes of the parameters of each row whose tensors are several."""
+        shapes = {i: step.shapes(row, row.piece.places.spots[0][1]) for i, row in enumerate(self.rows) if learned(row)}
+        return {i: several for i, several in shapes.items() if several}
+
+    def ledger(self, step: Step) -> Ledger:
+        """Return the parts of the answer that depend only on the rows and the settings."""
+        trains, inventory, model = self.program.trains, self.inventory, self.model
+        backbone, everything = list[Trained](), 0
+        for module in inventory.modules:
+            for suffix, shape in module.parameters:
+                number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
+                everything += number * math.prod(shape)
+                if number and step.reached(module, suffix):
+                    backbone.append(Trained(shape, self._width(module), number))
+        arrived = step.arrived()
+        unreached = frozenset(
+            i for i, row in enumerate(self.rows)
+            if learned(row) and not any(self.program.key(row, spot) in arrived for _, spot in row.piece.places.spots)
+        )  # fmt: skip
+        matrices = [
+            (m, any(trains(m, "weight", n) for n in m.layers))
+            for m in inventory.modules if m.kind in ("linear", "conv1d") and m.stack
+        ]  # fmt: skip
+        before, pairs = NONE, dict[tuple[Single, Single], None]()
+        for single in self.ordered(step):
+            pairs[single, before] = None
+            before = single
+        return Ledger(
+            self.setting.attention == "eager", tuple(backbone), everything, unreached, tuple(pairs), tuple(matrices),
+            int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
+            int(model.operations.pixels(model.config)),
+        )  # fmt: skip
+
+    def ordered(self, step: Step) -> Iterator[Single]:
+        """Single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
+        added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
+        arrived = step.arrived()
+        for index, row in enumerate(self.rows):
+            if learned(row):
+                for _, spot in row.piece.places.spots:
+                    if self.program.key(row, spot) not in arrived:
+                        continue
+                    stack = "" if spot.source is None else spot.source.stack
+                    added.setdefault((stack, where(spot)), []).append((index, row, spot))
+
+        def module(m: Module, layer: int) -> Iterator[Single]:
+            for suffix, shape in m.parameters:
+                if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
+                    yield math.prod(shape) * self._width(m), -1, 0
+            yield from beside(m.stack, m.path, layer)
+
+        def beside(stack: str, path: str, layer: int) -> Iterator[Single]:
+            for index, row, spot in added.get((stack, path), ()):
+                layers = spot.layers if row.layers is None else row.layers
+                if not spot.layers or layer in layers:
+                    number = len(step.shapes(row, spot)) or 1
+                    yield from [(0, index, part) for part in range(number)] * min(row.copies, 2)
+
+        outside = [m for m in self.inventory.modules if not m.stack]
+        for m in (m for m in outside if m.role.startswith("embed.")):
+            yield from module(m, -1)
+        for stack in self.inventory.stacks:
+            inside = [m for m in self.inventory.modules if m.stack == stack]
+            for layer in (n for numbers, _ in step.sequence(stack) for n in numbers):
+                for m in inside:
+                    if layer in m.layers:
+                        yield from module(m, layer)
+                for path in sorted({p for s, p in added if s == stack} - {m.path for m in inside}):
+                    yield from beside(stack, path, layer)
+        for m in (m for m in outside if not m.role.startswith("embed.")):
+            yield from module(m, -1)
+        yield from beside("", "", -1)
+
+    def _width(self, module: Module) -> int:
+        """Bytes per number of its parameters where they are trained."""
+        return SINGLE if self._single(module) else self.w_t
+
+    def _single(self, module: Module) -> bool:
+        """Whether its parameters are in float32 whatever type the model has."""
+        return module.role in self.model.operations.float32
+
+    def _widened(self) -> int:
+        """By how many bytes the parameters grow that are in float32 whatever type the model has."""
+        grown = 0
+        for module in (m for m in self.inventory.modules if self._single(m)):
+            for suffix, shape in module.parameters:
+                for layer in module.layers or (-1,):
+                    width = self.w_t if self.program.trains(module, suffix, layer) else self.w
+                    grown += math.prod(shape) * (SINGLE - width)
+        return grown
+
+    def memory(self) -> Memory:
+        """The answer."""
+        step = Step(self.program, self.flags())
+        return billed(self.plan, self.setting, self.values, self.rows, self.totals(step), self.ledger(step))
+
+
+def billed(
+    plan: Plan, setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], totals: Totals, ledger: Ledger
+) -> Memory:
+    """Return the answer: the totals of a step, with weights, optimizer states and the batch. Raises UsageError."""
+    if ledger.eager and setting.attention != "eager":
+        setting = replace(setting, attention="eager")
+    w, w_t = DTYPES[setting.dtype]
+    inventory = plan.inventory
+    tensors = list(ledger.backbone)
+    numbers = trained = 0  # those of the method itself
+    sizes: list[list[int]] = []  # bytes of single tensors
+    for index, row in enumerate(rows):
+        tensor = row.piece.tensor
+        sizes.append([row.count * w_t])
+        if tensor.selecting:
+            continue
+        if row.learns:
+            parts = totals.parts.get(index)
+            own = [Trained(shape, w_t, row.n) for shape in parts or [plan.shape(row) or (row.count,)]]
+            trained += sum(numel(t) for t in own)
+            tensors += [] if index in ledger.unreached else own
+            if parts:
+                sizes[-1] = [math.prod(shape) * w_t for shape in parts]
+        if row.learns or tensor.served != "absent":
+            numbers += row.count * row.n
+    gradients = sum(size(t) for t in tensors)
+    trained += ledger.trained
+    pairs = [
+        (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
+    ]
+    optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
+    held = int(totals.holds) + ledger.buffers + ledger.widened + _requantised(plan, setting, values, ledger)
+    weights = (inventory.total + numbers - trained) * w + trained * w_t + held
+    inputs = _inputs(setting, inventory.task, ledger.pixels)
+    kept, first = totals.kept, totals.first[0]
+    moments = [
+        ("forward", first, min(first, kept), 0),
+        ("backward", *totals.second),
+        ("optimizer", gradients + optimizer.temporary, 0, gradients),
+    ]
+    phase, peak, left, grads = max(moments, key=lambda m: m[1])
+    if max(weights + peak + optimizer.states, kept, optimizer.paged) > EXACT:
+        raise UsageError("memory: this step takes more than 2**53 bytes")
+    return Memory(
+        plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
+        optimizer.states, left + inputs, peak - left - grads, kept + inputs, optimizer.paged, trained, totals.forward,
+        totals.flops,
+    )  # fmt: skip
+
+
+def _inputs(setting: Setting, task: str, pixels: int) -> int:
+    """Bytes of a batch: numbers of tokens or pixels, and labels."""
+    labels = setting.seq if task == "causal_lm" else 1
+    if pixels:
+        return setting.batch * (pixels * DTYPES[setting.dtype][0] + LABEL_BYTES * labels)
+    return setting.batch * (setting.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
+
+
+def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledger: Ledger) -> int:
+    """By how many bytes the weights grow (or shrink, below zero) as they are held."""
+    w, kind = DTYPES[setting.dtype][0], setting.quantized
+    grown = plan.base_bytes(values, w) - plan.inventory.backbone.parameters * w
+    if kind is None:
+        return grown
+    for m, trained in ledger.matrices:
+        if trained:
+            raise UsageError(f"{plan.id} trains weights that are to be held in {kind}")
+        numel = m.d_in * m.d_out
+        scales = -(-numel // BLOCK) if kind == "nf4" else m.d_out
+        grown += m.count * (-(-numel * QUANTIZED[kind] // 8) + 4 * scales - numel * w)
+    return grown
+
+
+def learned(row: Row) -> bool:
+    """Whether a row's tensors are the method's own and are trained."""
+    return row.learns and not row.piece.tensor.selecting
+
+
+def where(spot: Spot) -> str:
+    """The name of what a spot belongs to: of a module or block its path, of the model none."""
+    return "" if spot.source is None else spot.path
+
+
+def numel(tensor: Trained) -> int:
+    """Numbers of such tensors."""
+    one = tensor.number
+    for side in tensor.shape:
+        one *= side
+    return one
+
+
+def size(tensor: Trained) -> int:
+    """Bytes of such tensors."""
+    return numel(tensor) * tensor.width
+
+
+def modelled(kb: Records[Any], plan: Plan) -> Model:
+    """The model of an inventory, which all methods share."""
+    found = plan.inventory.memo.get("operations")
+    if found is None:
+        language = load_language(kb.root / "backbones" / "operations.yaml")
+        found = plan.inventory.memo["operations"] = Model(plan.inventory, language, kb.families)
+    model: Model = found
+    return model

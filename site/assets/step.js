@@ -1,0 +1,184 @@
+/* One training step, run on tensors that have only sizes: peftonomy/memory/step.py. After caller.js. The forward pass writes
+   a tape, the backward pass reads it. Nothing here knows a model, and nothing knows a method. */
+"use strict";
+
+(function () {
+  var inner = peft.inner, parts = inner.memory, Tensor = parts.Tensor;
+
+  /* Layers that are run, and `more` others like them that only count: on the way back their gradients are there at once. */
+  class Group {
+    constructor(step, more) {
+      var self = this, tape = step.tape;
+      this.more = more; this.now = tape.now; this.flops = tape.flops; this.before = tape.left;
+      this.first = [step.held.length, step.stayed.length];
+      this.trained = this.kept = this.left = 0;
+      this.held = [];
+      if (more) tape.records.push(function () { self.counted(tape); });
+    }
+    /* The group is through the forward pass. */
+    end(step) {
+      var self = this, tape = step.tape;
+      if (!this.more) return;
+      this.kept = tape.now - this.now;
+      this.left = tape.left - this.before;
+      this.held = step.held.slice(this.first[0]).concat(step.stayed.slice(this.first[1]));
+      tape.now += this.more * this.kept;
+      tape.left += this.more * this.left;
+      tape.flops += BigInt(this.more) * (tape.flops - this.flops);
+      tape.records.push(function () { self.begin(tape); });
+      step.groups.push(this);
+    }
+    /* What was held for a while, at most to the end of the forward pass, and is not kept counts no longer. */
+    forget(tape) {
+      var gone = this.held.reduce(function (n, storage) { return n + (storage.holders ? 0 : storage.bytes); }, 0);
+      this.kept -= gone;
+      this.left -= gone;
+      tape.now -= this.more * gone;
+      tape.left -= this.more * gone;
+    }
+    /* The way back reaches the group, which is run when most is alive: as its last layer, or as its first. */
+    begin(tape) {
+      this.flops = tape.flops;
+      if (this.trained > this.kept) this.passed(tape);
+    }
+    /* The way back has left the group. */
+    counted(tape) {
+      tape.flops += BigInt(this.more) * (tape.flops - this.flops);
+      if (!(this.trained > this.kept)) this.passed(tape);
+    }
+    /* The layers that only count have let go of what they kept, and their gradients are there. */
+    passed(tape) {
+      tape.now += this.more * (this.trained - this.kept);
+      tape.left -= this.more * this.left;
+      tape.grads += this.more * this.trained;
+    }
+  }
+
+  class Step extends parts.Caller {
+    constructor(program, flags) {
+      super(program, flags);
+      this.sequences = new Map();
+      this.groups = [];
+      this.states = [];   // what the stacks of an unadapted pass gave
+    }
+    /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
+    run() {
+      var tape = this.tape, task = this.model.inv.task, f = this.model.functions.get(task), loss, first;
+      if (!f) inner.fail("memory: no loss is known for task " + task);
+      this.point("at_start", []);
+      loss = this.call(f, [])[0];
+      this.held.forEach(function (storage) { tape.free(storage); });
+      this.groups.forEach(function (group) { group.forget(tape); });
+      this.held = []; this.casts = new Map();
+      first = { first: [tape.peak].concat(tape.most), kept: tape.now, forward: tape.flops };
+      tape.peak = 0;
+      tape.forward = false;
+      loss.grad = tape.create(parts.SINGLE);
+      loss.grad.holders++;   // the caller holds the loss and torch its gradient
+      tape.back();
+      return Object.assign(first, { second: [tape.peak].concat(tape.most), flops: tape.flops });
+    }
+    /* `e d = unadapted`: the whole model runs once without the method and without gradients; the states that its last stacks
+       give. */
+    unadapted(wanted) {
+      var tape = this.tape, state = Object.assign({}, this), lists = [tape.records, this.held, this.stayed, this.groups], marks = lists.map(function (list) { return list.length; });
+      this.program = this.program.bare(); this.recording = false;
+      this.flags = inner.merge(this.flags, { checkpointing: false });
+      this.flagged = inner.merge(this.flagged, { checkpointing: 0 });
+      this.names = this.base = inner.atop(this.model.names[""], this.flagged);
+      this.scopes = []; this.hook = this.module = null; this.casts = new Map(); this.sequences = new Map(); this.states = [];
+      tape.letGo(this.call(this.model.functions.get(this.model.inv.task), []));
+      this.held.slice(marks[1]).forEach(function (storage) { tape.free(storage); });
+      lists.forEach(function (list, i) { list.length = marks[i]; });
+      var states = this.states, rest = states.length - wanted;
+      Object.assign(this, state);
+      tape.letGo(states.slice(0, rest));
+      return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
+    }
+    /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
+    reached(m, suffix) { return m.layers ? this.sequences.has(m.stack) : this.outside.has(m.path + "|" + suffix); }
+    /* Of a tensor that is several parameters, their sizes; else its own. */
+    shapes(row) {
+      return this.parts.has(row.key) ? Array.from(this.parts.get(row.key).values()) : [row.shape && row.shape.length ? row.shape : [row.count]];
+    }
+
+    /* ---- layers ---- */
+
+    /* `h = each decoder h`: all layers of a stack, one after the other, each on what the one before gave. Of layers that are
+       alike some only count. */
+    layers(line) {
+      var self = this, tape = this.tape, stack = line.words[0], wanted = Math.max(1, line.targets.length), outer = [this.stack, this.number, this.inside, this.base, this.names];
+      var run = function (values) { return self.flags.checkpointing ? self.checkpointed(values) : self.one(values); };
+      var values = tape.holdAll(line.words.slice(1).map(function (word) { return this.value(word, line); }, this));
+      this.sequence(stack).forEach(function (pair) {
+        var group = new Group(self, pair[1]);
+        pair[0].forEach(function (number) {
+          self.enter(stack, number);
+          var results = self.around(run, values, self.hooksAt(stack, "layer"));
+          self.inside.forEach(function (p) { if (p.live) group.trained += p.bytes; });
+          tape.letGo(values.slice(0, results.length));
+          values = results.concat(values.slice(results.length));
+        });
+        group.end(self);
+      });
+      this.stack = outer[0]; this.number = outer[1]; this.inside = outer[2]; this.base = outer[3]; this.names = outer[4];
+      tape.letGo(values.slice(wanted));
+      if (!this.recording) this.states.push(tape.hold(values[0]));
+      return values.slice(0, wanted);
+    }
+    /* The layers of a stack, in groups: which are run, and how often more they count. */
+    sequence(stack) {
+      if (!this.sequences.has(stack)) this.sequences.set(stack, this.program.sequence(stack, inner.atop(this.model.names[stack], this.flagged)));
+      return this.sequences.get(stack);
+    }
+    /* Names and parameters of a layer. */
+    enter(stack, number) {
+      this.stack = stack; this.number = number; this.inside = new Map();
+      this.base = this.names = inner.atop(this.model.layer(stack, number), this.flagged);
+    }
+    one(values) {
+      this.depth = this.scopes.length; this.used = new Map();
+      var results = this.call(this.model.functions.get(this.stack), values);
+      this.depth = 0;
+      return results;
+    }
+    /* A layer of which only what it is given is kept. */
+    checkpointed(values) {
+      var self = this;
+      this.recording = false; this.done = this.last = 0;
+      var results = this.one(values);
+      this.recording = true;
+      if (!results.some(function (y) { return y instanceof Tensor && y.live; })) return results;
+      var kept = values.concat(Array.from(this.used.values())).filter(function (v) { return v instanceof Tensor; });
+      var state = { stack: this.stack, number: this.number, inside: this.inside, base: this.base, used: new Map(this.used), last: this.last };
+      this.tape.holdAll(kept);
+      this.tape.records.push(function () { self.again(values, results, kept, state); });
+      return results;
+    }
+    /* Forward once more, until all is there that the backward pass needs, and back. */
+    again(values, results, given, state) {
+      var tape = this.tape, storages = given.map(function (x) { return x.storage; }), records = tape.records;
+      var found = results.map(function (y) { return y instanceof Tensor ? y.grad : null; });
+      if (found.some(Boolean)) {
+        tape.records = [];
+        this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base; this.scopes = [state.used];
+        this.done = 0; this.limit = state.last;
+        var made = this.one(values);
+        this.limit = -1;
+        found.forEach(function (grad, i) {
+          if (!grad) return;
+          results[i].grad = null;   // before the next line, since it may be the same tensor
+          made[i].grad = grad;
+        });
+        tape.letGo(made);
+        var holder = tape.records.filter(function (record) { return record instanceof parts.Record && record.kept.length; })[0];
+        if (holder) { holder.kept = holder.kept.concat(storages); storages = []; }   // let go with the last of what is kept
+        tape.back();
+        tape.records = records; this.stack = ""; this.number = -1; this.scopes = [];
+      }
+      storages.forEach(function (storage) { tape.free(storage); });
+    }
+  }
+
+  parts.Step = Step;
+})();
