@@ -51,6 +51,8 @@ def _text_of(value: object) -> str:
     try:
         return repr(value)
     except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length():,} bits"
         return f"a {type(value).__name__} that cannot be printed"
 
 
@@ -163,7 +165,7 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
 def whole(text: str) -> int:
     """Return a whole number in ASCII digits. Raises ValueError; Python's `int` also reads `1_000` and other digits."""
-    if not re.fullmatch(" *[-+]?[0-9]{1,19} *", text):
+    if not re.fullmatch("[-+]?[0-9]{1,19}", text.strip()):
         raise ValueError(f"found {shown(text)!r}; expected a whole number")
     return int(text)
 

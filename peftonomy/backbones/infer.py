@@ -13,7 +13,7 @@ import copy
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -37,6 +37,10 @@ CLASSES = {
 }  # fmt: skip
 """The classes that build a task's model; the first that supports the config is used."""
 MOST_LAYERS = 10_000
+MOST_MODULES = 30_000
+"""The largest number of modules in the models of one config together, whatever its sizes are called."""
+LAYERS = ("layer", "depth", "num_block", "repeat")
+"""Parts of the names of numbers of layers in configs."""
 MOST_RUNS = 20
 """The number of runs of consecutive layers in one formula. Modules with more runs are split into several."""
 
@@ -148,6 +152,7 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the config as `transformers` reads it, and the model that it builds for each task with a class."""
     import torch
     import transformers
+    from torch.nn.modules.module import register_module_module_registration_hook
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     given = {k: v for k, v in raw.items() if k not in ("id2label", "label2id", "num_labels", "quantization_config")}
@@ -158,6 +163,7 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     refused: Exception = ValueError("it has no class for the tasks known here")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    hook = register_module_module_registration_hook(_limited())
     try:
         for task, names in CLASSES.items():
             if builder := next((found for name in names if _knows(found := getattr(transformers, name), config)), None):
@@ -169,10 +175,24 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
                 except Exception as error:  # skip the task; if none is left, report the last reason
                     refused = error
     finally:
+        hook.remove()
         transformers.logging.set_verbosity(verbosity)
     if not models:
         raise refused
     return config, models
+
+
+def _limited() -> Callable[[Any, str, Any], None]:
+    """Return a hook of torch that refuses one module more than a model may have."""
+    left = MOST_MODULES
+
+    def count(module: Any, name: str, inner: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MOST_MODULES:,} modules")
+
+    return count
 
 
 def _knows(builder: Any, config: Any) -> bool:
@@ -183,8 +203,9 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _layer_counts(value)
-        elif type(value) is int and "layer" in key:
-            yield value
+        elif any(word in str(key) for word in LAYERS):
+            found = value if isinstance(value, list) else [value]
+            yield sum(n for n in found if type(n) is int)
 
 
 def _expert_names(model_type: str, known: Mapping[str, Family]) -> list[str]:

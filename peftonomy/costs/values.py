@@ -15,7 +15,7 @@ __all__ = ["coerced"]
 
 LARGEST = 2**31
 """The largest magnitude of a hyperparameter."""
-NUMBER = re.compile(r" *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *\Z")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z")
 KIND = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -47,7 +47,7 @@ def _whole(raw: Any) -> int:
 
 
 def _number(raw: Any) -> float:
-    if isinstance(raw, str) and not NUMBER.match(raw):  # Python also reads 1_0, and digits of other scripts
+    if isinstance(raw, str) and not NUMBER.match(raw.strip()):  # Python also reads 1_0, and digits of other scripts
         raise ValueError
     value = float(raw)
     if isinstance(raw, bool) or not math.isfinite(value):

@@ -52,7 +52,7 @@ class Arguments:
     def _values(self) -> dict[str, Any]:
         """Return every argument of the type with its given value, or else its default."""
         known = self.library.defaults(self.type)
-        for name in sorted(self.raw.keys() - known.keys()):
+        for name in sorted(self.raw.keys() - known.keys(), key=str):
             if self.raw[name]:
                 matches = near(name, known)
                 hint = f"did you mean {' or '.join(matches)}?" if matches else ""

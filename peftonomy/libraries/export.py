@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
@@ -195,7 +196,7 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     for source in meant:
         _acceptable(source, accepts, f"{library.name}'s {entry.type}")
     every = [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
-    named, targeted = (every, _by_suffix), _paths(meant)
+    named, targeted = (every, _suffixes), _paths(meant)
     apart: dict[str, list[str]] = {}
     rest = list(meant)
     for argument in dict.fromkeys(entry.apart.values()):
@@ -243,17 +244,33 @@ def _paths(sources: Iterable[SiteGroup | Module]) -> list[str]:
     return [path for source in sources for _, path in source.paths()]
 
 
-Meaning = Callable[[str, str], bool]
-"""A function that is true if an ending matches the name of a module."""
+Meaning = Callable[[Sequence[str]], Callable[[str], bool]]
+"""A function from names of modules to a predicate that is true if an ending matches one of these names."""
 
 
-def _by_suffix(ending: str, path: str) -> bool:
-    return f".{path}".endswith(f".{ending}")
+def _suffixes(paths: Sequence[str]) -> Callable[[str], bool]:
+    return {ending for path in paths for ending in _endings(path)}.__contains__
+
+
+def _endings(path: str) -> Iterator[str]:
+    """Yield the endings of a name that begin after a dot, from the shortest to the name itself."""
+    at = len(path)
+    while at >= 0:
+        at = path.rfind(".", 0, at)
+        yield path[at + 1 :]
+
+
+def _text(paths: Sequence[str]) -> str:
+    return "\n".join(["", *paths, ""])
+
+
+def _ends(text: str) -> Callable[[str], bool]:
+    return lambda ending: f"{ending}\n" in text
 
 
 _PICKS: dict[str, Meaning] = {
-    "end": lambda ending, path: path.endswith(ending),
-    "part": lambda ending, path: ending in path,
+    "end": lambda paths: _ends(_text(paths)),
+    "part": lambda paths: _text(paths).__contains__,
 }
 """The ways in which an argument selects targets: `ConfigType.picks`."""
 
@@ -264,14 +281,13 @@ def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], M
     Raises UsageError for a module whose whole name also matches another one.
     """
     wanted = set(_paths(sources))
-    names: dict[str, None] = {}
-    for path in sorted(wanted):
-        parts = path.split(".")
-        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        fits = (e for e in endings if all(p in wanted for paths, means in among for p in paths if means(e, p)))
-        if (name := next(fits, None)) is None:
+    others = [means([path for path in paths if path not in wanted]) for paths, means in among]
+    fits = cache(lambda ending: not any(matches(ending) for matches in others))
+    names: set[str] = set()
+    for path in wanted:
+        if (name := next(filter(fits, _endings(path)), None)) is None:
             raise UsageError(f"no name selects {path} alone: other modules match it too; target them together")
-        names[name] = None
+        names.add(name)
     return sorted(names)
 
 

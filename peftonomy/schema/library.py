@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..errors import chosen
 from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 
@@ -144,12 +145,12 @@ class Library(Entry):
 
     def defaults(self, kind: str) -> dict[str, Any]:
         """Return every argument of a type with its default."""
-        one = self.types[kind]
+        one = chosen(f"type of {self.name}", kind, self.types)
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
 
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the arguments by which a type selects our roles."""
-        one = self.types[kind]
+        one = chosen(f"type of {self.name}", kind, self.types)
         return one.roles if one.roles or one.like is None else self.roles(one.like)
 
     @cached_property

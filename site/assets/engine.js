@@ -188,7 +188,7 @@ var peft = (function () {
     if (Array.isArray(value)) return "a list of " + value.length;
     if (value instanceof Beyond) return "a number beyond 2**53";
     if (typeof value === "number" || value instanceof Real) return String(value);
-    if (typeof value === "object") return "a dict of " + Object.keys(value).length;
+    if (typeof value === "object") return "a mapping of " + Object.keys(value).length;
     var quote = value.indexOf("'") >= 0 && value.indexOf('"') < 0 ? '"' : "'";
     return shown(quote + value.replace(/\\/g, "\\\\").split(quote).join(quote === "'" ? "\\'" : '\\"') + quote);
   }
@@ -576,7 +576,7 @@ var peft = (function () {
     }
     if (spec.type === "bool") value = typeof raw === "boolean" ? raw : { true: true, false: false, 1: true, 0: false }[String(raw).toLowerCase()];
     else if (typeof text === "number") value = text;
-    else if (typeof text === "string" && text.length < 20 && (spec.type === "int" ? /^[+-]?\d+(_\d+)*$/ : /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+)?$/i).test(text)) value = Number(text.replace(/_/g, ""));
+    else if (typeof text === "string" && text.length < 20 && (spec.type === "int" ? /^[+-]?\d+$/ : /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i).test(text)) value = Number(text);
     if (value === undefined || (typeof value === "number" && (!Number.isFinite(value) || (spec.type === "int" && !Number.isInteger(value))))) {
       fail(spec.name + ": found " + (raw === "" ? "nothing" : shown(String(raw))) + "; expected " + KIND[spec.type], spec.name);
     }
