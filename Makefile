@@ -3,6 +3,7 @@
 # make check      what to run before a commit: under a minute once installed
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
+# make fuzz       20,000 hostile inputs with each of three seeds, and the table of benchmarks/README.md
 # make grid       every case of the tests that CI samples: behaviour, counts of peft, simulated steps (runs every night)
 # make pictures   the screenshots in the README
 # make clean      remove what the others made, but for the virtual environments
@@ -18,7 +19,7 @@ other := $(VENV)-adapters
 pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
 tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: site test check lint chromium bench mutants grid pictures clean
+.PHONY: site test check lint chromium bench mutants fuzz grid pictures clean
 .DELETE_ON_ERROR:
 
 site: $(VENV)/site.stamp
@@ -46,6 +47,9 @@ bench: $(VENV)/dev.stamp
 
 mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
+
+fuzz: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(bin)/python -m tests.fuzz --jobs $(JOBS)
 
 grid: $(VENV)/dev.stamp
 	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_simulator.py

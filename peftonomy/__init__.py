@@ -6,37 +6,24 @@
     4194304
 """
 
-from .backbones.backbone import Backbone
-from .costs.cost import Cost, TensorCost
-from .costs.plan import Place
-from .errors import ConfigError, DataError, FormulaError, PeftonomyError, Problem, UnknownName, UsageError
-from .formula import Formula
-from .knowledge.base import KnowledgeBase, Method, load
-from .knowledge.check import check
-from .libraries.adapter import Adapter, Extra, Reported
-from .libraries.export import Configuration
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Adapter",
-    "Backbone",
-    "ConfigError",
-    "Configuration",
-    "Cost",
-    "DataError",
-    "Extra",
-    "Formula",
-    "FormulaError",
-    "KnowledgeBase",
-    "Method",
-    "PeftonomyError",
-    "Place",
-    "Problem",
-    "Reported",
-    "TensorCost",
-    "UnknownName",
-    "UsageError",
-    "check",
-    "load",
-]
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one of them is first used, so that the command line can start before them."""
+    from importlib import import_module
+
+    public = vars(import_module(f"{__name__}.public"))
+    if name != "__all__" and name not in public["__all__"]:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals().update({key: public[key] for key in ("__all__", *public["__all__"])})
+    return public[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

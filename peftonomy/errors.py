@@ -11,27 +11,68 @@ PeftonomyError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
+T = TypeVar("T")
 SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
+PATH_SHOWN = 200
+"""The number of characters of a path that a message repeats."""
+
+
+LONGEST = 200
+"""The number of characters of a name that are compared with known names."""
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(str(name).lower(), lower, n=n, cutoff=0.6)]
+    return [lower[m] for m in difflib.get_close_matches(name[:LONGEST].lower(), lower, n=n, cutoff=0.6)]
+
+
+def escaped(text: str) -> str:
+    """Return text on one line, with control and direction marks escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:
     """Return a value on one line, cut to `SHOWN` characters, with control and direction marks escaped."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = value if isinstance(value, str) else _text_of(value)
+    text = escaped(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _text_of(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
+        return f"a {type(value).__name__} that cannot be printed"
+
+
+def described(value: object) -> str:
+    """Return a value of a YAML or JSON document in a message, with the words of these formats."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return f"a mapping of {len(value)}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) > 2**53:
+        return "a number beyond 2**53"
+    return shown(_text_of(value))
+
+
+def shortened(path: str) -> str:
+    """Return a path on one line; of a very long one only the end."""
+    text = escaped(path)
+    return text if len(text) <= PATH_SHOWN else "…" + text[1 - PATH_SHOWN :]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -47,7 +88,7 @@ class Problem:
     rule: str = ""
 
     def __str__(self) -> str:
-        where = ":".join(str(p) for p in (self.file, self.line or "") if p)
+        where = ":".join(str(p) for p in (shortened(self.file), self.line or "") if p)
         head = ": ".join(p for p in (where, shown(self.field)) if p)
         body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
         return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
@@ -93,8 +134,8 @@ class FormulaError(DataError):
 class ConfigError(DataError):
     """A config.json (or a catalogued model) of a model that cannot be counted."""
 
-    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = ""):
-        super().__init__([Problem(source, 0, field, shown(found), expected, hint)])
+    def __init__(self, source: str, field: str, found: object, expected: str, hint: str = "", line: int = 0):
+        super().__init__([Problem(source, line, field, shown(found), expected, hint)])
 
 
 class UsageError(PeftonomyError):
@@ -106,10 +147,10 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
     LISTED = 40
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = ""):
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        matches = near(name, self.known)
-        parts = [f"unknown {kind} {shown(name)!r}" + (f" {where}" if where else "")]
+    def __init__(self, kind: str, name: object, known: Iterable[str], where: str = ""):
+        self.kind, self.name, self.known = kind, name if isinstance(name, str) else shown(name), sorted(known)
+        matches = near(self.name, self.known)
+        parts = [f"unknown {kind} {shown(self.name)!r}" + (f" {where}" if where else "")]
         if matches:
             parts.append("did you mean " + " or ".join(matches) + "?")
         if len(self.known) <= self.LISTED:
@@ -118,3 +159,17 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
     def __str__(self) -> str:
         return str(self.args[0])  # a KeyError would show the text's repr
+
+
+def whole(text: str) -> int:
+    """Return a whole number in ASCII digits. Raises ValueError; Python's `int` also reads `1_000` and other digits."""
+    if not re.fullmatch(" *[-+]?[0-9]{1,19} *", text):
+        raise ValueError(f"found {shown(text)!r}; expected a whole number")
+    return int(text)
+
+
+def chosen(kind: str, name: Any, known: Mapping[str, T]) -> T:
+    """Return the value of a name in a table. Raises UnknownName, also for a name that is no text."""
+    if not isinstance(name, str) or name not in known:
+        raise UnknownName(kind, name, known)
+    return known[name]

@@ -25,7 +25,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import FormulaError, near
+from .errors import FormulaError, near, shown
 
 __all__ = ["FUNCTIONS", "Formula", "Number"]
 
@@ -54,13 +54,13 @@ Node = tuple[Any, ...]
 class Formula:
     """A parsed formula. `Formula.parse` creates it; equal texts share one object."""
 
-    __slots__ = ("_columns", "_compiled", "names", "source", "tree")
+    __slots__ = ("_columns", "_function", "names", "source", "tree")
 
     def __init__(self, source: str, tree: Node, columns: Mapping[str, int]):
         self.source, self.tree = source, tree
         self.names = frozenset(columns)
         self._columns = columns
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._function: Callable[..., Any] | None = None
 
     @staticmethod
     def parse(text: str | int | float) -> Formula:
@@ -88,32 +88,33 @@ class Formula:
             hint = f"did you mean {' or '.join(matches)}? " if matches else ""
             listed = ", ".join(sorted(known))
             raise FormulaError(
-                self.source, self._columns[unknown[0]], f"unknown name {unknown[0]!r}; {hint}known: {listed}"
+                self.source, self._columns[unknown[0]], f"unknown name {shown(unknown[0])!r}; {hint}known: {listed}"
             )
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
-        """Return the value with `values[name]` for every name. Raises FormulaError if there is no value."""
-        names = tuple(self._columns)
+        """Return the value with `values[name]` for every name. Raises FormulaError if there is no finite value."""
+        function = self._function
+        if function is None:
+            names = tuple(self._columns)
+            function = self._function = _function(names, _python(self.tree, {}), PYTHON, self._refused)
         try:
-            return self.compile(names)(*[values[n] for n in names])
+            given = [values[n] for n in self._columns]
         except KeyError:
             self.check(values)
             raise
-        except (ArithmeticError, ValueError) as error:
-            raise FormulaError(self.source, 1, f"has no value here: {error}") from None
-
-    def compile(self, arguments: Sequence[str], constants: Mapping[str, Any] | None = None) -> Callable[..., Any]:
-        """Return a plain Python function of `arguments`; names in `constants` are fixed to their values.
-
-        It may raise ArithmeticError or ValueError (a division by zero, the square root of a negative number).
-        """
-        fixed = {n: constants[n] for n in self._columns if n in constants} if constants else {}
-        key = (tuple(arguments), tuple(fixed.items()))
-        found = self._compiled.get(key)
-        if found is None:
-            body = _python(self.tree, {n: repr(value) for n, value in fixed.items()})
-            found = self._compiled[key] = _function(arguments, body, PYTHON)
+        found = function(*given)
+        if found.__class__ is float and not math.isfinite(found):
+            raise FormulaError(self.source, 1, f"has no value here: {found}")
         return found
+
+    def _refused(self, error: Exception, values: Mapping[str, Any]) -> FormulaError:
+        """Return the error for a computation that Python refused with these values of the names."""
+        try:
+            self.check(values)
+        except FormulaError as unknown:
+            return unknown
+        reason = _REASONS.get(type(error)) or str(error)
+        return FormulaError(self.source, 1, f"has no value here: {reason}")
 
     @staticmethod
     def together(
@@ -126,12 +127,14 @@ class Formula:
 
         A name is one of the arguments, or a key of the mapping `local` if listed there, or else a key of `common`. Each
         condition comes with the result for the case that it fails; the formulas after it are then not computed.
+        The function raises FormulaError if a formula has no value.
         """
         names = _sources([*formulas, *(c for c, _ in conditions)], arguments, local)
         body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
         for condition, otherwise in reversed(conditions):
             body = f"({body} if {_python(condition.tree, names)} else {otherwise!r})"
-        return _function(["_common", "_local", *arguments], body, PYTHON)
+        every = [*(c for c, _ in conditions), *formulas]
+        return _function(["_common", "_local", *arguments], body, PYTHON, _blamed(every, Formula.__call__))
 
     @staticmethod
     def over(formulas: Sequence[Formula], arguments: Sequence[str], written: Mapping[str, str]) -> Callable[..., Any]:
@@ -142,11 +145,18 @@ class Formula:
         """
         names = {**_sources(formulas, (), ()), **written}
         body = "(" + "".join(f"{_python(f.tree, names)}, " for f in formulas) + ")"
-        return _function(["_common", *arguments], body, PYTHON)
+
+        def blame(error: Exception, bound: dict[str, Any]) -> FormulaError:
+            """Raise the first formula's error with the values of names; else say what Python refused."""
+            common = bound.pop("_common")
+            given = {name: eval(text, {"__builtins__": {}}, bound) for name, text in written.items()}
+            return _blamed(formulas, Formula.__call__)(error, {"_common": common, "_local": given})
+
+        return _function(["_common", *arguments], body, PYTHON, blame)
 
     def numpy(self, arguments: Sequence[str]) -> Callable[..., Any]:
         """Return the same function over numpy arrays that broadcast against each other."""
-        return _function(arguments, _numpy(self.tree, {}), _numpy_scope())
+        return _function(arguments, _numpy(self.tree, {}), _numpy_scope(), self._refused)
 
     @staticmethod
     def together_numpy(
@@ -155,7 +165,12 @@ class Formula:
         """Return the same function as `together`, over numpy arrays and without conditions."""
         names = _sources(formulas, arguments, local)
         body = "(" + "".join(f"{_numpy(f.tree, names)}, " for f in formulas) + ")"
-        return _function(["_common", "_local", *arguments], body, _numpy_scope())
+        blamed = _blamed(formulas, Formula._over_arrays)
+        return _function(["_common", "_local", *arguments], body, _numpy_scope(), blamed)
+
+    def _over_arrays(self, values: Mapping[str, Any]) -> Any:
+        names = [name for name in self._columns if name in values]
+        return self.numpy(names)(*[values[name] for name in names])
 
     def javascript(self) -> str:
         """Return a JavaScript expression over bare identifiers and the helpers `fdiv mod pow gcd factor`."""
@@ -231,7 +246,7 @@ class _Reader:
         if isinstance(value, bool):
             return ("num", int(value))
         if not isinstance(value, int | float):
-            raise self.refuse(node, f"{value!r} is not a number")
+            raise self.refuse(node, f"{shown(value)} is not a number")
         if abs(value) > MAX_LITERAL:
             raise self.refuse(node, "numbers stay below 2**53")
         return ("num", value)
@@ -288,7 +303,7 @@ class _Reader:
         if name not in FUNCTIONS:
             matches = near(name, FUNCTIONS)
             hint = f"did you mean {' or '.join(matches)}? " if matches else ""
-            raise self.refuse(node, f"unknown function {name!r}; {hint}known: {', '.join(FUNCTIONS)}")
+            raise self.refuse(node, f"unknown function {shown(name)!r}; {hint}known: {', '.join(FUNCTIONS)}")
         low, high = FUNCTIONS[name]
         if node.keywords or not low <= len(node.args) <= high:
             wanted = str(low) if low == high else f"{low} to {high}"
@@ -344,6 +359,9 @@ def _divisors(n: int) -> tuple[int, ...]:
 
 
 def _factor(n: int, f: int) -> int:
+    if n != int(n) or f != int(f):
+        raise ValueError(f"factor of {n} and {f}, which are not both whole numbers")
+    n, f = int(n), int(f)
     if f > 0 and n % f == 0:
         return f
     divisors = _divisors(n)
@@ -356,11 +374,44 @@ PYTHON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _function(arguments: Sequence[str], body: str, scope: Mapping[str, Any]) -> Callable[..., Any]:
+FOREIGN = (ArithmeticError, ValueError, TypeError, LookupError, NameError)
+"""The errors that Python raises for a formula without a value."""
+_REASONS: dict[type[Exception], str] = {
+    OverflowError: "its value is too large", TypeError: "it computes with a word, or with nothing",
+}  # fmt: skip
+
+
+Blame = Callable[[Exception, dict[str, Any]], FormulaError]
+"""A function that turns Python's error, for these values of the names, into ours."""
+
+
+def _function(arguments: Sequence[str], body: str, scope: Mapping[str, Any], blame: Blame) -> Callable[..., Any]:
+    """Return a function with this body, whose only error is FormulaError."""
     # Safe: `body` is generated from a whitelisted tree, and its names are Python identifiers accepted by the parser.
-    code = f"lambda {', '.join(arguments)}: {body}"
-    made: Callable[..., Any] = eval(code, {"__builtins__": {}, **scope})
+    values = ", ".join(f"{name!r}: {name}" for name in arguments)
+    code = (
+        f"def _made({', '.join(arguments)}):\n try:\n  return {body}\n except _foreign as _error:\n"
+        f"  raise _blame(_error, {{{values}}}) from None\n"
+    )
+    space: dict[str, Any] = {"__builtins__": {}, **scope, "_foreign": FOREIGN, "_blame": blame}
+    exec(code, space)
+    made: Callable[..., Any] = space["_made"]
     return made
+
+
+def _blamed(formulas: Sequence[Formula], evaluate: Callable[[Formula, Mapping[str, Any]], Any]) -> Blame:
+    """Return a function that finds the first of several formulas without a value."""
+
+    def blame(error: Exception, bound: dict[str, Any]) -> FormulaError:
+        known = {**bound.pop("_common"), **bound.pop("_local"), **bound}
+        for formula in formulas:
+            try:
+                evaluate(formula, known)
+            except FormulaError as found:
+                return found
+        return formulas[0]._refused(error, known)
+
+    return blame
 
 
 def _sources(formulas: Iterable[Formula], arguments: Sequence[str], local: Container[str]) -> dict[str, str]:
@@ -377,7 +428,10 @@ def _python(node: Node, fixed: Mapping[str, str]) -> str:
     if kind == "name":
         return fixed.get(node[1], node[1])
     if kind == "bin":
-        return f"({_python(node[2], fixed)} {node[1]} {_python(node[3], fixed)})"
+        left, right = _python(node[2], fixed), _python(node[3], fixed)
+        if node[1] == "*":  # Python would repeat a word; a sign refuses it
+            left, right = (text if n[0] == "num" else f"+{text}" for n, text in ((node[2], left), (node[3], right)))
+        return f"({left} {node[1]} {right})"
     if kind == "neg":
         return f"(-{_python(node[1], fixed)})"
     if kind == "not":

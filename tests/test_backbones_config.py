@@ -125,12 +125,14 @@ def test_a_flag_or_pair_of_a_wrong_type(model_type: str, key: str, value: Any) -
 
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "Expecting value on line 1, column 1; expected valid JSON"),
-    "not JSON": (b"model_type: llama\n", "Expecting value on line 1, column 1; expected valid JSON"),
-    "cut short": (b'{"model_type": "llama",\n "hidden_size": ', "line 2, column 17; expected valid JSON"),
-    "not an object": (b"[1, 2]", "found a list; expected a JSON object"),
-    "a number": (b"7", "found a int; expected a JSON object"),
-    "not text": (b'{"a": "\xff"}', "expected valid JSON"),
+    "empty": (b"", ":1: found Expecting value, column 1; expected valid JSON"),
+    "not JSON": (b"model_type: llama\n", ":1: found Expecting value, column 1; expected valid JSON"),
+    "cut short": (
+        b'{"model_type": "llama",\n "hidden_size": ', ":2: found Expecting value, column 17; expected valid JSON"
+    ),
+    "not an object": (b"[1, 2]", "found a list of 2; expected a JSON object"),
+    "a number": (b"7", "found 7; expected a JSON object"),
+    "not text": (b'{"a": "\xff"}', "found bytes that are not UTF-8; expected UTF-8 text"),
     "NaN": (b'{"model_type": "llama", "hidden_size": NaN}', "found NaN, which JSON does not have; expected valid"),
     "twice": (b'{"hidden_size": 8, "hidden_size": 9}', "found the key hidden_size twice; expected valid JSON"),
     "digits": (b'{"hidden_size": ' + b"9" * 5000 + b"}", "expected valid JSON"),

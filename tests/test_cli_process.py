@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ from .cli_kit import (
     assert_one_line,
     process,
 )
+from .trees import small_tree
 
 # Being a good process
 
@@ -46,6 +50,118 @@ def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("methods")
     assert result.code == 130
     assert (result.out.strip(), result.err.strip()) == ("", "")
+
+
+INTERRUPTING = """
+import runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == module:
+            signal.raise_signal(signal.SIGINT)
+
+module, sys.argv = sys.argv[1], ["peftonomy", *sys.argv[2:]]
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("peftonomy", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "pydantic", "peftonomy.public", "networkx"])
+def test_ctrl_c_is_quiet_while_modules_load(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTING, module, "graph", "--format", "dot"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
+
+
+def test_ctrl_c_in_a_callback_is_not_lost() -> None:
+    """Python ignores an exception in a callback. The program raises this one again."""
+    code = """
+import signal, sys, time, weakref
+import peftonomy.cli.main as cli
+from peftonomy.__main__ import main
+
+class Thing: pass
+
+def main_(*_):
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    del thing
+    for _ in range(600):
+        time.sleep(0.1)
+
+cli.main = main_
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `peftonomy LINE` in a shell."""
+    command = f"{shlex.quote(sys.executable)} -m peftonomy {line}"
+    known = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=known | environment)
+
+
+STREAMS = {
+    "models >&-": (1, "standard output: Bad file descriptor"),
+    "models --json >&-": (1, "standard output: Bad file descriptor"),
+    "models >&- 2>&-": (1, ""),
+    "models >/dev/null 2>&-": (0, ""),
+    "show lroa 2>&-": (2, ""),
+    "show lroa >&- 2>&-": (2, ""),
+    "graph --format dot -o /dev/null >&-": (0, ""),
+    "models <&- >/dev/null": (0, ""),
+    "models >/dev/full": (1, "standard output: No space left on device"),
+    "--version >/dev/full": (1, "standard output: No space left on device"),
+    "show lroa 2>/dev/full": (2, ""),
+    "2>/dev/full": (2, ""),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(("line", "buffered"), [*((line, "") for line in STREAMS), ("models >/dev/full", "1")])
+def test_a_stream_that_cannot_be_written_is_one_line(line: str, buffered: str) -> None:
+    code, found = STREAMS[line]
+    done = shell(line, PYTHONUNBUFFERED=buffered)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == (f"error: {found}\n" if found else "")
+
+
+def test_warnings_are_no_errors() -> None:
+    """A parser of BibTeX warns."""
+    for environment in ({"PYTHONWARNINGS": "error"}, {"PYTHONWARNINGS": "always"}):
+        done = shell("cite lora", **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("@")
+
+
+@pytest.mark.slow
+def test_a_character_that_stdout_lacks_is_escaped_or_refused(root: Path, tmp_path: Path) -> None:
+    tree = small_tree(root, tmp_path, "lora")
+    entry, bibliography = tree / "methods" / "lora.yaml", tree / "taxonomy" / "references.bib"
+    entry.write_text(re.sub("^full_name: .*", "full_name: From a to →", entry.read_text(), flags=re.MULTILINE))
+    bibliography.write_text(bibliography.read_text().replace("title", "note = {→}, title"))
+    shown = shell(f"--root {tree} show lora", PYTHONIOENCODING="cp1252")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r"From a to \u2192" in shown.stdout
+    record = shell(f"--root {tree} show lora --json", PYTHONIOENCODING="cp1252")
+    assert (record.returncode, record.stderr) == (0, "")
+    assert json.loads(record.stdout)["full_name"] == "From a to →"
+    cited = shell(f"--root {tree} cite lora", PYTHONIOENCODING="cp1252")
+    assert (cited.returncode, cited.stdout) == (2, "")
+    assert_one_line(cited.stderr)
+    assert "cp1252, which lacks" in cited.stderr
+
+
+def test_long_and_strange_values_are_cut_and_escaped(run: Run) -> None:
+    for value in ("9" * 5_000, "\x1b[31m\u202e"):
+        for line in (f"memory lora --model gpt2 --seq 4 --batch {value}", f"show {value}", f"{value}", f"--{value}"):
+            result = run(line)
+            assert (result.code, result.out) == (2, "")
+            assert_one_line(result.err)
+            assert len(result.err) < 700
+            assert result.err.rstrip("\n").isprintable()
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:

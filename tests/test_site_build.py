@@ -12,8 +12,9 @@ import pytest
 import peftonomy
 from peftonomy import UsageError
 from peftonomy.cli import main as _cli
-from peftonomy.site import build
+from peftonomy.site import build, pages
 
+from .conftest import ROOT
 from .trees import small_tree
 
 pytestmark = pytest.mark.slow
@@ -151,3 +152,35 @@ def test_an_interrupted_exchange_is_undone(tree: Path, old: Path, monkeypatch: p
         assert contents(old) == before
         stopped += 1
     assert stopped == 6
+
+
+def test_no_code_of_another_tree_runs(tree: Path, tmp_path: Path) -> None:
+    """Hooks, templates and scripts beside the data are code."""
+    for name in ("site", "mkdocs.yml"):
+        (tree / name).unlink()
+    ran = tmp_path / "ran"
+    (tree / "mkdocs.yml").write_text("site_name: theirs\nhooks: [hook.py]\n")
+    (tree / "hook.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    templates = tree / "site" / "templates"
+    templates.mkdir(parents=True)
+    (templates / "method.md").write_text("theirs: {{ ''.__class__.__mro__[1].__subclasses__() }}")
+    (tree / "site" / "settings.yaml").write_bytes((ROOT / "site" / "settings.yaml").read_bytes())
+    folder = build(peftonomy.load(tree), tmp_path / "built")
+    assert not ran.exists()
+    assert b"theirs" not in (folder / "methods" / "lora.html").read_bytes()
+
+
+SETTINGS = {
+    "": "Settings", "- a list": "Settings", "examples: 3": "examples", "exampels: [gpt2]": "did you mean examples",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_settings_that_are_wrong_are_reported(tree: Path, text: str) -> None:
+    (tree / "site").unlink()
+    (tree / "site").mkdir()
+    (tree / "site" / "settings.yaml").write_text(text)
+    kb = peftonomy.load(tree)
+    assert any(p.file == "site/settings.yaml" and SETTINGS[text] in str(p) for p in peftonomy.check(kb))
+    with pytest.raises(peftonomy.DataError, match="site/settings.yaml"):
+        pages(kb)

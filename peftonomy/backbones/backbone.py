@@ -21,17 +21,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, near, shown
+from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, described, near, shown
 from ..files.documents import Document
 from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
-from .config import MAX_LAYERS, MAX_PARAMETERS, described, read_json, values
+from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import Block, Selection, joined
+from .modules import Block, Memo, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
 MAX_LABELS = 1_000_000
+INVENTORIES = 16
+"""The number of inventories, each of one task and number of labels, that a model caches."""
 KNOWN_TYPES = "a family that is described here or, with the torch extra, one that transformers has"
 
 
@@ -119,7 +121,7 @@ class Backbone:
         raw: Mapping[str, Any] | None = None,
     ):
         self.id, self.family, self.config, self.file, self.raw = id, family, config, file, raw or {}
-        self._inventories: dict[tuple[str, int], Inventory] = {}
+        self._inventories = Memo(INVENTORIES)
 
     @classmethod
     def from_config(
@@ -136,8 +138,10 @@ class Backbone:
         modules are inferred from their names and positions. id: the model's name in results and messages. Raises
         ConfigError, in one line.
         """
+        if not isinstance(config, str | Path | Mapping):
+            raise ConfigError(id or "config", "", config, "a path of a config.json, or its content")
         source = (id or "config") if isinstance(config, Mapping) else str(config)
-        raw = config if isinstance(config, Mapping) else read_json(Path(config))
+        raw = config if isinstance(config, Mapping) else read_json(config)
         return _build(source, raw, _family(source, raw, families, infer=True), id or source)
 
     @property
@@ -188,13 +192,13 @@ class Backbone:
         Raises UnknownName for a task that the family lacks, UsageError for an invalid number of labels.
         """
         task = self.default_task if task is None else task
-        found = self._inventories.get((task, num_labels))
+        if not isinstance(task, str) or task not in self.family.tasks:
+            raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
+        if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
+            wanted = f"a whole number from 1 to {MAX_LABELS:,}"
+            raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
+        found: Inventory | None = self._inventories.get((task, num_labels))
         if found is None:
-            if task not in self.family.tasks:
-                raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
-            if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
-                wanted = f"a whole number from 1 to {MAX_LABELS:,}"
-                raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
             found = self._inventories[task, num_labels] = Inventory(self, task, num_labels)
         return found
 

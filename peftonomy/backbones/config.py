@@ -6,17 +6,17 @@ line.
 
 from __future__ import annotations
 
-import json
-import re
-import stat
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, DataError, described
+from ..files.reading import read_object
+from ..patterns import linear
 from ..schema.family import ConfigKey, Family
 
-__all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "MISSING", "described", "lookup", "read_json", "values"]
+__all__ = ["MAX_BYTES", "MAX_LAYERS", "MAX_PARAMETERS", "MISSING", "lookup", "read_json", "values"]
 
 MAX_BYTES = 1_000_000
 MAX_LAYERS = 10_000
@@ -28,51 +28,17 @@ SINGLE_LAYERS = "per_layer_config"
 MISSING: Any = object()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a config.json, or in that of a folder. Raises ConfigError for anything else."""
-    source = str(path)
+def read_json(path: str | Path, file: str = "config.json") -> dict[str, Any]:
+    """Return the object in a JSON file, or in the `file` of a folder. Raises ConfigError for anything else."""
+    expected = f"{'an' if file[0] in 'aeiou' else 'a'} {file}"
+    where = Path(path)
+    if os.path.isdir(path):  # noqa: PTH112 (a path that no system accepts is no folder)
+        where = where / file
     try:
-        content = _content(path)
-    except OSError as error:
-        raise ConfigError(source, "", error.strerror or "a file that cannot be read", "a config.json") from None
-    if len(content) > MAX_BYTES:
-        raise ConfigError(source, "", f"more than {MAX_BYTES:,} bytes", "a config.json, a few thousand bytes")
-    try:
-        data = json.loads(content, object_pairs_hook=_object, parse_constant=_constant)
-    except RecursionError:
-        raise ConfigError(source, "", "deep nesting", "the few levels of a config.json") from None
-    except json.JSONDecodeError as error:
-        found = f"{error.msg} on line {error.lineno}, column {error.colno}"
-        raise ConfigError(source, "", found, "valid JSON") from None
-    except ValueError as error:  # not UTF-8, a number of thousands of digits, a key twice, NaN
-        raise ConfigError(source, "", str(error), "valid JSON") from None
-    if not isinstance(data, dict):
-        raise ConfigError(source, "", f"a {type(data).__name__}", "a JSON object")
-    return data
-
-
-def _content(path: Path) -> bytes:
-    """Read at most MAX_BYTES + 1 bytes of a regular file (a device or a pipe might never end)."""
-    if "\0" in str(path):
-        raise OSError(0, "no name of a file")
-    path = path / "config.json" if path.is_dir() else path
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(0, "no regular file")
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in made:
-            raise ValueError(f"the key {shown(key)} twice")
-        made[key] = value
-    return made
-
-
-def _constant(text: str) -> None:
-    raise ValueError(f"{text}, which JSON does not have")
+        return read_object(where, str(path), MAX_BYTES, expected)
+    except DataError as error:
+        [problem] = error.problems
+        raise ConfigError(str(path), "", problem.found, problem.expected, line=problem.line) from None
 
 
 def values(source: str, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
@@ -152,12 +118,13 @@ def _value(key: ConfigKey, value: Any, above: Mapping[str, Any]) -> Any:
     words = value.split("|") if isinstance(value, str) else value
     if key.pattern is None or not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
         raise ValueError
-    return any(re.fullmatch(key.pattern, word.strip()) for word in words)
+    expression = linear(key.pattern)
+    return any(expression.fullmatch(word.strip()) for word in words)
 
 
 def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
     """Return the layers that a list names, or whose words match. Raises ValueError."""
-    flags = key.pattern is not None and re.fullmatch(key.pattern, "1") is not None
+    flags = key.pattern is not None and linear(key.pattern).fullmatch("1") is not None
     kind = int if key.pattern is None or flags else str
     if not isinstance(value, list | tuple) or not all(type(v) is kind for v in value):
         raise ValueError
@@ -165,7 +132,8 @@ def _chosen(key: ConfigKey, value: Any, layers: range) -> tuple[int, ...]:
         return tuple(n for n in layers if n in value)
     if len(value) < len(layers):
         raise ValueError
-    return tuple(n for n in layers if re.fullmatch(key.pattern, str(value[n])))
+    expression = linear(key.pattern)
+    return tuple(n for n in layers if expression.fullmatch(str(value[n])))
 
 
 def _expected(key: ConfigKey) -> str:
@@ -176,14 +144,3 @@ def _expected(key: ConfigKey) -> str:
     if key.type == "float":
         return f"a number from {key.min:,} to {key.max:,}"
     return "true or false" if key.type == "bool" else "a text or a list of texts"
-
-
-def described(value: Any) -> str:
-    """Return a value of a config as messages show it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple | dict):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and abs(value) > MAX_PARAMETERS:
-        return "a number beyond 2**53"
-    return repr(value)

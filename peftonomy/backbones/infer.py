@@ -101,7 +101,11 @@ def family(source: str, raw: Mapping[str, Any], known: Mapping[str, Family]) -> 
 
     if raw["model_type"] not in CONFIG_MAPPING:
         return None
-    built = _built(json.dumps(raw, sort_keys=True, default=str))
+    try:
+        text = json.dumps(raw, sort_keys=True, default=str)
+    except (ValueError, TypeError, RecursionError):  # of a mapping that contains itself, or that has keys of two types
+        raise ConfigError(source, "", "values that no config.json can have", "the content of a config.json") from None
+    built = _built(text)
     if isinstance(built, str):
         expected = f"a config of which transformers builds a model, since no family here describes it ({built})"
         raise ConfigError(source, "model_type", repr(raw["model_type"]), expected)

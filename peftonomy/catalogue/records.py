@@ -7,11 +7,12 @@ adds the queries.
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from ..backbones.backbone import Backbone, load_model
 from ..backbones.modules import Memo
@@ -19,7 +20,8 @@ from ..costs.cost import Cost
 from ..costs.layout import Part, flattened
 from ..costs.plan import Plan
 from ..errors import DataError, Problem, UnknownName, UsageError, shown
-from ..files.documents import Document, load_yaml
+from ..files.documents import MAX_BYTES, Document, load_yaml
+from ..files.reading import read_text
 from ..schema.base import validated
 from ..schema.family import Family, load_family
 from ..schema.implementations import Shared, SharedFile
@@ -62,7 +64,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:
-        found = self.held.get(key)
+        found = self.held.get(key) if isinstance(key, str) else None
         if found is None:
             if key not in self:
                 raise UnknownName(self.kind, key, self.ids)
@@ -70,7 +72,7 @@ class Shelf(Mapping[str, T], Generic[T]):
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key in self.held or key in self.ids
+        return isinstance(key, str) and (key in self.held or key in self.ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -114,21 +116,18 @@ class MethodRecord:
         num_labels: int = 2,
     ) -> Plan:
         """Lay the method out on a model; equal calls share one plan. Raises UsageError or ConfigError."""
-        key = (
-            model if isinstance(model, str | Backbone) else None,
-            targets if isinstance(targets, str | None) else tuple(targets),
-            target_modules if isinstance(target_modules, str | None) else tuple(target_modules),
-            task,
-            num_labels,
-        )
-        plan: Plan | None = self._plans.get(key) if key[0] is not None else None
+        backbone = model if isinstance(model, str) and model in self.kb.models else self.kb.backbone(model)
+        key = (backbone, _words("targets", targets), _words("target_modules", target_modules), task, num_labels)
+        kept = isinstance(backbone, str) or backbone.file is not None or backbone is model
+        kept = kept and isinstance(task, str | None) and type(num_labels) is int
+        plan: Plan | None = self._plans.get(key) if kept else None
         if plan is None:
             if targets is not None and target_modules is not None:
                 raise UsageError("give targets (roles) or target modules (suffixes), not both")
-            inventory = self.kb.backbone(model).inventory(task, num_labels)
-            suffixes = key[2] if key[2] == "all-linear" else _words(key[2])
-            plan = Plan(self.parts, inventory, _words(key[1]), suffixes)
-            if key[0] is not None:
+            inventory = self.kb.backbone(backbone).inventory(task, num_labels)
+            suffixes = "all-linear" if key[2] == ("all-linear",) else key[2]
+            plan = Plan(self.parts, inventory, key[1], suffixes)
+            if kept:
                 self._plans[key] = plan
         return plan
 
@@ -164,8 +163,11 @@ class MethodRecord:
 class Records(Mapping[str, M], Generic[M]):
     """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
 
-    def __init__(self, root: Path, method: type[M]):
-        missing = [name for name in FOLDERS if not (root / name).is_dir()]
+    def __init__(self, root: str | Path, method: type[M]):
+        if not isinstance(root, str | Path):
+            raise UsageError(f"root: found {shown(root)}; expected the path of a folder")
+        root = Path(root)
+        missing = [name for name in FOLDERS if not os.path.isdir(root / name)]  # noqa: PTH112 (false for any bad path)
         if missing:
             raise DataError(
                 [Problem(str(root), 0, "", f"no folder {missing[0]}/", "a folder with " + ", ".join(FOLDERS))]
@@ -211,6 +213,9 @@ class Records(Mapping[str, M], Generic[M]):
         """
         if isinstance(model, Backbone):
             return model
+        if not isinstance(cast(object, model), str | Path | Mapping):
+            expected = "an id of the catalogue, or the path or the content of a config.json"
+            raise UsageError(f"model: found {shown(model)}; expected {expected}")
         if isinstance(model, str) and model in self.models:
             return self.models[model]
         if isinstance(model, str) and not _exists(model):
@@ -226,8 +231,7 @@ class Records(Mapping[str, M], Generic[M]):
         """Return the model whose checkpoint has this name. Only files that contain the name are parsed."""
         wanted = name.lower()
         if wanted not in self._by_checkpoint:
-            texts = ((key, self.models.path(key).read_bytes().lower()) for key in self.models)
-            held = [self.models[key] for key, text in texts if wanted.encode() in text]
+            held = [self.models[key] for key in self.models if wanted in self._text(key)]
             found = [m for m in held if m.file is not None and (m.file.checkpoint or "").lower() == wanted]
             if len(found) > 1:
                 ids = " and ".join(m.id for m in found)
@@ -236,6 +240,10 @@ class Records(Mapping[str, M], Generic[M]):
                 return None
             self._by_checkpoint[wanted] = found[0]
         return self._by_checkpoint[wanted]
+
+    def _text(self, model: str) -> str:
+        path = self.models.path(model)
+        return read_text(path, self.shown(path), MAX_BYTES).lower()
 
     def _checkpoints(self) -> Iterator[str]:
         """Yield the Hub names of all models that have one."""
@@ -283,11 +291,13 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _words(text: str | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for an empty name."""
-    if text is None:
+def _words(name: str, given: Any) -> tuple[str, ...] | None:
+    """Return `"a, b"` or a sequence as a tuple of words; None stays None. Raises UsageError for anything else."""
+    if given is None:
         return None
-    words = tuple(w.strip() for w in text.split(",")) if isinstance(text, str) else text
-    if not words or not all(isinstance(w, str) and w for w in words):
+    words = tuple(w.strip() for w in given.split(",")) if isinstance(given, str) else given
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise UsageError(f"{name}: found {shown(given)}; expected roles or suffixes as text")
+    if not words or not all(words):
         raise UsageError("targets: found an empty name; expected roles or suffixes separated by commas")
-    return words
+    return tuple(words)

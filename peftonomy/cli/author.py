@@ -12,7 +12,7 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from .options import cli, completes, count, json_option, knowledge
+from .options import Whole, cli, completes, count, json_option, knowledge
 
 if TYPE_CHECKING:
     pass
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> int:
-    """Validate all files, or only those named. The exit code is 1 if there is a problem."""
+    """Validate all files, or only those named. The exit code is 1 if there is a problem.
+
+    With the site extra, formulas for readers are validated too.
+    """
     from .. import check as problems_of
+    from .. import site
 
     kb = knowledge()
     with out.progress("checking"):
         problems = problems_of(kb, files)
+        chosen = {Path(file).resolve() for file in files}
+        named = [key for key in kb if not chosen or kb.methods.path(key).resolve() in chosen]
+        problems = sorted([*problems, *site.problems(kb, named)])
     if as_json:
         out.print_json([dataclasses.asdict(p) for p in problems])
     else:
@@ -43,7 +50,7 @@ def check(files: tuple[str, ...], as_json: bool) -> int:
 @cli.command()
 @click.argument("id", metavar="ID")
 @click.option("--category", metavar="C", shell_complete=completes("categories"), help="Its category.")
-@click.option("--year", metavar="YEAR", type=click.IntRange(1990, 2100), help="Year of its first paper.")
+@click.option("--year", metavar="YEAR", type=Whole(1990, 2100), help="Year of its first paper.")
 @click.option("--source", metavar="KEY", help="BibTeX key of its paper; a stub is added if there is no such record.")
 def new(id: str, category: str | None, year: int | None, source: str | None) -> None:  # noqa: A002
     """Write skeletons of a method's entry, module and BibTeX record."""

@@ -53,9 +53,9 @@ def show(method: str, as_json: bool) -> None:
     entry = found.entry
     if as_json:
         return out.print_json(found.record())
+    known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
     click.echo(f"{entry.update}\n{entry.where}\n")
-    known = facts(found)
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",
@@ -161,7 +161,7 @@ def cite(methods: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if as_json:
         shown = ("key", "citation", "url", "bibtex")
         return out.print_json([{name: getattr(r, name) for name in shown} for r in found])
-    return click.echo("\n\n".join(r.bibtex for r in found))
+    return out.print_exactly("\n\n".join(r.bibtex for r in found))
 
 
 def cited(method: Method, everything: bool) -> Iterator[str]:

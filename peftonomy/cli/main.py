@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ..errors import DataError, PeftonomyError
-from . import author, browse, counting, publish, training
+from ..errors import DataError, PeftonomyError, escaped
+from . import INTERRUPTED, author, browse, counting, publish, training
 from .options import cli
 
 __all__ = ["cli", "main"]
 
-INTERRUPTED = 130
-"""The exit code that shells report for a process ended by Ctrl-C."""
+MOST = 500
+"""The largest number of characters in a message of click."""
 COMMANDS = (browse, counting, training, author, publish)
 """The groups of commands; importing them adds their commands to `cli`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. No input of the user raises an exception."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for stderr
     try:
         code = cli.main(arguments, prog_name="peftonomy", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
-        return error.exit_code
+        return complain(error.ctx.get_help() if error.ctx else error.format_message(), error.exit_code, whole=True)
     except click.ClickException as error:
-        return complain(error.format_message(), error.exit_code)
+        return complain(cut(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except PeftonomyError as error:
         return complain(one_line(error), error.exit_code)
-    except BrokenPipeError:
-        silence(sys.stdout)
-        return 1
+    except MemoryError:
+        return complain("out of memory", 1)
     except OSError as error:
-        return complain(": ".join(map(str, filter(None, (error.filename, error.strerror or str(error))))), 1)
+        silence(sys.stdout)
+        if isinstance(error, BrokenPipeError):  # the reader has read enough
+            return 1
+        name = error.filename or "standard output"  # errors of files have their name
+        return complain(f"{name}: {error.strerror or error}", 1)
     return code if isinstance(code, int) else 0
 
 
-def complain(message: str, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+def complain(message: str, code: int, *, whole: bool = False) -> int:
+    """Print a message on stderr, in one line unless `whole`, and return the exit code."""
+    try:
+        click.echo(message if whole else f"error: {escaped(' '.join(message.split()))}", err=True)
+    except OSError:
+        silence(sys.stderr)
     return code
+
+
+def cut(message: str) -> str:
+    """Return a message of click without the middle if it is very long: click repeats the user's values whole."""
+    return message if len(message) <= MOST else f"{message[: MOST // 2]} … {message[-MOST // 2 :]}"
 
 
 def one_line(error: PeftonomyError) -> str:
@@ -55,7 +70,8 @@ def one_line(error: PeftonomyError) -> str:
 
 
 def silence(stream: Any) -> None:
-    """Redirect a stream with a closed reader to nothing, so that Python does not fail on it at exit."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    """Redirect a stream to nothing if it cannot be written. Otherwise Python would fail on it at exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

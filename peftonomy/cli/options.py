@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from ..errors import PeftonomyError, UnknownName, UsageError, shown
+from ..errors import PeftonomyError, UnknownName, UsageError, shown, whole
 from ..files import output as out
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
 @click.option(
     "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
-    help="Use another knowledge base (or PEFTONOMY_ROOT).",
+    help="Use the data of another knowledge base (or PEFTONOMY_ROOT). Its code does not run.",
 )  # fmt: skip
 def cli(root: str | None) -> None:
     """A knowledge base of parameter-efficient fine-tuning methods that is checked by running it."""
@@ -46,6 +46,22 @@ class Words(click.ParamType[tuple[str, ...]]):
         if not all(words):
             self.fail(f"{shown(value)!r} has an empty word.", param, ctx)
         return words
+
+
+class Whole(click.ParamType[int]):
+    """A whole number in ASCII digits, in a range if one is given."""
+
+    name = "integer"
+
+    def __init__(self, low: int | None = None, high: int | None = None):
+        self.range = None if low is None else click.IntRange(low, high)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = whole(value) if isinstance(value, str) else int(value)
+        except ValueError:
+            self.fail(f"{shown(value)!r} is not a whole number.", param, ctx)
+        return number if self.range is None else self.range.convert(number, param, ctx)
 
 
 class Assignment(click.ParamType[tuple[str, str]]):
@@ -225,7 +241,7 @@ def model_options(command: F) -> F:
                      help="Target modules by name, as in peft: q_proj,v_proj, or all-linear."),
         click.option("--task", metavar="TASK",
                      help="none, causal_lm or seq_cls. Default: the task that the model was trained for."),
-        click.option("--num-labels", metavar="N", type=int, default=2, show_default=True,
+        click.option("--num-labels", metavar="N", type=Whole(), default=2, show_default=True,
                      help="Number of labels of a seq_cls head."),
     ]  # fmt: skip
     for option in reversed(options):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..files import output as out
-from .options import cli, knowledge
+from .options import Whole, cli, knowledge
 
 if TYPE_CHECKING:
     pass
@@ -32,7 +32,7 @@ def graph(form: str, output: Path | None) -> None:
     """Print the graph of categories, methods and papers."""
     text = knowledge().graph.export(form)
     if output is None:
-        return click.echo(text)
+        return out.print_exactly(text)
     return out.write_atomically({output: text + "\n"})
 
 
@@ -99,7 +99,7 @@ def write_pages(folder: Path, repository: str) -> None:
 @click.option(
     "--port",
     metavar="PORT",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     default=8000,
     show_default=True,
     help="0 picks a free port.",

@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError
 from ..files import output as out
-from .options import cli, completes, json_option, knowledge, method_argument, model_options, question, section
+from .options import Whole, cli, completes, json_option, knowledge, method_argument, model_options, question, section
 
 if TYPE_CHECKING:
     pass
@@ -39,8 +39,8 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 @cli.command()
 @method_argument
 @model_options
-@click.option("--batch", metavar="N", type=int, required=True, help="Sequences in a step.")
-@click.option("--seq", metavar="N", type=int, required=True, help="Tokens in a sequence.")
+@click.option("--batch", metavar="N", type=Whole(), required=True, help="Sequences in a step.")
+@click.option("--seq", metavar="N", type=Whole(), required=True, help="Tokens in a sequence.")
 @step_options
 @click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
 @json_option
@@ -74,8 +74,8 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
 @click.option("--gpu", metavar="SIZE", required=True, help="Memory of the GPU: 24GiB, 80GB.")
-@click.option("--batch", metavar="N", type=int, default=1, show_default=True, help="Sequences in a step.")
-@click.option("--seq", metavar="N", type=int, default=512, show_default=True, help="Tokens in a sequence.")
+@click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
+@click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
               help="What to solve for: batch, seq, or a hyperparameter that is a whole number.")  # fmt: skip
 @step_options

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
-from ..errors import UnknownName, UsageError, shown
+from ..errors import FormulaError, UnknownName, UsageError, chosen, shown
 from ..formula import Formula
 from ..schema.base import Value
 from ..schema.tensors import Hyperparameter, Tensor
@@ -176,20 +176,19 @@ class Plan:
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """Return all hyperparameters, defaults filled in, each checked against its domain. Raises UsageError."""
-        chosen = self.named(given)
+        named = self.named(given)
         specs = self.entry.hyperparameters
-        filled = {
-            n: coerced(n, spec, chosen[n]) if n in chosen else self.default(spec) for n, spec in specs.items()
-        }
+        filled = {n: coerced(n, spec, named[n]) if n in named else self.default(spec) for n, spec in specs.items()}
         arguments = tuple(filled.values())
         for name, domain, holds in self.parts[0].domains:
             try:
                 (fine,) = holds(self.common, {}, *arguments)
-            except (ArithmeticError, ValueError, TypeError):
+            except FormulaError:
+                domain.check([*self.common, *specs])
                 fine = False
             if not fine:
                 raise UsageError(
-                    f"{self.id}: {name} = {shown(str(filled[name]))} is out of its domain {domain.source}"
+                    f"{self.id}: {name} = {shown(filled[name])} is out of its domain {domain.source}"
                 )
         return filled
 
@@ -197,15 +196,15 @@ class Plan:
         """Return the given values by our names of the hyperparameters. Raises UsageError."""
         entry = self.entry
         specs, others = entry.hyperparameters, entry.alternative_names
-        chosen: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for name, raw in given.items():
             ours = name if name in specs else others.get(name, name)
             if ours not in specs:
                 raise UnknownName("hyperparameter", name, [*specs, *others], f"of {entry.id}")
-            if ours in chosen:
+            if ours in found:
                 raise UsageError(f"hyperparameter {ours} is given twice")
-            chosen[ours] = raw
-        return chosen
+            found[ours] = raw
+        return found
 
     def default(self, spec: Hyperparameter) -> Value:
         """Return the default value of a hyperparameter."""
@@ -224,7 +223,10 @@ class Plan:
             own: dict[str, Any] = {}
             for name, spec in part.entry.hyperparameters.items():
                 if name in part.rename:
-                    own[name] = above[part.rename[name]]
+                    try:
+                        own[name] = above[part.rename[name]]
+                    except KeyError:
+                        raise UnknownName("hyperparameter", part.rename[name], above, f"of {self.id}") from None
                 elif name in part.fixed:
                     fixed = part.fixed[name]
                     computed = isinstance(fixed, str) and spec.type in ("int", "float")
@@ -254,7 +256,7 @@ class Plan:
                     if not layers:
                         continue
                 found = measured.sizes(self.common, piece.places.dims, *args)
-            except (ArithmeticError, ValueError) as error:
+            except FormulaError as error:
                 raise UsageError(f"{self.id}: tensor {piece.name} has no size here: {error}") from None
             if found is not None:
                 rows.append(self._row(piece, args, found, layers))
@@ -299,7 +301,8 @@ class Plan:
         known = self.common | {"numel": numel}
         for kind, formula in piece.measure.across:
             what = "trained" if kind == "trained" else "stored"
-            share = self._whole(piece, what, formula.compile(piece.measure.hyperparameters, known)(*args))
+            values = dict(zip(piece.measure.hyperparameters, args, strict=True))
+            share = self._whole(piece, what, formula(known | values))
             setattr(row, kind, share if kind == "trained" else getattr(row, kind) + share)
         return row
 
@@ -325,9 +328,7 @@ class Plan:
 
     def cost(self, given: Mapping[str, Any], dtype: str = "float32") -> Cost:
         """Return the cost with the hyperparameters `given`. Raises UsageError."""
-        size = BYTES.get(dtype)
-        if size is None:
-            raise UnknownName("dtype", dtype, BYTES)
+        size = chosen("dtype", dtype, BYTES)
         values = self.values(given)
         rows = self.rows(values)
         trained = stored = indices = bits = shared = served = masks = 0
@@ -367,9 +368,18 @@ class Plan:
         shape = dict(module.parameters).get("weight")
         if not held or shape is None or not module.pretrained:
             return 0
-        names, numel = tuple(part.entry.hyperparameters), math.prod(shape)
-        counts = [(s.count.compile(names, self.common | {"numel": numel})(*args), s.bits) for s in held]
-        held_bytes: int = sum(math.ceil(count * bits / 8) for count, bits in counts)
+        numel = math.prod(shape)
+        known = self.common | dict(zip(part.entry.hyperparameters, args, strict=True)) | {"numel": numel}
+        held_bytes = 0
+        for one in held:
+            try:
+                count = one.count(known)
+            except FormulaError as error:
+                raise UsageError(f"{part.entry.id}: base_storage has no size at {module.path}: {error}") from None
+            if not 0 <= count <= EXACT:
+                expected = "expected a count from 0 to 2**53"
+                raise UsageError(f"{part.entry.id}: base_storage at {module.path}: found {count}; {expected}")
+            held_bytes += math.ceil(count * one.bits / 8)
         return module.count * (held_bytes - numel * size)
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownName, UsageError, shown
+from ..errors import FormulaError, UsageError, chosen, shown
 from ..formula import Formula
 from .measure import HELD
 from .plan import BYTES, EXACT, INDEX_BYTES, Piece, Plan
@@ -125,8 +125,7 @@ def _swept(
     """Return all hyperparameters, the names given as arrays, the ledgers by plan and setting, and refusals."""
     import numpy as np
 
-    if dtype not in BYTES:
-        raise UnknownName("dtype", dtype, BYTES)
+    chosen("dtype", dtype, BYTES)
     values, swept = _values(plans, given)
     try:
         shape = np.broadcast_shapes(*(values[name].shape for name in swept))
@@ -313,7 +312,11 @@ def _counted(
         owners, pieces, known, measured = group.owners, group.pieces, group.known, group.pieces[0].measure
         args = _of_rows(arguments[pieces[0].part], owners)
         places = _places(pieces, known, args)
-        fine, *numbers = measured.arrays(known, known, *args)
+        try:
+            fine, *numbers = measured.arrays(known, known, *args)
+        except FormulaError:  # a branch that a single query does not take divides by a number that is zero
+            suspect[np.unique(owners)] = True
+            continue
         if measured.exists is not None:
             numbers = [np.where(places > 0, number, 0) for number in numbers]
         bad = np.zeros((len(pieces), n), bool)

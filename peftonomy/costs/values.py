@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from typing import Any
 
-from ..errors import UnknownName, UsageError, shown
+from ..errors import UnknownName, UsageError, shown, whole
 from ..schema.base import Value
 from ..schema.tensors import Hyperparameter
 
@@ -14,6 +15,7 @@ __all__ = ["coerced"]
 
 LARGEST = 2**31
 """The largest magnitude of a hyperparameter."""
+NUMBER = re.compile(r" *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *\Z")
 KIND = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -25,26 +27,28 @@ def coerced(name: str, spec: Hyperparameter, raw: Any) -> Value:
     UsageError.
     """
     if spec.type == "choice":
-        word, words = str(raw).lower(), spec.values or []
-        if word not in words:
-            raise UnknownName(f"value of {name}", str(raw), words)
-        return word
+        text, words = raw if isinstance(raw, str) else shown(raw), spec.values or []
+        if text.lower() not in words:
+            raise UnknownName(f"value of {name}", text, words)
+        return text.lower()
     try:
         value = _READ[spec.type](raw)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"hyperparameter {name}: found {shown(str(raw))!r}; expected {KIND[spec.type]}") from None
+        raise UsageError(f"hyperparameter {name}: found {shown(raw)!r}; expected {KIND[spec.type]}") from None
     if abs(value) > LARGEST:
-        raise UsageError(f"hyperparameter {name} = {shown(str(raw))} is beyond 2**31")
+        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31")
     return value
 
 
 def _whole(raw: Any) -> int:
     if isinstance(raw, bool):
         raise TypeError
-    return int(raw) if isinstance(raw, str) and len(raw) < 20 else operator.index(raw)
+    return whole(raw) if isinstance(raw, str) else operator.index(raw)
 
 
 def _number(raw: Any) -> float:
+    if isinstance(raw, str) and not NUMBER.match(raw):  # Python also reads 1_0, and digits of other scripts
+        raise ValueError
     value = float(raw)
     if isinstance(raw, bool) or not math.isfinite(value):
         raise TypeError

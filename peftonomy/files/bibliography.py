@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -10,13 +11,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, Problem, UnknownName
+from .reading import read_text
 
 __all__ = ["Bibliography", "Reference"]
 
 READ = ("paper", "code", "abstract", "none")
-ENTRY = re.compile(r"^@(\w+)\s*\{\s*([^,\s]+)\s*,", re.MULTILINE)
+START = re.compile(r"^[ \t]*@(\w+)[ \t]*\{", re.MULTILINE)
+"""Matches the beginning of an entry, or of a comment or a macro."""
+KEY = re.compile(r"[^{]*\{\s*([^,\s{}]+)\s*,")
+BRACE = re.compile("[{}]")
+MAX_BYTES = 10_000_000
+MAX_ENTRY = 20_000
+"""The number of characters of the longest entry that is parsed."""
+MAX_DEPTH = 20
+"""The number of nested braces in an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,69 +98,86 @@ class Reference:
 
 
 class Bibliography(Mapping[str, Reference]):
-    """All sources by their BibTeX key."""
+    """All sources by their BibTeX key, each parsed on first use."""
 
     def __init__(self, text: str, name: str):
         self.text, self.name = text, name
         self.lines: dict[str, int] = {}
-        repeated = []
-        for match in ENTRY.finditer(text):
-            line = text.count("\n", 0, match.start()) + 1
-            if match[2] in self.lines:
-                first = f"first on line {self.lines[match[2]]}"
-                repeated.append(Problem(name, line, match[2], "the key again", "each key once", first, "bibtex"))
-            self.lines.setdefault(match[2], line)
+        self._blocks: dict[str, str] = {}
+        self._held: dict[str, Reference] = {}
+        repeated, starts = [], list(START.finditer(text))
+        ends = [match.start() for match in starts[1:]] + [len(text)]
+        line, at = 1, 0
+        self._macros = []
+        for match, end in zip(starts, ends, strict=True):
+            line, at = line + text.count("\n", at, match.start()), match.start()
+            block = text[at:end]
+            if match[1].lower() in ("comment", "preamble"):
+                continue
+            if match[1].lower() == "string":
+                self._macros.append(block)
+                continue
+            named = KEY.match(block)
+            key = named[1] if named else match[0].strip()
+            if key in self.lines:
+                first = f"first on line {self.lines[key]}"
+                repeated.append(Problem(name, line, key, "the key again", "each key once", first, "bibtex"))
+            self.lines.setdefault(key, line)
+            self._blocks.setdefault(key, block if named else "")
         if repeated:
             raise DataError(repeated)
 
     @classmethod
     def read(cls, path: Path, name: str) -> Bibliography:
         """Read the bibliography in a file. Raises DataError."""
-        try:
-            return cls(path.read_text(encoding="utf-8"), name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError([Problem(name, 0, "", str(error), "a readable UTF-8 file")]) from None
+        return cls(read_text(path, name, MAX_BYTES, "a BibTeX file"), name)
 
-    @cached_property
-    def _entries(self) -> dict[str, Reference]:
-        from bibtexparser.bibdatabase import UndefinedString
-        from bibtexparser.bparser import BibTexParser
-
-        logging.getLogger("bibtexparser").setLevel(logging.ERROR)
-        parser, blocks = BibTexParser(common_strings=True, ignore_nonstandard_types=False), self._blocks()
-        try:
-            parsed = {e["ID"]: e for e in parser.parse(self.text).entries}
-        except UndefinedString as error:  # a bare word; the library gives no line for it
-            word = re.compile(rf"[=#]\s*{re.escape(error.args[0])}\b", re.IGNORECASE)
-            raise self._unparsed(next(key for key, block in blocks.items() if word.search(block))) from None
-        found = {}
-        for key, line in self.lines.items():
-            if key not in parsed:
-                raise self._unparsed(key)
-            fields = {n.lower(): " ".join(v.split()) for n, v in parsed[key].items() if n not in ("ID", "ENTRYTYPE")}
-            found[key] = Reference(key, parsed[key]["ENTRYTYPE"], fields, blocks[key], line)
+    def problems(self) -> list[Problem]:
+        """Return the problem of every entry that does not parse."""
+        found: list[Problem] = []
+        for key in self:
+            try:
+                self[key]
+            except DataError as error:
+                found += error.problems
         return found
 
-    def _unparsed(self, key: str) -> DataError:
-        problem = Problem(self.name, self.lines[key], key, "text that does not parse", "a BibTeX entry", "", "bibtex")
-        return DataError([problem])
+    @cached_property
+    def _parser(self) -> Any:
+        from bibtexparser.bparser import BibTexParser
 
-    def _blocks(self) -> dict[str, str]:
-        """Return each entry's text without our `read` field."""
-        starts = [(m[2], m.start()) for m in ENTRY.finditer(self.text)]
-        ends = [start for _, start in starts[1:]] + [len(self.text)]
-        blocks = {}
-        for (key, start), end in zip(starts, ends, strict=True):
-            block = self.text[start:end]
-            block = block[: block.rindex("}") + 1] if "}" in block else block
-            blocks[key] = re.sub(r"^\s*read\s*=\s*\{[^}]*\},?\n", "", block, flags=re.MULTILINE)
-        return blocks
+        logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)
+        parser = BibTexParser(common_strings=True, ignore_nonstandard_types=False)
+        parser.expect_multiple_parse = True
+        for block in self._macros:
+            with contextlib.suppress(ValueError):  # an entry that names the macro is then reported
+                parser.parse(_whole(block), partial=True)
+        return parser
+
+    def _parsed(self, key: str) -> Reference:
+        """Parse one entry. Raises DataError."""
+        from bibtexparser.bibdatabase import UndefinedString
+
+        entries: list[dict[str, str]] = self._parser.bib_database.entries
+        entries.clear()
+        try:
+            block = _whole(self._blocks[key])
+            self._parser.parse(block, partial=True)
+            [parsed] = entries
+        except (UndefinedString, ValueError) as error:  # a bare word; too long, too deep, or not one entry
+            found = str(error) if str(error).startswith("more than") else UNPARSED
+            raise DataError([Problem(self.name, self.lines[key], key, found, "a BibTeX entry", "", "bibtex")]) from None
+        fields = {n.lower(): " ".join(v.split()) for n, v in parsed.items() if n not in ("ID", "ENTRYTYPE")}
+        shown = re.sub(r"^[ \t]*read[ \t]*=[ \t]*\{[^}]*\},?\n", "", block, flags=re.MULTILINE)
+        return Reference(key, parsed["ENTRYTYPE"], fields, shown, self.lines[key])
 
     def __getitem__(self, key: str) -> Reference:
-        if key not in self._entries:
-            raise UnknownName("reference", key, self.lines)
-        return self._entries[key]
-
+        found = self._held.get(key)
+        if found is None:
+            if key not in self.lines:
+                raise UnknownName("reference", key, self.lines)
+            found = self._held[key] = self._parsed(key)
+        return found
     def __contains__(self, key: object) -> bool:
         return key in self.lines
 
@@ -160,7 +188,22 @@ class Bibliography(Mapping[str, Reference]):
         return len(self.lines)
 
 
-@functools.cache
+UNPARSED = "text that does not parse"
+
+
+def _whole(block: str) -> str:
+    """Return a block up to the brace that closes it. Raises ValueError with what is found instead."""
+    depth = 0
+    for brace in BRACE.finditer(block, 0, MAX_ENTRY):
+        depth += 1 if brace[0] == "{" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} nested braces")
+        if depth == 0:
+            return block[: brace.end()]
+    raise ValueError(f"more than {MAX_ENTRY:,} characters" if len(block) > MAX_ENTRY else UNPARSED)
+
+
+@functools.lru_cache(maxsize=8192)
 def plain(text: str) -> str:
     """Return BibTeX text as plain text: accents as letters, no braces."""
     from bibtexparser.latexenc import latex_to_unicode

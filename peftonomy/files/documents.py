@@ -8,6 +8,7 @@ is reported, with its line.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +18,14 @@ from typing import Any
 import yaml
 
 from ..errors import DataError, Problem
+from .reading import read_text
 
 __all__ = ["Document", "load_yaml", "parse_yaml"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MOST_PROBLEMS = 100
+"""The number of problems after which a file is not read on."""
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
@@ -56,19 +60,7 @@ def load_yaml(path: str | Path, name: str | None = None) -> Document:
     Raises DataError with every problem of the file.
     """
     path, name = Path(path), name or str(path)
-    try:
-        size = path.stat().st_size
-        raw = path.read_bytes() if size <= MAX_BYTES else b""
-    except OSError as error:
-        raise DataError([Problem(name, 0, "", error.strerror or "no file", "a readable file")]) from None
-    if size > MAX_BYTES:
-        raise DataError([Problem(name, 0, "", f"{size:,} bytes", f"at most {MAX_BYTES:,}")])
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError([Problem(name, line, "", "bytes that are not UTF-8", "UTF-8 text")]) from None
-    return parse_yaml(text, name)
+    return parse_yaml(read_text(path, name, MAX_BYTES), name)
 
 
 def parse_yaml(text: str, name: str = "<yaml>") -> Document:
@@ -120,6 +112,8 @@ class _Reader:
 
     def refuse(self, line: int, found: str, expected: str, keys: Path_ = (), hint: str = "") -> None:
         self.problems.append(Problem(self.name, line, dotted(keys), found, expected, hint, "yaml"))
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise DataError(self.problems)
 
     def build(self, node: yaml.Node, keys: Path_, depth: int) -> Any:
         self.lines[keys] = node.start_mark.line + 1
@@ -155,8 +149,8 @@ class _Reader:
             return WORDS[text]
         if INT.match(text):
             return int(text) if len(text) < 30 else text
-        if FLOAT.match(text):
-            return float(text)
+        if FLOAT.match(text) and math.isfinite(number := float(text)):
+            return number
         line = node.start_mark.line + 1
         if TRAPS.match(text) or text.lower() in WORDS:
             self.refuse(line, text, "true, false or quoted text", keys)

@@ -18,12 +18,35 @@ from typing import Any
 
 import click
 
-__all__ = ["binary_text", "bytes_text", "number", "print_json", "print_table", "progress", "write_atomically"]
+from ..errors import UsageError
+
+__all__ = [
+    "binary_text", "bytes_text", "naming", "number", "print_exactly", "print_json", "print_table", "progress",
+    "write_atomically",
+]  # fmt: skip
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout; integers are exact, text stays UTF-8."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document on stdout; integers are exact, text stays UTF-8 where stdout can encode it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(text if _unencodable(text) is None else json.dumps(value, indent=2))
+
+
+def print_exactly(text: str) -> None:
+    """Print text whose characters cannot be escaped. Raises UsageError if stdout cannot encode them."""
+    if (character := _unencodable(text)) is not None:
+        found = f"standard output has the encoding {sys.stdout.encoding}, which lacks {character!r}"
+        raise UsageError(f"{found}; set PYTHONIOENCODING=utf-8")
+    click.echo(text)
+
+
+def _unencodable(text: str) -> str | None:
+    """Return the first character that stdout cannot encode, or None."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
 
 
 def number(value: float | None) -> str:
@@ -109,7 +132,7 @@ def write_atomically(files: Mapping[Path, str]) -> None:
     through = {path for path in files if path.is_symlink() or (path.exists() and not path.is_file())}
     try:
         for path, text in files.items():
-            with _naming(path):
+            with naming(path):
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
                 if path in through:
@@ -120,7 +143,7 @@ def write_atomically(files: Mapping[Path, str]) -> None:
                     file.write(text)
                 made[path].chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         for path in through:
-            with _naming(path), path.open("w", encoding="utf-8", newline="\n") as file:
+            with naming(path), path.open("w", encoding="utf-8", newline="\n") as file:
                 file.write(files[path])
         for path, temporary in made.items():
             temporary.replace(path)
@@ -130,7 +153,7 @@ def write_atomically(files: Mapping[Path, str]) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Add the name of the file to system errors; those of a full disk lack it."""
     try:
         yield

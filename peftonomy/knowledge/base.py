@@ -11,7 +11,7 @@ from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
 from ..costs.plan import Place, Plan
 from ..costs.table import Table
-from ..errors import UsageError
+from ..errors import UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
     from ..costs.sweep import Sweep
@@ -42,7 +42,7 @@ def load(root: str | Path | None = None) -> KnowledgeBase:
 
     Files are read on first use, so this returns at once. Raises DataError if `root` is not such a folder.
     """
-    return KnowledgeBase(Path(root) if root is not None else data_root())
+    return KnowledgeBase(root if root is not None else data_root())
 
 
 class MethodOn:
@@ -229,7 +229,7 @@ class Method(MethodRecord):
 class KnowledgeBase(Records[Method]):
     """All methods by id, with the models on which they are counted and the taxonomy."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: str | Path):
         super().__init__(root, Method)
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
@@ -263,6 +263,7 @@ class KnowledgeBase(Records[Method]):
         """
         from ..libraries.adapter import read_adapter
 
+        _expect_text(method=method, task=task, dtype=dtype)
         return read_adapter(
             self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype
         )
@@ -299,17 +300,27 @@ class KnowledgeBase(Records[Method]):
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
         from .query import select
 
+        _expect_text(category=category)
         return select(self, where, category)
 
     def stored_list(self, name: str) -> Selection[Method]:
         """Return the methods of a stored list, e.g. `mergeable`. Raises UnknownName."""
         from .query import stored
 
+        if not isinstance(name, str):
+            raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path of the files. The other process reads its own copy."""
         return load, (self.root,)
+
+
+def _expect_text(**given: object) -> None:
+    """Raise UsageError for an argument that is neither text nor None."""
+    for name, value in given.items():
+        if not isinstance(value, str | None):
+            raise UsageError(f"{name}: found {shown(value)}; expected text")
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, PeftonomyError, Problem
+from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
+from ..schema.settings import load_settings
+from .evidence import recordings
 from .query import stored as in_list
 
 if TYPE_CHECKING:
@@ -28,20 +30,26 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
-    chosen = {Path(f).resolve() for f in files}
+    chosen = {_real(f) for f in files}
 
     def wanted(path: Path) -> bool:
-        return not chosen or path.resolve() in chosen
+        return not chosen or _real(path) in chosen
 
     shelves = (kb.methods, kb.families, kb.models, kb.libraries)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
-    strangers = chosen - {p.resolve() for p in [*paths, *taxonomy]}
+    settings = kb.root / "site" / "settings.yaml"
+    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, settings]}
     if strangers:
         stranger = min(strangers)
-        raise DataError([Problem(str(stranger), 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
+        raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
+    if settings.is_file() and wanted(settings):
+        try:
+            load_settings(settings, kb.shown(settings))
+        except DataError as error:
+            problems += error.problems
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -66,15 +74,26 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     return sorted(set(problems))
 
 
+def _real(path: str | Path) -> str:
+    """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
+    try:
+        return str(Path(path).resolve())
+    except (TypeError, ValueError, OSError, RuntimeError):
+        raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
+
+
 def _unreadable(kb: Records[Any]) -> list[Problem]:
-    """Return the errors that prevent reading the taxonomy or the bibliography. Nothing else can be checked before."""
+    """Return the errors that prevent reading the taxonomy, the bibliography or the golden vectors.
+
+    Nothing else can be checked before.
+    """
     problems: list[Problem] = []
-    for read in (lambda: kb.taxonomy, lambda: list(kb.references.values())):
+    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
             problems += error.problems
-    return problems
+    return problems or kb.references.problems()
 
 
 def _list_problems(kb: Records[Any]) -> Iterator[Problem]:
@@ -153,6 +172,10 @@ def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Pr
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
 
 
+NEEDED = ("formula-names", "includes")
+"""The rules without which nothing can be counted."""
+
+
 def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]:
     document = method.document
     needs = {include.method for include in method.entry.includes}
@@ -171,8 +194,8 @@ def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:
             yield _problem(method, one.name, finding)
-        if findings and one.name == "formula-names":
-            return  # without valid names nothing can be counted, and the other rules would only repeat this problem
+        if findings and one.name in NEEDED:
+            return  # nothing can be counted, and the other rules would only repeat this problem
 
 
 def _problem(method: MethodRecord, name: str, finding: Finding) -> Problem:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
+from ..formula import MAX_BITS
 from ..schema.claims import Claim, ClaimPart, Share
 
 if TYPE_CHECKING:
@@ -74,16 +75,18 @@ def printed(text: str) -> tuple[Decimal, Decimal] | None:
 
 
 def judge(method: MethodRecord, claim: Claim) -> Verdict:
-    """Recompute one claim. Raises UsageError for an invalid setting."""
-    value = Decimal(str(claim.quantity(_known(method, claim))))
+    """Recompute one claim. Raises UsageError for an invalid setting, FormulaError for a quantity without a value."""
+    counted = claim.quantity(_known(method, claim))
     found = printed(claim.reported)
     assert found is not None, claim.reported
     target, digit = found
-    scaled = value / digit
-    if any(scaled.quantize(Decimal(1), mode) * digit == target for mode in (ROUND_HALF_UP, ROUND_HALF_EVEN)):
-        return Verdict(claim, value, "rounded")
-    truncated = scaled.quantize(Decimal(1), ROUND_DOWN) * digit == target
-    return Verdict(claim, value, "truncated" if truncated else "differs")
+    with localcontext(prec=MAX_BITS):  # a formula's value has fewer digits
+        value = Decimal(str(+counted))  # the sign makes a number of a truth value
+        scaled = value / digit
+        if any(scaled.quantize(Decimal(1), mode) * digit == target for mode in (ROUND_HALF_UP, ROUND_HALF_EVEN)):
+            return Verdict(claim, value, "rounded")
+        truncated = scaled.quantize(Decimal(1), ROUND_DOWN) * digit == target
+        return Verdict(claim, value, "truncated" if truncated else "differs")
 
 
 def share(method: MethodRecord, found: Share) -> float:

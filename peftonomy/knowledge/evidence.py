@@ -10,7 +10,6 @@ Facts that an entry declares as our own judgement (`editors`) have no level.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import DataError, Problem, described
+from ..files.documents import MAX_BYTES
+from ..files.reading import read_object
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, Records
@@ -72,16 +75,25 @@ class Recording:
 
 
 def recordings(root: Path) -> list[Recording]:
-    """Return all golden vectors below a root."""
-    return [_recording(path, path.stat().st_mtime_ns) for path in sorted((root / "golden").glob("*.json"))]
+    """Return all golden vectors below a root. Raises DataError for a file that is none."""
+    return [_recording(path, path.lstat().st_mtime_ns) for path in sorted((root / "golden").glob("*.json"))]
 
 
 @lru_cache(maxsize=1024)
 def _recording(path: Path, changed: int) -> Recording:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    held = {name: frozenset(data.get(name, ())) for name in ("init", "trained", "frozen", "defaults", "outputs")}
+    name = f"{path.parent.name}/{path.name}"
+    data = read_object(path, name, MAX_BYTES, "a golden vector")
+    recipe = data.get("recipe")
+    if not isinstance(recipe, dict) or not {"repository", "commit", "file"} <= recipe.keys() or "method" not in data:
+        expected = "a method, and a recipe with repository, commit and file"
+        raise DataError([Problem(name, 0, "", f"an object of {len(data)} keys", expected)])
+    held = {}
+    for field in ("init", "trained", "frozen", "defaults", "outputs"):
+        if not isinstance(found := data.get(field, {}), dict | list):
+            raise DataError([Problem(name, 0, field, described(found), "an object")])
+        held[field] = frozenset(map(str, found))
     return Recording(
-        path.stem, data["method"], data.get("implementation", "official"), data["recipe"], held["init"],
+        path.stem, str(data["method"]), str(data.get("implementation", "official")), recipe, held["init"],
         held["trained"] | held["frozen"], held["defaults"], held["outputs"],
     )  # fmt: skip
 

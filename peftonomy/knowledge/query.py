@@ -104,6 +104,8 @@ def select(kb: Records[M], where: str, category: str | None = None, model: str |
     With a `model`, the ledgers at default hyperparameters are facts too (`stored_bytes < 1000000`). Raises UsageError,
     or ConfigError for a model that cannot be counted.
     """
+    if not isinstance(where, str):
+        raise UsageError(f"condition: found {shown(where)}; expected text")
     methods = [kb[key] for key in kb]
     backbone = None if model is None else kb.backbone(model)
     if category is not None:
@@ -158,12 +160,35 @@ class Predicate:
             self.words[facet] = {*spec.values, "unknown"}
         self.words |= {name: set(get_args(model.model_fields[key].annotation)) for name, (model, key) in CLOSED.items()}
         self._check(self.formula.tree)
+        self._check_words(self.formula.tree, "a comparison")
 
     def __call__(self, known: Mapping[str, Any]) -> bool:
         try:
             return bool(self._value(self.formula.tree, known))
-        except (TypeError, ArithmeticError, ValueError):
+        except TypeError:
             raise UsageError(f"{self._shown} compares words with numbers") from None
+        except (ArithmeticError, ValueError) as error:
+            raise UsageError(f"{self._shown} has no value for {known['id']}: {error}") from None
+
+    def _check_words(self, node: Node, expected: str) -> None:
+        """Check that words are only compared: they are no numbers, and no conditions."""
+        kind = node[0]
+        if kind == "name" and (self.words.get(node[1]) or node[1] in self.several):
+            raise UsageError(f"{self._shown}: {node[1]} has words; found it alone, expected {expected}")
+        if kind in ("and", "or", "not"):
+            for inner in node[1] if kind != "not" else node[1:]:
+                self._check_words(inner, "a comparison")
+        elif kind == "if":
+            self._check_words(node[1], "a comparison")
+            for inner in node[2:]:
+                self._check_words(inner, expected)
+        elif kind == "cmp":
+            for inner in node[2]:
+                if inner[0] != "name":
+                    self._check_words(inner, "a number")
+        elif kind in ("neg", "bin", "call"):
+            for inner in node[2] if kind == "call" else node[1 + (kind == "bin"):]:
+                self._check_words(inner, "a number")
 
     def _check(self, node: Node) -> None:
         """Check that every comparison names a field and a possible value of it."""

@@ -440,14 +440,34 @@ def _configurations(method: MethodRecord) -> Iterator[Finding]:
 
 @rule(
     "counted",
-    "With its default hyperparameters and targets the method can be counted on at least one model.",
+    "With its default hyperparameters and targets the method can be counted on at least one model, and so can the "
+    "memory of a training step if the entry declares it.",
 )
 def _counted(method: MethodRecord) -> Iterator[Finding]:
+    def counted(model: str) -> None:
+        method.cost(model).to_dict()
+
+    def trained(model: str) -> None:
+        from ..memory.answer import Training
+        from ..memory.setting import Setting
+
+        Training(method.kb, method.plan(model)).memory({}, Setting(1, 8))
+
+    reason = _reason(method, counted)
+    if reason:
+        yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+    elif method.entry.memory is not None and (reason := _reason(method, trained)):
+        yield Finding(("memory",), reason, "a training step whose memory can be counted")
+
+
+def _reason(method: MethodRecord, works: Callable[[str], object]) -> str:
+    """Return the reason why something works on no model; "" if it works on one."""
     reason = "there is no model"
     for model in method.kb.models:
         try:
-            method.cost(model)
-            return
+            works(model)
         except PeftonomyError as error:
             reason = str(error).splitlines()[0]
-    yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+        else:
+            return ""
+    return reason

@@ -142,8 +142,9 @@ def read_adapter(
     if isinstance(config, Mapping):
         source, raw = "configuration", dict(config)
     else:
-        path = Path(config) / spec.file if Path(config).is_dir() else Path(config)
-        source, raw = str(path), read_json(path)
+        if not isinstance(config, str | Path):
+            raise UsageError(f"configuration: found {shown(config)}; expected the path or the content of {spec.file}")
+        source, raw = str(config), read_json(config, spec.file)
     return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
 
 
@@ -254,7 +255,7 @@ class _Reading(Arguments):
 
     def _coerced(self, method: MethodRecord, ours: str, theirs: str, value: Any) -> Value:
         spec = method.entry.hyperparameters[ours]
-        if spec.type == "int" and isinstance(value, list | Mapping):
+        if theirs in (*self.library.counted, *self.library.files) and isinstance(value, list | Mapping):
             value = len(value)
         try:
             return coerced(ours, spec, value)
@@ -318,10 +319,13 @@ class _Reading(Arguments):
             if table:
                 sites = tuple(self._split(sites, where, table, argument, method, ours[pattern.sets], own, patterns))
         if self.spec.of_experts is not None:
-            name = ours[self.spec.of_experts]
+            name = ours.get(self.spec.of_experts, "")
             for site in sites:
                 if (experts := matrices(site.module)) > 1:
                     before = own.get(site, {})
+                    if name not in given:
+                        expected = f"other modules: {method.id} has no {self.spec.of_experts} to multiply for experts"
+                        raise self.refuse("target_modules", site.module.path, expected)
                     own[site] = {**before, name: experts * before.get(name, given[name])}
         return Chosen(sites, where.named, apart, own)
 
@@ -341,13 +345,13 @@ class _Reading(Arguments):
         The first matching pattern counts.
         """
         pattern = self.spec.patterns[argument]
-        tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
+        tests = [*zip(where.tests(table, argument, *pattern.frame), table, strict=True)]
         used: set[str] = set()
         for site in sites:
             before = own.pop(site, {})
             groups: dict[str | None, list[int | None]] = {}
             for layer, path in site.paths():
-                key = next((key for test, key in tests if test(path)), None)
+                key = next((key for test, key in tests if test(path) is not None), None)
                 groups.setdefault(key, []).append(layer)
             for key, layers in groups.items():
                 part = replace(site, layers=tuple(n for n in layers if n is not None))

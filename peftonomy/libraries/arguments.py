@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, near
+from ..errors import ConfigError, near, shown
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -31,7 +31,10 @@ class Arguments:
 
     def refuse(self, field: str, found: object, expected: str, hint: str = "") -> ConfigError:
         """Return the error for a field of the configuration."""
-        text = found if isinstance(found, str) else json.dumps(found, default=str)
+        try:
+            text = found if isinstance(found, str) else json.dumps(found, default=shown)
+        except (ValueError, TypeError, RecursionError):  # no content of a file
+            text = shown(found)
         return ConfigError(self.source, field, text, expected, hint)
 
     # The type and the values

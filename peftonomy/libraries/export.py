@@ -259,14 +259,19 @@ _PICKS: dict[str, Meaning] = {
 
 
 def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], Meaning]) -> list[str]:
-    """Return the shortest endings of module names that match these modules and no others, or else whole names."""
+    """Return the shortest endings of module names that match these modules and no others.
+
+    Raises UsageError for a module whose whole name also matches another one.
+    """
     wanted = set(_paths(sources))
     names: dict[str, None] = {}
     for path in sorted(wanted):
         parts = path.split(".")
         endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
         fits = (e for e in endings if all(p in wanted for paths, means in among for p in paths if means(e, p)))
-        names[next(fits, path)] = None
+        if (name := next(fits, None)) is None:
+            raise UsageError(f"no name selects {path} alone: other modules match it too; target them together")
+        names[name] = None
     return sorted(names)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.backbone import Inventory
 from ..backbones.config import MAX_LAYERS
 from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Module, SiteGroup
 from ..costs.plan import Plan
 from ..errors import ConfigError, near, shown
+from ..patterns import Matcher, SlowPatternError
 
 if TYPE_CHECKING:
     pass
@@ -21,6 +21,10 @@ from .arguments import Arguments
 
 __all__ = ["STRUCTURE", "Extra", "Where", "matrices"]
 
+MOST_COMPARISONS = 2_000_000
+"""The largest product of the numbers of names in a configuration and of modules in the model."""
+How = Literal["match", "fullmatch", "search"]
+Test = Callable[[str], Any]
 ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
 STRUCTURE = frozenset({
     "target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern",
@@ -46,10 +50,15 @@ class Where:
         self.arguments, self.inventory = arguments, inventory
         values = arguments.values
         self.targets = values.get("target_modules")
+        self.size = sum(module.count for module in inventory.modules)
         self.saved = [*self._words("modules_to_save"), *saved]
         self.layers = self._layers()
-        self.layer_patterns = [re.compile(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.") for p in self._patterns("layers_pattern")]
+        self.matcher = Matcher()
         self.modules = self._replicated() if values.get("layer_replication") else inventory.modules
+        self.size = sum(module.count for module in self.modules)
+        parents = values.get("layers_pattern")
+        frame = r"(?:^|.*?\.){}\.(?P<idx>[0-9]+)\." if parents else r".*?\.{}\.(?P<idx>[0-9]+)\."
+        self.layer_patterns = self.tests(parents or "[^.]*", "layers_pattern", frame, "match")
         self.leaves = [m for m in self.modules if m.kind != "parameter"]
         self.tying = self._tied() if values.get("ensure_weight_tying") else []
         if sum(m.kind == "embedding" for m in self.tying) > 1:
@@ -69,22 +78,37 @@ class Where:
             return []
         if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
             raise self.refuse(argument, value, "a list of names")
+        self._few(value, argument)
         return value
 
-    def expressions(self, found: Sequence[str] | Mapping[str, Any], argument: str) -> list[str]:
-        """Return the texts after checking that each is a regular expression."""
+    def _few(self, found: Collection[Any], argument: str) -> None:
+        """Raise ConfigError if it takes too long to compare every name in `found` with every module."""
+        if len(found) * self.size > MOST_COMPARISONS:
+            expected = f"at most {MOST_COMPARISONS // self.size:,} for a model of {self.size:,} modules"
+            raise self.refuse(argument, f"{len(found):,} names", expected)
+
+    def tests(self, found: Any, argument: str, frame: str = "{}", how: How = "fullmatch") -> list[Test]:
+        """Return a predicate for each of the expressions, which replace `{}` in the frame."""
+        found = [found] if isinstance(found, str) else found
         if not isinstance(found, list | Mapping):
             raise self.refuse(argument, found, "regular expressions")
-        for text in found:
-            try:
-                re.compile(text)
-            except (re.error, TypeError, RecursionError):
-                raise self.refuse(argument, text, "a regular expression") from None
-        return list(found)
+        self._few(found, argument)
+        return [self._test(text, argument, frame, how) for text in found]
 
-    def _patterns(self, argument: str) -> list[str]:
-        value = self.arguments.values.get(argument)
-        return self.expressions([value] if isinstance(value, str) and value else value or [], argument)
+    def _test(self, text: str, argument: str, frame: str, how: How) -> Test:
+        try:
+            self.matcher.compile(text)
+            match = getattr(self.matcher.compile(frame.replace("{}", text)), how)
+        except ValueError as error:
+            raise self.refuse(argument, text, "a regular expression", str(error)) from None
+
+        def test(name: str) -> Any:
+            try:
+                return match(name)
+            except SlowPatternError:
+                raise self.refuse(argument, text, "an expression that takes less time to match") from None
+
+        return test
 
     def _layers(self) -> frozenset[int] | None:
         value = self.arguments.values.get("layers_to_transform")
@@ -118,9 +142,9 @@ class Where:
 
     def _excluded(self) -> Callable[[str], bool]:
         value = self.arguments.values.get("exclude_modules")
-        saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in self.expressions(self.saved, "modules_to_save")]
+        saved = self.tests(self.saved, "modules_to_save", r"(^|.*\.){}($|\..*)", "match")
         by_name = self._by_name(value, "exclude_modules") if value else lambda path: False
-        return lambda path: by_name(path) or any(test.match(path) for test in saved)
+        return lambda path: by_name(path) or any(test(path) is not None for test in saved)
 
     def _by_name(self, value: Any, argument: str) -> Callable[[str], bool]:
         """Return a predicate for names.
@@ -128,13 +152,12 @@ class Where:
         It matches one expression against the whole name, or a list of names or their endings.
         """
         if isinstance(value, str):
-            [text] = self.expressions([value], argument)
-            whole = re.compile(text)
-            return lambda path: whole.fullmatch(path) is not None
+            [test] = self.tests(value, argument)
+            return lambda path: test(path) is not None
         if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
             raise self.refuse(argument, value, "names of modules, or one regular expression")
-        ends = tuple(f".{word}" for word in value)
-        return lambda path: f".{path}".endswith(ends)
+        words = frozenset(value)
+        return lambda path: not words.isdisjoint(_endings(path))
 
     def _matcher(self) -> Callable[[str], bool]:
         if isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR:
@@ -152,8 +175,7 @@ class Where:
         return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING
 
     def _layer(self, path: str) -> int | None:
-        tests = self.layer_patterns or [re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")]
-        found = next((match for test in tests if (match := test.match(path))), None)
+        found = next((match for test in self.layer_patterns if (match := test(path)) is not None), None)
         return None if found is None else int(found["idx"])
 
     def named(self, path: str) -> bool:
@@ -189,7 +211,8 @@ class Where:
         """Return True if an embedding is targeted by its common name, so that tied ones become targets together."""
         names = self.arguments.library.embedding_names
         if isinstance(self.targets, str):
-            return any(re.fullmatch(self.targets, name) for name in names)
+            [test] = self.tests(self.targets, "target_modules")
+            return any(test(name) is not None for name in names)
         return any(word.rpartition(".")[2] in names for word in self.targets or ())
 
     def _site(self, module: Module, layers: tuple[int, ...]) -> SiteGroup:
@@ -236,8 +259,9 @@ class Where:
         wrong = min((path for path in holders - leaves if self.named(path)), default=None)
         if wrong is not None:
             raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
+        endings = {ending for path in leaves for ending in _endings(path)}
         for word in self.targets if isinstance(self.targets, list) else ():
-            if not any(f".{path}".endswith(f".{word}") for path in leaves):
+            if word not in endings:
                 self.arguments.notes.append(f"target_modules: {shown(word)!r} means no module of the model.")
 
     def _nothing(self) -> ConfigError:
@@ -270,6 +294,7 @@ class Where:
         """
         if not isinstance(names, list) or not all(isinstance(word, str) for word in names):
             return self._by_name(names, argument)
+        self._few(names, argument)
         if self.arguments.spec.picks.get(argument) == "part":
             return lambda path: any(word in path for word in names)
         return lambda path: path.endswith(tuple(names))
@@ -370,6 +395,13 @@ class Where:
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
                 numel = math.prod(self._shapes(site.module)[0])
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def _endings(path: str) -> Iterator[str]:
+    """Yield every ending of a name that begins after a dot, and the name itself."""
+    while path:
+        yield path
+        path = path.partition(".")[2]
 
 
 def matrices(module: Module) -> int:

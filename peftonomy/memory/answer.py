@@ -60,14 +60,15 @@ def _check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> 
     added = plan.memo.get("positions")
     if added is None:
         added = plan.memo["positions"] = [
-            (i, part.entry.memory.positions.compile(tuple(part.entry.hyperparameters), plan.common))
+            (i, part.entry.memory.positions, tuple(part.entry.hyperparameters))
             for i, part in enumerate(plan.parts)
             if part.entry.memory is not None and part.entry.memory.positions.literal != 0
         ]
     more = 0
     if added:
         arguments = plan.arguments(dict(values))
-        more = sum(int(positions(*arguments[i])) for i, positions in added)
+        for i, positions, names in added:
+            more += int(positions({**plan.common, **dict(zip(names, arguments[i], strict=True))}))
     limit = plan.common["max_positions"]
     if limit and setting.seq + more > limit and any(m.role == "embed.token" for m in plan.inventory.modules):
         prompt = f" with {more:,} more" if more else ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..backbones.modules import Module
 from ..errors import DataError, FormulaError, Problem, UsageError, near
 from ..formula import Formula
-from ..schema.programs import Function, Line, compiled
+from ..schema.programs import Function, Line
 from .program import Hook, Own, Part, Program, padded
 from .rules import Rule
 from .tape import Anew, Record, Tape
@@ -128,13 +128,9 @@ class Machine:
 
     def _number(self, formula: Formula, function: Function, line: Line) -> Any:
         try:
-            return evaluated(formula)(self.names)[0]
-        except KeyError:
-            try:
-                formula.check(self.names)
-            except FormulaError as error:
-                raise self._wrong(line.text, error.message, "sizes of the model", function) from None
-            raise
+            return formula(self.names)
+        except FormulaError as error:
+            raise self._wrong(line.text, error.message, "sizes of the model", function) from None
 
     def _own(self, word: str, line: Line, function: Function) -> Tensor | None:
         name = word.removesuffix("?")
@@ -417,15 +413,6 @@ SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
     "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "remain": Machine.remain,
     "hooked": Machine.mark, "anew": Machine.again, "same": lambda machine, x: machine.tape.hold(x),
 }  # fmt: skip
-_evaluated: dict[Formula, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {}
-
-
-def evaluated(formula: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A formula as a function of names; equal formulas share one."""
-    found = _evaluated.get(formula)
-    if found is None:
-        found = _evaluated[formula] = compiled(formula)
-    return found
 
 
 def tensor(value: Value) -> Tensor:

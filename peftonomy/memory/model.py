@@ -23,7 +23,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..backbones.backbone import Inventory
-from ..backbones.modules import LINEAR, Block, Module, SiteGroup
+from ..backbones.modules import LINEAR, Block, Memo, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
 from ..costs.plan import EXACT, Plan, Row
@@ -216,7 +216,7 @@ class Step:
                 measured = measure(kept.tensor(), tuple(part.entry.hyperparameters))
                 places = list(spots(measured, inventory, plan.sites[index]))
                 self.keeps.append((index, kept, measured, places))
-        self._layers: dict[Any, Layers] = {}
+        self._layers = Memo(256)
 
     @cached_property
     def vocab(self) -> int:
@@ -287,7 +287,8 @@ class Step:
         key = tuple((id(row.piece), row.layers) for row in rows), where
         if key not in self._layers:
             self._layers[key] = self._walked(rows, extras)
-        return self._layers[key]
+        found: Layers = self._layers[key]
+        return found
 
     def _walked(self, rows: list[Row], extras: list[Extra]) -> Layers:
         found: dict[tuple[str, int], tuple[set[Any], ...]] = {}
@@ -427,8 +428,15 @@ class _Answer:
         for part, mechanism, args in zip(self.plan.parts, self.step.mechanisms, self.arguments, strict=True):
             if mechanism.positions.literal != 0:
                 names = tuple(part.entry.hyperparameters)
-                total += int(mechanism.positions.compile(names, self.plan.common)(*args))
+                total += int(mechanism.positions({**self.plan.common, **dict(zip(names, args, strict=True))}))
         return total
+
+    def _counted(self, part: int, value: Any) -> Any:
+        """Return a number that a record declares. Raises UsageError if it is no count."""
+        if not 0 <= value <= EXACT:
+            entry = self.plan.parts[part].entry.id
+            raise UsageError(f"{entry}: memory.keeps: found {value}; expected a count from 0 to 2**53")
+        return value
 
     def _extras(self) -> Iterator[Extra]:
         """What the method keeps of its own."""
@@ -451,11 +459,12 @@ class _Answer:
                 n = spot.n if layers is None else len(layers)
                 if found is None or not n:
                     continue
-                one = math.ceil(found[0] * size)
+                one = math.ceil(self._counted(part, found[0]) * size)
                 if kept.output and isinstance(spot.source, SiteGroup):
                     one += common["tokens"] * spot.source.module.d_out * self.w
+                own = dict(zip(measured.hyperparameters, args, strict=True))
                 temporary, keys, beside, *products = (
-                    0 if number.literal == 0 else int(number.compile(measured.hyperparameters, common | dims)(*args))
+                    0 if number.literal == 0 else int(self._counted(part, number({**common, **dims, **own})))
                     for number in (kept.temporary, kept.keys, kept.layers, kept.products, kept.frozen_products)
                 )
                 if max(products) > EXACT:

@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backbones.backbone import Inventory
-from ..backbones.config import MISSING, described, lookup
+from ..backbones.config import MISSING, lookup
 from ..backbones.modules import Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
-from ..errors import UsageError, shown
+from ..errors import FormulaError, UsageError, described, shown
 from ..formula import Formula
 from ..schema.family import Family, Fixed
 from ..schema.memory import Act
@@ -408,7 +408,7 @@ def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
     """The value of a formula in a layer; the layer itself if the formula needs sizes of tensors as well."""
     try:
         return compiled(formula)(names)[0]
-    except KeyError:
+    except FormulaError:
         return ("layer", layer)
 
 

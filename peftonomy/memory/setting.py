@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..costs.table import Table
-from ..errors import UnknownName, UsageError, shown
+from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 
 __all__ = [
@@ -75,10 +75,9 @@ class Setting:
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
-            if getattr(self, name) not in known:
-                raise UnknownName(name, str(getattr(self, name)), known)
-        if self.quantized is not None and self.quantized not in QUANTIZED:
-            raise UnknownName("quantization", str(self.quantized), QUANTIZED)
+            chosen(name, getattr(self, name), dict.fromkeys(known))
+        if self.quantized is not None:
+            chosen("quantization", self.quantized, QUANTIZED)
 
 
 @dataclass(frozen=True)

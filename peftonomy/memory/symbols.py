@@ -185,6 +185,9 @@ class Whole:
     def __radd__(self, other: Any) -> Any:
         return self + other if isinstance(other, int) else other + self.plain()
 
+    def __pos__(self) -> Whole:
+        return self
+
     def __neg__(self) -> Whole:
         return Whole(self.trace, -self.packed, -self.value)
 
@@ -344,6 +347,9 @@ class Real:
 
     def __floor__(self) -> int:
         return math.floor(self.plain())
+
+    def __pos__(self) -> Real:
+        return self
 
     def __neg__(self) -> float:
         return -self.plain()

@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from ..errors import DataError, FormulaError, Problem, near
+from ..errors import DataError, FormulaError, Problem, described, near
 from ..files.documents import Document, dotted
 from ..formula import Formula
 from .initial import Start
@@ -128,8 +128,7 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
         return Problem(document.path, line, where, "an unknown field", expected, hint, "schema")
     if kind == "missing":
         return Problem(document.path, line, where, "nothing", "this field", "", "schema")
-    found = error["input"]
-    found = type(found).__name__ if isinstance(found, dict | list) else repr(found)
+    found = described(error["input"])
     message = re.sub(r"^Value error, ", "", error["msg"])
     message = re.sub(r"^(Input|String|List|Dictionary) should ", "", message)
     return Problem(document.path, line, where, found, message, "", "schema")

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..errors import DataError, FormulaError, Problem, UnknownName
+from ..errors import DataError, FormulaError, Problem, UnknownName, described
 from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
+from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
@@ -29,8 +30,8 @@ Keys = tuple[str | int, ...]
 
 def _pattern(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        linear(text)
+    except ValueError as error:
         raise ValueError(f"a regular expression was expected: {error}") from None
     return text
 
@@ -533,11 +534,10 @@ def load_roles(path: Path, name: str | None = None) -> dict[str, str]:
     """Read `taxonomy/roles.yaml`: the meaning of each role, in a sentence. Raises DataError."""
     document = load_yaml(path, name)
     if not isinstance(document.data, dict):
-        found = type(document.data).__name__
-        raise DataError([_problem(document, (), found, "a mapping from role to meaning")])
+        raise DataError([_problem(document, (), described(document.data), "a mapping from role to meaning")])
     odd = [k for k, v in document.data.items() if not (isinstance(v, str) and re.fullmatch(r"[A-Z].*\.", v))]
     if odd:
-        raise DataError([_problem(document, (k,), repr(document.data[k]), "a sentence") for k in odd])
+        raise DataError([_problem(document, (k,), described(document.data[k]), "a sentence") for k in odd])
     return document.data
 
 

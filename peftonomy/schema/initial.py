@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..errors import FormulaError, near
+from ..errors import FormulaError, near, shown
 from ..formula import Formula
 
 __all__ = ["Distribution", "Start"]
@@ -115,7 +115,7 @@ class Start:
             yield from branch.formulas()
 
     def at(self, known: Mapping[str, Any]) -> Distribution:
-        """Return the distribution for these values of the names. Raises FormulaError or ArithmeticError."""
+        """Return the distribution for these values of the names. Raises FormulaError."""
         if self.condition is not None:
             return self.branches[0 if self.condition(known) else 1].at(known)
         values = [float(argument(known)) for argument in self.arguments]
@@ -153,7 +153,7 @@ def _formula(text: str) -> Formula:
     try:
         return Formula.parse(text)
     except FormulaError as error:
-        raise ValueError(f"column {error.column} of {text!r}: {error.message}") from None
+        raise ValueError(f"column {error.column} of {shown(text)!r}: {error.message}") from None
 
 
 def _split(text: str, mark: str) -> list[str]:

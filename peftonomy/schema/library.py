@@ -7,8 +7,7 @@ to write one (`libraries.export`).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -52,11 +51,12 @@ class Pattern(Entry):
     """The part of the name to match. `end`: the whole name, or its end after a dot. `below`: its end after a dot.
     `anywhere`: any part."""
 
-    def compile(self, expression: str) -> Callable[[str], object]:
-        """Return a function that is true for matching module names. Raises re.error."""
+    @property
+    def frame(self) -> tuple[str, Literal["match", "search"]]:
+        """The expression around the user's, which replaces `{}`, and the way of matching it."""
         if self.where == "anywhere":
-            return re.compile(expression).search
-        return re.compile(rf"(.*\.)?({expression})$" if self.where == "end" else rf".*\.{expression}$").match
+            return "{}", "search"
+        return r"(.*\.)?({})$" if self.where == "end" else r".*\.{}$", "match"
 
 
 class ConfigType(Entry):

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import DataError, Problem, near
+from ..errors import DataError, Problem, described, near
 from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS
 from .base import JS_RESERVED, Category, Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
@@ -152,7 +152,7 @@ def method_from(
     """
     if not isinstance(document.data, dict):
         raise DataError(
-            [Problem(document.path, 1, "", type(document.data).__name__, "a mapping of fields", "", "schema")]
+            [Problem(document.path, 1, "", described(document.data), "a mapping of fields", "", "schema")]
         )
     entry = validated(MethodEntry, replace(document, data=_with_shared(document, shared)))
     if path is not None and entry.id != path.stem:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from ..errors import FormulaError
+from ..errors import FormulaError, shown
 from ..formula import Formula
 
 __all__ = ["Function", "Line", "compiled", "parse", "parse_all"]
@@ -83,11 +83,11 @@ class Function:
 def parse(head: str, body: str) -> Function:
     """Parse a function from its head, `attend q k v`, and its lines. Raises ValueError with the invalid line."""
     if not HEAD.match(head):
-        raise ValueError(f"function {head!r}: a name and the names of its inputs were expected")
+        raise ValueError(f"function {shown(head)!r}: a name and the names of its inputs were expected")
     name, *inputs = head.split()
     texts = [text for raw in body.splitlines() if (text := raw.partition("#")[0].strip())]
     if not texts:
-        raise ValueError(f"function {head!r}: no line; at least one was expected")
+        raise ValueError(f"function {shown(head)!r}: no line; at least one was expected")
     return Function(name, tuple(inputs), tuple(_line(head, text) for text in texts))
 
 
@@ -112,13 +112,13 @@ def _line(head: str, text: str) -> Line:
     targets = (shaped[1],) if shaped else tuple(names.split())
     for name in (*targets, kind):
         if not NAME.match(name):
-            raise ValueError(f"function {head!r}: in {text!r}: found {name!r}; expected a name")
+            raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: found {shown(name)!r}; expected a name")
     try:
         shape = tuple(Formula.parse(size.strip()) for size in COMMA.split(shaped[2])) if shaped else None
         arguments = tuple(word if ARGUMENT.match(word) else Formula.parse(word) for word in words)
         when = Formula.parse(condition.strip()) if condition else None
     except FormulaError as error:
-        raise ValueError(f"function {head!r}: in {text!r}: {error}") from None
+        raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: {error}") from None
     if shape is not None and len(shape) != 3:
-        raise ValueError(f"function {head!r}: in {text!r}: found {len(shape)} sizes; expected 3")
+        raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: found {len(shape)} sizes; expected 3")
     return Line(text, targets, kind, arguments, shape, when)

@@ -15,20 +15,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import http
 import http.server
+import io
 import json
 import logging
 import os
 import socketserver
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ..errors import PeftonomyError, UsageError
-from ..knowledge.base import KnowledgeBase, data_root
+from ..errors import PeftonomyError, Problem, UsageError
+from ..files.documents import dotted
+from ..files.output import naming
+from ..knowledge.base import KnowledgeBase, Method, data_root
 
-__all__ = ["build", "pages", "preview", "serve", "write"]
+__all__ = ["build", "pages", "preview", "problems", "serve", "write"]
 
 NEEDS = "the site needs its extra: pip install 'peftonomy[site]'"
 
@@ -46,6 +51,37 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
     with _uncollected():
         return all_pages(kb, repository)
+
+
+def problems(kb: KnowledgeBase, methods: Iterable[str]) -> list[Problem]:
+    """Return the formulas of these entries that KaTeX rejects, sorted; none without the `site` extra.
+
+    Entries that cannot be read are left out.
+    """
+    try:
+        from ._tex import shared_tex
+        from ._text import formulas
+    except ModuleNotFoundError:
+        return []
+    texts: list[tuple[Method, tuple[str | int, ...], str]] = []
+    for key in methods:
+        try:
+            method = kb[key]
+        except PeftonomyError:
+            continue
+        texts.append((method, ("update",), method.entry.update))
+        texts += [(method, ("description",), tex) for tex in formulas(method.entry.description)]
+        for name, spec in method.entry.hyperparameters.items():
+            texts += [(method, ("hyperparameters", name, "symbol"), spec.symbol)] if spec.symbol else []
+    try:
+        reasons = shared_tex().refusals([tex for _, _, tex in texts])
+    except UsageError:
+        return []
+    return sorted(
+        Problem(method.document.path, method.document.line(keys), dotted(keys), tex, "a formula in TeX", reason, "tex")
+        for (method, keys, tex), reason in zip(texts, reasons, strict=True)
+        if reason
+    )
 
 
 def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") -> Iterator[tuple[str, str | bytes]]:
@@ -77,8 +113,9 @@ def write(kb: KnowledgeBase, out: str | Path, *, repository: str = "") -> list[P
         path = Path(out, name)
         data = content.encode() if isinstance(content, str) else content
         if not path.is_file() or path.read_bytes() != data:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
         written.append(path)
     return written
 
@@ -99,7 +136,7 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
+        with naming(folder), tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
             new = Path(beside, "new")
             _run_mkdocs(kb, new, strict)
             _exchange(folder, new, Path(beside, "old"))
@@ -166,7 +203,7 @@ def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
     told = _Told()
     logging.getLogger("mkdocs").addHandler(told)
     try:
-        config = load_config(str(_config_file(kb)), strict=strict, site_dir=str(folder))
+        config = load_config(str(_config_file()), strict=strict, site_dir=str(folder))
         config.extra["root"] = str(kb.root)
         config.plugins.on_startup(command="build", dirty=False)
         build.build(config)
@@ -219,6 +256,13 @@ def serve(
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     """A file server that logs no requests."""
 
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        try:
+            return super().send_head()
+        except ValueError:  # a path that no file can have, such as one with a null character
+            self.send_error(http.HTTPStatus.NOT_FOUND, "File not found")
+            return None
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
@@ -228,20 +272,25 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore a client that ends the connection early; its request concerns nobody else."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 def _bound(handler: Callable[..., Any], host: str, port: int) -> _Server:
-    for number in [*range(port, port + 21)] if port else [0]:
+    last = min(port + 20, 65535)
+    for number in range(port, last + 1) if port else [0]:
         try:
             return _Server((host, number), handler)
         except OSError:
             continue
-    raise UsageError(f"no free port between {port} and {port + 20} on {host}")
+    raise UsageError(f"no free port between {port} and {last} on {host}")
 
 
-def _config_file(kb: KnowledgeBase) -> Path:
-    """Return `mkdocs.yml` beside the data, or else the packaged one."""
-    beside = kb.root / "mkdocs.yml"
-    found = beside if beside.is_file() else data_root() / "mkdocs.yml"
+def _config_file() -> Path:
+    """Return our `mkdocs.yml`. One beside other data is not used, because it can name code to run."""
+    found = data_root() / "mkdocs.yml"
     if not found.is_file():
-        raise UsageError(f"found no mkdocs.yml beside {kb.root}")
+        raise UsageError(f"found no mkdocs.yml in {data_root()}")
     return found

@@ -212,7 +212,7 @@ def _training() -> dict[str, Any]:
 def _libraries(site: Site) -> dict[str, str]:
     """Return the libraries that any entry names, by their usual names."""
     keys = dict.fromkeys(key for m in site.kb.values() for key in m.entry.implementations)
-    return {key: str(site.settings["libraries"].get(key, key.replace("_", " "))) for key in sorted(keys)}
+    return {key: site.library(key) for key in sorted(keys)}
 
 
 # Models.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -61,7 +62,7 @@ def model_page(site: Site, key: str) -> str:
     """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
-    chosen = [site.kb[m] for m in site.settings["on_models"] if m in site.kb.methods]
+    chosen = [site.kb[m] for m in site.settings.on_models if m in site.kb.methods]
     rows = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in chosen]
     return site.page(
         "model.md",
@@ -233,10 +234,11 @@ def _sample(site: Site) -> str:
 
 def _terminal(site: Site) -> list[View]:
     """Return the example query as a command and in Python, with its real output."""
-    query, method = site.settings["query"], site.example_method
-    known = method == query["method"] and query["model"] in site.kb.models
-    model = query["model"] if known else site.examples[0]
-    given, targets = (query["set"], query["targets"]) if known else ({}, [])
+    query, method = site.settings.query, site.example_method
+    known = method == query.method and query.model in site.kb.models
+    model = query.model if known else site.examples[0]
+    given: dict[str, Any] = dict(query.set) if known else {}
+    targets = query.targets if known else []
     flags = [f"--set {n}={v}" for n, v in given.items()] + ([f"--targets {','.join(targets)}"] if targets else [])
     call = [json.dumps(model), *(f"{n}={v!r}" for n, v in given.items()), *([f"targets={targets}"] if targets else [])]
     command = {"input": True, "prompt": "$", "text": " ".join(["peftonomy cost", method, "--model", model, *flags])}

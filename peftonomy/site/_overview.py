@@ -37,8 +37,8 @@ def overview_pages(site: Site) -> Iterator[tuple[str, str]]:
 
 def _survey(site: Site) -> str:
     rows = _surveys.experiments(site.kb, site.survey)
-    asked = site.settings["survey"]
-    models = {key: task for key, task in asked["models"].items() if key in site.kb.models}
+    asked = site.settings.survey
+    models = {key: task for key, task in asked.models.items() if key in site.kb.models}
     reference = site.reference(site.survey)
     nodes = [node for node in site.kb.taxonomy.tree if _surveyed(site, node)]
     return site.page(
@@ -51,7 +51,7 @@ def _survey(site: Site) -> str:
         tree=[_branch(site, node) for node in nodes],
         totals=_totals(site, nodes),
         models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in models.items()],
-        counted=[_counted(site, site.kb[key], models) for key in asked["methods"] if key in site.kb],
+        counted=[_counted(site, site.kb[key], models) for key in asked.methods if key in site.kb],
         printed=[_shown(site, row) for row in rows],
     )
 

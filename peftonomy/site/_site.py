@@ -14,10 +14,10 @@ from markupsafe import Markup
 from ..costs.plan import Plan
 from ..errors import UsageError
 from ..files.bibliography import Reference
-from ..files.documents import load_yaml
 from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
-from ._tex import Tex
+from ..schema.settings import Settings, load_settings
+from ._tex import shared_tex
 from ._text import count, front_matter, inline, percent, safe_url
 
 __all__ = ["HUES", "Site", "View"]
@@ -36,10 +36,10 @@ class Site:
 
     def __init__(self, kb: KnowledgeBase, repository: str = ""):
         self.kb, self.repository = kb, _address(repository)
-        self.folder = _beside(kb.root / "site", data_root() / "site")
+        self.folder = data_root() / "site"  # templates and scripts are code, so those beside other data are not used
         self.code = _beside(kb.root / "reference_impls", FOLDER)
         self._costs: dict[tuple[str, str], View] = {}
-        self.tex, self.env = _tex(self.folder), _environment(self.folder)
+        self.tex, self.env = shared_tex(), _environment(self.folder)
 
     def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
         """Return a markdown page with its front matter.
@@ -53,33 +53,33 @@ class Site:
     # Contents
 
     @cached_property
-    def settings(self) -> View:
-        """The content of `site/settings.yaml`: the examples for the pages."""
-        path = self.folder / "settings.yaml"
-        return dict(load_yaml(path, self.kb.shown(path)).data)
+    def settings(self) -> Settings:
+        """The content of `site/settings.yaml`: the examples for the pages. Raises DataError."""
+        path = _beside(self.kb.root / "site", self.folder) / "settings.yaml"
+        return load_settings(path, self.kb.shown(path))
 
     @cached_property
     def examples(self) -> list[str]:
         """The example models, which represent all others in pages without script."""
-        named = [m for m in self.settings["examples"] if m in self.kb.models]
+        named = [m for m in self.settings.examples if m in self.kb.models]
         return named or list(self.kb.models)[:2]
 
     @cached_property
     def example_method(self) -> str:
         """The method of the example query."""
-        wanted = str(self.settings["query"]["method"])
+        wanted = self.settings.query.method
         return wanted if wanted in self.kb.methods else next(iter(self.kb))
 
     @cached_property
     def survey(self) -> str:
         """The source of the taxonomy's tree: the one in the settings, else the source of most categories."""
-        named = str(self.settings.get("survey", {}).get("source", ""))
+        named = self.settings.survey.source
         sources = [n.source.partition("#")[0] for n in self.kb.taxonomy.categories.values()]
         return named if named in self.kb.references else max(sources, key=sources.count)
 
     def library(self, key: str) -> str:
         """Return a library's name."""
-        return str(self.settings["libraries"].get(key, key.replace("_", " ")))
+        return self.settings.libraries.get(key, key.replace("_", " "))
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -202,12 +202,7 @@ class Site:
         }  # fmt: skip
 
 
-# A preview creates many sites in succession and shares these two.
-
-
-@cache
-def _tex(folder: Path) -> Tex:
-    return Tex(folder / "vendor" / "katex" / "katex.min.js")
+# A preview creates many sites in succession, which share it.
 
 
 @cache

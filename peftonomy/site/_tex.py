@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from markupsafe import Markup
 
 from ..errors import DataError, Problem, UsageError
+from ..knowledge.base import data_root
 
-__all__ = ["Tex"]
+__all__ = ["Tex", "shared_tex"]
 
 LONGEST = 2000
 TWICE = re.compile(r"(?<=z\n)MM(?=\d)")
@@ -35,6 +38,11 @@ class Tex:
             "function render(tex, displayMode) {"
             "  return katex.renderToString(tex, {displayMode, strict: 'ignore', maxSize: 20, maxExpand: 500}); }"
         )
+        self._engine.eval(
+            "function refusals(formulas) { return formulas.map(tex => {"
+            "  try { katex.__parse(tex, {displayMode: true, strict: 'ignore', maxExpand: 500}); return ''; }"
+            "  catch (error) { return String(error.message); } }); }"
+        )
         self._done: dict[tuple[str, bool], Markup] = {}
 
     def __call__(self, tex: str, *, display: bool = False, file: str = "", field: str = "update") -> Markup:
@@ -43,6 +51,15 @@ class Tex:
         if key not in self._done:
             self._done[key] = self._render(tex, display, file, field)
         return self._done[key]
+
+    def refusals(self, formulas: Sequence[str]) -> list[str]:
+        """Return KaTeX's reason for each formula that it rejects, and "" for the others. Nothing is rendered."""
+        short = [tex if len(tex) <= LONGEST else "" for tex in formulas]
+        found: list[str] = list(self._engine.call("refusals", short))
+        return [
+            reason.removeprefix("KaTeX parse error: ") if len(tex) <= LONGEST else f"it has over {LONGEST:,} characters"
+            for tex, reason in zip(formulas, found, strict=True)
+        ]
 
     def _render(self, tex: str, display: bool, file: str, field: str) -> Markup:
         from py_mini_racer import JSEvalException
@@ -56,3 +73,9 @@ class Tex:
             reason = reason.split("ParseError: ")[-1]
             raise DataError([Problem(file, 0, field, tex, "a formula KaTeX can set", reason, rule="tex")]) from None
         return Markup(TWICE.sub("M", html))
+
+
+@cache
+def shared_tex() -> Tex:
+    """Return the renderer of formulas. Raises UsageError without the `site` extra."""
+    return Tex(data_root() / "site" / "vendor" / "katex" / "katex.min.js")

@@ -29,6 +29,11 @@ def prose(text: str, tex: Callable[[str], Markup]) -> Markup:
     return Markup("\n").join(_block(b, tex) for b in blocks)
 
 
+def formulas(text: str) -> list[str]:
+    """Return the $math$ in prose."""
+    return [match[2] for match in SPAN.finditer(text) if match[2]]
+
+
 def _block(text: str, tex: Callable[[str], Markup]) -> Markup:
     if not re.match(r"\s*[-*] ", text):
         return Markup("<p>{}</p>").format(spans(text, tex))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ._site import Site
 from ._text import count
@@ -16,9 +15,9 @@ MOST = 6
 
 def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
     """Yield the pages with their paths."""
-    wanted = site.settings.get("compare", {})
-    methods = [m for m in wanted.get("methods", []) if m in site.kb.methods] or list(site.kb)[:MOST]
-    model = _model(site, wanted)
+    wanted = site.settings.compare
+    methods = [m for m in wanted.methods if m in site.kb.methods] or list(site.kb)[:MOST]
+    model = _model(site, wanted.model)
     shown = [{"id": m, "name": site.kb[m].name} | site.cost(site.kb[m], model) for m in methods]
     yield (
         "compare.md",
@@ -28,17 +27,17 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
             methods=",".join(methods), model=model, model_name=site.kb.models[model].name, rows=shown,
         ),
     )  # fmt: skip
-    budget = site.settings.get("planner", {})
+    budget = site.settings.planner
     yield (
         "planner.md",
         site.page(
             "planner.md", "Planner", "Which methods fit a model and a budget, and why the others do not.",
             {"calculator": True, "tools": ["planner"], **WIDE},
-            model=_model(site, budget), trained=budget.get("trained", "10M"), n_methods=count(len(site.kb)),
+            model=_model(site, budget.model), trained=budget.trained, n_methods=count(len(site.kb)),
         ),
     )  # fmt: skip
 
 
-def _model(site: Site, wanted: Mapping[str, Any]) -> str:
+def _model(site: Site, wanted: str) -> str:
     """Return the model in the settings, or else the first example model."""
-    return str(wanted["model"]) if wanted.get("model") in site.kb.models else site.examples[0]
+    return wanted if wanted in site.kb.models else site.examples[0]

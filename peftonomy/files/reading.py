@@ -1,0 +1,82 @@
+"""Read a file from outside: only regular files, of a limited size, in UTF-8, and JSON without ambiguity."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, Problem, described, shown
+
+__all__ = ["read_object", "read_text"]
+
+MOST_DIGITS = 400
+"""The number of digits of the largest integer in a JSON file. The largest float has 309."""
+
+
+def read_text(path: Path, name: str, most: int, expected: str = "a readable file") -> str:
+    """Return the text of a file, without a byte order mark and with `\\n` as line ends.
+
+    Devices and pipes might never end, so they are refused. name: the file's name in messages. most: the largest number
+    of bytes. expected: the kind of file, in messages. Raises DataError.
+    """
+
+    def refused(found: str, wanted: str = expected, line: int = 0) -> DataError:
+        return DataError([Problem(name, line, "", found, wanted)])
+
+    try:
+        if not stat.S_ISREG(mode := path.stat().st_mode):
+            raise refused("a folder" if stat.S_ISDIR(mode) else "no regular file")
+        with path.open("rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise refused(error.strerror or "a file that cannot be read") from None
+    except ValueError:  # a null character
+        raise refused("no name of a file") from None
+    if len(raw) > most:
+        raise refused(f"more than {most:,} bytes", f"{expected} of at most {most:,}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refused("bytes that are not UTF-8", "UTF-8 text", raw.count(b"\n", 0, error.start) + 1) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def read_object(path: Path, name: str, most: int, expected: str) -> dict[str, Any]:
+    """Return the object in a JSON file. A key that occurs twice is an error, and so is NaN. Raises DataError."""
+
+    def refused(found: str, wanted: str, line: int = 0) -> DataError:
+        return DataError([Problem(name, line, "", found, wanted)])
+
+    text = read_text(path, name, most, expected)
+    try:
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+    except RecursionError:
+        raise refused("deep nesting", f"the few levels of {expected}") from None
+    except json.JSONDecodeError as error:
+        raise refused(f"{error.msg}, column {error.colno}", "valid JSON", error.lineno) from None
+    except ValueError as error:  # from one of the functions below
+        raise refused(str(error), "valid JSON") from None
+    if not isinstance(data, dict):
+        raise refused(described(data), "a JSON object")
+    return data
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {shown(key)} twice")
+        made[key] = value
+    return made
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text}, which JSON does not have")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
