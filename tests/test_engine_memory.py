@@ -60,7 +60,7 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
         ("prompt_tuning", "llama_2_7b", {"seq": 4090}), ("lora", "gpt2", {"dtype": "float8"}),
         ("lora", "gpt2", {"optimizer": "adamx"}), ("lora", "gpt2", {"attention": "flash"}),
         ("lora", "gpt2", {"quantized": "nf5"}), ("full_fine_tuning", "llama_2_7b", {"quantized": "nf4"}),
-        ("lora", "swin_tiny", {}), ("lora", "t5_base", {"batch": 10**9, "seq": 10**6}),
+        ("lora", "swin_tiny", {"checkpointing": True}), ("lora", "t5_base", {"batch": 10**9, "seq": 10**6}),
     ],
     ids=str,
 )  # fmt: skip
