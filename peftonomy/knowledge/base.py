@@ -246,7 +246,7 @@ class KnowledgeBase(Records[Method]):
         config: str | Path | Mapping[str, Any],
         model: ModelLike,
         *,
-        library: str = "hf_peft",
+        library: str | None = None,
         method: str | None = None,
         task: str | None = None,
         num_labels: int = 2,
@@ -254,8 +254,8 @@ class KnowledgeBase(Records[Method]):
     ) -> Adapter:
         """Return the counts on a model for a library's saved configuration.
 
-        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: the
-        method's id, if the configuration does not determine it (another optimiser, a quantised model). task,
+        config: the path of an `adapter_config.json`, its content, or a short name such as `lora[r=16]` of a library
+        that has them. library: an id of `libraries`; if None, the configuration's keys decide. method: the method's id, if the configuration does not determine it (another optimiser, a quantised model). task,
         num_labels: the class of the model, if the configuration does not name it. dtype: of the values in the file.
         Raises ConfigError for a configuration that cannot be counted, UsageError for other invalid arguments.
         """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -131,20 +132,35 @@ def read_adapter(
     config: str | Path | Mapping[str, Any],
     model: str | Path | Mapping[str, Any] | Backbone,
     *,
-    library: str,
+    library: str | None,
     method: str | None,
     task: str | None,
     num_labels: int,
     dtype: str,
 ) -> Adapter:
     """Read a configuration. See `KnowledgeBase.adapter`."""
-    spec = kb.libraries[library]
+    from .located import is_short, read_located
+
+    specs = [kb.libraries[name] for name in ([*kb.libraries] if library is None else [library])]
+    short = next((one for one in specs if isinstance(config, str) and is_short(config, one)), None)
+    if isinstance(config, str) and short is not None and not os.path.exists(config):  # noqa: PTH110 (also false for a long text)
+        inventory = kb.backbone(model).inventory(task, num_labels)
+        return read_located(kb, short, shown(config), config, inventory, method, dtype)
     if isinstance(config, Mapping):
         source, raw = "configuration", dict(config)
     else:
-        path = Path(config) / spec.file if Path(config).is_dir() else Path(config)
+        path = Path(config) / specs[0].file if Path(config).is_dir() else Path(config)
         source, raw = str(path), read_json(path)
+    spec = next((one for one in specs if _is_of(one, raw)), specs[0]) if len(specs) > 1 else specs[0]
+    if spec.builds:
+        return read_located(kb, spec, source, raw, kb.backbone(model).inventory(task, num_labels), method, dtype)
     return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+
+
+def _is_of(library: Library, raw: Mapping[str, Any]) -> bool:
+    """Return True if a saved configuration has the key that gives the type in this library's files."""
+    nested = raw.get("config")
+    return library.type_key in raw or (bool(library.builds) and isinstance(nested, Mapping | str))
 
 
 class _Reading(Arguments):

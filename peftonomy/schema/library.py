@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
+from .builds import Build, Host, Shorthand
 
 __all__ = ["ConfigType", "Library", "Task", "load_library"]
 
@@ -124,6 +125,13 @@ class Library(Entry):
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
+    shorthands: dict[Stem, Shorthand] = Field(default={})
+    """Short names of configurations, as the library's functions take them."""
+    builds: dict[Word, Build] = Field(default={})
+    """The tensors that the library builds, by the first type with the same saved name. With them, the library's counts
+    do not depend on the methods' entries."""
+    hosts: dict[Stem, Host] = Field(default={})
+    """The model families that the library supports, with their locations."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
@@ -146,6 +154,10 @@ class Library(Entry):
         """Return every argument of a type with its default."""
         one = self.types[kind]
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
+
+    def type_saved_as(self, word: object) -> str | None:
+        """Return the first type that has this name in a saved configuration; None if no type has it."""
+        return next((name for name, kind in self.types.items() if kind.saved == word), None)
 
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the arguments by which a type selects our roles."""
