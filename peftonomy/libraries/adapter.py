@@ -41,6 +41,10 @@ from .where import STRUCTURE, Extra, Where, matrices
 
 __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
 
+DEFAULT = "hf_peft"
+"""The library whose configurations are read unless another one is named, or the configuration's keys decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reported:
     """The counts that the library itself reports for the wrapped model, extras included.
@@ -139,28 +143,47 @@ def read_adapter(
     dtype: str,
 ) -> Adapter:
     """Read a configuration. See `KnowledgeBase.adapter`."""
-    from .located import is_short, read_located
+    from .located import read_located
 
-    specs = [kb.libraries[name] for name in ([*kb.libraries] if library is None else [library])]
-    short = next((one for one in specs if isinstance(config, str) and is_short(config, one)), None)
-    if isinstance(config, str) and short is not None and not os.path.exists(config):  # noqa: PTH110 (also false for a long text)
-        inventory = kb.backbone(model).inventory(task, num_labels)
-        return read_located(kb, short, shown(config), config, inventory, method, dtype)
-    if isinstance(config, Mapping):
-        source, raw = "configuration", dict(config)
-    else:
-        path = Path(config) / specs[0].file if Path(config).is_dir() else Path(config)
-        source, raw = str(path), read_json(path)
-    spec = next((one for one in specs if _is_of(one, raw)), specs[0]) if len(specs) > 1 else specs[0]
+    spec, source, raw = _found(kb, config, library)
     if spec.builds:
         return read_located(kb, spec, source, raw, kb.backbone(model).inventory(task, num_labels), method, dtype)
     return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
 
 
+def _found(
+    kb: Records[Any], config: str | Path | Mapping[str, Any], library: str | None
+) -> tuple[Library, str, dict[str, Any]]:
+    """Return a configuration's library, its name in messages and its content."""
+    from .located import in_short
+
+    named = kb.libraries[DEFAULT if library is None else library]
+    others = [] if library is not None else [name for name in kb.libraries if name != DEFAULT]
+    if isinstance(config, str) and not _is_path(config):
+        shorts = [one for one in (named, *(kb.libraries[name] for name in others)) if one.shorthands]
+        if shorts:
+            return shorts[0], shown(config), in_short(config)
+    if isinstance(config, Mapping):
+        source, raw = "configuration", dict(config)
+    else:
+        path = Path(config) / named.file if Path(config).is_dir() else Path(config)
+        source, raw = str(path), read_json(path)
+    spec = named if _is_of(named, raw) else next((o for n in others if _is_of(o := kb.libraries[n], raw)), named)
+    return spec, source, raw
+
+
+def _is_path(text: str) -> bool:
+    """Return True if a text is an existing path, or can only be meant as one."""
+    return "/" in text or os.sep in text or text.endswith(".json") or os.path.exists(text)  # noqa: PTH110
+
+
 def _is_of(library: Library, raw: Mapping[str, Any]) -> bool:
-    """Return True if a saved configuration has the key that gives the type in this library's files."""
-    nested = raw.get("config")
-    return library.type_key in raw or (bool(library.builds) and isinstance(nested, Mapping | str))
+    """Return True if a saved configuration has keys that only this library's files have."""
+    if library.type_key in raw:
+        return True
+    plain = library.type_saved_as(None) if library.builds else None
+    nested = isinstance(raw.get("config"), Mapping | str)
+    return plain is not None and (nested or not raw.keys().isdisjoint(library.types[plain].needs))
 
 
 class _Reading(Arguments):

@@ -31,7 +31,7 @@ from .adapter import Adapter, Reported
 from .arguments import numbers
 from .built import Counted, heads_trained, host_of, refusal
 
-__all__ = ["LocatedAdapter", "is_short", "read_located"]
+__all__ = ["LocatedAdapter", "in_short", "read_located"]
 
 CHUNK = re.compile(r"^(?P<name>[^\[\]\|\n]+)(?:\[(?P<arguments>.*)\])?$")
 NESTED = "config"
@@ -69,27 +69,25 @@ class LocatedAdapter(Adapter):
         return [deviation for own in found for deviation in own]
 
 
-def is_short(text: str, library: Library) -> bool:
-    """Return True if a text starts with a short name of the library's configurations."""
-    match = CHUNK.match(text.split("|")[0].strip())
-    return match is not None and match["name"] in library.shorthands
+def in_short(text: str) -> dict[str, Any]:
+    """Return a configuration in short, such as `lora[r=16]`, as the content of a saved file."""
+    return {NESTED: text}
 
 
 def read_located(
     kb: Records[Any],
     library: Library,
     source: str,
-    config: str | Mapping[str, Any],
+    config: Mapping[str, Any],
     inventory: Inventory,
     wanted: str | None,
     dtype: str,
 ) -> LocatedAdapter:
-    """Read a configuration: a short name such as `lora[r=16]`, or a saved one. Raises ConfigError, UsageError."""
+    """Read a saved configuration, alone or in the file of an adapter. Raises ConfigError, UsageError."""
     if dtype not in BYTES:
         raise UnknownName("dtype", dtype, BYTES)
-    if isinstance(config, Mapping) and NESTED in config:
-        config = config[NESTED]
-    parts = list(_short(library, source, config) if isinstance(config, str) else _saved(library, source, config))
+    own: Any = config.get(NESTED, config)
+    parts = list(_short(library, source, own) if isinstance(own, str) else _saved(library, source, own))
     adapters = [_Part(kb, library, where, kind, values, inventory) for where, kind, values in parts]
     _together_possible(library, source, [part.counted for part in adapters])
     if len(adapters) > 1 and wanted is not None:
@@ -109,7 +107,7 @@ def _short(library: Library, source: str, text: str) -> Iterator[tuple[str, str,
         match = CHUNK.match(chunk.strip())
         name = match["name"] if match else chunk.strip()
         if match is None or name not in library.shorthands:
-            raise refusal(source, "", name, f"a short name of {library.name}", library.shorthands)
+            raise refusal(source, "", name, f"a file, or a short name of {library.name}", library.shorthands)
         try:
             named = re.sub(r"(\w+)=", r"'\1':", match["arguments"] or "")
             given = ast.literal_eval("{" + named + "}")
@@ -256,21 +254,26 @@ class _Part:
         mapped = {name for name, value in self.values.items() if isinstance(value, Mapping)}
         for ours, theirs in entry.rename.items():
             if (value := self.values.get(theirs)) is not None:
-                given[ours] = self._coerced(method, ours, theirs, value)
+                self._put(given, method, ours, theirs, value)
         for ours, formula in entry.read.items():
             if formula.names & mapped:
                 named = ", ".join(sorted(formula.names & mapped))
                 self.notes.append(f"{named}: {method.id} has one {ours} for all layers; its default is counted.")
             else:
-                given[ours] = self._coerced(method, ours, ", ".join(sorted(formula.names)), formula(known))
+                self._put(given, method, ours, ", ".join(sorted(formula.names)), formula(known))
         return given
 
-    def _coerced(self, method: MethodRecord, ours: str, theirs: str, value: Any) -> Any:
+    def _put(self, given: dict[str, Any], method: MethodRecord, ours: str, theirs: str, value: Any) -> None:
+        """Set a hyperparameter; note a value that the library accepts and the entry does not."""
         spec = method.entry.hyperparameters[ours]
+        plain = Plan(method.parts, self.inventory)
         try:
-            return coerced(ours, spec, float(value) if spec.type == "float" else value)
-        except (UsageError, TypeError, ValueError) as error:
-            raise ConfigError(self.source, theirs, str(value), f"a value of {method.id}'s {ours}", str(error)) from None
+            found = coerced(ours, spec, float(value) if spec.type == "float" else value)
+            plain.values({ours: found})
+        except (UsageError, TypeError, ValueError):
+            self.notes.append(f"{theirs} = {value}: {method.id} has no such {ours}; its default is counted.")
+        else:
+            given[ours] = found
 
     def _differences(self, method: MethodRecord, entry: Implementation, given: Mapping[str, Any]) -> None:
         """Note the arguments that change the library's counts and that the entry does not have."""
