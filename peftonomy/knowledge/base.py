@@ -256,7 +256,8 @@ class KnowledgeBase(Records[Method]):
 
         config: the path of an `adapter_config.json`, its content, or a short name such as `lora[r=16]` of a library
         that has them. library: an id of `libraries`; if None, the configuration's keys decide. method: the method's
-        id, if the configuration does not determine it (another optimiser, a quantised model). task, num_labels: the class of the model, if the configuration does not name it. dtype: of the values in the file.
+        id, if the configuration does not determine it (another optimiser, a quantised model). task, num_labels: the
+        class of the model, if the configuration does not name it. dtype: of the values in the file.
         Raises ConfigError for a configuration that cannot be counted, UsageError for other invalid arguments.
         """
         from ..libraries.adapter import read_adapter
