@@ -19,11 +19,13 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from ..schema.family import Family
+from ..schema.family import LABELLED, Family
 from .modules import joined
 
 __all__ = ["family"]
 
+FIXED_LABELS = 2
+"""The number of labels of a class that takes no other."""
 LABELS = 7919
 """A number of labels that equals no other size of a model. It identifies the label dimension in a head's shape."""
 CLASSES = {
@@ -31,11 +33,19 @@ CLASSES = {
     "causal_lm": [
         "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq", "AutoModelForImageTextToText", "AutoModelForCausalLM",
     ],
-    "seq_cls": [
-        "AutoModelForSequenceClassification", "AutoModelForImageClassification", "AutoModelForAudioClassification",
-    ],
+    "seq_cls": ["AutoModelForSequenceClassification"],
+    "masked_lm": ["AutoModelForMaskedLM"],
+    "token_cls": ["AutoModelForTokenClassification"],
+    "question_ans": ["AutoModelForQuestionAnswering"],
+    "multiple_choice": ["AutoModelForMultipleChoice"],
+    "image_cls": ["AutoModelForImageClassification"],
+    "audio_cls": ["AutoModelForAudioClassification"],
 }  # fmt: skip
 """The classes that build a task's model; the first that supports the config is used."""
+MADE_NEW = {*LABELLED, "multiple_choice"}
+"""The tasks whose heads are created untrained."""
+LIKE = {"image_cls": "seq_cls", "audio_cls": "seq_cls"}
+"""A task -> the earlier name that works too if the model has no task of that name."""
 MOST_LAYERS = 10_000
 MOST_RUNS = 20
 """The number of runs of consecutive layers in one formula. Modules with more runs are split into several."""
@@ -135,9 +145,16 @@ def _built(text: str) -> Family | str:
         "model_type": raw["model_type"], "name": raw["model_type"], "kind": kind, "source": "editors", "config": {},
         "dims": _dims(config, [*stacks.values()], single),
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
-        "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
+        "tasks": {s.task: _class(s, tasks) for s in seen},
         "modules": single, "stacks": stacks,
     })  # fmt: skip
+
+
+def _class(seen: _Seen, tasks: Sequence[str]) -> dict[str, Any]:
+    """Return the class of a task as a family declares it."""
+    named = {"like": LIKE[seen.task]} if seen.task in LIKE and LIKE[seen.task] not in tasks else {}
+    fixed = {"labels": FIXED_LABELS} if seen.task in LABELLED and seen.model.config.num_labels == FIXED_LABELS else {}
+    return {"class": type(seen.model).__name__, "prefix": seen.prefix, **named, **fixed}
 
 
 def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -157,13 +174,15 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     try:
         for task, names in CLASSES.items():
             if builder := next((found for name in names if _knows(found := getattr(transformers, name), config)), None):
-                own = copy.deepcopy(config)  # some classes change their config
-                own.num_labels = LABELS if task == "seq_cls" else 2
-                try:
-                    with torch.device("meta"):
-                        models[task] = builder.from_config(own)
-                except Exception as error:  # skip the task; if none is left, report the last reason
-                    refused = error
+                for labels in (LABELS, FIXED_LABELS) if task in LABELLED else (FIXED_LABELS,):
+                    own = copy.deepcopy(config)  # some classes change their config
+                    own.num_labels = labels
+                    try:
+                        with torch.device("meta"):
+                            models[task] = builder.from_config(own)
+                        break
+                    except Exception as error:  # skip the task; if none is left, report the last reason
+                        refused = error
     finally:
         transformers.logging.set_verbosity(verbosity)
     if not models:
@@ -479,7 +498,7 @@ def _specs(
     for text, places in alike.items():
         for numbers in dict.fromkeys(tuple(n) for n in places.values()):
             of = [task for task, n in places.items() if tuple(n) == numbers]
-            new = {"new": True} if of == ["seq_cls"] and "none" in tasks else {}
+            new = {"new": True} if MADE_NEW.issuperset(of) and "none" in tasks else {}
             some = {"tasks": of} if len(of) < len(tasks) else {}
             found += [{**json.loads(text), **new, **some, **where} for where in _where(numbers, layers)]
     return found

@@ -64,8 +64,8 @@ class MethodOn:
         from ..memory.model import step
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
-        if where.get("task") is None and model.default_task == "none" and "seq_cls" in model.tasks:
-            where["task"] = "seq_cls"
+        if where.get("task") is None:
+            where["task"] = model.trained_task
         return step(self.method.plan(self.model if isinstance(self.model, str) else model, **where))
 
     def cost(self, *, dtype: str = "float32", **hyperparameters: Any) -> Cost:

@@ -224,8 +224,11 @@ class _Reading(Arguments):
             return None
         if not isinstance(word, str) or word not in self.library.tasks:
             raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
-        task = self.library.tasks[word].task
-        return task if task in self.backbone.family.tasks else None
+        family, task = self.backbone.family, self.library.tasks[word].task
+        if family.task_named(task) is None:
+            expected = f"a task of {family.model_type}: {', '.join(family.tasks)}; or name one with --task"
+            raise self.refuse("task_type", word, expected)
+        return task
 
     # The method
 

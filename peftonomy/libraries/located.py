@@ -7,6 +7,7 @@ describes the configuration best; notes name the arguments that this entry does 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -162,6 +163,12 @@ def _saved(library: Library, source: str, raw: Any) -> Iterator[tuple[str, str, 
 
 def _together_possible(library: Library, source: str, parts: list[Counted]) -> None:
     """Raise ConfigError for a union that the library does not build."""
+    for one, other in itertools.combinations(parts, 2):
+        skips = one.build.skips
+        if one.kind == other.kind and skips and not one.values[skips] and not other.values[skips]:
+            for name in one.build.apart:
+                if one.values[name] == other.values[name]:
+                    raise refusal(source, name, f"{one.values[name]} twice", "a value that differs in a union")
     taken: dict[Any, str] = {}
     for part in parts:
         alone = [] if part.build.blocks else [library.types[part.kind].like or part.kind]

@@ -63,6 +63,8 @@ class Build(Entry):
     """The method in `Host.methods` that a model family must support."""
     blocks: list[Name] = Field(default=[])
     """The arguments that select blocks. Their names are the keys in `Host.blocks`."""
+    apart: list[Name] = Field(default=[])
+    """The arguments that must all differ between two of these configurations in a union, unless one skips layers."""
     skips: Name | None = None
     """The argument that lists layers without these tensors."""
     layers: Name | None = None
