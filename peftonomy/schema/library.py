@@ -20,7 +20,7 @@ from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 from .builds import Build, Host, Shorthand
 
-__all__ = ["ConfigType", "Library", "Task", "load_library"]
+__all__ = ["ConfigType", "Introspection", "Library", "Task", "load_library"]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
@@ -93,6 +93,22 @@ class ConfigType(Entry):
     """The type's own arguments with their defaults."""
 
 
+class Introspection(Entry):
+    """The place in the library's code where its configuration classes are."""
+
+    module: Stem
+    mapping: Name | None = None
+    """The mapping in that module from types to classes."""
+    base: Name | None = None
+    """Without a mapping: the base class. All dataclasses derived from it are types, named by their classes."""
+    abstract: list[Name] = Field(default=[])
+    """Classes derived from it that are no types."""
+    saved: Name | None = None
+    """The class attribute with the type's name in a saved configuration."""
+    shorthands: Name | None = None
+    """The mapping in that module from short names to configurations."""
+
+
 class Library(Entry):
     """A library, declared in `taxonomy/libraries/<id>.yaml`."""
 
@@ -120,6 +136,8 @@ class Library(Entry):
     """The type of a saved configuration that contains configurations."""
     files: list[Name] = Field(default=[])
     """Arguments that name files by key. Only their number affects the counts."""
+    introspection: Introspection | None = None
+    """`peftonomy drift` compares the types and arguments below with the installed library."""
     tasks: dict[Word, Task] = Field(default={})
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved in full beside the adapter if one of these names targets them."""
