@@ -219,7 +219,8 @@ def built(family: Family, task: str, config: Mapping[str, Any]) -> torch.nn.Modu
 
 def labels(backbone: Backbone, task: str) -> int:
     """The number of labels to ask for: the class's own, if it takes no other."""
-    return backbone.family.tasks[task].labels or LABELS
+    found = backbone.family.tasks.get(task)
+    return (found.labels if found else None) or LABELS
 
 
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -228,7 +229,8 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def tiny(model_type: str, task: str | None = None, **changes: Any) -> Inventory:
     raw = TINY[model_type] | changes
-    return Backbone.from_config(raw | {"model_type": model_type}, families=FAMILIES).inventory(task, LABELS)
+    backbone = Backbone.from_config(raw | {"model_type": model_type}, families=FAMILIES)
+    return backbone.inventory(task, LABELS if task is None else labels(backbone, task))
 
 
 def check_modules(inventory: Inventory, model: torch.nn.Module) -> None:

@@ -188,14 +188,19 @@ def test_every_role_is_explained_and_used() -> None:
 
 # Suffixes, against peft.
 
-TASK_TYPES = {"none": "FEATURE_EXTRACTION", "causal_lm": "CAUSAL_LM", "seq_cls": "SEQ_CLS"}
+TASK_TYPES = {
+    "none": "FEATURE_EXTRACTION", "causal_lm": "CAUSAL_LM", "seq_cls": "SEQ_CLS", "masked_lm": None,
+    "token_cls": "TOKEN_CLS", "question_ans": "QUESTION_ANS", "multiple_choice": "SEQ_CLS", "image_cls": "SEQ_CLS",
+    "audio_cls": "SEQ_CLS",
+}  # fmt: skip
 PEFT_FAILS = ("distilbert", "seq_cls", "all-linear")
+FAILS = (PEFT_FAILS, ("distilbert", "multiple_choice", "all-linear"))
 PEFT_CASES = [
     pytest.param(model_type, task, suffixes, id=f"{model_type}-{task}-{suffixes}")
     for model_type, family in FAMILIES.items()
     for task in family.tasks
     for suffixes in [*SUFFIXES.get(model_type, [["q_proj", "v_proj"]]), "all-linear"]
-    if (model_type, task, suffixes) != PEFT_FAILS and (suffixes != "all-linear" or not family.expert_names)
+    if (model_type, task, suffixes) not in FAILS and (suffixes != "all-linear" or not family.expert_names)
 ]
 
 

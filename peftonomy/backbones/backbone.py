@@ -27,7 +27,7 @@ from ..schema.family import LABELLED, Family, ModelFile, Shape, Stack, load_mode
 from .config import MAX_LAYERS, MAX_PARAMETERS, described, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import Block, Selection, joined
+from .modules import ANSWERS_SAVED_BY_PEFT, SAVED_BY_PEFT, Block, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
@@ -48,7 +48,8 @@ class Inventory(Selection):
         sizes = {**backbone.config, "num_labels": num_labels}
         layers = {name: backbone.layers[name] for name in self.stacks}
         modules = tuple(built(backbone.family, sizes, task, layers, backbone.stack_dims))
-        super().__init__(modules, self.stacks, f"{backbone.id} (task {task})", backbone.family.expert_names)
+        saved = ANSWERS_SAVED_BY_PEFT if task == "question_ans" else SAVED_BY_PEFT
+        super().__init__(modules, self.stacks, f"{backbone.id} (task {task})", backbone.family.expert_names, saved)
 
     # Counts and sizes.
 

@@ -35,7 +35,7 @@ var peft = (function () {
   var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
   var BYTES = { float64: 8, float32: 4, bfloat16: 2, float16: 2 };
   var LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
-  var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
+  var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, ANSWERS_SAVED_BY_PEFT = /qa_outputs(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
   var data = null, formulas = null, held = new Map();
 
   /* An error for people: `field` names the hyperparameter it is about. */
@@ -312,6 +312,7 @@ var peft = (function () {
 
   /* ---- its modules, as one task builds them ---- */
 
+  function savedByPeft(inv) { return inv.task === "question_ans" ? ANSWERS_SAVED_BY_PEFT : SAVED_BY_PEFT; }
   /* A task may have an earlier name, under which the family declares its computation. */
   function named(family, task) { return at(family.tasks, task) === undefined ? at(family.earlier, task) || task : task; }
   function computed(family, task) {
@@ -458,7 +459,7 @@ var peft = (function () {
   }
   /* The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft. */
   function bySuffix(inv, suffixes) {
-    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !savedByPeft(inv).test(m.path); });
     if (typeof suffixes === "string") {
       if (suffixes.toLowerCase() !== "all-linear") fail("target modules: a list, or all-linear");
       if (inv.backbone.family.expert_names.length) experts("all-linear");
@@ -477,7 +478,7 @@ var peft = (function () {
       .filter(function (pair) { return pair[1] !== undefined; }).map(function (pair) { return siteOf(pair[0], pair[1]); });
   }
   function endings(inv) {
-    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !savedByPeft(inv).test(m.path); });
     return Array.from(new Set(linear.map(function (m) { return m.path.split(".").pop(); })));
   }
 
