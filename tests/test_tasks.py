@@ -82,6 +82,15 @@ def test_task_types_of_peft(model_type: str, word: str, task: str) -> None:
     assert Counts(reported.trained, reported.total, reported.stored) == counts(wrapped(model, config))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_all_linear_selects_a_head_that_peft_trains_in_full() -> None:
+    config = {"peft_type": "LORA", "target_modules": "all-linear", "task_type": "TOKEN_CLS"}
+    with pytest.raises(ConfigError, match="expected names: PEFT fails, because all-linear selects classifier"):
+        KB.adapter(config, TINY["bert"] | {"model_type": "bert"})
+    with pytest.raises(TypeError, match="modules_to_save cannot be applied"):
+        wrapped(built(FAMILIES["bert"], "token_cls", TINY["bert"]), config)
+
+
 def test_a_task_type_that_the_model_lacks() -> None:
     config = {"peft_type": "LORA", "target_modules": ["q_proj"], "task_type": "TOKEN_CLS"}
     with pytest.raises(ConfigError, match="task_type: found TOKEN_CLS; expected a task of opt: none, causal_lm"):

@@ -32,12 +32,12 @@ from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone
+    from ..backbones.backbone import Backbone, Inventory
     from ..catalogue.records import MethodRecord, Records
     from ..schema.library import Library
 
 from .arguments import Arguments, numbers
-from .where import STRUCTURE, Extra, Where, matrices
+from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices
 
 __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
 
@@ -200,6 +200,8 @@ class _Reading(Arguments):
         said = self.library.tasks.get(str(self.values.get("task_type")))
         inventory = self.backbone.inventory(task or self._task(), num_labels)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
+        if saved and said is not None and not said.all_linear:
+            self._head_not_targeted(inventory, saved)
         self._nothing_left(entry)
         try:
             where = Where(self, inventory, saved) if self.spec.accepts else None
@@ -217,6 +219,14 @@ class _Reading(Arguments):
         return Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
         )
+
+    def _head_not_targeted(self, inventory: Inventory, saved: Sequence[str]) -> None:
+        """Raise ConfigError if all-linear selects the task's head, which the library cannot then train in full."""
+        targets = self.values.get("target_modules")
+        heads = [m.path for m in inventory.modules if m.kind in LINEAR and m.path in saved]
+        if isinstance(targets, str) and targets.lower() == ALL_LINEAR and heads:
+            reason = f"{self.library.name} fails, because all-linear selects {heads[0]}, which it trains in full"
+            raise self.refuse("target_modules", targets, f"names: {reason}")
 
     def _task(self) -> str | None:
         word = self.values.get("task_type")

@@ -33,6 +33,8 @@ class Task(Entry):
     kind: Word | None = None
     """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
+    all_linear: bool = False
+    """True if "all-linear" leaves these modules out. Otherwise the library fails if it selects one of them."""
 
 
 class ByModel(Entry):
