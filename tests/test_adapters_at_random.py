@@ -182,6 +182,26 @@ def compared(seed: int, count: int, folder: Path) -> list[tuple[str, Case, dict[
     return found
 
 
+def kind(load: Any) -> str:
+    """The type of a configuration in the library's file, or `union`."""
+    if isinstance(load, str):
+        short = LIBRARY.shorthands[load.partition("[")[0]]
+        if "|" in load or short.union:
+            return "union"
+        return str(LIBRARY.type_saved_as(LIBRARY.types[str(short.type)].saved))
+    word = load.get("architecture")
+    return "union" if word == "union" else str(LIBRARY.type_saved_as(word))
+
+
+def table(found: list[tuple[str, Case, dict[str, Any], dict[str, Any]]]) -> list[str]:
+    """The verdicts by type, as a Markdown table."""
+    words = ("equal", "refused", "wrong", "both refuse", "named", "answered", "unnamed")
+    counts = Counter((kind(case["load"]), word) for word, case, *_ in found)
+    kinds = sorted({name for name, _ in counts})
+    rows = [f"| {name} | {' | '.join(str(counts[name, word]) for word in words)} |" for name in kinds]
+    return [f"| type | {' | '.join(words)} |", "|---|" + "--:|" * len(words), *rows]
+
+
 FINE = {"equal", "refused", "both refuse", "named"}
 
 
@@ -215,6 +235,7 @@ def main() -> None:
     reasons = Counter((word, mine.get("refused"), theirs.get("refused", "")[:60]) for word, _, mine, theirs in found)
     for reason, number in reasons.most_common(chosen.reasons):
         print(number, *reason, sep="\t")
+    print(*table(found), sep="\n")
     print(f"seed {chosen.seed}:", dict(Counter(word for word, *_ in found)))
 
 
