@@ -31,6 +31,11 @@ WHOLE = "all"
 """The part of `Host.linear` that is selected whatever the configuration picks."""
 
 
+NUMERIC: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float,), "number": (int, float)}
+OTHERS: dict[str, type] = {"bool": bool, "null": type(None), "text": str}
+"""The kinds of plain values in `Build.values`, with their types."""
+
+
 def refusal(source: str, field: str, found: object, expected: str, known: Any = ()) -> ConfigError:
     """Return the error for a field, with the closest known name if `found` is a text."""
     matches = near(found, known) if isinstance(found, str) and known else []
@@ -41,17 +46,14 @@ def refusal(source: str, field: str, found: object, expected: str, known: Any = 
 
 def fits(value: Any, kind: str) -> bool:
     """Return True if a value is of a kind in `Build.values`, or equals a word there."""
-    plain = not isinstance(value, bool)
-    if kind in ("int", "float", "number"):
-        types = {"int": int, "float": float, "number": (int, float)}[kind]
-        return plain and isinstance(value, types) and math.isfinite(value)
+    if kind in NUMERIC:
+        return not isinstance(value, bool) and isinstance(value, NUMERIC[kind]) and math.isfinite(value)
     if kind in ("layers", "names"):
         item = int if kind == "layers" else str
         return isinstance(value, list) and all(type(one) is item for one in value)
     if kind == "map":
         return isinstance(value, Mapping) and all(fits(one, "number") for one in value.values())
-    plain_kinds = {"bool": bool, "null": type(None), "text": str}
-    return isinstance(value, plain_kinds[kind]) if kind in plain_kinds else value == kind and isinstance(value, str)
+    return isinstance(value, OTHERS[kind]) if kind in OTHERS else isinstance(value, str) and value == kind
 
 
 @dataclass(frozen=True)

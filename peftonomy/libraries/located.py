@@ -52,12 +52,12 @@ class LocatedAdapter(Adapter):
     parts: tuple[LocatedAdapter, ...] = ()
 
     @cached_property
-    def reported(self) -> Reported:  # type: ignore[override]
+    def reported(self) -> Reported:
         """The counts that the library will report."""
         return self.counts
 
     @cached_property
-    def cost(self) -> Cost:  # type: ignore[override]
+    def cost(self) -> Cost:
         """The ledgers of the method, or of all methods of a union together."""
         if not self.parts:
             return self.plan.cost(self.hyperparameters, self.dtype)
