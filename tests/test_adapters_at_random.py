@@ -221,6 +221,30 @@ def test_equal_or_refused_with_a_reason(tmp_path: Path) -> None:
     assert counts["equal"] >= 0.8 * accepted, "most configurations that the library accepts must be answered"
 
 
+EXPORTED = [method for method in KB.methods if (found := KB[method].entry.implementations.get("adapters")) is not None
+            and (found.type or found.unites)]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", EXPORTED)
+@pytest.mark.parametrize("model", ["bert_base", "llama_2_7b", "t5_base"])
+def test_what_is_exported_is_read_as_the_same_method(method: str, model: str) -> None:
+    """Except DiReFT, whose file the library itself reads as NoReFT."""
+    built = {"train_norms": False, "matrix": "singular_values"}     # the library has no other
+    same = {name: value for name, value in built.items() if name in KB[method].entry.hyperparameters}
+    roles = [f"{part}.{name}" for part in ("attn", "xattn") for name in ("q", "v")]
+    there = [role for role in roles if KB.backbone(model).inventory().has_role(role)]
+    targets = {"targets": there} if method == "mtl_lora" else {}
+    saved = KB[method].export(model, to="adapters", **targets, **same).to_dict()
+    if method == "prompt_tuning" and model != "bert_base":
+        with pytest.raises(ConfigError, match="has no prompt_tuning"):
+            KB.adapter(saved, model, library="adapters")
+        return
+    found = KB.adapter(saved, model, library="adapters")
+    expected = "noreft" if method == "direft" else method
+    assert found.method.id == expected
+    assert found.cost.trained == KB[expected].cost(model, **targets, **same).trained
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)

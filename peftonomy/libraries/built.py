@@ -36,6 +36,14 @@ OTHERS: dict[str, type] = {"bool": bool, "null": type(None), "text": str}
 """The kinds of plain values in `Build.values`, with their types."""
 
 
+SAID = {
+    "bool": "true or false", "int": "a whole number", "float": "a number with a decimal point", "number": "a number",
+    "null": "null", "text": "a text", "layers": "a list of layer numbers", "names": "a list of texts",
+    "map": "a mapping from layer numbers to numbers",
+}  # fmt: skip
+"""The kinds of values in `Build.values`, as messages name them."""
+
+
 def refusal(source: str, field: str, found: object, expected: str, known: Any = ()) -> ConfigError:
     """Return the error for a field, with the closest known name if `found` is a text."""
     matches = near(found, known) if isinstance(found, str) and known else []
@@ -125,7 +133,10 @@ class Counted:
         for name, kinds in self.build.values.items():
             value = self.values[name]
             if not any(fits(value, kind) for kind in kinds):
-                raise self.refuse(name, value, f"one of {', '.join(kinds)}" if len(kinds) > 1 else kinds[0])
+                words = [kind for kind in kinds if kind not in SAID]
+                plain = [*(SAID[kind] for kind in kinds if kind in SAID), *words]
+                expected = f"one of {', '.join(plain)}" if words else " or ".join(plain)
+                raise refusal(self.source, name, value, expected, words)
 
     @cached_property
     def known(self) -> Known:

@@ -96,7 +96,8 @@ def read_located(
     done = [part.adapter(wanted, dtype) for part in adapters]
     if len(done) == 1:
         return done[0]
-    return _united(library, done, _reported(library, inventory, [part.counted for part in adapters], dtype))
+    whole = _united(library, done, _reported(library, inventory, [part.counted for part in adapters], dtype))
+    return _described(kb, whole)
 
 
 # The configuration
@@ -234,7 +235,8 @@ class _Part:
                 blocks = sum(name in self.counted.build.blocks for name in other)
                 counted = sum(name in self._counting for name in other)
                 named = kind != self.type
-                yield (blocks, counted, named, len(other), method.year, method.id), method, entry
+                order = [*self.library.types].index(kind)
+                yield (blocks, counted, named, len(other), order, method.id), method, entry
 
     @cached_property
     def _counting(self) -> set[str]:
@@ -354,6 +356,28 @@ def _united(library: Library, parts: list[LocatedAdapter], counts: Reported) -> 
     return replace(
         parts[0], type=str(library.union), arguments=arguments, notes=notes, counts=counts, parts=tuple(parts)
     )
+
+
+def _described(kb: Records[Any], whole: LocatedAdapter) -> LocatedAdapter:
+    """Return a union as the entry that describes it, if one has these parts and trains as much."""
+    methods = sorted(part.method.id for part in whole.parts)
+    trained = whole.counts.trained - sum(extra.trained for extra in whole.extras)
+    for method in kb.values():
+        entry = method.entry.implementations.get(whole.library.id)
+        if entry is None or sorted(entry.unites.values()) != methods:
+            continue
+        own = {name: value for part in whole.parts for name, value in part.hyperparameters.items()}
+        given = {name: value for name, value in own.items() if name in method.entry.hyperparameters}
+        try:
+            plan = Plan(method.parts, whole.plan.inventory)
+            one = Adapter(whole.library, whole.type, method, plan, {}, given, {}, (), (), whole.dtype)
+            found = one.reported.trained
+        except UsageError:
+            continue
+        if found == trained:
+            notes = tuple(note for note in whole.notes if note not in {n for part in whole.parts for n in part.notes})
+            return replace(whole, method=method, plan=plan, hyperparameters=given, notes=notes, parts=())
+    return whole
 
 
 def _together(costs: list[Cost]) -> Cost:
