@@ -260,7 +260,7 @@ class KnowledgeBase(Records[Method]):
         class of the model, if the configuration does not name it. dtype: of the values in the file.
         Raises ConfigError for a configuration that cannot be counted, UsageError for other invalid arguments.
         """
-        from ..libraries.adapter import read_adapter
+        from ..libraries.reading import read_adapter
 
         return read_adapter(
             self, config, model, library=library, method=method, task=task, num_labels=num_labels, dtype=dtype

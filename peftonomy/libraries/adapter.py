@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones.config import read_json
 from ..backbones.modules import LINEAR, SiteGroup
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
@@ -39,10 +36,8 @@ if TYPE_CHECKING:
 from .arguments import Arguments, numbers
 from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices
 
-__all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
+__all__ = ["Adapter", "Extra", "Reported", "read_named"]
 
-DEFAULT = "hf_peft"
-"""The library whose configurations are read unless another one is named, or the configuration's keys decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,59 +126,19 @@ class Adapter:
         return f"<Adapter {self.library.id} {self.type}: {self.method.id} on {self.plan.inventory.backbone.id}>"
 
 
-def read_adapter(
+def read_named(
     kb: Records[Any],
-    config: str | Path | Mapping[str, Any],
-    model: str | Path | Mapping[str, Any] | Backbone,
-    *,
-    library: str | None,
+    library: Library,
+    source: str,
+    raw: dict[str, Any],
+    backbone: Backbone,
     method: str | None,
     task: str | None,
     num_labels: int,
     dtype: str,
 ) -> Adapter:
-    """Read a configuration. See `KnowledgeBase.adapter`."""
-    from .located import read_located
-
-    spec, source, raw = _found(kb, config, library)
-    if spec.builds:
-        return read_located(kb, spec, source, raw, kb.backbone(model).inventory(task, num_labels), method, dtype)
-    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
-
-
-def _found(
-    kb: Records[Any], config: str | Path | Mapping[str, Any], library: str | None
-) -> tuple[Library, str, dict[str, Any]]:
-    """Return a configuration's library, its name in messages and its content."""
-    from .located import in_short
-
-    named = kb.libraries[DEFAULT if library is None else library]
-    others = [] if library is not None else [name for name in kb.libraries if name != DEFAULT]
-    if isinstance(config, str) and not _is_path(config):
-        shorts = [one for one in (named, *(kb.libraries[name] for name in others)) if one.shorthands]
-        if shorts:
-            return shorts[0], shown(config), in_short(config)
-    if isinstance(config, Mapping):
-        source, raw = "configuration", dict(config)
-    else:
-        path = Path(config) / named.file if Path(config).is_dir() else Path(config)
-        source, raw = str(path), read_json(path)
-    spec = named if _is_of(named, raw) else next((o for n in others if _is_of(o := kb.libraries[n], raw)), named)
-    return spec, source, raw
-
-
-def _is_path(text: str) -> bool:
-    """Return True if a text is an existing path, or can only be meant as one."""
-    return "/" in text or os.sep in text or text.endswith(".json") or os.path.exists(text)  # noqa: PTH110
-
-
-def _is_of(library: Library, raw: Mapping[str, Any]) -> bool:
-    """Return True if a saved configuration has keys that only this library's files have."""
-    if library.type_key in raw:
-        return True
-    plain = library.type_saved_as(None) if library.builds else None
-    nested = isinstance(raw.get("config"), Mapping | str)
-    return plain is not None and (nested or not raw.keys().isdisjoint(library.types[plain].needs))
+    """Read a configuration that names modules. `source` is its name in messages. Raises ConfigError, UsageError."""
+    return _Reading(kb, library, source, raw, backbone).adapter(method, task, num_labels, dtype)
 
 
 class _Reading(Arguments):

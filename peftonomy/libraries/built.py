@@ -55,7 +55,7 @@ def refusal(source: str, field: str, found: object, expected: str, known: Any = 
 def fits(value: Any, kind: str) -> bool:
     """Return True if a value is of a kind in `Build.values`, or equals a word there."""
     if kind in NUMERIC:
-        return not isinstance(value, bool) and isinstance(value, NUMERIC[kind]) and math.isfinite(value)
+        return type(value) in NUMERIC[kind] and math.isfinite(value)
     if kind in ("layers", "names"):
         item = int if kind == "layers" else str
         return isinstance(value, list) and all(type(one) is item for one in value)

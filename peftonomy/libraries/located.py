@@ -29,14 +29,12 @@ if TYPE_CHECKING:
     from ..schema.library import Library
 
 from .adapter import Adapter, Reported
-from .arguments import numbers
+from .arguments import NESTED, numbers
 from .built import Counted, heads_trained, host_of, refusal
 
-__all__ = ["LocatedAdapter", "in_short", "read_located"]
+__all__ = ["LocatedAdapter", "read_located"]
 
 CHUNK = re.compile(r"^(?P<name>[^\[\]\|\n]+)(?:\[(?P<arguments>.*)\])?$")
-NESTED = "config"
-"""The key of the configuration in a file that was saved with an adapter."""
 KINDS = ("given_", "mapped_", "float_")
 """The prefixes of the names that formulas use for facts about an argument."""
 
@@ -68,11 +66,6 @@ class LocatedAdapter(Adapter):
         """The differences between the library and the entries."""
         found = [super().deviations] if not self.parts else [part.deviations for part in self.parts]
         return [deviation for own in found for deviation in own]
-
-
-def in_short(text: str) -> dict[str, Any]:
-    """Return a configuration in short, such as `lora[r=16]`, as the content of a saved file."""
-    return {NESTED: text}
 
 
 def read_located(

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
-from ..libraries.adapter import DEFAULT
+from ..libraries.reading import DEFAULT
 from ..memory import model as _memory
 from ..schema.base import Value
 from ..schema.family import (
