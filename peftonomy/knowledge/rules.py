@@ -449,10 +449,10 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Asked, trained_task
+        from ..memory.answer import Asked
         from ..memory.setting import Setting
 
-        plan = method.plan(model, task=trained_task(method.kb.models[model]))
+        plan = method.plan(model, task=method.kb.models[model].trained_task)
         Asked(method.kb, plan, {}, Setting(1, 8, dtype="float32")).memory()
 
     reason = _reason(method, counted)

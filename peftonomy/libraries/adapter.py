@@ -17,10 +17,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones.config import read_json
 from ..backbones.modules import LINEAR, SiteGroup
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
@@ -31,14 +29,16 @@ from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone
+    from ..backbones.backbone import Backbone, Inventory
     from ..catalogue.records import MethodRecord, Records
     from ..schema.library import Library
 
 from .arguments import Arguments, numbers
-from .where import STRUCTURE, Extra, Where, matrices
+from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices
 
-__all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
+__all__ = ["Adapter", "Extra", "Reported", "read_named"]
+
+
 
 @dataclass(frozen=True, slots=True)
 class Reported:
@@ -126,26 +126,19 @@ class Adapter:
         return f"<Adapter {self.library.id} {self.type}: {self.method.id} on {self.plan.inventory.backbone.id}>"
 
 
-def read_adapter(
+def read_named(
     kb: Records[Any],
-    config: str | Path | Mapping[str, Any],
-    model: str | Path | Mapping[str, Any] | Backbone,
-    *,
-    library: str,
+    library: Library,
+    source: str,
+    raw: dict[str, Any],
+    backbone: Backbone,
     method: str | None,
     task: str | None,
     num_labels: int,
     dtype: str,
 ) -> Adapter:
-    """Read a configuration. See `KnowledgeBase.adapter`."""
-    spec = kb.libraries[library]
-    if isinstance(config, Mapping):
-        source, raw = "configuration", dict(config)
-    else:
-        if not isinstance(config, str | Path):
-            raise UsageError(f"configuration: found {shown(config)}; expected the path or the content of {spec.file}")
-        source, raw = str(config), read_json(config, spec.file)
-    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+    """Read a configuration that names modules. `source` is its name in messages. Raises ConfigError, UsageError."""
+    return _Reading(kb, library, source, raw, backbone).adapter(method, task, num_labels, dtype)
 
 
 class _Reading(Arguments):
@@ -162,6 +155,8 @@ class _Reading(Arguments):
         said = self.library.tasks.get(str(self.values.get("task_type")))
         inventory = self.backbone.inventory(task or self._task(), num_labels)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
+        if saved and said is not None and not said.all_linear:
+            self._head_not_targeted(inventory, saved)
         self._nothing_left(entry)
         try:
             where = Where(self, inventory, saved) if self.spec.accepts else None
@@ -180,14 +175,25 @@ class _Reading(Arguments):
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
         )
 
+    def _head_not_targeted(self, inventory: Inventory, saved: Sequence[str]) -> None:
+        """Raise ConfigError if all-linear selects the task's head, which the library cannot then train in full."""
+        targets = self.values.get("target_modules")
+        heads = [m.path for m in inventory.modules if m.kind in LINEAR and m.path in saved]
+        if isinstance(targets, str) and targets.lower() == ALL_LINEAR and heads:
+            reason = f"{self.library.name} fails, because all-linear selects {heads[0]}, which it trains in full"
+            raise self.refuse("target_modules", targets, f"names: {reason}")
+
     def _task(self) -> str | None:
         word = self.values.get("task_type")
         if word is None:
             return None
         if not isinstance(word, str) or word not in self.library.tasks:
             raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
-        task = self.library.tasks[word].task
-        return task if task in self.backbone.family.tasks else None
+        family, task = self.backbone.family, self.library.tasks[word].task
+        if family.task_named(task) is None:
+            expected = f"a task of {family.model_type}: {', '.join(family.tasks)}; or name one with --task"
+            raise self.refuse("task_type", word, expected)
+        return task
 
     # The method
 

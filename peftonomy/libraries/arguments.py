@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..schema.library import Library
 
-__all__ = ["Arguments", "numbers"]
+__all__ = ["NESTED", "Arguments", "numbers"]
+
+NESTED = "config"
+"""The key of the configuration, or of its short form, in a file that was saved with an adapter."""
 
 
 class Arguments:

@@ -61,7 +61,17 @@ class Configuration:
             return {self.library.type_key: self.library.union, "configs": parts}
         kind = self.library.types[self.type]
         named = kind.saved if "saved" in kind.model_fields_set else self.type
-        return {self.library.type_key: named, **self.arguments}
+        return {self.library.type_key: named, **self._of_class, **self.arguments}
+
+    @property
+    def _of_class(self) -> dict[str, Any]:
+        """The class's own defaults, if a saved configuration does not name the class."""
+        kind = str(self.type)
+        base = self.library.type_saved_as(self.library.types[kind].saved)
+        if "saved" not in self.library.types[kind].model_fields_set or base is None or base == kind:
+            return {}
+        usual, needed = self.library.defaults(base), self.library.types[base].needs
+        return {n: v for n, v in self.library.defaults(kind).items() if n in needed or usual.get(n) != v}
 
     @property
     def python(self) -> str:
@@ -111,6 +121,8 @@ def _union(
     for name in plan.named(given):
         _expressed(method, entries.values(), library, name, values[name])
     arguments = {name: _written(part, entries[name], plan, values, library) for name, part in parts.items()}
+    for part in arguments.values():
+        part.arguments.update(copy.deepcopy(entry.set))
     return Configuration(library, str(entry.symbol), None, method.id, arguments)
 
 
@@ -172,9 +184,8 @@ def _as_there(value: Any, default: Any) -> Any:
 
 
 def _task(library: Library, plan: Plan) -> str | None:
-    family = plan.inventory.backbone.family
-    tasks = library.tasks.items()
-    return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
+    family, named = plan.inventory.backbone.family, (plan.inventory.task, plan.inventory.computed)
+    return next((n for n, t in library.tasks.items() if t.task in named and t.kind in (None, family.kind)), None)
 
 
 # The modules

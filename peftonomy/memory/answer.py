@@ -14,18 +14,12 @@ from .forms import Form, Question, derived
 from .setting import Memory, Setting
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone
     from ..costs.plan import Plan
 
-__all__ = ["Asked", "Training", "remembered", "trained_task"]
+__all__ = ["Asked", "Training", "remembered"]
 
 MOST_KINDS, MOST_FORMS = 64, 8
 """How many kinds of questions a plan remembers, and how many forms of each."""
-
-
-def trained_task(model: Backbone) -> str:
-    """Return the task for which a model is trained by default: its own, or classification if its own has no loss."""
-    return "seq_cls" if model.default_task == "none" and "seq_cls" in model.tasks else model.default_task
 
 
 class Training:

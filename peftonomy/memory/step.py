@@ -90,7 +90,7 @@ class Step(Caller):
 
     def run(self) -> Tensor:
         """The forward pass of the task; the loss, held once."""
-        task = self.model.inventory.task
+        task = self.model.inventory.computed
         if task not in self.model.functions:
             known = ", ".join(name for name in self.model.family.tasks if name in self.model.functions)
             raise UsageError(f"memory: {self.model.family.name} is not trained for task {task} here; expected {known}")
@@ -118,7 +118,7 @@ class Step(Caller):
         self.every = {stack: {**names, "checkpointing": 0} for stack, names in self.every.items()}
         self.names = self.base = self.every[""]
         self.scopes, self.hook, self.module, self.casts, self.sequences, self.states = [], None, None, {}, {}, []
-        results = self.call(self.model.functions[self.model.inventory.task], [])
+        results = self.call(self.model.functions[self.model.inventory.computed], [])
         self._let_go(results)
         for storage in self.held[marks[1] :]:
             self.tape.free(storage)

@@ -99,7 +99,8 @@ class Implementation(Entry):
     those with equal names. The command line accepts these names as well."""
     set: dict[Name, Any] = {}
     """The library's arguments, with values, that select this method among those of the same `type`. A list matches any
-    list that is not empty. A mapping matches any mapping that contains its items."""
+    list that is not empty. A mapping matches any mapping that contains its items. With `unites`, the arguments of every
+    part."""
     apart: dict[Name, Argument] = {}
     """A tensor per site -> the library's argument that names its modules. Other tensors use the other targets."""
     write: dict[Argument, FormulaField] = {}
