@@ -26,14 +26,14 @@ from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
-from ..errors import UsageError, shown
+from ..errors import ConfigError, UsageError, shown
 from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord, Records
-    from ..schema.library import Library
+    from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
 from .where import STRUCTURE, Extra, Where, matrices
@@ -158,8 +158,11 @@ class _Reading(Arguments):
         method = self._method(wanted)
         entry = method.entry.implementations[self.library.id]
         given = self._hyperparameters(method, entry)
-        said = self.library.tasks.get(str(self.values.get("task_type")))
-        inventory = self.backbone.inventory(task or self._task(), num_labels)
+        said = self._said()
+        inventory = self.backbone.inventory(task or self._task(said), num_labels)
+        if said is not None and said.strict and inventory.task != said.task:
+            expected = f"a type for a model with the task {inventory.task}"
+            raise self.refuse("task_type", self.values["task_type"], expected)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
         self._nothing_left(entry)
         try:
@@ -169,24 +172,39 @@ class _Reading(Arguments):
             plan = Plan(method.parts, inventory, chosen=chosen)
             self._as_written(entry, {**plan.common, **plan.values(given)})
         except UsageError as error:
-            raise self.refuse("", str(error), f"a setting that {method.id} accepts") from None
+            raise self._invalid(method, entry, error) from None
         for formula in (entry.trained, entry.stored, entry.added):
             if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
                 raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
-        return Adapter(
+        adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
         )
+        try:
+            adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
+        except UsageError as error:
+            raise self._invalid(method, entry, error) from None
+        return adapter
 
-    def _task(self) -> str | None:
+    def _invalid(self, method: MethodRecord, entry: Implementation, error: UsageError) -> ConfigError:
+        """Return the error for arguments that the method, or the method on this model, does not accept."""
+        renamed = [entry.rename[name] for name in sorted(error.about & entry.rename.keys())]
+        read = {n for name in error.about & entry.read.keys() for n in entry.read[name].names if n in self.values}
+        names = renamed or sorted(read) or (["target_modules"] if self.spec.accepts else [self.library.type_key])
+        found = {name: self._look(name) for name in names} if len(names) > 1 else self._look(names[0]) or self.type
+        return self.refuse(", ".join(names), found, f"a setting that {method.id} accepts", str(error))
+
+    def _said(self) -> Task | None:
         word = self.values.get("task_type")
         if word is None:
             return None
         if not isinstance(word, str) or word not in self.library.tasks:
-            raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
-        task = self.library.tasks[word].task
-        return task if task in self.backbone.family.tasks else None
+            raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}")
+        return self.library.tasks[word]
+
+    def _task(self, said: Task | None) -> str | None:
+        return said.task if said is not None and said.task in self.backbone.family.tasks else None
 
     # The method
 

@@ -70,7 +70,28 @@ class Arguments:
             values[name] = given.get(name, self.filled[name])
             if type(values[name]) is not int or values[name] < 1:
                 raise self.refuse(name, values[name], "a whole number from 1")
+        self._check(values)
         return values
+
+    def _check(self, values: dict[str, Any]) -> None:
+        """Raise ConfigError for values that the library itself refuses."""
+        known = numbers(values)
+        for formula in self.spec.requires:
+            try:
+                fine = formula(known)
+            except (ArithmeticError, TypeError, ValueError):
+                fine = False
+            if not fine:
+                said = {name: values[name] for name in sorted(formula.names)}
+                raise self.refuse(", ".join(said), said, f"{formula.source}, which {self.library.name} requires")
+        for name, note in self.spec.expects.items():
+            if not values[name]:
+                self.notes.append(f"{name}: {note}")
+        if self.spec.only is not None:
+            table = self.library.table(self.spec.by_model[self.spec.only])
+            if self.backbone.family.model_type not in table:
+                found, expected = self.backbone.family.model_type, f"a model that {self.library.name} supports"
+                raise self.refuse(self.library.type_key, found, f"{expected}: {', '.join(sorted(table))}")
 
     def _default(self, name: str) -> Any:
         if name in self.filled:

@@ -47,6 +47,7 @@ class Where:
         values = arguments.values
         self.targets = values.get("target_modules")
         self.saved = [*self._words("modules_to_save"), *saved]
+        self._refused()
         self.layers = self._layers()
         self.layer_patterns = [re.compile(rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\.") for p in self._patterns("layers_pattern")]
         self.modules = self._replicated() if values.get("layer_replication") else inventory.modules
@@ -93,9 +94,20 @@ class Where:
         numbers = value if isinstance(value, list) else [value]
         if any(type(n) is not int for n in numbers):
             raise self.refuse("layers_to_transform", value, "layer numbers")
-        if isinstance(self.targets, str):
-            raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
         return frozenset(numbers)
+
+    def _refused(self) -> None:
+        """Raise ConfigError for numbers or names of layers that the library refuses beside these targets."""
+        values, refuses = self.arguments.values, self.arguments.spec.refuses
+        expression = isinstance(self.arguments.raw.get("target_modules"), str)
+        layers, pattern = (values.get(name) for name in ("layers_to_transform", "layers_pattern"))
+        expected = "nothing, because target_modules is one expression"
+        if expression and layers is not None and "layers_of_expression" in refuses:
+            raise self.refuse("layers_to_transform", layers, expected)
+        if expression and pattern is not None and "pattern_of_expression" in refuses:
+            raise self.refuse("layers_pattern", pattern, expected)
+        if pattern and layers is None and "pattern_alone" in refuses:
+            raise self.refuse("layers_pattern", pattern, "nothing, because layers_to_transform is absent")
 
     def _replicated(self) -> list[Module]:
         """Return the modules after layer replication: repeated layers share weights and get other numbers."""
@@ -146,7 +158,10 @@ class Where:
             return lambda path: False
         meant = self._by_name(self.targets, "target_modules")
         exact = set(self.targets) if isinstance(self.targets, list) else set()
-        return lambda path: meant(path) and (self.layers is None or path in exact or self._layer(path) in self.layers)
+        if isinstance(self.targets, str) or self.layers is None:  # one expression selects in all layers
+            return meant
+        layers = self.layers
+        return lambda path: meant(path) and (path in exact or self._layer(path) in layers)
 
     def _in_all_linear(self, module: Module) -> bool:
         return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING

@@ -32,6 +32,8 @@ class Task(Entry):
     kind: Word | None = None
     """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
+    strict: bool = False
+    """True if the library refuses a model for another task."""
 
 
 class ByModel(Entry):
@@ -84,6 +86,16 @@ class ConfigType(Entry):
     fills: dict[Name, FormulaField] = Field(default={})
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
     model's dimensions and the arguments."""
+    requires: list[FormulaField] = Field(default=[])
+    """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
+    as its length."""
+    refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
+    """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
+    expression, and `layers_pattern` without `layers_to_transform`."""
+    expects: dict[Name, Line] = Field(default={})
+    """Arguments without which the library's usual call fails, each with a note that says so."""
+    only: Name | None = None
+    """The argument in `by_model` whose table lists the only models that the type supports."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
@@ -137,6 +149,8 @@ class Library(Entry):
             for argument in (*kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
+            if kind.only is not None and kind.only not in kind.by_model:
+                raise ValueError(f"type {name} names no table: {kind.only}")
         for name, rows in self.tables.items():
             if rows.like is not None and (rows.like not in self.tables or rows.like == name):
                 raise ValueError(f"table {name} is like no other: {rows.like}")
