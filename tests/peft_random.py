@@ -52,7 +52,9 @@ ELSEWHERE = {
     "lora_ga_config", "arrow_config", "adapters", "tokenizer_name_or_path", "tokenizer_kwargs", "prompt_tuning_init",
     "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path", "target_svd_config", "alora_invocation_tokens",
     "shadow_model", "velora_config",
-}  # fmt: skip
+}
+RARE = {"token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "encoder_num_layers"}
+"""Arguments that are taken from the model, or that no one changes."""  # fmt: skip
 """Arguments that need data, files or another library, which no test has at hand."""
 INTEGERS = (1, 2, 2, 3, 4, 4, 5, 6, 8, 8, 12)
 FLOATS = (0.05, 0.1, 0.3, 0.5, 0.9)
@@ -165,9 +167,14 @@ class Names:
         self.leaves = [n for n, m in modules.items() if n and not [*m.children()] and [*m.parameters()]]
         self.blocks = [n for n, m in modules.items() if n and [*m.children()] and [*m.parameters()]]
         self.tables = [n for n, m in modules.items() if isinstance(m, nn.Embedding)]
+        self.norms = [n for n in self.leaves if "norm" in n.lower() or "ln_" in n]
         self.parameters = [n for n, p in model.named_parameters() if p.ndim > 1]
         self.layers = sorted({int(n) for name in self.linear for n in re.findall(r"\.(\d+)\.", name)}) or [0]
         self.task = model.config.architectures
+
+    def own(self, accepts: list[str]) -> list[str]:
+        """The modules of a type that is for norms or embeddings only."""
+        return {("norm",): self.norms, ("embedding",): self.tables}.get(tuple(accepts), [])
 
     def ends(self, rng: random.Random, paths: list[str], count: int) -> list[str]:
         """Some of the names, mostly by their last part."""
@@ -191,7 +198,7 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
     config = CONFIGS[peft_type]
     fields = [f for f in dataclasses.fields(config) if f.init and f.name not in ELSEWHERE]
     hints = typing.get_type_hints(config)
-    plain_fields = [f for f in fields if f.name not in _NAMED]
+    plain_fields = [f for f in fields if f.name not in _NAMED and (f.name not in RARE or rng.random() < 0.05)]
     changed = {f.name for f in rng.sample(plain_fields, min(len(plain_fields), rng.choice((0, 1, 1, 2, 3))))}
     needed = set(PEFT.types[peft_type].needs)
     if rng.random() < 0.6:
@@ -203,7 +210,10 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
             yield field.name, rng.choice(fitting[field.name])
         elif field.name in _NAMED:
             how, often = _NAMED[field.name]
-            if rng.random() < (0.85 if prompts and field.name == "task_type" else often):
+            if field.name == "target_modules" and (own := names.own(PEFT.types[peft_type].accepts)) and rng.random() < 0.9:
+                if rng.random() < 0.8:
+                    yield field.name, names.ends(rng, own, rng.choice((1, 2)))
+            elif rng.random() < (0.85 if prompts and field.name == "task_type" else often):
                 yield field.name, how(rng, names)
         elif field.name in changed | needed:
             known = _value(rng, hints[field.name], field.name, names)

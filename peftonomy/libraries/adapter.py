@@ -59,8 +59,8 @@ class Adapter:
     """A parsed configuration. `KnowledgeBase.adapter` creates it.
 
     type: the library's name for it. arguments: all of them, defaults filled in. hyperparameters: the method's own, as
-    far as the configuration sets them. patterns: sites with their own values, by module name. notes: sentences on
-    arguments that were ignored or interpreted.
+    far as the configuration sets them. patterns: sites with their own values, by module name. groups: the library's sums
+    over groups of modules. notes: sentences on arguments that were ignored or interpreted.
     """
 
     library: Library
@@ -71,6 +71,7 @@ class Adapter:
     hyperparameters: dict[str, Any]
     patterns: dict[str, dict[str, Value]]
     extras: tuple[Extra, ...]
+    groups: dict[str, int]
     notes: tuple[str, ...]
     dtype: str
 
@@ -98,6 +99,7 @@ class Adapter:
         known = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
         } | {"added": grown} | _besides(self.plan) | _totals(cost)  # fmt: skip
+        known |= _per_site(entry, self.plan, known) | self.groups
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -178,8 +180,10 @@ class _Reading(Arguments):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
                 raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
+        groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
+        notes = tuple(self.notes)
         adapter = Adapter(
-            self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
+            self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
         )
         try:
             adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
@@ -341,6 +345,10 @@ class _Reading(Arguments):
                 if (experts := matrices(site.module)) > 1:
                     before = own.get(site, {})
                     own[site] = {**before, name: experts * before.get(name, given[name])}
+        for site in sites if entry.fit else ():
+            before = own.get(site, {})
+            known = numbers(self.values) | self.backbone.dims | dict(given) | before | _sizes(site)
+            own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
         return Chosen(sites, where.named, apart, own)
 
     def _split(
@@ -395,6 +403,31 @@ def _besides(plan: Plan) -> dict[str, int]:
         "biased_d_in": sum(site.count * site.d_in for site in sites),
         "biased_d_out": sum(site.count * site.d_out for site in sites),
     }
+
+
+def _sizes(site: SiteGroup) -> dict[str, int]:
+    """Return the names of a module's sizes in the library's formulas."""
+    return {"d_in": site.d_in, "d_out": site.d_out, "biased": int(site.bias)}
+
+
+def _per_site(entry: Implementation, plan: Plan, known: Mapping[str, Any]) -> dict[str, int]:
+    """Return the library's sums over the targeted modules, each with its own sizes and hyperparameters."""
+    own = plan.chosen.own if plan.chosen is not None else {}
+    sites = [site for group in plan.sites for site in group]
+    return {
+        name: sum(site.count * formula(known | own.get(site, {}) | _sizes(site)) for site in sites)
+        for name, formula in entry.per_site.items()
+    }
+
+
+def _per_group(
+    entry: Implementation, plan: Plan, where: Where, arguments: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+    """Yield the library's sums over groups of targeted modules."""
+    if entry.per_group:
+        known = {**arguments, **plan.common}
+        groups = [{**known, **_sizes(site), "n": n} for site, n in where.grouped(plan)]
+        yield from ((name, sum(map(formula, groups))) for name, formula in entry.per_group.items())
 
 
 def _totals(cost: Cost) -> dict[str, int]:

@@ -75,18 +75,33 @@ class Arguments:
 
     def _check(self, values: dict[str, Any]) -> None:
         """Raise ConfigError for values that the library itself refuses."""
-        known = numbers(values)
+        known = self.backbone.inventory().dims | numbers(values)
         for formula in self.spec.requires:
             try:
                 fine = formula(known)
             except (ArithmeticError, TypeError, ValueError):
                 fine = False
             if not fine:
-                said = {name: values[name] for name in sorted(formula.names)}
+                said = {name: values.get(name, known[name]) for name in sorted(formula.names)}
                 raise self.refuse(", ".join(said), said, f"{formula.source}, which {self.library.name} requires")
+        for reason, formula in self.spec.decides.items():
+            said = {name: values[name] for name in sorted(formula.names)}
+            if not formula(known):
+                raise self.refuse(", ".join(said), said, formula.source, reason)
+        for name, whole in self.spec.within.items():
+            some, every = values[name], values[whole]
+            if some is None:
+                raise self.refuse(name, "nothing", f"names: {self.library.name} has no default for this model")
+            if isinstance(some, list) and isinstance(every, list) and (other := [w for w in some if w not in every]):
+                raise self.refuse(name, other[0], f"one of {whole}: {', '.join(map(str, every))}")
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")
+        kind = self.backbone.family.model_type
+        if kind in self.spec.fails:
+            raise self.refuse(self.library.type_key, self.type, f"another type for {kind}", self.spec.fails[kind])
+        if kind in self.spec.unfilled and self.raw.get(name := self.spec.unfilled[kind]) is None:
+            raise self.refuse(name, "nothing", f"a value, as {self.library.name} does not find it in the model")
         if self.spec.only is not None:
             table = self.library.table(self.spec.by_model[self.spec.only])
             if self.backbone.family.model_type not in table:

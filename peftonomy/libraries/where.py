@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.backbone import Inventory
@@ -150,18 +151,69 @@ class Where:
 
     def _matcher(self) -> Callable[[str], bool]:
         if isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR:
-            linear = {path for m in self.leaves if self._in_all_linear(m) for _, path in m.paths()}
-            return linear.__contains__
+            layers, linear, exact = self.layers, self.linear, set(self.words) if self.layers is not None else set()
+            if layers is None:
+                return linear.__contains__
+            return lambda path: path in linear and (path in exact or self._layer(path) in layers)
         if self.targets == THE_EMBEDDING:
             return {m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters}.__contains__
         if not self.targets:
             return lambda path: False
         meant = self._by_name(self.targets, "target_modules")
-        exact = set(self.targets) if isinstance(self.targets, list) else set()
+        exact = set(self.words) if self.layers is not None else set()
         if isinstance(self.targets, str) or self.layers is None:  # one expression selects in all layers
             return meant
         layers = self.layers
         return lambda path: meant(path) and (path in exact or self._layer(path) in layers)
+
+    @cached_property
+    def linear(self) -> frozenset[str]:
+        """The modules that all-linear means."""
+        return frozenset(path for m in self.leaves if self._in_all_linear(m) for _, path in m.paths())
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The names to which the library shortens its list of targets; an empty list for an expression."""
+        if isinstance(self.targets, str):
+            words = sorted(self.linear) if self.targets.lower() == ALL_LINEAR else []
+        else:
+            words = [*dict.fromkeys(self.targets or ())]
+        if len(words) < self.arguments.library.shortens:
+            return words
+        ends, names = tuple(f".{word}" for word in words), {*self._holders, *self._paths}
+        others = {end for name in names if not f".{name}".endswith(ends) for end in _endings(name)}
+        found: dict[str, None] = {}
+        for word in sorted(words, key=_endings):
+            for end in _endings(word):
+                if end not in found and end not in others and not any(word.endswith(f".{one}") for one in found):
+                    found[end] = None
+                    break
+        return [*found] if 0 < len(found) < len(words) else words
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        return frozenset(path for m in self.leaves for _, path in m.paths())
+
+    @cached_property
+    def _holders(self) -> frozenset[str]:
+        """The names of modules that contain modules."""
+        found = {path.rpartition(".")[0] for path in self._paths} - {""}
+        while above := {path.rpartition(".")[0] for path in found} - found - {""}:
+            found |= above
+        return frozenset(found)
+
+    def grouped(self, plan: Plan) -> Iterator[tuple[SiteGroup, int]]:
+        """Yield each group of targeted modules with equal sizes and the same ending, as one module and their number."""
+        groups: dict[tuple[str, int, int], tuple[SiteGroup, int]] = {}
+        for site in (site for group in plan.sites for site in group):
+            for _, path in site.paths():
+                ends = [word for word in self.words if path.endswith(word)] or [""]
+                if len(ends) > 1:
+                    expected = "names of which one is the ending of each module's name; which one counts is random"
+                    raise self.refuse("target_modules", " and ".join(ends), expected)
+                key = ends[0], site.d_in, site.d_out
+                groups[key] = site, groups.get(key, (site, 0))[1] + 1
+        yield from groups.values()
 
     def _in_all_linear(self, module: Module) -> bool:
         return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING
@@ -244,11 +296,8 @@ class Where:
             if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
                 expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
-        leaves = {path for m in self.leaves for _, path in m.paths()}
-        holders = {path.rpartition(".")[0] for path in leaves} - {""}
-        while above := {path.rpartition(".")[0] for path in holders} - holders - {""}:
-            holders |= above
-        wrong = min((path for path in holders - leaves if self.named(path)), default=None)
+        leaves = self._paths
+        wrong = min((path for path in self._holders - leaves if self.named(path)), default=None)
         if wrong is not None:
             raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
         for word in self.targets if isinstance(self.targets, list) else ():
@@ -385,6 +434,12 @@ class Where:
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
                 numel = math.prod(self._shapes(site.module)[0])
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def _endings(name: str) -> list[str]:
+    """Return the endings of a module's name, shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
 def matrices(module: Module) -> int:

@@ -111,6 +111,15 @@ class Implementation(Entry):
     """Our hyperparameters that are not renamed arguments, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, if it differs from ours."""
+    fit: dict[Name, FormulaField] = {}
+    """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters, the
+    library's arguments, the model's dimensions, and the module's `d_in`, `d_out` and `biased` (1 with a bias, else
+    0)."""
+    per_site: dict[Name, FormulaField] = {}
+    """Names for the formulas below: sums over the targeted modules. The formulas may use the same names as `fit`."""
+    per_group: dict[Name, FormulaField] = {}
+    """Names for the formulas below: sums over groups of targeted modules. A group has the same sizes, and names with the
+    same ending from the library's list of targets. `n` is the number of its modules."""
     trained: FormulaField | None = None
     """The number of parameters that the library trains, if it differs from our `trained`. The formula may use the
     ledgers, `added` (all new tensors), our hyperparameters, the library's arguments and the model's dimensions. It may

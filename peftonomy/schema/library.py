@@ -89,6 +89,14 @@ class ConfigType(Entry):
     requires: list[FormulaField] = Field(default=[])
     """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
     as its length."""
+    decides: dict[Line, FormulaField] = Field(default={})
+    """Conditions on the arguments without which the counts do not follow from the configuration, by the reason."""
+    fails: dict[Stem, Line] = Field(default={})
+    """Models by `model_type` on which the library fails with this type, each with the reason."""
+    unfilled: dict[Stem, Name] = Field(default={})
+    """Models by `model_type` for which the library cannot take an argument in `fills` from the model."""
+    within: dict[Name, Name] = Field(default={})
+    """Arguments that are lists whose words must be in the list of another argument."""
     refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
     """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
     expression, and `layers_pattern` without `layers_to_transform`."""
@@ -132,6 +140,8 @@ class Library(Entry):
     files: list[Name] = Field(default=[])
     """Arguments that name files by key. Only their number affects the counts."""
     tasks: dict[Word, Task] = Field(default={})
+    shortens: int = 2**31
+    """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
