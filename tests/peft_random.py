@@ -53,7 +53,7 @@ ELSEWHERE = {
     "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path", "target_svd_config", "alora_invocation_tokens",
     "shadow_model", "velora_config",
 }
-RARE = {"token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "encoder_num_layers"}
+RARE = {"token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "boft_n_butterfly_factor", "n_splits", "subspace_rank"}
 """Arguments that are taken from the model, or that no one changes."""  # fmt: skip
 """Arguments that need data, files or another library, which no test has at hand."""
 INTEGERS = (1, 2, 2, 3, 4, 4, 5, 6, 8, 8, 12)
@@ -63,7 +63,8 @@ FITTING = {
     "CPT": {"task_type": ("CAUSAL_LM",)}, "FOURIERFT": {"n_frequency": (2, 5, 20)}, "MISS": {"r": (1, 2, 4)},
     "OFT": {"oft_block_size": (0, 2, 3, 4, 8), "r": (0, 0, 2, 3, 4)}, "PSOFT": {"r": (2, 3, 4)},
     "ROAD": {"group_size": (2, 4, 6)}, "SHIRA": {"r": (1, 2, 3)}, "VBLORA": {"vector_length": (1, 2, 3, 4)},
-    "WAVEFT": {"n_frequency": (2, 5, 20)}, "KASA": {}, "BOFT": {"boft_block_size": (0, 2, 3, 4), "boft_block_num": (0, 0, 1, 2, 3)},
+    "WAVEFT": {"n_frequency": (2, 5, 20)}, "UNILORA": {"theta_d_length": (2, 8, 64)}, "HRA": {"r": (2, 4, 6, 8, 8, 3)},
+    "TRAINABLE_TOKENS": {"token_indices": ([1], [0, 2, 3])}, "IA3": {}, "BOFT": {"boft_block_size": (0, 2, 3, 4), "boft_block_num": (0, 0, 1, 2, 3)},
 }
 """Values without which a type does not fit small models, or is refused by peft."""
 
@@ -350,6 +351,10 @@ def outcomes(case: Case, answer: Theirs) -> dict[str, Outcome]:
     if isinstance(answer, str):
         return {"written": _outcome(case, case.config, None, answer)}
     known, saved = answer
+    try:
+        configured({name: value for name, value in saved.items() if value is not None})
+    except (TypeError, ValueError) as error:  # peft does not read what it has saved
+        return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, None, str(error))}
     return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, known, "")}
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.config import read_json
-from ..backbones.modules import LINEAR, SiteGroup
+from ..backbones.modules import LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
@@ -224,7 +224,7 @@ class _Reading(Arguments):
             ):
                 raise UsageError(f"{wanted} is not a {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
-                if not _meets(self.values.get(name), value):
+                if not _meets(self.values.get(name), value) and name not in self.spec.alike:
                     raise self.refuse(name, self.values.get(name), f"{shown(value)}, as required for {wanted}")
             return method
         found = sorted(self._candidates(), key=lambda item: (*(-n for n in item[0]), item[1].year, item[1].id))
@@ -234,9 +234,12 @@ class _Reading(Arguments):
         if len(best) > 1:
             others = ", ".join(m.id for m in best[1:])
             self.notes.append(f"Counted as {best[0].id}; {others} would be as well.")
+        for name, value in best[0].entry.implementations[self.library.id].set.items():
+            if not _meets(self.values.get(name), value):
+                self.notes.append(f"{name}: {self.spec.alike[name]}")
         return best[0]
 
-    def _candidates(self) -> Iterator[tuple[tuple[int, int], MethodRecord]]:
+    def _candidates(self) -> Iterator[tuple[tuple[int, int, int], MethodRecord]]:
         """Yield the possible methods, each with the arguments that it explains: those that change tensors first.
 
         If a method's symbol is not the type's class, it needs more than a configuration (an optimiser, a quantised
@@ -248,9 +251,10 @@ class _Reading(Arguments):
                 continue
             if entry.symbol is not None and entry.symbol.partition("(")[0] != self.spec.symbol:
                 continue
-            if all(_meets(self.values.get(name), value) for name, value in entry.set.items()):
+            unmet = [name for name, value in entry.set.items() if not _meets(self.values.get(name), value)]
+            if all(name in self.spec.alike for name in unmet):
                 changing = sum(not self.library.inert_at(name, self.values[name]) for name in entry.set)
-                yield (changing, len(entry.set)), method
+                yield (-len(unmet), changing, len(entry.set)), method
 
     # The setting
 
@@ -286,7 +290,7 @@ class _Reading(Arguments):
     def _nothing_left(self, entry: Implementation) -> None:
         """Raise ConfigError for an argument with a value that is not supported."""
         understood = {
-            *STRUCTURE, *self.spec.patterns, *entry.set,
+            *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
             *(name for formula in (*entry.read.values(), entry.trained, entry.stored, entry.added)
               if formula is not None for name in formula.names),
@@ -304,10 +308,15 @@ class _Reading(Arguments):
 
     def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
         """Raise ConfigError for an argument that differs from the value implied by the setting and the model."""
-        read = {name for formula in entry.read.values() for name in formula.names}
+        used = (*entry.read.values(), *filter(None, (entry.trained, entry.stored, entry.added)))
+        read = {name for formula in used for name in formula.names}
+        inert = self.library.inert_at
         for name, formula in entry.write.items():
             value, expected = self.values[name], formula(known)
-            if value != expected and name not in read and not self.library.inert_at(name, value):
+            if name in self.filled and value == self.filled[name] and name in read:
+                if value != expected:
+                    self.notes.append(f"{name}: {self.library.name} sets it to {value}, where the model has {expected}.")
+            elif value != expected and (name not in read or name in self.filled) and not inert(name, value):
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
     # The modules
@@ -345,9 +354,11 @@ class _Reading(Arguments):
                 if (experts := matrices(site.module)) > 1:
                     before = own.get(site, {})
                     own[site] = {**before, name: experts * before.get(name, given[name])}
+        model = numbers(self.values) | self.backbone.dims | dict(given) | totals(sites) if entry.fit else {}
+        model["n_weights"] = sum(site.count * site.d_in * site.d_out for site in sites)
         for site in sites if entry.fit else ():
             before = own.get(site, {})
-            known = numbers(self.values) | self.backbone.dims | dict(given) | before | _sizes(site)
+            known = model | before | _sizes(site)
             own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
         return Chosen(sites, where.named, apart, own)
 

@@ -196,8 +196,9 @@ class Where:
 
     @cached_property
     def _holders(self) -> frozenset[str]:
-        """The names of modules that contain modules."""
-        found = {path.rpartition(".")[0] for path in self._paths} - {""}
+        """The names of modules that contain modules or parameters of their own."""
+        bare = {path for m in self.modules if m.kind == "parameter" for _, path in m.paths()}
+        found = {path.rpartition(".")[0] for path in self._paths | bare} - {""}
         while above := {path.rpartition(".")[0] for path in found} - found - {""}:
             found |= above
         return frozenset(found)
@@ -289,7 +290,8 @@ class Where:
 
     def _named_well(self) -> None:
         """Note names without a match. Refuse names of modules that contain modules, and names of experts."""
-        experts, name = self.arguments.backbone.family.expert_names, self.arguments.library.name
+        name = self.arguments.library.name
+        experts = self.arguments.backbone.family.expert_names if self.arguments.spec.converts else []
         if experts and self.arguments.raw.get("target_modules") is None:
             raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
         for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
@@ -349,13 +351,40 @@ class Where:
 
     def _copies(self) -> Iterator[Extra]:
         """Yield modules that are copied, trained and saved in full."""
-        found = [m for m in self.leaves if any(self._saved(path) for _, path in m.paths())]
+        if not self.saved:
+            return
+        self._saved_well()
+        found = [m for m in self.modules if any(self._saved(path) for path in self._owners(m))]
         if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
             found = [self.tying[0], *(m for m in found if m not in self.tying)]
             yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
         for module in found:
-            copies = 1 if module in self.tying else sum(self._saved(path) for _, path in module.paths())
+            copies = 1 if module in self.tying else sum(map(self._saved, self._owners(module)))
             yield Extra(f"modules_to_save: {module.path}", *[copies * self._numel(module)] * 3)
+
+    def _owners(self, module: Module) -> Iterator[str]:
+        """Yield the names of a module, or of the modules that have a bare parameter."""
+        for _, path in module.paths():
+            yield path.rpartition(".")[0] if module.kind == "parameter" else path
+
+    def _saved_well(self) -> None:
+        """Raise ConfigError for names of modules that the library cannot copy, or whose copies are not counted."""
+        ends, holders = tuple(self.saved), self._holders
+        copied = {path for path in self._paths | holders if path.endswith(ends)}
+        buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
+        for path in sorted(copied):
+            inside = f"{path}."
+            within = [other for other in holders if other.startswith(inside)]
+            if any(rest.isdigit() for other in self._paths | holders if other.startswith(inside)
+                   and "." not in (rest := other.removeprefix(inside))):  # fmt: skip
+                raise self.refuse("modules_to_save", path, "names of modules; this one is a list of modules")
+            if nested := next((other for other in sorted(copied) if other.startswith(inside)), None):
+                expected = "names of modules of which none contains another"
+                raise self.refuse("modules_to_save", f"{nested} in {path}", expected)
+            if buffers and any(f".{other}".endswith(buffers) for other in (path, *within)):
+                raise self.refuse("modules_to_save", path, "modules without buffers, which are not counted")
+            if any(self.named(other) for other in self._paths if other == path or other.startswith(inside)):
+                raise self.refuse("modules_to_save", path, "names that end no name of a targeted module")
 
     def _saved(self, path: str) -> bool:
         parts = path.split(".")
@@ -364,9 +393,8 @@ class Where:
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
-        if module.parameters:
-            return [shape for _, shape in module.parameters]
-        return [(module.d_in, module.d_out), *([(module.d_out,)] if module.bias else [])]
+        own = [shape for _, shape in module.parameters]
+        return [(module.d_in, module.d_out), *own] if _shares(module) else own
 
     def _numel(self, module: Module) -> int:
         return sum(map(math.prod, self._shapes(module)))
@@ -374,7 +402,7 @@ class Where:
     def _tied(self) -> list[Module]:
         """Return the modules that share one embedding table, starting with the owner; an empty list if none do."""
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
-        tied = [m for m in self.leaves if m.kind in (*LINEAR, "embedding") and not m.parameters]
+        tied = [m for m in self.leaves if _shares(m)]
         return [*tables[:1], *tied] if tied else []
 
     def _biases(self, plan: Plan) -> Iterator[Extra]:
@@ -383,7 +411,7 @@ class Where:
             return
         twice = 0
         if word == "all":
-            groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.leaves]
+            groups = [(m, sum(not self._saved(path) for path in self._owners(m))) for m in self.modules]
             twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
@@ -393,6 +421,8 @@ class Where:
         yield Extra(f"bias: {word}", numel, 0, numel + twice)
 
     def _bias(self, module: Module) -> int:
+        if module.kind == "parameter":
+            return self._numel(module) if module.path.endswith(".bias") else 0
         return math.prod(dict(module.parameters).get("bias", (0,)))
 
     def _tokens(self) -> Iterator[Extra]:
@@ -432,8 +462,13 @@ class Where:
             by_name = bool(self.targets != ALL_LINEAR and (names - tied) & set(self.targets or ()))
         for site in (site for group in plan.sites for site in group if by_name):
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
-                numel = math.prod(self._shapes(site.module)[0])
+                numel = self._numel(site.module)
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
+
+
+def _shares(module: Module) -> bool:
+    """Return True if the weight of a module is that of another one."""
+    return module.kind in (*LINEAR, "embedding") and not any(suffix == "weight" for suffix, _ in module.parameters)
 
 
 def _endings(name: str) -> list[str]:

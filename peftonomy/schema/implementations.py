@@ -113,10 +113,11 @@ class Implementation(Entry):
     """The library's default for our hyperparameter, if it differs from ours."""
     fit: dict[Name, FormulaField] = {}
     """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters, the
-    library's arguments, the model's dimensions, and the module's `d_in`, `d_out` and `biased` (1 with a bias, else
-    0)."""
+    library's arguments, the model's dimensions, sums over the targeted modules (`n_weights`: of the sizes of their
+    weights), and the module's `d_in`, `d_out` and `biased` (1 with a bias, else 0)."""
     per_site: dict[Name, FormulaField] = {}
-    """Names for the formulas below: sums over the targeted modules. The formulas may use the same names as `fit`."""
+    """Names for the formulas below: sums over the targeted modules. The formulas may use the names that `fit` may use,
+    and those of the formulas below."""
     per_group: dict[Name, FormulaField] = {}
     """Names for the formulas below: sums over groups of targeted modules. A group has the same sizes, and names with the
     same ending from the library's list of targets. `n` is the number of its modules."""

@@ -85,7 +85,8 @@ class ConfigType(Entry):
     """Arguments without a default. The library fails if they are absent."""
     fills: dict[Name, FormulaField] = Field(default={})
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
-    model's dimensions and the arguments."""
+    model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of X
+    in the model's config, or 0."""
     requires: list[FormulaField] = Field(default=[])
     """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
     as its length."""
@@ -96,7 +97,11 @@ class ConfigType(Entry):
     unfilled: dict[Stem, Name] = Field(default={})
     """Models by `model_type` for which the library cannot take an argument in `fills` from the model."""
     within: dict[Name, Name] = Field(default={})
-    """Arguments that are lists whose words must be in the list of another argument."""
+    """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
+    alike: dict[Name, Line] = Field(default={})
+    """Arguments whose other values give another method that is counted by the same entry, each with a note."""
+    remarks: dict[Line, FormulaField] = Field(default={})
+    """Notes on the counts, each with the condition on the arguments under which it applies."""
     refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
     """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
     expression, and `layers_pattern` without `layers_to_transform`."""
@@ -104,6 +109,8 @@ class ConfigType(Entry):
     """Arguments without which the library's usual call fails, each with a note that says so."""
     only: Name | None = None
     """The argument in `by_model` whose table lists the only models that the type supports."""
+    converts: bool = False
+    """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
