@@ -376,8 +376,11 @@ def _outcome(case: Case, config: dict[str, Any], known: Counts | None, refusal: 
     return Outcome("wrong", f"{', '.join(differ)} differ", found, known)
 
 
-def cases(seed: int, number: int, only: str | None = None) -> Iterator[tuple[str, Case, Theirs]]:
-    for n in range(number):
+def cases(
+    seed: int, number: int, only: str | None = None, start: int = 0
+) -> Iterator[tuple[str, Case, Theirs]]:
+    """Yield cases with their names, by which `--case` finds them again."""
+    for n in range(start, start + number):
         name = f"{seed}:{n}" if only is None else f"{seed}:{n}:{only}"
         yield name, *drawn(random.Random(name), only)
 

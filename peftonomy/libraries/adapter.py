@@ -172,6 +172,8 @@ class _Reading(Arguments):
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method.parts, inventory, chosen=chosen)
+            if where is not None and not plan.targets:
+                self._covered(method, where, plan)
             self._as_written(entry, {**plan.common, **plan.values(given)})
         except UsageError as error:
             raise self._invalid(method, entry, error) from None
@@ -361,6 +363,14 @@ class _Reading(Arguments):
             known = model | before | _sizes(site)
             own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
         return Chosen(sites, where.named, apart, own)
+
+    def _covered(self, method: MethodRecord, where: Where, plan: Plan) -> None:
+        """Raise ConfigError for a target that no tensor of a method without targets acts on."""
+        spots = [spot for piece in plan.pieces for _, spot in piece.places.spots]
+        paths = {spot.path.removesuffix(f".{spot.suffix}") for spot in spots}
+        for site in where.sites():
+            if site.module.path not in paths:
+                raise self.refuse("target_modules", site.module.path, f"modules on which a tensor of {method.id} acts")
 
     def _split(
         self,

@@ -197,8 +197,8 @@ class Where:
     @cached_property
     def _holders(self) -> frozenset[str]:
         """The names of modules that contain modules or parameters of their own."""
-        bare = {path for m in self.modules if m.kind == "parameter" for _, path in m.paths()}
-        found = {path.rpartition(".")[0] for path in self._paths | bare} - {""}
+        found = {path for m in self.modules if m.kind == "parameter" for _, path in m.paths()}
+        found |= {path.rpartition(".")[0] for path in self._paths} - {""}
         while above := {path.rpartition(".")[0] for path in found} - found - {""}:
             found |= above
         return frozenset(found)
@@ -354,22 +354,21 @@ class Where:
         if not self.saved:
             return
         self._saved_well()
-        found = [m for m in self.modules if any(self._saved(path) for path in self._owners(m))]
+        found = [m for m in self.modules if any(self._saved(path) for _, path in m.paths())]
         if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
             found = [self.tying[0], *(m for m in found if m not in self.tying)]
             yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
         for module in found:
-            copies = 1 if module in self.tying else sum(map(self._saved, self._owners(module)))
+            copies = 1 if module in self.tying else sum(self._saved(path) for _, path in module.paths())
             yield Extra(f"modules_to_save: {module.path}", *[copies * self._numel(module)] * 3)
-
-    def _owners(self, module: Module) -> Iterator[str]:
-        """Yield the names of a module, or of the modules that have a bare parameter."""
-        for _, path in module.paths():
-            yield path.rpartition(".")[0] if module.kind == "parameter" else path
 
     def _saved_well(self) -> None:
         """Raise ConfigError for names of modules that the library cannot copy, or whose copies are not counted."""
-        ends, holders = tuple(self.saved), self._holders
+        ends, holders, arguments = tuple(self.saved), self._holders, self.arguments
+        for name in (*arguments.library.adds, *arguments.spec.adds):
+            if name.endswith(ends) and arguments.spec.accepts:
+                expected = f"names that {arguments.library.name} does not use for modules of its own"
+                raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
         copied = {path for path in self._paths | holders if path.endswith(ends)}
         buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
         for path in sorted(copied):
@@ -411,7 +410,7 @@ class Where:
             return
         twice = 0
         if word == "all":
-            groups = [(m, sum(not self._saved(path) for path in self._owners(m))) for m in self.modules]
+            groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.modules]
             twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
@@ -421,8 +420,6 @@ class Where:
         yield Extra(f"bias: {word}", numel, 0, numel + twice)
 
     def _bias(self, module: Module) -> int:
-        if module.kind == "parameter":
-            return self._numel(module) if module.path.endswith(".bias") else 0
         return math.prod(dict(module.parameters).get("bias", (0,)))
 
     def _tokens(self) -> Iterator[Extra]:

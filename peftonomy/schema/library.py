@@ -109,6 +109,8 @@ class ConfigType(Entry):
     """Arguments without which the library's usual call fails, each with a note that says so."""
     only: Name | None = None
     """The argument in `by_model` whose table lists the only models that the type supports."""
+    adds: list[Name] = Field(default=[])
+    """Names of modules that the type puts into each targeted module and that could be taken for the model's."""
     converts: bool = False
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
@@ -149,6 +151,8 @@ class Library(Entry):
     tasks: dict[Word, Task] = Field(default={})
     shortens: int = 2**31
     """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
+    adds: list[Name] = Field(default=[])
+    """Names of modules that the library puts into each targeted module."""
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
