@@ -53,6 +53,8 @@ ELSEWHERE = {
     "prompt_tuning_init_text", "prompt_tuning_init_state_dict_path", "target_svd_config", "alora_invocation_tokens",
     "shadow_model", "velora_config",
 }
+OF_FILES = {"XLORA"}
+"""Types that are made of adapters which were trained before; `test_oracles_counts` has them."""
 RARE = {"token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "boft_n_butterfly_factor", "n_splits", "subspace_rank"}
 """Arguments that are taken from the model, or that no one changes."""  # fmt: skip
 """Arguments that need data, files or another library, which no test has at hand."""
@@ -63,7 +65,7 @@ FITTING = {
     "CPT": {"task_type": ("CAUSAL_LM",)}, "FOURIERFT": {"n_frequency": (2, 5, 20)}, "MISS": {"r": (1, 2, 4)},
     "OFT": {"oft_block_size": (0, 2, 3, 4, 8), "r": (0, 0, 2, 3, 4)}, "PSOFT": {"r": (2, 3, 4)},
     "ROAD": {"group_size": (2, 4, 6)}, "SHIRA": {"r": (1, 2, 3)}, "VBLORA": {"vector_length": (1, 2, 3, 4)},
-    "WAVEFT": {"n_frequency": (2, 5, 20)}, "UNILORA": {"theta_d_length": (2, 8, 64)}, "HRA": {"r": (2, 4, 6, 8, 8, 3)},
+    "WAVEFT": {"n_frequency": (2, 5, 20)}, "UNILORA": {"theta_d_length": (2, 8, 64)}, "HRA": {"r": (2, 2, 4, 4, 6, 6, 8, 8, 8, 10, 12, 3)},
     "TRAINABLE_TOKENS": {"token_indices": ([1], [0, 2, 3])}, "IA3": {}, "BOFT": {"boft_block_size": (0, 2, 3, 4), "boft_block_num": (0, 0, 1, 2, 3)},
 }
 """Values without which a type does not fit small models, or is refused by peft."""
@@ -136,7 +138,7 @@ def drawn(rng: random.Random, only: str | None = None) -> tuple[Case, Theirs]:
 
     Most configurations that peft refuses are drawn again, because the others say more.
     """
-    peft_type = only or rng.choice([*CONFIGS])
+    peft_type = only or rng.choice([name for name in CONFIGS if name not in OF_FILES])
     table = PEFT.types[peft_type].by_model.get("target_modules")
     known = [family for family in FAMILIES if table is None or family_type(family) in PEFT.table(table)]
     family = rng.choice(known if rng.random() < 0.4 else [*FAMILIES])
@@ -168,6 +170,7 @@ class Names:
         self.leaves = [n for n, m in modules.items() if n and not [*m.children()] and [*m.parameters()]]
         self.blocks = [n for n, m in modules.items() if n and [*m.children()] and [*m.parameters()]]
         self.tables = [n for n, m in modules.items() if isinstance(m, nn.Embedding)]
+        self.words = [n for n in self.tables if re.search("embed_tokens|word_embeddings|wte|shared|embed_in", n)]
         self.norms = [n for n in self.leaves if "norm" in n.lower() or "ln_" in n]
         self.parameters = [n for n, p in model.named_parameters() if p.ndim > 1]
         self.layers = sorted({int(n) for name in self.linear for n in re.findall(r"\.(\d+)\.", name)}) or [0]
@@ -175,7 +178,7 @@ class Names:
 
     def own(self, accepts: list[str]) -> list[str]:
         """The modules of a type that is for norms or embeddings only."""
-        return {("norm",): self.norms, ("embedding",): self.tables}.get(tuple(accepts), [])
+        return {("norm",): self.norms, ("embedding",): self.words}.get(tuple(accepts), [])
 
     def ends(self, rng: random.Random, paths: list[str], count: int) -> list[str]:
         """Some of the names, mostly by their last part."""
@@ -214,6 +217,8 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
             if field.name == "target_modules" and (own := names.own(PEFT.types[peft_type].accepts)) and rng.random() < 0.9:
                 if rng.random() < 0.8:
                     yield field.name, names.ends(rng, own, rng.choice((1, 2)))
+            elif field.name == "target_modules" and not PEFT.types[peft_type].accepts and rng.random() < 0.9:
+                continue  # blocks, by default all of them
             elif rng.random() < (0.85 if prompts and field.name == "task_type" else often):
                 yield field.name, how(rng, names)
         elif field.name in changed | needed:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.config import read_json
-from ..backbones.modules import LINEAR, SiteGroup, totals
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
@@ -98,7 +98,7 @@ class Adapter:
         grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
         known = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown} | _besides(self.plan) | _totals(cost)  # fmt: skip
+        } | {"added": grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
         known |= _per_site(entry, self.plan, known) | self.groups
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
@@ -294,7 +294,8 @@ class _Reading(Arguments):
         understood = {
             *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
-            *(name for formula in (*entry.read.values(), entry.trained, entry.stored, entry.added)
+            *(name for formula in (*entry.read.values(), *entry.fit.values(), *entry.per_site.values(),
+                                   *entry.per_group.values(), entry.trained, entry.stored, entry.added)
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
@@ -362,6 +363,10 @@ class _Reading(Arguments):
             before = own.get(site, {})
             known = model | before | _sizes(site)
             own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
+        for site in sites if entry.divides else ():
+            values, sizes = {**given, **own.get(site, {})}, _sizes(site)
+            near = {name: _divisor(sizes[size], values[name]) for name, size in entry.divides.items() if values.get(name)}
+            own[site] = {**own.get(site, {}), **near}
         return Chosen(sites, where.named, apart, own)
 
     def _covered(self, method: MethodRecord, where: Where, plan: Plan) -> None:
@@ -410,20 +415,29 @@ class _Reading(Arguments):
             self.notes.append(f"{argument}: {shown(key)!r} matches no targeted module.")
 
 
-def _besides(plan: Plan) -> dict[str, int]:
+def _besides(plan: Plan, names: Sequence[str]) -> dict[str, int]:
     """Return further names for the library's formulas.
 
-    They are the number and widths of targeted modules with a bias, and the number of modules that share the table of
-    the input embedding.
+    They are the number and widths of targeted modules with a bias, the number of modules that share the table of the
+    input embedding, and the size of that table, also if its name is among the library's.
     """
     sites = [site for group in plan.sites for site in group if site.bias]
-    tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
+    modules = plan.inventory.modules
+    tied = [m for m in modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
+    tables = [m for m in modules if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
     return {
         "n_tied": len(tied),
+        "table": sum(m.numel for m in tables),
+        "named_table": sum(m.numel for m in tables if m.path.rpartition(".")[2] in names),
         "n_biased": sum(site.count for site in sites),
         "biased_d_in": sum(site.count * site.d_in for site in sites),
         "biased_d_out": sum(site.count * site.d_out for site in sites),
     }
+
+
+def _divisor(width: int, value: int) -> int:
+    """Return the divisor of a width that is nearest to a value, the lower one of two."""
+    return min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: (abs(n - value), n))
 
 
 def _sizes(site: SiteGroup) -> dict[str, int]:

@@ -237,9 +237,14 @@ class Where:
         """
         self._named_well()
         found = [*self._targeted(), *self._parameters()]
+        kinds = self.arguments.spec.accepts
+        if self.arguments.spec.skips:
+            if passed := [site.module.path for site in found if site.module.kind not in kinds]:
+                note = f"target_modules: {self.arguments.library.name} passes over {', '.join(dict.fromkeys(passed))}."
+                self.arguments.notes.append(note)
+            found = [site for site in found if site.module.kind in kinds]
         if not found:
             raise self._nothing()
-        kinds = self.arguments.spec.accepts
         for site in found:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"

@@ -115,6 +115,8 @@ class Implementation(Entry):
     """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters, the
     library's arguments, the model's dimensions, sums over the targeted modules (`n_weights`: of the sizes of their
     weights), and the module's `d_in`, `d_out` and `biased` (1 with a bias, else 0)."""
+    divides: dict[Name, Literal["d_in", "d_out"]] = {}
+    """Our hyperparameters that the library changes to the nearest divisor of a module's width, the lower one of two."""
     per_site: dict[Name, FormulaField] = {}
     """Names for the formulas below: sums over the targeted modules. The formulas may use the names that `fit` may use,
     and those of the formulas below."""
@@ -125,8 +127,9 @@ class Implementation(Entry):
     """The number of parameters that the library trains, if it differs from our `trained`. The formula may use the
     ledgers, `added` (all new tensors), our hyperparameters, the library's arguments and the model's dimensions. It may
     also use `biased_d_in biased_d_out n_biased` (of targeted modules with a bias), `n_tied` (modules that share the
-    table of the input embedding) and, for a tensor T of ours, `n_T` and `total_T` (the number of these tensors and of
-    all their entries)."""
+    table of the input embedding), `table` (its size), `named_table` (the same, or 0 if the embedding has none of the
+    library's `embedding_names`) and, for a tensor T of ours, `n_T` and `total_T` (the number of these tensors and of all
+    their entries)."""
     stored: FormulaField | None = None
     """The number of values in the file that the library saves, if it differs from our `stored`."""
     added: FormulaField | None = None

@@ -109,6 +109,8 @@ class ConfigType(Entry):
     """Arguments without which the library's usual call fails, each with a note that says so."""
     only: Name | None = None
     """The argument in `by_model` whose table lists the only models that the type supports."""
+    skips: bool = False
+    """True if the library passes over targeted modules of other kinds."""
     adds: list[Name] = Field(default=[])
     """Names of modules that the type puts into each targeted module and that could be taken for the model's."""
     converts: bool = False
