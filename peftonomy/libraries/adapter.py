@@ -91,15 +91,25 @@ class Adapter:
         return self.implementation.deviations
 
     @cached_property
+    def known(self) -> dict[str, Any]:
+        """The names that the library's formulas may use, with their values."""
+        entry, cost = self.implementation, self.cost
+        found = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
+            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
+        } | {"added": self._grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
+        return found | _per_site(entry, self.plan, found) | self.groups
+
+    @property
+    def _grown(self) -> int:
+        """The entries of the new tensors."""
+        selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
+        return sum(tensor.total for tensor in self.cost.tensors if tensor.name not in selecting)
+
+    @cached_property
     def reported(self) -> Reported:
         """The counts that the library will report."""
-        entry, cost = self.implementation, self.cost
-        selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
-        grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
-        known = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
-            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
-        known |= _per_site(entry, self.plan, known) | self.groups
+        entry, cost, known = self.implementation, self.cost, self.known
+        grown = known["added"]
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -191,7 +201,9 @@ class _Reading(Arguments):
             adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
         except UsageError as error:
             raise self._invalid(method, entry, error) from None
-        return adapter
+        found = [(note, formula(adapter.known)) for note, formula in entry.remarks.items()]
+        remarks = tuple(note.replace("{n}", f"{n:,}") for note, n in found if n)
+        return replace(adapter, notes=notes + remarks) if remarks else adapter
 
     def _invalid(self, method: MethodRecord, entry: Implementation, error: UsageError) -> ConfigError:
         """Return the error for arguments that the method, or the method on this model, does not accept."""

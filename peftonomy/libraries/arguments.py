@@ -103,7 +103,6 @@ class Arguments:
                 raise self.refuse(name, "nothing", f"names: {self.library.name} has no default for this model")
             if isinstance(some, list) and isinstance(every, list) and (other := [w for w in some if w not in every]):
                 raise self.refuse(name, other[0], f"one of {whole}: {', '.join(map(str, every))}")
-        self.notes += [note for note, formula in self.spec.remarks.items() if formula(known)]
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")

@@ -134,6 +134,9 @@ class Implementation(Entry):
     """The number of values in the file that the library saves, if it differs from our `stored`."""
     added: FormulaField | None = None
     """The number of parameters that the library adds to the model, if they are not our new tensors."""
+    remarks: dict[Line, FormulaField] = {}
+    """Notes on counts that depend on where the library runs, each with a number, which may use the names above. `{n}` in
+    a note stands for the number. A note with the number 0 is left out."""
     source: Citation | None = None
     checked: list[Literal["counts", "outputs", "start"]] = []
     """The properties that a test compares by running both implementations."""

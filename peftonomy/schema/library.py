@@ -100,8 +100,6 @@ class ConfigType(Entry):
     """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
     alike: dict[Name, Line] = Field(default={})
     """Arguments whose other values give another method that is counted by the same entry, each with a note."""
-    remarks: dict[Line, FormulaField] = Field(default={})
-    """Notes on the counts, each with the condition on the arguments under which it applies."""
     refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
     """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
     expression, and `layers_pattern` without `layers_to_transform`."""
