@@ -185,6 +185,8 @@ class _Reading(Arguments):
             if where is not None and not plan.targets:
                 self._covered(method, where, plan)
             self._as_written(entry, {**plan.common, **plan.values(given)})
+            for own in patterns.values():
+                plan.values({**given, **own})
         except UsageError as error:
             raise self._invalid(method, entry, error) from None
         for formula in (entry.trained, entry.stored, entry.added):
@@ -197,6 +199,7 @@ class _Reading(Arguments):
         adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
         )
+        self._holds(entry, adapter)
         try:
             adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
         except UsageError as error:
@@ -212,6 +215,17 @@ class _Reading(Arguments):
         names = renamed or sorted(read) or (["target_modules"] if self.spec.accepts else [self.library.type_key])
         found = {name: self._look(name) for name in names} if len(names) > 1 else self._look(names[0]) or self.type
         return self.refuse(", ".join(names), found, f"a setting that {method.id} accepts", str(error))
+
+    def _holds(self, entry: Implementation, adapter: Adapter) -> None:
+        """Raise ConfigError for arguments that the library refuses on one of the targeted modules."""
+        chosen = adapter.plan.chosen
+        for formula in entry.holds:
+            for site in (site for group in adapter.plan.sites for site in group):
+                own = {} if chosen is None else chosen.own.get(site, {})
+                if not formula(adapter.known | own | _sizes(site)):
+                    names = ", ".join(entry.rename[name] for name in sorted(formula.names & entry.rename.keys()))
+                    expected = f"{formula.source}, which {self.library.name} requires of {site.module.path}"
+                    raise self.refuse(names or "target_modules", self._look(names) or "nothing", expected)
 
     def _said(self) -> Task | None:
         word = self.values.get("task_type")
@@ -406,6 +420,8 @@ class _Reading(Arguments):
         """
         pattern = self.spec.patterns[argument]
         tests = [(pattern.compile(key), key) for key in where.expressions(table, argument)]
+        if pattern.where != "anywhere":  # what matches no expression is looked up by its whole name
+            tests += [(key.__eq__, key) for key in table]
         used: set[str] = set()
         for site in sites:
             before = own.pop(site, {})

@@ -376,6 +376,8 @@ class Where:
                 raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
         copied = {path for path in self._paths | holders if path.endswith(ends)}
         buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
+        if arguments.spec.wraps and any(part.isdigit() for word in self.saved for part in word.split(".")):
+            raise self.refuse("modules_to_save", self.saved, "names without the number of a layer")
         for path in sorted(copied):
             inside = f"{path}."
             within = [other for other in holders if other.startswith(inside)]
@@ -387,6 +389,9 @@ class Where:
                 raise self.refuse("modules_to_save", f"{nested} in {path}", expected)
             if buffers and any(f".{other}".endswith(buffers) for other in (path, *within)):
                 raise self.refuse("modules_to_save", path, "modules without buffers, which are not counted")
+            if arguments.spec.wraps and any(f"{other}.".startswith(inside) and other.rpartition(".")[2].isdigit()
+                                            for other in holders):  # fmt: skip
+                raise self.refuse("modules_to_save", path, "modules inside of layers")
             if any(self.named(other) for other in self._paths if other == path or other.startswith(inside)):
                 raise self.refuse("modules_to_save", path, "names that end no name of a targeted module")
 
@@ -465,6 +470,8 @@ class Where:
         for site in (site for group in plan.sites for site in group if by_name):
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
                 numel = self._numel(site.module)
+                if self.arguments.values.get("bias", "none") != "none":  # the file has it already
+                    numel -= self._bias(site.module)
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
 
 

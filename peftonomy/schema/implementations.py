@@ -117,6 +117,9 @@ class Implementation(Entry):
     weights), and the module's `d_in`, `d_out` and `biased` (1 with a bias, else 0)."""
     divides: dict[Name, Literal["d_in", "d_out"]] = {}
     """Our hyperparameters that the library changes to the nearest divisor of a module's width, the lower one of two."""
+    holds: list[FormulaField] = []
+    """Conditions without which the library raises an error, for each targeted module. They may use the names that
+    `per_site` may use."""
     per_site: dict[Name, FormulaField] = {}
     """Names for the formulas below: sums over the targeted modules. The formulas may use the names that `fit` may use,
     and those of the formulas below."""
