@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.config import read_json
-from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
+from ..backbones.modules import INPUT_EMBEDDING, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
-from .where import STRUCTURE, Extra, Where, matrices
+from .where import STRUCTURE, Extra, Where, matrices, shares
 
 __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
 
@@ -384,6 +384,7 @@ class _Reading(Arguments):
                     before = own.get(site, {})
                     own[site] = {**before, name: experts * before.get(name, given[name])}
         model = numbers(self.values) | self.backbone.dims | dict(given) | totals(sites) if entry.fit else {}
+        model |= {f"global_{name}": value for name, value in given.items()}
         model["n_weights"] = sum(site.count * site.d_in * site.d_out for site in sites)
         for site in sites if entry.fit else ():
             before = own.get(site, {})
@@ -451,7 +452,7 @@ def _besides(plan: Plan, names: Sequence[str]) -> dict[str, int]:
     """
     sites = [site for group in plan.sites for site in group if site.bias]
     modules = plan.inventory.modules
-    tied = [m for m in modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
+    tied = [m for m in modules if shares(m)]
     tables = [m for m in modules if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
     return {
         "n_tied": len(tied),
@@ -489,7 +490,7 @@ def _per_group(
     """Yield the library's sums over groups of targeted modules."""
     if entry.per_group:
         known = {**arguments, **plan.common}
-        groups = [{**known, **_sizes(site), "n": n} for site, n in where.grouped(plan)]
+        groups = [{**known, **_sizes(site), "n": n} for site, n in where.grouped(plan, entry.group_by)]
         yield from ((name, sum(map(formula, groups))) for name, formula in entry.per_group.items())
 
 

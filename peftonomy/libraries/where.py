@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from .arguments import Arguments
 
-__all__ = ["STRUCTURE", "Extra", "Where", "matrices"]
+__all__ = ["STRUCTURE", "Extra", "Where", "matrices", "shares"]
 
 ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
 STRUCTURE = frozenset({
@@ -156,7 +156,8 @@ class Where:
                 return linear.__contains__
             return lambda path: path in linear and (path in exact or self._layer(path) in layers)
         if self.targets == THE_EMBEDDING:
-            return {m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters}.__contains__
+            tables = [m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters]
+            return frozenset(tables[:1]).__contains__
         if not self.targets:
             return lambda path: False
         meant = self._by_name(self.targets, "target_modules")
@@ -203,11 +204,23 @@ class Where:
             found |= above
         return frozenset(found)
 
-    def grouped(self, plan: Plan) -> Iterator[tuple[SiteGroup, int]]:
-        """Yield each group of targeted modules with equal sizes and the same ending, as one module and their number."""
-        groups: dict[tuple[str, int, int], tuple[SiteGroup, int]] = {}
+    def grouped(self, plan: Plan, expressions: Sequence[str]) -> Iterator[tuple[SiteGroup, int]]:
+        """Yield each group of targeted modules that share tensors, as one module and their number.
+
+        They have equal sizes and the same ending, or the same match of the first expression that matches.
+        """
+        groups: dict[tuple[Any, ...], tuple[SiteGroup, int]] = {}
+        tests = [re.compile(expression) for expression in expressions]
         for site in (site for group in plan.sites for site in group):
             for _, path in site.paths():
+                if tests:
+                    key: tuple[Any, ...] = next((n, *m.groups()) for n, t in enumerate(tests) if (m := t.search(path)))
+                    first, n = groups.get(key, (site, 0))
+                    if first.d_in != site.d_in:
+                        expected = f"modules of one width with {first.module.path}, which shares its tensors"
+                        raise self.refuse("target_modules", path, expected)
+                    groups[key] = site, n + 1
+                    continue
                 ends = [word for word in self.words if path.endswith(word)] or [""]
                 if len(ends) > 1:
                     expected = "names of which one is the ending of each module's name; which one counts is random"
@@ -402,8 +415,9 @@ class Where:
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
-        own = [shape for _, shape in module.parameters]
-        return [(module.d_in, module.d_out), *own] if _shares(module) else own
+        own = dict(module.parameters)
+        bias = [(module.d_out,)] if shares(module) and module.bias and "bias" not in own else []  # tied as well
+        return [(module.d_in, module.d_out), *own.values(), *bias] if shares(module) else [*own.values()]
 
     def _numel(self, module: Module) -> int:
         return sum(map(math.prod, self._shapes(module)))
@@ -411,7 +425,7 @@ class Where:
     def _tied(self) -> list[Module]:
         """Return the modules that share one embedding table, starting with the owner; an empty list if none do."""
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
-        tied = [m for m in self.leaves if _shares(m)]
+        tied = [m for m in self.leaves if shares(m)]
         return [*tables[:1], *tied] if tied else []
 
     def _biases(self, plan: Plan) -> Iterator[Extra]:
@@ -475,7 +489,7 @@ class Where:
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
 
 
-def _shares(module: Module) -> bool:
+def shares(module: Module) -> bool:
     """Return True if the weight of a module is that of another one."""
     return module.kind in (*LINEAR, "embedding") and not any(suffix == "weight" for suffix, _ in module.parameters)
 

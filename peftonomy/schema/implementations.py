@@ -112,8 +112,8 @@ class Implementation(Entry):
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, if it differs from ours."""
     fit: dict[Name, FormulaField] = {}
-    """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters, the
-    library's arguments, the model's dimensions, sums over the targeted modules (`n_weights`: of the sizes of their
+    """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters (with
+    `global_X` for the value of X without patterns), the library's arguments, the model's dimensions, sums over the targeted modules (`n_weights`: of the sizes of their
     weights), and the module's `d_in`, `d_out` and `biased` (1 with a bias, else 0)."""
     divides: dict[Name, Literal["d_in", "d_out"]] = {}
     """Our hyperparameters that the library changes to the nearest divisor of a module's width, the lower one of two."""
@@ -126,6 +126,9 @@ class Implementation(Entry):
     per_group: dict[Name, FormulaField] = {}
     """Names for the formulas below: sums over groups of targeted modules. A group has the same sizes, and names with the
     same ending from the library's list of targets. `n` is the number of its modules."""
+    group_by: list[Stem] = []
+    """Expressions that replace this grouping. Modules are a group if the groups of the first match in their names are
+    equal. The library fails if their inputs differ."""
     trained: FormulaField | None = None
     """The number of parameters that the library trains, if it differs from our `trained`. The formula may use the
     ledgers, `added` (all new tensors), our hyperparameters, the library's arguments and the model's dimensions. It may
