@@ -48,7 +48,7 @@ mutants: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.mutations
 
 grid: $(VENV)/dev.stamp
-	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_simulator.py
+	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_peft_at_random.py tests/test_simulator.py
 
 pictures: $(VENV)/dev.stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py

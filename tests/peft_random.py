@@ -1,6 +1,6 @@
 """Draw configurations of peft at random, and compare the answers of `kb.adapter` with peft itself.
 
-    python -m tests.peft_random --seed 1 --cases 10000 [--type LORA] [--case 17] [--every]
+    python -m tests.peft_random --seed 1 --cases 10000 [--type LORA] [--case 1:17] [--every] [--write]
 
 Every argument of a type comes from the fields of its dataclass: names, types and defaults. A case has one of these
 outcomes. `equal`: the same counts. `refused`: peft accepts the configuration and we refuse an argument by name. `both`:
@@ -25,6 +25,7 @@ import types
 import typing
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ from torch import nn
 import peftonomy
 from peftonomy import ConfigError, PeftonomyError
 from peftonomy.conformance import tiny
+from peftonomy.libraries.where import STRUCTURE
 from tests.families import OTHERS
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS
@@ -55,19 +57,27 @@ ELSEWHERE = {
 }
 OF_FILES = {"XLORA"}
 """Types that are made of adapters which were trained before; `test_oracles_counts` has them."""
-RARE = {"token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "boft_n_butterfly_factor", "n_splits", "subspace_rank"}
+RARE = {
+    "token_dim", "num_layers", "num_attention_heads", "hidden_size", "use_dynamic_rank", "boft_n_butterfly_factor",
+    "n_splits", "subspace_rank",
+}  # fmt: skip
 """Arguments that are taken from the model, or that no one changes."""  # fmt: skip
 """Arguments that need data, files or another library, which no test has at hand."""
+WORDS = ("equal", "refused", "both", "word", "wrong")
+"""The outcomes."""
+README = Path(__file__).parents[1] / "benchmarks" / "README.md"
+START, END = "<!-- written by tests.peft_random -->", "<!-- end -->"
 INTEGERS = (1, 2, 2, 3, 4, 4, 5, 6, 8, 8, 12)
 FLOATS = (0.05, 0.1, 0.3, 0.5, 0.9)
-FITTING = {
+FITTING: dict[str, dict[str, tuple[Any, ...]]] = {
     "ADALORA": {"total_step": (10, 1000)}, "ADAMSS": {"r": (2, 4, 8)}, "C3A": {"block_size": (1, 2, 3, 4, 6)},
-    "CPT": {"task_type": ("CAUSAL_LM",)}, "FOURIERFT": {"n_frequency": (2, 5, 20)}, "MISS": {"r": (1, 2, 4)},
-    "OFT": {"oft_block_size": (0, 2, 3, 4, 8), "r": (0, 0, 2, 3, 4)}, "PSOFT": {"r": (2, 3, 4)},
-    "ROAD": {"group_size": (2, 4, 6)}, "SHIRA": {"r": (1, 2, 3)}, "VBLORA": {"vector_length": (1, 2, 3, 4)},
-    "WAVEFT": {"n_frequency": (2, 5, 20)}, "UNILORA": {"theta_d_length": (2, 8, 64)}, "HRA": {"r": (2, 2, 4, 4, 6, 6, 8, 8, 8, 10, 12, 3)},
-    "TRAINABLE_TOKENS": {"token_indices": ([1], [0, 2, 3])}, "IA3": {}, "BOFT": {"boft_block_size": (0, 2, 3, 4), "boft_block_num": (0, 0, 1, 2, 3)},
-}
+    "BOFT": {"boft_block_size": (0, 2, 3, 4), "boft_block_num": (0, 0, 1, 2, 3)}, "CPT": {"task_type": ("CAUSAL_LM",)},
+    "FOURIERFT": {"n_frequency": (2, 5, 20)}, "HRA": {"r": (2, 2, 4, 4, 6, 6, 8, 8, 8, 10, 12, 3)},
+    "MISS": {"r": (1, 2, 4)}, "OFT": {"oft_block_size": (0, 2, 3, 4, 8), "r": (0, 0, 2, 3, 4)},
+    "PSOFT": {"r": (2, 3, 4)}, "ROAD": {"group_size": (2, 4, 6)}, "SHIRA": {"r": (1, 2, 3)},
+    "TRAINABLE_TOKENS": {"token_indices": ([1], [0, 2, 3])}, "UNILORA": {"theta_d_length": (2, 8, 64)},
+    "VBLORA": {"vector_length": (1, 2, 3, 4)}, "WAVEFT": {"n_frequency": (2, 5, 20)},
+}  # fmt: skip
 """Values without which a type does not fit small models, or is refused by peft."""
 
 
@@ -192,10 +202,11 @@ class Names:
         path = rng.choice(paths)
         end = path.rpartition(".")[2]
         other = rng.choice(paths).rpartition(".")[2]
+        any_layer = re.sub(r"\.\d+\.", r".\\d+.", re.escape(path).replace(r"\_", "_"))
         return rng.choice((
-            rf".*\.{end}", rf".*\.({end}|{other})", rf".*{end}$", re.sub(r"\.\d+\.", r".\\d+.", re.escape(path).replace(r"\_", "_")),
-            rf"(.*\.)?{end}", rf".*\.{rng.choice(self.layers)}\..*{end}", rf".*({end}|{other}).*",
-        ))
+            rf".*\.{end}", rf".*\.({end}|{other})", rf".*{end}$", any_layer, rf"(.*\.)?{end}",
+            rf".*\.{rng.choice(self.layers)}\..*{end}", rf".*({end}|{other}).*",
+        ))  # fmt: skip
 
 
 def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tuple[str, Any]]:
@@ -209,16 +220,17 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
         changed |= {f.name for f in fields if f.name in ("r", "init_r")}
     fitting = FITTING.get(peft_type, {})
     prompts = hasattr(config, "num_transformer_submodules")
+    own_kinds = PEFT.types[peft_type].accepts
     for field in fields:
         if field.name in fitting and rng.random() < 0.9:
             yield field.name, rng.choice(fitting[field.name])
         elif field.name in _NAMED:
             how, often = _NAMED[field.name]
-            if field.name == "target_modules" and (own := names.own(PEFT.types[peft_type].accepts)) and rng.random() < 0.9:
+            if field.name == "target_modules" and (own := names.own(own_kinds)) and rng.random() < 0.97:
                 if rng.random() < 0.8:
                     yield field.name, names.ends(rng, own, rng.choice((1, 2)))
-            elif field.name == "target_modules" and not PEFT.types[peft_type].accepts and rng.random() < 0.9:
-                continue  # blocks, by default all of them
+            elif field.name in STRUCTURE - {"modules_to_save"} and not own_kinds and rng.random() < 0.95:
+                continue  # whole layers, by default all of them
             elif rng.random() < (0.85 if prompts and field.name == "task_type" else often):
                 yield field.name, how(rng, names)
         elif field.name in changed | needed:
@@ -282,8 +294,8 @@ def _some(rng: random.Random, names: Names) -> Any:
 
 
 def _saved(rng: random.Random, names: Names) -> list[str]:
-    from_ = rng.choice((names.leaves, names.leaves, names.leaves[-2:], names.linear, names.blocks, names.tables or names.leaves))
-    return names.ends(rng, from_, rng.choice((1, 1, 2)))
+    some = (names.leaves, names.leaves, names.leaves[-2:], names.linear, names.blocks, names.tables or names.leaves)
+    return names.ends(rng, rng.choice(some), rng.choice((1, 1, 2)))
 
 
 def _layers(rng: random.Random, names: Names) -> Any:
@@ -396,11 +408,12 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--type", choices=[*CONFIGS])
     parser.add_argument("--case", help="show one case, such as 1:17")
+    parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/README.md")
     parser.add_argument("--every", action="store_true", help="show every wrong case and every refusal")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.case:
-        seed, n, *only = given.case.split(":")
+        only = given.case.split(":")[2:]
         case, answer = drawn(random.Random(given.case), *only)
         print(json.dumps(case._asdict(), indent=1))
         print(*outcomes(case, answer).items(), sep="\n")
@@ -412,16 +425,29 @@ def main() -> None:
         for form, outcome in outcomes(case, answer).items():
             table[kind][outcome.word] += 1
             key = (kind, form, outcome.word, outcome.detail.split(":")[0])
-            if (outcome.word == "wrong" or (given.every and outcome.word == "refused")) and (given.every or key not in shown):
+            asked = outcome.word == "wrong" or (given.every and outcome.word == "refused")
+            if asked and (given.every or key not in shown):
                 shown.add(key)
-                print(outcome.word, name, case.family, case.kind, form, outcome.detail, outcome.ours, outcome.theirs,
-                      json.dumps({**case.config, **({"tied": case.settings["tie_word_embeddings"]} if "tie_word_embeddings" in case.settings else {})}),
-                      sep=" | ", flush=True)
-    words = ("equal", "refused", "both", "word", "wrong")
-    print(f"{'':24}", *(f"{word:>8}" for word in words))
-    for kind in sorted(table):
-        print(f"{kind:24}", *(f"{table[kind][word]:8}" for word in words))
-    print(f"{'all':24}", *(f"{sum(row[word] for row in table.values()):8}" for word in words))
+                tied = case.settings.get("tie_word_embeddings")
+                model = (case.family, case.kind) if tied is None else (case.family, case.kind, f"tied {tied}")
+                print(outcome.word, name, *model, form, outcome.detail, outcome.ours, outcome.theirs,
+                      json.dumps(case.config), sep=" | ", flush=True)
+    rows = [("type", *WORDS)]
+    rows += [(kind, *(str(table[kind][word]) for word in WORDS)) for kind in sorted(table)]
+    rows += [("all", *(f"{sum(row[word] for row in table.values()):,}" for word in WORDS))]
+    if given.write:
+        written(rows, given.seed, given.cases)
+    print(*(f"{kind:24}" + "".join(f"{number:>9}" for number in numbers) for kind, *numbers in rows), sep="\n")
+
+
+def written(rows: list[tuple[str, ...]], seed: int, number: int) -> None:
+    """Put the counts by type into the page of the benchmarks."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, "| --- |" + " ---: |" * len(WORDS))
+    head = f"{number:,} configurations with seed {seed}, peft {PEFT.version}:"
+    before, _, rest = README.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{START}\n{head}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ def test_at_random(start: int) -> None:
 
 
 def test_most_are_equal() -> None:
-    words = [
-        outcome.word for _, case, answer in cases(SEED, 100, start=10_000) for outcome in outcomes(case, answer).values()
-    ]
+    drawn_cases = cases(SEED, 100, start=10_000)
+    words = [outcome.word for _, case, answer in drawn_cases for outcome in outcomes(case, answer).values()]
     assert words.count("equal") > 0.85 * (words.count("equal") + words.count("refused"))
 
 

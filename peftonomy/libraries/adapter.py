@@ -59,8 +59,8 @@ class Adapter:
     """A parsed configuration. `KnowledgeBase.adapter` creates it.
 
     type: the library's name for it. arguments: all of them, defaults filled in. hyperparameters: the method's own, as
-    far as the configuration sets them. patterns: sites with their own values, by module name. groups: the library's sums
-    over groups of modules. notes: sentences on arguments that were ignored or interpreted.
+    far as the configuration sets them. patterns: sites with their own values, by module name. groups: the library's
+    sums over groups of modules. notes: sentences on arguments that were ignored or interpreted.
     """
 
     library: Library
@@ -94,7 +94,7 @@ class Adapter:
     def known(self) -> dict[str, Any]:
         """The names that the library's formulas may use, with their values."""
         entry, cost = self.implementation, self.cost
-        found = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
+        found = numbers(self.arguments) | self.plan.common | {**cost.hyperparameters} | {
             name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
         } | {"added": self._grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
         return found | _per_site(entry, self.plan, found) | self.groups
@@ -222,7 +222,7 @@ class _Reading(Arguments):
         for formula in entry.holds:
             for site in (site for group in adapter.plan.sites for site in group):
                 own = {} if chosen is None else chosen.own.get(site, {})
-                if not formula(adapter.known | own | _sizes(site)):
+                if not formula({**adapter.known, **own, **_sizes(site)}):
                     names = ", ".join(entry.rename[name] for name in sorted(formula.names & entry.rename.keys()))
                     expected = f"{formula.source}, which {self.library.name} requires of {site.module.path}"
                     raise self.refuse(names or "target_modules", self._look(names) or "nothing", expected)
@@ -344,7 +344,8 @@ class _Reading(Arguments):
             value, expected = self.values[name], formula(known)
             if name in self.filled and value == self.filled[name] and name in read:
                 if value != expected:
-                    self.notes.append(f"{name}: {self.library.name} sets it to {value}, where the model has {expected}.")
+                    note = f"{name}: {self.library.name} sets it to {value}, where the model has {expected}."
+                    self.notes.append(note)
             elif value != expected and (name not in read or name in self.filled) and not inert(name, value):
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
@@ -392,8 +393,8 @@ class _Reading(Arguments):
             own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
         for site in sites if entry.divides else ():
             values, sizes = {**given, **own.get(site, {})}, _sizes(site)
-            near = {name: _divisor(sizes[size], values[name]) for name, size in entry.divides.items() if values.get(name)}
-            own[site] = {**own.get(site, {}), **near}
+            named = [(name, sizes[size]) for name, size in entry.divides.items() if values.get(name)]
+            own[site] = {**own.get(site, {}), **{name: _divisor(width, values[name]) for name, width in named}}
         return Chosen(sites, where.named, apart, own)
 
     def _covered(self, method: MethodRecord, where: Where, plan: Plan) -> None:
@@ -479,7 +480,7 @@ def _per_site(entry: Implementation, plan: Plan, known: Mapping[str, Any]) -> di
     own = plan.chosen.own if plan.chosen is not None else {}
     sites = [site for group in plan.sites for site in group]
     return {
-        name: sum(site.count * formula(known | own.get(site, {}) | _sizes(site)) for site in sites)
+        name: sum(site.count * formula({**known, **own.get(site, {}), **_sizes(site)}) for site in sites)
         for name, formula in entry.per_site.items()
     }
 

@@ -151,20 +151,22 @@ class Where:
 
     def _matcher(self) -> Callable[[str], bool]:
         if isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR:
-            layers, linear, exact = self.layers, self.linear, set(self.words) if self.layers is not None else set()
-            if layers is None:
-                return linear.__contains__
-            return lambda path: path in linear and (path in exact or self._layer(path) in layers)
+            if self.layers is None:
+                return self.linear.__contains__
+            return self._in_layers(self.linear.__contains__, self.layers)
         if self.targets == THE_EMBEDDING:
             tables = [m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters]
             return frozenset(tables[:1]).__contains__
         if not self.targets:
             return lambda path: False
         meant = self._by_name(self.targets, "target_modules")
-        exact = set(self.words) if self.layers is not None else set()
         if isinstance(self.targets, str) or self.layers is None:  # one expression selects in all layers
             return meant
-        layers = self.layers
+        return self._in_layers(meant, self.layers)
+
+    def _in_layers(self, meant: Callable[[str], bool], layers: frozenset[int]) -> Callable[[str], bool]:
+        """Return a predicate for targets in some layers only; whole names are not bound to them."""
+        exact = set(self.words)
         return lambda path: meant(path) and (path in exact or self._layer(path) in layers)
 
     @cached_property
@@ -317,7 +319,8 @@ class Where:
                 expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
         leaves = self._paths
-        wrong = min((path for path in self._holders - leaves if self.named(path)), default=None)
+        holders = set() if self.arguments.spec.skips else self._holders - leaves
+        wrong = min((path for path in holders if self.named(path)), default=None)
         if wrong is not None:
             raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
         for word in self.targets if isinstance(self.targets, list) else ():

@@ -85,8 +85,8 @@ class ConfigType(Entry):
     """Arguments without a default. The library fails if they are absent."""
     fills: dict[Name, FormulaField] = Field(default={})
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
-    model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of X
-    in the model's config, or 0."""
+    model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of
+    X in the model's config, or 0."""
     requires: list[FormulaField] = Field(default=[])
     """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
     as its length."""
