@@ -372,7 +372,12 @@ def outcomes(case: Case, answer: Theirs) -> dict[str, Outcome]:
         configured({name: value for name, value in saved.items() if value is not None})
     except (TypeError, ValueError) as error:  # peft does not read what it has saved
         return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, None, str(error))}
-    return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, known, "")}
+    found = {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, known, "")}
+    if found["saved"].word == "wrong":  # what peft saves may mean something else when it reads it
+        again = theirs(case._replace(config=saved))
+        read = (None, again) if isinstance(again, str) else (again[0], "")
+        found["saved"] = _outcome(case, saved, *read)
+    return found
 
 
 def _outcome(case: Case, config: dict[str, Any], known: Counts | None, refusal: str) -> Outcome:
