@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.config import read_json
-from ..backbones.modules import INPUT_EMBEDDING, SiteGroup, totals
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
@@ -31,14 +32,18 @@ from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone
+    from ..backbones.backbone import Backbone, Inventory
     from ..catalogue.records import MethodRecord, Records
     from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
-from .where import STRUCTURE, Extra, Where, matrices, shares
+from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices, shares
 
 __all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
+
+DEFAULT = "hf_peft"
+"""The library whose configurations are read unless another one is named, or the configuration's keys decide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reported:
@@ -143,20 +148,54 @@ def read_adapter(
     config: str | Path | Mapping[str, Any],
     model: str | Path | Mapping[str, Any] | Backbone,
     *,
-    library: str,
+    library: str | None,
     method: str | None,
     task: str | None,
     num_labels: int,
     dtype: str,
 ) -> Adapter:
     """Read a configuration. See `KnowledgeBase.adapter`."""
-    spec = kb.libraries[library]
+    from .located import read_located
+
+    spec, source, raw = _found(kb, config, library)
+    if spec.builds:
+        return read_located(kb, spec, source, raw, kb.backbone(model).inventory(task, num_labels), method, dtype)
+    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+
+
+def _found(
+    kb: Records[Any], config: str | Path | Mapping[str, Any], library: str | None
+) -> tuple[Library, str, dict[str, Any]]:
+    """Return a configuration's library, its name in messages and its content."""
+    from .located import in_short
+
+    named = kb.libraries[DEFAULT if library is None else library]
+    others = [] if library is not None else [name for name in kb.libraries if name != DEFAULT]
+    if isinstance(config, str) and not _is_path(config):
+        shorts = [one for one in (named, *(kb.libraries[name] for name in others)) if one.shorthands]
+        if shorts:
+            return shorts[0], shown(config), in_short(config)
     if isinstance(config, Mapping):
         source, raw = "configuration", dict(config)
     else:
-        path = Path(config) / spec.file if Path(config).is_dir() else Path(config)
+        path = Path(config) / named.file if Path(config).is_dir() else Path(config)
         source, raw = str(path), read_json(path)
-    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+    spec = named if _is_of(named, raw) else next((o for n in others if _is_of(o := kb.libraries[n], raw)), named)
+    return spec, source, raw
+
+
+def _is_path(text: str) -> bool:
+    """Return True if a text is an existing path, or can only be meant as one."""
+    return "/" in text or os.sep in text or text.endswith(".json") or os.path.exists(text)  # noqa: PTH110
+
+
+def _is_of(library: Library, raw: Mapping[str, Any]) -> bool:
+    """Return True if a saved configuration has keys that only this library's files have."""
+    if library.type_key in raw:
+        return True
+    plain = library.type_saved_as(None) if library.builds else None
+    nested = isinstance(raw.get("config"), Mapping | str)
+    return plain is not None and (nested or not raw.keys().isdisjoint(library.types[plain].needs))
 
 
 class _Reading(Arguments):
@@ -176,6 +215,8 @@ class _Reading(Arguments):
             expected = f"a type for a model with the task {inventory.task}"
             raise self.refuse("task_type", self.values["task_type"], expected)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
+        if saved and said is not None and not said.all_linear:
+            self._head_not_targeted(inventory, saved)
         self._nothing_left(entry)
         try:
             where = Where(self, inventory, saved) if self.spec.accepts else None
@@ -227,6 +268,14 @@ class _Reading(Arguments):
                     expected = f"{formula.source}, which {self.library.name} requires of {site.module.path}"
                     raise self.refuse(names or "target_modules", self._look(names) or "nothing", expected)
 
+    def _head_not_targeted(self, inventory: Inventory, saved: Sequence[str]) -> None:
+        """Raise ConfigError if all-linear selects the task's head, which the library cannot then train in full."""
+        targets = self.values.get("target_modules")
+        heads = [m.path for m in inventory.modules if m.kind in LINEAR and m.path in saved]
+        if isinstance(targets, str) and targets.lower() == ALL_LINEAR and heads:
+            reason = f"{self.library.name} fails, because all-linear selects {heads[0]}, which it trains in full"
+            raise self.refuse("target_modules", targets, f"names: {reason}")
+
     def _said(self) -> Task | None:
         word = self.values.get("task_type")
         if word is None:
@@ -236,7 +285,13 @@ class _Reading(Arguments):
         return self.library.tasks[word]
 
     def _task(self, said: Task | None) -> str | None:
-        return said.task if said is not None and said.task in self.backbone.family.tasks else None
+        if said is None:
+            return None
+        family = self.backbone.family
+        if family.task_named(said.task) is None:
+            expected = f"a task of {family.model_type}: {', '.join(family.tasks)}; or name one with --task"
+            raise self.refuse("task_type", self.values["task_type"], expected)
+        return said.task
 
     # The method
 

@@ -171,9 +171,8 @@ def _as_there(value: Any, default: Any) -> Any:
 
 
 def _task(library: Library, plan: Plan) -> str | None:
-    family = plan.inventory.backbone.family
-    tasks = library.tasks.items()
-    return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
+    family, named = plan.inventory.backbone.family, (plan.inventory.task, plan.inventory.computed)
+    return next((n for n, t in library.tasks.items() if t.task in named and t.kind in (None, family.kind)), None)
 
 
 # The modules

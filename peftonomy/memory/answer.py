@@ -61,7 +61,7 @@ class Asked:
         """Bytes of a batch: numbers of tokens or pixels, and labels."""
         s, model = self.setting, self.model
         pixels = int(model.operations.pixels(model.config))
-        labels = s.seq if self.inventory.task == "causal_lm" else 1
+        labels = s.seq if self.inventory.computed == "causal_lm" else 1
         if pixels:
             return s.batch * (pixels * self.w + LABEL_BYTES * labels)
         return s.batch * (s.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)

@@ -79,6 +79,8 @@ class Optimizer:
     foreach: bool = False
 
 
+COMPUTED = ("none", "causal_lm", "seq_cls")
+"""The tasks whose computation `dataflow` describes."""
 OPTIMIZERS = {
     "adamw": Optimizer(2),
     "adamw-foreach": Optimizer(2, foreach=True),
@@ -297,6 +299,8 @@ class Step:
     def __init__(self, plan: Plan):
         inventory = plan.inventory
         family = inventory.backbone.family
+        if inventory.computed not in COMPUTED:
+            raise UsageError(f"memory: task {inventory.task} is not described; expected {' or '.join(COMPUTED[1:])}")
         if family.dataflow is None:
             raise UsageError(f"memory: family {family.model_type} does not say yet how its layers compute (dataflow)")
         self.plan, self.inventory, self.flow = plan, inventory, family.dataflow
@@ -926,7 +930,7 @@ class _Answer:
         if head_weight or (head and step.inventory.backbone.family.kind == "decoder"):
             walked.final += n * d * w
             walked.ends += n * d * w
-        role = self.flow.first_token if step.inventory.task == "seq_cls" and "head" not in step.dropout else None
+        role = self.flow.first_token if step.inventory.computed == "seq_cls" and "head" not in step.dropout else None
         first = [m for m in step.inventory.modules if m.role == role and not m.stack]
         if any(m.head or m.role in self.outside.weights for m in first):
             walked.final += n * d * w

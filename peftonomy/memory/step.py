@@ -88,7 +88,7 @@ class Step(Caller):
 
     def run(self) -> Tensor:
         """The forward pass of the task; the loss, held once."""
-        task = self.model.inventory.task
+        task = self.model.inventory.computed
         if task not in self.model.functions:
             raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
         (loss,) = self.call(self.model.functions[task], [])

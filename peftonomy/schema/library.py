@@ -18,8 +18,9 @@ from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
+from .builds import Build, Host, Shorthand
 
-__all__ = ["ConfigType", "Library", "Task", "load_library"]
+__all__ = ["ConfigType", "Introspection", "Library", "Task", "load_library"]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
@@ -34,6 +35,8 @@ class Task(Entry):
     saved: list[Stem] = Field(default=[])
     strict: bool = False
     """True if the library refuses a model for another task."""
+    all_linear: bool = False
+    """True if "all-linear" leaves these modules out. Otherwise the library fails if it selects one of them."""
 
 
 class ByModel(Entry):
@@ -123,6 +126,22 @@ class ConfigType(Entry):
     """The type's own arguments with their defaults."""
 
 
+class Introspection(Entry):
+    """The place in the library's code where its configuration classes are."""
+
+    module: Stem
+    mapping: Name | None = None
+    """The mapping in that module from types to classes."""
+    base: Name | None = None
+    """Without a mapping: the base class. All dataclasses derived from it are types, named by their classes."""
+    abstract: list[Name] = Field(default=[])
+    """Classes derived from it that are no types."""
+    saved: Name | None = None
+    """The class attribute with the type's name in a saved configuration."""
+    shorthands: Name | None = None
+    """The mapping in that module from short names to configurations."""
+
+
 class Library(Entry):
     """A library, declared in `taxonomy/libraries/<id>.yaml`."""
 
@@ -150,6 +169,8 @@ class Library(Entry):
     """The type of a saved configuration that contains configurations."""
     files: list[Name] = Field(default=[])
     """Arguments that name files by key. Only their number affects the counts."""
+    introspection: Introspection | None = None
+    """`peftonomy drift` compares the types and arguments below with the installed library."""
     tasks: dict[Word, Task] = Field(default={})
     shortens: int = 2**31
     """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
@@ -159,6 +180,13 @@ class Library(Entry):
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
+    shorthands: dict[Stem, Shorthand] = Field(default={})
+    """Short names of configurations, as the library's functions take them."""
+    builds: dict[Word, Build] = Field(default={})
+    """The tensors that the library builds, by the first type with the same saved name. With them, the library's counts
+    do not depend on the methods' entries."""
+    hosts: dict[Stem, Host] = Field(default={})
+    """The model families that the library supports, with their locations."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
@@ -183,6 +211,10 @@ class Library(Entry):
         """Return every argument of a type with its default."""
         one = self.types[kind]
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
+
+    def type_saved_as(self, word: object) -> str | None:
+        """Return the first type that has this name in a saved configuration; None if no type has it."""
+        return next((name for name, kind in self.types.items() if kind.saved == word), None)
 
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the arguments by which a type selects our roles."""

@@ -31,14 +31,18 @@
 
   /* ---- a plan with what memory needs beyond it ---- */
 
+  /* The tasks whose computation `dataflow` describes. */
+  var COMPUTED = ["none", "causal_lm", "seq_cls"];
+
   function stepOf(id, options) {
     var model = peft.backbone(options), task = options.task;
-    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
+    if (!given(task)) task = inner.trainedTask(model);
     var plan = inner.planOf(id, merge(options, { task: task }));
     return plan.step || (plan.step = made(plan));
   }
   function made(plan) {
     var inv = plan.inv, model = inv.backbone, flow = model.family.dataflow, modules = inv.modules, number = 0;
+    if (COMPUTED.indexOf(inv.computed) < 0) fail("memory: task " + inv.task + " is not described; expected " + COMPUTED.slice(1).join(" or "));
     if (!flow) fail("memory: family " + model.type + " does not say yet how its layers compute (dataflow)");
     var mechanisms = plan.method.parts.map(function (part) {
       return part.memory || fail(part.name + " does not say yet what its training keeps alive, so its memory is not known");
@@ -500,7 +504,7 @@
         found.final += n * d * w;
         found.ends += n * d * w;
       }
-      if (inv.task === "seq_cls" && !dropped("head") && inv.modules.some(function (m) { return m.role === flow.first_token && !m.stack && (m.head || outside.weights.has(m.role)); })) {
+      if (inv.computed === "seq_cls" && !dropped("head") && inv.modules.some(function (m) { return m.role === flow.first_token && !m.stack && (m.head || outside.weights.has(m.role)); })) {
         found.final += n * d * w;
         found.ends += n * d * w;
       }
