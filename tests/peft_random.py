@@ -46,8 +46,10 @@ KB = peftonomy.load()
 PEFT = KB.libraries["hf_peft"]
 CONFIGS = {str(getattr(kind, "value", kind)): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 FAMILIES = {**tiny.CONFIGS, **OTHERS, **ENCODERS, **DECODERS}
-CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "Model",
-           "ForImageClassification")  # fmt: skip
+CLASSES = (
+    "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "Model",
+    "ForTokenClassification", "ForQuestionAnswering", "ForImageClassification",
+)  # fmt: skip
 ELSEWHERE = {
     "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",  # no choice
     "megatron_config", "megatron_core", "runtime_config", "loftq_config", "eva_config", "corda_config",

@@ -214,10 +214,13 @@ class _Reading(Arguments):
         if said is not None and said.strict and inventory.task != said.task:
             expected = f"a type for a model with the task {inventory.task}"
             raise self.refuse("task_type", self.values["task_type"], expected)
+        if said is not None and said.copies and "modules_to_save" not in self.values:
+            expected = f"another one: {self.type} has no modules_to_save, and {self.library.name} fails without"
+            raise self.refuse("task_type", self.values["task_type"], expected)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
         if saved and said is not None and not said.all_linear:
             self._head_not_targeted(inventory, saved)
-        self._nothing_left(entry)
+        self._nothing_left(entry, inventory)
         try:
             where = Where(self, inventory, saved) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
@@ -370,7 +373,7 @@ class _Reading(Arguments):
         except UsageError as error:
             raise self.refuse(theirs, value, f"a value of {method.id}'s {ours}", str(error)) from None
 
-    def _nothing_left(self, entry: Implementation) -> None:
+    def _nothing_left(self, entry: Implementation, inventory: Inventory) -> None:
         """Raise ConfigError for an argument with a value that is not supported."""
         understood = {
             *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
@@ -383,6 +386,10 @@ class _Reading(Arguments):
             inert = name not in self.filled and self.library.inert_at(name, value)
             if name in understood or value == self._default(name) or inert:
                 continue
+            if name == "target_modules" and self.spec.wraps and isinstance(value, list):
+                layers = [block for block in inventory.blocks if block.kind == "layer"]
+                if {*map(str, value)} == {b.path.replace("{layer}", str(n)) for b in layers for n in b.layers}:
+                    continue  # all layers, which is the default
             if name in self.spec.noted:
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
             else:

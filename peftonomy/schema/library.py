@@ -33,6 +33,8 @@ class Task(Entry):
     kind: Word | None = None
     """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
+    copies: bool = False
+    """True if the library fails with types that have no `modules_to_save`."""
     strict: bool = False
     """True if the library refuses a model for another task."""
     all_linear: bool = False
