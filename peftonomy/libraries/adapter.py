@@ -222,7 +222,8 @@ class _Reading(Arguments):
             self._head_not_targeted(inventory, saved)
         self._nothing_left(entry, inventory)
         try:
-            where = Where(self, inventory, saved) if self.spec.accepts else None
+            late = said is not None and not said.all_linear
+            where = Where(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method.parts, inventory, chosen=chosen)

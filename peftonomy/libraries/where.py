@@ -43,8 +43,9 @@ class Extra:
 class Where:
     """The modules that a configuration selects by name, by the library's own rules."""
 
-    def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str]):
-        self.arguments, self.inventory = arguments, inventory
+    def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str], *, late: bool = False):
+        """`saved`: modules that the task trains in full; `late`: only after the targets have been adapted."""
+        self.arguments, self.inventory, self.late = arguments, inventory, late
         values = arguments.values
         self.targets = values.get("target_modules")
         self.saved = [*self._words("modules_to_save"), *saved]
@@ -131,7 +132,8 @@ class Where:
 
     def _excluded(self) -> Callable[[str], bool]:
         value = self.arguments.values.get("exclude_modules")
-        saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in self.expressions(self.saved, "modules_to_save")]
+        names = self._words("modules_to_save") if self.late else self.saved
+        saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in self.expressions(names, "modules_to_save")]
         by_name = self._by_name(value, "exclude_modules") if value else lambda path: False
         return lambda path: by_name(path) or any(test.match(path) for test in saved)
 
@@ -386,8 +388,8 @@ class Where:
     def _saved_well(self) -> None:
         """Raise ConfigError for names of modules that the library cannot copy, or whose copies are not counted."""
         ends, holders, arguments = tuple(self.saved), self._holders, self.arguments
-        for name in (*arguments.library.adds, *arguments.spec.adds):
-            if name.endswith(ends) and arguments.spec.accepts:
+        for name in (*(arguments.library.adds if arguments.spec.accepts else ()), *arguments.spec.adds):
+            if name.endswith(ends):
                 expected = f"names that {arguments.library.name} does not use for modules of its own"
                 raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
         copied = {path for path in self._paths | holders if path.endswith(ends)}
@@ -460,6 +462,9 @@ class Where:
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
         seen: set[tuple[str, tuple[int, ...]]] = set()
+        shared = [m for m in tied[1:] if any(m.path.endswith(name) for name in asked)]
+        if len(shared) > 1 and not any(tied[0].path.endswith(name) for name in asked):
+            raise self.refuse("trainable_token_indices", [*asked], f"{tied[0].path}, whose table several of these share")
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")

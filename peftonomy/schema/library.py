@@ -116,8 +116,8 @@ class ConfigType(Entry):
     """True if the type puts a module around each layer, so that names across it change."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
-    adds: list[Name] = Field(default=[])
-    """Names of modules that the type puts into each targeted module and that could be taken for the model's."""
+    adds: list[Stem] = Field(default=[])
+    """Names of modules that the type adds and that could be taken for the model's."""
     converts: bool = False
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
