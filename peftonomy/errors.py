@@ -141,7 +141,11 @@ class ConfigError(DataError):
 
 
 class UsageError(PeftonomyError):
-    """An invalid request of the caller, in one line."""
+    """An invalid request of the caller, in one line. `about`: the hyperparameters that it concerns."""
+
+    def __init__(self, *args: object, about: Iterable[str] = ()):
+        super().__init__(*args)
+        self.about = frozenset(about)
 
 
 class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happened)

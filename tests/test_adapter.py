@@ -219,13 +219,22 @@ def test_what_peft_takes_from_the_model(case: int, family: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "argument"),
     [("P_TUNING", "token_dim"), ("PROMPT_TUNING", "token_dim"), ("PREFIX_TUNING", "token_dim"),
-     ("PREFIX_TUNING", "num_layers"), ("CARTRIDGE", "num_layers"), ("PREFIX_TUNING", "num_attention_heads"),
-     ("XLORA", "hidden_size")],
+     ("PREFIX_TUNING", "num_attention_heads"), ("XLORA", "hidden_size")],
 )  # fmt: skip
 def test_another_size_than_the_model_s_is_refused(kind: str, argument: str) -> None:
     for value in (3, 0, -1, 1.5, "x", True):
         with pytest.raises(ConfigError, match=argument):
             KB.adapter({"peft_type": kind, **NEEDED.get(kind, {"adapters": {"0": "a"}}), argument: value}, "gpt2")
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "CARTRIDGE"])
+def test_another_number_of_layers_than_the_model_s(kind: str) -> None:
+    config = {"peft_type": kind, "task_type": "CAUSAL_LM", "num_virtual_tokens": 5, "num_layers": 3}
+    backbone, asked = question(model_of("gpt2", OTHERS))
+    assert reported(config, backbone, asked) == counts(wrapped(model_of("gpt2", OTHERS, "cpu"), config))
+    for value in (0, -1, 1.5, "x", True):
+        with pytest.raises(ConfigError, match="num_layers"):
+            KB.adapter(config | {"num_layers": value}, "gpt2")
 
 
 def test_no_number_of_submodules_is_refused() -> None:

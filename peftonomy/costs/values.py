@@ -34,9 +34,10 @@ def coerced(name: str, spec: Hyperparameter, raw: Any) -> Value:
     try:
         value = _READ[spec.type](raw)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"hyperparameter {name}: found {shown(raw)!r}; expected {KIND[spec.type]}") from None
+        text = f"hyperparameter {name}: found {shown(raw)!r}; expected {KIND[spec.type]}"
+        raise UsageError(text, about=[name]) from None
     if abs(value) > LARGEST:
-        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31")
+        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31", about=[name])
     return value
 
 

@@ -195,7 +195,7 @@ class _Part:
         self._differences(method, entry, given)
         plan = self._plan(method, entry, given)
         return LocatedAdapter(
-            self.library, self.type, method, plan, self.values, given, {}, tuple(heads_trained(self.inventory)),
+            self.library, self.type, method, plan, self.values, given, {}, tuple(heads_trained(self.inventory)), {},
             tuple(self.notes), dtype, _reported(self.library, self.inventory, [self.counted], dtype),
         )  # fmt: skip
 
@@ -363,7 +363,7 @@ def _described(kb: Records[Any], whole: LocatedAdapter) -> LocatedAdapter:
         given = {name: value for name, value in own.items() if name in method.entry.hyperparameters}
         try:
             plan = Plan(method.parts, whole.plan.inventory)
-            one = Adapter(whole.library, whole.type, method, plan, {}, given, {}, (), (), whole.dtype)
+            one = Adapter(whole.library, whole.type, method, plan, {}, given, {}, (), {}, (), whole.dtype)
             found = one.reported.trained
         except UsageError:
             continue

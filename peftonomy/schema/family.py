@@ -337,6 +337,8 @@ class Family(Entry):
     expert_names: list[Name] = Field(default_factory=list)
     """Module names that peft treats as the experts' tensors, because older checkpoints named those tensors so. peft
     then skips the modules that do have such a name: neither the names nor "all-linear" select anything here."""
+    buffered: list[Name] = Field(default_factory=list)
+    """Ends of the names of modules with buffers that are saved with the model."""
     modules: list[AnyModule]
     """The modules outside the stacks."""
     stacks: dict[StackName, Stack]

@@ -33,6 +33,10 @@ class Task(Entry):
     kind: Word | None = None
     """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
+    copies: bool = False
+    """True if the library fails with types that have no `modules_to_save`."""
+    strict: bool = False
+    """True if the library refuses a model for another task."""
     all_linear: bool = False
     """True if "all-linear" leaves these modules out. Otherwise the library fails if it selects one of them."""
 
@@ -87,7 +91,36 @@ class ConfigType(Entry):
     """Arguments without a default. The library fails if they are absent."""
     fills: dict[Name, FormulaField] = Field(default={})
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
-    model's dimensions and the arguments."""
+    model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of
+    X in the model's config, or 0."""
+    requires: list[FormulaField] = Field(default=[])
+    """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
+    as its length."""
+    decides: dict[Line, FormulaField] = Field(default={})
+    """Conditions on the arguments without which the counts do not follow from the configuration, by the reason."""
+    fails: dict[Stem, Line] = Field(default={})
+    """Models by `model_type` on which the library fails with this type, each with the reason."""
+    unfilled: dict[Stem, Name] = Field(default={})
+    """Models by `model_type` for which the library cannot take an argument in `fills` from the model."""
+    within: dict[Name, Name] = Field(default={})
+    """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
+    alike: dict[Name, Line] = Field(default={})
+    """Arguments whose other values give another method that is counted by the same entry, each with a note."""
+    refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
+    """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
+    expression, and `layers_pattern` without `layers_to_transform`."""
+    expects: dict[Name, Line] = Field(default={})
+    """Arguments without which the library's usual call fails, each with a note that says so."""
+    only: Name | None = None
+    """The argument in `by_model` whose table lists the only models that the type supports."""
+    wraps: bool = False
+    """True if the type puts a module around each layer, so that names across it change."""
+    skips: bool = False
+    """True if the library passes over targeted modules of other kinds."""
+    adds: list[Stem] = Field(default=[])
+    """Names of modules that the type adds and that could be taken for the model's."""
+    converts: bool = False
+    """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
@@ -142,6 +175,10 @@ class Library(Entry):
     introspection: Introspection | None = None
     """`peftonomy drift` compares the types and arguments below with the installed library."""
     tasks: dict[Word, Task] = Field(default={})
+    shortens: int = 2**31
+    """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
+    adds: list[Name] = Field(default=[])
+    """Names of modules that the library puts into each targeted module."""
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
@@ -166,6 +203,8 @@ class Library(Entry):
             for argument in (*kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
+            if kind.only is not None and kind.only not in kind.by_model:
+                raise ValueError(f"type {name} names no table: {kind.only}")
         for name, rows in self.tables.items():
             if rows.like is not None and (rows.like not in self.tables or rows.like == name):
                 raise ValueError(f"table {name} is like no other: {rows.like}")
