@@ -14,6 +14,7 @@ Otherwise rows that are there stay: a run that was stopped goes on where it ende
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import dataclasses
 import gc
@@ -131,17 +132,25 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     for change in CHANGES:
         for model in smallest.values():
             assert model.family.operations is not None
-            seq = model.dims["max_positions"] if model.family.operations.pixels(model.config) else 128
+            seq = (model.family.operations.pixels(model.config) and model.dims["max_positions"]) or 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 
 def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
     """The model's config with so many layers in each stack."""
     assert model.file is not None
-    raw = {**model.file.config, "model_type": model.family.model_type}
+    raw = copy.deepcopy({**model.file.config, "model_type": model.family.model_type})
     for name in sorted({name for stack in model.family.stacks.values() for name in stack.layers.names}):
         key = model.family.config[name]
-        raw = {k: v for k, v in raw.items() if k not in key.aliases} | {key.key or name: layers}
+        for alias in key.aliases:
+            raw.pop(alias, None)
+        *outer, last = (key.key or name).split(".")
+        place: Any = raw
+        for part in outer:
+            place = place.setdefault(part, {})
+        if key.item is not None:
+            place, last = place[last], key.item
+        place[last] = layers
     return raw
 
 
@@ -161,7 +170,7 @@ def families(limit: float) -> None:
                 assert model.file is not None
                 config = {**model.file.config, "model_type": model.family.model_type}
                 found = _simulate.simulate(KB, model=config, **given).to_dict()
-        except (UsageError, ValueError) as error:
+        except (UsageError, ValueError, RuntimeError) as error:
             return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         return {name: found[name] for name in OF_FAMILY if name in found} | {"config": json.dumps(config)}
 

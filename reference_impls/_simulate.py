@@ -286,9 +286,10 @@ class Training:
         shape = question.batch, question.seq
         labels = torch.ones(shape if question.task in PER_TOKEN else shape[:1], dtype=torch.long)
         if self.model.main_input_name == "pixel_values":
-            size = config.image_size
+            pictures = getattr(config, "vision_config", config)
+            size = pictures.image_size
             sides = size if isinstance(size, list | tuple) else (size, size)
-            images = torch.zeros(question.batch, config.num_channels, *sides, dtype=DTYPES[question.dtype])
+            images = torch.zeros(question.batch, pictures.num_channels, *sides, dtype=DTYPES[question.dtype])
             return {"pixel_values": images, "labels": labels}
         if self.model.main_input_name == "input_features":
             sound = torch.zeros(question.batch, config.num_mel_bins, 2 * config.max_source_positions)

@@ -38,7 +38,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "miss_mini": {"r": 5, "mini_r": 4}, "psoft": {"r": 5}, "randlora": {"r": 5}, "road": {"group_size": 4},
     "shira": {"r": 3}, "uni_lora": {"theta_d_length": 50}, "vb_lora": {"vector_length": 6},
     "waveft": {"n_frequency": 9}, "corda": {"r": 4}, "eva": {"r": 4}, "lora_ga": {"r": 4}, "olora": {"r": 4},
-    "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2},
+    "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2}, "lst": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},
 }  # fmt: skip
 """By method, hyperparameters that fit tiny models where its own are too large."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -13,7 +13,7 @@ from ..errors import near
 from ..formula import Formula
 from ..schema.programs import Function, Line
 from .machine import EVERY, Machine, Value, tensor
-from .program import BLOCKS, Hook, Part, Slice
+from .program import BLOCKS, Hook, Own, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
 from .tensor import Storage, Tensor
@@ -32,6 +32,10 @@ class Caller(Machine):
 
     def unadapted(self, wanted: int) -> list[Value]:
         """Run the whole model without the method and without gradients."""
+        raise NotImplementedError
+
+    def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run a function of the model, with fewer layers and with other parameters."""
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
@@ -89,6 +93,10 @@ class Caller(Machine):
             return self._parts(line, function)
         if kind == "unadapted":
             return self.unadapted(len(line.targets))
+        if kind == "doubled":
+            return self._double(line, function)
+        if kind == "nth":
+            return self._nth(line, function)
         if kind == "every":
             return self._every(line, function)
         values = [self._value(word, line, function) for word in line.arguments]
@@ -107,10 +115,14 @@ class Caller(Machine):
             return self._detached(line, function, values)
         if kind == "observed":
             return self._observed(values)
+        if kind == "only":
+            return self._only(values)
         if kind == "none":
             return [None]
         if kind == "either":  # the first that is there
-            return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values if v is not None][:1]
+            first = [v for v in values if v is not None][:1]
+            self._hold_all(first)
+            return first
         if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
             return []
         if self.tape.log is not None:
@@ -294,6 +306,31 @@ class Caller(Machine):
         whole = self._parameter(key, (1, 1, size), any(own.trained for own in owns), layered=False)
         return list(self.operate("copy", self.language.rules["copy"], [whole], []))
 
+    def _nth(self, line: Line, function: Function) -> list[Value]:
+        """`w = nth .A 1`: one of the copies of a tensor of the method's own, counted from 0."""
+        word, which = line.arguments
+        number = self._value(which, line, function)
+        own = self._mine(str(word)[1:], line, function)
+        if own is None:
+            return [None]
+        if not 0 <= number < own.copies:
+            raise self._wrong(line.text, f"copy {number}", f"one of {own.copies}, from 0", function)
+        before, self.copy = self.copy, number
+        value = self._value(word, line, function)
+        self.copy = before
+        return [self.tape.hold(tensor(value))]
+
+    def _double(self, line: Line, function: Function) -> list[Value]:
+        """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of the
+        method's own in place of the parameters that they are beside."""
+        name, count, *words = line.arguments
+        if name not in self.model.functions:
+            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        assert self.hook is not None
+        places = (self.hook.places.get(str(word)[1:], {}) for word in words)
+        owns = {place[1:]: own for several in places for place, found in several.items() for own in found}
+        return self.doubled(self.model.functions[str(name)], int(self._value(count, line, function)), owns)
+
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""
         name, *given = values
@@ -309,6 +346,13 @@ class Caller(Machine):
         f = self.hook.functions[str(name)]
         tensor(x).hooked = partial(self._arrived, replace(self.hook, function=f), self.number, x)
         return [self.tape.hold(x)]
+
+    def _only(self, values: list[Value]) -> list[Value]:
+        """`only y`: nothing else that carries a gradient is read from here on, and its graph goes."""
+        wanted = self.tape.only([tensor(y) for y in values])
+        self.tape.drop(x.storage for x in self.leaves if id(x) not in wanted)
+        self.leaves = [x for x in self.leaves if id(x) in wanted]
+        return []
 
     def _forget(self, mark: int) -> None:
         """Let go what autograd kept from there on."""

@@ -59,6 +59,7 @@ class Machine:
         self.outside: dict[Any, Tensor] = {}  # all others
         self.held: list[Storage] = []  # to the end of the forward pass
         self.stayed: list[Storage] = []  # until what called their stack is through
+        self.leaves: list[Tensor] = []  # that autograd holds to the end
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
         self.shared: dict[str, Value] = {}
         self.autocast = flags.autocast
@@ -66,6 +67,7 @@ class Machine:
         self.floor = 0  # scopes of the model below those of the method's function, whose own names come first
         self.module: Module | None = None  # whose forward pass runs
         self.copy: int | None = None
+        self.owns: Mapping[tuple[str, str], Own] = {}  # parameters of a method that stand in place of the model's
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
         self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
         self.recording, self.done, self.last, self.limit = True, 0, 0, -1  # see `Step`
@@ -160,9 +162,15 @@ class Machine:
         return tensor(made).storage
 
     def _mine(self, word: str, line: Line, function: Function) -> Own | None:
-        """The method's own tensor of a name; None where it may be missing and is."""
+        """The method's own tensor of a name; None where it may be missing and is. `xattn.A`: of that block of the layer
+        at hand."""
         name = word.removesuffix("?")
-        found = self.hook.tensors.get(name, []) if self.hook is not None else []
+        block, _, last = name.rpartition(".")
+        found: Sequence[Own] = []
+        if self.hook is not None and block:
+            found = self.hook.places.get(last, {}).get(("block", self.stack, block), [])
+        elif self.hook is not None:
+            found = self.hook.tensors.get(name, [])
         own = next((o for o in found if o.layers is None or self.number in o.layers), None)
         if own is None and not word.endswith("?"):
             known = ", ".join(self.hook.tensors) if self.hook is not None else "none"
@@ -220,6 +228,9 @@ class Machine:
         if owner.kind == "conv1d" and name == "weight":
             shape = shape[::-1]
         single = owner.role in self.model.operations.float32
+        own = self.owns.get((owner.path, name))
+        if own is not None:
+            return self.tape.hold(self._parameter((own.key, None), own.shape, own.trained, layered, single))
         value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single))
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:
@@ -361,7 +372,7 @@ class Machine:
         """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
         y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
         if not x.live and self.limit < 0:
-            self.tape.hold(y)
+            self.leaves.append(self.tape.hold(y))
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ pass writes a tape, the backward pass reads it. Nothing here knows a model, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module
@@ -13,8 +15,8 @@ from ..errors import UsageError
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import EVERY, SINGLE, Flags, Value, tensor
-from .program import Program
-from .tape import Record, Tape
+from .program import Own, Program
+from .tape import Checkpoint, Record, Tape
 from .tensor import Storage, Tensor
 
 if TYPE_CHECKING:
@@ -38,12 +40,14 @@ class Group:
         self.held: list[Storage] = []
         if more:
             step.tape.records.append(lambda: self.counted(step.tape))
+            step.tape.group = self
 
     def end(self, step: Step) -> None:
         """The group is through the forward pass."""
         if not self.more:
             return
         tape, (now, flops, left) = step.tape, self.before
+        tape.group = None
         self.kept, self.left = tape.now - now, tape.left - left
         self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
         tape.now += self.more * self.kept
@@ -54,11 +58,14 @@ class Group:
 
     def forget(self, step: Step) -> None:
         """What was held for a while, at most to the end of the forward pass, and is not kept counts no longer."""
-        gone = sum(storage.bytes for storage in self.held if not storage.holders)
+        self.lose(step.tape, sum(storage.bytes for storage in self.held if not storage.holders))
+
+    def lose(self, tape: Tape, gone: Any) -> None:
+        """Some bytes of those that the forward pass left are not kept."""
         self.kept -= gone
         self.left -= gone
-        step.tape.now -= self.more * gone
-        step.tape.left -= self.more * gone
+        tape.now -= self.more * gone
+        tape.left -= self.more * gone
 
     def begin(self, tape: Tape) -> None:
         """The way back reaches the group, which is run when most is alive: as its last layer, or as its first."""
@@ -128,6 +135,19 @@ class Step(Caller):
         vars(self).update(state)
         self._let_go(states[: len(states) - wanted])
         return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
+
+    def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run a function of the model, with fewer layers and with other parameters. Its layers are no checkpoints."""
+        state = dict(vars(self))
+        self.program, self.owns, self.flags = self.program.bare(), owns, self.flags._replace(checkpointing=False)
+        fewer = {"checkpointing": 0, "n_layers": layers}
+        self.every = {stack: {**names, **fewer} for stack, names in self.every.items()}
+        self.names = self.base = self.every[""]
+        self.scopes, self.hook, self.module, self.copy = [], None, None, None
+        self.sequences = {stack: [([n], 0) for n in range(layers)] for stack in self.model.inventory.stacks}
+        results = self.call(function, [])
+        vars(self).update(state)
+        return results
 
     def reached(self, module: Module, suffix: str) -> bool:
         """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
@@ -205,7 +225,8 @@ class Step(Caller):
             given = [v for v in (*values, *self.used.values()) if isinstance(v, Tensor)]
             self._hold_all(given)
             state = self.stack, self.number, self.inside, self.base, dict(self.used), self.last
-            self.tape.records.append(lambda: self._again(list(values), results, given, state))
+            run = partial(self._again, list(values), results, given, state)
+            self.tape.records.append(Checkpoint(given, ys, [x.storage for x in given], run))
         return results
 
     def _again(self, values: list[Value], results: list[Value], given: list[Tensor], state: Any) -> None:

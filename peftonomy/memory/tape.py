@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .rules import Rule
 from .tensor import Storage, Tensor
 
-__all__ = ["Anew", "Record", "Tape"]
+__all__ = ["Anew", "Checkpoint", "Record", "Tape"]
 
 
 class Anew(NamedTuple):
@@ -27,6 +27,18 @@ class Record(NamedTuple):
     outputs: list[Tensor]
     names: Any
     kept: list[Storage | Anew]
+
+
+class Checkpoint(NamedTuple):
+    """A layer on the tape that runs once more: its inputs and outputs, what is kept for it, and how it runs."""
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    kept: list[Storage]
+    run: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.run()
 
 
 class Tape:
@@ -49,6 +61,7 @@ class Tape:
         self.forward = True
         self.records: list[Record | Callable[[], None]] = []
         self.origin = ""
+        self.group: Any = None
         self.log: list[tuple[Storage, int]] | None = None
         """All storages that came (1) and went (-1), in order, for those who look."""
 
@@ -76,7 +89,7 @@ class Tape:
         """Bytes that come, held once."""
         self.now += size
         self.see(self.now)
-        storage = Storage(size, self.forward, self.origin)
+        storage = Storage(size, self.forward, self.origin, self.group)
         if self.forward:
             self.left += size
         if self.log is not None:
@@ -98,6 +111,28 @@ class Tape:
         """One holder more."""
         tensor.storage.holders += 1
         return tensor
+
+    def only(self, roots: Sequence[Tensor]) -> set[int]:
+        """Let go of what is kept for other gradients than those of these tensors. Returns the ids of all tensors that
+        these gradients reach."""
+        wanted = {id(x) for x in roots}
+        left = []
+        for record in reversed(self.records):
+            if isinstance(record, Record | Checkpoint):
+                if not any(id(y) in wanted for y in record.outputs):
+                    self.drop(one for one in record.kept if isinstance(one, Storage))
+                    continue
+                wanted.update(id(x) for x in record.inputs if x.live)
+            left.append(record)
+        self.records = left[::-1]
+        return wanted
+
+    def drop(self, storages: Iterable[Storage]) -> None:
+        """One holder less for each, also in the layers that only count."""
+        for storage in storages:
+            self.free(storage)
+            if not storage.holders and storage.group is not None:
+                storage.group.lose(self, storage.bytes)
 
     def back(self) -> None:
         """From the end of the tape to its beginning."""

@@ -9,12 +9,13 @@ __all__ = ["Storage", "Tensor"]
 
 
 class Storage:
-    """Bytes, how many hold them, and whether the forward pass made them. origin: what did, for those who look."""
+    """Bytes, how many hold them, and whether the forward pass made them. origin: what did, for those who look. group:
+    the layers that count several times, if they made it."""
 
-    __slots__ = ("bytes", "forward", "holders", "origin")
+    __slots__ = ("bytes", "forward", "group", "holders", "origin")
 
-    def __init__(self, size: Any, forward: bool, origin: str = ""):
-        self.bytes, self.holders, self.forward, self.origin = size, 1, forward, origin
+    def __init__(self, size: Any, forward: bool, origin: str = "", group: Any = None):
+        self.bytes, self.holders, self.forward, self.origin, self.group = size, 1, forward, origin, group
 
 
 class Tensor:

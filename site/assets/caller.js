@@ -50,6 +50,8 @@
       if (kind === "share") return this.share(words[0], this.value(words[1], line));
       if (kind === "part") return this.part(line);
       if (kind === "every") return this.every(line);
+      if (kind === "nth") return this.nth(line);
+      if (kind === "doubled") return this.doubled(line);
       if (kind === "unadapted") return this.unadapted(line.targets.length);
       for (var values = [], i = 0; i < words.length; i++) values.push(this.value(words[i], line));
       if (line.borrowed && this.hook && this.hook.module) {
@@ -62,6 +64,7 @@
       if (kind === "stacked") return this.stacked(line, values);
       if (kind === "detached") return this.detached(line, values);
       if (kind === "observed") return this.observed(values);
+      if (kind === "only") return this.only(values[0]);
       if (kind === "either") return this.tape.holdAll(values.filter(function (v) { return v !== null; }).slice(0, 1));   // the first that is there
       if (kind === "none") return [null];
       return kind === "reads" ? NONE : this.apply(kind, values, line);   // reads: by name only, so that a checkpoint holds it
@@ -213,6 +216,23 @@
       var mark = this.tape.records.length, results = this.apply(values[0], values.slice(1), line);
       this.forget(mark);
       return results.map(function (y) { return y instanceof Tensor ? new Tensor(y.shape, y.width, false, y.storage) : y; });
+    }
+    /* `w = nth .A 1`: one of the copies of a tensor of the method's own, counted from 0. */
+    nth(line) {
+      var number = this.value(line.words[1], line), own = this.declared(line.words[0].slice(1)), before = this.copy;
+      if (!own) return [null];
+      if (number < 0 || number >= own.copies) this.wrong("nth: found copy " + number + "; expected one of " + own.copies + ", from 0");
+      this.copy = number;
+      var y = this.value(line.words[0], line);
+      this.copy = before;
+      return [this.tape.hold(y)];
+    }
+    /* `only y`: nothing else that carries a gradient is read from here on, and its graph goes. */
+    only(y) {
+      var wanted = this.tape.only(y), gone = this.leaves.filter(function (x) { return !wanted.has(x); });
+      this.tape.drop(gone.map(function (x) { return x.storage; }));
+      this.leaves = this.leaves.filter(function (x) { return wanted.has(x); });
+      return NONE;
     }
     /* Let go what autograd kept from there on. */
     forget(mark) {

@@ -20,6 +20,7 @@
       this.outside = new Map();   // all others
       this.held = [];             // to the end of the forward pass
       this.stayed = [];           // until what called their stack is through
+      this.leaves = [];           // that autograd holds to the end
       this.casts = new Map();
       this.shared = new Map();
       this.autocast = flags.autocast;
@@ -27,6 +28,7 @@
       this.floor = 0;             // scopes of the model below those of the method's function, whose own names come first
       this.module = null;         // whose forward pass runs
       this.copy = null;
+      this.owns = new Map();      // parameters of a method that stand in place of the model's
       this.parts = new Map();     // of tensors that are several parameters
       this.depth = 0;             // scopes outside of the layer,
       this.used = new Map();      // and what it reads from there
@@ -81,9 +83,11 @@
         return made.storage;
       };
     }
-    /* The method's own tensor of a name; null where it may be missing and is. */
+    /* The method's own tensor of a name; null where it may be missing and is. `xattn.A`: of that block of the layer at hand. */
     declared(word) {
-      var name = word.replace(/\?$/, ""), found = this.hook ? this.program.nearest(this.hook, name) : NONE;
+      var name = word.replace(/\?$/, ""), dot = name.lastIndexOf("."), found = NONE;
+      if (this.hook && dot < 0) found = this.program.nearest(this.hook, name);
+      else if (this.hook) found = this.program.inBlock(this.hook, name.slice(dot + 1), this.stack, name.slice(0, dot));
       for (var i = 0; i < found.length; i++) if (parts.within(found[i].layers, this.number)) return found[i];
       if (name !== word) return null;
       return this.wrong("found no tensor ." + name + " here");
@@ -117,7 +121,9 @@
       var owner = this.model.owner(m, suffix), there = owner.parameters, found = there.filter(function (p) { return p[0] === (suffix || "weight"); })[0];
       if (!found && !suffix) found = there[0];
       if (!found) return null;
-      var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, y = (layered ? this.inside : this.outside).get(key);
+      var name = found[0], layered = owner.layers !== null, key = owner.path + "|" + name, mine = this.owns.get(key);
+      if (mine) return this.tape.hold(this.parameter(mine.key + "|null", mine.shape, mine.trained, layered, false, [mine.key]));
+      var y = (layered ? this.inside : this.outside).get(key);
       if (!y) {
         var shape = owner.kind === "conv1d" && name === "weight" ? found[1].slice().reverse() : found[1];
         y = this.parameter(key, parts.padded(shape), this.program.trains(owner, name, layered ? this.number : -1), layered, this.model.single(owner));
@@ -230,7 +236,7 @@
     /* A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again. */
     leaf: function (machine, x) {
       var y = x.live ? x : new Tensor(x.shape, x.width, true, x.storage);
-      if (!x.live && machine.limit < 0) machine.tape.hold(y);
+      if (!x.live && machine.limit < 0) machine.leaves.push(machine.tape.hold(y));
       return machine.tape.hold(y);
     },
     /* Held from outside of the model, to the end of the forward pass. */

@@ -296,6 +296,10 @@
     var places = this.own.get(hook.part + "|" + name);
     return places ? [].concat.apply([], Array.from(places.values())) : NONE;
   };
+  /* The method's own tensors of a name, by their place. */
+  Program.prototype.places = function (hook, name) { return this.own.get(hook.part + "|" + name) || new Map(); };
+  /* Those at a block. */
+  Program.prototype.inBlock = function (hook, name, stack, block) { return this.places(hook, name).get(["block", stack, block].join("|")) || NONE; };
   /* The same without what the method does. */
   Program.prototype.bare = function () {
     return Object.assign(Object.create(Program.prototype), this, { hooks: new Map(), points: new Map(), acting: new Map(), keys: new Map(), differ: new Map() });

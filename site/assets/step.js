@@ -13,12 +13,15 @@
       this.first = [step.held.length, step.stayed.length];
       this.trained = this.kept = this.left = 0;
       this.held = [];
-      if (more) tape.records.push(function () { self.counted(tape); });
+      if (!more) return;
+      tape.records.push(function () { self.counted(tape); });
+      tape.group = this;
     }
     /* The group is through the forward pass. */
     end(step) {
       var self = this, tape = step.tape;
       if (!this.more) return;
+      tape.group = null;
       this.kept = tape.now - this.now;
       this.left = tape.left - this.before;
       this.held = step.held.slice(this.first[0]).concat(step.stayed.slice(this.first[1]));
@@ -29,8 +32,9 @@
       step.groups.push(this);
     }
     /* What was held for a while, at most to the end of the forward pass, and is not kept counts no longer. */
-    forget(tape) {
-      var gone = this.held.reduce(function (n, storage) { return n + (storage.holders ? 0 : storage.bytes); }, 0);
+    forget(tape) { this.lose(tape, this.held.reduce(function (n, storage) { return n + (storage.holders ? 0 : storage.bytes); }, 0)); }
+    /* Some bytes of those that the forward pass left are not kept. */
+    lose(tape, gone) {
       this.kept -= gone;
       this.left -= gone;
       tape.now -= this.more * gone;
@@ -95,6 +99,26 @@
       tape.letGo(states.slice(0, rest));
       return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
     }
+    /* `h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of the method's
+       own in place of the parameters that they are beside. Its layers are no checkpoints. */
+    doubled(line) {
+      var state = Object.assign({}, this), f = this.model.functions.get(line.words[0]), n = Math.trunc(this.value(line.words[1], line)), owns = new Map();
+      if (!f) this.wrong("doubled: found no function " + line.words[0]);
+      line.words.slice(2).forEach(function (word) {
+        this.program.places(this.hook, word.slice(1)).forEach(function (found, place) { owns.set(place.replace(/^parameter\|/, ""), found[found.length - 1]); });
+      }, this);
+      this.program = this.program.bare(); this.owns = owns;
+      this.flags = inner.merge(this.flags, { checkpointing: false });
+      this.flagged = inner.merge(this.flagged, { checkpointing: 0, n_layers: n });
+      this.names = this.base = inner.atop(this.model.names[""], this.flagged);
+      this.scopes = []; this.hook = this.module = this.copy = null;
+      this.sequences = new Map(this.model.inv.stacks.map(function (stack) {
+        return [stack, Array.from({ length: n }, function (_, i) { return [[i], 0]; })];
+      }));
+      var results = this.call(f, []);
+      Object.assign(this, state);
+      return results;
+    }
     /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
     reached(m, suffix) { return m.layers ? this.sequences.has(m.stack) : this.outside.has(m.path + "|" + suffix); }
     /* Of a tensor that is several parameters, their sizes; else its own. */
@@ -148,11 +172,12 @@
       this.recording = false; this.done = this.last = 0;
       var results = this.one(values);
       this.recording = true;
-      if (!results.some(function (y) { return y instanceof Tensor && y.live; })) return results;
+      var live = results.filter(function (y) { return y instanceof Tensor && y.live; });
+      if (!live.length) return results;
       var kept = values.concat(Array.from(this.used.values())).filter(function (v) { return v instanceof Tensor; });
       var state = { stack: this.stack, number: this.number, inside: this.inside, base: this.base, used: new Map(this.used), last: this.last };
       this.tape.holdAll(kept);
-      this.tape.records.push(function () { self.again(values, results, kept, state); });
+      this.tape.records.push(new parts.Checkpoint(kept, live, function () { self.again(values, results, kept, state); }));
       return results;
     }
     /* Forward once more, until all is there that the backward pass needs, and back. */

@@ -4,7 +4,8 @@
 
 (function () {
   class Storage {
-    constructor(bytes, forward) { this.bytes = bytes; this.holders = 1; this.forward = forward; }
+    /* group: the layers that count several times, if they made it. */
+    constructor(bytes, forward, group) { this.bytes = bytes; this.holders = 1; this.forward = forward; this.group = group || null; }
   }
 
   /* Numbers of `width` bytes each. live: whether a gradient comes here. key: of a parameter, which one it is. own: of a method's
@@ -31,6 +32,14 @@
     }
   }
 
+  /* A layer on the tape that runs once more: its inputs and outputs, what is kept for it, and how it runs. */
+  class Checkpoint {
+    constructor(inputs, outputs, run) {
+      this.inputs = inputs; this.outputs = outputs; this.run = run;
+      this.kept = inputs.map(function (x) { return x.storage; });
+    }
+  }
+
   /* now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
      forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. arrived: keys of the
      method's own tensors that got a gradient. */
@@ -41,6 +50,7 @@
       this.flops = 0n;
       this.forward = true;
       this.records = [];
+      this.group = null;
       this.arrived = new Set();
     }
     see(moment) {
@@ -59,7 +69,7 @@
       this.now += bytes;
       this.see(this.now);
       if (this.forward) this.left += bytes;
-      return new Storage(bytes, this.forward);
+      return new Storage(bytes, this.forward, this.group);
     }
     free(storage) {
       if (--storage.holders) return;
@@ -73,11 +83,34 @@
     }
     letGo(values) { for (var i = 0; i < values.length; i++) if (values[i] instanceof Tensor) this.free(values[i].storage); }
 
+    /* Let go of what is kept for other gradients than that of a tensor; the tensors that this one reaches. */
+    only(root) {
+      var wanted = new Set([root]), left = [];
+      for (var record; (record = this.records.pop());) {
+        if (record.outputs) {
+          if (!record.outputs.some(function (y) { return wanted.has(y); })) {
+            this.drop(record.kept.filter(function (one) { return one instanceof Storage; }));
+            continue;
+          }
+          record.inputs.forEach(function (x) { if (x.live) wanted.add(x); });
+        }
+        left.push(record);
+      }
+      this.records = left.reverse();
+      return wanted;
+    }
+    /* One holder less for each, also in the layers that only count. */
+    drop(storages) {
+      storages.forEach(function (storage) {
+        this.free(storage);
+        if (!storage.holders && storage.group) storage.group.lose(this, storage.bytes);
+      }, this);
+    }
     /* From the end of the tape to its beginning. */
     back() {
       while (this.records.length) {
         var record = this.records.pop();
-        if (record instanceof Record) this.undo(record); else record();
+        if (record instanceof Record) this.undo(record); else if (record instanceof Checkpoint) record.run(); else record();
       }
     }
     undo(record) {
@@ -145,5 +178,5 @@
     }
   }
 
-  Object.assign(peft.inner.memory, { Storage: Storage, Tensor: Tensor, Anew: Anew, Record: Record, Tape: Tape });
+  Object.assign(peft.inner.memory, { Storage: Storage, Tensor: Tensor, Anew: Anew, Checkpoint: Checkpoint, Record: Record, Tape: Tape });
 })();
