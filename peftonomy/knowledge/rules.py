@@ -449,10 +449,12 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Asked
+        from ..memory.answer import Asked, check_length
         from ..memory.setting import Setting
 
-        Asked(method.kb, method.plan(model), {}, Setting(1, 8, dtype="float32")).memory()
+        plan, setting = method.plan(model), Setting(1, 8, dtype="float32")
+        check_length(plan, plan.values({}), setting)
+        Asked(method.kb, plan, {}, setting).memory()
 
     reason = _reason(method, counted)
     if reason:
