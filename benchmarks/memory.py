@@ -146,11 +146,12 @@ def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
             raw.pop(alias, None)
         *outer, last = (key.key or name).split(".")
         place: Any = raw
+        at: Any = last
         for part in outer:
             place = place.setdefault(part, {})
         if key.item is not None:
-            place, last = place[last], key.item
-        place[last] = layers
+            place, at = place[last], key.item
+        place[at] = layers
     return raw
 
 

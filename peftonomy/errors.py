@@ -29,10 +29,11 @@ LONGEST = 200
 """The number of characters of a name that are compared with known names."""
 
 
-def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+def near(name: object, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(name[:LONGEST].lower(), lower, n=n, cutoff=0.6)]
+    text = name[:LONGEST] if isinstance(name, str) else shown(name)
+    return [lower[m] for m in difflib.get_close_matches(text.lower(), lower, n=n, cutoff=0.6)]
 
 
 def escaped(text: str) -> str:

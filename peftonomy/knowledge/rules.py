@@ -449,11 +449,13 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Asked
+        from ..memory.answer import Asked, check_length
         from ..memory.setting import Setting
 
+        setting = Setting(1, 8, dtype="float32")
         plan = method.plan(model, task=method.kb.models[model].trained_task)
-        Asked(method.kb, plan, {}, Setting(1, 8, dtype="float32")).memory()
+        check_length(plan, plan.values({}), setting)
+        Asked(method.kb, plan, {}, setting).memory()
 
     reason = _reason(method, counted)
     if reason:
