@@ -185,8 +185,8 @@ def compared(seed: int, count: int, folder: Path) -> list[tuple[str, Case, dict[
 def kind(load: Any) -> str:
     """The type of a configuration in the library's file, or `union`."""
     if isinstance(load, str):
-        short = LIBRARY.shorthands[load.partition("[")[0]]
-        if "|" in load or short.union:
+        short = LIBRARY.shorthands.get(load.partition("[")[0])
+        if "|" in load or short is None or short.union:
             return "union"
         return str(LIBRARY.type_saved_as(LIBRARY.types[str(short.type)].saved))
     word = load.get("architecture")
