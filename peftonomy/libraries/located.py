@@ -202,7 +202,7 @@ class _Part:
         plan = self._plan(method, entry, given)
         return LocatedAdapter(
             self.library, self.type, method, plan, self.values, given, {}, tuple(heads_trained(self.inventory)),
-            tuple(self.notes), dtype, _reported(self.library, self.inventory, [self.counted], dtype),
+            {}, tuple(self.notes), dtype, _reported(self.library, self.inventory, [self.counted], dtype),
         )  # fmt: skip
 
     def _method(self, wanted: str | None) -> tuple[MethodRecord, Implementation, dict[str, Any]]:
