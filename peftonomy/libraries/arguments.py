@@ -106,7 +106,7 @@ class Arguments:
         for name in self.spec.lists:
             value = values[name]
             if value and not (isinstance(value, Mapping) and all(isinstance(one, list) for one in value.values())):
-                raise self.refuse(name, value, f"names of modules, each with a list, which {self.library.name} requires")
+                raise self.refuse(name, value, f"names of modules, each with a list, as {self.library.name} requires")
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")

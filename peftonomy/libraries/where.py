@@ -464,7 +464,8 @@ class Where:
         seen: set[tuple[str, tuple[int, ...]]] = set()
         shared = [m for m in tied[1:] if any(m.path.endswith(name) for name in asked)]
         if len(shared) > 1 and not any(tied[0].path.endswith(name) for name in asked):
-            raise self.refuse("trainable_token_indices", [*asked], f"{tied[0].path}, whose table several of these share")
+            expected = f"{tied[0].path}, whose table several of these share"
+            raise self.refuse("trainable_token_indices", [*asked], expected)
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")
