@@ -109,6 +109,10 @@ class Arguments:
                 raise self.refuse(name, "nothing", f"names: {self.library.name} has no default for this model")
             if isinstance(some, list) and isinstance(every, list) and (other := [w for w in some if w not in every]):
                 raise self.refuse(name, other[0], f"one of {whole}: {', '.join(map(str, every))}")
+        for name in self.spec.lists:
+            value = values[name]
+            if value and not (isinstance(value, Mapping) and all(isinstance(one, list) for one in value.values())):
+                raise self.refuse(name, value, f"names of modules, each with a list, as {self.library.name} requires")
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")

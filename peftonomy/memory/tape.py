@@ -59,7 +59,7 @@ class Tape:
         self.most: tuple[Any, Any] = (0, 0)
         self.arrived: set[Any] = set()
         self.forward = True
-        self.records: list[Record | Callable[[], None]] = []
+        self.records: list[Record | Checkpoint | Callable[[], None]] = []
         self.origin = ""
         self.group: Any = None
         self.log: list[tuple[Storage, int]] | None = None

@@ -113,6 +113,8 @@ class ConfigType(Entry):
     """Arguments without which the library's usual call fails, each with a note that says so."""
     only: Name | None = None
     """The argument in `by_model` whose table lists the only models that the type supports."""
+    lists: list[Name] = Field(default=[])
+    """Arguments that map names to lists."""
     wraps: bool = False
     """True if the type puts a module around each layer, so that names across it change."""
     skips: bool = False
