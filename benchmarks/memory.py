@@ -132,6 +132,8 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     for change in CHANGES:
         for model in smallest.values():
             assert model.family.operations is not None
+            if change.get("checkpointing") and not model.family.operations.checkpointing:
+                continue
             seq = (model.family.operations.pixels(model.config) and model.dims["max_positions"]) or 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
