@@ -423,6 +423,44 @@ def test_a_pass_without_the_method_keeps_nothing() -> None:
     assert not step.tape.records
 
 
+def test_a_graph_that_nothing_reads_is_let_go() -> None:
+    """A checkpoint of LST's backbone keeps nothing, since the side network takes its states without a gradient."""
+    kept = [predicted(Case("t5", "lst", checkpointing=checkpointing)).kept for checkpointing in (False, True)]
+    assert kept[0] == kept[1]
+    asked = Case("t5", "lst", checkpointing=True).asked()
+    step = Step(asked.program, asked.flags())
+    loss = step.run()
+    left = step.tape.now
+    assert step.tape.only([loss])
+    assert step.tape.now == left
+    step.tape.only([])
+    assert step.tape.now < left
+
+
+def test_layers_that_count_let_go_of_what_they_lose() -> None:
+    """Of twenty layers most are counted: they keep as little as if each had been run."""
+    asked = Case("llama", "lst", checkpointing=True, config={"num_hidden_layers": 20},
+                 hyperparameters={"drop_every": 0}).asked()  # fmt: skip
+    found = []
+    for whole in (False, True):
+        step = Step(asked.program, asked.flags(whole))
+        loss = step.run()
+        kept = step.tape.now
+        step.back(loss)
+        found.append((kept, step.tape.peak, step.tape.flops))
+    assert found[0] == found[1]
+
+
+def test_a_shadow_is_the_model_with_fewer_layers() -> None:
+    """ShadowPEFT runs the first layers with parameters of its own; each layer more trains and computes as much."""
+    one, two, three = (
+        predicted(Case("llama", "shadow_peft", attention="eager", hyperparameters={"shadow_layers": n}))
+        for n in (1, 2, 3)
+    )
+    assert three.trained - two.trained == two.trained - one.trained > 0
+    assert three.forward_flops - two.forward_flops == two.forward_flops - one.forward_flops > 0
+
+
 def test_a_tensor_without_a_gradient_has_no_states() -> None:
     """The loss does not read WARP's answers, so that PyTorch gives its class vectors no gradient."""
     memory = predicted(Case("llama", "warp", hyperparameters={"prompt_length": 3}))
@@ -454,5 +492,22 @@ def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
     for hooks in asked.program.hooks.values():
         for hook in hooks:
             hook.function = parse("after x y", line)
+    with pytest.raises(DataError, match=message):
+        Step(asked.program, asked.flags()).run()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("w = nth .g_last 2", "found copy 2; expected one of 2, from 0"),
+        ("w = nth .xattn.W_q 0", "no tensor .xattn.W_q here"),
+        ("w = doubled boddy 1", "found no function boddy"),
+    ],
+)
+def test_a_word_of_a_method_that_makes_no_sense(line: str, message: str) -> None:
+    asked = Case("t5", "lst").asked()
+    for hooks in asked.program.hooks.values():
+        for hook in hooks:
+            hook.function = parse("before x", line)
     with pytest.raises(DataError, match=message):
         Step(asked.program, asked.flags()).run()

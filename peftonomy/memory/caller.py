@@ -113,6 +113,8 @@ class Caller(Machine):
             return self._stacked(line, function, values)
         if kind == "detached":
             return self._detached(line, function, values)
+        if kind == "sized":
+            return self._sized(line, function, values)
         if kind == "observed":
             return self._observed(values)
         if kind == "only":
@@ -338,6 +340,15 @@ class Caller(Machine):
         results = self.apply(str(name), given, line, function)
         self._forget(mark)
         return [Tensor(y.shape, y.width, False, y.storage) if isinstance(y, Tensor) else y for y in results]
+
+    def _sized(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """`y = sized f x ...`: f runs, and its formulas have the positions of x as `length`."""
+        name, *given = values
+        before = self.names
+        self.names = {**before, "length": tensor(given[0]).shape[1]}
+        results = self.apply(str(name), given, line, function)
+        self.names = before
+        return results
 
     def _observed(self, values: list[Value]) -> list[Value]:
         """`y = observed x f`: x itself, whose gradient f is given as it arrives."""

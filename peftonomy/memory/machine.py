@@ -22,7 +22,7 @@ HALF, SINGLE = 2, 4
 CASTS = ("cast", "as", "float")
 EVERY = "every"
 """Begins the key of a tensor that joins others of a method."""
-NAMING = ("loop", "stacked", "detached", "observed")
+NAMING = ("loop", "stacked", "detached", "sized", "observed")
 """Lines that name a function."""
 UNBORN = Storage(0, False)
 Value = Any

@@ -63,6 +63,7 @@
       if (kind === "loop") return this.loop(line, values);
       if (kind === "stacked") return this.stacked(line, values);
       if (kind === "detached") return this.detached(line, values);
+      if (kind === "sized") return this.sized(line, values);
       if (kind === "observed") return this.observed(values);
       if (kind === "only") return this.only(values[0]);
       if (kind === "either") return this.tape.holdAll(values.filter(function (v) { return v !== null; }).slice(0, 1));   // the first that is there
@@ -216,6 +217,14 @@
       var mark = this.tape.records.length, results = this.apply(values[0], values.slice(1), line);
       this.forget(mark);
       return results.map(function (y) { return y instanceof Tensor ? new Tensor(y.shape, y.width, false, y.storage) : y; });
+    }
+    /* `y = sized f x ...`: f runs, and its formulas have the positions of x as `length`. */
+    sized(line, values) {
+      var before = this.names;
+      this.names = inner.atop(before, { length: values[1].shape[1] });
+      var results = this.apply(values[0], values.slice(1), line);
+      this.names = before;
+      return results;
     }
     /* `w = nth .A 1`: one of the copies of a tensor of the method's own, counted from 0. */
     nth(line) {

@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, parts = inner.memory, Part = parts.Part, Tensor = parts.Tensor, Anew = parts.Anew, Record = parts.Record, Storage = parts.Storage;
-  var HALF = 2, SINGLE = 4, NONE = [], NAMING = ["loop", "stacked", "detached", "observed"], UNBORN = new Storage(0, false);
+  var HALF = 2, SINGLE = 4, NONE = [], NAMING = ["loop", "stacked", "detached", "sized", "observed"], UNBORN = new Storage(0, false);
 
   /* flags: batch, seq, width (bytes of a number), trained (of one that is trained), autocast, eager, checkpointing, device.
      A value is a tensor, a module or a part of one, a number, a text, or null for a tensor that is missing. */
