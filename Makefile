@@ -5,6 +5,7 @@
 # make mutants    change each word of each entry and see that a test notices
 # make fuzz       20,000 hostile inputs with each of three seeds, and the table of benchmarks/README.md
 # make grid       every case of the tests that CI samples: behaviour, counts of peft, simulated steps (runs every night)
+# make drift      what the newest releases of the libraries have that the files lack (runs every week)
 # make pictures   the screenshots in the README
 # make clean      remove what the others made, but for the virtual environments
 
@@ -19,7 +20,7 @@ other := $(VENV)-adapters
 pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
 tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: site test check lint chromium bench mutants fuzz grid pictures clean
+.PHONY: site test check lint chromium bench mutants fuzz grid drift pictures clean
 .DELETE_ON_ERROR:
 
 site: $(VENV)/site.stamp
@@ -52,7 +53,20 @@ fuzz: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.fuzz --jobs $(JOBS)
 
 grid: $(VENV)/dev.stamp
-	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_simulator.py
+	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_peft_at_random.py tests/test_simulator.py
+
+# Each newest release gets an environment of its own; what they print is compared with the files and the pinned release.
+drift: $(VENV)/dev.stamp
+	for library in peft adapters; do \
+	  $(PYTHON) -m venv --clear build/newest/$$library && \
+	  build/newest/$$library/bin/python -m pip --disable-pip-version-check install --quiet $$library torch || exit 1; \
+	done
+	$(bin)/python .ci/families > build/newest/families
+	build/newest/peft/bin/python .ci/families | diff build/newest/families - > build/newest/changed; \
+	  peft=$$?; sed 's/^[<>]/model type &/' build/newest/changed; \
+	  for library in peft adapters; do \
+	    $(bin)/peftonomy drift $$library --python build/newest/$$library/bin/python || peft=1; \
+	  done; exit $$peft
 
 pictures: $(VENV)/dev.stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py

@@ -132,6 +132,8 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     for change in CHANGES:
         for model in smallest.values():
             assert model.family.operations is not None
+            if change.get("checkpointing") and not model.family.operations.checkpointing:
+                continue
             seq = (model.family.operations.pixels(model.config) and model.dims["max_positions"]) or 128
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
@@ -144,14 +146,14 @@ def shortened(model: peftonomy.Backbone, layers: int) -> dict[str, Any]:
         key = model.family.config[name]
         for alias in key.aliases:
             raw.pop(alias, None)
-        place: Any = raw
-        last: str | int
         *outer, last = (key.key or name).split(".")
+        place: Any = raw
+        at: Any = last
         for part in outer:
             place = place.setdefault(part, {})
         if key.item is not None:
-            place, last = place[last], key.item
-        place[last] = layers
+            place, at = place[last], key.item
+        place[at] = layers
     return raw
 
 

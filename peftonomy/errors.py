@@ -29,10 +29,11 @@ LONGEST = 200
 """The number of characters of a name that are compared with known names."""
 
 
-def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+def near(name: object, known: Iterable[str], n: int = 3) -> list[str]:
     """Return the known names closest to `name`, best first."""
     lower = {k.lower(): k for k in known}
-    return [lower[m] for m in difflib.get_close_matches(name[:LONGEST].lower(), lower, n=n, cutoff=0.6)]
+    text = name[:LONGEST] if isinstance(name, str) else shown(name)
+    return [lower[m] for m in difflib.get_close_matches(text.lower(), lower, n=n, cutoff=0.6)]
 
 
 def escaped(text: str) -> str:
@@ -51,6 +52,8 @@ def _text_of(value: object) -> str:
     try:
         return repr(value)
     except Exception:  # an integer of more digits than Python prints, many levels, an object of the caller
+        if isinstance(value, int):
+            return f"an integer of {value.bit_length():,} bits"
         return f"a {type(value).__name__} that cannot be printed"
 
 
@@ -139,7 +142,11 @@ class ConfigError(DataError):
 
 
 class UsageError(PeftonomyError):
-    """An invalid request of the caller, in one line."""
+    """An invalid request of the caller, in one line. `about`: the hyperparameters that it concerns."""
+
+    def __init__(self, *args: object, about: Iterable[str] = ()):
+        super().__init__(*args)
+        self.about = frozenset(about)
 
 
 class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happened)
@@ -163,7 +170,7 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
 
 def whole(text: str) -> int:
     """Return a whole number in ASCII digits. Raises ValueError; Python's `int` also reads `1_000` and other digits."""
-    if not re.fullmatch(" *[-+]?[0-9]{1,19} *", text):
+    if not re.fullmatch("[-+]?[0-9]{1,19}", text.strip()):
         raise ValueError(f"found {shown(text)!r}; expected a whole number")
     return int(text)
 

@@ -21,8 +21,10 @@ import ast
 import functools
 import math
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 from .errors import FormulaError, near, shown
@@ -381,20 +383,29 @@ _REASONS: dict[type[Exception], str] = {
 }  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
+def _code(text: str) -> CodeType:
+    return compile(text, "<formula>", "exec")
+
+
 Blame = Callable[[Exception, dict[str, Any]], FormulaError]
 """A function that turns Python's error, for these values of the names, into ours."""
 
 
 def _function(arguments: Sequence[str], body: str, scope: Mapping[str, Any], blame: Blame) -> Callable[..., Any]:
     """Return a function with this body, whose only error is FormulaError."""
+
+    def blamed(values: dict[str, Any]) -> FormulaError:
+        error = sys.exception()
+        if not isinstance(error, FOREIGN):
+            raise  # from the function below, which handles it
+        return blame(error, values)
+
     # Safe: `body` is generated from a whitelisted tree, and its names are Python identifiers accepted by the parser.
-    values = ", ".join(f"{name!r}: {name}" for name in arguments)
-    code = (
-        f"def _made({', '.join(arguments)}):\n try:\n  return {body}\n except _foreign as _error:\n"
-        f"  raise _blame(_error, {{{values}}}) from None\n"
-    )
-    space: dict[str, Any] = {"__builtins__": {}, **scope, "_foreign": FOREIGN, "_blame": blame}
-    exec(code, space)
+    # Short, because a query takes longer to compile its functions than to call them.
+    code = f"def _made({','.join(arguments)}):\n try:return {body}\n except:raise _blamed(_locals())from None"
+    space: dict[str, Any] = {"__builtins__": {}, **scope, "_locals": locals, "_blamed": blamed}
+    exec(_code(code), space)
     made: Callable[..., Any] = space["_made"]
     return made
 

@@ -93,7 +93,9 @@ class Matcher:
         if len(pattern) <= MAX_LENGTH // 10:
             try:
                 re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
+            except (re.error, OverflowError) as error:
                 raise ValueError(str(error)) from None
         elif isinstance(answer := self.ask(pattern, "match", ""), list):  # compiling takes long too
             raise ValueError(answer[0])

@@ -36,6 +36,11 @@ from peftonomy.errors import UnknownName
 
 from . import _kit as kit
 
+PER_TOKEN = ("causal_lm", "masked_lm", "token_cls")
+"""The tasks with a label for every token."""
+SIMULATED = (*PER_TOKEN, "seq_cls", "image_cls", "audio_cls")
+"""The tasks whose inputs and labels are known here."""
+
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "PHASES", "Simulation", "simulate"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.bfloat16}
@@ -169,10 +174,9 @@ class Setup:
             if type(number) is not int or number < 1:
                 raise UsageError(f"{name}: found {number}; expected a whole number from 1")
         backbone = kb.backbone(model)
-        if task is None:
-            task = "seq_cls" if backbone.default_task == "none" else backbone.default_task
-        if task == "none":
-            raise UsageError("task: found none; expected one with a loss, causal_lm or seq_cls")
+        task = backbone.inventory(backbone.trained_task if task is None else task, num_labels).task
+        if task not in SIMULATED:
+            raise UsageError(f"task: found {task}; expected one of {', '.join(SIMULATED)}")
         roles = None if targets is None else tuple(targets)
         cost = kb[method].on(backbone, task=task, num_labels=num_labels, targets=roles).plan.cost(hyperparameters)
         question = Question(
@@ -280,7 +284,7 @@ class Training:
         """Return inputs without padding, and labels."""
         question, config = self.question, self.model.config
         shape = question.batch, question.seq
-        labels = torch.ones(shape if question.task == "causal_lm" else shape[:1], dtype=torch.long)
+        labels = torch.ones(shape if question.task in PER_TOKEN else shape[:1], dtype=torch.long)
         if self.model.main_input_name == "pixel_values":
             pictures = getattr(config, "vision_config", config)
             size = pictures.image_size

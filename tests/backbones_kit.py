@@ -195,6 +195,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dinov2", TINY["dinov2"] | {"qkv_bias": False}),
     ("swin", TINY["swin"] | {"use_absolute_embeddings": True, "image_size": [48, 33], "mlp_ratio": 3}),
     ("swin", TINY["swin"] | {"qkv_bias": False}),
+    *[(family, TINY[family] | {"tie_word_embeddings": False}) for family in (
+        "albert", "distilbert", "deberta", "deberta-v2", "modernbert")],
+    ("modernbert", TINY["modernbert"] | {"decoder_bias": False}),
+    *[(family, TINY[family] | {"legacy": False}) for family in ("deberta", "deberta-v2")],
 ]
 KINDS: dict[str, tuple[type, ...]] = {
     "linear": (torch.nn.Linear,),
@@ -206,10 +210,17 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 def built(family: Family, task: str, config: Mapping[str, Any]) -> torch.nn.Module:
     """What `transformers` builds, on the meta device: shapes without memory."""
-    made = transformers.AutoConfig.for_model(family.model_type, **config, num_labels=LABELS)
+    labels = family.tasks[task].labels or LABELS
+    made = transformers.AutoConfig.for_model(family.model_type, **config, num_labels=labels)
     with torch.device("meta"):
         model: torch.nn.Module = getattr(transformers, family.tasks[task].class_)(made)
     return model
+
+
+def labels(backbone: Backbone, task: str) -> int:
+    """The number of labels to ask for: the class's own, if it takes no other."""
+    found = backbone.family.tasks.get(task)
+    return (found.labels if found else None) or LABELS
 
 
 def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -218,7 +229,8 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def tiny(model_type: str, task: str | None = None, **changes: Any) -> Inventory:
     raw = TINY[model_type] | changes
-    return Backbone.from_config(raw | {"model_type": model_type}, families=FAMILIES).inventory(task, LABELS)
+    backbone = Backbone.from_config(raw | {"model_type": model_type}, families=FAMILIES)
+    return backbone.inventory(task, LABELS if task is None else labels(backbone, task))
 
 
 def check_modules(inventory: Inventory, model: torch.nn.Module) -> None:

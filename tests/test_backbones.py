@@ -19,7 +19,6 @@ from tests import families as more
 from .backbones_kit import (
     APART,
     FAMILIES,
-    LABELS,
     MODELS,
     T5,
     TINY,
@@ -28,6 +27,7 @@ from .backbones_kit import (
     altered,
     built,
     check_modules,
+    labels,
     shapes,
     tiny,
 )
@@ -42,7 +42,8 @@ pytestmark = pytest.mark.torch
 def test_catalogued_models_equal_transformers(model: str, task: str) -> None:
     backbone = MODELS[model]
     assert backbone.file is not None
-    inventory, live = backbone.inventory(task, LABELS), built(backbone.family, task, backbone.file.config)
+    inventory = backbone.inventory(task, labels(backbone, task))
+    live = built(backbone.family, task, backbone.file.config)
     assert inventory.parameters() == shapes(live)
     assert inventory.total == sum(p.numel() for p in live.parameters())
     check_modules(inventory, live)
@@ -52,7 +53,7 @@ def test_catalogued_models_equal_transformers(model: str, task: str) -> None:
 def test_every_switch_of_a_family_equals_transformers(model_type: str, config: dict[str, Any]) -> None:
     backbone = Backbone.from_config(config | {"model_type": model_type}, families=FAMILIES)
     for task in backbone.tasks:
-        inventory, live = backbone.inventory(task, LABELS), built(backbone.family, task, config)
+        inventory, live = backbone.inventory(task, labels(backbone, task)), built(backbone.family, task, config)
         assert inventory.parameters() == shapes(live)
         check_modules(inventory, live)
 
@@ -91,7 +92,7 @@ def test_a_family_that_is_wrong_somewhere_is_found_out(twin: str) -> None:
     family = altered(model_type, change)
     config = TINY[model_type]
     backbone = Backbone.from_config(config | {"model_type": model_type}, families={model_type: family})
-    ours = {task: backbone.inventory(task, LABELS).parameters() for task in backbone.tasks}
+    ours = {task: backbone.inventory(task, labels(backbone, task)).parameters() for task in backbone.tasks}
     assert ours != {task: shapes(built(family, task, config)) for task in backbone.tasks}
 
 
@@ -174,11 +175,11 @@ def test_the_task_of_a_live_model_is_known_by_its_class() -> None:
 
 
 def test_tasks_and_labels_that_make_no_sense() -> None:
-    with pytest.raises(UnknownName, match="unknown task 'causal_lm' for vit_base; known: none, seq_cls"):
+    with pytest.raises(UnknownName, match="unknown task 'causal_lm' for vit_base; known: image_cls, none"):
         MODELS["vit_base"].inventory("causal_lm")
-    for labels in (0, -1, 10**7, True, 2.5):
+    for number in (0, -1, 10**7, True, 2.5):
         with pytest.raises(UsageError, match=r"num_labels: found .*; expected a whole number from 1"):
-            MODELS["bert_base"].inventory("seq_cls", labels)  # type: ignore[arg-type]
+            MODELS["bert_base"].inventory("seq_cls", number)  # type: ignore[arg-type]
 
 
 # Live models.

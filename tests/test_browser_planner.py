@@ -132,7 +132,7 @@ def test_a_gpu_holds_what_fit_says(watched: Page, address: str, kb: KnowledgeBas
     watched.get_by_text("Training step", exact=True).click()
     field(watched, "Length").fill("1024")
     setting, gpu = Setting(1, 1024), gpu_bytes("24GiB")
-    found = {m: largest(kb[m].on("llama_2_7b").step, {}, setting, "batch", gpu) for m in ("lora", "ia3")}
+    found = {m: largest(kb[m].on("llama_2_7b").training, {}, setting, "batch", gpu) for m in ("lora", "ia3")}
     for method, fit in found.items():
         row = watched.locator(f"[data-fits={method}]")
         expect(row.locator(".pf-fit").first).to_have_text(f"{fit.value:,}")

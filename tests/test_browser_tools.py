@@ -18,6 +18,7 @@ from peftonomy.backbones.backbone import Backbone
 from peftonomy.cli import main as _cli
 from peftonomy.files.output import binary_text
 from peftonomy.memory.setting import PARTS
+from peftonomy.site._engine import SCRIPTS
 
 from .browser_kit import watch
 from .tools_kit import (
@@ -275,6 +276,20 @@ def test_memory_of_a_step_is_that_of_python(
     scope: dict[str, Any] = {}
     exec(page.evaluate("navigator.clipboard.readText()"), scope)
     assert scope["memory"] == found
+
+
+def test_what_memory_needs_is_fetched_when_a_page_shows_it(watched: Page, address: str) -> None:
+    fetched: list[str] = []
+    watched.on("request", lambda request: fetched.append(request.url.rsplit("/", 1)[-1]))
+    for asked in ("index.html", "methods/lora.html", "planner.html?trained=5M"):
+        watched.goto(address + asked)
+        watched.wait_for_load_state("networkidle")
+    assert "data.js" in fetched
+    assert not {f"{name}.js" for name in SCRIPTS}.intersection(fetched)
+    watched.goto(f"{address}methods/lora.html")
+    watched.locator(".pf-step").scroll_into_view_if_needed()
+    assert out(watched, "peak") > 0
+    assert {f"{name}.js" for name in SCRIPTS} <= {*fetched}
 
 
 def test_memory_that_is_not_known_is_told_in_one_line(watched: Page, address: str) -> None:

@@ -109,7 +109,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "no-config": ("", "JSON"),
     "not-json": ("hidden_size: 64", "JSON"),
     "not-an-object": ("[1, 2]", "object"),
-    "not-utf-8": ("\udcff", "UTF-8"),
+    "not-utf-8": ("\udcff", "bytes that are not UTF-8"),
     "nested": ("[" * 100_000, ""),
     "huge": (json.dumps(LLAMA | {"x": "y" * 2_000_000}), "bytes"),
     "no-model-type": (json.dumps({k: v for k, v in LLAMA.items() if k != "model_type"}), "model_type"),

@@ -288,6 +288,17 @@ def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: Mini
     assert any(done)
 
 
+@pytest.mark.parametrize("family", TINY)
+def test_every_task_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer, family: str) -> None:
+    """Also by its earlier name, with a number of labels that some classes refuse, and with names of modules."""
+    config = {"model_type": family, **TINY[family]}
+    tasks = [*kb.families[family].tasks, "seq_cls"]
+    for method, task, labels in itertools.product(("lora", "bitfit"), tasks, ({}, {"num_labels": 5})):
+        compare(kb, engine, method, config, {"task": task, **labels})
+        if method == "lora":
+            compare(kb, engine, method, config, {"task": task, "target_modules": "all-linear", **labels})
+
+
 SUFFIXES = {
     "llama_3_2_1b": (["q_proj"], ["q_proj", "v_proj"], ["self_attn.o_proj"], ["1.self_attn.q_proj", "k_proj"]),
     "roberta_base": (["query", "value"], ["dense"], ["output.dense"], ["layer.3.output.dense"], ["attention"]),

@@ -95,8 +95,8 @@ def _storage(count: str) -> Any:
     return lambda data: data.update(base_storage={"q": {"roles": ["attn.*"], "count": count, "bits": 4}})
 
 
-def _keeps(**record: Any) -> Any:
-    return lambda data: data.update(memory={"keeps": [record]})
+def _acts(**record: Any) -> Any:
+    return lambda data: data.update(memory={"operations": [{"per": "site", "like": "low_rank", **record}]})
 
 
 def _claim(quantity: str) -> Any:
@@ -118,13 +118,12 @@ REPORTED = [
     (_storage("0 - numel"), "counted", "found -"),
     (_storage("numel * 9007199254740992 ** 8 * 1.5"), "counted", "expected a count"),
     (_storage("numel ** 8 * 9007199254740992 ** 8" + 3 * " * numel ** 8" + " * 1.5"), "counted", "too large"),
-    (_keeps(per="site", **{"if": "1 % 0"}, count=1), "counted", "integer modulo by zero"),
-    (_keeps(per="site", count="1 % 0"), "counted", "integer modulo by zero"),
-    (_keeps(per="site", temporary="1 % 0"), "counted", "integer modulo by zero"),
-    (_keeps(per="site", products="tokens / 0"), "counted", "division by zero"),
-    (_keeps(per="attention", keys="1 % 0"), "counted", "integer modulo by zero"),
-    (_keeps(per="site", count="0 - tokens"), "counted", "expected a count"),
-    (lambda data: data.update(memory={"positions": "1 % 0"}), "counted", "integer modulo by zero"),
+    (_acts(**{"if": "1 % 0"}), "counted", "integer modulo by zero"),
+    (_acts(holds="1 % 0"), "counted", "integer modulo by zero"),
+    (_acts(holds="d_in ** 8 * 1.5"), "counted", "expected at most 2**53"),
+    (_acts(holds="0 - d_in ** 8 * 1.5"), "counted", "expected at most 2**53"),
+    (lambda data: data["memory"].update(positions="1 % 0"), "counted", "integer modulo by zero"),
+    (lambda data: data["memory"].update(positions="0 - 3"), "counted", "expected a count"),
     (_claim("trained ** 8 * trained ** 8 * trained ** 8 * 1.0"), None, ""),
     (_claim("trained ** 8 * trained ** 8 * trained ** 8"), None, ""),
     (_claim("not 1"), None, ""),

@@ -41,7 +41,7 @@ found = {name: {"architecture": kind.architecture} | {
          if dataclasses.is_dataclass(kind) and issubclass(kind, module.AdapterConfig)}
 print(json.dumps({"version": importlib.metadata.version("adapters"), "types": found}))
 """
-ABSTRACT = {"AdapterConfig", "MultiTaskConfig", "ReftConfig", "ConfigUnion"}
+ABSTRACT = {"AdapterConfig", "MultiTaskConfig", "ConfigUnion"}
 """Classes of adapters that no configuration is made of."""
 CONFIGS = {str(getattr(kind, "value", kind)): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 

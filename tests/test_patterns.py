@@ -72,7 +72,8 @@ REFUSED = [
     ("[[:alpha:]]", "[ within a set, which Python warns of"),
     ("[a--b]", "-- within a set, which Python warns of"),
     ("(", "missing ), unterminated subpattern"),
-    ("(" * 900, ""),
+    ("(" * 20, "missing ), unterminated subpattern"),
+    ("(" * 1000, "it is nested too deeply"),
     ("a" * 10_001, "10,001 characters; at most 10,000"),
     ("(?P<x>a)(?P<x>b)" + "a" * 2000, "redefinition of group name"),
     (3, "found 3; expected text"),
@@ -81,9 +82,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("pattern", "reason"), REFUSED)
 def test_an_expression_that_python_does_not_accept_is_refused(pattern: Any, reason: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         Matcher().compile(pattern)
-    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", [ENDLESS, "(a|a)*b", "(?:a?){1000}a{1000}", "(.*)*" * 9 + "X"])
@@ -122,18 +122,20 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("argument", CONFIGURATIONS)
 def test_an_endless_expression_of_a_configuration_ends(kb: KnowledgeBase, argument: str) -> None:
     config = {"peft_type": "LORA", "r": 8, **CONFIGURATIONS[argument]}
-    try:
-        assert kb.adapter(config, "llama_2_7b").cost.trained > 0
-    except ConfigError as error:
-        assert argument in str(error) or "target_modules" in str(error)
+    if argument in ("target_modules", "layers_pattern"):  # which then select nothing
+        with pytest.raises(ConfigError, match="target_modules: found .*; expected names that select"):
+            kb.adapter(config, "llama_2_7b")
+    else:
+        plain = kb.adapter({"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}, "llama_2_7b")
+        assert kb.adapter(config, "llama_2_7b").cost.trained == plain.cost.trained
 
 
 BAD = [
     ({"target_modules": f"(?=m){ENDLESS}"}, "expected an expression that takes less time to match"),
     ({"target_modules": "x{99999999999999999999}"}, "the repetition number is too large"),
     ({"target_modules": ".*[[:alpha:]]"}, "within a set, which Python warns of"),
-    ({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(?P<idx>a)"}, "redefinition of group"),
-    ({"target_modules": ["q_proj"], "rank_pattern": {f"a{n}": 4 for n in range(20_000)}}, "20,000 names; expected at most"),
+    ({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(?P<idx>a)"}, "redefinition of"),
+    ({"target_modules": ["q_proj"], "rank_pattern": {f"a{n}": 4 for n in range(20_000)}}, "20,000 names; expected at"),
     ({"target_modules": ["q_proj"], "modules_to_save": ["a"] * 20_000}, "20,000 names; expected at most"),
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from peftonomy import (
     UnknownName,
     UsageError,
 )
+from peftonomy.patterns import SlowPatternError
 
 PROBLEM = Problem("methods/lora.yaml", 3, "year", "soon", "a whole number", "", "schema")
 EXAMPLES: dict[type[PeftonomyError], PeftonomyError] = {
@@ -29,6 +30,7 @@ EXAMPLES: dict[type[PeftonomyError], PeftonomyError] = {
     FormulaError: FormulaError("r +", 4, "it ends too soon"),
     ConfigError: ConfigError("config.json", "hidden_size", -1, "a whole number", "as in every model"),
     UsageError: UsageError("what makes no sense"),
+    SlowPatternError: SlowPatternError("(a+)+"),
     UnknownName: UnknownName("method", "lroa", ["lora", "dora"], "of these"),
 }
 

@@ -23,11 +23,11 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, described, near, shown
 from ..files.documents import Document
-from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
+from ..schema.family import LABELLED, Family, ModelFile, Shape, Stack, load_model_file
 from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import Block, Memo, Selection, joined
+from .modules import ANSWERS_SAVED_BY_PEFT, SAVED_BY_PEFT, Block, Memo, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
@@ -42,13 +42,16 @@ class Inventory(Selection):
 
     def __init__(self, backbone: Backbone, task: str, num_labels: int):
         self.backbone, self.task, self.num_labels = backbone, task, num_labels
+        self.computed = backbone.family.tasks[task].like or task
+        """The task under whose name the family declares the computation."""
         self.stacks = {
             name: stack for name, stack in backbone.family.stacks.items() if stack.tasks is None or task in stack.tasks
         }
         sizes = {**backbone.config, "num_labels": num_labels}
         layers = {name: backbone.layers[name] for name in self.stacks}
         modules = tuple(built(backbone.family, sizes, task, layers, backbone.stack_dims))
-        super().__init__(modules, self.stacks, f"{backbone.id} (task {task})", backbone.family.expert_names)
+        saved = ANSWERS_SAVED_BY_PEFT if task == "question_ans" else SAVED_BY_PEFT
+        super().__init__(modules, self.stacks, f"{backbone.id} (task {task})", backbone.family.expert_names, saved)
 
     # Counts and sizes.
 
@@ -160,6 +163,14 @@ class Backbone:
         return self.family.default_task
 
     @property
+    def trained_task(self) -> str:
+        """The task of a training step: the default task or, if that has no loss, a classification."""
+        if self.default_task != "none":
+            return self.default_task
+        named = (self.family.task_named(task) for task in LABELLED)
+        return next((task for task in named if task is not None), self.default_task)
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks for which `transformers` has a class."""
         return tuple(self.family.tasks)
@@ -191,15 +202,20 @@ class Backbone:
 
         Raises UnknownName for a task that the family lacks, UsageError for an invalid number of labels.
         """
-        task = self.default_task if task is None else task
-        if not isinstance(task, str) or task not in self.family.tasks:
-            raise UnknownName("task", task, self.family.tasks, f"for {self.id}")
+        name = self.default_task if task is None else task
+        named = self.family.task_named(name) if isinstance(name, str) else None
+        if named is None:
+            raise UnknownName("task", name, self.family.tasks, f"for {self.id}")
         if type(num_labels) is not int or not 1 <= num_labels <= MAX_LABELS:
             wanted = f"a whole number from 1 to {MAX_LABELS:,}"
             raise UsageError(f"num_labels: found {shown(num_labels)}; expected {wanted}")
-        found: Inventory | None = self._inventories.get((task, num_labels))
+        found: Inventory | None = self._inventories.get((named, num_labels))
         if found is None:
-            found = self._inventories[task, num_labels] = Inventory(self, task, num_labels)
+            only = self.family.tasks[named].labels
+            if only is not None and num_labels != only:
+                taken = f"{only}, the only number that {self.family.tasks[named].class_} takes"
+                raise UsageError(f"num_labels: found {shown(num_labels)}; expected {taken}")
+            found = self._inventories[named, num_labels] = Inventory(self, named, num_labels)
         return found
 
     def __repr__(self) -> str:

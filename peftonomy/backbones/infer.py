@@ -13,17 +13,19 @@ import copy
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from ..schema.family import Family
+from ..schema.family import LABELLED, Family
 from .modules import joined
 
 __all__ = ["family"]
 
+FIXED_LABELS = 2
+"""The number of labels of a class that takes no other."""
 LABELS = 7919
 """A number of labels that equals no other size of a model. It identifies the label dimension in a head's shape."""
 CLASSES = {
@@ -31,12 +33,26 @@ CLASSES = {
     "causal_lm": [
         "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq", "AutoModelForImageTextToText", "AutoModelForCausalLM",
     ],
-    "seq_cls": [
-        "AutoModelForSequenceClassification", "AutoModelForImageClassification", "AutoModelForAudioClassification",
-    ],
+    "seq_cls": ["AutoModelForSequenceClassification"],
+    "masked_lm": ["AutoModelForMaskedLM"],
+    "token_cls": ["AutoModelForTokenClassification"],
+    "question_ans": ["AutoModelForQuestionAnswering"],
+    "multiple_choice": ["AutoModelForMultipleChoice"],
+    "image_cls": ["AutoModelForImageClassification"],
+    "audio_cls": ["AutoModelForAudioClassification"],
 }  # fmt: skip
 """The classes that build a task's model; the first that supports the config is used."""
+MADE_NEW = {*LABELLED, "multiple_choice"}
+"""The tasks whose heads are created untrained."""
+LAST = {"question_ans": ("head.qa", FIXED_LABELS), "multiple_choice": ("head.cls", 1)}
+"""A task -> the role of its head's last linear layer, and that layer's width if it does not depend on the labels."""
+LIKE = {"image_cls": "seq_cls", "audio_cls": "seq_cls"}
+"""A task -> the earlier name that works too if the model has no task of that name."""
 MOST_LAYERS = 10_000
+MOST_MODULES = 30_000
+"""The largest number of modules in the models of one config together, whatever its sizes are called."""
+LAYERS = ("layer", "depth", "num_block", "repeat")
+"""Parts of the names of numbers of layers in configs."""
 MOST_RUNS = 20
 """The number of runs of consecutive layers in one formula. Modules with more runs are split into several."""
 
@@ -120,7 +136,7 @@ def _built(text: str) -> Family | str:
     """
     raw = json.loads(text)
     try:
-        config, models = _models(raw)
+        config, models, fixed = _models(raw)
     except Exception as error:  # the code of hundreds of models may raise anything for an invalid config
         return " ".join(f"{type(error).__name__}: {error}".split())[:160]
     base_class = type(models["none"]) if "none" in models else None
@@ -128,7 +144,7 @@ def _built(text: str) -> Family | str:
     layers = sorted({path for s in seen for path in _layers(s.modules)}, key=_order(seen[0].modules))
     base = {m.path for m in seen[0].modules}
     for s in seen:
-        _tell_outside(s.outside(layers), base)
+        _tell_outside(s.outside(layers), base, s.task)
         for path in layers:
             for inside in s.inside(path).values():
                 _tell_by_place(inside)
@@ -139,15 +155,26 @@ def _built(text: str) -> Family | str:
         "model_type": raw["model_type"], "name": raw["model_type"], "kind": kind, "source": "editors", "config": {},
         "dims": _dims(config, [*stacks.values()], single),
         "default_task": "causal_lm" if kind != "encoder" and "causal_lm" in tasks else tasks[0],
-        "tasks": {s.task: {"class": type(s.model).__name__, "prefix": s.prefix} for s in seen},
+        "tasks": {s.task: _class(s, tasks, fixed) for s in seen},
         "modules": single, "stacks": stacks,
     })  # fmt: skip
 
 
-def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the config as `transformers` reads it, and the model that it builds for each task with a class."""
+def _class(seen: _Seen, tasks: Sequence[str], fixed: Set[str]) -> dict[str, Any]:
+    """Return the class of a task as a family declares it."""
+    named = {"like": LIKE[seen.task]} if seen.task in LIKE and LIKE[seen.task] not in tasks else {}
+    only = {"labels": FIXED_LABELS} if seen.task in fixed else {}
+    return {"class": type(seen.model).__name__, "prefix": seen.prefix, **named, **only}
+
+
+def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any], set[str]]:
+    """Return the config as `transformers` reads it, and the model that it builds for each task with a class.
+
+    The last result names the tasks whose class refuses any other number of labels than `FIXED_LABELS`.
+    """
     import torch
     import transformers
+    from torch.nn.modules.module import register_module_module_registration_hook
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     given = {k: v for k, v in raw.items() if k not in ("id2label", "label2id", "num_labels", "quantization_config")}
@@ -155,24 +182,43 @@ def _models(raw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         raise ValueError(f"more than {MOST_LAYERS:,} layers")
     config = CONFIG_MAPPING[raw["model_type"]].from_dict(given)
     models: dict[str, Any] = {}
+    fixed: set[str] = set()
     refused: Exception = ValueError("it has no class for the tasks known here")
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    hook = register_module_module_registration_hook(_limited())
     try:
         for task, names in CLASSES.items():
             if builder := next((found for name in names if _knows(found := getattr(transformers, name), config)), None):
-                own = copy.deepcopy(config)  # some classes change their config
-                own.num_labels = LABELS if task == "seq_cls" else 2
-                try:
-                    with torch.device("meta"):
-                        models[task] = builder.from_config(own)
-                except Exception as error:  # skip the task; if none is left, report the last reason
-                    refused = error
+                for labels in (LABELS, FIXED_LABELS) if task in LABELLED else (FIXED_LABELS,):
+                    own = copy.deepcopy(config)  # some classes change their config
+                    own.num_labels = labels
+                    try:
+                        with torch.device("meta"):
+                            models[task] = builder.from_config(own)
+                        fixed |= {task} if task in LABELLED and labels == FIXED_LABELS else set()
+                        break
+                    except Exception as error:  # skip the task; if none is left, report the last reason
+                        refused = error
     finally:
+        hook.remove()
         transformers.logging.set_verbosity(verbosity)
     if not models:
         raise refused
-    return config, models
+    return config, models, fixed
+
+
+def _limited() -> Callable[[Any, str, Any], None]:
+    """Return a hook of torch that refuses one module more than a model may have."""
+    left = MOST_MODULES
+
+    def count(module: Any, name: str, inner: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MOST_MODULES:,} modules")
+
+    return count
 
 
 def _knows(builder: Any, config: Any) -> bool:
@@ -183,8 +229,9 @@ def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _layer_counts(value)
-        elif type(value) is int and "layer" in key:
-            yield value
+        elif any(word in str(key) for word in LAYERS):
+            found = value if isinstance(value, list) else [value]
+            yield sum(n for n in found if type(n) is int)
 
 
 def _expert_names(model_type: str, known: Mapping[str, Family]) -> list[str]:
@@ -371,7 +418,7 @@ def _norm_role(path: str, leaf: str) -> str:
     return "norm.final"
 
 
-def _tell_outside(modules: Sequence[_Module], base: Set[str]) -> None:
+def _tell_outside(modules: Sequence[_Module], base: Set[str], task: str) -> None:
     """Correct the roles outside the layers: of heads, which are absent from the `base` model, and of norms."""
     for m in modules:
         kind, leaf = m.spec["kind"], m.path.rpartition(".")[2]
@@ -380,7 +427,8 @@ def _tell_outside(modules: Sequence[_Module], base: Set[str]) -> None:
         if m.path in base or m.role in ("head.lm", "pooler"):
             continue
         if m.linear:
-            m.role = "head.cls" if m.spec["out"] == LABELS else "head.dense"
+            last, width = LAST.get(task, ("head.cls", 0))
+            m.role = last if m.spec["out"] in (LABELS, width) else "head.dense"
         else:
             m.role = "norm.head" if kind == "norm" else "head.bias" if leaf == "bias" else "other"
 
@@ -483,7 +531,7 @@ def _specs(
     for text, places in alike.items():
         for numbers in dict.fromkeys(tuple(n) for n in places.values()):
             of = [task for task, n in places.items() if tuple(n) == numbers]
-            new = {"new": True} if of == ["seq_cls"] and "none" in tasks else {}
+            new = {"new": True} if MADE_NEW.issuperset(of) and "none" in tasks else {}
             some = {"tasks": of} if len(of) < len(tasks) else {}
             found += [{**json.loads(text), **new, **some, **where} for where in _where(numbers, layers)]
     return found

@@ -32,6 +32,8 @@ OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` excludes."""
 SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
 """Matches the ends of module names that peft trains in full for a classification task and so never targets."""
+ANSWERS_SAVED_BY_PEFT = re.compile(r"qa_outputs(\.|$)")
+"""The same for question answering."""
 NUMBER = re.compile(r"(^|\.)\d+(\.|$)")
 
 
@@ -191,13 +193,15 @@ class Selection:
     """Modules, and the selection of linear modules by roles and suffixes.
 
     stacks: the names of the model's stacks. label: the model's name in messages. expert_names: the name endings that
-    peft treats as experts' tensors.
+    peft treats as experts' tensors. saved: matches the ends of module names that peft trains in full.
     """
 
     def __init__(
-        self, modules: tuple[Module, ...], stacks: Collection[str], label: str, expert_names: Collection[str]
-    ):
+        self, modules: tuple[Module, ...], stacks: Collection[str], label: str, expert_names: Collection[str],
+        saved: re.Pattern[str] = SAVED_BY_PEFT,
+    ):  # fmt: skip
         self.modules, self._stack_names, self.label, self._expert_names = modules, stacks, label, expert_names
+        self._saved = saved
         self.memo = Memo(4096)
         """A cache of values computed from these modules, by a key that each caller chooses."""
 
@@ -279,7 +283,7 @@ class Selection:
         return found
 
     def _named(self, suffixes: Sequence[str] | str) -> list[SiteGroup]:
-        linear = [m for m in self.modules if m.kind in LINEAR and not SAVED_BY_PEFT.search(m.path)]
+        linear = [m for m in self.modules if m.kind in LINEAR and not self._saved.search(m.path)]
         if isinstance(suffixes, str):
             if suffixes.lower() != "all-linear":
                 raise UsageError(f"target modules: found {shown(suffixes)!r}; expected a list, or 'all-linear'")

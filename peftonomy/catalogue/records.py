@@ -145,9 +145,9 @@ class MethodRecord:
         """Return the counts of the method on a model.
 
         model: an id of the catalogue, a path to a `config.json`, its content, or a Backbone. targets: roles such as
-        `attn.q`. target_modules: module-name suffixes with peft's meaning, or "all-linear". task: none, causal_lm or
-        seq_cls (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry. Raises
-        UsageError for invalid arguments, ConfigError for a config.json that cannot be counted.
+        `attn.q`. target_modules: module-name suffixes with peft's meaning, or "all-linear". task: one of
+        `model.tasks` (with `num_labels`). dtype: of stored values. Other keywords are hyperparameters of the entry.
+        Raises UsageError for invalid arguments, ConfigError for a config.json that cannot be counted.
         """
         plan = self.plan(model, targets=targets, target_modules=target_modules, task=task, num_labels=num_labels)
         return plan.cost(hyperparameters, dtype)

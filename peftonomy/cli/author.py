@@ -12,7 +12,7 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from .options import Whole, cli, completes, count, json_option, knowledge
+from .options import Whole, cli, completes, count, json_option, knowledge, section
 
 if TYPE_CHECKING:
     pass
@@ -61,6 +61,41 @@ def new(id: str, category: str | None, year: int | None, source: str | None) -> 
     out.write_atomically(files)
     click.echo("\n".join(f"wrote {kb.shown(path)}" for path in files))
     click.echo(f"next: fill them in until these pass: peftonomy check methods/{id}.yaml, peftonomy verify {id}")
+
+
+@cli.command()
+@click.argument("library", metavar="LIBRARY")
+@click.option(
+    "--python", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+    help="The Python of the library's environment. Default: the one that runs this command.",
+)  # fmt: skip
+@click.option("--write", is_flag=True, help="Write the installed types, arguments and defaults into the file.")
+@json_option
+def drift(library: str, python: str | None, write: bool, as_json: bool) -> int:
+    """Compare a library's file with the installed library.
+
+    The exit code is 1 if they differ, also after --write.
+    """
+    from ..libraries.drift import changes, installed, rewritten
+    from ..libraries.export import library_called
+
+    kb = knowledge()
+    record = library_called(kb.libraries, library)
+    with out.progress(f"introspecting {record.package}"):
+        found = installed(record, python)
+    differences = sorted(changes(record, found), key=lambda one: (one.type, one.what, one.name))
+    path = kb.libraries.path(record.id)
+    if write and differences:
+        out.write_atomically({path: rewritten(record, path.read_text(encoding="utf-8"), found)})
+    if as_json:
+        out.print_json([one.to_dict() for one in differences])
+        return int(bool(differences))
+    rows = [(one.what, one.type, one.name, one.ours, one.theirs) for one in differences]
+    section(("what", "type", "name", "file", f"{record.package} {found['version']}"), rows)
+    click.echo(f"{record.package} {found['version']}: {count(len(differences), 'difference')} from {kb.shown(path)}")
+    if write and differences:
+        click.echo(f"wrote {kb.shown(path)}")
+    return int(bool(differences))
 
 
 @cli.command()

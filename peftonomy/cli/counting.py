@@ -34,6 +34,17 @@ def method_or_configuration(ctx: click.Context, param: click.Parameter, method: 
     return method
 
 
+class SavedOrShort(click.Path):
+    """A path that exists, or a configuration's short name. A text with a slash or `.json` can only be a path."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_path = "/" in str(value) or str(value).endswith(".json")
+        return super().convert(value, param, ctx) if is_path else str(value)
+
+
 @cli.command()
 @click.argument(
     "method", metavar="METHOD", required=False, shell_complete=completes("methods"), callback=method_or_configuration
@@ -42,8 +53,9 @@ def method_or_configuration(ctx: click.Context, param: click.Parameter, method: 
     "--adapter-config",
     metavar="FILE",
     is_eager=True,
-    type=click.Path(exists=True),
-    help="peft's adapter_config.json. It names the method; give METHOD only if it cannot.",
+    type=SavedOrShort(),
+    help="A saved adapter_config.json of peft or adapters, or a short name such as 'lora[r=16]'. It names the method; "
+    "give METHOD only if it cannot.",
 )
 @question_options
 @json_option

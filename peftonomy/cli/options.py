@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from ..errors import PeftonomyError, UnknownName, UsageError, shown, whole
 from ..files import output as out
+from ..schema.family import TASKS
 
 if TYPE_CHECKING:
     from ..costs.cost import Cost
@@ -240,9 +241,9 @@ def model_options(command: F) -> F:
         click.option("--target-modules", metavar="NAMES", type=Words(),
                      help="Target modules by name, as in peft: q_proj,v_proj, or all-linear."),
         click.option("--task", metavar="TASK",
-                     help="none, causal_lm or seq_cls. Default: the task that the model was trained for."),
+                     help=f"{', '.join(TASKS)}. Default: the task that the model was trained for."),
         click.option("--num-labels", metavar="N", type=Whole(), default=2, show_default=True,
-                     help="Number of labels of a seq_cls head."),
+                     help="Number of labels of a classification head."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -123,18 +123,31 @@ class Chosen:
 
 
 def flattened(entry: MethodEntry, included: Callable[[str], MethodEntry]) -> tuple[Part, ...]:
-    """Return the entry and all included entries, parents first. Raises UsageError for endless includes.
+    """Return the entry and all included entries, parents first. Raises UsageError for a cycle, and for too many.
 
     included: a function from a method's id to its entry.
     """
     parts = [Part("", entry, -1, {}, {})]
     for index, part in enumerate(parts):
         for include in part.entry.includes:
+            if cycle := _cycle(parts, index, include.method):
+                raise UsageError(f"{entry.id}: its includes never end: {shown(' -> '.join(cycle))}")
             inner = included(include.method)
             parts.append(Part(f"{part.prefix}{include.as_}.", inner, index, include.rename, include.set))
             if len(parts) > MOST_PARTS:
-                raise UsageError(f"{entry.id}: its includes never end, or are more than {MOST_PARTS}")
+                raise UsageError(f"{entry.id}: found more than {MOST_PARTS} includes of includes; expected fewer")
     return tuple(parts)
+
+
+def _cycle(parts: Sequence[Part], index: int, method: str) -> list[str]:
+    """Return the chain of includes from a method to itself, if a part includes one of those above it."""
+    chain = [method]
+    while index >= 0:
+        chain.append(parts[index].entry.id)
+        if chain[-1] == method:
+            return chain[::-1]
+        index = parts[index].parent
+    return []
 
 
 def sites(

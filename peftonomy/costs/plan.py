@@ -187,9 +187,8 @@ class Plan:
                 domain.check([*self.common, *specs])
                 fine = False
             if not fine:
-                raise UsageError(
-                    f"{self.id}: {name} = {shown(filled[name])} is out of its domain {domain.source}"
-                )
+                text = f"{self.id}: {name} = {shown(filled[name])} is out of its domain {domain.source}"
+                raise UsageError(text, about=[name])
         return filled
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +256,8 @@ class Plan:
                         continue
                 found = measured.sizes(self.common, piece.places.dims, *args)
             except FormulaError as error:
-                raise UsageError(f"{self.id}: tensor {piece.name} has no size here: {error}") from None
+                text = f"{self.id}: tensor {piece.name} has no size here: {error}"
+                raise UsageError(text, about=measured.hyperparameters) from None
             if found is not None:
                 rows.append(self._row(piece, args, found, layers))
         return rows
@@ -266,7 +266,7 @@ class Plan:
         """Return the row of a piece in these layers. `found`: the measure's result for each of its locations."""
         measured = piece.measure
         if found is False:
-            raise UsageError(self._unmet(piece, args))
+            raise self._unmet(piece, args)
         for number in found:
             if type(number) is not int or not 0 <= number <= EXACT:
                 found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
@@ -306,13 +306,14 @@ class Plan:
             setattr(row, kind, share if kind == "trained" else getattr(row, kind) + share)
         return row
 
-    def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> str:
+    def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> UsageError:
         formula, role = piece.measure.requires, piece.places.spots[0][1].role
         assert formula is not None
         known = self.common | dict(piece.places.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
         bound = ", ".join(f"{n} = {known[n]}" for n in sorted(formula.names))
         where = f" at {role}" if role else ""
-        return f"{self.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
+        text = f"{self.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
+        return UsageError(text, about=formula.names & {*piece.measure.hyperparameters})
 
     def _whole(self, piece: Piece, what: str, value: Any) -> int:
         """Return a count as an integer. Raises UsageError if it is negative, fractional or beyond 2**53."""

@@ -15,7 +15,7 @@ __all__ = ["coerced"]
 
 LARGEST = 2**31
 """The largest magnitude of a hyperparameter."""
-NUMBER = re.compile(r" *[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)? *\Z")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z")
 KIND = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -34,9 +34,10 @@ def coerced(name: str, spec: Hyperparameter, raw: Any) -> Value:
     try:
         value = _READ[spec.type](raw)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UsageError(f"hyperparameter {name}: found {shown(raw)!r}; expected {KIND[spec.type]}") from None
+        text = f"hyperparameter {name}: found {shown(raw)!r}; expected {KIND[spec.type]}"
+        raise UsageError(text, about=[name]) from None
     if abs(value) > LARGEST:
-        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31")
+        raise UsageError(f"hyperparameter {name} = {shown(raw)} is beyond 2**31", about=[name])
     return value
 
 
@@ -47,7 +48,7 @@ def _whole(raw: Any) -> int:
 
 
 def _number(raw: Any) -> float:
-    if isinstance(raw, str) and not NUMBER.match(raw):  # Python also reads 1_0, and digits of other scripts
+    if isinstance(raw, str) and not NUMBER.match(raw.strip()):  # Python also reads 1_0, and digits of other scripts
         raise ValueError
     value = float(raw)
     if isinstance(raw, bool) or not math.isfinite(value):

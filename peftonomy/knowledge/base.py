@@ -65,8 +65,8 @@ class MethodOn:
         from ..memory.answer import Training
 
         where, model = dict(self._where), self.method.kb.backbone(self.model)
-        if where.get("task") is None and model.default_task == "none" and "seq_cls" in model.tasks:
-            where["task"] = "seq_cls"
+        if where.get("task") is None:
+            where["task"] = model.trained_task
         plan = self.method.plan(self.model if isinstance(self.model, str) else model, **where)
         return Training(self.method.kb, plan)
 
@@ -248,7 +248,7 @@ class KnowledgeBase(Records[Method]):
         config: str | Path | Mapping[str, Any],
         model: ModelLike,
         *,
-        library: str = "hf_peft",
+        library: str | None = None,
         method: str | None = None,
         task: str | None = None,
         num_labels: int = 2,
@@ -256,12 +256,13 @@ class KnowledgeBase(Records[Method]):
     ) -> Adapter:
         """Return the counts on a model for a library's saved configuration.
 
-        config: the path of an `adapter_config.json`, or its content. library: an id of `libraries`. method: the
-        method's id, if the configuration does not determine it (another optimiser, a quantised model). task,
-        num_labels: the class of the model, if the configuration does not name it. dtype: of the values in the file.
+        config: the path of an `adapter_config.json`, its content, or a short name such as `lora[r=16]` of a library
+        that has them. library: an id of `libraries`; if None, the configuration's keys decide. method: the method's
+        id, if the configuration does not determine it (another optimiser, a quantised model). task, num_labels: the
+        class of the model, if the configuration does not name it. dtype: of the values in the file.
         Raises ConfigError for a configuration that cannot be counted, UsageError for other invalid arguments.
         """
-        from ..libraries.adapter import read_adapter
+        from ..libraries.reading import read_adapter
 
         _expect_text(method=method, task=task, dtype=dtype)
         return read_adapter(

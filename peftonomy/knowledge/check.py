@@ -5,6 +5,7 @@ The problems of all files are reported together, each with its line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,11 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
             else:
                 if shelf is not kb.methods and wanted(shelf.path(key)):
                     problems += _backbone_problems(kb, shelf.path(key), shelf[key])
+    unsound = _unsound(kb, broken)
     for key in kb.methods:
         if key not in broken and wanted(kb.methods.path(key)):
-            problems += _entry_problems(kb[key], broken)
+            problems += _entry_problems(kb[key], unsound)
+    broken |= unsound.keys()
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb)]
     return sorted(set(problems))
@@ -77,8 +80,8 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
 def _real(path: str | Path) -> str:
     """Return a path without symbolic links, also of a file that does not exist. Raises DataError for no path."""
     try:
-        return str(Path(path).resolve())
-    except (TypeError, ValueError, OSError, RuntimeError):
+        return os.path.realpath(os.fspath(path) + "")  # no bytes
+    except (TypeError, ValueError):
         raise DataError([Problem("check", 0, "", shown(path), "the path of a file")]) from None
 
 
@@ -94,6 +97,23 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
         except DataError as error:
             problems += error.problems
     return problems or kb.references.problems()
+
+
+def _unsound(kb: Records[Any], broken: set[str]) -> dict[str, str]:
+    """Return the methods whose includes do not work, each with the rule that says why; "" if another entry is why."""
+    from .graph import included, shortest_cycles
+
+    graph = included(kb)
+    found = dict.fromkeys(broken, "")
+    for cycle in shortest_cycles(graph):
+        found |= dict.fromkeys(cycle, "acyclic")
+    found |= {key: "includes" for key in kb if key not in found and any(one not in kb for one in graph.successors(key))}
+    todo = list(found)
+    for key in todo:  # grows
+        above = [one for one in (graph.predecessors(key) if key in graph else ()) if one not in found]
+        found |= dict.fromkeys(above, "")
+        todo += above
+    return found
 
 
 def _list_problems(kb: Records[Any]) -> Iterator[Problem]:
@@ -128,13 +148,24 @@ def _survey_problems(kb: Records[Any]) -> Iterator[Problem]:
 
 
 def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
-    """Check that each method that a category's source files there is in that category."""
+    """Check that the tree follows the ids, and that each category has the methods that its source files there."""
+    file = "taxonomy/categories.yaml"
+    seen: set[str] = set()
+    nodes = [(node, "") for node in kb.taxonomy.tree]
+    for node, above in nodes:  # grows
+        nodes += [(child, node.id) for child in node.children]
+        if node.id.rpartition(".")[0] != above:
+            expected = f"{above}. and a word, as it is below {above}" if above else "one word, as it is below nothing"
+            yield Problem(file, 0, node.id, node.id, expected, "", "categories")
+        if node.id in seen:
+            yield Problem(file, 0, node.id, "the id again", "each id once", "", "categories")
+        seen.add(node.id)
     placed = {m.id: m.category for m in kb.values()}
     for key, node in kb.taxonomy.categories.items():
         for method in node.methods:
             if placed.get(method) != key:
                 found = placed.get(method, "no method")
-                yield Problem("taxonomy/categories.yaml", 0, f"{key}.{method}", found, key, "", "categories")
+                yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
 
 
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
@@ -176,20 +207,21 @@ NEEDED = ("formula-names", "includes")
 """The rules without which nothing can be counted."""
 
 
-def _entry_problems(method: MethodRecord, broken: set[str]) -> Iterator[Problem]:
+def _entry_problems(method: MethodRecord, unsound: dict[str, str]) -> Iterator[Problem]:
     document = method.document
-    needs = {include.method for include in method.entry.includes}
-    if needs & broken:
-        missing = ", ".join(sorted(needs & broken))
+    why = unsound.get(method.id)
+    if why == "":
+        needs = {include.method for include in method.entry.includes}
+        missing = ", ".join(sorted(needs & unsound.keys()))
         yield Problem(
             document.path, document.line(("includes",)), "includes", f"{missing}, which has problems", "sound entries"
         )
         return
-    for one in RULES:
+    for one in RULES if why is None else [one for one in RULES if one.name == why]:
         try:
             findings = list(one.check(method))
         except PeftonomyError as error:
-            if broken:
+            if unsound:
                 continue  # the rule failed on one of those, which are reported in their own files
             findings = [Finding((), str(error).splitlines()[0], "data that this rule can check")]
         for finding in findings:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import networkx
 
-from ..errors import UnknownName
+from ..errors import PeftonomyError, UnknownName, chosen
 
 if TYPE_CHECKING:
     from ..catalogue.records import Records
     from ..schema.implementations import Relation
+    from ..schema.taxonomy import RelationType
 
 __all__ = ["FORMATS", "Graph"]
 
@@ -33,6 +34,36 @@ def graph_of(kb: Records[Any]) -> Graph:
     """Return the graph of a knowledge base. It is built once."""
     found: Graph = kb.memo.setdefault("graph", Graph(kb))
     return found
+
+
+def shortest_cycles(graph: networkx.DiGraph[str]) -> list[list[str]]:
+    """Return a shortest cycle through the first node of each strongly connected part, in linear time."""
+    found = []
+    for part in networkx.strongly_connected_components(graph):
+        first = min(part)
+        above = dict(networkx.bfs_predecessors(graph.subgraph(part), first))
+        steps = {first: 0}
+        for node, before in above.items():  # nearest first
+            steps[node] = steps[before] + 1
+        ends = [node for node in steps if graph.has_edge(node, first)]
+        if ends:
+            cycle = [min(ends, key=lambda node: steps[node])]
+            while cycle[-1] != first:
+                cycle.append(above[cycle[-1]])
+            found.append(cycle[::-1])
+    return sorted(found)
+
+
+def included(kb: Records[Any]) -> networkx.DiGraph[str]:
+    """Return the graph of includes: each method that can be read, with an edge to every method that it includes."""
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    for key in kb:
+        graph.add_node(key)
+        try:
+            graph.add_edges_from((key, include.method) for include in kb[key].entry.includes)
+        except PeftonomyError:  # reported in its own file
+            continue
+    return graph
 
 
 class Graph:
@@ -49,7 +80,7 @@ class Graph:
         taxonomy = kb.taxonomy
         for key, node in taxonomy.categories.items():
             graph.add_node(f"category:{key}", kind="category", label=node.name)
-            if "." in key:
+            if key.rpartition(".")[0] in taxonomy.categories:  # `check` reports the others
                 graph.add_edge(f"category:{key}", f"category:{key.rpartition('.')[0]}", type="within")
         for key in kb:
             entry = kb[key].entry
@@ -122,12 +153,8 @@ class Graph:
         )
 
     def cycles(self) -> list[list[str]]:
-        """Return the cycles of descent, each from its first id on. A valid knowledge base has none."""
-        found = []
-        for nodes in networkx.simple_cycles(self._lineage):
-            first = nodes.index(min(nodes))
-            found.append([n.removeprefix("method:") for n in nodes[first:] + nodes[:first]])
-        return sorted(found)
+        """Return one cycle for each group of methods that descend from each other. A valid knowledge base has none."""
+        return [[node.removeprefix("method:") for node in cycle] for cycle in shortest_cycles(self._lineage)]
 
     def related(self, method: str) -> list[dict[str, str]]:
         """Return every relation of a method in both directions: type, name in that direction, method, note, source."""
@@ -139,9 +166,12 @@ class Graph:
             known = {"type": relation.type, "name": name, "method": other}
             return known | {"note": relation.note, "source": relation.source}
 
+        def kind(relation: Relation) -> RelationType:
+            return chosen("relation type", relation.type, types)
+
         if method in self.kb:
-            found += [told(r, types[r.type].name, r.target) for r in self.kb[method].entry.relations]
-        found += [told(r, types[r.type].inverse, other) for other, r in self._inverse.get(method, [])]
+            found += [told(r, kind(r).name, r.target) for r in self.kb[method].entry.relations]
+        found += [told(r, kind(r).inverse, other) for other, r in self._inverse.get(method, [])]
         return found
 
     @cached_property

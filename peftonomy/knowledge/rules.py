@@ -237,21 +237,22 @@ def _relations(method: MethodRecord) -> Iterator[Finding]:
 )
 def _acyclic(method: MethodRecord) -> Iterator[Finding]:
     kb = method.kb
-    chains = [[method.id]]
-    while chains:
-        chain = chains.pop()
-        for i, include in enumerate(kb[chain[-1]].entry.includes if chain[-1] in kb else []):
-            if include.method == method.id:
-                yield Finding(
-                    ("includes", i), " -> ".join([*chain, method.id]), "entries that do not include themselves"
-                )
-            elif include.method not in chain:
-                chains.append([*chain, include.method])
-    lineage = {name for name, spec in kb.taxonomy.relations.items() if spec.acyclic}
-    from .graph import graph_of  # networkx takes a third of the time that a cost query takes to start
+    from .graph import graph_of, included, shortest_cycles  # networkx takes a third of the time that a query takes
 
-    for cycle in graph_of(kb).cycles():
-        if method.id == min(cycle):
+    if method.entry.includes:
+        if "include_cycles" not in kb.memo:
+            kb.memo["include_cycles"] = shortest_cycles(included(kb))
+        for cycle in kb.memo["include_cycles"]:
+            if method.id == cycle[0]:
+                second = cycle[1 % len(cycle)]
+                position = next(i for i, include in enumerate(method.entry.includes) if include.method == second)
+                chain = " -> ".join([*cycle, cycle[0]])
+                yield Finding(("includes", position), chain, "entries that do not include themselves")
+    lineage = {name for name, spec in kb.taxonomy.relations.items() if spec.acyclic}
+    if "cycles" not in kb.memo:
+        kb.memo["cycles"] = graph_of(kb).cycles()
+    for cycle in kb.memo["cycles"]:
+        if method.id == cycle[0]:
             position = next(
                 (i for i, r in enumerate(method.entry.relations) if r.target in cycle and r.type in lineage), 0
             )
@@ -448,10 +449,13 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         method.cost(model).to_dict()
 
     def trained(model: str) -> None:
-        from ..memory.answer import Training
+        from ..memory.answer import Asked, check_length
         from ..memory.setting import Setting
 
-        Training(method.kb, method.plan(model)).memory({}, Setting(1, 8, dtype="float32"))
+        setting = Setting(1, 8, dtype="float32")
+        plan = method.plan(model, task=method.kb.models[model].trained_task)
+        check_length(plan, plan.values({}), setting)
+        Asked(method.kb, plan, {}, setting).memory()
 
     reason = _reason(method, counted)
     if reason:

@@ -16,29 +16,29 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from ..backbones.config import read_json
-from ..backbones.modules import LINEAR, SiteGroup
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
-from ..errors import UsageError, shown
+from ..errors import ConfigError, UsageError, shown
 from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone
+    from ..backbones.backbone import Backbone, Inventory
     from ..catalogue.records import MethodRecord, Records
-    from ..schema.library import Library
+    from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
-from .where import STRUCTURE, Extra, Where, matrices
+from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices, shares
 
-__all__ = ["Adapter", "Extra", "Reported", "read_adapter"]
+__all__ = ["Adapter", "Extra", "Reported", "read_named"]
+
+
 
 @dataclass(frozen=True, slots=True)
 class Reported:
@@ -59,8 +59,8 @@ class Adapter:
     """A parsed configuration. `KnowledgeBase.adapter` creates it.
 
     type: the library's name for it. arguments: all of them, defaults filled in. hyperparameters: the method's own, as
-    far as the configuration sets them. patterns: sites with their own values, by module name. notes: sentences on
-    arguments that were ignored or interpreted.
+    far as the configuration sets them. patterns: sites with their own values, by module name. groups: the library's
+    sums over groups of modules. notes: sentences on arguments that were ignored or interpreted.
     """
 
     library: Library
@@ -71,6 +71,7 @@ class Adapter:
     hyperparameters: dict[str, Any]
     patterns: dict[str, dict[str, Value]]
     extras: tuple[Extra, ...]
+    groups: dict[str, int]
     notes: tuple[str, ...]
     dtype: str
 
@@ -90,14 +91,25 @@ class Adapter:
         return self.implementation.deviations
 
     @cached_property
+    def known(self) -> dict[str, Any]:
+        """The names that the library's formulas may use, with their values."""
+        entry, cost = self.implementation, self.cost
+        found = numbers(self.arguments) | self.plan.common | {**cost.hyperparameters} | {
+            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
+        } | {"added": self._grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
+        return found | _per_site(entry, self.plan, found) | self.groups
+
+    @property
+    def _grown(self) -> int:
+        """The entries of the new tensors."""
+        selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
+        return sum(tensor.total for tensor in self.cost.tensors if tensor.name not in selecting)
+
+    @cached_property
     def reported(self) -> Reported:
         """The counts that the library will report."""
-        entry, cost = self.implementation, self.cost
-        selecting = {piece.name for piece in self.plan.pieces if piece.tensor.selecting}
-        grown = sum(tensor.total for tensor in cost.tensors if tensor.name not in selecting)
-        known = numbers(self.arguments) | self.plan.common | cost.hyperparameters | {
-            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
-        } | {"added": grown} | _besides(self.plan) | _totals(cost)  # fmt: skip
+        entry, cost, known = self.implementation, self.cost, self.known
+        grown = known["added"]
         trained, added, stored = (
             plain if formula is None else math.ceil(formula(known))
             for formula, plain in ((entry.trained, cost.trained), (entry.added, grown), (entry.stored, cost.stored))
@@ -126,26 +138,19 @@ class Adapter:
         return f"<Adapter {self.library.id} {self.type}: {self.method.id} on {self.plan.inventory.backbone.id}>"
 
 
-def read_adapter(
+def read_named(
     kb: Records[Any],
-    config: str | Path | Mapping[str, Any],
-    model: str | Path | Mapping[str, Any] | Backbone,
-    *,
-    library: str,
+    library: Library,
+    source: str,
+    raw: dict[str, Any],
+    backbone: Backbone,
     method: str | None,
     task: str | None,
     num_labels: int,
     dtype: str,
 ) -> Adapter:
-    """Read a configuration. See `KnowledgeBase.adapter`."""
-    spec = kb.libraries[library]
-    if isinstance(config, Mapping):
-        source, raw = "configuration", dict(config)
-    else:
-        if not isinstance(config, str | Path):
-            raise UsageError(f"configuration: found {shown(config)}; expected the path or the content of {spec.file}")
-        source, raw = str(config), read_json(config, spec.file)
-    return _Reading(kb, spec, source, raw, kb.backbone(model)).adapter(method, task, num_labels, dtype)
+    """Read a configuration that names modules. `source` is its name in messages. Raises ConfigError, UsageError."""
+    return _Reading(kb, library, source, raw, backbone).adapter(method, task, num_labels, dtype)
 
 
 class _Reading(Arguments):
@@ -159,35 +164,93 @@ class _Reading(Arguments):
         method = self._method(wanted)
         entry = method.entry.implementations[self.library.id]
         given = self._hyperparameters(method, entry)
-        said = self.library.tasks.get(str(self.values.get("task_type")))
-        inventory = self.backbone.inventory(task or self._task(), num_labels)
+        said = self._said()
+        inventory = self.backbone.inventory(task or self._task(said), num_labels)
+        if said is not None and said.strict and inventory.task != said.task:
+            expected = f"a type for a model with the task {inventory.task}"
+            raise self.refuse("task_type", self.values["task_type"], expected)
+        if said is not None and said.copies and "modules_to_save" not in self.values:
+            expected = f"another one: {self.type} has no modules_to_save, and {self.library.name} fails without"
+            raise self.refuse("task_type", self.values["task_type"], expected)
         saved = list(said.saved) if said is not None and "modules_to_save" in self.values else []
-        self._nothing_left(entry)
+        if saved and said is not None and not said.all_linear:
+            self._head_not_targeted(inventory, saved)
+        self._nothing_left(entry, inventory)
         try:
-            where = Where(self, inventory, saved) if self.spec.accepts else None
+            late = said is not None and not said.all_linear
+            where = Where(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method.parts, inventory, chosen=chosen)
+            if where is not None and not plan.targets:
+                self._covered(method, where, plan)
             self._as_written(entry, {**plan.common, **plan.values(given)})
+            for own in patterns.values():
+                plan.values({**given, **own})
         except UsageError as error:
-            raise self.refuse("", str(error), f"a setting that {method.id} accepts") from None
+            raise self._invalid(method, entry, error) from None
         for formula in (entry.trained, entry.stored, entry.added):
             if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
                 raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
-        return Adapter(
-            self.library, self.type, method, plan, self.values, given, patterns, extras, tuple(self.notes), dtype
+        groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
+        notes = tuple(self.notes)
+        adapter = Adapter(
+            self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
         )
+        self._holds(entry, adapter)
+        try:
+            adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
+        except UsageError as error:
+            raise self._invalid(method, entry, error) from None
+        found = [(note, formula(adapter.known)) for note, formula in entry.remarks.items()]
+        remarks = tuple(note.replace("{n}", f"{n:,}") for note, n in found if n)
+        return replace(adapter, notes=notes + remarks) if remarks else adapter
 
-    def _task(self) -> str | None:
+    def _invalid(self, method: MethodRecord, entry: Implementation, error: UsageError) -> ConfigError:
+        """Return the error for arguments that the method, or the method on this model, does not accept."""
+        renamed = [entry.rename[name] for name in sorted(error.about & entry.rename.keys())]
+        read = {n for name in error.about & entry.read.keys() for n in entry.read[name].names if n in self.values}
+        names = renamed or sorted(read) or (["target_modules"] if self.spec.accepts else [self.library.type_key])
+        found = {name: self._look(name) for name in names} if len(names) > 1 else self._look(names[0]) or self.type
+        return self.refuse(", ".join(names), found, f"a setting that {method.id} accepts", str(error))
+
+    def _holds(self, entry: Implementation, adapter: Adapter) -> None:
+        """Raise ConfigError for arguments that the library refuses on one of the targeted modules."""
+        chosen = adapter.plan.chosen
+        for formula in entry.holds:
+            for site in (site for group in adapter.plan.sites for site in group):
+                own = {} if chosen is None else chosen.own.get(site, {})
+                if not formula({**adapter.known, **own, **_sizes(site)}):
+                    names = ", ".join(entry.rename[name] for name in sorted(formula.names & entry.rename.keys()))
+                    expected = f"{formula.source}, which {self.library.name} requires of {site.module.path}"
+                    raise self.refuse(names or "target_modules", self._look(names) or "nothing", expected)
+
+    def _head_not_targeted(self, inventory: Inventory, saved: Sequence[str]) -> None:
+        """Raise ConfigError if all-linear selects the task's head, which the library cannot then train in full."""
+        targets = self.values.get("target_modules")
+        heads = [m.path for m in inventory.modules if m.kind in LINEAR and m.path in saved]
+        if isinstance(targets, str) and targets.lower() == ALL_LINEAR and heads:
+            reason = f"{self.library.name} fails, because all-linear selects {heads[0]}, which it trains in full"
+            raise self.refuse("target_modules", targets, f"names: {reason}")
+
+    def _said(self) -> Task | None:
         word = self.values.get("task_type")
         if word is None:
             return None
         if not isinstance(word, str) or word not in self.library.tasks:
-            raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}; or name a task with --task")
-        task = self.library.tasks[word].task
-        return task if task in self.backbone.family.tasks else None
+            raise self.refuse("task_type", word, f"one of {', '.join(self.library.tasks)}")
+        return self.library.tasks[word]
+
+    def _task(self, said: Task | None) -> str | None:
+        if said is None:
+            return None
+        family = self.backbone.family
+        if family.task_named(said.task) is None:
+            expected = f"a task of {family.model_type}: {', '.join(family.tasks)}; or name one with --task"
+            raise self.refuse("task_type", self.values["task_type"], expected)
+        return said.task
 
     # The method
 
@@ -203,7 +266,7 @@ class _Reading(Arguments):
             ):
                 raise UsageError(f"{wanted} is not a {self.library.name} configuration of type {self.type}")
             for name, value in entry.set.items():
-                if not _meets(self.values.get(name), value):
+                if not _meets(self.values.get(name), value) and name not in self.spec.alike:
                     raise self.refuse(name, self.values.get(name), f"{shown(value)}, as required for {wanted}")
             return method
         found = sorted(self._candidates(), key=lambda item: (*(-n for n in item[0]), item[1].year, item[1].id))
@@ -213,9 +276,12 @@ class _Reading(Arguments):
         if len(best) > 1:
             others = ", ".join(m.id for m in best[1:])
             self.notes.append(f"Counted as {best[0].id}; {others} would be as well.")
+        for name, value in best[0].entry.implementations[self.library.id].set.items():
+            if not _meets(self.values.get(name), value):
+                self.notes.append(f"{name}: {self.spec.alike[name]}")
         return best[0]
 
-    def _candidates(self) -> Iterator[tuple[tuple[int, int], MethodRecord]]:
+    def _candidates(self) -> Iterator[tuple[tuple[int, int, int], MethodRecord]]:
         """Yield the possible methods, each with the arguments that it explains: those that change tensors first.
 
         If a method's symbol is not the type's class, it needs more than a configuration (an optimiser, a quantised
@@ -227,9 +293,10 @@ class _Reading(Arguments):
                 continue
             if entry.symbol is not None and entry.symbol.partition("(")[0] != self.spec.symbol:
                 continue
-            if all(_meets(self.values.get(name), value) for name, value in entry.set.items()):
+            unmet = [name for name, value in entry.set.items() if not _meets(self.values.get(name), value)]
+            if all(name in self.spec.alike for name in unmet):
                 changing = sum(not self.library.inert_at(name, self.values[name]) for name in entry.set)
-                yield (changing, len(entry.set)), method
+                yield (-len(unmet), changing, len(entry.set)), method
 
     # The setting
 
@@ -262,18 +329,23 @@ class _Reading(Arguments):
         except UsageError as error:
             raise self.refuse(theirs, value, f"a value of {method.id}'s {ours}", str(error)) from None
 
-    def _nothing_left(self, entry: Implementation) -> None:
+    def _nothing_left(self, entry: Implementation, inventory: Inventory) -> None:
         """Raise ConfigError for an argument with a value that is not supported."""
         understood = {
-            *STRUCTURE, *self.spec.patterns, *entry.set,
+            *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
-            *(name for formula in (*entry.read.values(), entry.trained, entry.stored, entry.added)
+            *(name for formula in (*entry.read.values(), *entry.fit.values(), *entry.per_site.values(),
+                                   *entry.per_group.values(), entry.trained, entry.stored, entry.added)
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
             inert = name not in self.filled and self.library.inert_at(name, value)
             if name in understood or value == self._default(name) or inert:
                 continue
+            if name == "target_modules" and self.spec.wraps and isinstance(value, list):
+                layers = [block for block in inventory.blocks if block.kind == "layer"]
+                if {*map(str, value)} == {b.path.replace("{layer}", str(n)) for b in layers for n in b.layers}:
+                    continue  # all layers, which is the default
             if name in self.spec.noted:
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
             else:
@@ -283,10 +355,16 @@ class _Reading(Arguments):
 
     def _as_written(self, entry: Implementation, known: Mapping[str, Any]) -> None:
         """Raise ConfigError for an argument that differs from the value implied by the setting and the model."""
-        read = {name for formula in entry.read.values() for name in formula.names}
+        used = (*entry.read.values(), *filter(None, (entry.trained, entry.stored, entry.added)))
+        read = {name for formula in used for name in formula.names}
+        inert = self.library.inert_at
         for name, formula in entry.write.items():
             value, expected = self.values[name], formula(known)
-            if value != expected and name not in read and not self.library.inert_at(name, value):
+            if name in self.filled and value == self.filled[name] and name in read:
+                if value != expected:
+                    note = f"{name}: {self.library.name} sets it to {value}, where the model has {expected}."
+                    self.notes.append(note)
+            elif value != expected and (name not in read or name in self.filled) and not inert(name, value):
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
     # The modules
@@ -327,7 +405,26 @@ class _Reading(Arguments):
                         expected = f"other modules: {method.id} has no {self.spec.of_experts} to multiply for experts"
                         raise self.refuse("target_modules", site.module.path, expected)
                     own[site] = {**before, name: experts * before.get(name, given[name])}
+        model = numbers(self.values) | self.backbone.dims | dict(given) | totals(sites) if entry.fit else {}
+        model |= {f"global_{name}": value for name, value in given.items()}
+        model["n_weights"] = sum(site.count * site.d_in * site.d_out for site in sites)
+        for site in sites if entry.fit else ():
+            before = own.get(site, {})
+            known = model | before | _sizes(site)
+            own[site] = {**before, **{name: formula(known) for name, formula in entry.fit.items()}}
+        for site in sites if entry.divides else ():
+            values, sizes = {**given, **own.get(site, {})}, _sizes(site)
+            named = [(name, sizes[size]) for name, size in entry.divides.items() if values.get(name)]
+            own[site] = {**own.get(site, {}), **{name: _divisor(width, values[name]) for name, width in named}}
         return Chosen(sites, where.named, apart, own)
+
+    def _covered(self, method: MethodRecord, where: Where, plan: Plan) -> None:
+        """Raise ConfigError for a target that no tensor of a method without targets acts on."""
+        spots = [spot for piece in plan.pieces for _, spot in piece.places.spots]
+        paths = {spot.path.removesuffix(f".{spot.suffix}") for spot in spots}
+        for site in where.sites():
+            if site.module.path not in paths:
+                raise self.refuse("target_modules", site.module.path, f"modules on which a tensor of {method.id} acts")
 
     def _split(
         self,
@@ -346,6 +443,8 @@ class _Reading(Arguments):
         """
         pattern = self.spec.patterns[argument]
         tests = [*zip(where.tests(table, argument, *pattern.frame), table, strict=True)]
+        if pattern.where != "anywhere":  # what matches no expression is looked up by its whole name
+            tests += [(partial(_whole, key), key) for key in table]
         used: set[str] = set()
         for site in sites:
             before = own.pop(site, {})
@@ -367,20 +466,59 @@ class _Reading(Arguments):
             self.notes.append(f"{argument}: {shown(key)!r} matches no targeted module.")
 
 
-def _besides(plan: Plan) -> dict[str, int]:
+def _besides(plan: Plan, names: Sequence[str]) -> dict[str, int]:
     """Return further names for the library's formulas.
 
-    They are the number and widths of targeted modules with a bias, and the number of modules that share the table of
-    the input embedding.
+    They are the number and widths of targeted modules with a bias, the number of modules that share the table of the
+    input embedding, and the size of that table, also if its name is among the library's.
     """
     sites = [site for group in plan.sites for site in group if site.bias]
-    tied = [m for m in plan.inventory.modules if m.kind in (*LINEAR, "embedding") and not m.parameters]
+    modules = plan.inventory.modules
+    tied = [m for m in modules if shares(m)]
+    tables = [m for m in modules if m.kind == "embedding" and m.role == INPUT_EMBEDDING]
     return {
         "n_tied": len(tied),
+        "table": sum(m.numel for m in tables),
+        "named_table": sum(m.numel for m in tables if m.path.rpartition(".")[2] in names),
         "n_biased": sum(site.count for site in sites),
         "biased_d_in": sum(site.count * site.d_in for site in sites),
         "biased_d_out": sum(site.count * site.d_out for site in sites),
     }
+
+
+def _whole(name: str, path: str) -> dict[str, str] | None:
+    """Return a match without groups if the path is the name."""
+    return {} if path == name else None
+
+
+def _divisor(width: int, value: int) -> int:
+    """Return the divisor of a width that is nearest to a value, the lower one of two."""
+    return min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: (abs(n - value), n))
+
+
+def _sizes(site: SiteGroup) -> dict[str, int]:
+    """Return the names of a module's sizes in the library's formulas."""
+    return {"d_in": site.d_in, "d_out": site.d_out, "biased": int(site.bias)}
+
+
+def _per_site(entry: Implementation, plan: Plan, known: Mapping[str, Any]) -> dict[str, int]:
+    """Return the library's sums over the targeted modules, each with its own sizes and hyperparameters."""
+    own = plan.chosen.own if plan.chosen is not None else {}
+    sites = [site for group in plan.sites for site in group]
+    return {
+        name: sum(site.count * formula({**known, **own.get(site, {}), **_sizes(site)}) for site in sites)
+        for name, formula in entry.per_site.items()
+    }
+
+
+def _per_group(
+    entry: Implementation, plan: Plan, where: Where, arguments: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+    """Yield the library's sums over groups of targeted modules."""
+    if entry.per_group:
+        known = {**arguments, **plan.common}
+        groups = [{**known, **_sizes(site), "n": n} for site, n in where.grouped(plan, entry.group_by)]
+        yield from ((name, sum(map(formula, groups))) for name, formula in entry.per_group.items())
 
 
 def _totals(cost: Cost) -> dict[str, int]:

@@ -10,9 +10,13 @@ from ..errors import ConfigError, near, shown
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
+    from ..formula import Formula
     from ..schema.library import Library
 
-__all__ = ["Arguments", "numbers"]
+__all__ = ["NESTED", "Arguments", "numbers"]
+
+NESTED = "config"
+"""The key of the configuration, or of its short form, in a file that was saved with an adapter."""
 
 
 class Arguments:
@@ -52,7 +56,7 @@ class Arguments:
     def _values(self) -> dict[str, Any]:
         """Return every argument of the type with its given value, or else its default."""
         known = self.library.defaults(self.type)
-        for name in sorted(self.raw.keys() - known.keys()):
+        for name in sorted(self.raw.keys() - known.keys(), key=str):
             if self.raw[name]:
                 matches = near(name, known)
                 hint = f"did you mean {' or '.join(matches)}?" if matches else ""
@@ -66,14 +70,62 @@ class Arguments:
                 raise self.refuse(name, "nothing", f"a value, as {self.library.name} has no default for it")
         for name, formula in self.spec.fills.items():
             try:
-                self.filled[name] = formula(numbers(values) | self.backbone.inventory().dims)
+                self.filled[name] = formula(self._known(values))
             except TypeError:  # a word where a number is expected
                 said = {other: values[other] for other in sorted(formula.names & known.keys())}
                 raise self.refuse(", ".join(said), said, f"values that give {name}") from None
             values[name] = given.get(name, self.filled[name])
             if type(values[name]) is not int or values[name] < 1:
                 raise self.refuse(name, values[name], "a whole number from 1")
+        self._check(values)
         return values
+
+    def _given(self, formula: Formula) -> dict[str, Any]:
+        """Return the arguments that a formula over `given_X` is about, as the configuration has them."""
+        return {name: self.raw.get(name) for name in sorted(n.removeprefix("given_") for n in formula.names)}
+
+    def _known(self, values: dict[str, Any]) -> Mapping[str, Any]:
+        """Return the names of formulas over arguments: the arguments, the dimensions, and names about both."""
+        return _Known(self.raw, self.backbone.config, self.backbone.inventory().dims | numbers(values))
+
+    def _check(self, values: dict[str, Any]) -> None:
+        """Raise ConfigError for values that the library itself refuses."""
+        known = self._known(values)
+        for formula in self.spec.requires:
+            try:
+                fine = formula(known)
+            except (ArithmeticError, TypeError, ValueError):
+                fine = False
+            if not fine:
+                said = {name: known[name] for name in sorted(formula.names)}
+                raise self.refuse(", ".join(said), said, f"{formula.source}, which {self.library.name} requires")
+        for reason, formula in self.spec.decides.items():
+            said = {name: values[name] for name in sorted(formula.names & values.keys())} or self._given(formula)
+            if not formula(known):
+                raise self.refuse(", ".join(said), said, formula.source, reason)
+        for name, whole in self.spec.within.items():
+            some, every = self.raw.get(name), self.raw.get(whole)
+            if values[name] is None:
+                raise self.refuse(name, "nothing", f"names: {self.library.name} has no default for this model")
+            if isinstance(some, list) and isinstance(every, list) and (other := [w for w in some if w not in every]):
+                raise self.refuse(name, other[0], f"one of {whole}: {', '.join(map(str, every))}")
+        for name in self.spec.lists:
+            value = values[name]
+            if value and not (isinstance(value, Mapping) and all(isinstance(one, list) for one in value.values())):
+                raise self.refuse(name, value, f"names of modules, each with a list, as {self.library.name} requires")
+        for name, note in self.spec.expects.items():
+            if not values[name]:
+                self.notes.append(f"{name}: {note}")
+        kind = self.backbone.family.model_type
+        if kind in self.spec.fails:
+            raise self.refuse(self.library.type_key, self.type, f"another type for {kind}", self.spec.fails[kind])
+        if kind in self.spec.unfilled and self.raw.get(name := self.spec.unfilled[kind]) is None:
+            raise self.refuse(name, "nothing", f"a value, as {self.library.name} does not find it in the model")
+        if self.spec.only is not None:
+            table = self.library.table(self.spec.by_model[self.spec.only])
+            if self.backbone.family.model_type not in table:
+                found, expected = self.backbone.family.model_type, f"a model that {self.library.name} supports"
+                raise self.refuse(self.library.type_key, found, f"{expected}: {', '.join(sorted(table))}")
 
     def _default(self, name: str) -> Any:
         if name in self.filled:
@@ -82,6 +134,23 @@ class Arguments:
         if found is None and name == "target_modules" and self.spec.otherwise is not None:
             return self.spec.otherwise
         return found
+
+
+class _Known(dict[str, Any]):
+    """Values by name, with `given_X` (1 if the configuration has argument X, else 0) and `model_X` (the value of X in
+    the model's config, or 0)."""
+
+    def __init__(self, raw: Mapping[str, Any], config: Mapping[str, Any], values: Mapping[str, Any]):
+        super().__init__(values)
+        self._raw, self._config = raw, config
+
+    def __missing__(self, name: str) -> Any:
+        start, _, rest = name.partition("_")
+        if start == "given":
+            return int(self._raw.get(rest) is not None)
+        if start == "model":
+            return self._config.get(rest) or 0
+        raise KeyError(name)
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
@@ -60,7 +61,17 @@ class Configuration:
             return {self.library.type_key: self.library.union, "configs": parts}
         kind = self.library.types[self.type]
         named = kind.saved if "saved" in kind.model_fields_set else self.type
-        return {self.library.type_key: named, **self.arguments}
+        return {self.library.type_key: named, **self._of_class, **self.arguments}
+
+    @property
+    def _of_class(self) -> dict[str, Any]:
+        """The class's own defaults, if a saved configuration does not name the class."""
+        kind = str(self.type)
+        base = self.library.type_saved_as(self.library.types[kind].saved)
+        if "saved" not in self.library.types[kind].model_fields_set or base is None or base == kind:
+            return {}
+        usual, needed = self.library.defaults(base), self.library.types[base].needs
+        return {n: v for n, v in self.library.defaults(kind).items() if n in needed or usual.get(n) != v}
 
     @property
     def python(self) -> str:
@@ -110,6 +121,8 @@ def _union(
     for name in plan.named(given):
         _expressed(method, entries.values(), library, name, values[name])
     arguments = {name: _written(part, entries[name], plan, values, library) for name, part in parts.items()}
+    for part in arguments.values():
+        part.arguments.update(copy.deepcopy(entry.set))
     return Configuration(library, str(entry.symbol), None, method.id, arguments)
 
 
@@ -171,9 +184,8 @@ def _as_there(value: Any, default: Any) -> Any:
 
 
 def _task(library: Library, plan: Plan) -> str | None:
-    family = plan.inventory.backbone.family
-    tasks = library.tasks.items()
-    return next((n for n, t in tasks if t.task == plan.inventory.task and t.kind in (None, family.kind)), None)
+    family, named = plan.inventory.backbone.family, (plan.inventory.task, plan.inventory.computed)
+    return next((n for n, t in library.tasks.items() if t.task in named and t.kind in (None, family.kind)), None)
 
 
 # The modules
@@ -195,7 +207,7 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     for source in meant:
         _acceptable(source, accepts, f"{library.name}'s {entry.type}")
     every = [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
-    named, targeted = (every, _by_suffix), _paths(meant)
+    named, targeted = (every, _suffixes), _paths(meant)
     apart: dict[str, list[str]] = {}
     rest = list(meant)
     for argument in dict.fromkeys(entry.apart.values()):
@@ -243,17 +255,33 @@ def _paths(sources: Iterable[SiteGroup | Module]) -> list[str]:
     return [path for source in sources for _, path in source.paths()]
 
 
-Meaning = Callable[[str, str], bool]
-"""A function that is true if an ending matches the name of a module."""
+Meaning = Callable[[Sequence[str]], Callable[[str], bool]]
+"""A function from names of modules to a predicate that is true if an ending matches one of these names."""
 
 
-def _by_suffix(ending: str, path: str) -> bool:
-    return f".{path}".endswith(f".{ending}")
+def _suffixes(paths: Sequence[str]) -> Callable[[str], bool]:
+    return {ending for path in paths for ending in _endings(path)}.__contains__
+
+
+def _endings(path: str) -> Iterator[str]:
+    """Yield the endings of a name that begin after a dot, from the shortest to the name itself."""
+    at = len(path)
+    while at >= 0:
+        at = path.rfind(".", 0, at)
+        yield path[at + 1 :]
+
+
+def _text(paths: Sequence[str]) -> str:
+    return "\n".join(["", *paths, ""])
+
+
+def _ends(text: str) -> Callable[[str], bool]:
+    return lambda ending: f"{ending}\n" in text
 
 
 _PICKS: dict[str, Meaning] = {
-    "end": lambda ending, path: path.endswith(ending),
-    "part": lambda ending, path: ending in path,
+    "end": lambda paths: _ends(_text(paths)),
+    "part": lambda paths: _text(paths).__contains__,
 }
 """The ways in which an argument selects targets: `ConfigType.picks`."""
 
@@ -264,14 +292,13 @@ def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], M
     Raises UsageError for a module whose whole name also matches another one.
     """
     wanted = set(_paths(sources))
-    names: dict[str, None] = {}
-    for path in sorted(wanted):
-        parts = path.split(".")
-        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        fits = (e for e in endings if all(p in wanted for paths, means in among for p in paths if means(e, p)))
-        if (name := next(fits, None)) is None:
+    others = [means([path for path in paths if path not in wanted]) for paths, means in among]
+    fits = cache(lambda ending: not any(matches(ending) for matches in others))
+    names: set[str] = set()
+    for path in wanted:
+        if (name := next(filter(fits, _endings(path)), None)) is None:
             raise UsageError(f"no name selects {path} alone: other modules match it too; target them together")
-        names[name] = None
+        names.add(name)
     return sorted(names)
 
 

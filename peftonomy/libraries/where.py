@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.backbone import Inventory
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 from .arguments import Arguments
 
-__all__ = ["STRUCTURE", "Extra", "Where", "matrices"]
+__all__ = ["STRUCTURE", "Extra", "Where", "matrices", "shares"]
 
 MOST_COMPARISONS = 2_000_000
 """The largest product of the numbers of names in a configuration and of modules in the model."""
@@ -46,12 +48,14 @@ class Extra:
 class Where:
     """The modules that a configuration selects by name, by the library's own rules."""
 
-    def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str]):
-        self.arguments, self.inventory = arguments, inventory
+    def __init__(self, arguments: Arguments, inventory: Inventory, saved: Sequence[str], *, late: bool = False):
+        """`saved`: modules that the task trains in full; `late`: only after the targets have been adapted."""
+        self.arguments, self.inventory, self.late = arguments, inventory, late
         values = arguments.values
         self.targets = values.get("target_modules")
         self.size = sum(module.count for module in inventory.modules)
         self.saved = [*self._words("modules_to_save"), *saved]
+        self._refused()
         self.layers = self._layers()
         self.matcher = Matcher()
         self.modules = self._replicated() if values.get("layer_replication") else inventory.modules
@@ -117,9 +121,20 @@ class Where:
         numbers = value if isinstance(value, list) else [value]
         if any(type(n) is not int for n in numbers):
             raise self.refuse("layers_to_transform", value, "layer numbers")
-        if isinstance(self.targets, str):
-            raise self.refuse("layers_to_transform", value, "nothing, because target_modules is one expression")
         return frozenset(numbers)
+
+    def _refused(self) -> None:
+        """Raise ConfigError for numbers or names of layers that the library refuses beside these targets."""
+        values, refuses = self.arguments.values, self.arguments.spec.refuses
+        expression = isinstance(self.arguments.raw.get("target_modules"), str)
+        layers, pattern = (values.get(name) for name in ("layers_to_transform", "layers_pattern"))
+        expected = "nothing, because target_modules is one expression"
+        if expression and layers is not None and "layers_of_expression" in refuses:
+            raise self.refuse("layers_to_transform", layers, expected)
+        if expression and pattern is not None and "pattern_of_expression" in refuses:
+            raise self.refuse("layers_pattern", pattern, expected)
+        if pattern and layers is None and "pattern_alone" in refuses:
+            raise self.refuse("layers_pattern", pattern, "nothing, because layers_to_transform is absent")
 
     def _replicated(self) -> list[Module]:
         """Return the modules after layer replication: repeated layers share weights and get other numbers."""
@@ -142,7 +157,8 @@ class Where:
 
     def _excluded(self) -> Callable[[str], bool]:
         value = self.arguments.values.get("exclude_modules")
-        saved = self.tests(self.saved, "modules_to_save", r"(^|.*\.){}($|\..*)", "match")
+        names = self._words("modules_to_save") if self.late else self.saved
+        saved = self.tests(names, "modules_to_save", r"(^|.*\.){}($|\..*)", "match")
         by_name = self._by_name(value, "exclude_modules") if value else lambda path: False
         return lambda path: by_name(path) or any(test(path) is not None for test in saved)
 
@@ -161,15 +177,85 @@ class Where:
 
     def _matcher(self) -> Callable[[str], bool]:
         if isinstance(self.targets, str) and self.targets.lower() == ALL_LINEAR:
-            linear = {path for m in self.leaves if self._in_all_linear(m) for _, path in m.paths()}
-            return linear.__contains__
+            if self.layers is None:
+                return self.linear.__contains__
+            return self._in_layers(self.linear.__contains__, self.layers)
         if self.targets == THE_EMBEDDING:
-            return {m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters}.__contains__
+            tables = [m.path for m in self.leaves if m.role == INPUT_EMBEDDING and m.parameters]
+            return frozenset(tables[:1]).__contains__
         if not self.targets:
             return lambda path: False
         meant = self._by_name(self.targets, "target_modules")
-        exact = set(self.targets) if isinstance(self.targets, list) else set()
-        return lambda path: meant(path) and (self.layers is None or path in exact or self._layer(path) in self.layers)
+        if isinstance(self.targets, str) or self.layers is None:  # one expression selects in all layers
+            return meant
+        return self._in_layers(meant, self.layers)
+
+    def _in_layers(self, meant: Callable[[str], bool], layers: frozenset[int]) -> Callable[[str], bool]:
+        """Return a predicate for targets in some layers only; whole names are not bound to them."""
+        exact = set(self.words)
+        return lambda path: meant(path) and (path in exact or self._layer(path) in layers)
+
+    @cached_property
+    def linear(self) -> frozenset[str]:
+        """The modules that all-linear means."""
+        return frozenset(path for m in self.leaves if self._in_all_linear(m) for _, path in m.paths())
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The names to which the library shortens its list of targets; an empty list for an expression."""
+        if isinstance(self.targets, str):
+            words = sorted(self.linear) if self.targets.lower() == ALL_LINEAR else []
+        else:
+            words = [*dict.fromkeys(self.targets or ())]
+        if len(words) < self.arguments.library.shortens:
+            return words
+        ends, names = tuple(f".{word}" for word in words), {*self._holders, *self._paths}
+        others = {end for name in names if not f".{name}".endswith(ends) for end in _endings(name)}
+        found: dict[str, None] = {}
+        for word in sorted(words, key=_endings):
+            for end in _endings(word):
+                if end not in found and end not in others and not any(word.endswith(f".{one}") for one in found):
+                    found[end] = None
+                    break
+        return [*found] if 0 < len(found) < len(words) else words
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        return frozenset(path for m in self.leaves for _, path in m.paths())
+
+    @cached_property
+    def _holders(self) -> frozenset[str]:
+        """The names of modules that contain modules or parameters of their own."""
+        found = {path for m in self.modules if m.kind == "parameter" for _, path in m.paths()}
+        found |= {path.rpartition(".")[0] for path in self._paths} - {""}
+        while above := {path.rpartition(".")[0] for path in found} - found - {""}:
+            found |= above
+        return frozenset(found)
+
+    def grouped(self, plan: Plan, expressions: Sequence[str]) -> Iterator[tuple[SiteGroup, int]]:
+        """Yield each group of targeted modules that share tensors, as one module and their number.
+
+        They have equal sizes and the same ending, or the same match of the first expression that matches.
+        """
+        groups: dict[tuple[Any, ...], tuple[SiteGroup, int]] = {}
+        tests = [re.compile(expression) for expression in expressions]  # of our own files
+        for site in (site for group in plan.sites for site in group):
+            for _, path in site.paths():
+                if tests:
+                    key: tuple[Any, ...] = next((n, *m.groups()) for n, t in enumerate(tests) if (m := t.search(path)))
+                    first, n = groups.get(key, (site, 0))
+                    if first.d_in != site.d_in:
+                        expected = f"modules of one width with {first.module.path}, which shares its tensors"
+                        raise self.refuse("target_modules", path, expected)
+                    groups[key] = site, n + 1
+                    continue
+                ends = [word for word in self.words if path.endswith(word)] or [""]
+                if len(ends) > 1:
+                    expected = "names of which one is the ending of each module's name; which one counts is random"
+                    raise self.refuse("target_modules", " and ".join(ends), expected)
+                key = ends[0], site.d_in, site.d_out
+                groups[key] = site, groups.get(key, (site, 0))[1] + 1
+        yield from groups.values()
 
     def _in_all_linear(self, module: Module) -> bool:
         return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING
@@ -191,9 +277,14 @@ class Where:
         """
         self._named_well()
         found = [*self._targeted(), *self._parameters()]
+        kinds = self.arguments.spec.accepts
+        if self.arguments.spec.skips:
+            if passed := [site.module.path for site in found if site.module.kind not in kinds]:
+                note = f"target_modules: {self.arguments.library.name} passes over {', '.join(dict.fromkeys(passed))}."
+                self.arguments.notes.append(note)
+            found = [site for site in found if site.module.kind in kinds]
         if not found:
             raise self._nothing()
-        kinds = self.arguments.spec.accepts
         for site in found:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
@@ -245,18 +336,17 @@ class Where:
 
     def _named_well(self) -> None:
         """Note names without a match. Refuse names of modules that contain modules, and names of experts."""
-        experts, name = self.arguments.backbone.family.expert_names, self.arguments.library.name
+        name = self.arguments.library.name
+        experts = self.arguments.backbone.family.expert_names if self.arguments.spec.converts else []
         if experts and self.arguments.raw.get("target_modules") is None:
             raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
         for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
             if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
                 expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
                 raise self.refuse("target_modules", word, expected)
-        leaves = {path for m in self.leaves for _, path in m.paths()}
-        holders = {path.rpartition(".")[0] for path in leaves} - {""}
-        while above := {path.rpartition(".")[0] for path in holders} - holders - {""}:
-            holders |= above
-        wrong = min((path for path in holders - leaves if self.named(path)), default=None)
+        leaves = self._paths
+        holders = set() if self.arguments.spec.skips else self._holders - leaves
+        wrong = min((path for path in holders if self.named(path)), default=None)
         if wrong is not None:
             raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
         endings = {ending for path in leaves for ending in _endings(path)}
@@ -310,13 +400,44 @@ class Where:
 
     def _copies(self) -> Iterator[Extra]:
         """Yield modules that are copied, trained and saved in full."""
-        found = [m for m in self.leaves if any(self._saved(path) for _, path in m.paths())]
+        if not self.saved:
+            return
+        self._saved_well()
+        found = [m for m in self.modules if any(self._saved(path) for _, path in m.paths())]
         if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
             found = [self.tying[0], *(m for m in found if m not in self.tying)]
             yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
         for module in found:
             copies = 1 if module in self.tying else sum(self._saved(path) for _, path in module.paths())
             yield Extra(f"modules_to_save: {module.path}", *[copies * self._numel(module)] * 3)
+
+    def _saved_well(self) -> None:
+        """Raise ConfigError for names of modules that the library cannot copy, or whose copies are not counted."""
+        ends, holders, arguments = tuple(self.saved), self._holders, self.arguments
+        for name in (*(arguments.library.adds if arguments.spec.accepts else ()), *arguments.spec.adds):
+            if name.endswith(ends):
+                expected = f"names that {arguments.library.name} does not use for modules of its own"
+                raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
+        copied = {path for path in self._paths | holders if path.endswith(ends)}
+        buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
+        if arguments.spec.wraps and any(part.isdigit() for word in self.saved for part in word.split(".")):
+            raise self.refuse("modules_to_save", self.saved, "names without the number of a layer")
+        for path in sorted(copied):
+            inside = f"{path}."
+            within = [other for other in holders if other.startswith(inside)]
+            if any(rest.isdigit() for other in self._paths | holders if other.startswith(inside)
+                   and "." not in (rest := other.removeprefix(inside))):  # fmt: skip
+                raise self.refuse("modules_to_save", path, "names of modules; this one is a list of modules")
+            if nested := next((other for other in sorted(copied) if other.startswith(inside)), None):
+                expected = "names of modules of which none contains another"
+                raise self.refuse("modules_to_save", f"{nested} in {path}", expected)
+            if buffers and any(f".{other}".endswith(buffers) for other in (path, *within)):
+                raise self.refuse("modules_to_save", path, "modules without buffers, which are not counted")
+            if arguments.spec.wraps and any(f"{other}.".startswith(inside) and other.rpartition(".")[2].isdigit()
+                                            for other in holders):  # fmt: skip
+                raise self.refuse("modules_to_save", path, "modules inside of layers")
+            if any(self.named(other) for other in self._paths if other == path or other.startswith(inside)):
+                raise self.refuse("modules_to_save", path, "names that end no name of a targeted module")
 
     def _saved(self, path: str) -> bool:
         parts = path.split(".")
@@ -325,9 +446,9 @@ class Where:
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
-        if module.parameters:
-            return [shape for _, shape in module.parameters]
-        return [(module.d_in, module.d_out), *([(module.d_out,)] if module.bias else [])]
+        own = dict(module.parameters)
+        bias = [(module.d_out,)] if shares(module) and module.bias and "bias" not in own else []  # tied as well
+        return [(module.d_in, module.d_out), *own.values(), *bias] if shares(module) else [*own.values()]
 
     def _numel(self, module: Module) -> int:
         return sum(map(math.prod, self._shapes(module)))
@@ -335,7 +456,7 @@ class Where:
     def _tied(self) -> list[Module]:
         """Return the modules that share one embedding table, starting with the owner; an empty list if none do."""
         tables = [m for m in self.leaves if m.kind == "embedding" and m.role == INPUT_EMBEDDING and m.parameters]
-        tied = [m for m in self.leaves if m.kind in (*LINEAR, "embedding") and not m.parameters]
+        tied = [m for m in self.leaves if shares(m)]
         return [*tables[:1], *tied] if tied else []
 
     def _biases(self, plan: Plan) -> Iterator[Extra]:
@@ -344,7 +465,7 @@ class Where:
             return
         twice = 0
         if word == "all":
-            groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.leaves]
+            groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.modules]
             twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
@@ -367,6 +488,10 @@ class Where:
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
         seen: set[tuple[str, tuple[int, ...]]] = set()
+        shared = [m for m in tied[1:] if any(m.path.endswith(name) for name in asked)]
+        if len(shared) > 1 and not any(tied[0].path.endswith(name) for name in asked):
+            expected = f"{tied[0].path}, whose table several of these share"
+            raise self.refuse("trainable_token_indices", [*asked], expected)
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")
@@ -393,15 +518,21 @@ class Where:
             by_name = bool(self.targets != ALL_LINEAR and (names - tied) & set(self.targets or ()))
         for site in (site for group in plan.sites for site in group if by_name):
             if site.role in (INPUT_EMBEDDING, OUTPUT_EMBEDDING):
-                numel = math.prod(self._shapes(site.module)[0])
+                numel = self._numel(site.module)
+                if self.arguments.values.get("bias", "none") != "none":  # the file has it already
+                    numel -= self._bias(site.module)
                 yield Extra(f"saved with its adapter: {site.module.path}", 0, 0, numel)
 
 
-def _endings(path: str) -> Iterator[str]:
-    """Yield every ending of a name that begins after a dot, and the name itself."""
-    while path:
-        yield path
-        path = path.partition(".")[2]
+def shares(module: Module) -> bool:
+    """Return True if the weight of a module is that of another one."""
+    return module.kind in (*LINEAR, "embedding") and not any(suffix == "weight" for suffix, _ in module.parameters)
+
+
+def _endings(name: str) -> list[str]:
+    """Return the endings of a module's name, shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
 
 
 def matrices(module: Module) -> int:

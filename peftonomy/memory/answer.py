@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
+from ..costs.plan import EXACT
 from ..errors import DataError, UsageError
 from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, billed
@@ -16,7 +17,7 @@ from .setting import Memory, Setting
 if TYPE_CHECKING:
     from ..costs.plan import Plan
 
-__all__ = ["Asked", "Training", "remembered"]
+__all__ = ["Asked", "Training", "check_length", "remembered"]
 
 MOST_KINDS, MOST_FORMS = 64, 8
 """How many kinds of questions a plan remembers, and how many forms of each."""
@@ -40,7 +41,7 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     of its own, or is answered by running the step.
     """
     values = plan.values(given)
-    _check_length(plan, values, setting)
+    check_length(plan, values, setting)
     rows = plan.each(values)
     question = Question.of(setting, values, rows)
     forms = _forms(plan, question)
@@ -55,7 +56,7 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     return Asked(kb, plan, given, setting).memory()
 
 
-def _check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:
+def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:
     """Raise UsageError if the tokens, with the positions that the method adds, are more than the model has."""
     added = plan.memo.get("positions")
     if added is None:
@@ -68,7 +69,10 @@ def _check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> 
     if added:
         arguments = plan.arguments(dict(values))
         for i, positions, names in added:
-            more += int(positions({**plan.common, **dict(zip(names, arguments[i], strict=True))}))
+            found = positions({**plan.common, **dict(zip(names, arguments[i], strict=True))})
+            if not 0 <= found <= EXACT:
+                raise UsageError(f"{plan.id}: found {found} positions; expected a count from 0 to 2**53")
+            more += int(found)
     limit = plan.common["max_positions"]
     if limit and setting.seq + more > limit and any(m.role == "embed.token" for m in plan.inventory.modules):
         prompt = f" with {more:,} more" if more else ""

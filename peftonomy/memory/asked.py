@@ -247,7 +247,7 @@ def billed(
     optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
     held = int(totals.holds) + ledger.buffers + ledger.widened + _requantised(plan, setting, values, ledger)
     weights = (inventory.total + numbers - trained) * w + trained * w_t + held
-    inputs = _inputs(setting, inventory.task, ledger.pixels)
+    inputs = _inputs(setting, inventory.computed, ledger.pixels)
     kept, first = totals.kept, totals.first[0]
     moments = [
         ("forward", first, min(first, kept), 0),

@@ -323,8 +323,8 @@ class Caller(Machine):
         return [self.tape.hold(tensor(value))]
 
     def _double(self, line: Line, function: Function) -> list[Value]:
-        """`h = doubled f n .A .B`: the model's function f runs with n layers and without the method. Tensors of the
-        method's own stand in place of the parameters that they are beside."""
+        """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of
+        the method's own in place of the parameters that they are beside."""
         name, count, *words = line.arguments
         if name not in self.model.functions:
             raise self._wrong(line.text, f"no function {name}", "a function of the family", function)

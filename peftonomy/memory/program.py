@@ -19,6 +19,7 @@ from ..backbones.config import MISSING, lookup
 from ..backbones.modules import Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
+from ..costs.plan import EXACT
 from ..errors import FormulaError, UsageError, described, shown
 from ..formula import Formula
 from ..schema.family import Family, Fixed
@@ -308,6 +309,8 @@ class Program:
                 continue
             if spot.suffix == "bias" and "weight" in acting.functions and "bias" not in acting.functions:
                 continue  # what stands in place of a weight does nothing to a bias
+            if not abs(found[0]) <= EXACT:
+                raise UsageError(f"{self.plan.id}: memory holds {found[0]} bytes; expected at most 2**53")
             self.holds += found[0] * (len(layers) if layers else spot.n)
             self._hook(acting, {**spot.dims, **own}, spot, layers)
 

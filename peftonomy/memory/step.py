@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module
+from ..errors import UsageError
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import EVERY, SINGLE, Flags, Value, tensor
@@ -96,9 +97,10 @@ class Step(Caller):
 
     def run(self) -> Tensor:
         """The forward pass of the task; the loss, held once."""
-        task = self.model.inventory.task
+        task = self.model.inventory.computed
         if task not in self.model.functions:
-            raise self._wrong(task, f"no function {task}", "a function for each task that is trained")
+            known = ", ".join(name for name in self.model.family.tasks if name in self.model.functions)
+            raise UsageError(f"memory: {self.model.family.name} is not trained for task {task} here; expected {known}")
         self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
         for storage in self.held:
@@ -123,7 +125,7 @@ class Step(Caller):
         self.every = {stack: {**names, "checkpointing": 0} for stack, names in self.every.items()}
         self.names = self.base = self.every[""]
         self.scopes, self.hook, self.module, self.casts, self.sequences, self.states = [], None, None, {}, {}, []
-        results = self.call(self.model.functions[self.model.inventory.task], [])
+        results = self.call(self.model.functions[self.model.inventory.computed], [])
         self._let_go(results)
         for storage in self.held[marks[1] :]:
             self.tape.free(storage)

@@ -21,9 +21,23 @@ from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
 from .names import DIMS
 
-__all__ = ["DIMS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
+__all__ = ["DIMS", "LABELLED", "TASKS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
 
 MAX_DIMENSION = 10**9
+TASKS = {
+    "none": "base model",
+    "causal_lm": "language model",
+    "seq_cls": "classification",
+    "masked_lm": "masked language model",
+    "token_cls": "token classification",
+    "question_ans": "question answering",
+    "multiple_choice": "multiple choice",
+    "image_cls": "image classification",
+    "audio_cls": "audio classification",
+}
+"""The tasks, each with its meaning in a few words."""
+LABELLED = ("seq_cls", "token_cls", "question_ans", "image_cls", "audio_cls")
+"""The tasks whose classes take a number of labels of the user's choice."""
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
 Keys = tuple[str | int, ...]
 
@@ -37,7 +51,7 @@ def _pattern(text: str) -> str:
 
 
 ModelType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]*$", max_length=60)]
-Task = Annotated[str, Field(pattern=r"^(none|causal_lm|seq_cls)$")]
+Task = Annotated[str, Field(pattern=rf"^({'|'.join(TASKS)})$")]
 StackName = Annotated[str, Field(pattern=r"^(encoder|decoder)(_[a-z0-9]+)?$", max_length=40)]
 """The function of the stack's layers. If several stacks have the same function, a suffix distinguishes them:
 `encoder_vision`."""
@@ -100,6 +114,10 @@ class TaskClass(Entry):
     class_: Stem = Field(alias="class")
     prefix: Prefix = ""
     """The path of the base model inside that class."""
+    labels: int | None = None
+    """The only number of labels that the class takes, if there is one."""
+    like: Task | None = None
+    """An earlier name of the same task, which still works. Functions of the computation have this name."""
 
 
 class ModuleSpec(Entry):
@@ -319,6 +337,8 @@ class Family(Entry):
     expert_names: list[Name] = Field(default_factory=list)
     """Module names that peft treats as the experts' tensors, because older checkpoints named those tensors so. peft
     then skips the modules that do have such a name: neither the names nor "all-linear" select anything here."""
+    buffered: list[Name] = Field(default_factory=list)
+    """Ends of the names of modules with buffers that are saved with the model."""
     modules: list[AnyModule]
     """The modules outside the stacks."""
     stacks: dict[StackName, Stack]
@@ -358,10 +378,16 @@ class Family(Entry):
 
     def task_of(self, class_name: str) -> Task:
         """Return the task for which `transformers` builds the class of that name. Raises UnknownName."""
-        classes = {t.class_: task for task, t in self.tasks.items()}
+        classes = {t.class_: task for task, t in reversed(self.tasks.items())}
         if class_name not in classes:
             raise UnknownName("model class", class_name, classes, f"of family {self.model_type}")
         return classes[class_name]
+
+    def task_named(self, name: str) -> Task | None:
+        """Return the task with this name, or with this earlier name; None if the family has none."""
+        if name in self.tasks:
+            return name
+        return next((task for task, t in self.tasks.items() if t.like == name), None)
 
     @property
     def layered(self) -> list[str]:

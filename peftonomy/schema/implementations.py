@@ -99,7 +99,8 @@ class Implementation(Entry):
     those with equal names. The command line accepts these names as well."""
     set: dict[Name, Any] = {}
     """The library's arguments, with values, that select this method among those of the same `type`. A list matches any
-    list that is not empty. A mapping matches any mapping that contains its items."""
+    list that is not empty. A mapping matches any mapping that contains its items. With `unites`, the arguments of every
+    part."""
     apart: dict[Name, Argument] = {}
     """A tensor per site -> the library's argument that names its modules. Other tensors use the other targets."""
     write: dict[Argument, FormulaField] = {}
@@ -111,16 +112,39 @@ class Implementation(Entry):
     """Our hyperparameters that are not renamed arguments, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, if it differs from ours."""
+    fit: dict[Name, FormulaField] = {}
+    """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters (with
+    `global_X` for the value of X without patterns), the library's arguments, the model's dimensions, sums over the
+    targeted modules (`n_weights`: of the sizes of their weights), and the module's `d_in`, `d_out` and `biased` (1 with
+    a bias, else 0)."""
+    divides: dict[Name, Literal["d_in", "d_out"]] = {}
+    """Our hyperparameters that the library changes to the nearest divisor of a module's width, the lower one of two."""
+    holds: list[FormulaField] = []
+    """Conditions without which the library raises an error, for each targeted module. They may use the names that
+    `per_site` may use."""
+    per_site: dict[Name, FormulaField] = {}
+    """Names for the formulas below: sums over the targeted modules. The formulas may use the names that `fit` may use,
+    and those of the formulas below."""
+    per_group: dict[Name, FormulaField] = {}
+    """Names for the formulas below: sums over groups of targeted modules. A group has the same sizes, and names with
+    the same ending from the library's list of targets. `n` is the number of its modules."""
+    group_by: list[Stem] = []
+    """Expressions that replace this grouping. Modules are a group if the groups of the first match in their names are
+    equal. The library fails if their inputs differ."""
     trained: FormulaField | None = None
     """The number of parameters that the library trains, if it differs from our `trained`. The formula may use the
     ledgers, `added` (all new tensors), our hyperparameters, the library's arguments and the model's dimensions. It may
     also use `biased_d_in biased_d_out n_biased` (of targeted modules with a bias), `n_tied` (modules that share the
-    table of the input embedding) and, for a tensor T of ours, `n_T` and `total_T` (the number of these tensors and of
+    table of the input embedding), `table` (its size), `named_table` (the same, or 0 if the embedding has none of the
+    library's `embedding_names`) and, for a tensor T of ours, `n_T` and `total_T` (the number of these tensors and of
     all their entries)."""
     stored: FormulaField | None = None
     """The number of values in the file that the library saves, if it differs from our `stored`."""
     added: FormulaField | None = None
     """The number of parameters that the library adds to the model, if they are not our new tensors."""
+    remarks: dict[Line, FormulaField] = {}
+    """Notes on counts that depend on where the library runs, each with a number, which may use the names above. `{n}`
+    in a note stands for the number. A note with the number 0 is left out."""
     source: Citation | None = None
     checked: list[Literal["counts", "outputs", "start"]] = []
     """The properties that a test compares by running both implementations."""

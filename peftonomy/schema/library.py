@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..errors import chosen
 from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
+from .builds import Build, Host, Shorthand
 
-__all__ = ["ConfigType", "Library", "Task", "load_library"]
+__all__ = ["ConfigType", "Introspection", "Library", "Task", "load_library"]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
@@ -31,6 +33,12 @@ class Task(Entry):
     kind: Word | None = None
     """Only for families of this kind."""
     saved: list[Stem] = Field(default=[])
+    copies: bool = False
+    """True if the library fails with types that have no `modules_to_save`."""
+    strict: bool = False
+    """True if the library refuses a model for another task."""
+    all_linear: bool = False
+    """True if "all-linear" leaves these modules out. Otherwise the library fails if it selects one of them."""
 
 
 class ByModel(Entry):
@@ -83,13 +91,60 @@ class ConfigType(Entry):
     """Arguments without a default. The library fails if they are absent."""
     fills: dict[Name, FormulaField] = Field(default={})
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
-    model's dimensions and the arguments."""
+    model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of
+    X in the model's config, or 0."""
+    requires: list[FormulaField] = Field(default=[])
+    """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
+    as its length."""
+    decides: dict[Line, FormulaField] = Field(default={})
+    """Conditions on the arguments without which the counts do not follow from the configuration, by the reason."""
+    fails: dict[Stem, Line] = Field(default={})
+    """Models by `model_type` on which the library fails with this type, each with the reason."""
+    unfilled: dict[Stem, Name] = Field(default={})
+    """Models by `model_type` for which the library cannot take an argument in `fills` from the model."""
+    within: dict[Name, Name] = Field(default={})
+    """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
+    alike: dict[Name, Line] = Field(default={})
+    """Arguments whose other values give another method that is counted by the same entry, each with a note."""
+    refuses: list[Literal["layers_of_expression", "pattern_of_expression", "pattern_alone"]] = Field(default=[])
+    """Arguments that the library refuses: `layers_to_transform` or `layers_pattern` if `target_modules` is one
+    expression, and `layers_pattern` without `layers_to_transform`."""
+    expects: dict[Name, Line] = Field(default={})
+    """Arguments without which the library's usual call fails, each with a note that says so."""
+    only: Name | None = None
+    """The argument in `by_model` whose table lists the only models that the type supports."""
+    lists: list[Name] = Field(default=[])
+    """Arguments that map names to lists."""
+    wraps: bool = False
+    """True if the type puts a module around each layer, so that names across it change."""
+    skips: bool = False
+    """True if the library passes over targeted modules of other kinds."""
+    adds: list[Stem] = Field(default=[])
+    """Names of modules that the type adds and that could be taken for the model's."""
+    converts: bool = False
+    """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are ignored with a note if they have a value."""
     arguments: dict[Name, Any]
     """The type's own arguments with their defaults."""
+
+
+class Introspection(Entry):
+    """The place in the library's code where its configuration classes are."""
+
+    module: Stem
+    mapping: Name | None = None
+    """The mapping in that module from types to classes."""
+    base: Name | None = None
+    """Without a mapping: the base class. All dataclasses derived from it are types, named by their classes."""
+    abstract: list[Name] = Field(default=[])
+    """Classes derived from it that are no types."""
+    saved: Name | None = None
+    """The class attribute with the type's name in a saved configuration."""
+    shorthands: Name | None = None
+    """The mapping in that module from short names to configurations."""
 
 
 class Library(Entry):
@@ -119,11 +174,24 @@ class Library(Entry):
     """The type of a saved configuration that contains configurations."""
     files: list[Name] = Field(default=[])
     """Arguments that name files by key. Only their number affects the counts."""
+    introspection: Introspection | None = None
+    """`peftonomy drift` compares the types and arguments below with the installed library."""
     tasks: dict[Word, Task] = Field(default={})
+    shortens: int = 2**31
+    """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
+    adds: list[Name] = Field(default=[])
+    """Names of modules that the library puts into each targeted module."""
     embedding_names: list[Stem] = Field(default=[])
     """Modules that are saved in full beside the adapter if one of these names targets them."""
     types: dict[Word, ConfigType] = Field(default={})
     tables: dict[Id, ByModel] = Field(default={})
+    shorthands: dict[Stem, Shorthand] = Field(default={})
+    """Short names of configurations, as the library's functions take them."""
+    builds: dict[Word, Build] = Field(default={})
+    """The tensors that the library builds, by the first type with the same saved name. With them, the library's counts
+    do not depend on the methods' entries."""
+    hosts: dict[Stem, Host] = Field(default={})
+    """The model families that the library supports, with their locations."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
@@ -137,6 +205,8 @@ class Library(Entry):
             for argument in (*kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills):
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
+            if kind.only is not None and kind.only not in kind.by_model:
+                raise ValueError(f"type {name} names no table: {kind.only}")
         for name, rows in self.tables.items():
             if rows.like is not None and (rows.like not in self.tables or rows.like == name):
                 raise ValueError(f"table {name} is like no other: {rows.like}")
@@ -144,12 +214,16 @@ class Library(Entry):
 
     def defaults(self, kind: str) -> dict[str, Any]:
         """Return every argument of a type with its default."""
-        one = self.types[kind]
+        one = chosen(f"type of {self.name}", kind, self.types)
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
+
+    def type_saved_as(self, word: object) -> str | None:
+        """Return the first type that has this name in a saved configuration; None if no type has it."""
+        return next((name for name, kind in self.types.items() if kind.saved == word), None)
 
     def roles(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the arguments by which a type selects our roles."""
-        one = self.types[kind]
+        one = chosen(f"type of {self.name}", kind, self.types)
         return one.roles if one.roles or one.like is None else self.roles(one.like)
 
     @cached_property

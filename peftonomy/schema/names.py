@@ -32,5 +32,5 @@ LOCAL: dict[str, frozenset[str]] = {
 OF_STEP = frozenset({"width", "post_norm"})
 """Names that formulas of a method's operations may use too.
 
-`width` is the bytes of one frozen parameter. `post_norm` is 1 if norms follow the residual sums. A hyperparameter of the
-same name hides them."""
+`width` is the bytes of one frozen parameter. `post_norm` is 1 if norms follow the residual sums. A hyperparameter of
+the same name hides them."""

@@ -19,9 +19,22 @@ from ..costs.layout import Part
 from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.query import facts
+from ..libraries.reading import DEFAULT
 from ..memory import setting as _setting
 from ..schema.base import Value
-from ..schema.family import ConfigKey, Conv, Embedding, Family, Linear, ModuleSpec, Norm, Parameter, Stack
+from ..schema.family import (
+    LABELLED,
+    TASKS,
+    ConfigKey,
+    Conv,
+    Embedding,
+    Family,
+    Linear,
+    ModuleSpec,
+    Norm,
+    Parameter,
+    Stack,
+)  # fmt: skip
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Tensor
@@ -40,6 +53,7 @@ def script(site: Site) -> str:
     """Return the text of `assets/data.js`."""
     kb, formulas = site.kb, Formulas()
     records: dict[str, Any] = {
+        "tasks": {"names": TASKS, "labelled": LABELLED, "types": _task_types(site)},
         "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS, "types": KNOWN_TYPES},
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},
@@ -215,6 +229,12 @@ def _libraries(site: Site) -> dict[str, str]:
     return {key: site.library(key) for key in sorted(keys)}
 
 
+def _task_types(site: Site) -> list[dict[str, Any]]:
+    """Return the tasks of the library whose configurations the calculator writes, in its order."""
+    tasks = site.kb.libraries[DEFAULT].tasks
+    return [{"type": name, "task": task.task, "kind": task.kind} for name, task in tasks.items()]
+
+
 # Models.
 
 
@@ -228,6 +248,8 @@ def _family(family: Family, formulas: Formulas) -> dict[str, Any]:
         "name": family.name, "kind": family.kind, "default_task": family.default_task,
         "expert_names": family.expert_names,
         "tasks": {name: task.prefix for name, task in family.tasks.items()},
+        "earlier": {str(task.like): name for name, task in family.tasks.items() if task.like},
+        "only": {name: task.labels for name, task in family.tasks.items() if task.labels},
         "config": [_key(name, key, formulas) for name, key in family.config.items()],
         "requires": [
             {"formula": formulas.add(f), "names": sorted(f.names), "source": f.source} for f in family.requires

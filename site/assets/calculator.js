@@ -4,7 +4,6 @@
 
 Object.assign(pf, (function () {
   var make = pf.make, number = pf.number, held = pf.held, percent = pf.percent, serial = 0;
-  var TASKS = { none: "base model", causal_lm: "language model", seq_cls: "classification" };
   var BATCH = "1", SEQ = "512";
   var CHOSEN = [
     { field: "dtype", query: "precision", label: "Computed in", of: "dtypes" },
@@ -55,6 +54,7 @@ Object.assign(pf, (function () {
       s.task = q.get("task");
       if (q.get("config")) this.readPasted();
       var model = s.task && this.backbone();
+      if (model) s.task = peft.named(model.family, s.task);
       if (model && model.tasks.indexOf(s.task) < 0) q.refuse("task", s.task, model.tasks);
     }
     readPasted() {
@@ -108,10 +108,12 @@ Object.assign(pf, (function () {
       s.config = found.problem ? null : s.text;
       this.wrongText = found.problem && s.text.trim() ? found.problem.message : "";
     }
+    /* Whether the task's class takes a number of labels. */
+    labelled() { return peft.data.tasks.labelled.indexOf(this.state.task) >= 0; }
     get pasted() { return this.state.model === PASTED; }
     /* What engine.js is asked about a model; null while there is none. */
     question(more) {
-      var s = this.state, base = { task: s.task, num_labels: s.task === "seq_cls" ? Number(s.labels) : 2, dtype: s.dtype };
+      var s = this.state, base = { task: s.task, num_labels: this.labelled() ? Number(s.labels) : 2, dtype: s.dtype };
       if (this.pasted) { if (!s.config) return null; base.config = s.config; } else base.model = s.model;
       return Object.assign(base, more);
     }
@@ -129,7 +131,7 @@ Object.assign(pf, (function () {
       var s = this.state;
       if (this.pasted) { if (s.config) query.set("config", peft.reduced(s.config)); else query.set("model", PASTED); } else query.set("model", s.model);
       if (s.task) query.set("task", s.task);
-      if (s.task === "seq_cls" && Number(s.labels) !== 2) query.set("labels", s.labels);
+      if (this.labelled() && Number(s.labels) !== 2) query.set("labels", s.labels);
       if (s.dtype !== "float32") query.set("dtype", s.dtype);
       return query;
     }
@@ -197,12 +199,12 @@ Object.assign(pf, (function () {
       if (this.pasted) fields.push(this.textField());
       var model = this.backbone();
       if (model && model.tasks.length > 1) {
-        var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, TASKS[t] || t]; }), s.task || model.default_task, function (t) {
+        var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, peft.data.tasks.names[t] || t]; }), s.task || model.default_task, function (t) {
           s.task = t === model.default_task ? null : t;
           self.rebuild();
           self.write();
         });
-        fields.push(s.task !== "seq_cls" ? task : make("div", { class: "pf-pair" }, [task, this.input("labels", "Labels", s.labels, "number", function (v) { s.labels = v; self.show(); self.write(); })]));
+        fields.push(!this.labelled() ? task : make("div", { class: "pf-pair" }, [task, this.input("labels", "Labels", s.labels, "number", function (v) { s.labels = v; self.show(); self.write(); })]));
       }
       return fields;
     }
@@ -459,7 +461,7 @@ Object.assign(pf, (function () {
       var notes = [
         "A GPU adds about " + binary(m.gpu_extra_estimate) + " (an estimate of its context, its libraries' workspaces and fragmentation): " + binary(m.peak + m.gpu_extra_estimate) + " together.",
         m.paged ? "Optimizer states of " + binary(m.paged) + " may leave the GPU and are not in the peak." : "",
-        m.task === asked ? "" : "Trained for " + TASKS[m.task] + ": the base model alone has no loss.",
+        m.task === asked ? "" : "Trained for " + peft.data.tasks.names[m.task] + ": the base model alone has no loss.",
         "About " + power(m.forward_flops) + " operations forward and " + power(m.step_flops) + " a step."
       ].filter(Boolean);
       this.stepOut.replaceChildren(
@@ -538,7 +540,7 @@ Object.assign(pf, (function () {
       if (s.targets) parts.push("--targets", quoted(s.targets.join(",")));
       if (s.modules) parts.push("--target-modules", quoted([].concat(s.modules).join(",")));
       if (s.task) parts.push("--task", s.task);
-      if (s.task === "seq_cls" && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
+      if (this.labelled() && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
       if (of === "memory") this.stepArguments().forEach(function (a) { parts.push("--" + a[0]); if (a[1] !== true) parts.push(quoted(a[1])); });
       else if (s.dtype !== "float32") parts.push("--dtype", s.dtype);
       return parts.join(" ");
@@ -554,7 +556,7 @@ Object.assign(pf, (function () {
       if (s.targets) args.push("targets=" + list(s.targets));
       if (s.modules) args.push("target_modules=" + (s.modules === "all-linear" ? '"all-linear"' : list(s.modules)));
       if (s.task) args.push("task=" + JSON.stringify(s.task));
-      if (s.task === "seq_cls" && Number(s.labels) !== 2) args.push("num_labels=" + s.labels);
+      if (this.labelled() && Number(s.labels) !== 2) args.push("num_labels=" + s.labels);
       if (of === "memory") this.stepArguments().forEach(function (a, i) { args.push(a[0] + "=" + (i < 2 ? a[1] : a[1] === true ? "True" : JSON.stringify(a[1]))); });
       else if (s.dtype !== "float32") args.push("dtype=" + JSON.stringify(s.dtype));
       return "import peftonomy\n\n" + of + " = peftonomy.load()[" + JSON.stringify(s.method) + "]." + of + "(" + args.join(", ") + ")";
@@ -575,7 +577,9 @@ Object.assign(pf, (function () {
       });
       var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
       if (answer.names && found.aimed) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
-      args.push('task_type="' + (task === "seq_cls" ? "SEQ_CLS" : task === "none" ? "FEATURE_EXTRACTION" : model.family.kind === "encoder_decoder" ? "SEQ_2_SEQ_LM" : "CAUSAL_LM") + '"');
+      var known = [task].concat(peft.modules(question).computed);
+      var type = peft.data.tasks.types.filter(function (t) { return known.indexOf(t.task) >= 0 && (!t.kind || t.kind === model.family.kind); })[0];
+      if (type) args.push('task_type="' + type.type + '"');
       return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
     }
   }

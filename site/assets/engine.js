@@ -35,7 +35,7 @@ var peft = (function () {
   var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
   var BYTES = { float64: 8, float32: 4, bfloat16: 2, float16: 2 };
   var LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
-  var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
+  var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, ANSWERS_SAVED_BY_PEFT = /qa_outputs(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
   var data = null, formulas = null, held = new Map();
 
   /* An error for people: `field` names the hyperparameter it is about. */
@@ -188,7 +188,7 @@ var peft = (function () {
     if (Array.isArray(value)) return "a list of " + value.length;
     if (value instanceof Beyond) return "a number beyond 2**53";
     if (typeof value === "number" || value instanceof Real) return String(value);
-    if (typeof value === "object") return "a dict of " + Object.keys(value).length;
+    if (typeof value === "object") return "a mapping of " + Object.keys(value).length;
     var quote = value.indexOf("'") >= 0 && value.indexOf('"') < 0 ? '"' : "'";
     return shown(quote + value.replace(/\\/g, "\\\\").split(quote).join(quote === "'" ? "\\'" : '\\"') + quote);
   }
@@ -315,13 +315,29 @@ var peft = (function () {
 
   /* ---- its modules, as one task builds them ---- */
 
+  function savedByPeft(inv) { return inv.task === "question_ans" ? ANSWERS_SAVED_BY_PEFT : SAVED_BY_PEFT; }
+  /* A task may have an earlier name, under which the family declares its computation. */
+  function named(family, task) { return at(family.tasks, task) === undefined ? at(family.earlier, task) || task : task; }
+  function computed(family, task) {
+    return Object.keys(family.earlier).filter(function (name) { return family.earlier[name] === task; })[0] || task;
+  }
+  /* The task of a training step: the model's own or, if that has no loss, a classification. */
+  function trainedTask(backbone) {
+    if (backbone.default_task !== "none") return backbone.default_task;
+    var tasks = data.tasks.labelled.map(function (task) { return named(backbone.family, task); });
+    return tasks.filter(function (task) { return backbone.tasks.indexOf(task) >= 0; })[0] || backbone.default_task;
+  }
+
   function inventory(backbone, task, labels) {
     task = given(task) ? task : backbone.default_task;
     labels = given(labels) ? labels : 2;
     var key = task + "|" + labels, found = backbone.inventories.get(key);
     if (found) return found;
+    task = named(backbone.family, task);
     if (backbone.tasks.indexOf(task) < 0) fail(backbone.name + " has no task " + task + "; it has " + backbone.tasks.join(", "));
     if (!Number.isInteger(labels) || labels < 1 || labels > data.limits.labels) fail("labels: found " + labels + "; expected a whole number from 1 to " + grouped(data.limits.labels));
+    var only = at(backbone.family.only, task);
+    if (given(only) && labels !== only) fail("labels: found " + labels + "; expected " + only + ", the only number that the class for " + task + " takes");
     var sizes = merge(backbone.config, { num_labels: labels }), family = backbone.family, prefix = family.tasks[task], modules = [];
     var stacks = Object.keys(family.stacks).filter(function (name) { var tasks = family.stacks[name].tasks; return !tasks || tasks.indexOf(task) >= 0; });
     function exists(spec, sizes) { return (!spec.tasks || spec.tasks.indexOf(task) >= 0) && (!given(spec.when) || run(spec.when, sizes)); }
@@ -337,7 +353,7 @@ var peft = (function () {
         if (countOf(layers) && exists(spec, own)) modules.push(moduleOf(spec, prefix + stack.path + ".", name, layers, own));
       });
     });
-    found = { backbone: backbone, task: task, labels: labels, stacks: stacks, modules: modules, blocks: blocksOf(backbone, stacks, modules) };
+    found = { backbone: backbone, task: task, computed: computed(family, task), labels: labels, stacks: stacks, modules: modules, blocks: blocksOf(backbone, stacks, modules) };
     found.total = total(modules, "numel");
     found.head = total(modules.filter(function (m) { return m.head; }), "numel");
     found.dims = dimsOf(found);
@@ -448,7 +464,7 @@ var peft = (function () {
   }
   /* The linear modules whose name is, or ends in a dot and, one of these; or "all-linear". As in peft. */
   function bySuffix(inv, suffixes) {
-    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !savedByPeft(inv).test(m.path); });
     if (typeof suffixes === "string") {
       if (suffixes.toLowerCase() !== "all-linear") fail("target modules: a list, or all-linear");
       if (inv.backbone.family.expert_names.length) experts("all-linear");
@@ -467,7 +483,7 @@ var peft = (function () {
       .filter(function (pair) { return pair[1] !== undefined; }).map(function (pair) { return siteOf(pair[0], pair[1]); });
   }
   function endings(inv) {
-    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !SAVED_BY_PEFT.test(m.path); });
+    var linear = inv.modules.filter(function (m) { return LINEAR.indexOf(m.kind) >= 0 && !savedByPeft(inv).test(m.path); });
     return Array.from(new Set(linear.map(function (m) { return m.path.split(".").pop(); })));
   }
 
@@ -576,7 +592,7 @@ var peft = (function () {
     }
     if (spec.type === "bool") value = typeof raw === "boolean" ? raw : { true: true, false: false, 1: true, 0: false }[String(raw).toLowerCase()];
     else if (typeof text === "number") value = text;
-    else if (typeof text === "string" && text.length < 20 && (spec.type === "int" ? /^[+-]?\d+(_\d+)*$/ : /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+)?$/i).test(text)) value = Number(text.replace(/_/g, ""));
+    else if (typeof text === "string" && text.length < 20 && (spec.type === "int" ? /^[+-]?\d+$/ : /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i).test(text)) value = Number(text);
     if (value === undefined || (typeof value === "number" && (!Number.isFinite(value) || (spec.type === "int" && !Number.isInteger(value))))) {
       fail(spec.name + ": found " + (raw === "" ? "nothing" : shown(String(raw))) + "; expected " + KIND[spec.type], spec.name);
     }
@@ -951,10 +967,12 @@ var peft = (function () {
     get data() { return data; },
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity, gpuBytes: gpuBytes,
+    named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
     /* What the scripts of memory go on with. */
     inner: {
+      trainedTask: trainedTask,
       EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes, lookup: lookup, seen: seen
     }

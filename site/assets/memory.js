@@ -25,7 +25,7 @@
   /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
   function programOf(id, options, width) {
     var model = peft.backbone(options), task = options.task;
-    if (!given(task) && model.default_task === "none" && model.tasks.indexOf("seq_cls") >= 0) task = "seq_cls";
+    if (!given(task)) task = inner.trainedTask(model);
     var plan = inner.planOf(id, merge(options, { task: task })), values = inner.valuesFor(plan, options.values || {}), key = width + JSON.stringify(values);
     plan.programs = plan.programs || new Map();
     if (!plan.programs.has(key)) {
@@ -186,7 +186,7 @@
   }
   /* Bytes of a batch: numbers of tokens or pixels, and labels. */
   function batchOf(model, setting, w) {
-    var T = constants(), pixels = model.operations.pixels(model.inv.backbone.config), labels = model.inv.task === "causal_lm" ? setting.seq : 1;
+    var T = constants(), pixels = model.operations.pixels(model.inv.backbone.config), labels = model.inv.computed === "causal_lm" ? setting.seq : 1;
     return setting.batch * ((pixels ? pixels * w : setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES)) + T.LABEL_BYTES * labels);
   }
 

@@ -147,7 +147,7 @@
       this.stepArguments().forEach(function (a) { if (a[0] !== solved) parts.push("--" + a[0] + (a[1] === true ? "" : " " + a[1])); });
       if (solved !== "batch") parts.push("--solve", solved);
       if (s.task) parts.push("--task", s.task);
-      if (s.task === "seq_cls" && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
+      if (this.labelled() && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
       return ["As ", make("code", {}, parts.join(" ")), " has it."];
     }
     table(label, heads, rows, numeric, kind) {

@@ -67,7 +67,7 @@
     }
     /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
     run() {
-      var tape = this.tape, task = this.model.inv.task, f = this.model.functions.get(task), loss, first;
+      var tape = this.tape, task = this.model.inv.computed, f = this.model.functions.get(task), loss, first;
       if (!f) inner.fail("memory: no loss is known for task " + task);
       this.point("at_start", []);
       loss = this.call(f, [])[0];
@@ -91,7 +91,7 @@
       this.flagged = inner.merge(this.flagged, { checkpointing: 0 });
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
       this.scopes = []; this.hook = this.module = null; this.casts = new Map(); this.sequences = new Map(); this.states = [];
-      tape.letGo(this.call(this.model.functions.get(this.model.inv.task), []));
+      tape.letGo(this.call(this.model.functions.get(this.model.inv.computed), []));
       this.held.slice(marks[1]).forEach(function (storage) { tape.free(storage); });
       lists.forEach(function (list, i) { list.length = marks[i]; });
       var states = this.states, rest = states.length - wanted;

@@ -1,8 +1,10 @@
 """Runs in the environment of AdapterHub's library, which pins another transformers: no module of ours is at hand here.
 
     python adapters_side.py REQUEST ANSWER
+    python adapters_side.py FIELDS
 
-Both are files of torch.save. The request is a list of cases: which model (class and sizes), which configuration of
+The last prints the library's configuration classes with their fields. The others are files of torch.save. The request
+is a list of cases: which model (class and sizes), which configuration of
 the library (class and arguments), and for a comparison of outputs also the weights of the backbone, the library's
 tensors by name, and a batch. The answer has for each case what is trained, added and stored, and the outputs, or what
 the library says to refuse it.
@@ -10,8 +12,11 @@ the library says to refuse it.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import tempfile
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,8 @@ from torch.nn.utils import parametrize
 
 
 def answer(case: dict[str, Any]) -> dict[str, Any]:
+    if "load" in case:
+        return loaded(case)
     model_class = getattr(transformers, case["model"])
     model = model_class(model_class.config_class(**case["sizes"], attn_implementation="eager")).double().eval()
     if "weights" in case:
@@ -46,6 +53,50 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             found["outputs"] = outputs(model.eval(), case["batch"])
     return found
+
+
+def loaded(case: dict[str, Any]) -> dict[str, Any]:
+    """The counts of a configuration as users write it: all that is trained, all parameters, all values in the file."""
+    model_class = getattr(transformers, case["model"], None)
+    if model_class is None:
+        return {"refused": "this transformers has no such class", "model": False}
+    model = model_class(model_class.config_class(**case["sizes"]))
+    try:
+        adapters.init(model)
+    except Exception as error:  # whatever the library raises for this class
+        return {"refused": f"{type(error).__name__}: {error}", "model": False}
+    try:
+        model.add_adapter("a", config=case["load"])
+        model.train_adapter("a")
+        found = {
+            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "total": sum(p.numel() for p in model.parameters()),
+        }
+        return found | {"stored": stored(model)}
+    except Exception as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
+
+
+def fields() -> dict[str, Any]:
+    """Every configuration class of the library: its architecture, and the types and defaults of its fields."""
+    from adapters.configuration import adapter_config as module
+
+    found: dict[str, Any] = {}
+    for name, kind in vars(module).items():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, module.AdapterConfig):
+            hints = typing.get_type_hints(kind)
+            found[name] = {"architecture": kind.architecture, "fields": {
+                field.name: [str(hints[field.name]), None if absent(field) else default(field)]
+                for field in dataclasses.fields(kind) if field.init and field.name != "architecture"}}  # fmt: skip
+    return found
+
+
+def absent(field: Any) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def default(field: Any) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def configuration(name: str, arguments: dict[str, Any]) -> Any:
@@ -79,5 +130,8 @@ def outputs(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["FIELDS"]:
+        print(json.dumps(fields()))
+        sys.exit()
     request, reply = sys.argv[1:]
     torch.save([answer(case) for case in torch.load(request, weights_only=True)], reply)

@@ -1,0 +1,39 @@
+"""Whatever peft is asked at random, we give the same counts, or refuse an argument by its name."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.peft_random import cases, drawn, outcomes
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore"),      # of peft, of transformers, of torch: the models are odd on purpose
+]
+SEED, CHUNK = 20, 50
+CASES = 10_000 if os.environ.get("GRID") == "whole" else 200
+
+
+@pytest.mark.parametrize("start", range(0, CASES, CHUNK))
+def test_at_random(start: int) -> None:
+    """Equal, or refused by name, as the user writes the configuration and as peft saves it."""
+    wrong = [
+        (name, form, outcome.detail, outcome.ours, outcome.theirs, case.family, case.config)
+        for name, case, answer in cases(SEED, CHUNK, start=start)
+        for form, outcome in outcomes(case, answer).items()
+        if outcome.word == "wrong"
+    ]
+    assert wrong == []
+
+
+def test_most_are_equal() -> None:
+    drawn_cases = cases(SEED, 100, start=10_000)
+    words = [outcome.word for _, case, answer in drawn_cases for outcome in outcomes(case, answer).values()]
+    assert words.count("equal") > 0.85 * (words.count("equal") + words.count("refused"))
+
+
+def test_a_case_is_always_the_same() -> None:
+    assert drawn(random.Random("1:1")) == drawn(random.Random("1:1"))
