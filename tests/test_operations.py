@@ -461,6 +461,15 @@ def test_a_shadow_is_the_model_with_fewer_layers() -> None:
     assert three.forward_flops - two.forward_flops == two.forward_flops - one.forward_flops > 0
 
 
+def test_chunks_are_those_of_the_prompt_and_its_input() -> None:
+    """Qwen3-Next pads its states to chunks of 64. A prompt of 20 and 44 tokens fill one chunk; 45 tokens need two."""
+    one, full, two = (
+        predicted(Case("qwen3_next", "prompt_tuning", seq=seq, hyperparameters={"prompt_length": 20})).kept
+        for seq in (43, 44, 45)
+    )
+    assert two - full > 10 * (full - one) > 0
+
+
 def test_a_tensor_without_a_gradient_has_no_states() -> None:
     """The loss does not read WARP's answers, so that PyTorch gives its class vectors no gradient."""
     memory = predicted(Case("llama", "warp", hyperparameters={"prompt_length": 3}))

@@ -103,6 +103,7 @@ class Step(Caller):
             raise UsageError(f"memory: {self.model.family.name} is not trained for task {task} here; expected {known}")
         self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
+        self.tape.only([tensor(loss)])
         for storage in self.held:
             self.tape.free(storage)
         for group in self.groups:

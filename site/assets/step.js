@@ -71,6 +71,7 @@
       if (!f) inner.fail("memory: no loss is known for task " + task);
       this.point("at_start", []);
       loss = this.call(f, [])[0];
+      tape.only(loss);
       this.held.forEach(function (storage) { tape.free(storage); });
       this.groups.forEach(function (group) { group.forget(tape); });
       this.held = []; this.casts = new Map();
