@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 
 from . import _kit as kit
 from . import lora
@@ -39,7 +39,7 @@ class Router(kit.Child):
         """(batch, length, d_model) -> (batch, length, weighed places, n_experts)."""
         inner = [(self.W_in, self.b_in), *zip(self.W_mid, self.b_mid, strict=True)] if hasattr(self, "W_in") else []
         for weight, bias in inner:
-            z = dropout(torch.relu(linear(z, weight, bias)), self.p, self.training)
+            z = nn.functional.dropout(torch.relu(linear(z, weight, bias)), self.p, self.training)
         logits = linear(z, self.W_out, self.b_out).unflatten(-1, (-1, self.n_experts))
         shares: Tensor = (logits / self.tau).softmax(-1)
         return shares

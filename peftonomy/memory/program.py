@@ -320,7 +320,8 @@ class Program:
     def _hook(self, acting: Acting, names: Mapping[str, Any], spot: Spot, layers: Layers) -> None:
         own = {name: places for (part, name), places in self.own.items() if part == acting.part}
         tensors = {name: self._nearest(places, spot) for name, places in own.items()}
-        names = {**names, **{f"with_{name}": int(bool(found)) for name, found in tensors.items()}}
+        declared = self.plan.parts[acting.part].entry.tensors
+        names = {**names, **{f"with_{name}": int(bool(tensors.get(name))) for name in declared}}
         source, piece = spot.source, None
         if isinstance(source, SiteGroup) and not source.whole and acting.at is None:
             piece = Slice(source.start, source.stop, source.module.groups)
