@@ -268,9 +268,8 @@
   Program.prototype.hook = function (part, act, names, spot, layers) {
     var self = this, source = spot.source, stack = spot.stack, module = isSite(source) ? source.module : isModule(source) ? source : null;
     var slice = isSite(source) && !source.whole && !act.at ? new Part(module, source.start, source.stop) : null, tensors = {};
-    this.own.forEach(function (_, key) {
-      var cut = key.indexOf("|"), name = key.slice(cut + 1);
-      if (key.slice(0, cut) === String(part)) names["with_" + name] = Number(self.nearest({ part: part, spot: spot, tensors: tensors }, name).length > 0);
+    this.plan.method.parts[part].tensors.forEach(function (tensor) {
+      names["with_" + tensor.name] = Number(self.nearest({ part: part, spot: spot, tensors: tensors }, tensor.name).length > 0);
     });
     act.functions.forEach(function (f, name) {
       var hook = { name: name, function: f, functions: act.known, names: names, part: part, spot: spot, tensors: tensors, layers: layers, slice: slice, module: module, suffix: spot.suffix };
