@@ -154,7 +154,7 @@ def differential(kb: KnowledgeBase, engine: MiniRacer, config: Answer) -> str:
         assert "\n" not in theirs["problem"]
         return "refused"
     for task in backbone.tasks:
-        if backbone.inventory(task, labels(backbone, task)).total > 2**53:  # a new head so large that JavaScript rounds it
+        if backbone.inventory(task, labels(backbone, task)).total > 2**53:  # JavaScript rounds so large a new head
             continue
         asked = json.dumps({"config": json.dumps(config)})
         found = json.loads(engine.call("inventory", asked, task, labels(backbone, task)))
