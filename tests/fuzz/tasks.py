@@ -612,7 +612,7 @@ def process(rng: random.Random, world: World) -> Case:
     line, redirection, environment = rng.choice(LINES), rng.choice(REDIRECTIONS), rng.choice(ENVIRONMENTS)
     out = world.folder / "out.graphml"
     out.write_text("before")
-    root = world.folder / "tree"
+    root = world.folder / "copy"  # the tree of drawn entries has links into the checkout
     if line.startswith("new"):
         line = f"--root {shlex.quote(str(_copied(root)))} {line}"
     command_ = f"{shlex.quote(sys.executable)} -m peftonomy {line.replace('OUT', shlex.quote(str(out)))} {redirection}"
