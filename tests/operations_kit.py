@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import peftonomy
-from peftonomy.memory.answer import Asked
+from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 
@@ -96,6 +96,7 @@ class Case:
             knowledge().backbone(self.model), task=self.trains, targets=self.targets
         )  # fmt: skip
         setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
+        check_length(plan, plan.values(self.hyperparameters), setting)
         return Asked(knowledge(), plan, self.hyperparameters, setting)
 
     def simulate(self) -> Any:
