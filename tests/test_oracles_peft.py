@@ -84,7 +84,8 @@ def test_lora_counts(family: str, chosen: str) -> None:
     model = on_meta(family)
     backbone, question = asked(model)
     cost = KB["lora"].cost(backbone, target_modules=modules, r=3, **question)
-    head = ["classifier"] if question["task"] == "seq_cls" else None        # what its SEQ_CLS task leaves out by itself
+    classifies = question["task"] in ("seq_cls", "image_cls")
+    head = ["classifier"] if classifies else None       # what its SEQ_CLS task leaves out by itself
     config = peft.LoraConfig(r=3, target_modules=modules, exclude_modules=head)
     assert cost.trained == trained(peft.get_peft_model(model, config))
 
