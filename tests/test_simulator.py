@@ -23,6 +23,7 @@ from peftonomy import UsageError
 from peftonomy.cli.main import main
 from reference_impls import _simulate
 from reference_impls._simulate import Memory, simulate
+from tests.operations_kit import Case, predicted, tiny
 
 pytestmark = pytest.mark.torch
 KB = peftonomy.load()
@@ -99,40 +100,27 @@ def test_parts_and_operations_are_those_of_a_real_step() -> None:
 DROPOUT = {
     family: names
     for family, found in KB.families.items()
-    if found.operations is not None
-    and (names := sorted(name for name in found.config if "dropout" in name or "pdrop" in name))
+    if (names := sorted(key.key or name for name, key in found.config.items() if "dropout" in name or "pdrop" in name))
 }
 """The keys with which the config.json of a family says where there is dropout."""
-SIZES = {
-    "vocab_size": 67, "hidden_size": 64, "n_embd": 64, "d_model": 64, "dim": 64, "embedding_size": 64, "d_kv": 16,
-    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2, "num_decoder_layers": 2, "encoder_layers": 2,
-    "decoder_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4,
-    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "intermediate_size": 128, "n_inner": 128, "d_ff": 128,
-    "hidden_dim": 128, "ffn_dim": 128, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "word_embed_proj_dim": 64,
-    "max_position_embeddings": 128, "n_positions": 128,
-}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", DROPOUT)
 def test_dropout_is_that_of_the_config(family: str) -> None:
-    """What each probability adds to the bytes kept is what it adds to those of a simulated step."""
-    known, keys = KB.families[family].config, DROPOUT[family]
-    sizes = {"model_type": family, **{key: size for key, size in SIZES.items() if key in known}}
-    none = dict.fromkeys(keys, 0.0)
-    of_head = 4 * 4 * 64 * 4  # bytes of some tensors with one token of each sequence, which closed forms leave out
-
-    def kept(config: dict[str, Any]) -> tuple[int, int]:
-        asked: dict[str, Any] = {"batch": 4, "seq": 64, "dtype": "float32", "attention": "eager"}
-        there = simulate(KB, "full_fine_tuning", config, **asked)
-        return KB["full_fine_tuning"].memory(config, **asked).kept, there.kept
-
-    plain = kept(sizes | none)
-    assert plain[0] / plain[1] == pytest.approx(1, abs=0.02)
-    for key in keys:
-        ours, theirs = (more - less for more, less in zip(kept(sizes | none | {key: 0.1}), plain, strict=True))
-        assert ours == pytest.approx(theirs, abs=of_head), key
-        assert abs(theirs) >= 4 * 64 * 64  # a mask, a byte for each number of a state
+    """With each probability alone the bytes kept are those of a simulated step, or the key is refused."""
+    none = dict.fromkeys(DROPOUT[family], 0.0)
+    dtype = tiny(family).get("simulated_in", "float32")
+    for name in ("", *none):
+        config = none | ({name: 0.1} if name else {})
+        case = Case(family, "full_fine_tuning", dtype=dtype, attention="eager", config=config)
+        operations = KB.families[family].operations
+        assert operations is not None
+        if name in operations.fixed and 0.1 not in operations.fixed[name]:
+            with pytest.raises(UsageError, match=name):
+                predicted(case)
+        else:
+            assert predicted(case).kept == case.simulate().kept, name
 
 
 # What is counted
@@ -252,7 +240,8 @@ def test_checkpointing_is_refused_where_transformers_lacks_it() -> None:
     for family in KB.families.values():
         classes = [getattr(transformers, task.class_) for task in family.tasks.values()]
         has = {class_.supports_gradient_checkpointing for class_ in classes}
-        assert family.operations is None or has >= {family.operations.checkpointing}, family.model_type
+        assert family.operations is not None
+        assert has == {True} or not family.operations.checkpointing, family.model_type
     for asked in (partial(simulate, KB, "lora"), KB["lora"].memory):
         with pytest.raises(UsageError, match="^checkpointing: transformers does not have it for ALBERT"):
             asked("albert_base_v2", batch=2, seq=16, checkpointing=True)

@@ -74,12 +74,13 @@ def test_a_build_that_fails_says_why(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_script_in_a_page_is_refused(root: Path, tmp_path: Path) -> None:
+def test_a_script_in_a_page_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = small_tree(root, tmp_path, "lora") / "site"
     folder.unlink()
     shutil.copytree(root / "site", folder)
     with (folder / "pages" / "about.md").open("a") as page:
         page.write("\n<div>\n<script>alert(1)</script>\n</div>\n")
+    monkeypatch.setattr("peftonomy.site._site.data_root", lambda: tmp_path)
     with pytest.raises(UsageError, match=r"about\.md: a script in the page's content"):
         build(peftonomy.load(tmp_path), tmp_path / "out")
 

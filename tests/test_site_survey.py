@@ -76,14 +76,14 @@ def test_the_methods_of_its_experiments_are_counted_at_their_defaults(
     kb: KnowledgeBase, made: Pages, site: Site
 ) -> None:
     """Every cell is what `cost` gives, and no printed number stands there without a source that was opened."""
-    asked = site.settings["survey"]
+    asked = site.settings.survey
     page = str(made["survey.md"]).partition("## Its experiments, counted")[2].partition("### Numbers")[0]
     rows = re.findall(r"<tr>(<th scope=.row.>.*?)</tr>", page)
-    assert len(rows) == len(asked["methods"])
-    for key, row in zip(asked["methods"], rows, strict=True):
+    assert len(rows) == len(asked.methods)
+    for key, row in zip(asked.methods, rows, strict=True):
         assert f'href="methods/{key}.html"' in row
         cells = re.findall(r"<td class=.n.>(.*?)</td>", row)
-        for model, cell in zip(asked["models"], cells, strict=True):
+        for model, cell in zip(asked.models, cells, strict=True):
             found = site.cost(kb[key], model)
             assert (">none<" if found["problem"] else f"{kb[key].cost(model).trained:,}") in cell
 

@@ -62,8 +62,8 @@ def test_a_class_that_takes_one_number_of_labels() -> None:
 
 @pytest.mark.parametrize("task", ["masked_lm", "token_cls", "question_ans", "multiple_choice"])
 def test_memory_is_refused_where_the_computation_is_not_described(task: str) -> None:
-    with pytest.raises(UsageError, match=f"memory: task {task} is not described; expected causal_lm or seq_cls"):
-        _ = KB["lora"].on("bert_base", task=task).step
+    with pytest.raises(UsageError, match=f"memory: task {task} of BERT has no operations; expected causal_lm"):
+        KB["lora"].on("bert_base", task=task).memory(batch=1, seq=8)
 
 
 @pytest.mark.filterwarnings("ignore")

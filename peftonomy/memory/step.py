@@ -99,8 +99,8 @@ class Step(Caller):
         """The forward pass of the task; the loss, held once."""
         task = self.model.inventory.computed
         if task not in self.model.functions:
-            known = ", ".join(name for name in self.model.family.tasks if name in self.model.functions)
-            raise UsageError(f"memory: {self.model.family.name} is not trained for task {task} here; expected {known}")
+            known = " or ".join(name for name in self.model.family.tasks if name in self.model.functions)
+            raise UsageError(f"memory: task {task} of {self.model.family.name} has no operations; expected {known}")
         self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
         self.tape.only([tensor(loss)])
