@@ -148,7 +148,7 @@ def test_a_skeleton_names_every_field_and_is_not_yet_sound(run: Run, tree: Path)
         assert f"\n{name}:" in f"\n{text}" or f"\n# {name}:" in text
     problems = run(f"--root {tree} check").out.splitlines()[:-1]
     assert {p.partition(":")[0] for p in problems} == {"methods/my_method.yaml", "taxonomy/references.bib"}
-    assert {p.rpartition(" ")[2] for p in problems} == {"[finished]", "[cited]", "[facets]"}
+    assert {p.rpartition(" ")[2] for p in problems} == {"[finished]", "[cited]", "[facets]", "[operations]"}
     assert any("summary: found TODO" in p for p in problems)
 
 
@@ -171,6 +171,13 @@ targets: {default: [attn.q], allowed: ["attn.*"], source: me2025mine}
 tensors:
   g: {per: site, shape: ["k", "d_out"], init: ones, trained: true, stored: values, served: merged}
 properties: {identity_at_init: exact}
+memory:
+  operations:
+    - per: site
+      functions:
+        after x y: |
+          g = positions .g 1
+          mul y g
 relations:
   - {type: derives_from, target: lora, note: Because., source: me2025mine}
 """

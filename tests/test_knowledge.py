@@ -251,6 +251,7 @@ targets: {default: [attn.k, attn.v], allowed: ["attn.*"], source: nobody2024vect
 tensors:
   s: {per: site, shape: [d_out], init: ones, trained: true, stored: values, served: merged}
 properties: {identity_at_init: exact}
+memory: {operations: [{per: site, functions: {after x y: mul y .s}}]}
 relations:
   - {type: modifies, target: ia3, note: Leaves the feed-forward block alone., source: editors}
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FormulaError, PeftonomyError, near
+from ..errors import FormulaError, PeftonomyError, UsageError, near
 from ..formula import Formula
 from ..schema.initial import Start
 from ..schema.method import MethodEntry
@@ -437,6 +437,19 @@ def _configurations(method: MethodRecord) -> Iterator[Finding]:
             if spec is not None and isinstance(default, bool | int | float) and said != default:
                 expected = f"{default}, which is {library.name}'s for {theirs}"
                 yield Finding((*keys, "defaults", ours), str(said), expected)
+
+
+@rule(
+    "operations",
+    "A method with tensors of its own declares what training computes; the memory of a training step follows from it.",
+)
+def _operations(method: MethodRecord) -> Iterator[Finding]:
+    from ..memory.program import acts
+
+    try:
+        acts(method.entry)
+    except UsageError:
+        yield Finding(("memory",), "nothing", "operations, as in the entry of the closest method")
 
 
 @rule(
