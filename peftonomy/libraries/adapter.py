@@ -39,7 +39,6 @@ from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices, shares
 __all__ = ["Adapter", "Extra", "Reported", "read_named"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Reported:
     """The counts that the library itself reports for the wrapped model, extras included.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, near, shown
+from ..errors import ConfigError, FormulaError, near, shown
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -94,7 +94,7 @@ class Arguments:
         for formula in self.spec.requires:
             try:
                 fine = formula(known)
-            except (ArithmeticError, TypeError, ValueError):
+            except FormulaError:  # a word or nothing in place of a number
                 fine = False
             if not fine:
                 said = {name: known[name] for name in sorted(formula.names)}
