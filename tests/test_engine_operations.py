@@ -19,7 +19,7 @@ from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Rule
 from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED
 from peftonomy.site import _engine, _operations
-from tests.engine_kit import Answer, ask, changed, differential, named, started
+from tests.engine_kit import Answer, changed, differential, started
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -122,25 +122,6 @@ def test_bytes_that_javascript_rounds_are_refused_by_both(kb: KnowledgeBase, eng
     ]
     assert found[0] == ""
     assert "2**53 bytes" in found[-1]
-
-
-@pytest.mark.parametrize(
-    ("method", "model", "setting"),
-    [
-        ("lora", "llama_2_7b", {"batch": 0}), ("lora", "llama_2_7b", {"seq": 2.5}),
-        ("lora", "gpt2", {"dtype": "float8"}), ("lora", "gpt2", {"optimizer": "adamx"}),
-        ("lora", "gpt2", {"attention": "flash"}),
-        ("lora", "gpt2", {"quantized": "nf5"}), ("full_fine_tuning", "llama_2_7b", {"quantized": "nf4"}),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_refusal_is_the_same_line(
-    kb: KnowledgeBase, engine: MiniRacer, method: str, model: str, setting: Answer
-) -> None:
-    asked = {"batch": 1, "seq": 8, **setting}
-    theirs = differential(kb, engine, method, model, {}, asked)["problem"]
-    ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
-    assert named(kb, theirs).startswith(ours)
 
 
 @pytest.mark.parametrize(

@@ -488,6 +488,15 @@ def test_a_part_that_lies_apart_is_refused() -> None:
         predicted(Case("bloom", "para"))
 
 
+def run_with(case: Case, head: str, body: str) -> None:
+    """Run a step in which each function of the method is this one."""
+    asked = case.asked()
+    for hooks in asked.program.hooks.values():
+        for hook in hooks:
+            hook.function = parse(head, body)
+    Step(asked.program, asked.flags()).run()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -497,12 +506,8 @@ def test_a_part_that_lies_apart_is_refused() -> None:
     ],
 )
 def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
-    asked = Case("llama", "lora").asked()
-    for hooks in asked.program.hooks.values():
-        for hook in hooks:
-            hook.function = parse("after x y", line)
     with pytest.raises(DataError, match=message):
-        Step(asked.program, asked.flags()).run()
+        run_with(Case("llama", "lora"), "after x y", line)
 
 
 @pytest.mark.parametrize(
@@ -514,9 +519,5 @@ def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
     ],
 )
 def test_a_word_of_a_method_that_makes_no_sense(line: str, message: str) -> None:
-    asked = Case("t5", "lst").asked()
-    for hooks in asked.program.hooks.values():
-        for hook in hooks:
-            hook.function = parse("before x", line)
     with pytest.raises(DataError, match=message):
-        Step(asked.program, asked.flags()).run()
+        run_with(Case("t5", "lst"), "before x", line)

@@ -68,7 +68,10 @@
     /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
     run() {
       var tape = this.tape, task = this.model.inv.computed, f = this.model.functions.get(task), loss, first;
-      if (!f) inner.fail("memory: no loss is known for task " + task);
+      if (!f) {
+        var family = this.model.inv.backbone.family, known = Object.keys(family.tasks).filter(function (name) { return this.model.functions.has(name); }, this);
+        inner.fail("memory: task " + task + " of " + family.name + " has no operations; expected " + known.join(" or "));
+      }
       this.point("at_start", []);
       loss = this.call(f, [])[0];
       tape.only(loss);
