@@ -1,4 +1,4 @@
-"""The memory of a training step: closed forms, each derived once, and the step itself where none applies."""
+"""Answer questions about training memory: from a closed form if one applies, else by running the step."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Training:
 
 
 def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting) -> Memory:
-    """The memory of a step with these hyperparameters, by operations. Raises UsageError.
+    """Return the memory of a step with these hyperparameters. Raises UsageError.
 
-    The first question of its kind derives a form, which answers the others; one to which no form applies gets a form
-    of its own, or is answered by running the step.
+    The first question of its kind derives a form, which then answers similar questions. If no form applies, a new one
+    is derived or the step is run.
     """
     values = plan.values(given)
     check_length(plan, values, setting)
@@ -80,7 +80,7 @@ def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> N
 
 
 def _applied(forms: Sequence[Form], question: Question) -> tuple[Totals, Ledger] | None:
-    """The totals of the first form whose conditions hold."""
+    """Return the totals of the first form whose conditions hold, with its ledger; None if there is none."""
     for form in forms:
         totals = form(question)
         if totals is not None:
@@ -89,7 +89,7 @@ def _applied(forms: Sequence[Form], question: Question) -> tuple[Totals, Ledger]
 
 
 def _forms(plan: Plan, question: Question) -> list[Form]:
-    """The forms for questions of one kind; of the kinds, the last ones are kept."""
+    """Return the forms for questions of one kind. Only the latest kinds are kept."""
     kinds: dict[Any, list[Form]] = plan.memo.setdefault("forms", {})
     forms = kinds.get(question.kind)
     if forms is None:

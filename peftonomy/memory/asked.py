@@ -1,4 +1,4 @@
-"""One question about a training step: a program is run, its parameters and their optimizer are added."""
+"""Answer one question about a training step: run its program, then add weights, gradients and optimizer states."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ class Asked:
         self.w, self.w_t = DTYPES[setting.dtype]
 
     def flags(self, whole: bool = False) -> Flags:
-        """How the step is run."""
+        """Return how the step is run."""
         s = self.setting
         mixed = s.dtype == "mixed"
         return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
 
     def totals(self, step: Step) -> Totals:
-        """Run the step."""
+        """Run the step and return its totals."""
         tape = step.tape
         loss = step.run()
         first, kept, forward = (tape.peak, *tape.most), tape.now, tape.flops
@@ -117,7 +117,7 @@ class Asked:
         return Totals(first, kept, forward, second, tape.flops, self.program.holds, self.parts(step))
 
     def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
-        """The sizes of the parameters of each row whose tensors are several."""
+        """Return the parameters' sizes for each row whose tensor is split into several parameters."""
         shapes = {i: step.shapes(row, row.piece.places.spots[0][1]) for i, row in enumerate(self.rows) if learned(row)}
         return {i: several for i, several in shapes.items() if several}
 
@@ -151,7 +151,7 @@ class Asked:
         )  # fmt: skip
 
     def ordered(self, step: Step) -> Iterator[Single]:
-        """Single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few."""
+        """Yield single tensors in the optimizer's order, layer by layer. Equal layers are not all repeated."""
         added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
         arrived = step.arrived()
         for index, row in enumerate(self.rows):
@@ -191,15 +191,15 @@ class Asked:
         yield from beside("", "", -1)
 
     def _width(self, module: Module) -> int:
-        """Bytes per number of its parameters where they are trained."""
+        """Return the bytes per entry of a module's trained parameters."""
         return SINGLE if self._single(module) else self.w_t
 
     def _single(self, module: Module) -> bool:
-        """Whether its parameters are in float32 whatever type the model has."""
+        """Return True if a module's parameters stay in float32 whatever the model's type."""
         return module.role in self.model.operations.float32
 
     def _widened(self) -> int:
-        """By how many bytes the parameters grow that are in float32 whatever type the model has."""
+        """Return how many bytes the parameters that stay in float32 take beyond the model's type."""
         grown = 0
         for module in (m for m in self.inventory.modules if self._single(m)):
             for suffix, shape in module.parameters:
@@ -209,7 +209,7 @@ class Asked:
         return grown
 
     def memory(self) -> Memory:
-        """The answer."""
+        """Run the step and return the answer."""
         step = Step(self.program, self.flags())
         return billed(self.plan, self.setting, self.values, self.rows, self.totals(step), self.ledger(step))
 
@@ -265,7 +265,7 @@ def billed(
 
 
 def _inputs(setting: Setting, task: str, pixels: int) -> int:
-    """Bytes of a batch: numbers of tokens or pixels, and labels."""
+    """Return the bytes of a batch: tokens or pixels, and labels."""
     labels = setting.seq if task == "causal_lm" else 1
     if pixels:
         return setting.batch * (pixels * DTYPES[setting.dtype][0] + LABEL_BYTES * labels)
@@ -273,7 +273,7 @@ def _inputs(setting: Setting, task: str, pixels: int) -> int:
 
 
 def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledger: Ledger) -> int:
-    """By how many bytes the weights grow (or shrink, below zero) as they are held."""
+    """Return how many bytes quantisation adds to the weights; negative if it saves bytes."""
     w, kind = DTYPES[setting.dtype][0], setting.quantized
     grown = plan.base_bytes(values, w) - plan.inventory.backbone.parameters * w
     if kind is None:
@@ -288,17 +288,17 @@ def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledg
 
 
 def learned(row: Row) -> bool:
-    """Whether a row's tensors are the method's own and are trained."""
+    """Return True if a row's tensors belong to the method and are trained."""
     return row.learns and not row.piece.tensor.selecting
 
 
 def where(spot: Spot) -> str:
-    """The name of what a spot belongs to: of a module or block its path, of the model none."""
+    """Return the path of a spot's module or block; "" if the spot belongs to the whole model."""
     return "" if spot.source is None else spot.path
 
 
 def numel(tensor: Trained) -> int:
-    """Numbers of such tensors."""
+    """Return the number of entries of these tensors."""
     one = tensor.number
     for side in tensor.shape:
         one *= side
@@ -306,12 +306,12 @@ def numel(tensor: Trained) -> int:
 
 
 def size(tensor: Trained) -> int:
-    """Bytes of such tensors."""
+    """Return the bytes of these tensors."""
     return numel(tensor) * tensor.width
 
 
 def modelled(kb: Records[Any], plan: Plan) -> Model:
-    """The model of an inventory, which all methods share."""
+    """Return the model of an inventory. All methods on it share it."""
     found = plan.inventory.memo.get("operations")
     if found is None:
         language = load_language(kb.root / "backbones" / "operations.yaml")

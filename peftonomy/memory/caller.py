@@ -1,4 +1,4 @@
-"""What runs functions: lines one after the other, scopes as in Python, and what a method does around modules."""
+"""Run functions: their lines in order, with scopes as in Python, and a method's hooks around modules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Caller(Machine):
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
-        """Run a function: what it named is let go, its results are held once."""
+        """Run a function. Release what it named; hold its results once."""
         scope: dict[str, Value] = dict(zip(function.inputs, values, strict=False))
         for value in scope.values():
             if isinstance(value, Tensor):
@@ -66,7 +66,7 @@ class Caller(Machine):
         return results
 
     def _name(self, scope: dict[str, Value], line: Line, results: list[Value], function: Function) -> None:
-        """Give results their names; what had them before is let go."""
+        """Give results their names, and release the previous holders of these names."""
         if len(results) != len(line.targets):
             raise self._wrong(line.text, f"{len(results)} results", f"{len(line.targets)}", function)
         for target, value in zip(line.targets, results, strict=True):
@@ -132,7 +132,7 @@ class Caller(Machine):
         return self.apply(kind, values, line, function)
 
     def apply(self, kind: str, values: list[Value], line: Line, function: Function) -> list[Value]:
-        """One operation, or a function that is called as if it were one; results are held once."""
+        """Run an operation, or a function that is called like one. Hold the results once."""
         if self.hook is not None and kind in self.hook.functions:
             return self.call(self.hook.functions[kind], values)
         if kind in self.language.points:
@@ -195,7 +195,7 @@ class Caller(Machine):
         return list(results)
 
     def _instead(self, name: str, rule: Rule, inputs: list[Tensor]) -> list[Value]:
-        """A function in place of an operation, inside of which autocast does nothing."""
+        """Run a function in place of an operation. Autocast does nothing inside it."""
         type_ = self._autocast(rule)
         given = [self._cast(x, type_) if type_ else self.tape.hold(x) for x in inputs]
         before, self.autocast = self.autocast, False
@@ -214,7 +214,7 @@ class Caller(Machine):
     # Around modules, blocks and points
 
     def _called(self, function: Function, kind: str, values: list[Value]) -> list[Value]:
-        """A function of the model's, with what the method does around a module or a block."""
+        """Run a function of the model with the method's hooks around a module or block."""
         inputs = function.inputs
         if inputs and inputs[-1] == "W" and isinstance(values[len(inputs) - 1], Module):
             module = values[len(inputs) - 1]
@@ -234,7 +234,7 @@ class Caller(Machine):
         return self.call(function, values)
 
     def _around(self, run: Callable[[list[Value]], list[Value]], values: list[Value], hooks: list[Hook]) -> list[Value]:
-        """What runs, with what the method does before and after it."""
+        """Run something with the method's hooks before and after it."""
         if not hooks:
             return run(values)
         x = values[0]
@@ -250,14 +250,14 @@ class Caller(Machine):
         return [y, *others]
 
     def _typed(self, new: Tensor, old: Tensor) -> Tensor:
-        """In the type of what it stands for, which is let go."""
+        """Return a tensor in the type of the one that it replaces, and release that one."""
         (y,) = self.operate("as", self.language.rules["as"], [new, old], [])
         self.tape.free(new.storage)
         self.tape.free(old.storage)
         return y
 
     def _after(self, hook: Hook, x: Value, y: Tensor) -> Tensor:
-        """What a module gives out after a hook, which may change a slice of it; y is let go."""
+        """Return a module's output after a hook, which may change only a slice of it. Releases y."""
         if hook.part is None:
             return self._typed(self.act(hook, [x, y])[0], y)
         part = self._piece(y, hook.part.stop - hook.part.start, hook.part)
@@ -279,7 +279,7 @@ class Caller(Machine):
         return piece
 
     def _point(self, name: str, values: list[Value]) -> list[Value]:
-        """What the method's parts do here, one after the other; the values themselves where none does anything."""
+        """Run the method's functions at a point in order. If there are none, return the values unchanged."""
         results = [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         for hook in self.program.point(self.stack, self.block, name, self.number):
             changed = self.act(hook, results)
@@ -366,7 +366,7 @@ class Caller(Machine):
         return []
 
     def _forget(self, mark: int) -> None:
-        """Let go what autograd kept from there on."""
+        """Release what autograd has kept since a mark on the tape."""
         for record in self.tape.records[mark:]:
             if isinstance(record, Record):
                 for one in record.kept:

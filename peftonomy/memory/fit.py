@@ -1,4 +1,4 @@
-"""What fits: the largest batch, length or size hyperparameter whose training step a GPU can hold.
+"""Find the largest batch, length or size hyperparameter whose training step fits a GPU.
 
 Memory never falls when one of these grows, so the largest that fits is found by bisection over whole numbers, and is
 exact: it fits, and the next one does not.
@@ -27,7 +27,7 @@ UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**2
 
 
 def gpu_bytes(text: str) -> int:
-    """A size such as `24GiB` or `80GB` in bytes. Raises UsageError.
+    """Return a size such as `24GiB` or `80GB` in bytes. Raises UsageError.
 
     >>> gpu_bytes("24GiB"), gpu_bytes("80 GB")
     (25769803776, 80000000000)
@@ -63,7 +63,7 @@ class Fit:
     changes: tuple[Change, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `fit --json` prints it."""
+        """Return plain data, as `fit --json` prints it."""
         return {
             "method": self.method, "solved": self.solved, "value": self.value, "gpu": self.gpu,
             "limited": self.limited, "memory": None if self.memory is None else self.memory.to_dict(),
@@ -99,7 +99,7 @@ def largest(training: Training, given: Mapping[str, Any], setting: Setting, solv
 
 
 def beside(fits: Sequence[Fit]) -> list[Fit]:
-    """Several methods, best first. Where another allows a larger batch or length, it is a change too."""
+    """Return several methods, best first. A method that allows a larger batch or length is listed as a change."""
     ranked = sorted(fits, key=lambda f: -f.value)
     best = Change(f"method {ranked[0].method}", ranked[0].value)
     return [
@@ -118,7 +118,7 @@ def _ask(training: Training, given: Mapping[str, Any], setting: Setting, solved:
 
 
 def _solve(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> tuple[int, bool]:
-    """The largest value that fits, and whether something else than memory stops it."""
+    """Return the largest value that fits, and whether something other than memory limits it."""
     ask = _ask(training, given, setting, solved)
 
     def fits(value: int) -> bool:
@@ -149,7 +149,7 @@ def _solve(training: Training, given: Mapping[str, Any], setting: Setting, solve
 
 
 def _least(fits: Callable[[int], bool]) -> tuple[int, bool]:
-    """The first value that makes sense, as not every size may be 1, and whether it fits. Raises UsageError."""
+    """Return the smallest valid value and whether it fits; not every size may be 1. Raises UsageError."""
     for value in range(1, LEAST):
         try:
             return value, fits(value)

@@ -1,4 +1,4 @@
-"""What runs one operation of a step: parameters, types, what autograd keeps. It knows no order of operations."""
+"""Run single operations of a step: parameters, types, and what autograd keeps."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ class Machine:
         return value
 
     def _arrived(self, hook: Hook, number: int, x: Tensor, grad: Storage) -> Storage:
-        """What the method makes of a gradient as it arrives in a layer, with no autocast; the gradient is let go.
-        Autograd records nothing of it."""
+        """Return what the method makes of a gradient that arrives in a layer, and release the gradient. Autocast is
+        off, and autograd records nothing."""
         before = self.autocast, self.number, self.recording
         self.autocast, self.number, self.recording = False, number, False
         (made,) = self.act(hook, [Tensor(x.shape, x.width, False, grad)])
@@ -162,8 +162,8 @@ class Machine:
         return tensor(made).storage
 
     def _mine(self, word: str, line: Line, function: Function) -> Own | None:
-        """The method's own tensor of a name; None where it may be missing and is. `xattn.A`: of that block of the layer
-        at hand."""
+        """Return the method's tensor of a name; None if it is optional and missing. `xattn.A` is that of the block
+        `xattn` of the current layer."""
         name = word.removesuffix("?")
         block, _, last = name.rpartition(".")
         found: Sequence[Own] = []
@@ -202,7 +202,7 @@ class Machine:
         return known[key]
 
     def weight(self, module: Module | Part, suffix: str = "") -> Tensor | None:
-        """A parameter of a module or of a part of it, held once: its weight, or what a method makes of it."""
+        """Return a parameter of a module or of a part of it, held once, as the method makes it."""
         if isinstance(module, Part):
             start, stop, groups = module.slice
             if groups > 1:
@@ -244,7 +244,7 @@ class Machine:
         return value
 
     def _made(self, hook: Hook, value: Tensor) -> Tensor:
-        """What a method makes of a parameter, which the backward pass makes `anew` if the method says so."""
+        """Return what a method makes of a parameter. If the method says so, the backward pass makes it `anew`."""
         tape = self.tape
         before, outer = tape.now, tape.watch()
         made = tensor(self.act(hook, [value])[0])
@@ -258,7 +258,7 @@ class Machine:
     def operate(
         self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None
     ) -> list[Tensor]:
-        """An operation under autocast or not; its outputs, each held once."""
+        """Run an operation, under autocast or not, and return its outputs, each held once."""
         width = self._autocast(rule)
         if not width:
             return self._done(kind, rule, inputs, numbers, shape)
@@ -268,14 +268,14 @@ class Machine:
         return results
 
     def _autocast(self, rule: Rule) -> int:
-        """Bytes of a number of the type that autocast gives an operation's inputs, 0 where it does nothing."""
+        """Return the bytes per entry of the type to which autocast casts the inputs; 0 if it casts nothing."""
         if not self.autocast:
             return 0
         type_ = rule.cuda if self.flags.device == "cuda" else rule.cpu
         return 0 if type_ is None else HALF if type_ == "half" else SINGLE
 
     def _cast(self, x: Tensor, width: int) -> Tensor:
-        """Under autocast: a copy in another type, of a trained parameter one for all of the forward pass."""
+        """Return autocast's copy of a tensor in another type. A trained parameter has one copy per forward pass."""
         if x.width == width or x.width not in (HALF, SINGLE):
             return self.tape.hold(x)
         if x.key is None or not x.live:
@@ -287,7 +287,7 @@ class Machine:
         return self.tape.hold(self.casts[id(x)][1])
 
     def _done(self, kind: str, rule: Rule, inputs: list[Tensor], numbers: list[Any], shape: Any = None) -> list[Tensor]:
-        """An operation: its outputs, and a place on the tape if a gradient comes there."""
+        """Run an operation and return its outputs. Put it on the tape if a gradient reaches it."""
         tape, names = self.tape, self.names
         if rule.single and inputs[0].width < SINGLE:
             method = self.program.plan.id
@@ -335,7 +335,7 @@ class Machine:
         return outputs
 
     def _keep(self, rule: Rule, inputs: list[Tensor], numbers: list[Any], outputs: list[Tensor]) -> None:
-        """What the backward pass needs; inputs are kept before the operation runs, and outputs after."""
+        """Keep what the backward pass needs: inputs before the operation runs, outputs after it."""
         kept: list[Tensor | None] = []
         y = outputs[0]
         for what, need in rule.needs:
@@ -369,20 +369,20 @@ class Machine:
     # Of a tensor itself
 
     def leaf(self, x: Tensor) -> Tensor:
-        """A leaf that wants a gradient. Autograd holds it to the end, but not a copy that a checkpoint makes again."""
+        """Return a leaf that requires a gradient. Autograd holds it to the end, but not a checkpoint's second copy."""
         y = x if x.live else Tensor(x.shape, x.width, True, x.storage)
         if not x.live and self.limit < 0:
             self.leaves.append(self.tape.hold(y))
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:
-        """Held from outside of the model, to the end of the forward pass."""
+        """Hold a tensor from outside the model, to the end of the forward pass."""
         if self.limit < 0:
             self.held.append(self.tape.hold(x).storage)
         return self.tape.hold(x)
 
     def stay(self, x: Tensor) -> Tensor:
-        """Held by what called the stack at hand, until that is through."""
+        """Hold a tensor until the caller of the current stack returns."""
         if self.limit < 0:
             self.stayed.append(x.storage)
         scope = self.scopes[min(1, len(self.scopes) - 1)]
@@ -390,19 +390,19 @@ class Machine:
         return self.tape.hold(x)
 
     def again(self, x: Tensor) -> Tensor:
-        """A frozen tensor that autograd does not keep, since the backward pass makes it again."""
+        """Return a frozen tensor that autograd does not keep, because the backward pass makes it again."""
         y = self.tape.hold(Tensor(x.shape, x.width, False, x.storage))
         y.anew = y.bytes
         return y
 
     def remain(self, x: Tensor) -> Tensor:
-        """Held by what called the function at hand, until that is through."""
+        """Hold a tensor until the caller of the current function returns."""
         scope = self.scopes[-2]
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)
 
     def mark(self, x: Tensor) -> Tensor:
-        """A parameter whose gradient a hook takes and gives anew."""
+        """Mark a parameter whose gradient a hook replaces."""
 
         def made(grad: Storage) -> Storage:
             new = self.tape.new(x.bytes)
@@ -427,6 +427,6 @@ SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
 
 
 def tensor(value: Value) -> Tensor:
-    """A value that is a tensor."""
+    """Return a value that must be a tensor."""
     assert isinstance(value, Tensor)
     return value

@@ -1,4 +1,4 @@
-"""What an optimizer holds for the tensors that it updates, and what it needs for a while."""
+"""Compute an optimizer's states for the tensors that it updates, and its temporary memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNTER = 4
 
 
 class Trained(NamedTuple):
-    """Tensors that are updated: their shape, the bytes of a number, and how many alike there are."""
+    """Equal tensors that are updated: their shape, the bytes per entry, and their number."""
 
     shape: tuple[int, ...]
     width: int
@@ -23,7 +23,7 @@ class Trained(NamedTuple):
 
 
 class Update(NamedTuple):
-    """Bytes of states that stay, of states that may leave the device, and needed for a while during the update."""
+    """Bytes of states that stay on the device, of states that may leave it, and of temporaries during the update."""
 
     states: int
     paged: int
@@ -31,7 +31,7 @@ class Update(NamedTuple):
 
 
 def update(optimizer: Optimizer, tensors: Iterable[Trained], pairs: Iterable[tuple[int, int]]) -> Update:
-    """What an optimizer takes for these tensors; `pairs`: bytes of single ones, each with those of the one before."""
+    """Return an optimizer's memory. pairs: the bytes of single tensors, each with those of the previous one."""
     states = total = temporary = 0
     for shape, width, number in tensors:
         numel = math.prod(shape)

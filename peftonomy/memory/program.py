@@ -57,7 +57,7 @@ class Slice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A fused module of which only the part of one role is meant."""
+    """The part of a fused module that has one role."""
 
     module: Module
     slice: Slice
@@ -112,16 +112,16 @@ class Hook:
     """Formulas of these functions that differ from layer to layer."""
 
     def everywhere(self, name: str) -> list[Own]:
-        """The method's own tensors of a name, at all places."""
+        """Return the method's tensors of a name at all places."""
         return [own for several in self.places.get(name, {}).values() for own in several]
 
     def acts(self, layer: int) -> bool:
-        """Whether it does in that layer (-1 outside of layers)."""
+        """Return True if the function acts in a layer (-1: outside the layers)."""
         return self.layers is None or layer in self.layers
 
 
 class Model:
-    """What of a program does not depend on the method: an inventory with the functions of its family."""
+    """The part of a program that does not depend on the method: an inventory with the functions of its family."""
 
     def __init__(self, inventory: Inventory, language: Language, families: Mapping[str, Family]):
         family = inventory.backbone.family
@@ -176,18 +176,18 @@ class Model:
 
     @cached_property
     def differing(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-        """The values of all formulas of the model that differ from layer to layer."""
+        """Return a function from names to the values of all formulas of the model that differ between layers."""
         formulas = dict.fromkeys(self.varying(self.functions))
         return compiled(*formulas) if formulas else lambda names: ()
 
     def varying(self, functions: Mapping[str, Function]) -> tuple[Formula, ...]:
-        """The formulas of functions that may differ from layer to layer."""
+        """Return the formulas of functions that may differ between layers."""
         about = {"layer", *self.family.layered}
         lines = (line for function in functions.values() for line in function.lines)
         return tuple(f for line in lines for f in line.formulas() if f.names & about)
 
     def module(self, stack: str, layer: int, name: str) -> Module | None:
-        """The module of a role or path, of the layer at hand first. Raises UsageError where it means several."""
+        """Return the module of a role or path, first from the current layer. Raises UsageError if it means several."""
         key = stack, layer, name
         if key not in self._found:
             self._found[key] = self._module(stack, layer, name)
@@ -205,7 +205,7 @@ class Model:
         return None
 
     def part(self, stack: str, layer: int, role: str) -> Part | None:
-        """The part of a fused module of the layer at hand that plays a role."""
+        """Return the part of the current layer's fused module that has a role."""
         for module in self.inventory.modules:
             if module.stack == stack and (not module.layers or layer in module.layers):
                 for name, start, stop in module.slices:
@@ -214,13 +214,13 @@ class Model:
         return None
 
     def owner(self, module: Module, suffix: str = "") -> Module:
-        """The module whose weight (or other parameter) it has: itself, or what that is tied to."""
+        """Return the module that holds a parameter: the module itself, or the one to which it is tied."""
         tied, own = self.tied.get(module.path), dict(module.parameters)
         return module if tied is None or (own and (suffix or "weight" in own)) else self.paths[tied]
 
 
 class Program:
-    """A method with hyperparameters in a model, whose frozen numbers have `width` bytes. Raises UsageError."""
+    """A method with hyperparameters in a model. width: bytes of one frozen parameter. Raises UsageError."""
 
     def __init__(self, plan: Plan, model: Model, values: Mapping[str, Any], rows: Sequence[Row], width: int):
         self.plan, self.model, self.rows, self.width = plan, model, rows, width
@@ -262,21 +262,21 @@ class Program:
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
 
     def shape(self, row: Row, spot: Spot) -> Sequence[int] | None:
-        """The declared shape of a row's tensors at a spot, None where there is none."""
+        """Return the declared shape of a row's tensors at a spot; None if none is declared."""
         return self.plan.shape(row, spot)
 
     def key(self, row: Row, spot: Spot) -> Place:
-        """The key of a tensor at a place."""
+        """Return the key of a tensor at a place."""
         index = row.piece.part
         name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
         return index, name, *_place(row.piece.tensor.per, spot)
 
     def _hooks(self, name: str) -> bool:
-        """Whether a function of that name acts by itself, and is not one that others call."""
+        """Return True if a function of this name is a hook, and not a helper that other functions call."""
         return name in AROUND or name in IN_PLACE or name in self.model.language.points
 
     def _acting(self) -> Sequence[Acting]:
-        """The records of the method's entries, which are the same for all hyperparameters."""
+        """Return the records of the method's entries. They are the same for all hyperparameters."""
         plan = self.plan
         if "acting" not in plan.memo:
             made = []
@@ -341,7 +341,7 @@ class Program:
                 self.points.setdefault((stack, block, name), []).append(hook)
 
     def _path(self, stack: str, spot: Spot, at: str | None) -> str:
-        """The path of what a function at a spot acts around, which may be the layer of a site or the norm behind it."""
+        """Return the path around which a function at a spot acts: the spot, its layer, or the norm after it."""
         if at != "norm":
             return at or _path(spot)
         role = f"norm.{spot.role.partition('.')[0]}"
@@ -351,11 +351,11 @@ class Program:
         return found.path
 
     def _nearest(self, places: Mapping[Place, list[Own]], spot: Spot) -> list[Own]:
-        """Of the places of a tensor, what there is at a spot, else in its block, its layer, or the model."""
+        """Return a tensor's instances at a spot, or else those of its block, its layer, or the model."""
         return next((places[place] for place in _around(spot) if place in places), [])
 
     def bare(self) -> Program:
-        """The same without what the method does."""
+        """Return the same program without the method."""
         found = copy(self)
         found.hooks, found.points = {}, {}
         return found
@@ -363,17 +363,17 @@ class Program:
     # Questions
 
     def trains(self, module: Module, suffix: str, layer: int) -> bool:
-        """Whether a parameter of the backbone is trained in a layer."""
+        """Return True if a parameter of the backbone is trained in a layer."""
         found = self.trained.get((module.path, suffix), ())
         return any(layers is None or layer in layers for layers in found)
 
     def at(self, stack: str, path: str, layer: int) -> list[Hook]:
-        """The hooks around a module or block."""
+        """Return the hooks around a module or block."""
         found = self.hooks.get((stack, path))
         return [hook for hook in found if hook.acts(layer)] if found else []
 
     def point(self, stack: str, block: str, name: str, layer: int) -> list[Hook]:
-        """What the method puts into a point, in order."""
+        """Return the method's functions at a point of the model, in order."""
         found = self.points.get((stack, block, name), [])
         if block not in ("", "layer"):
             found = found + self.points.get((stack, "layer", name), [])
@@ -381,7 +381,7 @@ class Program:
         return [hook for hook in (*found, *everywhere) if hook.acts(layer) or hook.layers is None]
 
     def sequence(self, stack: str, names: Mapping[str, Any]) -> list[tuple[list[int], int]]:
-        """The layers of a stack, in groups: which to run, and how often more to count them."""
+        """Return the layers of a stack in groups: which layers to run, and how many further times to count them."""
         layers = range(self.model.inventory.backbone.layers[stack])
         sets = {frozenset(m.layers) for m in self.model.inventory.modules if m.stack == stack}
         inside = {m.path for m in self.model.inventory.modules if m.stack == stack}
@@ -404,12 +404,12 @@ class Program:
         return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
 
     def layered(self, layer: int) -> dict[str, Any]:
-        """What formulas see of one layer."""
+        """Return the names that formulas may use for one layer."""
         return {"layer": layer, **{name: int(layer in self.model.config[name]) for name in self.model.family.layered}}
 
 
 def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
-    """The value of a formula in a layer; the layer itself if the formula needs sizes of tensors as well."""
+    """Return the value of a formula in a layer; the layer itself if the formula also needs sizes of tensors."""
     try:
         return compiled(formula)(names)[0]
     except FormulaError:
@@ -417,7 +417,7 @@ def _value(formula: Formula, names: Mapping[str, Any], layer: int) -> Any:
 
 
 def family_functions(family: Family, families: Mapping[str, Family]) -> dict[str, Function]:
-    """A family's own functions, behind those of the family that it is like."""
+    """Return a family's functions: the inherited ones, replaced by its own."""
     operations = family.operations
     if operations is None:
         return {}
@@ -426,7 +426,7 @@ def family_functions(family: Family, families: Mapping[str, Family]) -> dict[str
 
 
 def functions_of(act: Act, language: Language) -> dict[str, Function]:
-    """The functions of a record, behind those of the pattern that it is like. Raises UsageError."""
+    """Return the functions of a record: those of its pattern, replaced by its own. Raises UsageError."""
     if act.like is None:
         return parse_all(act.functions)
     if act.like not in language.patterns:
@@ -436,7 +436,7 @@ def functions_of(act: Act, language: Language) -> dict[str, Function]:
 
 
 def fixed_options(family: Family, families: Mapping[str, Family], language: Language) -> Fixed:
-    """The options that a family's functions assume, with those that shared and inherited functions assume."""
+    """Return the options that a family's functions assume, its own, inherited and shared ones."""
     operations = family.operations
     if operations is None:
         return {}
@@ -446,7 +446,7 @@ def fixed_options(family: Family, families: Mapping[str, Family], language: Lang
 
 
 def acts(entry: Any) -> Sequence[Act]:
-    """What an entry says that its method does. Raises UsageError where it does not say it."""
+    """Return the operations of an entry. Raises UsageError if it needs some and declares none."""
     if entry.memory is not None and entry.memory.operations is not None:
         found: Sequence[Act] = entry.memory.operations
         return found
@@ -456,8 +456,8 @@ def acts(entry: Any) -> Sequence[Act]:
 
 
 def compressed(keys: Sequence[Any]) -> list[tuple[list[int], int]]:
-    """Numbers of layers in groups, each with how often more it counts: of a pattern that comes again and again the
-    first, the second (for all between) and the last."""
+    """Group layer numbers, each group with how many further times it counts. Of a repeated pattern, three repetitions
+    remain: the first, the second (for all in between) and the last."""
     groups: list[tuple[list[int], int]] = []
     i = 0
     while i < len(keys):
@@ -480,7 +480,7 @@ def compressed(keys: Sequence[Any]) -> list[tuple[list[int], int]]:
 
 
 def padded(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Three sizes: of more, the first ones are one; of fewer, ones stand in front."""
+    """Return three sizes: multiply the first ones if there are more, and put ones in front if there are fewer."""
     whole = [1, 1, 1, *shape]
     *first, b, c = whole
     a = 1
@@ -490,17 +490,17 @@ def padded(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def renamed(body: str, names: Mapping[str, str]) -> str:
-    """Lines with some words in place of others."""
+    """Return lines with some words replaced."""
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), body) if names else body
 
 
 def flat(role: str) -> str:
-    """A role as a name: `has_attn_q` asks for `attn.q`."""
+    """Return a role as a name in formulas: `has_attn_q` asks for `attn.q`."""
     return role.replace(".", "_")
 
 
 def _beside(row: Row, spot: Spot) -> tuple[int, ...]:
-    """The sizes of a tensor that is not dense, or that has a number for each of a parameter's."""
+    """Return the sizes of a tensor that is not dense, or that has an entry for each entry of a parameter."""
     if isinstance(spot.source, Module) and spot.dims["numel"] == row.count:
         shape = dict(spot.source.parameters)[spot.suffix]
         return shape[::-1] if spot.source.kind == "conv1d" else shape
@@ -527,7 +527,7 @@ def _place(per: str, spot: Spot) -> Place:
 
 
 def _around(spot: Spot) -> Iterator[Place]:
-    """The places that a spot belongs to, the nearest first; of a layer its blocks too."""
+    """Yield the places to which a spot belongs, nearest first. A layer's places include its blocks."""
     source = spot.source
     if source is not None:
         yield _place("", spot)

@@ -93,14 +93,15 @@ class Rule(Entry):
 
     @cached_property
     def needs(self) -> tuple[tuple[int, int | None], ...]:
-        """What is kept, by its number (-1: the output, -2: its own), and the number of what must want a gradient."""
+        """Return what is kept, by number (-1: the output, -2: own bytes), each with the number of the input that must
+        require a gradient, or None."""
         index = {**{name: i for i, name in enumerate(INPUTS)}, "y": -1, "s": -2}
         pairs = [word.partition(":")[::2] for word in self.keeps.split()]
         return tuple((index[what], index[need] if need else None) for what, need in pairs)
 
     @cached_property
     def sizes(self) -> dict[str, Sized]:
-        """The formulas, compiled, each by its field."""
+        """Return the compiled formulas by field."""
         one = {name: getattr(self, name) for name in ("own", "skip", "beside", "during", "flops", "back")}
         found = {name: Sized([formula], self.numbers) for name, formula in one.items() if formula is not None}
         return found | ({} if self.shape is None else {"shape": Sized(self.shape, self.numbers)})
@@ -121,7 +122,7 @@ class Sized:
         return made(names, inputs, y, numbers)
 
     def _make(self, n: int) -> Callable[..., Any]:
-        """The function for so many inputs; sizes of one that is missing are 1."""
+        """Return the function for this number of inputs. The sizes of a missing input are 1."""
         written = {}
         for name in self.named:
             if name in self.numbers:
@@ -142,7 +143,7 @@ class Pattern(Entry):
 
 
 class Language(Entry):
-    """The whole file."""
+    """The content of `backbones/operations.yaml`."""
 
     rules: dict[Name, Rule]
     points: dict[Name, Literal["eager", "any"]]
@@ -156,11 +157,11 @@ class Language(Entry):
 
     @cached_property
     def shared(self) -> dict[str, Function]:
-        """The shared functions, parsed."""
+        """Return the shared functions, parsed."""
         return parse_all(self.functions)
 
 
 @lru_cache(maxsize=4)
 def load_language(path: Path) -> Language:
-    """The table and the shared functions. Raises DataError with every problem and its line."""
+    """Return the table and the shared functions. Raises DataError with every problem and its line."""
     return validated(Language, load_yaml(path, f"{path.parent.name}/{path.name}"))

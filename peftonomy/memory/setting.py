@@ -34,7 +34,7 @@ MAX_TOKENS = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """What an optimizer holds: how many `moments` of each trained number, and how.
+    """The states of an optimizer: the number of `moments` per trained parameter, and their form.
 
     factored: rows and columns of a matrix in place of it. foreach: whether all tensors are updated together.
     """
@@ -59,7 +59,7 @@ OPTIMIZERS = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a step is trained, apart from method and model."""
+    """The setting of a training step, apart from method and model."""
 
     batch: int
     seq: int
@@ -111,16 +111,16 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes alive when most are."""
+        """Return the largest number of bytes alive at once."""
         return sum(getattr(self, part) for part in PARTS)
 
     @property
     def gpu_extra(self) -> int:
-        """An estimate of what a GPU holds besides: context, workspaces, fragmentation."""
+        """Return an estimate of the memory that a GPU uses beyond this: context, workspaces, fragmentation."""
         return CONTEXT + WORKSPACE + int(FRAGMENTATION * (self.peak - self.weights))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `memory --json` prints it; integers are exact."""
+        """Return plain data, as `memory --json` prints it. Integers are exact."""
         return {
             "method": self.method, "model": self.model, "task": self.task, **asdict(self.setting),
             "hyperparameters": dict(self.hyperparameters), "targets": list(self.targets),
@@ -130,6 +130,6 @@ class Memory:
         }  # fmt: skip
 
     def table(self) -> Table:
-        """One row per part of the peak."""
+        """Return a table with one row per part of the peak."""
         rows = [{"part": part, "bytes": getattr(self, part)} for part in PARTS]
         return Table(rows, caption=f"{self.method} on {self.model}: {self.peak:,} bytes, in the {self.phase} phase")

@@ -43,7 +43,7 @@ class Group:
             step.tape.group = self
 
     def end(self, step: Step) -> None:
-        """The group is through the forward pass."""
+        """Note that the group's forward pass has ended."""
         if not self.more:
             return
         tape, (now, flops, left) = step.tape, self.before
@@ -57,11 +57,11 @@ class Group:
         step.groups.append(self)
 
     def forget(self, step: Step) -> None:
-        """What was held for a while, at most to the end of the forward pass, and is not kept counts no longer."""
+        """Stop counting what was held only until the end of the forward pass."""
         self.lose(step.tape, sum(storage.bytes for storage in self.held if not storage.holders))
 
     def lose(self, tape: Tape, gone: Any) -> None:
-        """Some bytes of those that the forward pass left are not kept."""
+        """Stop counting some bytes that the forward pass left."""
         self.kept -= gone
         self.left -= gone
         tape.now -= self.more * gone
@@ -74,7 +74,7 @@ class Group:
             self.passed(tape)
 
     def counted(self, tape: Tape) -> None:
-        """The way back has left the group."""
+        """Note that the backward pass has left the group."""
         tape.flops += self.more * (tape.flops - self.flops)
         if not self.trained > self.kept:
             self.passed(tape)
@@ -96,7 +96,7 @@ class Step(Caller):
         self.states: list[Value] = []  # what the stacks of an unadapted pass gave
 
     def run(self) -> Tensor:
-        """The forward pass of the task; the loss, held once."""
+        """Run the forward pass of the task and return the loss, held once."""
         task = self.model.inventory.computed
         if task not in self.model.functions:
             known = " or ".join(name for name in self.model.family.tasks if name in self.model.functions)
@@ -112,7 +112,7 @@ class Step(Caller):
         return tensor(loss)
 
     def back(self, loss: Tensor) -> None:
-        """The backward pass, during which the caller holds the loss and torch its gradient."""
+        """Run the backward pass. The caller holds the loss, and torch its gradient."""
         self.tape.forward = False
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
@@ -151,16 +151,16 @@ class Step(Caller):
         return results
 
     def reached(self, module: Module, suffix: str) -> bool:
-        """Whether an operation has read a parameter: outside of layers one may wait for other tasks."""
+        """Return True if an operation has read a parameter. Outside the layers, some serve other tasks only."""
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
 
     def arrived(self) -> set[Any]:
-        """The keys of the method's own tensors that got a gradient."""
+        """Return the keys of the method's tensors that received a gradient."""
         keys = self.tape.arrived
         return {key[0] for key in keys} | {own for name, *owns in keys if name == EVERY for own in owns[0]}
 
     def shapes(self, row: Row, spot: Spot) -> list[tuple[int, ...]]:
-        """Of a tensor that is several parameters, their sizes; none of one that is not."""
+        """Return the sizes of the parameters into which a tensor is split; an empty list if it is one parameter."""
         return list(self.parts.get(self.program.key(row, spot), {}).values())
 
     # Layers
@@ -192,7 +192,7 @@ class Step(Caller):
         return values[:wanted]
 
     def sequence(self, stack: str) -> list[tuple[list[int], int]]:
-        """The layers of a stack, in groups: which are run, and how often more they count."""
+        """Return the layers of a stack in groups: which layers are run, and how many further times they count."""
         if stack not in self.sequences:
             self.sequences[stack] = (
                 [([n], 0) for n in range(self.model.inventory.backbone.layers[stack])] if self.flags.whole
@@ -201,7 +201,7 @@ class Step(Caller):
         return self.sequences[stack]
 
     def _enter(self, stack: str, number: int) -> None:
-        """Names and parameters of a layer."""
+        """Set the names and parameters of a layer."""
         self.stack, self.number, self.inside = stack, number, {}
         roles = {
             f"has_{name.replace('.', '_')}": 1
@@ -217,7 +217,7 @@ class Step(Caller):
         return results
 
     def _checkpointed(self, values: list[Value]) -> list[Value]:
-        """A layer of which only what it is given is kept."""
+        """Run a layer as a checkpoint: only its inputs are kept."""
         self.recording, self.done, self.last = False, 0, 0
         results = self._one(values)
         self.recording = True
@@ -231,7 +231,7 @@ class Step(Caller):
         return results
 
     def _again(self, values: list[Value], results: list[Value], given: list[Tensor], state: Any) -> None:
-        """Forward once more, until all is there that the backward pass needs, and back."""
+        """Run a layer forward again, until everything exists that its backward pass needs, and then backward."""
         storages = [x.storage for x in given]
         grads = [(i, y.grad) for i, y in enumerate(results) if isinstance(y, Tensor) and y.grad is not None]
         if grads:

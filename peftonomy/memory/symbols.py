@@ -73,7 +73,7 @@ class Trace:
         return Whole(self, 1 << number * LANE, example)
 
     def _interned(self, factors: tuple[int, ...]) -> int:
-        """The number of a product of symbols."""
+        """Return the number of a product of symbols."""
         found = self.numbers.get(factors)
         if found is None:
             rest = self._interned(factors[:-1])
@@ -84,7 +84,7 @@ class Trace:
         return found
 
     def rows(self, packed: Sequence[int]) -> list[tuple[int, ...]]:
-        """The coefficients of polynomials for all monomials, in order."""
+        """Return the coefficients of polynomials for all monomials, in order."""
         size, bias, unpack = _lanes(len(self.made))
         return [unpack(((p + bias) ^ bias).to_bytes(size, "little")) for p in packed]
 
@@ -102,7 +102,7 @@ class Trace:
         return {k: c for k, c in enumerate(row) if c}
 
     def product(self, a: Whole, b: Whole) -> Any:
-        """A product of polynomials."""
+        """Return the product of two polynomials."""
         key = a.packed, b.packed
         found = self.products.get(key)
         if found is None:
@@ -130,7 +130,7 @@ class Trace:
         return found
 
     def unpacked(self, packed: int, value: int) -> Any:
-        """A polynomial, or the plain number that it is."""
+        """Return a polynomial, or a plain number if it is constant."""
         return packed if -HALF <= packed < HALF else Whole(self, packed, value)
 
     def holds(self, relation: str, difference: int, value: int) -> bool:
@@ -379,12 +379,12 @@ def _lanes(n: int) -> tuple[int, int, Callable[[bytes], tuple[int, ...]]]:
 
 
 def packed(value: Any) -> int:
-    """A polynomial's coefficients in one integer; a plain number is its own."""
+    """Return a polynomial's coefficients in one integer; a plain number unchanged."""
     return value.packed if type(value) is Whole else int(value)
 
 
 def int_of(value: Any) -> int:
-    """The value for the example."""
+    """Return the value for the example."""
     return value.value if type(value) is Whole else int(value)
 
 
@@ -420,7 +420,7 @@ class Compiled:
         self.compared = [*trace.compared]
 
     def row(self, terms: Terms) -> tuple[int, ...]:
-        """The coefficients of a polynomial for all monomials, in order."""
+        """Return the coefficients of a polynomial for all monomials, in order."""
         row = [0] * len(self.places)
         for number, c in terms.items():
             row[self.places[number]] = c
@@ -450,5 +450,5 @@ class Compiled:
 
 
 def at(row: Sequence[int], values: Sequence[int]) -> int:
-    """The value of a polynomial where monomials have these values."""
+    """Return the value of a polynomial for these values of the monomials."""
     return sum(map(operator.mul, row, values))

@@ -1,4 +1,4 @@
-"""What is alive: storages with counted holders, the tape of a forward pass, and the way back along it."""
+"""Count living bytes: storages with their holders, the tape of a forward pass, and the backward pass along it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Tape:
         """All storages that came (1) and went (-1), in order, for those who look."""
 
     def see(self, moment: Any) -> None:
-        """A moment at which so many bytes are alive."""
+        """Note a moment with this number of living bytes."""
         if moment > self.high:
             self.high = moment
         if moment > self.peak:
@@ -78,7 +78,7 @@ class Tape:
         return outer
 
     def watched(self) -> Any:
-        """The most bytes alive at a moment since `watch`."""
+        """Return the largest number of living bytes since `watch`."""
         return self.high
 
     def unwatch(self, outer: Any) -> None:
@@ -86,7 +86,7 @@ class Tape:
         self.high = max(self.high, outer)
 
     def new(self, size: Any) -> Storage:
-        """Bytes that come, held once."""
+        """Return a new storage, held once."""
         self.now += size
         self.see(self.now)
         storage = Storage(size, self.forward, self.origin, self.group)
@@ -97,7 +97,7 @@ class Tape:
         return storage
 
     def free(self, storage: Storage) -> None:
-        """One holder less."""
+        """Remove one holder; the storage dies with the last."""
         storage.holders -= 1
         if not storage.holders:
             self.now -= storage.bytes
@@ -108,7 +108,7 @@ class Tape:
 
     @staticmethod
     def hold(tensor: Tensor) -> Tensor:
-        """One holder more."""
+        """Add one holder and return the tensor."""
         tensor.storage.holders += 1
         return tensor
 
@@ -128,14 +128,14 @@ class Tape:
         return wanted
 
     def drop(self, storages: Iterable[Storage]) -> None:
-        """One holder less for each, also in the layers that only count."""
+        """Remove one holder from each storage, also in the layers that only count."""
         for storage in storages:
             self.free(storage)
             if not storage.holders and storage.group is not None:
                 storage.group.lose(self, storage.bytes)
 
     def back(self) -> None:
-        """From the end of the tape to its beginning."""
+        """Run the backward pass, from the end of the tape to its beginning."""
         while self.records:
             record = self.records.pop()
             if isinstance(record, Record):
@@ -190,13 +190,13 @@ class Tape:
             self.add(x, grad, rule.passes == "views")
 
     def again(self, made: Anew) -> Storage:
-        """Make a tensor again."""
+        """Make a tensor again and return its storage."""
         self.see(self.now + made.most)
         return self.new(made.bytes)
 
     def add(self, x: Tensor, grad: Storage, view: bool = False) -> None:
-        """A gradient of x, or another one, which takes a third tensor for a while. view: it is a part of a larger one,
-        and stays so."""
+        """Add a gradient of x. A second one is summed into a third, temporary tensor. view: the gradient stays a view
+        of a larger tensor."""
         if x.grad is not None:
             both = self.new(x.bytes)
             self.free(x.grad)
