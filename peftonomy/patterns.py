@@ -184,6 +184,7 @@ def _re2(pattern: str) -> Any:
         return None
 
 
+@functools.lru_cache(maxsize=256)
 def linear(pattern: str) -> Any:
     """Return an expression that RE2 can match. Raises ValueError for any other."""
     expression = Matcher().compile(pattern)
