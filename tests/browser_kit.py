@@ -100,7 +100,10 @@ def search(page: Page, words: str) -> None:
     from playwright.sync_api import expect
 
     page.get_by_role("button", name="Search: low rank").click()
-    page.keyboard.type(words, delay=15)
+    field = page.get_by_role("textbox", name="Search")
+    expect(field).to_be_focused()
+    field.press_sequentially(words, delay=15)
+    expect(field).to_have_value(words)
     expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=15_000)
 
 
