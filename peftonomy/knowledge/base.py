@@ -235,7 +235,8 @@ class KnowledgeBase(Records[Method]):
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
         found, again = KnowledgeBase(self.root), set(methods)
-        found.families, found.models, found.libraries = self.families, self.models, self.libraries
+        found.families, found.models = self.families, self.models
+        found.libraries, found.trainers = self.libraries, self.trainers
         for name in ("taxonomy", "references"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
