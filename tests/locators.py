@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Locator:
 
 
 def locators(kb: KnowledgeBase) -> Iterator[Locator]:
-    """Every citation of a file of code in the entries."""
+    """Every citation of a file of code in the entries, the libraries and the trainers."""
     for method in kb.values():
         values = {
             f"hyperparameters.{name}.source": spec.literal or spec.default
@@ -50,13 +50,21 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
             if not (isinstance(spec.default, str) and spec.type != "choice")
         }
         for keys, citation in method.entry.citations():
-            key, _, place = citation.partition("#")
-            if not place or key not in kb.references or not is_code(kb, key):
-                continue
-            file, _, symbol = place.partition(":")
-            field = ".".join(map(str, keys))
-            default = values.get(field)
-            yield Locator(key, file, symbol, "" if default is None else str(default), f"{method.id}: {field}")
+            yield from _locator(kb, method.id, keys, citation, values)
+    for record in (*kb.libraries.values(), *kb.trainers.values()):
+        for keys, citation in record.citations():
+            yield from _locator(kb, record.id, keys, citation, {})
+
+
+def _locator(
+    kb: KnowledgeBase, record: str, keys: Iterable[str | int], citation: str, values: dict[str, Any]
+) -> Iterator[Locator]:
+    key, _, place = citation.partition("#")
+    if place and key in kb.references and is_code(kb, key):
+        file, _, symbol = place.partition(":")
+        field = ".".join(map(str, keys))
+        default = values.get(field)
+        yield Locator(key, file, symbol, "" if default is None else str(default), f"{record}: {field}")
 
 
 def is_code(kb: KnowledgeBase, key: str) -> bool:

@@ -32,15 +32,20 @@ class Ability(Entry):
     source: Citation
 
 
-class Support(Entry):
-    """One method in a library or a trainer."""
+class Dated(Entry):
+    """The beginning of one method in a library or a trainer."""
 
     since: Stem | None = None
     """The first release that contains it."""
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None = None
     """The commit that added it."""
+
+
+class Support(Dated):
+    """One method in a library."""
+
     base: dict[Aspect, Ability] = Field(default={})
-    """The support for kinds of base models, if it is not as for all methods there."""
+    """The support for kinds of base models."""
 
 
 class Key(Entry):
@@ -53,9 +58,11 @@ class Key(Entry):
     note: Line | None = None
 
 
-class Offer(Support):
+class Offer(Dated):
     """One of our methods in a trainer."""
 
+    base: dict[Aspect, Ability | None] = Field(default={})
+    """The support for kinds of base models. Null: unknown, although `like` declares it."""
     like: Id | None = None
     """Another method of the trainer, with which this one shares all fields that it does not declare. `set` and `keys`
     are added to those of the other."""
@@ -65,6 +72,8 @@ class Offer(Support):
     """The trainer's keys, with values, that select the method."""
     keys: dict[Name, Key] = Field(default={})
     """Our hyperparameters with the trainer's keys."""
+    write: dict[Argument, FormulaField] = Field(default={})
+    """Further keys, computed from our hyperparameters."""
     fixed: dict[Name, Value] = Field(default={})
     """Our hyperparameters for which the trainer has no key, with the values that it uses. Absent if it uses the value
     of the library that it calls, as declared in the method's entry."""
@@ -105,8 +114,6 @@ class Trainer(Entry):
     note: Prose
     through: Id | None = None
     """The library whose layers it uses for most methods."""
-    base: dict[Aspect, Ability] = Field(default={})
-    """The support for kinds of base models, for every method that declares nothing else."""
     recipe: Recipe | None = None
     """With it, `peftonomy export` writes the trainer's configuration."""
     methods: dict[Id, Offer]
@@ -135,7 +142,7 @@ class Trainer(Entry):
 
     def abilities(self, method: str) -> dict[Aspect, Ability]:
         """Return the support for kinds of base models with one method, as far as it is known."""
-        return {**self.base, **self.offer(method).base}
+        return {name: one for name, one in self.offer(method).base.items() if one is not None}
 
     def named(self, method: str) -> str:
         """Return the trainer's name for a method, or the keys that select it."""
@@ -145,13 +152,12 @@ class Trainer(Entry):
     def citations(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield every citation with its place in the file."""
         yield ("source",), self.source
-        yield from ((("base", n, "source"), one.source) for n, one in self.base.items())
         if self.recipe is not None:
             yield ("recipe", "source"), self.recipe.source
         for method, offer in self.methods.items():
             if offer.source is not None:
                 yield ("methods", method, "source"), offer.source
-            yield from ((("methods", method, "base", n, "source"), one.source) for n, one in offer.base.items())
+            yield from ((("methods", method, "base", n, "source"), one.source) for n, one in offer.base.items() if one)
 
 
 def _yaml(value: Any) -> str:
