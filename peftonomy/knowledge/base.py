@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..implementations.applied import Applied
     from ..libraries.adapter import Adapter
     from ..libraries.export import Configuration
+    from ..libraries.trainers import Run
     from ..memory.answer import Training
     from ..memory.fit import Fit
     from ..memory.setting import Memory
@@ -133,14 +134,26 @@ class MethodOn:
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         return largest(self.training, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
 
-    def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
-        """Return a library's configuration of the method: the call in Python, and the file that the library would save.
+    @overload
+    def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
 
-        to: a library's package, or its id. Raises UsageError if the library cannot express the setting.
+    @overload
+    def export(self, *, to: str, **hyperparameters: Any) -> Configuration | Run: ...
+
+    def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration | Run:
+        """Return a library's configuration of the method, or a trainer's.
+
+        A library's has the call in Python, and the file that the library would save. A trainer's is a file in YAML.
+        to: the id or the package of a library or a trainer. Raises UsageError if it cannot express the setting.
         """
         from ..libraries.export import export, library_called
+        from ..libraries.trainers import write_run, writers
 
-        return export(self.method, self.plan, hyperparameters, library_called(self.method.kb.libraries, to))
+        kb = self.method.kb
+        trainer = next((one for one in kb.trainers.values() if to in (one.id, one.package)), None)
+        if trainer is None:
+            return export(self.method, self.plan, hyperparameters, library_called(kb.libraries, to, writers(kb.trainers)))
+        return write_run(self.method, self.plan, hyperparameters, trainer)
 
     def __repr__(self) -> str:
         return f"<{self.method.name} on {self.plan.inventory.backbone.id}>"
@@ -178,8 +191,8 @@ class Method(MethodRecord):
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
 
-    def export(self, model: ModelLike, **given: Any) -> Configuration:
-        """Shortcut for `on(model, ...).export(...)`: a library's configuration of the method."""
+    def export(self, model: ModelLike, **given: Any) -> Any:
+        """Shortcut for `on(model, ...).export(...)`: a library's or a trainer's configuration of the method."""
         where, others = _split(given)
         return self.on(model, **where).export(**others)
 
@@ -297,6 +310,16 @@ class KnowledgeBase(Records[Method]):
             for d in found.deviations
         ]  # fmt: skip
         return Table(rows, caption="Deviations of libraries")
+
+    @property
+    def support(self) -> Table:
+        """The methods in libraries and trainers: names, first releases, and support for kinds of base models.
+
+        `base` has `full`, `partial` or `none` with a note and a source, or None if it is unknown.
+        """
+        from .support import records
+
+        return Table(list(records(self)), caption="Methods in libraries and trainers")
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""

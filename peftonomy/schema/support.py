@@ -82,6 +82,8 @@ class Offer(Dated):
     type: Word | None = None
     """The type of configuration in the library that the trainer calls, if the method's entry does not name it."""
     note: Line | None = None
+    fails: Line | None = None
+    """The reason why this release names the method and fails with it."""
     source: Citation | None = None
 
 
