@@ -9,6 +9,8 @@
     - path: mhenrichsen/alpaca_2k_test
       type: alpaca
     output_dir: ./outputs/lora
+    micro_batch_size: 2
+    gradient_accumulation_steps: 4
     learning_rate: 0.0002
     adapter: lora
     lora_r: 16
