@@ -24,7 +24,6 @@ from peftonomy import KnowledgeBase
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "taxonomy" / "locators.json"
-COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,40})")
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?(?:/.*)?\Z")
 INSTALLED = {"hf_peft": "peft", "adapters_lib": "adapters", "hf_transformers": "transformers"}
 """Records of libraries whose release the tests install, and the package."""
@@ -79,9 +78,7 @@ def table(key: str) -> Path:
 
 def commit_of(kb: KnowledgeBase, key: str) -> str:
     """The commit that a record names, as far as it names it."""
-    fields = kb.references[key].fields
-    found = COMMIT.search(f"{fields.get('version', '')} {fields.get('note', '')}")
-    return found[1] if found else ""
+    return kb.references[key].commit
 
 
 def has_symbol(text: str, symbol: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..files import output as out
+from ..schema.support import ASPECTS
 from .options import cli, completes, json_option, knowledge, method_argument, methods_argument, section
 
 if TYPE_CHECKING:
@@ -26,14 +27,21 @@ if TYPE_CHECKING:
     shell_complete=completes("models"),
     help="Let --where also use trained, stored, stored_bytes, served and percent, counted on this model.",
 )
+@click.option("--in", "place", metavar="LIBRARY", help="Only methods that this library or trainer has.")
 @click.option("--list", "stored", metavar="LIST", help="Only methods of a saved query; `peftonomy lists` prints them.")
 @json_option
-def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
+def methods(
+    category: str | None, where: str, model: str | None, place: str | None, stored: str | None, as_json: bool
+) -> None:
     """List the methods."""
     from ..knowledge.query import select
+    from ..knowledge.support import provider
 
     kb = knowledge()
     found = select(kb, where, category, model)
+    if place is not None:
+        there = provider(kb, place).id
+        found = found.only(m.id for m in found.methods if there in kb.facts[m.id]["library"])
     if stored is not None:
         found = found.only(kb.stored_list(stored).ids)
     if as_json:
@@ -145,6 +153,32 @@ def deviations(methods: tuple[str, ...], as_json: bool) -> None:
         return out.print_json(rows)
     columns = ("method", "library", "against", "about", "effect", "note")
     return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--in", "place", metavar="LIBRARY", help="Only in this library or trainer.")
+@json_option
+def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
+    """List which libraries and trainers have a method, since when, and on which base models.
+
+    A dash stands for an unknown fact.
+    """
+    from ..knowledge.support import provider, records
+
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    there = None if place is None else provider(kb, place).id
+    found = [r for r in records(kb) if r["method"] in wanted and there in (None, r["in"])]
+    if as_json:
+        return out.print_json(found)
+    rows = [
+        (r["method"], r["in"], r["since"] or "-", "fails" if r["fails"] else "has it",
+         *(one["works"] if (one := r["base"][name]) else "-" for name in ASPECTS), r["name"],
+         ", ".join(f"{ours}={key['key']}" for ours, key in r["keys"].items()))
+        for r in found
+    ]  # fmt: skip
+    return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
 
 
 @cli.command()

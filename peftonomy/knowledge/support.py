@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
+from ..errors import UnknownName
 from ..schema.support import ASPECTS, Ability, Aspect
 
 if TYPE_CHECKING:
@@ -16,12 +17,21 @@ if TYPE_CHECKING:
     from ..schema.library import Library
     from ..schema.support import Key, Trainer
 
-__all__ = ["offered", "providers", "records"]
+__all__ = ["offered", "provider", "providers", "records"]
 
 
 def providers(kb: Records[Any]) -> dict[str, Library | Trainer]:
     """Return every library and trainer by its id, libraries first."""
     return {**{key: kb.libraries[key] for key in kb.libraries}, **{key: kb.trainers[key] for key in kb.trainers}}
+
+
+def provider(kb: Records[Any], name: str) -> Library | Trainer:
+    """Return the library or trainer with this id or package. Raises UnknownName."""
+    known = providers(kb)
+    found = next((one for one in known.values() if name in (one.id, one.package)), None)
+    if found is None:
+        raise UnknownName("library", name, known, "(or trainer)")
+    return found
 
 
 def offered(kb: Records[Any], method: str) -> tuple[str, ...]:
