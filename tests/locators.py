@@ -53,6 +53,12 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
     for record in (*kb.libraries.values(), *kb.trainers.values()):
         for keys, citation in record.citations():
             yield from _locator(kb, record.id, keys, citation, {})
+    for trainer in kb.trainers.values():
+        for method in trainer.methods:
+            offer = trainer.offer(method)
+            for name, key in offer.keys.items():
+                field, source = ("methods", method, "keys", name), f"{str(offer.source).partition(':')[0]}:{key.key}"
+                yield from _locator(kb, trainer.id, field, source, {".".join(field): key.default})
 
 
 def _locator(
