@@ -153,7 +153,7 @@ def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
 
 @cli.command()
 @method_argument
-@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft, adapters, axolotl or llama_factory.")
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="Or adapters, axolotl, llama_factory.")
 @model_options
 @json_option
 def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
@@ -166,8 +166,9 @@ def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
     wanted = question(asked)
     settings: Any = once(wanted.settings)
     found = knowledge()[method].export(**wanted.place, to=to, **settings)
-    if isinstance(found, Run) and not as_json:
+    if as_json:
+        return out.print_json(found.to_dict())
+    if isinstance(found, Run):
         return click.echo(found.yaml, nl=False)
-    if not as_json:
-        click.echo(f"{found.python}\n\n{found.library.file}")
+    click.echo(f"{found.python}\n\n{found.library.file}")
     return out.print_json(found.to_dict())

@@ -152,7 +152,8 @@ class MethodOn:
         kb = self.method.kb
         trainer = next((one for one in kb.trainers.values() if to in (one.id, one.package)), None)
         if trainer is None:
-            return export(self.method, self.plan, hyperparameters, library_called(kb.libraries, to, writers(kb.trainers)))
+            library = library_called(kb.libraries, to, writers(kb.trainers))
+            return export(self.method, self.plan, hyperparameters, library)
         return write_run(self.method, self.plan, hyperparameters, trainer)
 
     def __repr__(self) -> str:
@@ -191,10 +192,18 @@ class Method(MethodRecord):
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
 
-    def export(self, model: ModelLike, **given: Any) -> Any:
+    @overload
+    def export(
+        self, model: ModelLike, *, to: Literal["peft", "adapters"] = "peft", **given: Any
+    ) -> Configuration: ...
+
+    @overload
+    def export(self, model: ModelLike, *, to: str, **given: Any) -> Configuration | Run: ...
+
+    def export(self, model: ModelLike, *, to: str = "peft", **given: Any) -> Configuration | Run:
         """Shortcut for `on(model, ...).export(...)`: a library's or a trainer's configuration of the method."""
         where, others = _split(given)
-        return self.on(model, **where).export(**others)
+        return self.on(model, **where).export(to=to, **others)
 
     def places(self, model: ModelLike, **given: Any) -> list[Place]:
         """Shortcut for `on(model, ...).places(...)`: every declared tensor at each of its modules."""

@@ -197,12 +197,16 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
     cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]
-    for keys, citation in cited:
+    for place, citation in cited:
         if citation.partition("#")[0] not in kb.references:
-            yield problem(keys, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
-    if isinstance(record, Library | Trainer):
-        for keys, found, expected, known in _unknown_names(kb, record):
-            yield problem(keys, found, expected, known, "support")
+            yield problem(place, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
+    unknown: Iterator[Unknown] = iter(())
+    if isinstance(record, Library):
+        unknown = _unknown_in_library(kb, record)
+    elif isinstance(record, Trainer):
+        unknown = _unknown_in_trainer(kb, record)
+    for keys, found, expected, known in unknown:
+        yield problem(keys, found, expected, known, "support")
     roles = kb.taxonomy.roles
     for keys, spec in record.specs() if isinstance(record, Family) else ():
         for role in (spec.role, *getattr(spec, "slices", {})):
@@ -210,21 +214,30 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
 
 
-def _unknown_names(kb: Records[Any], record: Library | Trainer) -> Iterator[tuple[Keys, str, str, Iterable[str]]]:
-    """Yield the names in a library's or a trainer's support that do not exist: methods, hyperparameters, libraries."""
-    library = isinstance(record, Library)
-    for method in record.support if library else record.methods:
-        keys = ("support" if library else "methods", method)
+Unknown = tuple[Keys, str, str, Iterable[str]]
+"""A name that does not exist: its place, the name, what was expected, and the known names."""
+
+
+def _unknown_in_library(kb: Records[Any], library: Library) -> Iterator[Unknown]:
+    """Yield the methods in a library's support that do not exist."""
+    yield from ((("support", m), m, "a method", kb) for m in library.support if m not in kb)
+
+
+def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]:
+    """Yield the methods, hyperparameters and libraries in a trainer's file that do not exist."""
+    for method in trainer.methods:
         if method not in kb:
-            yield keys, method, "a method", kb
-        elif not library:
-            offer, settings = record.offer(method), kb[method].entry.hyperparameters
-            computed = [name for formula in offer.write.values() for name in formula.names]
-            named = [*offer.keys, *offer.fixed, *(offer.scale.names if offer.scale else ()), *computed]
-            yield from ((keys, name, f"a hyperparameter of {method}", settings) for name in named if name not in settings)
-    if not library and record.through is not None and record.through not in kb.libraries:
-        yield ("through",), record.through, "a library", kb.libraries
-    if not library and record.recipe is not None and record.through is None:
+            yield ("methods", method), method, "a method", kb
+            continue
+        offer, settings = trainer.offer(method), kb[method].entry.hyperparameters
+        computed = [name for formula in offer.write.values() for name in formula.names]
+        named = [*offer.keys, *offer.fixed, *(offer.scale.names if offer.scale else ()), *computed]
+        for name in named:
+            if name not in settings:
+                yield ("methods", method), name, f"a hyperparameter of {method}", settings
+    if trainer.through is not None and trainer.through not in kb.libraries:
+        yield ("through",), trainer.through, "a library", kb.libraries
+    if trainer.recipe is not None and trainer.through is None:
         yield ("recipe",), "a recipe without a library", "the field through", ()
 
 

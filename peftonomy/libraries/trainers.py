@@ -85,7 +85,7 @@ def write_run(method: MethodRecord, plan: Plan, given: Mapping[str, Any], traine
     offer = trainer.offer(method.id)
     if offer.fails:
         raise UsageError(f"{trainer.name} {trainer.version} fails with {method.id}: {offer.fails}")
-    library = method.kb.libraries[trainer.through]
+    library = method.kb.libraries[trainer.through or ""]
     _fits(plan, trainer)
     arguments: dict[str, Any] = {}
     words = {"model": _checkpoint(plan), "method": method.id}

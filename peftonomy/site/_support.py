@@ -1,4 +1,4 @@
-"""The page of support: each method in each library and trainer, with its name there, the release and the base models."""
+"""The page of support: each method in each library and trainer, with its name there, release and base models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def support_page(site: Site) -> str:
     there = providers(site.kb)
     found: dict[tuple[str, str], View] = {(r["method"], r["in"]): _cell(site, r) for r in records(site.kb)}
     order = [m for key in site.kb.taxonomy.categories for m in site.in_category(key)]
-    rows = [
+    rows: list[View] = [
         {
             "id": m.id, "name": m.name, "year": m.year, "hue": site.hue(m.category),
             "cells": [found.get((m.id, key)) for key in there],
@@ -33,8 +33,11 @@ def support_page(site: Site) -> str:
     ]  # fmt: skip
     columns = [_column(site, key, one) for key, one in there.items()]
     for column in columns:
-        cells = ((r, found[r["id"], column["id"]]) for r in rows if (r["id"], column["id"]) in found)
-        column["rows"] = [row | cell | _own(site, column["id"], row["id"], cell) for row, cell in cells]
+        column["rows"] = [
+            row | cell | _own(site, column["id"], row["id"], cell)
+            for row in rows
+            if (cell := found.get((row["id"], column["id"])))
+        ]
     return site.page(
         "support.md",
         "Support",
