@@ -229,7 +229,10 @@ def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]
         if method not in kb:
             yield ("methods", method), method, "a method", kb
             continue
-        offer, settings = trainer.offer(method), kb[method].entry.hyperparameters
+        try:
+            offer, settings = trainer.offer(method), kb[method].entry.hyperparameters
+        except DataError:  # reported in the method's own file
+            continue
         computed = [name for formula in offer.write.values() for name in formula.names]
         named = [*offer.keys, *offer.fixed, *(offer.scale.names if offer.scale else ()), *computed]
         for name in named:
