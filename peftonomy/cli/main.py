@@ -6,28 +6,34 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import DataError, PeftonomyError, escaped
-from . import INTERRUPTED, author, browse, counting, publish, training
+from . import INTERRUPTED, assistant, author, browse, counting, publish, training
 from .options import cli
+
+if TYPE_CHECKING:
+    from ..knowledge.base import KnowledgeBase
 
 __all__ = ["cli", "main"]
 
 MOST = 500
 """The largest number of characters in a message of click."""
-COMMANDS = (browse, counting, training, author, publish)
+COMMANDS = (browse, counting, training, author, publish, assistant)
 """The groups of commands; importing them adds their commands to `cli`."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code. No input of the user raises an exception."""
+def main(arguments: Sequence[str] | None = None, kb: KnowledgeBase | None = None) -> int:
+    """Run the command line and return the exit code. No input of the user raises an exception.
+
+    kb: the knowledge base to use instead of reading one.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for stderr
     try:
-        code = cli.main(arguments, prog_name="peftonomy", standalone_mode=False)
+        code = cli.main(arguments, prog_name="peftonomy", standalone_mode=False, obj=kb)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         return complain(error.ctx.get_help() if error.ctx else error.format_message(), error.exit_code, whole=True)

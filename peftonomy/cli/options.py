@@ -203,10 +203,12 @@ def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def knowledge() -> KnowledgeBase:
-    """Load the knowledge base that `--root`, the environment or the installation names."""
+    """Return the knowledge base of the caller, or load the one that `--root`, the environment or the package names."""
     import peftonomy
 
-    return peftonomy.load(click.get_current_context().find_root().params["root"])
+    root = click.get_current_context().find_root()
+    found: KnowledgeBase = root.obj or peftonomy.load(root.params["root"])
+    return found
 
 
 def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
