@@ -19,6 +19,7 @@ import click
 from ..errors import UsageError, chosen, described, escaped
 from . import browse, counting, training
 from .options import Assignment, Whole, Words, cli, knowledge
+from .running import main
 
 if TYPE_CHECKING:
     from ..knowledge.base import KnowledgeBase
@@ -96,8 +97,6 @@ def tools() -> dict[str, click.Command]:
 
 def answer(kb: KnowledgeBase, name: str, given: Mapping[str, Any]) -> Any:
     """Run a command and return the JSON that it prints. Raises Refused."""
-    from .main import main
-
     printed, said = io.StringIO(), io.StringIO()
     with tempfile.TemporaryDirectory() as folder:
         try:
