@@ -24,10 +24,10 @@ from peftonomy.site import pages
 from peftonomy.site._around import Around
 from peftonomy.site._preview import WATCHED, Built, Preview, Source, seen
 
-LISTED = ("methods/", "categories/", "models/", "lists/")
+LISTED = ("methods/", "categories/", "models/", "lists/", "reference/", "guides/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
 would be printed into every page."""
-BEHIND = ("lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
+BEHIND = ("api.md", "lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
 """Pages behind one of the menu's doors."""
 
 

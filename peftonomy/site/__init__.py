@@ -7,7 +7,7 @@
 
 `pages` is pure and needs no mkdocs. mkdocs (through `site/hook.py`), other builders and tests use the same files.
 
-This room may import: every room but conformance and cli.
+This room may import: every room but conformance and cli. The reference imports the commands that it documents.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ The docstrings are read from the source, so that no module of the package is imp
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ GUIDES = {
 """The guides with their titles and descriptions; their text is in `site/pages/guides/`."""
 PACKAGE = Path(__file__).parents[1]
 MARKED = re.compile(r"`([^`]+)`")
+NAMED = re.compile(r"(?:^|(?<=[.;] ))((?:\w+, )*\w+): ")
+"""The start of `name: meaning.` in a docstring, as this package describes arguments and fields."""
+LAST = re.compile(r"(?<=\.) (?=(?:Raises|Returns|Needs|Other keywords) )")
+"""The end of the last meaning: what follows is about the whole."""
 
 
 def reference_pages(site: Site) -> Iterator[tuple[str, str]]:
@@ -64,13 +69,14 @@ def _commands() -> list[View]:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[View]:
     """Yield a command and those below it."""
-    records = (param.get_help_record(context) for param in command.get_params(context) if isinstance(param, click.Option))
+    params = [param for param in command.get_params(context) if isinstance(param, click.Option)]
+    records = [record for param in params if (record := param.get_help_record(context))]
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     about, _, example = (command.help or "").partition("\b")
     yield {
         "name": context.command_path, "heading": Markup(inline(context.command_path)),
         "anchor": context.command_path.replace(" ", "-"), "usage": usage, "text": _paragraphs(about),
-        "example": example.strip(), "options": [record for record in records if record and "--help" not in record[0]],
+        "example": inspect.cleandoc(example), "options": [record for record in records if "--help" not in record[0]],
     }  # fmt: skip
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
@@ -123,10 +129,13 @@ def _returned(owner: Any, package: Any) -> Iterator[Any]:
     """Yield the classes of the package that annotate what a name's members return."""
     for member in _members(owner):
         found = member.returns if member.is_function else member.annotation if "property" in member.labels else None
-        for name in {part.canonical_path for part in _parts(found) if hasattr(part, "canonical_path")}:
-            path = name.removeprefix(f"{PACKAGE.name}.")
-            if path != name and path in package.modules_collection.members[PACKAGE.name] and _target(package[path]).is_class:
-                yield _target(package[path])
+        for path in dict.fromkeys(part.canonical_path for part in _parts(found) if hasattr(part, "canonical_path")):
+            if path.startswith(f"{PACKAGE.name}.") and (one := _looked_up(package, path)).is_class:
+                yield one
+
+
+def _looked_up(package: Any, path: str) -> Any:
+    return _target(package[path.removeprefix(f"{PACKAGE.name}.")])
 
 
 def _parts(annotation: Any) -> Iterable[Any]:
@@ -177,17 +186,40 @@ def _linked(annotation: Any, links: dict[str, str]) -> Markup:
 
 
 def _docstring(one: Any) -> Markup:
-    return _paragraphs(one.docstring.value if one.docstring else "")
+    names = {param.name for param in one.parameters} if one.is_function or one.is_class else set()
+    if one.is_class:
+        names |= {member.name for member in _members(one)}
+    return _paragraphs(one.docstring.value if one.docstring else "", names)
 
 
-def _paragraphs(text: str) -> Markup:
-    """Return a docstring's paragraphs with `code`. Examples of a session are blocks."""
+def _paragraphs(text: str, names: Set[str] = frozenset()) -> Markup:
+    """Return a docstring's paragraphs with `code`.
+
+    An example of a session is a block. `name: meaning.` with one of the names, or several, starts an item of a list.
+    """
     blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if block.strip()]
-    return Markup("\n").join(
-        Markup("<pre><code>{}</code></pre>").format(re.sub(r"(?m)^\s+(?=>>>|\.\.\.)", "", block.strip()))
-        if block.strip().startswith(">>>") else Markup("<p>{}</p>").format(_spans(block))
-        for block in blocks
-    )  # fmt: skip
+    return Markup("\n").join(_block(" ".join(block.split()), block, names) for block in blocks)
+
+
+def _block(line: str, source: str, names: Set[str]) -> Markup:
+    if line.startswith(">>>"):
+        return Markup("<pre><code>{}</code></pre>").format(inspect.cleandoc(source))
+    first, *parts = NAMED.split(line)
+    items: list[tuple[str, str]] = []
+    for name, meaning in zip(parts[::2], parts[1::2], strict=True):
+        if set(name.split(", ")) <= names:
+            items.append((name, meaning))
+        elif items:
+            items[-1] = (items[-1][0], f"{items[-1][1]}{name}: {meaning}")
+        else:
+            first += f"{name}: {meaning}"
+    head = Markup("<p>{}</p>").format(_spans(first)) if first.strip() else Markup("")
+    if not items:
+        return head
+    meaning, *after = LAST.split(items[-1][1], maxsplit=1)
+    items[-1] = (items[-1][0], meaning)
+    shown = (Markup("<li><code>{}</code>: {}</li>").format(name, _spans(meaning)) for name, meaning in items)
+    return head + Markup("<ul>{}</ul>").format(Markup("").join(shown)) + _block("".join(after), "", frozenset())
 
 
 def _spans(text: str) -> Markup:
