@@ -13,7 +13,6 @@ from .options import cli, completes, json_option, knowledge, method_argument, me
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.tensors import Tensor
 
 
 @cli.command()
@@ -56,6 +55,7 @@ def methods(
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry, and how each fact is known."""
     from ..knowledge.evidence import facts, tally
+    from .equation import equation
 
     found = knowledge()[method]
     entry = found.entry
@@ -63,7 +63,7 @@ def show(method: str, as_json: bool) -> None:
         return out.print_json(found.record())
     known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
-    click.echo(f"{entry.update}\n{entry.where}\n")
+    click.echo(f"{equation(entry.update)}\n{entry.where}\n")
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",
@@ -72,7 +72,7 @@ def show(method: str, as_json: bool) -> None:
     ]  # fmt: skip
     section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
     tensors = [
-        (n, t.per, declared(t), t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
+        (n, t.per, t.declared, t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
          ", ".join(s.as_ for s in t.stored), t.served)
         for n, t in entry.tensors.items()
     ]  # fmt: skip
@@ -82,13 +82,6 @@ def show(method: str, as_json: bool) -> None:
     section(("relation", "to", "why"), relations)
     counts = ", ".join(f"{n} {name.replace('_', '-')}" for name, n in tally(known).items())
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
-
-
-def declared(tensor: Tensor) -> str:
-    """Return the shape or count of a tensor as in its entry."""
-    if tensor.shape is not None:
-        return " x ".join(size.source for size in tensor.shape)
-    return tensor.count.source if tensor.count is not None else "its own"
 
 
 def word(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..memory.answer import Training
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from .compare import Comparison
     from .graph import Graph
     from .query import Selection
 
@@ -247,6 +249,21 @@ class Method(MethodRecord):
 
         return apply(self, model, targets, hyperparameters)
 
+    def _repr_html_(self) -> str:
+        """Return the entry in short, for a notebook, which typesets the equation."""
+        entry = self.entry
+        head = f"<h3>{escape(entry.name)}: {escape(entry.full_name)} ({entry.year})</h3>"
+        text = f"<p>{escape(entry.summary)}</p><p>$${escape(entry.update)}$$</p><p>{escape(entry.where)}</p>"
+        settings = [
+            {"hyperparameter": name, "type": spec.type, "default": str(spec.default), "meaning": spec.meaning}
+            for name, spec in entry.hyperparameters.items()
+        ]
+        tensors = [
+            {"tensor": name, "per": one.per, "shape": one.declared, "init": one.init, "served": one.served}
+            for name, one in entry.tensors.items()
+        ]
+        return head + text + "".join(Table(rows)._repr_html_() for rows in (settings, tensors) if rows)
+
 
 class KnowledgeBase(Records[Method]):
     """All methods by id, with the models on which they are counted and the taxonomy."""
@@ -330,6 +347,32 @@ class KnowledgeBase(Records[Method]):
 
         return Table(list(records(self)), caption="Methods in libraries and trainers")
 
+    def compare(
+        self,
+        methods: Iterable[str],
+        model: ModelLike,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        **hyperparameters: Any,
+    ) -> Comparison:
+        """Return the costs of several methods on one model. A hyperparameter applies to every method that has it.
+
+        methods: ids. Other arguments as for `Method.cost`. Raises UsageError for a hyperparameter that no method has.
+        """
+        from .compare import Comparison, compared
+
+        if isinstance(methods, str):
+            raise UsageError(f"methods: found {shown(methods)!r}; expected a list of ids")
+        place = {
+            "model": model, "targets": targets, "target_modules": target_modules, "task": task,
+            "num_labels": num_labels,
+        }  # fmt: skip
+        return Comparison(compared([self[one] for one in dict.fromkeys(methods)], place, hyperparameters, dtype))
+
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
         from .query import select
@@ -344,6 +387,18 @@ class KnowledgeBase(Records[Method]):
         if not isinstance(name, str):
             raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
+
+    def _repr_html_(self) -> str:
+        """Return the categories with their methods, for a notebook."""
+        by_category: dict[str, list[str]] = {}
+        for method in self.values():
+            by_category.setdefault(method.category, []).append(method.id)
+        rows = [
+            {"category": key, "name": node.name, "methods": by_category[key]}
+            for key, node in self.taxonomy.categories.items()
+            if key in by_category
+        ]
+        return Table(rows, caption=f"{len(self)} methods, {len(self.models)} models")._repr_html_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path of the files. The other process reads its own copy."""
