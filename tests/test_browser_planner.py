@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase
 from peftonomy.backbones.backbone import Backbone
 from peftonomy.files.output import binary_text
-from peftonomy.memory.fit import gpu_bytes, largest
+from peftonomy.memory.fit import largest
+from peftonomy.memory.gpus import gpu_bytes
 from peftonomy.memory.setting import Setting
 
 from .browser_kit import PHONE, watch

@@ -73,7 +73,7 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
-@click.option("--gpu", metavar="SIZE", required=True, help="Memory of the GPU: 24GiB, 80GB.")
+@click.option("--gpu", metavar="SIZE", required=True, help="The GPU, by memory or by name: 24GiB, 80GB, 4090, A100-80GB.")
 @click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
 @click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
@@ -86,10 +86,11 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
     Without methods: every method that can be solved for on the model. The last column is the single change of the
     setting that helps most.
     """
-    from ..memory.fit import beside, gpu_bytes
+    from ..memory.fit import beside
+    from ..memory.gpus import gpu_memory
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
-    size, asking = gpu_bytes(gpu), question(asked)
+    size, asking = gpu_memory(kb.gpus, gpu), question(asked)
     found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
     asking.check_settings(wanted)
     for method in wanted:

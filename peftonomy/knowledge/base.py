@@ -125,14 +125,16 @@ class MethodOn:
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, or a size such as "24GiB". solve: batch, seq, or a hyperparameter of type int. Other arguments as
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a hyperparameter of type int. Other arguments as
         for `memory`. Raises UsageError.
         """
-        from ..memory.fit import gpu_bytes, largest
+        from ..memory.fit import largest
+        from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return largest(self.training, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
+        size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
+        return largest(self.training, hyperparameters, setting, solve, size)
 
     def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
         """Return a library's configuration of the method: the call in Python, and the file that the library would save.

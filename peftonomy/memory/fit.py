@@ -6,36 +6,21 @@ exact: it fits, and the next one does not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
 
-__all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "beside", "largest"]
 
 SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
 MOST, LEAST = 2**24, 64
 """Where the search ends, and the last value with which it may begin."""
 MOST_BYTES = 2**63
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def gpu_bytes(text: str) -> int:
-    """Return a size such as `24GiB` or `80GB` in bytes. Raises UsageError.
-
-    >>> gpu_bytes("24GiB"), gpu_bytes("80 GB")
-    (25769803776, 80000000000)
-    """
-    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2].lower() not in UNITS or float(found[1]) <= 0:
-        raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB or 80GB")
-    return int(Fraction(found[1]) * UNITS[found[2].lower()])
 
 
 @dataclass(frozen=True)
