@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..memory.answer import Training
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from .choose import Choice
     from .graph import Graph
     from .mechanism import Comparison, Nearest
     from .query import Selection
@@ -125,8 +126,8 @@ class MethodOn:
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a hyperparameter of type int. Other arguments as
-        for `memory`. Raises UsageError.
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a
+        hyperparameter of type int. Other arguments as for `memory`. Raises UsageError.
         """
         from ..memory.fit import largest
         from ..memory.gpus import gpu_memory
@@ -314,6 +315,47 @@ class KnowledgeBase(Records[Method]):
         if not isinstance(name, str):
             raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
+
+    def choose(
+        self,
+        model: ModelLike,
+        *,
+        gpu: str | int,
+        seq: int = 512,
+        batch: int = 1,
+        task: str | None = None,
+        num_labels: int = 2,
+        merge: bool = False,
+        needs: Sequence[str] = (),
+        library: str | None = None,
+        trained: str | int | None = None,
+        by: str = "libraries",
+        anywhere: bool = False,
+        n: int = 5,
+        methods: Sequence[str] = (),
+        dtype: str = "bfloat16",
+        optimizer: str = "adamw",
+        checkpointing: bool = False,
+        attention: str = "sdpa",
+        quantized: str | None = None,
+    ) -> Choice:
+        """Return the best methods for a model, a GPU, a training step and some requirements, with settings that fit.
+
+        gpu: bytes, a size such as "24GiB", or the name of a GPU. merge: only methods that merge
+        exactly into the weights. needs: only methods of these saved queries, such as "side_by_side".
+        library: the id of a library, or "any". trained: the most trained parameters, such as "10M" or "0.1%". by: the
+        first criterion, one of `choose.PRIORITIES`. anywhere: do not rank methods in a library before all others. n:
+        the number of methods. methods: count only these, and all of them. The other arguments are those of
+        `MethodOn.memory`. A step that does not fit is relaxed, and the answer says how. Raises UsageError.
+        """
+        from ..memory.gpus import gpu_memory
+        from ..memory.setting import Setting
+        from .choose import Wishes, choose
+
+        size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
+        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
+        return choose(self, model, wishes, n, task, num_labels, methods)
 
     def compare(self, *methods: str) -> Comparison:
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""

@@ -114,7 +114,6 @@ def _traits(method: MethodRecord) -> Iterator[tuple[str, Trait]]:
         "freezes": [o.start for o in own if o.frozen] or [NOTHING],
         "init": [o.start for o in own if o.trained] or [NOTHING],
         "scope": [o.tensor.per for o in own] or [NOTHING],
-        "positions": [NOTHING if method.entry.properties.inference_positions.literal == 0 else "some"],
         "quantised": ["fewer" if known["quantised"] else "same"],
         "targets": _roles(method),
     }

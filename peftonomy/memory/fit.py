@@ -14,7 +14,7 @@ from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
 
-__all__ = ["SOLVED", "Change", "Fit", "beside", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "beside", "checked_gpu", "largest"]
 
 SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
@@ -56,6 +56,12 @@ class Fit:
         }  # fmt: skip
 
 
+def checked_gpu(gpu: int) -> None:
+    """Raise UsageError unless `gpu` is a number of bytes."""
+    if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
+        raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
+
+
 def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     """Raise UsageError unless `solved` can be solved for and is not given."""
     specs = training.plan.entry.hyperparameters
@@ -68,8 +74,7 @@ def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
 
 def largest(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
-    if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
-        raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
+    checked_gpu(gpu)
     _check(training, given, solved)
     value, limited = _solve(training, given, setting, solved, gpu)
     changes = []

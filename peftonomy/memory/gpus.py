@@ -51,7 +51,7 @@ def gpu_named(gpus: Sequence[Gpu], text: str) -> Gpu:
         raise UsageError(f"gpu: {shown(text)!r} may be {' or '.join(g.name for g in found)}; name one of them")
     close = near(text, [name for g in gpus for name in (g.name, *g.aliases)])
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB, or a known GPU such as A100 80GB{hint}")
+    raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB, or a GPU such as A100 80GB{hint}")
 
 
 def _matches(gpus: Iterable[Gpu], text: str) -> list[Gpu]:
