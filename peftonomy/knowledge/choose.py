@@ -253,7 +253,7 @@ def trained_budget(text: str | int | None, parameters: int) -> int | None:
         expected = "expected a number such as 10M, 250k, 1e6 or 0.1%"
         raise UsageError(f"trained: found {shown(text)!r}; {expected}")
     value = float(found[1].replace(",", ""))
-    return round(value * ({"": 1, "k": 1e3, "m": 1e6, "b": 1e9}.get(found[2]) or parameters / 100))
+    return int(value * ({"": 1, "k": 1e3, "m": 1e6, "b": 1e9}.get(found[2]) or parameters / 100))
 
 
 def use(method: MethodRecord) -> tuple[int, int]:
@@ -375,17 +375,26 @@ def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -
     )  # fmt: skip
 
 
+def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
+    """Return the settings of a training step that libraries refuse for a method, by library, with reasons."""
+    found = {}
+    for key, library in method.kb.libraries.items():
+        entry = method.entry.implementations.get(key)
+        kind = library.types.get(entry.type) if entry is not None and entry.type is not None else None
+        if kind is not None and kind.untrainable:
+            found[key] = {name: f"in {library.name}, {why}" for name, why in kind.untrainable.items()}
+    return found
+
+
+def peft(kb: Records[Any]) -> str | None:
+    """Return the id of the library for which the code is written, if it is known."""
+    return next((key for key, library in kb.libraries.items() if library.package == PEFT), None)
+
+
 def _refused(method: MethodRecord, wishes: Wishes) -> dict[str, str]:
-    """Return the settings that the library refuses for a method, with reasons: the required one, else peft."""
-    libraries = method.kb.libraries
-    for library in libraries.values():
-        if library.id == wishes.library or (wishes.library in (None, LIBRARY) and library.package == PEFT):
-            found = method.entry.implementations.get(library.id)
-            kind = found.type if found is not None else None
-            if kind is not None and kind in library.types:
-                said = library.types[kind].untrainable
-                return {name: f"in {library.name}, {why}" for name, why in said.items()}
-    return {}
+    """Return the settings that the required library refuses for a method; without a requirement, those of peft."""
+    library = peft(method.kb) if wishes.library in (None, LIBRARY) else wishes.library
+    return untrainable(method).get(str(library), {})
 
 
 def _relaxed(setting: Setting, names: Iterable[str]) -> Setting:
