@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "use"]
 
 PRIORITIES = {
-    "libraries": "widely used: in most libraries, then with most methods that build on it",
-    "memory": "least memory of the training step",
-    "stored": "smallest checkpoint of one task",
+    "libraries": ("most used", "the most libraries, then the most methods that build on it"),
+    "memory": ("least memory", "the least memory of the training step"),
+    "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
 }
-"""What can come first, each with its meaning. Ties are broken by use, then by age."""
+"""What can come first, each with its name and meaning. Ties are broken by use, then by age."""
 RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "checkpointing": (
         {"checkpointing": True}, "gradient checkpointing",

@@ -1,11 +1,10 @@
-"""The pages with tools: compare and planner. The engine fills in the results; this module writes the static parts."""
+"""The pages with tools: compare, and the guided choice. The engine fills in the results of both."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ._site import Site
-from ._text import count
 
 __all__ = ["tool_pages"]
 
@@ -27,13 +26,12 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
             methods=",".join(methods), model=model, model_name=site.kb.models[model].name, rows=shown,
         ),
     )  # fmt: skip
-    budget = site.settings.planner
     yield (
         "planner.md",
         site.page(
-            "planner.md", "Planner", "Which methods fit a model and a budget, and why the others do not.",
-            {"calculator": True, "tools": ["planner"], **WIDE},
-            model=_model(site, budget.model), trained=budget.trained, n_methods=count(len(site.kb)),
+            "planner.md", "Help me choose", "Methods that fit your model and your GPU, with settings and code.",
+            {"calculator": True, "tools": ["choices", "chooser", "choose"], **WIDE},
+            model=_model(site, site.settings.choose.model),
         ),
     )  # fmt: skip
 
