@@ -58,7 +58,7 @@ def script(site: Site) -> str:
         },
     }  # fmt: skip
     text = json.dumps(records, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    return f'"use strict";\npeft.choices = {text};\n'
+    return f'"use strict";\npeft.cards = {{}};\npeft.choices = {text};\n'
 
 
 def _apart(method: Method) -> dict[str, str]:

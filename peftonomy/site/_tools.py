@@ -22,7 +22,7 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
         "compare.md",
         site.page(
             "compare.md", "Compare", "Methods side by side on one model.",
-            {"calculator": True, "tools": ["compare"], **WIDE},
+            {"calculator": True, "tools": ["choices", "mechanism", "compare"], **WIDE},
             methods=",".join(methods), model=model, model_name=site.kb.models[model].name, rows=shown,
         ),
     )  # fmt: skip

@@ -83,5 +83,5 @@
       return { method: r.method, likeness: r.likeness, differences: told };
     });
   }
-  Object.assign(peft, { aspects: aspects, comparedInWords: compared, nearest: nearest });
+  Object.assign(peft, { aspects: aspects, traits: traits, comparedInWords: compared, nearest: nearest });
 })();
