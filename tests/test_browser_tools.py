@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from typing import Any
 from urllib.parse import parse_qs, urlsplit

@@ -1,10 +1,11 @@
-"""The pages with tools: compare, and the guided choice. The engine fills in the results of both."""
+"""The pages with tools: compare, the guided choice, and the nearest methods. The engine fills in the results ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ._site import Site
+from ._text import count
 
 __all__ = ["tool_pages"]
 
@@ -32,6 +33,14 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
             "planner.md", "Help me choose", "Methods that fit your model and your GPU, with settings and code.",
             {"calculator": True, "tools": ["choices", "chooser", "choose"], **WIDE},
             model=_model(site, site.settings.choose.model),
+        ),
+    )  # fmt: skip
+    yield (
+        "idea.md",
+        site.page(
+            "idea.md", "Is my idea new?", "The methods nearest to a mechanism that you describe, and how they differ.",
+            {"door": "Compare", "calculator": True, "tools": ["choices", "mechanism", "idea"], **WIDE},
+            n_methods=count(len(site.kb)),
         ),
     )  # fmt: skip
 
