@@ -29,6 +29,7 @@ from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
+    from ..schema.gpus import Gpu
     from ..schema.library import Library
     from ..schema.support import Trainer
     from ..schema.taxonomy import Taxonomy
@@ -272,6 +273,14 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "references.bib"
         return Bibliography.read(path, self.shown(path))
+
+    @cached_property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that a question may name; none without taxonomy/gpus.yaml."""
+        from ..schema.gpus import GpuFile
+
+        path = self.root / "taxonomy" / "gpus.yaml"
+        return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from ..files import output as out
 from ..schema.support import ASPECTS
-from .options import cli, completes, json_option, knowledge, method_argument, methods_argument, section
+from .options import (
+    Assignment,
+    Whole,
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    methods_argument,
+    once,
+    section,
+)
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
@@ -89,6 +101,40 @@ def word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
+
+
+@cli.command()
+@click.argument("method", metavar="[METHOD]", required=False, shell_complete=completes("methods"))
+@click.option("--aspect", "aspects", metavar="NAME=VALUE", type=Assignment(), multiple=True,
+              help="Describe a mechanism instead of naming a method: acts_on=weight, freezes=random; repeatable, with "
+                   "several values separated by commas.")
+@click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
+@click.option("--aspects", "listed", is_flag=True, help="List the aspects with their values.")
+@json_option
+def nearest(
+    method: str | None, aspects: tuple[tuple[str, str], ...], n: int, listed: bool, as_json: bool
+) -> None:
+    """Find the methods nearest to a method or to a described mechanism, and say how they differ."""
+    from ..knowledge.mechanism import aspects as known
+
+    kb = knowledge()
+    if listed:
+        rows = [(k, f.name, ", ".join(f.values), f.meaning) for k, f in known(kb).items()]
+        if as_json:
+            return out.print_json({k: f.model_dump(mode="json") for k, f in known(kb).items()})
+        return out.print_table(("aspect", "name", "values", "meaning"), rows)
+    described = once(aspects, "--aspect")
+    if method is not None and described:
+        raise UsageError("METHOD and --aspect exclude each other; give one of them")
+    if method is None and not described:
+        raise UsageError("give a METHOD, or describe a mechanism: --aspect acts_on=weight; --aspects lists them")
+    found = kb.nearest(method, n=n, **described)
+    if as_json:
+        return out.print_json(list(found))
+    for one in found.found:
+        click.echo(f"{one.method} ({one.year}), {one.likeness:.0%} alike")
+        click.echo("".join(f"  {d.sentence}\n" for d in one.differences) or "  No difference.\n", nl=False)
+    return None
 
 
 @cli.command()

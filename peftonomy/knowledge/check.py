@@ -75,7 +75,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
             problems += _entry_problems(kb[key], unsound)
     broken |= unsound.keys()
     if not broken and not chosen:
-        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb)]
+        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
     return sorted(set(problems))
 
 
@@ -93,7 +93,7 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: recordings(kb.root)):
+    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -168,6 +168,18 @@ def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
             if placed.get(method) != key:
                 found = placed.get(method, "no method")
                 yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
+
+
+def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that names of GPUs are unique, and that their sources exist."""
+    file, seen = kb.shown(kb.root / "taxonomy" / "gpus.yaml"), set[str]()
+    for gpu in kb.gpus:
+        if gpu.source.partition("#")[0] not in kb.references:
+            yield Problem(file, 0, gpu.name, gpu.source, "a key of taxonomy/references.bib", "", "gpus")
+        for name in (gpu.name, *gpu.aliases):
+            if name.lower() in seen:
+                yield Problem(file, 0, gpu.name, f"the name {name} twice", "names of one GPU each", "", "gpus")
+            seen.add(name.lower())
 
 
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:

@@ -122,6 +122,8 @@ class ConfigType(Entry):
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
     """Names of modules that the type adds and that could be taken for the model's."""
+    untrainable: dict[Literal["checkpointing", "quantized"], Line] = Field(default={})
+    """Settings of a training step that the library refuses with this type, each with the reason."""
     converts: bool = False
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _engine, _operations, _radial
+from . import _api, _cards, _choices, _engine, _operations, _radial
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
@@ -47,6 +47,8 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
+    yield "assets/choices.js", _choices.script(site)
+    yield from _cards.cards(site)
     yield "assets/taxonomy.svg", _radial.standalone(picture(site, labels=True), _colours(site))
     yield from _api.files(kb, site.examples, site.survey).items()
     yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)
