@@ -236,7 +236,7 @@ class KnowledgeBase(Records[Method]):
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
         found, again = KnowledgeBase(self.root), set(methods)
         found.families, found.models, found.libraries = self.families, self.models, self.libraries
-        for name in ("taxonomy", "references"):
+        for name in ("taxonomy", "references", "studies", "evidence"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
         kept = {key: m for key, m in self.methods.held.items() if key not in again}

@@ -21,6 +21,7 @@ from ..files.output import binary_text
 from ..knowledge.base import data_root
 from ..memory.answer import Training
 from ..memory.setting import Setting
+from ..schema.evidence import Run
 from ._site import Site, View
 from ._svg import element
 from ._text import count
@@ -182,18 +183,23 @@ def _measured(site: Site) -> Iterator[View]:
 
 def _published(site: Site) -> Iterator[View]:
     """Yield the runs, starting with those with a prediction, by the size of its error."""
-    rows = _rows(site, "published.tsv")
-    for row in sorted(rows, key=lambda r: (r["predicted_peak"] == "", -abs(float(r["error_percent"] or 0)))):
-        predicted, peak = int(row["predicted_peak"] or 0), int(row["measured_peak"])
-        method = site.kb.get(row["method"])
-        error = 100 * (predicted / peak - 1) if predicted else 0.0
-        yield {
-            "experiment": row["experiment"], "id": method.id if method else "", "method": method.name if method else "",
-            "hue": site.hue(method.category) if method else 0, "predicted": predicted, "peak": peak,
-            "predicted_text": binary_text(predicted) if predicted else "–", "peak_text": binary_text(peak),
-            "reserved": binary_text(int(row["measured_p99"])), "error": error,
-            "percent": _percent(error) if predicted else "–", "note": row["note"],
-        }  # fmt: skip
+    rows = {(row["study"], row["run"]): row for row in _rows(site, "published.tsv")}
+    found = [(run, rows[run.study, run.run]) for run in site.kb.evidence if (run.study, run.run) in rows]
+    shown = [_compared(site, run, row) for run, row in found if run.peak_bytes]
+    yield from sorted(shown, key=lambda view: (view["predicted"] == 0, -abs(view["error"])))
+
+
+def _compared(site: Site, run: Run, row: Row) -> View:
+    predicted, peak = int(row["predicted_peak"] or 0), run.peak_bytes or 0
+    method = site.kb.get(run.method)
+    error = 100 * (predicted / peak - 1) if predicted else 0.0
+    return {
+        "experiment": run.run, "id": method.id if method else "", "method": method.name if method else "",
+        "hue": site.hue(method.category) if method else 0, "predicted": predicted, "peak": peak,
+        "predicted_text": binary_text(predicted) if predicted else "–", "peak_text": binary_text(peak),
+        "reserved": binary_text(run.p99_bytes) if run.p99_bytes else "–", "error": error,
+        "percent": _percent(error) if predicted else "–", "note": row["note"],
+    }  # fmt: skip
 
 
 def _rank_correlation(pair: Sequence[Sequence[float]]) -> str:
