@@ -28,7 +28,7 @@ from .memory import Memory
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 __all__ = [
-    "MethodEntry", "method_from",
+    "Meaning", "MethodEntry", "method_from",
 ]
 
 

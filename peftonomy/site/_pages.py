@@ -14,6 +14,7 @@ from pathlib import Path
 from ..knowledge.base import KnowledgeBase
 from . import _api, _engine, _operations, _radial
 from ._lists import category_page, model_page, picture, standing_pages
+from ._measured import measured_page
 from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
@@ -40,6 +41,8 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from overview_pages(site)
     yield from tool_pages(site)
     yield "memory.md", memory_page(site)
+    if kb.studies:
+        yield "measured.md", measured_page(site)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
