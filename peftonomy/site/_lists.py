@@ -16,7 +16,7 @@ from ..knowledge import scaffold as _scaffold
 from ..knowledge.evidence import LEVELS
 from ..knowledge.rules import RULES
 from ..schema.taxonomy import CategoryNode
-from . import _api, _fields, _finder, _names, _radial
+from . import _api, _fields, _finder, _gallery, _names, _radial
 from ._method import claim_view
 from ._overview import finder
 from ._schemas import SCHEMAS
@@ -106,7 +106,10 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         return path, site.page(path, title, description, meta, **values)
 
     shared["lists"] = site.lists
-    yield page("index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal, **shared)
+    yield page(
+        "index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal,
+        pictures=_gallery.home(site), **shared,
+    )  # fmt: skip
     meta = {"finder": True, **WIDE}
     yield page(
         "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),

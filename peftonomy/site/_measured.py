@@ -13,7 +13,7 @@ from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["charts", "measured_page", "of_method", "pareto"]
+__all__ = ["charts", "measured_page", "of_method", "pareto", "short"]
 
 GIB = 2**30
 MOST_SET = 3
@@ -21,7 +21,7 @@ MOST_SET = 3
 QUIET = {"peft_type", "init_lora_weights", "init_weights", "task_type"}
 """Arguments that a table of runs does not show, because the method or the start says the same."""
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Return a count with a letter: `10M`."""
     for power, letter in ((9, "B"), (6, "M"), (3, "k")):
         if value >= 10**power:
@@ -30,9 +30,9 @@ def _short(value: float) -> str:
 
 
 AXES: dict[str, _plot.Axis] = {
-    "trained": _plot.Axis("trained parameters", _short, log=True),
-    "peak_bytes": _plot.Axis("peak GPU memory, GiB", lambda v: f"{v / GIB:g}", log=False),
-    "seconds": _plot.Axis("training time, minutes", lambda v: f"{v / 60:g}", log=True),
+    "trained": _plot.Axis("trained parameters", short, log=True),
+    "peak_bytes": _plot.Axis("peak GPU memory, GiB", lambda v: f"{v:g}", unit=GIB),
+    "seconds": _plot.Axis("training time, minutes", lambda v: f"{v:g}", log=True, unit=60),
     "file_bytes": _plot.Axis("size of the saved file", lambda v: bytes_text(int(v)), log=True),
 }
 
@@ -77,7 +77,8 @@ def charts(site: Site, study: str, metric: str, measures: Sequence[str] = tuple(
         front = pareto(known, measure, found)
         best = {id(run) for run in front}
         dots = {id(run): _dot(site, run, measure, found, id(run) in best) for run in known}
-        y = _plot.Axis(found.name, lambda v, m=found: _value(v, m))  # type: ignore[misc]
+        share = found.unit == "share"
+        y = _plot.Axis(f"{found.name}, %" if share else found.name, lambda v: f"{v:g}", unit=0.01 if share else 1.0)
         names = ", ".join(site.kb[run.method].name if run.method in site.kb else run.method for run in front)
         told = f"{found.name} against {MEASURES[measure]}, {len(known)} runs. On the line of the best: {names}."
         yield {

@@ -26,11 +26,12 @@ MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its title, the writing of its values, and whether it is logarithmic."""
+    """One axis: its title, the writing of its values in units, whether it is logarithmic, and its unit."""
 
     title: str
     shown: Callable[[float], str]
     log: bool = False
+    unit: float = 1.0
 
     def ends(self, values: Sequence[float]) -> tuple[float, float]:
         """Return the ends of the axis in its own scale, with room beyond the values."""
@@ -45,17 +46,23 @@ class Axis:
     def ticks(self, ends: tuple[float, float], most: int = MOST_TICKS) -> list[float]:
         """Return round values between the ends."""
         if self.log:
-            powers = range(math.ceil(ends[0]), math.floor(ends[1]) + 1)
-            step = max(1, math.ceil(len(powers) / most))
-            return [10.0**n for n in powers if n % step == 0]
+            powers = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
+            finer = (1, 2, 5) if ends[1] - ends[0] < 2 else (1,)
+            every = [m * 10.0**n * self.unit for n in powers for m in finer]
+            inside = [v for v in every if ends[0] <= self._scaled(v) <= ends[1]]
+            return inside[:: max(1, math.ceil(len(inside) / most))]
         rough = (ends[1] - ends[0]) / most
         power = 10.0 ** math.floor(math.log10(rough))
         step_ = next(s * power for s in STEPS if s * power >= rough)
         first = math.ceil(ends[0] / step_)
-        return [round(n * step_, 10) for n in range(first, math.floor(ends[1] / step_) + 1)]
+        return [round(n * step_, 10) * self.unit for n in range(first, math.floor(ends[1] / step_) + 1)]
+
+    def text(self, value: float) -> str:
+        """Return a value in units."""
+        return self.shown(value / self.unit)
 
     def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.log else value
+        return math.log10(value / self.unit) if self.log else value / self.unit
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def _axes(x: Axis, across: tuple[float, float], y: Axis, up: tuple[float, float]
     for value in x.ticks(across):
         a = _across(x.share(value, across))
         yield element("line", class_="grid", x1=_n(a), x2=_n(a), y1=_n(TOP), y2=_n(HEIGHT - BOTTOM))
-        yield element("text", x.shown(value), class_="tick middle", x=_n(a), y=_n(HEIGHT - BOTTOM + 13))
+        yield element("text", x.text(value), class_="tick middle", x=_n(a), y=_n(HEIGHT - BOTTOM + 13))
     yield element("text", x.title, class_="axis end", x=_n(WIDTH - RIGHT), y=_n(HEIGHT - 6))
     yield from _rows(y, up, HEIGHT)
 
@@ -149,7 +156,7 @@ def _rows(y: Axis, up: tuple[float, float], height: float) -> Iterator[Markup]:
     for value in y.ticks(up, 5):
         b = _up(y.share(value, up), height)
         yield element("line", class_="grid", x1=_n(LEFT), x2=_n(WIDTH - RIGHT), y1=_n(b), y2=_n(b))
-        yield element("text", y.shown(value), class_="tick end", x=_n(LEFT - 5), y=_n(b + 3.5))
+        yield element("text", y.text(value), class_="tick end", x=_n(LEFT - 5), y=_n(b + 3.5))
     yield element("text", y.title, class_="axis", x=2, y=11)
 
 

@@ -170,10 +170,11 @@ class Site:
             # The plan is not cached: the plans of all methods on all models would fill the memory.
             found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
-            return {"problem": str(error), "exact": None}
+            return {"problem": str(error), "exact": None, "bytes": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
         return {
-            "problem": "", "exact": found.trained, "trained": count(found.trained), "percent": percent(found.percent),
+            "problem": "", "exact": found.trained, "bytes": found.stored_bytes,
+            "trained": count(found.trained), "percent": percent(found.percent),
             "stored": count(found.stored) + bits, "served": count(found.served),
         }  # fmt: skip
 
