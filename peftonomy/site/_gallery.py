@@ -61,8 +61,8 @@ def ledgers(site: Site, model: str) -> Markup:
     named = [_labelled(dot) if i in off else dot for i, dot in enumerate(dots)]
     told = f"{len(dots)} methods by trained parameters and by the size of a checkpoint."
     return _plot.scatter(
-        named, _plot.Axis("trained parameters", _measured.short, log=True),
-        _plot.Axis("stored, in float32 values", _measured.short, log=True), told, diagonal=True,
+        named, _plot.Axis("trained parameters", _plot.short, log=True),
+        _plot.Axis("stored, in float32 values", _plot.short, log=True), told, diagonal=True,
     )  # fmt: skip
 
 

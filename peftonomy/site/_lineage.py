@@ -157,17 +157,20 @@ def lanes(rows: Sequence[Lane], links: Sequence[Link] = ()) -> Markup:
     shown = [lane for lane in rows if lane.spots]
     every = [s.year for lane in shown for s in lane.spots]
     years = list(range(min(every, default=0), max(every, default=0) + 1)) if every else []
-    parts, y, at = list[Markup](), float(TOP), dict[str, tuple[float, float]]()
+    grounds, names = list[Markup](), list[Markup]()
+    y, at = float(TOP), dict[str, tuple[float, float]]()
     for lane in shown:
         height = HEAD + LINE * max(len(lane.year(year)) for year in years) + 6
-        parts.append(_lane(lane, years, y, height, at))
+        ground, inside = _lane(lane, years, y, height, at)
+        grounds.append(ground)
+        names.append(inside)
         y += height + 6
     edges = [_edge(link, at[link.target], at[link.source]) for link in links if {link.source, link.target} <= at.keys()]
     width = COLUMN * len(years)
     grid = [element("path", class_="grid", d=f"M{COLUMN * i} {TOP - 4}V{y - 6:g}") for i in range(1, len(years))]
     heads = [element("text", str(n), class_="year", x=COLUMN * i + 10, y=18) for i, n in enumerate(years)]
     svg = {"class_": "pf-lanes", "viewBox": f"0 0 {width} {y:g}", "role": "group", "aria_label": "Methods by year"}
-    return element("svg", *parts, *grid, *edges, *heads, xmlns="http://www.w3.org/2000/svg", **svg)
+    return element("svg", *grounds, *grid, *edges, *names, *heads, xmlns="http://www.w3.org/2000/svg", **svg)
 
 
 def _edge(link: Link, old: tuple[float, float], new: tuple[float, float]) -> Markup:
@@ -180,8 +183,8 @@ def _edge(link: Link, old: tuple[float, float], new: tuple[float, float]) -> Mar
 
 def _lane(
     lane: Lane, years: Sequence[int], y: float, height: float, at: dict[str, tuple[float, float]]
-) -> Markup:
-    """Return one lane, and add the position of each dot to `at`."""
+) -> tuple[Markup, Markup]:
+    """Return the ground of one lane and its names, and add the position of each dot to `at`."""
     ground = element("rect", class_="ground", x=0, y=y, width=COLUMN * len(years), height=height, rx=8)
     name = element("a", element("text", lane.name, class_="lane", x=10, y=y + 19), href=lane.href)
     placed = [
@@ -191,7 +194,8 @@ def _lane(
     ]
     at |= {spot.id: (x, line) for spot, x, line in placed}
     spots = [_name(spot, x, line) for spot, x, line in placed]
-    return element("g", ground, name, *spots, class_=f"hue-{lane.hue}")
+    hue = f"hue-{lane.hue}"
+    return element("g", ground, class_=hue), element("g", name, *spots, class_=hue)
 
 
 def _name(spot: Spot, x: float, y: float) -> Markup:

@@ -16,7 +16,7 @@ from ..knowledge import scaffold as _scaffold
 from ..knowledge.evidence import LEVELS
 from ..knowledge.rules import RULES
 from ..schema.taxonomy import CategoryNode
-from . import _api, _fields, _finder, _gallery, _names, _radial
+from . import _api, _fields, _finder, _gallery, _measured, _names, _radial
 from ._method import claim_view
 from ._overview import finder
 from ._schemas import SCHEMAS
@@ -108,7 +108,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     shared["lists"] = site.lists
     yield page(
         "index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal,
-        pictures=_gallery.home(site), **shared,
+        pictures=_gallery.home(site), hues=_measured.hues(site), **shared,
     )  # fmt: skip
     meta = {"finder": True, **WIDE}
     yield page(

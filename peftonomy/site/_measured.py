@@ -13,7 +13,7 @@ from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["charts", "measured_page", "of_method", "pareto", "short"]
+__all__ = ["charts", "hues", "measured_page", "of_method", "pareto"]
 
 GIB = 2**30
 MOST_SET = 3
@@ -21,20 +21,17 @@ MOST_SET = 3
 QUIET = {"peft_type", "init_lora_weights", "init_weights", "task_type"}
 """Arguments that a table of runs does not show, because the method or the start says the same."""
 
-def short(value: float) -> str:
-    """Return a count with a letter: `10M`."""
-    for power, letter in ((9, "B"), (6, "M"), (3, "k")):
-        if value >= 10**power:
-            return f"{value / 10**power:g}{letter}"
-    return f"{value:g}"
-
-
 AXES: dict[str, _plot.Axis] = {
-    "trained": _plot.Axis("trained parameters", short, log=True),
+    "trained": _plot.Axis("trained parameters", _plot.short, log=True),
     "peak_bytes": _plot.Axis("peak GPU memory, GiB", lambda v: f"{v:g}", unit=GIB),
     "seconds": _plot.Axis("training time, minutes", lambda v: f"{v:g}", log=True, unit=60),
     "file_bytes": _plot.Axis("size of the saved file", lambda v: bytes_text(int(v)), log=True),
 }
+
+
+def hues(site: Site) -> list[View]:
+    """Return the legend of the colours: the top categories."""
+    return [{"hue": site.hue(root.id), "name": root.name, "id": root.id} for root in site.kb.taxonomy.tree]
 
 
 def measured_page(site: Site) -> str:
@@ -46,6 +43,7 @@ def measured_page(site: Site) -> str:
         meta={"source": "evidence/studies.yaml", "door": "Methods", "hide": ["toc"]},
         studies=[_study(site, key, study) for key, study in site.kb.studies.items()],
         n_runs=len(site.kb.evidence),
+        hues=hues(site),
     )
 
 

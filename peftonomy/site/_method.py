@@ -18,7 +18,7 @@ from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _block, _closed, _equation, _kin, _measured, _names, _scale, _surveys
+from . import _block, _closed, _equation, _kin, _layers, _measured, _names, _scale, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
@@ -68,6 +68,7 @@ def method_page(site: Site, method: Method) -> str:
         use=_use(site, method),
         equation=_equation.equation(site, method),
         scale=_scale.to_scale(site, method),
+        layers=_layers.by_layer(site, method),
         **_where(method),
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),

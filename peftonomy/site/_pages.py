@@ -19,6 +19,7 @@ from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
 from ._site import HUES, Site
+from ._support import support_page
 from ._tools import tool_pages
 
 __all__ = ["all_pages", "each_page"]
@@ -41,6 +42,7 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from overview_pages(site)
     yield from tool_pages(site)
     yield "memory.md", memory_page(site)
+    yield "support.md", support_page(site)
     if kb.studies:
         yield "measured.md", measured_page(site)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ._svg import element
 
-__all__ = ["Axis", "Dot", "bars", "scatter"]
+__all__ = ["Axis", "Dot", "bars", "scatter", "short"]
 
 WIDTH, HEIGHT = 360.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 22.0, 36.0
@@ -117,7 +117,7 @@ def bars(
 ) -> Markup:
     """Return vertical bars: the label below each (may be empty), its value, and its description."""
     most = max((value for _, value, _ in rows), default=0) or 1
-    axis = Axis(y_title, lambda v: f"{v:,.0f}" if v == round(v) else f"{v:g}")
+    axis = Axis(y_title, short)
     up = (0.0, most * 1.05)
     wide = (WIDTH - LEFT - RIGHT) / max(1, len(rows))
     parts = [*_rows(axis, up, height)]
@@ -133,6 +133,18 @@ def bars(
             parts.append(element("text", label, class_="tick middle", x=middle, y=_n(height - BOTTOM + 13)))
     parts.append(element("text", x_title, class_="axis end", x=_n(WIDTH - RIGHT), y=_n(height - 6)))
     return _svg(parts, told, height=height)
+
+
+def short(value: float) -> str:
+    """Return a number with a letter.
+
+    >>> short(10_000_000), short(500)
+    ('10M', '500')
+    """
+    for power, letter in ((9, "B"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:g}{letter}"
+    return f"{value:g}"
 
 
 def _svg(parts: Sequence[Markup], told: str, *, group: bool = False, height: float = HEIGHT) -> Markup:
