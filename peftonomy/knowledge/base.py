@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..memory.fit import Fit
     from ..memory.setting import Memory
     from .graph import Graph
+    from .mechanism import Comparison, Nearest
     from .query import Selection
 
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
@@ -311,6 +312,23 @@ class KnowledgeBase(Records[Method]):
         if not isinstance(name, str):
             raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
+
+    def compare(self, *methods: str) -> Comparison:
+        """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
+        from .mechanism import compare
+
+        return compare(self, methods)
+
+    def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
+        """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
+
+        The aspects are the taxonomy's facets (`acts_on="weight"`) and those derived from entries (`freezes="random"`);
+        `taxonomy.facets` and `taxonomy.derived` have their values. An aspect may have several values. Each result says
+        how it differs. Raises UsageError.
+        """
+        from .mechanism import nearest
+
+        return nearest(self, method, described, n)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path of the files. The other process reads its own copy."""

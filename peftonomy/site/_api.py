@@ -43,6 +43,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "categories.json": {"categories": [_category(kb, node) for node in kb.taxonomy.tree]},
         "vocabulary.json": {
             "facets": {k: f.model_dump(mode="json") for k, f in kb.taxonomy.facets.items()},
+            "derived": {k: f.model_dump(mode="json") for k, f in kb.taxonomy.derived.items()},
             "relations": {k: r.model_dump(mode="json") for k, r in kb.taxonomy.relations.items()},
             "roles": kb.taxonomy.roles,
         },

@@ -242,6 +242,11 @@ class Facet(Record):
     values: dict[str, FacetValue | str]
     """Each value with its meaning."""
     multiple: bool
+    phrase: str
+    """The end of a sentence that starts with a method's name. `{}` stands for the phrases of the method's values."""
+    phrases: dict[str, str]
+    weight: float
+    """How much the facet counts in the likeness of two methods."""
 
 
 class RelationType(Record):
@@ -258,6 +263,8 @@ class VocabularyAnswer(Answer):
     """vocabulary.json"""
 
     facets: dict[str, Facet]
+    derived: dict[str, Facet]
+    """Properties of the same form that follow from an entry."""
     relations: dict[str, RelationType]
     roles: dict[str, str]
 
