@@ -41,7 +41,8 @@ def by_layer(site: Site, method: Method) -> View | None:
         name = backbone.name
         rest = f", and {count(outside)} outside the layers" if outside else ""
         if len(set(values)) == 1:
-            return {"picture": "", "text": f"On {name} it trains {count(values[0])} parameters in every layer{rest}."}
+            noun = "parameter" if values[0] == 1 else "parameters"
+            return {"picture": "", "text": f"On {name} it trains {count(values[0])} {noun} in every layer{rest}."}
         step = max(1, -(-len(layers) // MOST_LABELS))
         several = len(backbone.layers) > 1
         rows = [

@@ -29,6 +29,8 @@ START = {
     "exact": "equals the base model", "approximate": "close to the base model", "none": "differs from the base model",
 }  # fmt: skip
 STORES = {"values": "values of tensors", "indices": "positions", "bits": "mask bits", "seed": "a random seed"}
+MOST_NEAREST, MOST_DIFFERENCES = 5, 3
+"""The number of nearest methods on a page, and of differences for each."""
 MOST_OPEN = 6
 """The number of relations of others up to which they are not folded."""
 TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
@@ -88,6 +90,7 @@ def method_page(site: Site, method: Method) -> str:
         relations=list(_relations(site, method, known)),
         kin=_kin.kin(site, method),
         measured=_measured.of_method(site, method),
+        nearest=_nearest(site, method),
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],
         claims=[claim_view(site, method, claim) for claim in entry.claims],
@@ -279,6 +282,19 @@ def _use(site: Site, method: Method) -> list[View]:
             })  # fmt: skip
             break
     return found
+
+
+def _nearest(site: Site, method: Method) -> list[View]:
+    """Return the nearest methods, each with the first differences in words."""
+    found = site.kb.nearest(method.id, n=MOST_NEAREST).found if len(site.kb) > 1 else []
+    return [
+        {
+            "id": one.method, "name": one.name, "year": one.year, "hue": site.hue(site.kb[one.method].category),
+            "likeness": f"{100 * one.likeness:.0f} %", "more": max(0, len(one.differences) - MOST_DIFFERENCES),
+            "differences": [d.sentence for d in one.differences[:MOST_DIFFERENCES]],
+        }
+        for one in found
+    ]  # fmt: skip
 
 
 def _code(site: Site, key: str) -> Markup | None:
