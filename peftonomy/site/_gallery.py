@@ -117,7 +117,7 @@ def _mechanisms(site: Site, methods: Sequence[str]) -> list[View]:
     known = {key: _finder.words(site.kb[key]) for key in methods}
     found = []
     for question in _finder.questions(site):
-        values = []
+        values = list[View]()
         for value, name in question.values.items():
             inside = [key for key in methods if value in known[key].get(question.id, [])]
             if inside:

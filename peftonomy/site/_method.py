@@ -269,7 +269,7 @@ def _use(site: Site, method: Method) -> list[View]:
 
     The first is a block of Markdown, which the site builder highlights; the others are plain text.
     """
-    found = []
+    found = list[View]()
     for key in method.entry.implementations:
         for model in site.examples if key in site.kb.libraries else ():
             try:
