@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from .browser_kit import PHONE
+from .browser_kit import FOUND, PHONE
 from .test_browser import KINDS as PLAIN_KINDS
 from .test_browser import REPORT_REFUSALS
 from .tools_kit import AXE, KINDS
@@ -93,6 +93,21 @@ def test_axe_finds_nothing(browser: Browser, address: str, path: str, scheme: An
     context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_search(browser: Browser, address: str, scheme: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(address)
+    for words in ("", "low rank"):
+        page.keyboard.press("/")
+        page.get_by_role("combobox", name="Search").fill(words)
+        if words:
+            page.locator(FOUND).first.wait_for()
+        assert violations(page) == []
+        page.keyboard.press("Escape")
+    context.close()
+
+
 def test_axe_finds_nothing_on_a_phone(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport=PHONE)  # type: ignore[arg-type]
     page = context.new_page()
@@ -105,5 +120,6 @@ def test_axe_finds_nothing_on_a_phone(browser: Browser, address: str) -> None:
 
 def test_axe_can_find_something(page: Page, address: str) -> None:
     page.goto(f"{address}about.html")
-    page.evaluate("document.querySelector('.md-search').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('.pf-searchopen').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('.pf-searchopen').replaceChildren()")
     assert violations(page)

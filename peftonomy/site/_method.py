@@ -18,7 +18,7 @@ from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _block, _closed, _lineage, _names, _surveys
+from . import _block, _closed, _lineage, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
@@ -49,10 +49,7 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={
-            "source": file, "door": "Methods", "calculator": True,
-            "search": {"boost": _boost(site, method)}, "tags": _keywords(entry),
-        },
+        meta={"source": file, "door": "Methods", "calculator": True},
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),
@@ -290,17 +287,6 @@ def _code(site: Site, key: str) -> Markup | None:
     text = path.read_text(encoding="utf-8").rstrip("\n")
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return Markup(f'{fence} {{.python linenums="1"}}\n{text}\n{fence}')
-
-
-def _boost(site: Site, method: Method) -> int:
-    """Return the boost of the page in search results, which grows with the number of its relations."""
-    return 2 + len(site.kb.graph.related(method.id)) // 4
-
-
-def _keywords(entry: MethodEntry) -> list[str]:
-    """Return further search names: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
-    names = (entry.name, entry.id, *entry.aliases)
-    return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _engine, _operations, _radial
+from . import _api, _engine, _operations, _radial, _search
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
@@ -20,7 +20,7 @@ from ._overview import overview_pages
 from ._site import HUES, Site
 from ._tools import tool_pages
 
-__all__ = ["all_pages", "each_page"]
+__all__ = ["all_pages", "each_page", "standing"]
 
 STYLE = "peftonomy.css"
 ONLY_HERE = "katex.min.js"
@@ -36,10 +36,9 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     """Yield the path and content of every file, starting with the pages of the methods in the given order."""
     kb = site.kb
     yield from ((f"methods/{key}.md", method_page(site, kb[key])) for key in methods)
-    yield from standing_pages(site)
-    yield from overview_pages(site)
-    yield from tool_pages(site)
-    yield "memory.md", memory_page(site)
+    pages = standing(site)
+    yield from pages.items()
+    yield "assets/search-data.js", _search.script(site, pages)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
@@ -47,6 +46,14 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from _api.files(kb, site.examples, site.survey).items()
     yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)
     yield from _assets(site)
+
+
+def standing(site: Site) -> dict[str, str]:
+    """Return the pages that are not about one method, category or model."""
+    return {
+        **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
+        "memory.md": memory_page(site),
+    }  # fmt: skip
 
 
 def _assets(site: Site) -> Iterator[tuple[str, bytes]]:

@@ -28,15 +28,20 @@ var pf = (function () {
 
   /* ---- the engine with its data, and what memory needs besides: fetched when something first asks for them ---- */
 
-  var here = document.currentScript.src, waiting = new Map();
+  var here = document.currentScript.src, waiting = new Map(), LOADED = [];
   /* Scripts, one after the other; `key` says which they are, so that they are fetched once. */
   function fetched(key, names, then) {
+    if (waiting.get(key) === LOADED) { then(); return; }
     if (waiting.has(key)) { waiting.get(key).push(then); return; }
     waiting.set(key, [then]);
     names.forEach(function (name, i) {
       var script = make("script", { src: new URL(name + ".js", here).href });
       script.async = false;   // they arrive together and run in order
-      if (i === names.length - 1) script.addEventListener("load", function () { waiting.get(key).forEach(function (f) { f(); }); });
+      if (i === names.length - 1) script.addEventListener("load", function () {
+        var all = waiting.get(key);
+        waiting.set(key, LOADED);
+        all.forEach(function (f) { f(); });
+      });
       document.head.append(script);
     });
   }
@@ -77,7 +82,7 @@ var pf = (function () {
   class Address {
     constructor() {
       this.query = new URLSearchParams(location.search);
-      this.fields = ["h"];   // the search's own: the words to mark
+      this.fields = [];
       this.odd = [];
     }
     has(field) { this.fields.push(field); return this.query.has(field); }
@@ -301,11 +306,10 @@ var pf = (function () {
     }
     if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(text).then(done, byHand); else byHand();
   }
-  /* The theme's drawer and search hang on hidden check boxes, which real buttons press. */
+  /* The theme's drawer hangs on a hidden check box, which a real button presses. */
   function press(id) {
-    var toggle = document.getElementById(id), input = document.querySelector(".md-search__input");
+    var toggle = document.getElementById(id);
     if (toggle && !toggle.checked) toggle.click();
-    if (id === "__search" && input) input.focus();
   }
   document.addEventListener("click", function (event) {
     if (event.target.matches(".highlight .linenos")) location.hash = event.target.parentNode.id;   // a link to that line
@@ -336,5 +340,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, fetched: fetched, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();
