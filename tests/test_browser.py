@@ -43,6 +43,7 @@ ANSWERED = """models => models.map(model => {
     return Object.fromEntries(["trained", "stored", "served", "backbone"].map(name => [name, shown(name)]));
 })"""
 """For each model what a method's calculator says, null where it says that there is no answer."""
+CALCULATES = "() => document.querySelector('peft-calculator').ready"
 REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
 
 
@@ -66,7 +67,9 @@ def test_every_page_is_quiet_and_fits_a_phone(
         folder = path.parent.relative_to(site).as_posix()
         if (folder if folder in ("methods", "models") else "") != kind:
             continue
-        page.goto(address + path.relative_to(site).as_posix())
+        page.goto(f"{address}{path.relative_to(site).as_posix()}#calculator")
+        if kind == "methods" and path.stem in kb:
+            page.wait_for_function(CALCULATES)
         headings, width, spilled = page.evaluate(LOOKED_AT)
         if headings != 1 or width > PHONE["width"] or spilled:
             wrong[path.name] = headings, width, spilled
@@ -91,7 +94,8 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     page = context.new_page()
     complaints = watch(page)
     for path in KINDS:
-        page.goto(address + path)
+        page.goto(f"{address}{path}#calculator")
+        page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
     assert complaints == []
     context.close()
@@ -112,7 +116,7 @@ def test_ledgers_fit_a_desktop(browser: Browser, address: str, kb: KnowledgeBase
     context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
     page, wrong, counted = context.new_page(), {}, 0
     for method in kb:
-        page.goto(f"{address}methods/{method}.html")
+        page.goto(f"{address}methods/{method}.html#calculator")
         expect(page.locator(".pf-calc__out").first).not_to_be_empty()
         counted += page.get_by_role("region", name="Per tensor").count()
         if found := [name for name, shown in page.evaluate(CUT) if name in LEDGERS or not shown]:
@@ -127,7 +131,8 @@ def test_what_is_wider_than_its_box_shows_it(browser: Browser, address: str, vie
     context = browser.new_context(viewport=viewport)
     page, found = context.new_page(), {}
     for path in (*KINDS, "contribute.html", "matrix.html", "methods/mad_x.html", "methods/osf.html"):
-        page.goto(address + path)
+        page.goto(f"{address}{path}#calculator")
+        page.wait_for_load_state("networkidle")
         found[path] = page.evaluate(CUT)
     context.close()
     assert found["methods/osf.html"]
@@ -254,7 +259,7 @@ def number(page: Page, name: str) -> int:
 def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
     watched: Page, address: str, kb: KnowledgeBase
 ) -> None:
-    watched.goto(f"{address}methods/lora.html")
+    watched.goto(f"{address}methods/lora.html#calculator")
     watched.get_by_label("Model", exact=True).select_option("llama_3_8b")
     watched.get_by_label("r", exact=True).fill("16")
     watched.get_by_role("checkbox", name="attn.o").check()
@@ -268,7 +273,7 @@ def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
 
 
 def test_a_value_outside_its_domain_is_refused_at_its_field(watched: Page, address: str) -> None:
-    watched.goto(f"{address}methods/lora.html")
+    watched.goto(f"{address}methods/lora.html#calculator")
     field = watched.get_by_label("r", exact=True)
     field.fill("0")
     expect(watched.get_by_role("alert")).to_contain_text("r >= 1")
@@ -407,6 +412,7 @@ def test_it_works_from_a_folder_without_server_or_network(watched: Page, site: P
     watched.goto((site / "index.html").as_uri())
     search(watched, "low rank")
     watched.locator(FOUND).first.click()
+    watched.locator("peft-calculator").scroll_into_view_if_needed()
     watched.get_by_label("Model", exact=True).select_option("t5_base")
     assert number(watched, "trained") == kb["lora"].cost("t5_base").trained
 

@@ -85,8 +85,7 @@ def violations(page: Page, *, colours: bool = False) -> list[tuple[str, list[str
 def test_axe_finds_nothing(browser: Browser, address: str, path: str, scheme: Any) -> None:
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
-    page.goto(address + path)
-    page.wait_for_timeout(200)
+    page.goto(address + path, wait_until="networkidle")
     for details in page.locator("peft-calculator details").all():
         details.locator("summary").click()
     assert violations(page, colours=scheme == "dark") == []     # the rest is the same in both

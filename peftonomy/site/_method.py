@@ -49,7 +49,7 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={"source": file, "door": "Methods", "calculator": True},
+        meta={"source": file, "door": "Methods"},
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),

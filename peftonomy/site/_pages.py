@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _engine, _operations, _radial, _search
+from . import _api, _engine, _operations, _radial, _scripts, _search
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
@@ -56,7 +56,8 @@ def standing(site: Site) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _assets(site: Site) -> Iterator[tuple[str, bytes]]:
+def _assets(site: Site) -> Iterator[tuple[str, str | bytes]]:
+    yield from ((f"assets/{name}.js", text) for name, text in _scripts.bundles(site.folder).items())
     for source, target in (("assets", "assets"), ("vendor", "assets/vendor")):
         for path in sorted((site.folder / source).rglob("*")):
             if path.is_file() and path.name != ONLY_HERE:

@@ -52,6 +52,14 @@ var pf = (function () {
   function memory(then) {
     if (peft.memory) then(); else fetched("memory", peft.data.scripts, then);
   }
+  /* Calls back once when an element is in view, or within `margin` of it. */
+  function reached(element, margin, then) {
+    new IntersectionObserver(function (entries, observer) {
+      if (!entries.some(function (e) { return e.isIntersecting; })) return;
+      observer.disconnect();
+      then();
+    }, { rootMargin: margin }).observe(element);
+  }
   /* Some work for each item, a few at a time, so that the page answers meanwhile; returns how to stop it. */
   function gradually(items, work, then) {
     var queue = items.slice(), stopped = false;
@@ -133,11 +141,7 @@ var pf = (function () {
       var self = this;
       if (this.ready || !this.querySelector("tbody")) return;
       this.ready = true;
-      new IntersectionObserver(function (entries, observer) {
-        if (!entries.some(function (e) { return e.isIntersecting; })) return;
-        observer.disconnect();
-        engine(function () { self.fill(); });
-      }, { rootMargin: "600px" }).observe(this);
+      reached(this, "600px", function () { engine(function () { self.fill(); }); });
     }
     fill() {
       var self = this, model = this.dataset.model, rows = [];
@@ -161,6 +165,15 @@ var pf = (function () {
     }
   }
   customElements.define("peft-costs", Costs);
+
+  /* ---- a calculator that is a part of a page: fetched when it is reached, or when the address asks it something ---- */
+
+  addEventListener("DOMContentLoaded", function () {
+    var tool = document.querySelector("peft-calculator");
+    if (!tool || customElements.get("peft-calculator")) return;
+    function fetch() { engine(function () { fetched("calculator", ["calculator"], function () { /* it starts by itself */ }); }); }
+    if (location.search) fetch(); else reached(tool, "600px", fetch);
+  });
 
   /* ---- taxonomy picture ---- */
   class Graph extends HTMLElement {
@@ -340,5 +353,5 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, fetched: fetched, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, fetched: fetched, reached: reached, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();
