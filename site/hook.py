@@ -21,6 +21,7 @@ from mkdocs.utils.templates import TemplateContext
 
 import peftonomy
 from peftonomy.site import pages
+from peftonomy.site._about import absolute
 from peftonomy.site._around import Around
 from peftonomy.site._preview import WATCHED, Built, Preview, Source, seen
 
@@ -150,6 +151,8 @@ CHARSET = '<meta charset="utf-8">'
 
 def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> TemplateContext:
     """Put a page together, and refuse a script in its content."""
+    if "linked" in page.meta:
+        page.meta["linked"] = absolute(page.meta["linked"], config.site_url)
     page.content = _around.pop(page.file.src_uri).whole(page.content or "")
     if SCRIPT.search(page.content):
         raise PluginError(f"{page.file.src_uri}: a script in the page's content")
@@ -179,7 +182,7 @@ def _guarded(html: str) -> str:
 
 def _runs(attributes: str) -> bool:
     """Whether it is an inline script, not a file's and not data."""
-    return not re.search(r"""\bsrc=|type=["']?application/json""", attributes)
+    return not re.search(r"""\bsrc=|type=["']?application/(?:ld\+)?json""", attributes)
 
 
 def _hash(body: str) -> str:

@@ -32,7 +32,7 @@ class Search:
         self._context = MiniRacer()
         for name in SCRIPTS:
             self._context.eval((ROOT / "site" / name).read_text(encoding="utf-8"))
-        self._context.eval(_search.script(site, self.standing))
+        self._context.eval(_search.script(site, self.cards))
         self._context.eval("function found(words) { return JSON.stringify(pfSearch.find(words)); }")
 
     def __call__(self, words: str) -> Cards:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _engine, _operations, _radial, _scripts, _search
+from . import _about, _api, _engine, _operations, _radial, _scripts, _search
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
@@ -38,7 +38,9 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from ((f"methods/{key}.md", method_page(site, kb[key])) for key in methods)
     pages = standing(site)
     yield from pages.items()
-    yield "assets/search-data.js", _search.script(site, pages)
+    cards = _search.cards(site, pages)
+    yield "assets/search-data.js", _search.script(site, cards)
+    yield "llms.txt", _about.llms(site, cards)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)

@@ -153,6 +153,13 @@ class MethodAnswer(Answer):
     method: MethodRecord
 
 
+class AllAnswer(Answer):
+    """all.json"""
+
+    methods: list[MethodRecord]
+    """The same records as in the files of the methods."""
+
+
 # Models
 
 
@@ -491,6 +498,7 @@ class DeviationsAnswer(Answer):
 
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
+    "all": (AllAnswer, "all.json"),
     "method": (EntryRecord, ""),
     "method_file": (MethodAnswer, "methods/<id>.json"),
     "cost": (Cost, ""),

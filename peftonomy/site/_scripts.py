@@ -1,8 +1,8 @@
 """Bundle the scripts of the site that are written in parts.
 
 `site/scripts/<name>.js` is the frame of a bundle. Each of its lines `/* include PART */` stands for the file
-`site/scripts/<name>/PART.js`. The parts share the scope of that line, so a bundle is one classic script: it also runs in
-a page from a folder, which may load no modules.
+`site/scripts/<name>/PART.js`. The parts share the scope of that line, so a bundle is one classic script: it also runs
+in a page from a folder, which may load no modules.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..knowledge.base import Method
 from ..schema.search import SearchWords
 from ..schema.taxonomy import SurveyNode
-from . import _finder, _names
+from . import _anchors, _finder, _names
 from ._site import KINDS as ARCHITECTURES
 from ._site import Site
 from ._text import count
@@ -76,11 +76,11 @@ def cards(site: Site, pages: Mapping[str, str]) -> list[Card]:
     ]
 
 
-def script(site: Site, pages: Mapping[str, str]) -> str:
+def script(site: Site, known_cards: Iterable[Card]) -> str:
     """Return the text of `assets/search-data.js`."""
     known: SearchWords = site.search_words
     stop = {w.lower() for w in known.stop}
-    rows = [_row(card, stop) for card in cards(site, pages)]
+    rows = [_row(card, stop) for card in known_cards]
     record = {"kinds": KINDS, "stop": known.stop, "synonyms": known.synonyms, "cards": rows}
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return f'"use strict";\npfSearch.load({text});\n'
@@ -189,9 +189,9 @@ def _references(site: Site) -> Iterator[Card]:
 
 
 def _deviations(site: Site) -> Iterator[Card]:
-    for row in site.kb.deviations:
+    for row, anchor in zip(site.kb.deviations, _anchors.deviations(site.kb.deviations), strict=True):
         method, library = site.kb[row["method"]], site.library(row["library"])
         effect = "" if row["effect"] == "none" else f" · other {row['effect']}"
         title = f"{method.name} in {library}"
         where = f"{row['about']}{effect}"
-        yield Card("deviation", f"methods/{method.id}.html#libraries", title, where, "", row["note"], "deviation")
+        yield Card("deviation", f"methods/{method.id}.html#{anchor}", title, where, "", row["note"], "deviation")
