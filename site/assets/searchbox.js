@@ -68,9 +68,6 @@
     } else if (event.key === "Enter" && !event.isComposing && list.children[active]) {
       event.preventDefault();
       list.children[active].click();
-    } else if (event.key === "Escape" && !event.isComposing) {   // the browser itself would close it, a moment later
-      event.preventDefault();
-      box.close();
     }
   }
 
@@ -78,6 +75,11 @@
     if (event.target.closest("[data-search-open]")) open();
   });
   document.addEventListener("keydown", function (event) {
+    if (event.key === "Escape" && box && box.open && !event.isComposing) {   // the browser itself would close it, a moment later
+      event.preventDefault();
+      box.close();
+      return;
+    }
     var typing = event.target.closest("input, textarea, select, [contenteditable]");
     var wanted = event.key === "/" ? !typing && !event.ctrlKey && !event.metaKey && !event.altKey : event.key === "k" && (event.ctrlKey || event.metaKey);
     if (!wanted) return;
