@@ -6,7 +6,7 @@ The problems of all files are reported together, each with its line.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..catalogue.records import EVIDENCE
 from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
+from ..schema.search import load_search_words
 from ..schema.settings import load_settings
 from .evidence import recordings
 from .query import stored as in_list
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 from .rules import RULES, Finding, Keys, closest
 
 __all__ = ["check"]
+
+OF_SITE: dict[str, Callable[[Path, str], object]] = {
+    "settings.yaml": load_settings,
+    "search.yaml": load_search_words,
+}
+"""The data files of the site, each with its reader."""
 
 
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
@@ -40,19 +47,20 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     shelves = (kb.methods, kb.families, kb.models, kb.libraries)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
-    settings = kb.root / "site" / "settings.yaml"
+    of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
     runs = sorted((kb.root / EVIDENCE).glob("*"))
-    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, *runs, settings]}
+    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
-    if settings.is_file() and wanted(settings):
-        try:
-            load_settings(settings, kb.shown(settings))
-        except DataError as error:
-            problems += error.problems
+    for path, load in of_site.items():
+        if path.is_file() and wanted(path):
+            try:
+                load(path, kb.shown(path))
+            except DataError as error:
+                problems += error.problems
     problems += [p for p in _evidence_problems(kb) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)

@@ -18,6 +18,7 @@ SCHEMA_VERSION = "1.0"
 ROOT = "api/v1/"
 FILES = {
     "index.json": "Every method and model with name, summary and address.",
+    "all.json": "Every method as in its own file, in one file.",
     "methods/<id>.json": "One entry with all its fields, its relations, and its cost on the example models.",
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
     "lists/<id>.json": "One saved query: its condition and the matching methods.",
@@ -57,7 +58,9 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }
-    answers |= {f"methods/{m}.json": {"method": method_record(kb[m], examples)} for m in kb}
+    records = {m: method_record(kb[m], examples) for m in kb}
+    answers["all.json"] = {"methods": list(records.values())}
+    answers |= {f"methods/{m}.json": {"method": record} for m, record in records.items()}
     answers |= {f"lists/{key}.json": {"list": _list(kb, key)} for key in kb.taxonomy.lists}
     answers |= {f"models/{m}.json": {"model": _model(kb, m)} for m in kb.models}
     answers |= {f"schema/{kind}.json": schema(kind) for kind in SCHEMAS}

@@ -18,7 +18,7 @@ from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _block, _closed, _equation, _kin, _layers, _measured, _names, _scale, _surveys
+from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _measured, _scale, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
@@ -55,10 +55,7 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={
-            "source": file, "door": "Methods", "calculator": True,
-            "search": {"boost": _boost(site, method)}, "tags": _keywords(entry),
-        },
+        meta={"source": file, "door": "Methods", "linked": _about.term(site, method)},
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),
@@ -94,7 +91,7 @@ def method_page(site: Site, method: Method) -> str:
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],
         claims=[claim_view(site, method, claim) for claim in entry.claims],
-        libraries=[_library(site, key, found, known) for key, found in entry.implementations.items()],
+        libraries=[_library(site, method, key, found, known) for key, found in entry.implementations.items()],
         pitfalls=[
             {"note": p.note, "source": site.cite(p.source), "level": _level(known, f"pitfalls.{i}")}
             for i, p in enumerate(entry.pitfalls)
@@ -314,17 +311,6 @@ def _fenced(text: str, options: str = "") -> Markup:
     return Markup(f"{fence} {{.python{options}}}\n{text}\n{fence}")
 
 
-def _boost(site: Site, method: Method) -> int:
-    """Return the boost of the page in search results, which grows with the number of its relations."""
-    return 2 + len(site.kb.graph.related(method.id)) // 4
-
-
-def _keywords(entry: MethodEntry) -> list[str]:
-    """Return further search names: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
-    names = (entry.name, entry.id, *entry.aliases)
-    return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
-
-
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
     """Yield groups of relations: the method's own, then those that others declare, by their categories.
 
@@ -371,16 +357,17 @@ def claim_view(site: Site, method: Method, claim: Claim) -> View:
     return {
         "reported": claim.reported, "quantity": claim.quantity.source, "model": claim.model,
         "model_name": model.name if model else claim.model, "setting": "; ".join(setting), "note": claim.note or "",
-        "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
+        "id": claim.id, "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
         "evidence": {"word": claim.evidence, "by": claim.source, "meaning": LEVELS.get(claim.evidence, "")},
     }  # fmt: skip
 
 
-def _library(site: Site, key: str, found: Implementation, known: Mapping[str, Fact]) -> View:
+def _library(site: Site, method: Method, key: str, found: Implementation, known: Mapping[str, Fact]) -> View:
+    named = ({"method": method.id, "library": key, "about": d.subject} for d in found.deviations)
     deviations = [
-        {"effect": d.effect, "note": d.note, "source": site.cite(d.source),
+        {"anchor": anchor, "effect": d.effect, "note": d.note, "source": site.cite(d.source),
          "level": _level(known, f"implementations.{key}.deviations.{i}")}
-        for i, d in enumerate(found.deviations)
+        for (i, d), anchor in zip(enumerate(found.deviations), _anchors.deviations(named), strict=True)
     ]  # fmt: skip
     return {
         "name": site.library(key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,

@@ -156,6 +156,13 @@ class MethodAnswer(Answer):
     method: MethodRecord
 
 
+class AllAnswer(Answer):
+    """all.json"""
+
+    methods: list[MethodRecord]
+    """The same records as in the files of the methods."""
+
+
 # Models
 
 
@@ -509,6 +516,7 @@ class EvidenceAnswer(Answer):
 
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
+    "all": (AllAnswer, "all.json"),
     "method": (EntryRecord, ""),
     "method_file": (MethodAnswer, "methods/<id>.json"),
     "cost": (Cost, ""),

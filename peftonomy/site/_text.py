@@ -60,9 +60,13 @@ def spans(text: str, tex: Callable[[str], Markup]) -> Markup:
 
 
 def front_matter(**fields: object) -> str:
-    """Return YAML front matter. The theme prints these texts into HTML unchanged, so markup is escaped here."""
+    """Return YAML front matter. The theme prints these texts into HTML unchanged, so markup is escaped here.
+
+    The strings inside of a mapping are not: the theme prints mappings as JSON.
+    """
     shown = {k: [_escaped(i) for i in v] if isinstance(v, list) else _escaped(v) for k, v in fields.items() if v}
-    return "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()) + "---\n\n"
+    written = "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()).replace("<", "\\u003c")
+    return f"---\n{written}---\n\n"
 
 
 def _escaped(value: object) -> object:
