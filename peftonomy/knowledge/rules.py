@@ -20,6 +20,7 @@ from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
 from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
+from .legend import legend, unexplained
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
@@ -367,6 +368,25 @@ def _balanced(method: MethodRecord) -> Iterator[Finding]:
     for command in ("\\href", "\\url", "\\html", "\\includegraphics", "\\input", "\\def", "\\newcommand"):
         if command in update:
             yield Finding(("update",), command, "mathematics only")
+
+
+@rule(
+    "symbols",
+    "Every symbol of the update rule is explained: by the name of a tensor or hyperparameter, by `symbols`, or by "
+    "`taxonomy/symbols.yaml`.",
+)
+def _symbols(method: MethodRecord) -> Iterator[Finding]:
+    known = [part.prefix + name for part in method.parts for name in part.entry.tensors]
+    for tex, spec in method.entry.symbols.items():
+        for name in spec.tensors:
+            if name not in known:
+                yield Finding(("symbols", tex, "tensors"), name, "a tensor of this entry", closest(name, known))
+    for tex in unexplained(method):
+        yield Finding(("update",), tex, "a symbol with a meaning", "add it to `symbols`")
+    shown = {symbol.tex for symbol in legend(method)}
+    for tex in method.entry.symbols:
+        if tex not in shown:
+            yield Finding(("symbols", tex), tex, "a symbol of the update rule")
 
 
 @rule(

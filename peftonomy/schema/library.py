@@ -165,6 +165,8 @@ class Library(Entry):
     """The key that gives the type."""
     usage: list[Stem]
     """The calls that apply a configuration; `{config}` stands for it."""
+    report: list[Stem] = Field(default=[])
+    """The calls that print what is trained afterwards."""
     arguments: dict[Name, Any] = Field(default={})
     """Arguments of every type, with their defaults."""
     inert: list[Name] = Field(default=[])
