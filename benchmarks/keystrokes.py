@@ -24,7 +24,7 @@ ASKED = (  # page, field, what is typed
     ("calculator.html?method=lora&model=llama_3_1_405b", "peft-calculator input.pf-input", NUMBERS),
     ("methods/full_fine_tuning.html?model=t0_11b&task=seq_cls", "peft-calculator input.pf-input", NUMBERS),
     ("compare.html?methods=lora,adalora,prefix_tuning,ia3,bitfit,warp&budget=10M", "peft-compare .pf-input", NUMBERS),
-    ("planner.html?trained=5M", "peft-planner input.pf-input", NUMBERS),
+    ("planner.html?gpu=24+GiB", "peft-choose .pf-input", NUMBERS),
     ("index.html", ".pf-search__field", WORDS),
     ("methods/index.html", "main input[type=search]", WORDS),
     ("taxonomy.html", "#pf-graph-find", WORDS),
@@ -33,7 +33,8 @@ ASKED = (  # page, field, what is typed
     ("memory.html", "[data-filter]", WORDS),
 )
 TYPE = """async ([selector, texts]) => {
-    const input = [...document.querySelectorAll(selector)].find(f => f.tagName === "INPUT" && f.value) || document.querySelector(selector);
+    const fields = [...document.querySelectorAll(selector)].filter(f => f.tagName === "INPUT");
+    const input = fields.find(f => f.value) || fields[0];
     const painted = () => new Promise(done => requestAnimationFrame(() => {
         const channel = new MessageChannel();
         channel.port1.onmessage = done;
