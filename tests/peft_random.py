@@ -235,7 +235,7 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
                 continue  # whole layers, by default all of them
             elif rng.random() < (0.85 if prompts and field.name == "task_type" else often):
                 yield field.name, how(rng, names)
-        elif field.name in changed and rng.random() < 0.02:
+        elif field.name in changed and rng.random() < 0.005:  # few types allow null
             yield field.name, None
         elif field.name in changed | needed:
             known = _value(rng, hints[field.name], field.name, names)
