@@ -376,7 +376,7 @@ def outcomes(case: Case, answer: Theirs) -> dict[str, Outcome]:
     except (TypeError, ValueError) as error:  # peft does not read what it has saved
         return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, None, str(error))}
     found = {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, known, "")}
-    if found["saved"].word == "wrong":  # what peft saves may mean something else when it reads it
+    if found["saved"].word in ("wrong", "refused"):  # what peft saves may mean something else when it reads it
         again = theirs(case._replace(config=saved))
         read = (None, again) if isinstance(again, str) else (again[0], "")
         found["saved"] = _outcome(case, saved, *read)
