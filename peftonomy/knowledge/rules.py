@@ -414,9 +414,11 @@ def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 def _renames(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry
     for library, implementation in entry.implementations.items():
-        for field in ("rename", "read", "defaults", "apart"):
+        for field in ("rename", "read", "defaults", "wider", "apart"):
             known: Iterable[str] = entry.tensors if field == "apart" else entry.hyperparameters
             what = "one of our tensors" if field == "apart" else "one of our hyperparameters"
+            if field == "wider":
+                known, what = implementation.rename, f"one of our hyperparameters that {library} has"
             for name in getattr(implementation, field):
                 if name not in known:
                     yield Finding(("implementations", library, field, name), name, what, closest(name, known))
