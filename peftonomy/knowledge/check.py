@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, PeftonomyError, Problem, shown
+from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.settings import load_settings
@@ -25,6 +26,7 @@ from .rules import RULES, Finding, Keys, closest
 __all__ = ["check"]
 
 
+@uncollected()
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     """Return every problem of the knowledge base, sorted. `files` restricts the result to some files.
 
@@ -189,9 +191,9 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
 
 def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
     """Check the source that a family or a model names, and the roles of its modules."""
-    document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        document = load_yaml(path, kb.shown(path))
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
     if record.source.partition("#")[0] not in kb.references:
