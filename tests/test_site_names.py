@@ -14,7 +14,9 @@ from peftonomy.knowledge.rules import RULES
 from peftonomy.site import _names, pages
 from peftonomy.site._site import Site
 
+from .site_kit import Pages
 from .test_site import edited
+from .trees import small_tree
 
 
 def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
@@ -25,8 +27,11 @@ def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
 
 
 def sharing(root: Path, folder: Path) -> KnowledgeBase:
-    """Two entries that share a name, one of them in another spelling."""
-    edited(root, folder, "lora", (r"^aliases: \[", "aliases: [mix-it, r, "))
+    """A few entries, two of which share a name, one of them in another spelling."""
+    few = small_tree(root, folder / "few", "lora", "mam_adapter", "adalora", "dora")
+    (folder / "tree").mkdir()
+    folder = folder / "tree"
+    edited(few, folder, "lora", (r"^aliases: \[", "aliases: [mix-it, r, "))
     entry = folder / "methods" / "mam_adapter.yaml"
     text, n = re.subn(r"^aliases: \[", "aliases: [MixIt, ", entry.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert n == 1
@@ -61,8 +66,7 @@ def test_words_of_settings_keep_their_meanings_apart(kb: KnowledgeBase) -> None:
 
 
 @pytest.mark.slow
-def test_the_contributors_page_has_every_rule_field_and_the_template(kb: KnowledgeBase) -> None:
-    made = pages(kb)
+def test_the_contributors_page_has_every_rule_field_and_the_template(kb: KnowledgeBase, made: Pages) -> None:
     text = html.unescape(str(made["contribute.md"]))
     for rule in RULES:
         example = kb.taxonomy.rule_examples[rule.name]

@@ -173,7 +173,7 @@ class _Reader:
 
 def _skip(event: Any, events: Iterator[Any]) -> None:
     """Pass over the value that begins with an event."""
-    depth = isinstance(event, yaml.CollectionStartEvent)
+    depth = int(isinstance(event, yaml.CollectionStartEvent))
     while depth:
         event = next(events)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
