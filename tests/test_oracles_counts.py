@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,8 @@ from tests import shapes  # noqa: F401 (adds families)
 from tests.families import OTHERS
 from tests.peft_counts import Counts, counts, plain, question, wrapped
 from tests.test_adapter import ELSEWHERE
+
+from .grid import WHOLE
 
 pytestmark = [
     pytest.mark.torch,
@@ -211,8 +212,7 @@ def test_counts_of_every_family(family: str) -> None:
         try:
             where = {"targets": targets(method, family), **question}
             chosen = list(settings(method, family))
-            whole = os.environ.get("GRID") == "whole"
-            for setting in chosen if whole else [chosen[number % len(chosen)]]:
+            for setting in chosen if WHOLE else [chosen[number % len(chosen)]]:
                 config = KB[method].export(backbone, **where, **setting)
                 reported = KB.adapter(config.to_dict(), backbone, method=method, **question).reported
                 theirs = measured(config, family)

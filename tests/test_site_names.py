@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ import pytest
 import peftonomy
 from peftonomy import KnowledgeBase
 from peftonomy.knowledge.rules import RULES
-from peftonomy.site import _names, pages
+from peftonomy.site import _names
+from peftonomy.site._pages import each_page
 from peftonomy.site._site import Site
 
 from .site_kit import Pages
 from .test_site import edited
-from .trees import small_tree
 
 
 def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
@@ -27,11 +28,8 @@ def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
 
 
 def sharing(root: Path, folder: Path) -> KnowledgeBase:
-    """A few entries, two of which share a name, one of them in another spelling."""
-    few = small_tree(root, folder / "few", "lora", "mam_adapter", "adalora", "dora")
-    (folder / "tree").mkdir()
-    folder = folder / "tree"
-    edited(few, folder, "lora", (r"^aliases: \[", "aliases: [mix-it, r, "))
+    """Two entries that share a name, one of them in another spelling."""
+    edited(root, folder, "lora", (r"^aliases: \[", "aliases: [mix-it, r, "))
     entry = folder / "methods" / "mam_adapter.yaml"
     text, n = re.subn(r"^aliases: \[", "aliases: [MixIt, ", entry.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert n == 1
@@ -48,7 +46,7 @@ def test_a_shared_alias_is_listed_with_year_and_category(root: Path, tmp_path: P
     assert others == sorted(others, key=lambda m: (kb[m].year, kb[m].name.lower()))
     assert "lora" not in others
     assert set(others) == {m.id for m in kb.values() if "r" in m.entry.hyperparameters} - {"lora"}
-    made = pages(kb)
+    made = dict(takewhile(lambda page: page[0] != "memory.md", each_page(Site(kb), ())))
     for path, prefix in (("names.md", "methods/"), ("methods/index.md", "")):
         text = html.unescape(str(made[path]))
         assert re.search(rf'href="{prefix}lora.html">LoRA</a> \({kb["lora"].year}, [^)]*›', text), path
