@@ -7,10 +7,12 @@ of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -119,6 +121,15 @@ class Case:
             return _simulate.measured(self.setup())
         except RuntimeError:
             return None
+
+    def saved(self) -> Iterator[int]:
+        """Yield the bytes between the passes of the same step: on real tensors, then simulated, where a CPU may differ."""
+        from reference_impls import _simulate
+
+        with contextlib.suppress(RuntimeError):
+            yield _simulate.saved(self.setup())
+        with _simulate.fake():
+            yield _simulate.saved(self.setup())
 
     def setup(self) -> Any:
         """What a step is run for."""

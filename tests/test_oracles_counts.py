@@ -202,17 +202,17 @@ REFUSALS = (
 @pytest.mark.parametrize("family", ELSEWHERE)
 def test_counts_of_every_family(family: str) -> None:
     """All methods on a tiny model of each family that has no test above: at the defaults and at two small settings
-    (`make grid`), or at one of these, which is another for each neighbour. If we refuse what we export, it is for the
+    (`make grid`), or every second method at one of these, which is another for each neighbour. If we refuse what we export, it is for the
     names of experts, or the library's description says that peft fails, or peft does fail."""
     backbone, question = asked(family)
     ours, refused, wrong, compared = dict[str, Configuration](), dict[str, str](), dict[str, Any](), set[str]()
     for number, method in enumerate(METHODS, list(ELSEWHERE).index(family)):
-        if (method, "*") in UNSUPPORTED:
+        if (method, "*") in UNSUPPORTED or (number % 2 and not WHOLE):
             continue
         try:
             where = {"targets": targets(method, family), **question}
             chosen = list(settings(method, family))
-            for setting in chosen if WHOLE else [chosen[number % len(chosen)]]:
+            for setting in chosen if WHOLE else [chosen[number // 2 % len(chosen)]]:
                 config = KB[method].export(backbone, **where, **setting)
                 reported = KB.adapter(config.to_dict(), backbone, method=method, **question).reported
                 theirs = measured(config, family)
@@ -229,7 +229,7 @@ def test_counts_of_every_family(family: str) -> None:
             refused[method] = str(error)
             continue
     assert wrong == {}
-    assert len(compared) > 30
+    assert len(compared) > (30 if WHOLE else 15)
     for method, config in ours.items():
         kind = PEFT.types[str(KB[method].entry.implementations["hf_peft"].type)]
         experts = kind.converts and backbone.family.expert_names
