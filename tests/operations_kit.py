@@ -112,8 +112,6 @@ class Case:
 
     def run(self) -> Any:
         """The same step on real tensors; None where the CPU lacks an operation or needs other values."""
-        import torch
-
         from reference_impls import _simulate
 
         torch.manual_seed(0)
@@ -123,7 +121,7 @@ class Case:
             return None
 
     def saved(self) -> Iterator[int]:
-        """Yield the bytes between the passes of the same step: on real tensors, then simulated, where a CPU may differ."""
+        """Yield the bytes between the passes of the same step: on real tensors, and then simulated."""
         from reference_impls import _simulate
 
         with contextlib.suppress(RuntimeError):

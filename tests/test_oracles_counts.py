@@ -201,9 +201,12 @@ REFUSALS = (
 
 @pytest.mark.parametrize("family", ELSEWHERE)
 def test_counts_of_every_family(family: str) -> None:
-    """All methods on a tiny model of each family that has no test above: at the defaults and at two small settings
-    (`make grid`), or every second method at one of these, which is another for each neighbour. If we refuse what we export, it is for the
-    names of experts, or the library's description says that peft fails, or peft does fail."""
+    """Count methods on a tiny model of each family that has no test above.
+
+    With `make grid`, all methods at the defaults and at two small settings. Otherwise every second method, at one of
+    these. Neighbouring families have the other half of the methods. A configuration that we export and refuse to read
+    has names of experts, or its type fails by the library's description, or peft fails.
+    """
     backbone, question = asked(family)
     ours, refused, wrong, compared = dict[str, Configuration](), dict[str, str](), dict[str, Any](), set[str]()
     for number, method in enumerate(METHODS, list(ELSEWHERE).index(family)):
