@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import EVIDENCE
 from ..errors import DataError, PeftonomyError, Problem, shown
+from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.library import Library
@@ -35,6 +36,7 @@ OF_SITE: dict[str, Callable[[Path, str], object]] = {
 """The data files of the site, each with its reader."""
 
 
+@uncollected()
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     """Return every problem of the knowledge base, sorted. `files` restricts the result to some files.
 
@@ -248,9 +250,9 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
 
 def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
     """Check the sources and names in a family, a model, a library or a trainer."""
-    document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        document = load_yaml(path, kb.shown(path))
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
     cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]
