@@ -33,7 +33,8 @@ class Minis(kit.Child):
         return y + self.scale * torch.einsum("...nr,nor->...no", low, self.B).flatten(-2)       # (..., d_out)
 
     def delta(self) -> Tensor:
-        return self.scale * torch.block_diag(*(self.B @ self.A))                # (d_out, d_in)
+        blocks: Tensor = torch.block_diag(*(self.B @ self.A))                   # (d_out, d_in)
+        return self.scale * blocks
 
 
 def apply(
