@@ -265,7 +265,7 @@ def saved(setup: Setup) -> int:
         memory.mark("activations", training.given)
         memory.mark("weights")
         loss = training.loss()
-        kept = memory.mark("activations")
+        kept: int = memory.mark("activations")
         del loss
     return kept
 
