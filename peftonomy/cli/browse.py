@@ -9,6 +9,7 @@ import click
 
 from ..errors import UsageError
 from ..files import output as out
+from ..schema.support import ASPECTS
 from .options import (
     Assignment,
     Whole,
@@ -24,7 +25,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.tensors import Tensor
 
 
 @cli.command()
@@ -38,14 +38,21 @@ if TYPE_CHECKING:
     shell_complete=completes("models"),
     help="Let --where also use trained, stored, stored_bytes, served and percent, counted on this model.",
 )
+@click.option("--in", "place", metavar="LIBRARY", help="Only methods that this library or trainer has.")
 @click.option("--list", "stored", metavar="LIST", help="Only methods of a saved query; `peftonomy lists` prints them.")
 @json_option
-def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
+def methods(
+    category: str | None, where: str, model: str | None, place: str | None, stored: str | None, as_json: bool
+) -> None:
     """List the methods."""
     from ..knowledge.query import select
+    from ..knowledge.support import provider
 
     kb = knowledge()
     found = select(kb, where, category, model)
+    if place is not None:
+        there = provider(kb, place).id
+        found = found.only(m.id for m in found.methods if there in kb.facts[m.id]["library"])
     if stored is not None:
         found = found.only(kb.stored_list(stored).ids)
     if as_json:
@@ -60,6 +67,7 @@ def methods(category: str | None, where: str, model: str | None, stored: str | N
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry, and how each fact is known."""
     from ..knowledge.evidence import facts, tally
+    from .equation import equation
 
     found = knowledge()[method]
     entry = found.entry
@@ -67,7 +75,7 @@ def show(method: str, as_json: bool) -> None:
         return out.print_json(found.record())
     known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
-    click.echo(f"{entry.update}\n{entry.where}\n")
+    click.echo(f"{equation(entry.update)}\n{entry.where}\n")
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",
@@ -76,7 +84,7 @@ def show(method: str, as_json: bool) -> None:
     ]  # fmt: skip
     section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
     tensors = [
-        (n, t.per, declared(t), t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
+        (n, t.per, t.declared, t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
          ", ".join(s.as_ for s in t.stored), t.served)
         for n, t in entry.tensors.items()
     ]  # fmt: skip
@@ -86,13 +94,6 @@ def show(method: str, as_json: bool) -> None:
     section(("relation", "to", "why"), relations)
     counts = ", ".join(f"{n} {name.replace('_', '-')}" for name, n in tally(known).items())
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
-
-
-def declared(tensor: Tensor) -> str:
-    """Return the shape or count of a tensor as in its entry."""
-    if tensor.shape is not None:
-        return " x ".join(size.source for size in tensor.shape)
-    return tensor.count.source if tensor.count is not None else "its own"
 
 
 def word(value: Any) -> str:
@@ -191,6 +192,32 @@ def deviations(methods: tuple[str, ...], as_json: bool) -> None:
         return out.print_json(rows)
     columns = ("method", "library", "against", "about", "effect", "note")
     return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--in", "place", metavar="LIBRARY", help="Only in this library or trainer.")
+@json_option
+def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
+    """List which libraries and trainers have a method, since when, and on which base models.
+
+    A dash stands for an unknown fact.
+    """
+    from ..knowledge.support import provider, records
+
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    there = None if place is None else provider(kb, place).id
+    found = [r for r in records(kb) if r["method"] in wanted and there in (None, r["in"])]
+    if as_json:
+        return out.print_json(found)
+    rows = [
+        (r["method"], r["in"], r["since"] or "-", "fails" if r["fails"] else "has it",
+         *(one["works"] if (one := r["base"][name]) else "-" for name in ASPECTS), r["name"],
+         ", ".join(f"{ours}={key['key']}" for ours, key in r["keys"].items()))
+        for r in found
+    ]  # fmt: skip
+    return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
 
 
 @cli.command()

@@ -159,14 +159,22 @@ def compare(methods: tuple[str, ...], as_json: bool, explain: bool, **asked: Any
 
 @cli.command()
 @method_argument
-@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft or adapters.")
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="Or adapters, axolotl, llama_factory.")
 @model_options
 @json_option
 def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
-    """Print a library's configuration of a method: the Python call, and the file that it saves."""
+    """Print a library's or a trainer's configuration of a method.
+
+    For a library: the Python call, and the file that it saves. For a trainer: its configuration of a run, in YAML.
+    """
+    from ..libraries.trainers import Run
+
     wanted = question(asked)
     settings: Any = once(wanted.settings)
     found = knowledge()[method].export(**wanted.place, to=to, **settings)
-    if not as_json:
-        click.echo(f"{found.python}\n\n{found.library.file}")
+    if as_json:
+        return out.print_json(found.to_dict())
+    if isinstance(found, Run):
+        return click.echo(found.yaml, nl=False)
+    click.echo(f"{found.python}\n\n{found.library.file}")
     return out.print_json(found.to_dict())

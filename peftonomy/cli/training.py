@@ -53,7 +53,11 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
     step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
     asking = question(asked)
     entry = knowledge()[method]
-    found = asking.simulate(entry, **step) if simulate else asking.remember(entry, **step).to_dict()
+    if simulate:
+        with out.progress(f"simulating {method}"):
+            found = asking.simulate(entry, **step)
+    else:
+        found = asking.remember(entry, **step).to_dict()
     if as_json:
         return out.print_json(found)
     click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
@@ -148,12 +152,14 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
     size, asking = gpu_memory(kb.gpus, gpu), question(asked)
     found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
     asking.check_settings(wanted)
-    for method in wanted:
-        try:
-            found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
-        except UsageError:
-            if methods:
-                raise
+    with out.bar("fitting") as report:
+        for done, method in enumerate(wanted):
+            report(done, len(wanted))
+            try:
+                found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
+            except UsageError:
+                if methods:
+                    raise
     if not found:
         raise UsageError("no method can be solved for this; name one to see the reason")
     found = beside(found)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..costs.table import Table, Tabled
 from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
@@ -32,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Tabled):
     """The largest `value` of `solved` that fits into `gpu` bytes, 0 where none does, and the memory that it takes.
 
     limited: whether something else than memory is the limit (the model's positions, or a domain). changes: what single
@@ -54,6 +55,12 @@ class Fit:
             "limited": self.limited, "memory": None if self.memory is None else self.memory.to_dict(),
             "changes": [{"change": c.name, "value": c.value} for c in self.changes],
         }  # fmt: skip
+
+    def table(self) -> Table:
+        """Return a table with the largest value, and the value that each single change would allow."""
+        values = [("", self.value), *((change.name, change.value) for change in self.changes)]
+        rows = [{"change": name, self.solved: value} for name, value in values]
+        return Table(rows, caption=f"{self.method} in {self.gpu:,} bytes")
 
 
 def checked_gpu(gpu: int) -> None:

@@ -17,7 +17,9 @@ from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
+from ._reference import reference_pages
 from ._site import HUES, Site
+from ._support import support_page
 from ._tools import tool_pages
 
 __all__ = ["all_pages", "each_page"]
@@ -39,7 +41,9 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from standing_pages(site)
     yield from overview_pages(site)
     yield from tool_pages(site)
+    yield from reference_pages(site)
     yield "memory.md", memory_page(site)
+    yield "support.md", support_page(site)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
