@@ -95,7 +95,7 @@
         make("ol", { class: "pf-choices" }, found.map(function (r) {
           var method = peft.data.methods[r.method];
           return make("li", { class: "pf-choice", "data-near": r.method }, [
-            make("h3", {}, [make("span", { class: "pf-dot hue-" + method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + r.method + ".html" }, method.name), make("small", { class: "pf-muted" }, " " + method.year + ", " + Math.round(100 * r.likeness) + " % alike")]),
+            make("h2", {}, [make("span", { class: "pf-dot hue-" + method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + r.method + ".html" }, method.name), make("small", { class: "pf-muted" }, " " + method.year + ", " + Math.round(100 * r.likeness) + " % alike")]),
             make("p", { class: "pf-choice__summary" }, method.summary),
             r.differences.length ? make("ul", { class: "pf-differences" }, r.differences.map(function (d) { return make("li", {}, [make("strong", {}, d.name + ": "), d.sentence]); })) : make("p", { class: "pf-small" }, "It agrees in every aspect that you chose.")
           ]);
