@@ -61,7 +61,7 @@ def test_a_table_sorts_by_keyboard(watched: Page, address: str) -> None:
 
 def test_pictures_fit_a_phone(watched: Page, address: str) -> None:
     watched.set_viewport_size({"width": 390, "height": 800})
-    for name in ("index", "measured", "support", "timeline", "taxonomy", "survey", "crosswalk", "methods/lora"):
+    for name in ("index", "measured", "architectures", "timeline", "taxonomy", "survey", "crosswalk", "methods/lora"):
         watched.goto(f"{address}{name}.html")
         assert watched.evaluate("document.documentElement.scrollWidth") <= 390, name
         sizes = watched.evaluate(

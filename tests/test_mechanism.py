@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from peftonomy import KnowledgeBase, UnknownName, UsageError
 from peftonomy.knowledge.mechanism import aspects, traits
+
+from .cli_kit import Run, assert_one_line
 
 
 def test_two_methods_are_compared_in_sentences(kb: KnowledgeBase) -> None:
@@ -29,7 +32,8 @@ def test_two_methods_are_compared_in_sentences(kb: KnowledgeBase) -> None:
 def test_what_training_produces_is_not_called_frozen(kb: KnowledgeBase) -> None:
     """Prefix-Tuning's network and Delta-LoRA's factors are discarded; the stored tensors come out of them."""
     assert {traits(kb[m])["freezes"].values for m in ("prefix_tuning", "delta_lora", "adamix")} == {("nothing",)}
-    assert traits(kb["lorahub"])["freezes"].values == ("random",)    # given modules, combined without training
+    assert traits(kb["lorahub"])["freezes"].values == ("given",)    # modules of others, combined without training
+    assert traits(kb["adapterfusion"])["freezes"].phrase.startswith("freezes a previously trained pair of thin")
 
 
 def test_every_method_has_values_of_the_vocabulary(kb: KnowledgeBase) -> None:
@@ -86,3 +90,20 @@ def test_bad_questions_are_refused(kb: KnowledgeBase) -> None:
         kb.nearest(freezes="randomm")
     with pytest.raises(UsageError, match="found 0 as the number"):
         kb.nearest("lora", n=0)
+
+
+def test_the_command_line_explains_and_finds(run: Run, kb: KnowledgeBase) -> None:
+    text = run("compare vera lora_fa --model roberta_base --explain").out
+    assert text.endswith(f"\n\n{kb.compare('vera', 'lora_fa')}\n")
+    printed = json.loads(run("compare vera lora_fa --model roberta_base --explain --json").out)
+    assert [c["method"] for c in printed["costs"]] == printed["methods"] == ["vera", "lora_fa"]
+    assert [d["sentence"] for d in printed["differences"]] == [*kb.compare("vera", "lora_fa")]
+    found = json.loads(run("nearest --aspect acts_on=weight --aspect scope=model,site -n 4 --json").out)
+    assert found == list(kb.nearest(acts_on="weight", scope="model,site", n=4))
+    text = run("nearest vera -n 1").out
+    assert text.startswith("pvera (2025), 90% alike\n  PVeRA freezes a random pair of thin matrices")
+    assert "acts_on" in run("nearest --aspects").out
+    for line in ("nearest", "nearest vera --aspect acts_on=weight", "nearest --aspect a=b", "compare vera --explain"):
+        wrong = run(line if "compare" not in line else f"{line} --model gpt2")
+        assert wrong.code == 2
+        assert_one_line(wrong.err)

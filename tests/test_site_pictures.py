@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from peftonomy import KnowledgeBase
 from peftonomy.knowledge.legend import legend, unexplained
-from peftonomy.site import _equation, _gallery, _kin, _layers, _measured, _plot, _scale, _support
+from peftonomy.site import _architectures, _equation, _gallery, _kin, _layers, _measured, _plot, _scale
 from peftonomy.site._site import Site
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -99,7 +99,7 @@ def test_pictures_of_all_methods(site: Site) -> None:
     assert added["n"] == len(in_years)
     for survey in site.kb.taxonomy.surveys:
         tree(_gallery.flow(site, survey))
-    page = _support.support_page(site)
+    page = _architectures.architectures_page(site)
     assert "bitfit finds nothing to act on" in page
     assert page.count('class="library"') > 50
 

@@ -43,7 +43,10 @@ PLACES = {
     "model": "for the whole model", "weight": "beside each pretrained parameter", "bias": "beside each bias",
     "norm": "beside each norm parameter",
 }  # fmt: skip
-ADJECTIVES = {"random": "random ", "zeros": "zero ", "constant": "constant ", "computed": "computed ", "pretrained": ""}
+ADJECTIVES = {
+    "given": "previously trained ", "random": "random ", "zeros": "zero ", "constant": "constant ",
+    "computed": "computed ", "pretrained": "",
+}  # fmt: skip
 STARTS = {
     "random": "at random", "zeros": "at zero", "constant": "at a constant", "pretrained": "at its pretrained values",
 }  # fmt: skip
@@ -114,7 +117,6 @@ def _traits(method: MethodRecord) -> Iterator[tuple[str, Trait]]:
         "freezes": [o.start for o in own if o.frozen] or [NOTHING],
         "init": [o.start for o in own if o.trained] or [NOTHING],
         "scope": [o.tensor.per for o in own] or [NOTHING],
-        "positions": [NOTHING if method.entry.properties.inference_positions.literal == 0 else "some"],
         "quantised": ["fewer" if known["quantised"] else "same"],
         "targets": _roles(method),
     }
@@ -136,6 +138,7 @@ def _own(method: MethodRecord) -> Iterator[Own]:
     """
     parts, values = method.parts, list[dict[str, Value]]()
     produces = _produces(method)
+    untrained = "none" in facts_of(method.kb)[method.id].get("training", ())  # it combines what was trained before
     for part in parts:
         known = {n: h.default for n, h in part.entry.hyperparameters.items() if _literal(h.type, h.default)}
         known |= {n: v for n, v in part.fixed.items() if _literal(part.entry.hyperparameters[n].type, v)}
@@ -156,6 +159,8 @@ def _own(method: MethodRecord) -> Iterator[Own]:
             partly = trained and tensor.trained is not True and (tensor.selecting or isinstance(tensor.trained, Moved))
             frozen = tensor.trained is False and not tensor.selecting
             frozen = frozen and not (produces and any(part.as_ == "values" for part in tensor.stored))
+            if frozen and (untrained or any(part.as_ == "shared" for part in tensor.stored)):
+                start, prose = "given", ""
             yield Own(part.prefix + name, tensor, _form(tensor), start, prose, trained, partly, frozen, place)
 
 

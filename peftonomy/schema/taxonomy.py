@@ -79,6 +79,15 @@ class RelationType(Entry):
     acyclic: bool
 
 
+class Wish(Entry):
+    """A saved query as a requirement that a user may have."""
+
+    name: Stem
+    """The requirement: `merges into the weights`."""
+    unmet: Line
+    """Said of a method that does not meet it: `does not merge into the weights`."""
+
+
 class StoredList(Entry):
     """A saved query: the methods for which a condition holds."""
 
@@ -87,6 +96,8 @@ class StoredList(Entry):
     where: Line
     model: Id | None = None
     """The model for the ledgers that the condition names."""
+    wish: Wish | None = None
+    """How the guided choice offers the condition; it does not offer a list without this."""
 
 
 class SurveyNode(Entry):

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _about, _api, _engine, _operations, _radial, _scripts, _search
+from . import _about, _api, _cards, _choices, _engine, _operations, _radial, _scripts, _search
+from ._architectures import architectures_page
 from ._lists import category_page, model_page, picture, standing_pages
 from ._measured import measured_page
 from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
+from ._reference import reference_pages
 from ._site import HUES, Site
 from ._support import support_page
 from ._tools import tool_pages
@@ -46,6 +48,8 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
+    yield "assets/choices.js", _choices.script(site)
+    yield from _cards.cards(site)
     yield "assets/taxonomy.svg", _radial.standalone(picture(site, labels=True), _colours(site))
     yield from _api.files(kb, site.examples, site.survey).items()
     yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)
@@ -57,7 +61,8 @@ def standing(site: Site) -> dict[str, str]:
     measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
     return {
         **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)), **measured,
-        "memory.md": memory_page(site), "support.md": support_page(site),
+        **dict(reference_pages(site)), "architectures.md": architectures_page(site), "memory.md": memory_page(site),
+        "support.md": support_page(site),
     }  # fmt: skip
 
 

@@ -1,125 +1,99 @@
-"""The page that shows which methods fit which architectures, and which libraries have them."""
+"""The page of support: each method in each library and trainer, with its name there, release and base models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from typing import Any
 
-from markupsafe import Markup
-
-from ..backbones.backbone import Backbone
-from ..costs.plan import Plan
-from ..errors import UsageError
-from ..knowledge.base import Method
+from ..knowledge.support import providers, records
+from ..schema.support import ASPECTS, Trainer
 from ._site import Site, View
-from ._svg import element
+from ._text import safe_url
 
 __all__ = ["support_page"]
 
-ROW, NAME, LIBRARY, HEAD = 11.0, 112.0, 12.0, 96.0
-"""The height of a row, the width of the names, the width of a library's column, and the height of the heads."""
-WIDTH = 760.0
+BASES = {
+    "quantised": ("Q", "a quantised base"), "moe": ("M", "a mixture of experts"), "fsdp": ("F", "FSDP"),
+    "deepspeed": ("D", "DeepSpeed"),
+}  # fmt: skip
+"""Each aspect with its letter in the matrix and its name."""
 
 
 def support_page(site: Site) -> str:
     """Return `support.md`."""
-    models = _smallest(site)
-    libraries = [key for key in site.kb.libraries if any(_in_library(m, key) for m in site.kb.values())]
-    rows: list[View] = []
-    for group in site.groups():
-        for listed in group["methods"]:
-            method = site.kb[listed["id"]]
-            reasons = {family: reason for family, model in models.items() if (reason := _reason(method, model))}
-            held = [key for key in libraries if _in_library(method, key)]
-            rows.append({
-                "id": method.id, "name": method.name, "hue": group["hue"], "libraries": [site.library(k) for k in held],
-                "held": held, "reasons": reasons, "n": len(models) - len(reasons),
-                "missing": [site.kb.families[family].name for family in reasons],
-                "reason": next(iter(reasons.values()), ""),
-            })  # fmt: skip
+    there = providers(site.kb)
+    found: dict[tuple[str, str], View] = {(r["method"], r["in"]): _cell(site, r) for r in records(site.kb)}
+    order = [m for key in site.kb.taxonomy.categories for m in site.in_category(key)]
+    rows: list[View] = [
+        {
+            "id": m.id, "name": m.name, "year": m.year, "hue": site.hue(m.category),
+            "cells": [found.get((m.id, key)) for key in there],
+        }
+        for m in order
+        if any((m.id, key) in found for key in there)
+    ]  # fmt: skip
+    columns = [_column(site, key, one) for key, one in there.items()]
+    for column in columns:
+        column["rows"] = [
+            row | cell | _own(site, column["id"], row["id"], cell)
+            for row in rows
+            if (cell := found.get((row["id"], column["id"])))
+        ]
     return site.page(
         "support.md",
-        "Where each method runs",
-        "Which methods fit which architectures, and which libraries have them.",
-        meta={"door": "Methods", "hide": ["toc"]},
-        picture=_picture(site, rows, list(models), libraries),
+        "Support",
+        "Which library or trainer has a method, since which release, and on which base models.",
+        meta={"source": "taxonomy/trainers/llama_factory.yaml", "door": "Methods", "hide": ["toc"]},
+        columns=columns,
         rows=rows,
-        n_families=len(models),
-        libraries=[site.library(key) for key in libraries],
+        bases=[{"id": a, "letter": BASES[a][0], "name": BASES[a][1]} for a in ASPECTS],
+        writers=[c for c in columns if c["writes"]],
     )
 
 
-def _smallest(site: Site) -> dict[str, Backbone]:
-    """Return the smallest model of each family that has one."""
-    found: dict[str, Backbone] = {}
-    for model in sorted(site.kb.models.values(), key=lambda m: (m.parameters, m.id)):
-        found.setdefault(model.family.model_type, model)
-    return {key: found[key] for key in site.kb.families if key in found}
+def _column(site: Site, key: str, one: Any) -> View:
+    return {
+        "id": key, "name": site.library(key), "version": one.version, "note": " ".join(one.note.split()),
+        "trainer": isinstance(one, Trainer), "writes": isinstance(one, Trainer) and one.recipe is not None,
+        "source": site.cite(one.source),
+    }  # fmt: skip
 
 
-def _in_library(method: Method, library: str) -> bool:
-    there = method.entry.implementations.get(library)
-    return there is not None and bool(there.symbol or there.type)
+def _cell(site: Site, record: dict[str, Any]) -> View:
+    """Return one cell of the matrix, with links to its sources."""
+    bases = [
+        {
+            "id": name, "letter": BASES[name][0], "name": BASES[name][1], "works": one["works"], "note": one["note"],
+            "href": address(site, one["source"]),
+        }
+        for name in ASPECTS
+        if (one := record["base"][name])
+    ]  # fmt: skip
+    keys = [{"ours": ours, **key, "shown": _default(key["default"])} for ours, key in record["keys"].items()]
+    return {
+        "in": record["in"], "called": record["name"], "since": record["since"] or "", "fails": record["fails"] or "",
+        "note": record["note"] or "", "scale": record["scale"] or "", "keys": keys, "bases": bases,
+        "href": address(site, record["source"]), "works": [b["id"] for b in bases if b["works"] != "none"],
+    }  # fmt: skip
 
 
-def _reason(method: Method, model: Backbone) -> str:
-    """Return the reason why a method does not fit a model at its defaults; "" if it fits."""
-    try:
-        Plan(method.parts, model.inventory()).cost({})
-    except UsageError as error:
-        return str(error)
-    return ""
+def _own(site: Site, key: str, method: str, cell: View) -> View:
+    """Return the conditions that a method does not share with another one, and the name of that one."""
+    offer = site.kb.trainers[key].methods[method] if key in site.kb.trainers else None
+    if offer is None or offer.like is None:
+        return {"own": cell["bases"], "like": ""}
+    return {"own": [b for b in cell["bases"] if b["id"] in offer.base], "like": site.kb[offer.like].name}
 
 
-def _picture(site: Site, rows: Sequence[View], families: Sequence[str], libraries: Sequence[str]) -> Markup:
-    left = NAME + LIBRARY * len(libraries) + 8
-    wide = (WIDTH - left) / max(1, len(families))
-    parts = list[Markup]()
-    heads = [(NAME + LIBRARY * i, LIBRARY, site.library(key)) for i, key in enumerate(libraries)]
-    heads += [(left + wide * i, wide, site.kb.families[key].name) for i, key in enumerate(families)]
-    for x, width, name in heads:
-        at = f"translate({x + width / 2 + 3:.1f} {HEAD - 4}) rotate(-60)"
-        parts.append(element("text", name, class_="head", transform=at))
-    for i, row in enumerate(rows):
-        y = HEAD + ROW * i
-        name = element("text", row["name"], class_="name", x=NAME - 6, y=y + ROW - 2.5)
-        parts.append(element("a", name, href=f"methods/{row['id']}.html"))
-        for j, key in enumerate(libraries):
-            if key in row["held"]:
-                parts.append(element(
-                    "rect", element("title", f"{row['name']} is in {site.library(key)}"), class_="library",
-                    x=NAME + LIBRARY * j + 1, y=y + 1, width=LIBRARY - 2, height=ROW - 2,
-                ))  # fmt: skip
-        parts += _cells(site, row, families, left, wide, y)
-    height = HEAD + ROW * len(rows) + 2
-    told = f"{len(rows)} methods by {len(libraries)} libraries and {len(families)} architectures, as in the table."
-    return element(
-        "svg", *parts, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH:g} {height:g}", role="group",
-        aria_label=told, class_="pf-heat",
-    )  # fmt: skip
+def _default(value: Any) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _cells(
-    site: Site, row: Mapping[str, object], families: Sequence[str], left: float, wide: float, y: float
-) -> list[Markup]:
-    """Return the cells of one row; equal neighbours are one rectangle."""
-    reasons, held = row["reasons"], row["held"]
-    assert isinstance(reasons, dict)
-    assert isinstance(held, list)
-    level = min(2, len(held))
-    found, i = list[Markup](), 0
-    for fits, run in groupby(families, key=lambda key: key not in reasons):
-        keys = list(run)
-        if fits:
-            found.append(element(
-                "rect", class_=f"heat-{level}", x=f"{left + wide * i:.1f}", y=y + 0.5, width=f"{wide * len(keys):.1f}",
-                height=ROW - 1,
-            ))  # fmt: skip
-        else:
-            titles = "; ".join(f"{site.kb.families[key].name}: {reasons[key]}" for key in keys)
-            found.append(element(
-                "rect", element("title", titles), class_="none", x=f"{left + wide * i:.1f}", y=y + 0.5,
-                width=f"{wide * len(keys):.1f}", height=ROW - 1,
-            ))  # fmt: skip
-        i += len(keys)
-    return found
+def address(site: Site, citation: str | None) -> str:
+    """Return the address of a citation: the file at its commit, or else the source in the list of references."""
+    key, _, place = (citation or "").partition("#")
+    if key not in site.kb.references:
+        return ""
+    reference = site.kb.references[key]
+    if place and reference.commit and reference.url.startswith("https://github.com/"):
+        return safe_url(f"{reference.url}/blob/{reference.commit}/{place.partition(':')[0]}") or ""
+    return f"references.html#{key}"
