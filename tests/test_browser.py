@@ -352,7 +352,7 @@ def test_a_model_s_page_is_filled_with_every_method(watched: Page, address: str,
 def numbers(rows: list[str]) -> dict[str, str]:
     """Method -> what it trains, in the rows that say a number."""
     cells = [row.split("\t") for row in rows]
-    return {name.strip(): trained for name, trained, *rest in cells if rest}
+    return {name.strip(): trained for name, _, trained, *rest in cells if rest}
 
 
 def answers(method: Any, model: str) -> bool:

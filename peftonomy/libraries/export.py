@@ -125,9 +125,9 @@ def _loaded(plan: Plan) -> str:
     """Return the call of `transformers` that loads the plan's model for its task."""
     backbone, inventory = plan.inventory.backbone, plan.inventory
     checkpoint = backbone.file.checkpoint if backbone.file is not None else None
-    klass = backbone.family.tasks[inventory.task].class_
-    labels = f", num_labels={inventory.num_labels}" if inventory.task in LABELLED else ""
-    return f"transformers.{klass}.from_pretrained({_literal(checkpoint or 'path/to/model')}{labels})"
+    task = backbone.family.tasks[inventory.task]
+    labels = f", num_labels={inventory.num_labels}" if inventory.task in LABELLED and task.labels is None else ""
+    return f"transformers.{task.class_}.from_pretrained({_literal(checkpoint or 'path/to/model')}{labels})"
 
 
 def _union(

@@ -39,7 +39,7 @@ def architectures_page(site: Site) -> str:
             })  # fmt: skip
     return site.page(
         "architectures.md",
-        "Where each method runs",
+        "Methods by architecture",
         "Which methods fit which architectures, and which libraries have them.",
         meta={"door": "Methods", "hide": ["toc"]},
         picture=_picture(site, rows, list(models), libraries),

@@ -25,6 +25,8 @@ from ._text import count, inline, percent
 
 __all__ = ["category_page", "model_page", "picture", "standing_pages"]
 
+BATCH, SEQ = 1, 512
+"""The training step whose memory a model's page shows."""
 WIDE = {"hide": ["toc"]}
 ABOUT = "A knowledge base of parameter-efficient fine-tuning methods, checked by running it."
 SAMPLE = ("id", "name", "year", "category", "summary", "tensors", "properties")
@@ -62,8 +64,14 @@ def model_page(site: Site, key: str) -> str:
     """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
-    chosen = [site.kb[m] for m in site.settings.on_models if m in site.kb.methods]
-    rows = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in chosen]
+    chosen = sorted((site.kb[m] for m in site.settings.on_models if m in site.kb.methods), key=lambda m: site.use[m.id])
+    rows = [
+        {
+            "id": m.id, "name": m.name, "hue": site.hue(m.category),
+            "libraries": ", ".join(site.library(k) for k in m.entry.implementations if k != "official"),
+        } | site.cost(m, key)
+        for m in chosen
+    ]  # fmt: skip
     return site.page(
         "model.md",
         model.name,
@@ -76,7 +84,7 @@ def model_page(site: Site, key: str) -> str:
         dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
         klass=family.tasks[inventory.task].class_,
         modules=[_module(m) for m in inventory.modules],
-        costs=rows, n_methods=len(site.kb),
+        costs=rows, n_methods=len(site.kb), step={"batch": BATCH, "seq": SEQ},
     )
 
 

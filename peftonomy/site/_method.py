@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import pygments
 from markupsafe import Markup, escape
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from ..errors import UsageError
 from ..formula import Formula
@@ -264,10 +267,7 @@ def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
 
 
 def _use(site: Site, method: Method) -> list[View]:
-    """Return the complete program of each library that has the method, on the first example model that it fits.
-
-    The first is a block of Markdown, which the site builder highlights; the others are plain text.
-    """
+    """Return the complete program of each library that has the method, on the first example model that it fits."""
     found = list[View]()
     for key in method.entry.implementations:
         for model in site.examples if key in site.kb.libraries else ():
@@ -276,7 +276,7 @@ def _use(site: Site, method: Method) -> list[View]:
             except UsageError:  # the library has no configuration for it, or the model lacks the targets
                 continue
             found.append({
-                "name": site.library(key), "code": script if found else _fenced(script),
+                "name": site.library(key), "code": _coloured(script),
                 "model": site.kb.models[model].name,
             })  # fmt: skip
             break
@@ -304,13 +304,15 @@ def _code(site: Site, key: str) -> Markup | None:
     path = site.code / f"{key}.py"
     if not path.is_file():
         return None
-    return _fenced(path.read_text(encoding="utf-8").rstrip("\n"), ' linenums="1"')
-
-
-def _fenced(text: str, options: str = "") -> Markup:
-    """Return Python code as a fenced block."""
+    text = path.read_text(encoding="utf-8").rstrip("\n")
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return Markup(f"{fence} {{.python{options}}}\n{text}\n{fence}")
+    return Markup(f'{fence} {{.python linenums="1"}}\n{text}\n{fence}')
+
+
+def _coloured(code: str) -> Markup:
+    """Return Python code as the site builder highlights it, without anchors for its lines."""
+    inner = pygments.highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
+    return Markup(f'<div class="highlight"><pre><code>{inner}</code></pre></div>')
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
