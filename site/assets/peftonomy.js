@@ -336,5 +336,15 @@ var pf = (function () {
     filter();
   });
 
+  /* ---- the theme adds a navigation to each block of code; each needs a name of its own ---- */
+
+  document.querySelectorAll("article .highlight").forEach(function (block, i) {
+    function named() {
+      block.querySelectorAll("nav").forEach(function (nav) { nav.setAttribute("aria-label", "Code " + (i + 1)); });
+    }
+    new MutationObserver(named).observe(block, { childList: true, subtree: true });
+    named();
+  });
+
   return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();
