@@ -22,7 +22,7 @@ def test_every_result_is_a_table(kb: KnowledgeBase) -> None:
         (memory, f"{memory.peak:,} bytes"),
         (lora.fit(gpu="8GiB"), "<td>checkpointing</td>"),
         (lora.sweep(r=RANKS), "lora on gpt2"),
-        (kb.compare(["lora", "ia3"], "gpt2"), "<td>ia3</td>"),
+        (kb.costs(["lora", "ia3"], "gpt2"), "<td>ia3</td>"),
         (kb.query("year == 2021"), "<td>lora</td>"),
         (kb["lora"], "<td>alpha</td>"),
         (kb, f"{len(kb)} methods, {len(kb.models)} models"),
@@ -51,7 +51,7 @@ def test_results_become_data_frames(kb: KnowledgeBase) -> None:
     frame = swept.to_pandas()
     assert frame["trained"].tolist() == swept.trained.ravel().tolist()
     assert frame["model"].unique().tolist() == ["gpt2", "bert_base"]
-    compared = kb.compare(["lora", "ia3"], "gpt2", **{"lora.r": 2}).to_pandas()
+    compared = kb.costs(["lora", "ia3"], "gpt2", **{"lora.r": 2}).to_pandas()
     assert compared["trained"].tolist() == [lora.cost("gpt2", r=2).trained, kb["ia3"].cost("gpt2").trained]
     assert lora.cost("gpt2").to_pandas()["name"].tolist() == ["A", "B"]
     assert kb.query("year == 2021").to_pandas()["id"].tolist() == kb.query("year == 2021").ids
@@ -79,7 +79,7 @@ def test_plots_show_the_numbers(kb: KnowledgeBase) -> None:
     assert [bar.get_height() for bar in bars.patches] == pytest.approx(
         [kb["lora"].cost(model, r=8).percent for model in ("gpt2", "bert_base")]
     )
-    compared = kb.compare(["lora", "ia3"], "gpt2")
+    compared = kb.costs(["lora", "ia3"], "gpt2")
     assert [bar.get_width() for bar in compared.plot().patches] == [cost.trained for cost in compared.costs]
     for refused in (swept, compared):
         with pytest.raises(UsageError, match="unknown ledger 'traned'; did you mean trained"):
@@ -97,8 +97,8 @@ def test_a_missing_library_is_one_line(kb: KnowledgeBase, library: str, monkeypa
 
 def test_a_comparison_refuses_what_no_method_has(kb: KnowledgeBase) -> None:
     with pytest.raises(UsageError, match="unknown hyperparameter 'rr' of these methods"):
-        kb.compare(["lora", "ia3"], "gpt2", rr=3)
+        kb.costs(["lora", "ia3"], "gpt2", rr=3)
     with pytest.raises(UsageError, match="methods: found 'lora'; expected a list of ids"):
-        kb.compare("lora", "gpt2")
+        kb.costs("lora", "gpt2")
     with pytest.raises(UsageError, match="unknown method 'lroa'"):
-        kb.compare(["lroa"], "gpt2")
+        kb.costs(["lroa"], "gpt2")

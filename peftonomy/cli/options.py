@@ -167,12 +167,12 @@ class Question:
         check_settings(methods, once(self.settings))
 
 
-def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the settings by name. Raises UsageError for a name given twice."""
+def once(settings: Iterable[tuple[str, str]], option: str = "--set") -> dict[str, str]:
+    """Return the settings of an option by name. Raises UsageError for a name given twice."""
     found: dict[str, str] = {}
     for name, text in settings:
         if name in found:
-            raise UsageError(f"--set {name} is given twice")
+            raise UsageError(f"{option} {name} is given twice")
         found[name] = text
     return found
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
     from ..costs.cost import Cost
 
-__all__ = ["Comparison", "check_settings", "compared", "hyperparameter_names", "own_settings"]
+__all__ = ["Costs", "check_settings", "compared", "hyperparameter_names", "own_settings"]
 
 PLACE = ("targets", "target_modules")
 """Arguments that a method without targets does not take."""
 PLOTTED = ("trained", "stored", "stored_bytes", "served", "percent")
 
 
-class Comparison(Table):
+class Costs(Table):
     """The costs of several methods on one model, as a table with a row for each method."""
 
     def __init__(self, costs: Sequence[Cost]):
