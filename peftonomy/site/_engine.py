@@ -1,7 +1,7 @@
 """The data for the site's tools: methods, families and models as records, formulas as JavaScript functions.
 
 The result is one classic script that sets one global, so it works from a file and under a policy without eval. The
-engine that reads it (`site/assets/engine.js`) mirrors `backbones` and `costs`, so that users can paste a config.json
+engine that reads it (`site/scripts/engine.js`) mirrors `backbones` and `costs`, so that users can paste a config.json
 into a page. Tests compare the two over the whole grid.
 """
 
