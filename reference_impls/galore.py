@@ -81,9 +81,10 @@ class GaLore(torch.optim.AdamW):
 
 
 def vectors(gradient: Tensor, r: int, tall: bool) -> Tensor:
-    """Return the first r singular vectors of a gradient (m, n), as rows: right ones (r, n) if tall, else left (r, m)."""
+    """Return the first r singular vectors of a gradient (m, n) as rows: right ones if tall, else left ones."""
     left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
-    return (right[:r] if tall else left.T[:r]).to(gradient.dtype, copy=True)
+    rows: Tensor = right if tall else left.T
+    return rows[:r].to(gradient.dtype, copy=True)
 
 
 def optimizer(model: nn.Module, *, name: str = "galore", **settings: Any) -> GaLore:
@@ -94,16 +95,14 @@ def optimizer(model: nn.Module, *, name: str = "galore", **settings: Any) -> GaL
         if w.kind in LINEAR and w.layer is not None and w.name.endswith(".weight")
     }  # fmt: skip
     trained = [p for p in model.parameters() if p.requires_grad]
-    return GaLore(
-        [
-            {"params": [p for p in trained if id(p) not in projected]},
-            {
-                "params": [p for p in trained if id(p) in projected], "r": recipe.r, "gap": recipe.gap,
-                "scale": recipe.scale, "eps": 1e-6,
-            },
-        ],
-        **{"weight_decay": 0.0} | settings,
-    )  # fmt: skip
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in projected]},
+        {
+            "params": [p for p in trained if id(p) in projected], "r": recipe.r, "gap": recipe.gap,
+            "scale": recipe.scale, "eps": 1e-6,
+        },
+    ]  # fmt: skip
+    return GaLore(groups, **{"weight_decay": 0.0} | settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

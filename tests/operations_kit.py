@@ -7,10 +7,12 @@ of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,7 +42,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "waveft": {"n_frequency": 9}, "corda": {"r": 4}, "eva": {"r": 4}, "lora_ga": {"r": 4}, "olora": {"r": 4},
     "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2}, "lst": {"r": 4},
     "attempt": {"prompt_length": 8}, "cpt": {"prompt_length": 8}, "mpt": {"prompt_length": 8},
-    "prompt_tuning": {"prompt_length": 8},
+    "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},
 }  # fmt: skip
 """By method, hyperparameters that fit tiny models where its own are too large."""
@@ -105,11 +107,37 @@ class Case:
         """The same step, simulated."""
         from reference_impls import _simulate
 
+        with _simulate.fake():
+            return _simulate.measured(self.setup())
+
+    def run(self) -> Any:
+        """The same step on real tensors; None where the CPU lacks an operation or needs other values."""
+        from reference_impls import _simulate
+
+        torch.manual_seed(0)
+        try:
+            return _simulate.measured(self.setup())
+        except RuntimeError:
+            return None
+
+    def saved(self) -> Iterator[int]:
+        """Yield the bytes between the passes of the same step: on real tensors, and then simulated."""
+        from reference_impls import _simulate
+
+        with contextlib.suppress(RuntimeError):
+            yield _simulate.saved(self.setup())
+        with _simulate.fake():
+            yield _simulate.saved(self.setup())
+
+    def setup(self) -> Any:
+        """What a step is run for."""
+        from reference_impls import _simulate
+
         warnings.simplefilter("ignore")
-        return _simulate.simulate(
+        return _simulate.Setup.of(
             knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
             optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
-            targets=self.targets, task=self.trains, **self.hyperparameters,
+            targets=self.targets, task=self.trains, hyperparameters=self.hyperparameters,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase, UsageError
 from peftonomy.site import _surveys
 
-from .browser_kit import PHONE, search, watch
+from .browser_kit import PHONE, watch
 from .test_browser_policy import violations
 
 pytestmark = pytest.mark.browser
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 KINDS = (
     "survey.html", "crosswalk.html", "timeline.html", "matrix.html", "lists/index.html", "lists/mergeable.html",
     "methods/index.html", "methods/mam_adapter.html", "methods/lst.html", "models/index.html", "deviations.html",
+    "support.html",
 )  # fmt: skip
 SHOWN = "tr[data-facets]:visible"
 
@@ -188,16 +189,6 @@ def test_other_names_find_the_method(watched: Page, address: str, words: str, me
     assert watched.locator(SHOWN).count() <= most
 
 
-@pytest.mark.parametrize(
-    ("words", "title"),
-    [("2106.09685", "LoRA"), ("(IA)^3", "(IA)^3"), ("IA3", "(IA)^3"), ("Houlsby", "Sequential Adapter")],
-)
-def test_the_search_knows_paper_ids_and_other_names(watched: Page, searchable: str, words: str, title: str) -> None:
-    watched.goto(searchable)
-    search(watched, words)
-    expect(watched.locator(".md-search-result__item h1").filter(has_text=title).first).to_be_visible()
-
-
 def test_facets_narrow_the_table_and_stay_in_the_address(watched: Page, address: str, kb: KnowledgeBase) -> None:
     """A method that merges, trains less than five millions on Llama 3 8B, and came after 2022."""
     watched.goto(f"{address}methods/index.html")
@@ -242,6 +233,25 @@ def test_models_are_found_by_name_architecture_kind_and_size(watched: Page, addr
     kinds = [k for k, m in kb.models.items() if m.family.kind == "encoder_decoder"]
     expect(watched.locator(SHOWN)).to_have_count(len(kinds))
     expect(watched.locator("#llama")).to_be_hidden()
+
+
+def test_the_matrix_of_support_narrows_to_one_trainer(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(address + "support.html")
+    shown = watched.locator("#pf-support tbody tr:visible")
+    expect(shown).to_have_count(len({row["method"] for row in kb.support}))
+    watched.get_by_label("Library or trainer").select_option("axolotl")
+    expect(shown).to_have_count(len(kb.trainers["axolotl"].methods))
+    expect(watched.locator("#pf-support thead th:visible")).to_have_count(2)
+    watched.get_by_label("Supports").select_option("moe")
+    abilities = {m: kb.trainers["axolotl"].abilities(m).get("moe") for m in kb.trainers["axolotl"].methods}
+    able = [m for m, one in abilities.items() if one is not None and one.works != "none"]
+    expect(shown).to_have_count(len(able))
+    watched.get_by_label("Filter").fill("rslora")
+    expect(shown).to_have_count(1)
+    cell = shown.locator("td:visible")
+    expect(cell.get_by_role("link", name="0.5.0")).to_have_attribute(
+        "href", re.compile(r"https://github.com/axolotl-ai-cloud/axolotl/blob/[0-9a-f]{12}/src/axolotl/.*peft.py")
+    )
 
 
 def test_a_question_that_nothing_answers_says_so(watched: Page, address: str) -> None:

@@ -29,7 +29,10 @@ from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
+    from ..schema.evidence import Run, Study
+    from ..schema.gpus import Gpu
     from ..schema.library import Library
+    from ..schema.support import Trainer
     from ..schema.taxonomy import Taxonomy
 
 __all__ = ["M", "Merge", "MethodRecord", "ModelLike", "Records", "Shelf"]
@@ -42,6 +45,8 @@ of its folder), the content of a config.json, or a backbone."""
 ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 """Matches names on the Hub. A path of this form that does not exist needs a `./` in front."""
 FOLDERS = ("taxonomy", "methods", "backbones")
+EVIDENCE = "evidence"
+"""The folder of published runs."""
 Merge = Literal["exact", "none"]
 PLANS = 512
 """The number of layouts on models that a method caches."""
@@ -99,6 +104,11 @@ class MethodRecord:
         """`none` if a tensor is kept beside the weights at inference; otherwise `exact`: the change can be merged."""
         kept = any(tensor.served == "kept" for part in self.parts for tensor in part.entry.tensors.values())
         return "none" if kept else "exact"
+
+    @property
+    def evidence(self) -> list[Run]:
+        """The published training runs of the method."""
+        return [run for run in self.kb.evidence if run.method == self.id]
 
     def record(self) -> dict[str, Any]:
         """Return the entry as plain data, with derived values."""
@@ -161,7 +171,7 @@ class MethodRecord:
 
 
 class Records(Mapping[str, M], Generic[M]):
-    """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
+    """All methods by id, with the models, families, libraries, trainers, taxonomy and bibliography."""
 
     def __init__(self, root: str | Path, method: type[M]):
         if not isinstance(root, str | Path):
@@ -177,6 +187,7 @@ class Records(Mapping[str, M], Generic[M]):
         self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
         self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
+        self.trainers: Shelf[Trainer] = Shelf("trainer", root / "taxonomy" / "trainers", self._trainer)
         self.memo: dict[str, Any] = {}
         """A cache for the packages above: values computed once for these records, each under its own name."""
         self._by_checkpoint: dict[str, Backbone] = {}
@@ -200,6 +211,11 @@ class Records(Mapping[str, M], Generic[M]):
         from ..schema.library import load_library
 
         return load_library(path, self.shown(path))
+
+    def _trainer(self, path: Path) -> Trainer:
+        from ..schema.support import load_trainer
+
+        return load_trainer(path, self.shown(path))
 
     def shown(self, path: Path) -> str:
         """Return the name of a file in messages: relative to the root if it is below it."""
@@ -265,6 +281,30 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "references.bib"
         return Bibliography.read(path, self.shown(path))
+
+    @cached_property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that a question may name; none without taxonomy/gpus.yaml."""
+        from ..schema.gpus import GpuFile
+
+        path = self.root / "taxonomy" / "gpus.yaml"
+        return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
+
+    @cached_property
+    def studies(self) -> dict[str, Study]:
+        """The published comparisons of methods by id."""
+        from ..schema.evidence import load_studies
+
+        folder = self.root / EVIDENCE
+        return load_studies(folder, self.shown(folder))
+
+    @cached_property
+    def evidence(self) -> list[Run]:
+        """Every published training run, study after study."""
+        from ..schema.evidence import load_runs
+
+        folder = self.root / EVIDENCE
+        return [run for study in self.studies for run in load_runs(folder, self.shown(folder), study)]
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

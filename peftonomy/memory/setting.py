@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..costs.table import Table
+from ..costs.table import Table, Tabled
 from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 
 __all__ = [
-    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZER", "OPTIMIZERS", "PARTS", "QUANTIZED", "STATE_BLOCK", "TOKEN_BYTES",
-    "Memory", "Optimizer", "Setting",
+    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZER", "OPTIMIZERS", "PARTS", "QUANTIZED", "STATE_BLOCK",
+    "TOKEN_BYTES", "Memory", "Optimizer", "Setting",
 ]  # fmt: skip
 
 DTYPES = {"float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "mixed": (2, 4)}
@@ -83,7 +83,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Tabled):
     """Bytes of one training step (the second or a later one, when optimizer states exist), at its peak.
 
     peak: the most that is alive at once; phase: when (forward, backward or optimizer). weights, gradients,

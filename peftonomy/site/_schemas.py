@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
+from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
 from ..schema.tensors import Properties
 
@@ -140,6 +141,8 @@ class MethodRecord(EntryRecord):
     """An entry with values derived from it and from other entries."""
 
     evidence: EvidenceTally
+    measured: list[Run]
+    """Published training runs of the method. `evidence.json` describes their studies."""
     """The evidence for each fact of the entry."""
     related: list[Related]
     """Relations in both directions, including those that other entries declare."""
@@ -151,6 +154,13 @@ class MethodAnswer(Answer):
     """methods/<id>.json"""
 
     method: MethodRecord
+
+
+class AllAnswer(Answer):
+    """all.json"""
+
+    methods: list[MethodRecord]
+    """The same records as in the files of the methods."""
 
 
 # Models
@@ -239,6 +249,11 @@ class Facet(Record):
     values: dict[str, FacetValue | str]
     """Each value with its meaning."""
     multiple: bool
+    phrase: str
+    """The end of a sentence that starts with a method's name. `{}` stands for the phrases of the method's values."""
+    phrases: dict[str, str]
+    weight: float
+    """How much the facet counts in the likeness of two methods."""
 
 
 class RelationType(Record):
@@ -255,6 +270,8 @@ class VocabularyAnswer(Answer):
     """vocabulary.json"""
 
     facets: dict[str, Facet]
+    derived: dict[str, Facet]
+    """Properties of the same form that follow from an entry."""
     relations: dict[str, RelationType]
     roles: dict[str, str]
 
@@ -403,6 +420,58 @@ class ExperimentsAnswer(Answer):
     experiments: list[Experiment]
 
 
+class Ability(Record):
+    """The support for a kind of base model, or for a way to shard it."""
+
+    works: Literal["full", "partial", "none"]
+    note: str
+    source: str
+
+
+class SupportKey(Record):
+    """A hyperparameter of ours in a library or a trainer."""
+
+    key: str
+    type: str | None
+    default: Any
+    note: str | None
+
+
+class Supported(Record):
+    """A method in a library or a trainer."""
+
+    method: str
+    in_: str = Field(alias="in")
+    """The id of the library or trainer."""
+    kind: Literal["library", "trainer"]
+    version: str
+    """The version that we read."""
+    name: str
+    """Its name there: a class, or the keys that select it."""
+    since: str | None
+    """The first release with it; null if unknown."""
+    commit: str | None
+    """The commit that added it."""
+    set: dict[str, Any]
+    """The arguments that select the method."""
+    scale: str | None
+    """The factor of the correction, by our hyperparameters."""
+    note: str | None
+    fails: str | None
+    """The reason why this version names the method and fails with it."""
+    keys: dict[str, SupportKey]
+    """Our hyperparameters with the names there."""
+    source: str | None
+    base: dict[Literal["quantised", "moe", "fsdp", "deepspeed"], Ability | None]
+    """The support for kinds of base models; null if unknown."""
+
+
+class SupportAnswer(Answer):
+    """support.json"""
+
+    support: list[Supported]
+
+
 class Reference(Record):
     """A source."""
 
@@ -489,8 +558,17 @@ class DeviationsAnswer(Answer):
     deviations: list[DeviationRow]
 
 
+class EvidenceAnswer(Answer):
+    """evidence.json"""
+
+    studies: dict[str, Study]
+    """The published comparisons by id."""
+    runs: list[Run]
+
+
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
+    "all": (AllAnswer, "all.json"),
     "method": (EntryRecord, ""),
     "method_file": (MethodAnswer, "methods/<id>.json"),
     "cost": (Cost, ""),
@@ -502,6 +580,8 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "surveys": (SurveysAnswer, "surveys.json"),
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
+    "support": (SupportAnswer, "support.json"),
+    "evidence": (EvidenceAnswer, "evidence.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""

@@ -28,15 +28,20 @@ var pf = (function () {
 
   /* ---- the engine with its data, and what memory needs besides: fetched when something first asks for them ---- */
 
-  var here = document.currentScript.src, waiting = new Map();
+  var here = document.currentScript.src, waiting = new Map(), LOADED = [];
   /* Scripts, one after the other; `key` says which they are, so that they are fetched once. */
   function fetched(key, names, then) {
+    if (waiting.get(key) === LOADED) { then(); return; }
     if (waiting.has(key)) { waiting.get(key).push(then); return; }
     waiting.set(key, [then]);
     names.forEach(function (name, i) {
       var script = make("script", { src: new URL(name + ".js", here).href });
       script.async = false;   // they arrive together and run in order
-      if (i === names.length - 1) script.addEventListener("load", function () { waiting.get(key).forEach(function (f) { f(); }); });
+      if (i === names.length - 1) script.addEventListener("load", function () {
+        var all = waiting.get(key);
+        waiting.set(key, LOADED);
+        all.forEach(function (f) { f(); });
+      });
       document.head.append(script);
     });
   }
@@ -46,6 +51,14 @@ var pf = (function () {
   /* After the engine. */
   function memory(then) {
     if (peft.memory) then(); else fetched("memory", peft.data.scripts, then);
+  }
+  /* Calls back once when an element is in view, or within `margin` of it. */
+  function reached(element, margin, then) {
+    new IntersectionObserver(function (entries, observer) {
+      if (!entries.some(function (e) { return e.isIntersecting; })) return;
+      observer.disconnect();
+      then();
+    }, { rootMargin: margin }).observe(element);
   }
   /* Some work for each item, a few at a time, so that the page answers meanwhile; returns how to stop it. */
   function gradually(items, work, then) {
@@ -77,7 +90,7 @@ var pf = (function () {
   class Address {
     constructor() {
       this.query = new URLSearchParams(location.search);
-      this.fields = ["h"];   // the search's own: the words to mark
+      this.fields = [];
       this.odd = [];
     }
     has(field) { this.fields.push(field); return this.query.has(field); }
@@ -128,11 +141,7 @@ var pf = (function () {
       var self = this;
       if (this.ready || !this.querySelector("tbody")) return;
       this.ready = true;
-      new IntersectionObserver(function (entries, observer) {
-        if (!entries.some(function (e) { return e.isIntersecting; })) return;
-        observer.disconnect();
-        engine(function () { self.fill(); });
-      }, { rootMargin: "600px" }).observe(this);
+      reached(this, "600px", function () { engine(function () { self.fill(); }); });
     }
     fill() {
       var self = this, model = this.dataset.model, rows = [];
@@ -156,6 +165,15 @@ var pf = (function () {
     }
   }
   customElements.define("peft-costs", Costs);
+
+  /* ---- a calculator that is a part of a page: fetched when it is reached, or when the address asks it something ---- */
+
+  addEventListener("DOMContentLoaded", function () {
+    var tool = document.querySelector("peft-calculator");
+    if (!tool || customElements.get("peft-calculator")) return;
+    function fetch() { engine(function () { fetched("calculator", ["calculator"], function () { /* it starts by itself */ }); }); }
+    if (location.search) fetch(); else reached(tool, "600px", fetch);
+  });
 
   /* ---- taxonomy picture ---- */
   class Graph extends HTMLElement {
@@ -301,11 +319,10 @@ var pf = (function () {
     }
     if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(text).then(done, byHand); else byHand();
   }
-  /* The theme's drawer and search hang on hidden check boxes, which real buttons press. */
+  /* The theme's drawer hangs on a hidden check box, which a real button presses. */
   function press(id) {
-    var toggle = document.getElementById(id), input = document.querySelector(".md-search__input");
+    var toggle = document.getElementById(id);
     if (toggle && !toggle.checked) toggle.click();
-    if (id === "__search" && input) input.focus();
   }
   document.addEventListener("click", function (event) {
     if (event.target.matches(".highlight .linenos")) location.hash = event.target.parentNode.id;   // a link to that line
@@ -336,5 +353,23 @@ var pf = (function () {
     filter();
   });
 
-  return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  [].forEach.call(document.querySelectorAll("[data-support]"), function (form) {   // the matrix of support, for one library or base
+    var box = document.getElementById(form.dataset.support), note = form.querySelector("[data-filter-count]");
+    var rows = [].slice.call(box.querySelectorAll("tbody tr"));
+    function narrow() {
+      var place = form.elements.place.value, base = form.elements.base.value;
+      [].forEach.call(box.querySelectorAll("[data-in]"), function (cell) { cell.hidden = !!place && cell.dataset.in !== place; });
+      rows.forEach(function (row) {
+        var cells = [].slice.call(row.querySelectorAll("td[data-works]:not([hidden])"));
+        row.classList.toggle("pf-off", !cells.some(function (cell) { return !base || cell.dataset.works.split(" ").indexOf(base) >= 0; }));
+      });
+      var shown = rows.filter(function (row) { return !row.hidden && !row.classList.contains("pf-off"); }).length;
+      note.textContent = shown < rows.length ? shown + " of " + rows.length : "";
+    }
+    form.addEventListener("input", narrow);   // after the filter above, which hears its own field first
+    form.addEventListener("submit", function (event) { event.preventDefault(); });
+    narrow();
+  });
+
+  return { make: make, fetched: fetched, reached: reached, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();
