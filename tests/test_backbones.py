@@ -32,6 +32,7 @@ from .backbones_kit import (
     shapes,
     tiny,
 )
+from .grid import drawn
 
 pytestmark = pytest.mark.torch
 
@@ -39,8 +40,12 @@ pytestmark = pytest.mark.torch
 # What transformers builds.
 
 
-@pytest.mark.parametrize(("model", "task"), [(m, t) for m, b in MODELS.items() for t in b.tasks])
+CASES = [(m, t) for m, b in MODELS.items() for t in dict.fromkeys([b.default_task, *drawn(m, b.tasks, 1)])]
+
+
+@pytest.mark.parametrize(("model", "task"), CASES)
 def test_catalogued_models_equal_transformers(model: str, task: str) -> None:
+    """With the default task and one other; `make grid` takes all. The switches below take all tasks of a family."""
     backbone = MODELS[model]
     assert backbone.file is not None
     inventory = backbone.inventory(task, labels(backbone, task))

@@ -1,4 +1,4 @@
-"""Sums of adapters and conversions to LoRA: peft itself gives every result that `taxonomy/combinations.yaml` declares."""
+"""Sums of adapters and conversions to LoRA: peft gives every result that `taxonomy/combinations.yaml` declares."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_sums(name: str, way: str) -> None:
     for ours in FILE.ways[way].names:
         pruned = {} if ours in ("cat", "svd", "linear") else {"density": 0.5}
         high, low = added(one.configs, ours, WEIGHTS, **pruned)
-        alone, _ = added(one.configs, ours, [1.0], **{key: 1.0 for key in pruned})
+        alone, _ = added(one.configs, ours, [1.0], **dict.fromkeys(pruned, 1.0))
         outcome = (
             "refused" if high == float("inf") else "wrong" if alone > LARGE and one.ways[way] == "wrong" else
             "exact" if max(high, low) < SMALL else "at_rank" if high < SMALL < low else "approximate"
@@ -125,7 +125,7 @@ def test_conversions(name: str) -> None:
     if one.result == "exact" and not one.bound and name != "miss":
         assert converted(one.config, rank - 1) > SMALL
     for lower, expected in one.errors.items():
-        assert converted(one.config, lower) == pytest.approx(expected, abs=0.015)
+        assert converted(one.config, int(lower)) == pytest.approx(expected, abs=0.015)
 
 
 def test_methods_are_those_of_the_configurations() -> None:

@@ -199,7 +199,7 @@ class Plan:
 
     def beyond(self, values: Mapping[str, Value]) -> list[tuple[str, Formula]]:
         """Return the hyperparameters that only a library's domain accepts, each with the entry's own domain."""
-        known = self.common | values
+        known = {**self.common, **values}
         return [(name, domain) for name, domain, _ in self.parts[0].domains if name in self.wider and not domain(known)]
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Tests run every record in the library and compare the change of a linear layer's
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,9 @@ from .base import Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem
 __all__ = ["Combinations", "Conversion", "Outcome", "Sum", "Way"]
 
 Outcome = Literal["exact", "at_rank", "approximate", "refused", "wrong"]
-"""`exact`: the changes of the adapters add up. `at_rank`: so do they if the rank is high enough, and below it the result is
-the best one of that rank. `approximate`: another change by design. `refused`: an error. `wrong`: no error, and not even
-one adapter with the weight 1 is reproduced."""
+"""`exact`: the changes of the adapters add up. `at_rank`: they do so at a sufficient rank; below it, the result is the
+best one of that rank. `approximate`: another change by design. `refused`: an error. `wrong`: no error, and not even one
+adapter with the weight 1 is reproduced."""
 
 
 class Way(Entry):
@@ -52,7 +52,7 @@ class Conversion(Entry):
     """The rank of the change, by the configuration's arguments and the width of the module."""
     bound: bool = False
     """True if the rank can be lower."""
-    errors: dict[int, float] = {}
+    errors: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]*$")], float] = {}
     """Relative errors of lower ranks, for random values of the adapter and modules of width `width`."""
     note: Line | None = None
 
