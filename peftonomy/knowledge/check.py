@@ -194,8 +194,8 @@ def _combination_problems(kb: Records[Any]) -> Iterator[Problem]:
     named: list[tuple[Keys, str, str, Iterable[str]]] = [(("library",), found.library, "a library", kb.libraries)]
     named += [(keys, method, "a method", kb) for keys, method in found.methods()]
     named += [(("sums", n, "ways", w), w, "one of the ways", found.ways) for n, o in found.sums.items() for w in o.ways]
-    for keys, citation in found.citations():
-        named.append((keys, citation.partition("#")[0], "a key of taxonomy/references.bib", kb.references.lines))
+    cited = "a key of taxonomy/references.bib"
+    named += [(keys, source.partition("#")[0], cited, kb.references.lines) for keys, source in found.citations()]
     for keys, name, expected, known in named:
         if name not in known:
             yield Problem(

@@ -402,9 +402,9 @@ class _Reading(Arguments):
     ) -> Chosen:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
         sites = tuple(where.sites())
-        rows = self.values[self.spec.rows] if self.spec.rows else None
-        for site in sites if isinstance(rows, list) and all(type(n) is int for n in rows) else ():
-            where.has_rows(site.module, str(self.spec.rows), rows)
+        if self.spec.rows and isinstance(rows := self.values[self.spec.rows], list):
+            for site in sites:
+                where.has_rows(site.module, self.spec.rows, [n for n in rows if type(n) is int])
         if not targeted:
             return Chosen((), where.named)
         picked, rest = {}, sites
