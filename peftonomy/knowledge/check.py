@@ -89,6 +89,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     broken |= unsound.keys()
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
+        problems += _combination_problems(kb)
     return sorted(set(problems))
 
 
@@ -106,9 +107,8 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    for read in (
-        lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root), lambda: kb.evidence
-    ):  # fmt: skip
+    shared = (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: kb.combinations, lambda: kb.evidence)
+    for read in (*shared, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -183,6 +183,24 @@ def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
             if placed.get(method) != key:
                 found = placed.get(method, "no method")
                 yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
+
+
+def _combination_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that the library, the methods, the ways and the sources of combinations exist."""
+    found, path = kb.combinations, kb.root / "taxonomy" / "combinations.yaml"
+    if found is None:
+        return
+    document = load_yaml(path, kb.shown(path))
+    named: list[tuple[Keys, str, str, Iterable[str]]] = [(("library",), found.library, "a library", kb.libraries)]
+    named += [(keys, method, "a method", kb) for keys, method in found.methods()]
+    named += [(("sums", n, "ways", w), w, "one of the ways", found.ways) for n, o in found.sums.items() for w in o.ways]
+    cited = "a key of taxonomy/references.bib"
+    named += [(keys, source.partition("#")[0], cited, kb.references.lines) for keys, source in found.citations()]
+    for keys, name, expected, known in named:
+        if name not in known:
+            yield Problem(
+                document.path, document.line(keys), dotted(keys), name, expected, closest(name, known), "combinations"
+            )
 
 
 def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
