@@ -71,7 +71,7 @@ drift: $(VENV)/dev.stamp
 	  done; exit $$peft
 
 pictures: $(VENV)/dev.stamp
-	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py
+	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py && $(bin)/python site/pictures/previews.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

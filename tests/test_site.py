@@ -186,10 +186,10 @@ def test_writing_leaves_what_did_not_change(kb: KnowledgeBase, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def engine(root: Path, made: Pages) -> MiniRacer:
+def engine(made: Pages) -> MiniRacer:
     """The site's own scripts in an embedded V8, with a wrapper that turns errors into answers."""
     context = MiniRacer()
-    context.eval((root / "site" / "assets" / "engine.js").read_text(encoding="utf-8"))
+    context.eval(str(made["assets/engine.js"]))
     context.eval(str(made["assets/data.js"]))
     context.eval(
         "function ask(m, o) { try { return JSON.stringify(peft.cost(m, JSON.parse(o))); }"

@@ -324,24 +324,6 @@ def test_options_of_the_finder_count_what_they_find(kb: KnowledgeBase, made: Pag
     assert offered > 40
 
 
-def test_arxiv_ids_and_aliases_are_in_the_text_that_is_searched(kb: KnowledgeBase, made: Pages) -> None:
-    """The search leaves out what is marked; names and paper ids stand before anything so marked."""
-    for method in kb.values():
-        page = str(made[f"methods/{method.id}.md"])
-        head = page.split('class="pf-subtitle"')[1].split("</p>")[0]
-        reference = kb.references[method.entry.source.partition("#")[0]]
-        for word in [*method.entry.aliases, *([reference.arxiv] if reference.arxiv else [])]:
-            assert squeezed(word) in plain(f"<p {head}"), method.id
-
-
-def test_no_form_is_searched(made: Pages) -> None:
-    """The options of a filter are no text of a page."""
-    pages = [str(page) for path, page in made.items() if path.endswith(".md")]
-    forms = [form for page in pages for form in re.findall("<form[^>]*>", page)]
-    assert forms
-    assert [form for form in forms if "data-search-exclude" not in form] == []
-
-
 # All of these pages.
 
 

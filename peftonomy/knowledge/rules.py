@@ -21,6 +21,7 @@ from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
 from ..schema.programs import parse_all
 from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
+from .legend import legend, unexplained
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -372,6 +373,25 @@ def _balanced(method: MethodRecord) -> Iterator[Finding]:
 
 
 @rule(
+    "symbols",
+    "Every symbol of the update rule is explained: by the name of a tensor or hyperparameter, by `symbols`, or by "
+    "`taxonomy/symbols.yaml`.",
+)
+def _symbols(method: MethodRecord) -> Iterator[Finding]:
+    known = [part.prefix + name for part in method.parts for name in part.entry.tensors]
+    for tex, spec in method.entry.symbols.items():
+        for name in spec.tensors:
+            if name not in known:
+                yield Finding(("symbols", tex, "tensors"), name, "a tensor of this entry", closest(name, known))
+    for tex in unexplained(method):
+        yield Finding(("update",), tex, "a symbol with a meaning", "add it to `symbols`")
+    shown = {symbol.tex for symbol in legend(method)}
+    for tex in method.entry.symbols:
+        if tex not in shown:
+            yield Finding(("symbols", tex), tex, "a symbol of the update rule")
+
+
+@rule(
     "finished",
     "A new entry's skeleton is complete: no text contains TODO.",
 )
@@ -396,9 +416,11 @@ def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 def _renames(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry
     for library, implementation in entry.implementations.items():
-        for field in ("rename", "read", "defaults", "apart"):
+        for field in ("rename", "read", "defaults", "wider", "apart"):
             known: Iterable[str] = entry.tensors if field == "apart" else entry.hyperparameters
             what = "one of our tensors" if field == "apart" else "one of our hyperparameters"
+            if field == "wider":
+                known, what = implementation.rename, f"one of our hyperparameters that {library} has"
             for name in getattr(implementation, field):
                 if name not in known:
                     yield Finding(("implementations", library, field, name), name, what, closest(name, known))
