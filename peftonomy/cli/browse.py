@@ -1,4 +1,4 @@
-"""Commands that list data: methods, models, lists, categories, deviations, citations."""
+"""Commands that list data: methods, models, lists, categories, deviations, published runs, citations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UnknownName, UsageError
 from ..files import output as out
 from ..schema.support import ASPECTS
-from .options import cli, completes, json_option, knowledge, method_argument, methods_argument, section
+from .options import (
+    Assignment,
+    Whole,
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    methods_argument,
+    once,
+    section,
+)
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.tensors import Tensor
 
 
 @cli.command()
@@ -56,6 +67,7 @@ def methods(
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry, and how each fact is known."""
     from ..knowledge.evidence import facts, tally
+    from .equation import equation
 
     found = knowledge()[method]
     entry = found.entry
@@ -63,7 +75,7 @@ def show(method: str, as_json: bool) -> None:
         return out.print_json(found.record())
     known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
-    click.echo(f"{entry.update}\n{entry.where}\n")
+    click.echo(f"{equation(entry.update)}\n{entry.where}\n")
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",
@@ -72,7 +84,7 @@ def show(method: str, as_json: bool) -> None:
     ]  # fmt: skip
     section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
     tensors = [
-        (n, t.per, declared(t), t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
+        (n, t.per, t.declared, t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
          ", ".join(s.as_ for s in t.stored), t.served)
         for n, t in entry.tensors.items()
     ]  # fmt: skip
@@ -84,18 +96,45 @@ def show(method: str, as_json: bool) -> None:
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
 
 
-def declared(tensor: Tensor) -> str:
-    """Return the shape or count of a tensor as in its entry."""
-    if tensor.shape is not None:
-        return " x ".join(size.source for size in tensor.shape)
-    return tensor.count.source if tensor.count is not None else "its own"
-
-
 def word(value: Any) -> str:
     """Return whether a tensor is trained as a word, or the formula for the number of its trained entries."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
+
+
+@cli.command()
+@click.argument("method", metavar="[METHOD]", required=False, shell_complete=completes("methods"))
+@click.option("--aspect", "aspects", metavar="NAME=VALUE", type=Assignment(), multiple=True,
+              help="Describe a mechanism instead of naming a method: acts_on=weight, freezes=random; repeatable, with "
+                   "several values separated by commas.")
+@click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
+@click.option("--aspects", "listed", is_flag=True, help="List the aspects with their values.")
+@json_option
+def nearest(
+    method: str | None, aspects: tuple[tuple[str, str], ...], n: int, listed: bool, as_json: bool
+) -> None:
+    """Find the methods nearest to a method or to a described mechanism, and say how they differ."""
+    from ..knowledge.mechanism import aspects as known
+
+    kb = knowledge()
+    if listed:
+        rows = [(k, f.name, ", ".join(f.values), f.meaning) for k, f in known(kb).items()]
+        if as_json:
+            return out.print_json({k: f.model_dump(mode="json") for k, f in known(kb).items()})
+        return out.print_table(("aspect", "name", "values", "meaning"), rows)
+    described = once(aspects, "--aspect")
+    if method is not None and described:
+        raise UsageError("METHOD and --aspect exclude each other; give one of them")
+    if method is None and not described:
+        raise UsageError("give a METHOD, or describe a mechanism: --aspect acts_on=weight; --aspects lists them")
+    found = kb.nearest(method, n=n, **described)
+    if as_json:
+        return out.print_json(list(found))
+    for one in found.found:
+        click.echo(f"{one.method} ({one.year}), {one.likeness:.0%} alike")
+        click.echo("".join(f"  {d.sentence}\n" for d in one.differences) or "  No difference.\n", nl=False)
+    return None
 
 
 @cli.command()
@@ -179,6 +218,33 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
         for r in found
     ]  # fmt: skip
     return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--study", metavar="STUDY", shell_complete=completes("studies"), help="Only the runs of this study.")
+@json_option
+def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None:
+    """List published training runs of methods: quality, memory, time and size."""
+    kb = knowledge()
+    if study is not None and study not in kb.studies:
+        raise UnknownName("study", study, kb.studies)
+    wanted = {kb[method].id for method in methods} or set(kb)
+    runs = [run for run in kb.evidence if run.method in wanted and study in (None, run.study)]
+    if as_json:
+        return out.print_json([run.model_dump(mode="json") for run in runs])
+    columns = ("study", "run", "method", "metric", "value", "trained", "peak memory", "time", "file")
+    rows = [
+        (run.study, run.run, run.method, run.metric, f"{run.value:.4g}", out.number(run.trained),
+         "" if run.peak_bytes is None else out.binary_text(run.peak_bytes),
+         "" if run.seconds is None else f"{run.seconds:,.0f} s",
+         "" if run.file_bytes is None else out.bytes_text(run.file_bytes))
+        for run in runs
+    ]  # fmt: skip
+    out.print_table(columns, rows, right=columns[4:])
+    for key in dict.fromkeys(run.study for run in runs):
+        click.echo(f"\n{key}: {kb.studies[key].setup} {kb.studies[key].limits}")
+    return None
 
 
 @cli.command()

@@ -135,20 +135,26 @@ def stored_note(cost: Cost) -> str:
 @cli.command()
 @methods_argument
 @question_options
+@click.option("--explain", is_flag=True, help="Say in sentences how the methods differ, too.")
 @json_option
-def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def compare(methods: tuple[str, ...], as_json: bool, explain: bool, **asked: Any) -> None:
     """Compare methods on one model. A setting applies to every method that has it."""
     kb = knowledge()
     costs = question(asked).ask_all([kb[m] for m in dict.fromkeys(methods)])
+    words = kb.compare(*methods) if explain else None
     if as_json:
-        return out.print_json([c.to_dict() for c in costs])
+        records = [c.to_dict() for c in costs]
+        return out.print_json(records if words is None else {"costs": records, **words.to_dict()})
     rows = [
         (c.method, out.number(c.trained), f"{c.percent:.4g}", out.number(c.stored),
          out.bytes_text(c.stored_bytes), out.number(c.served), with_values(c))
         for c in costs
     ]  # fmt: skip
     columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
-    return out.print_table(columns, rows, right=columns[1:6])
+    out.print_table(columns, rows, right=columns[1:6])
+    if words is not None:
+        click.echo(f"\n{words}")
+    return None
 
 
 @cli.command()

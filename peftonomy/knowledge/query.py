@@ -84,6 +84,7 @@ def facts(method: MethodRecord) -> dict[str, Any]:
         "library": offered(method.kb, method.id),
         "hyperparameter": tuple(entry.hyperparameters),
         "quantised": int(bool(entry.base_storage)),
+        "positions": "nothing" if entry.properties.inference_positions.literal == 0 else "some",
     }  # fmt: skip
     for facet in method.kb.taxonomy.facets:
         value = entry.facets.get(facet, "unknown")
