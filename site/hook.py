@@ -163,6 +163,7 @@ CHARSET = '<meta charset="utf-8">'
 
 def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> TemplateContext:
     """Put a page together, and refuse a script in its content."""
+    _step(config)
     if "linked" in page.meta:
         page.meta["linked"] = absolute(page.meta["linked"], config.site_url)
     page.content = _around.pop(page.file.src_uri).whole(page.content or "")

@@ -21,7 +21,8 @@ MODELS = ("roberta_base", "t5_base", "llama_3_8b")
 KINDS = (
     "index.html", "methods/index.html", "methods/lora.html", "categories/additive.html", "models/index.html",
     "models/t5_base.html", "taxonomy.html", "calculator.html", "references.html", "api.html", "about.html", "404.html",
-    "compare.html", "planner.html", "memory.html",
+    "compare.html", "planner.html", "idea.html", "memory.html", "reference/index.html", "reference/python.html",
+    "guides/add.html",
 )  # fmt: skip
 """One page of each kind."""
 LOOKED_AT = """() => {
@@ -352,7 +353,7 @@ def test_a_model_s_page_is_filled_with_every_method(watched: Page, address: str,
 def numbers(rows: list[str]) -> dict[str, str]:
     """Method -> what it trains, in the rows that say a number."""
     cells = [row.split("\t") for row in rows]
-    return {name.strip(): trained for name, trained, *rest in cells if rest}
+    return {name.strip(): trained for name, _, trained, *rest in cells if rest}
 
 
 def answers(method: Any, model: str) -> bool:

@@ -26,6 +26,7 @@ FILES = {
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
+    "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -52,6 +53,10 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "deviations.json": {"deviations": list(kb.deviations)},
         "support.json": {"support": list(kb.support)},
+        "evidence.json": {
+            "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
+            "runs": [run.model_dump(mode="json") for run in kb.evidence],
+        },
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }
@@ -111,6 +116,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     known = facts(method)
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}
+    record["measured"] = [run.model_dump(mode="json") for run in method.evidence]
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
     return record

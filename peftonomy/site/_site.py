@@ -95,6 +95,16 @@ class Site:
         sources = [n.source.partition("#")[0] for n in self.kb.taxonomy.categories.values()]
         return named if named in self.kb.references else max(sources, key=sources.count)
 
+    @cached_property
+    def use(self) -> dict[str, int]:
+        """The rank of each method by use: the number of libraries that have it, then of methods that build on it."""
+
+        def key(method: Method) -> tuple[int, int, int, str]:
+            libraries = sum(name != "official" for name in method.entry.implementations)
+            return -libraries, -len(self.kb.graph.children(method.id)), method.year, method.id
+
+        return {m.id: rank for rank, m in enumerate(sorted(self.kb.values(), key=key))}
+
     def library(self, key: str) -> str:
         """Return the name of a library or a trainer."""
         usual = self.kb.trainers[key].name if key in self.kb.trainers else key.replace("_", " ")
@@ -189,10 +199,11 @@ class Site:
             # The plan is not cached: the plans of all methods on all models would fill the memory.
             found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
-            return {"problem": str(error), "exact": None}
+            return {"problem": str(error), "exact": None, "bytes": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
         return {
-            "problem": "", "exact": found.trained, "trained": count(found.trained), "percent": percent(found.percent),
+            "problem": "", "exact": found.trained, "bytes": found.stored_bytes,
+            "trained": count(found.trained), "percent": percent(found.percent),
             "stored": count(found.stored) + bits, "served": count(found.served),
         }  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 from markupsafe import Markup, escape
 
@@ -85,8 +86,12 @@ def count(value: float | None) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a percentage for readers: two decimals, or three digits of a small one."""
-    return f"{value:.2f} %" if value >= 1 else f"{value:.3g} %"
+    """Return a percentage for readers: two decimals, or three digits of a small one, never with an exponent.
+
+    >>> percent(12.345), percent(0.0123456), percent(0.0000608)
+    ('12.35 %', '0.0123 %', '0.0000608 %')
+    """
+    return f"{value:.2f} %" if value >= 1 else f"{Decimal(f'{value:.3g}'):f} %"
 
 
 def volume(size: float) -> str:

@@ -144,22 +144,40 @@ var pf = (function () {
       reached(this, "600px", function () { engine(function () { self.fill(); }); });
     }
     fill() {
-      var self = this, model = this.dataset.model, rows = [];
-      gradually(Object.keys(peft.data.methods), function (id) { rows.push(self.row(id, model)); }, function () {
-        self.querySelector("tbody").replaceChildren.apply(self.querySelector("tbody"), rows);
+      var self = this, model = this.dataset.model, rows = [], body = this.querySelector("tbody");
+      var ids = Object.keys(peft.data.methods).sort(function (a, b) { return peft.data.methods[a].use - peft.data.methods[b].use; });
+      gradually(ids, function (id) { rows.push(self.row(id, model)); }, function () {
+        body.replaceChildren.apply(body, rows);
         self.querySelector("[data-some]").remove();
+        memory(function () { gradually(ids, function (id) { self.step(id, model, rows[ids.indexOf(id)]); }, function () {}); });
       });
+    }
+    /* The memory of a step in the cell that waits for it, or why it is not known. */
+    step(id, model, row) {
+      var cell = row.querySelector("[data-step]"), asked = { batch: Number(this.dataset.batch), seq: Number(this.dataset.seq), dtype: "bfloat16" };
+      if (!cell) return;
+      try {
+        var peak = peft.memory(id, { model: model }, asked).peak;
+        cell.dataset.value = peak;
+        cell.textContent = (peak / Math.pow(2, 30)).toPrecision(3) + " GiB";
+      } catch (error) {
+        if (!error.user) throw error;
+        cell.dataset.value = "";
+        cell.textContent = "–";
+        cell.title = error.message;
+      }
     }
     row(id, model) {
       var method = peft.data.methods[id], cells = [], cost = null;
       try { cost = peft.cost(id, { model: model }); } catch (error) {
         if (!error.user) throw error;
-        cells = [make("td", { colspan: 4, class: "pf-muted" }, error.message)];
+        cells = [make("td", { colspan: 5, class: "pf-muted" }, error.message)];
       }
       if (cost) cells = [
-        number(cost.trained), percent(100 * cost.trained / cost.backbone),
-        held(cost.stored, cost.stored_bits), held(cost.served, cost.served_bits)
-      ].map(function (text) { return make("td", { class: "n" }, text); });
+        [number(cost.trained), cost.trained], [percent(100 * cost.trained / cost.backbone), cost.trained / cost.backbone],
+        [held(cost.stored, cost.stored_bits), cost.stored + cost.stored_bits / 32], [held(cost.served, cost.served_bits), cost.served + cost.served_bits / 32]
+      ].map(function (pair) { return make("td", { class: "n", "data-value": String(pair[1]) }, pair[0]); }).concat(make("td", { class: "n", "data-step": true }, "…"));
+      cells.unshift(make("td", {}, method.told.join(", ")));
       var name = [make("span", { class: "pf-dot hue-" + method.hue }), " ", make("a", { href: new URL("../methods/" + id + ".html", here).href }, method.name)];
       return make("tr", {}, [make("th", { scope: "row" }, name)].concat(cells));
     }
@@ -351,6 +369,16 @@ var pf = (function () {
     }
     input.addEventListener("input", filter);
     filter();
+  });
+
+  /* ---- the theme adds a navigation to each block of code; each needs a name of its own ---- */
+
+  document.querySelectorAll("article .highlight").forEach(function (block, i) {
+    function named() {
+      block.querySelectorAll("nav").forEach(function (nav) { nav.setAttribute("aria-label", "Code " + (i + 1)); });
+    }
+    new MutationObserver(named).observe(block, { childList: true, subtree: true });
+    named();
   });
 
   [].forEach.call(document.querySelectorAll("[data-support]"), function (form) {   // the matrix of support, for one library or base
