@@ -67,7 +67,7 @@ def test_requirements_and_wrong_answers(watched: Page, address: str, kb: Knowled
     watched.get_by_role("button", name="T4").click()
     expect(field(watched, "GPU")).to_have_value("T4")
     watched.get_by_role("checkbox", name="merges into the weights").check()
-    field(watched, "In a library").select_option("adapters")
+    field(watched, "In a library or trainer").select_option("adapters")
     field(watched, "Rank by").select_option("stored")
     watched.get_by_text("More settings").click()
     field(watched, "Trained at most").fill("0.1%")

@@ -11,6 +11,7 @@ import pytest
 
 from peftonomy import KnowledgeBase, UnknownName, UsageError
 from peftonomy.knowledge.choose import RELAXATIONS, Choice, trained_budget, use
+from peftonomy.knowledge.support import offered
 from peftonomy.memory.gpus import gpu_memory
 from peftonomy.memory.setting import Setting
 
@@ -34,7 +35,7 @@ def test_the_most_used_methods_come_first_with_what_makes_them_fit(kb: Knowledge
     assert first.steps == (plain.peak + plain.gpu_extra, relaxed.peak + relaxed.gpu_extra)
     assert first.steps[0] > found.gpu >= first.steps[1] == first.bytes
     assert use(kb["lora"])[1] == -len(kb.graph.descendants("lora"))
-    used = [len(set(kb[c.method].entry.implementations) - {"official"}) for c in found.found]
+    used = [len(set(offered(kb, c.method)) - {"official"}) for c in found.found]
     assert used == sorted(used, reverse=True)
     assert found[0]["relaxed"] == "gradient checkpointing"
     assert "prefix_tuning" in {r.method for r in found.refused}    # peft cannot checkpoint with it

@@ -21,16 +21,17 @@ from ..memory.fit import checked_gpu
 from ..memory.setting import DTYPES, Memory, Setting
 from . import size
 from .query import stored
+from .support import offered, providers
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
 
-__all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "use"]
+__all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
 
 PRIORITIES = {
-    "libraries": ("most used", "the most libraries, then the most methods that build on it"),
+    "libraries": ("most used", "the most libraries and trainers, then the most methods that build on it"),
     "memory": ("least memory", "the least memory of the training step"),
     "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
 }
@@ -193,7 +194,7 @@ def choose(
     refused: list[tuple[tuple[Any, ...], Refusal]] = []
     for method in [kb[m] for m in dict.fromkeys(only)] or [*kb.values()]:
         rank: tuple[Any, ...]
-        rank = (False if wishes.anywhere else not _libraries(method), *use(method), method.year, method.id)
+        rank = (False if wishes.anywhere else not libraries(method), *use(method), method.year, method.id)
         reasons = _unmet(method, wishes, allowed)
         try:
             placed = Placed(method, backbone, task, num_labels)
@@ -239,7 +240,7 @@ def _check(kb: Records[Any], wishes: Wishes, n: int) -> None:
         raise UsageError(f"n: found {shown(n)}; expected a whole number from 1 to {MOST}")
     if wishes.by not in PRIORITIES:
         raise UnknownName("priority", wishes.by, PRIORITIES)
-    known = {key for m in kb.values() for key in m.entry.implementations} - {OFFICIAL}
+    known = {key for m in kb.values() for key in libraries(m)}
     if wishes.library not in (None, LIBRARY) and wishes.library not in known:
         raise UnknownName("library", wishes.library, known | {LIBRARY})
 
@@ -258,7 +259,7 @@ def trained_budget(text: str | int | None, parameters: int) -> int | None:
 
 def use(method: MethodRecord) -> tuple[int, int]:
     """Return how widely a method is used, the most used first: libraries, and methods that build on it, negative."""
-    return -len(_libraries(method)), -len(_descendants(method.kb)[method.id])
+    return -len(libraries(method)), -len(_descendants(method.kb)[method.id])
 
 
 def _descendants(kb: Records[Any]) -> dict[str, set[str]]:
@@ -280,8 +281,12 @@ def _descendants(kb: Records[Any]) -> dict[str, set[str]]:
     return found
 
 
-def _libraries(method: MethodRecord) -> list[str]:
-    return [key for key in method.entry.implementations if key != OFFICIAL]
+def libraries(method: MethodRecord) -> list[str]:
+    """Return the libraries and trainers that have a method."""
+    kept: dict[str, list[str]] = method.kb.memo.setdefault("libraries", {})
+    if method.id not in kept:
+        kept[method.id] = [key for key in offered(method.kb, method.id) if key != OFFICIAL]
+    return kept[method.id]
 
 
 def _unmet(method: MethodRecord, wishes: Wishes, allowed: Mapping[str, Iterable[str]]) -> list[str]:
@@ -292,9 +297,9 @@ def _unmet(method: MethodRecord, wishes: Wishes, allowed: Mapping[str, Iterable[
         if method.id not in ids:
             wish = lists[need].wish
             reasons.append(wish.unmet if wish else f"is not in the list {lists[need].name}")
-    if wishes.library == LIBRARY and not _libraries(method):
+    if wishes.library == LIBRARY and not libraries(method):
         reasons.append("is in no library")
-    elif wishes.library not in (None, LIBRARY) and wishes.library not in method.entry.implementations:
+    elif wishes.library not in (None, LIBRARY) and wishes.library not in libraries(method):
         reasons.append(f"is not in {wishes.library}")
     return reasons
 
@@ -371,7 +376,7 @@ def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
-        cost.stored_bytes, tuple(_libraries(method)), placed,
+        cost.stored_bytes, tuple(libraries(method)), placed,
     )  # fmt: skip
 
 
@@ -383,6 +388,13 @@ def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
         kind = library.types.get(entry.type) if entry is not None and entry.type is not None else None
         if kind is not None and kind.untrainable:
             found[key] = {name: f"in {library.name}, {why}" for name, why in kind.untrainable.items()}
+    known = providers(method.kb)
+    for key in [key for key in libraries(method) if key in known]:
+        one = known[key]
+        ability = one.abilities(method.id).get("quantised")
+        if ability is not None and ability.works == "none":
+            note = ability.note.rstrip(".")
+            found.setdefault(key, {}).setdefault("quantized", f"{one.name} has no quantised base for it: {note}")
     return found
 
 

@@ -35,6 +35,9 @@ def script(site: Site) -> str:
             key: one.wish.model_dump() | {"meaning": one.meaning, "methods": kb.stored_list(key).ids}
             for key, one in kb.taxonomy.lists.items() if one.wish is not None
         },
+        "libraries": {key: choose.libraries(method) for key, method in kb.items()},
+        "names": {key: site.library(key) for key in sorted({n for m in kb.values() for n in choose.libraries(m)})}
+        | {key: one.name for key, one in kb.trainers.items()},
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))

@@ -57,7 +57,7 @@
       this.settle();
       this.build();
     }
-    libraries() { return Object.keys(peft.data.libraries).filter(function (k) { return k !== "official"; }); }
+    libraries() { return Object.keys(peft.choices.names); }
     write() {
       var s = this.state, query = this.writeModel(new URLSearchParams());
       if (s.gpu) query.set("gpu", s.gpu);
@@ -144,7 +144,7 @@
           if (control) control.value = s.step.quantized || "";
           stepped();
         }, "4-bit, as in QLoRA"))),
-        this.select("library", "In a library", [["", "does not matter"], ["any", "any"]].concat(this.libraries().map(function (k) { return [k, peft.data.libraries[k]]; })), s.library, change("library")),
+        this.select("library", "In a library or trainer", [["", "does not matter"], ["any", "any"]].concat(this.libraries().map(function (k) { return [k, peft.choices.names[k]]; })), s.library, change("library")),
         this.select("by", "Rank by", Object.keys(known.priorities).map(function (k) { return [k, known.priorities[k][0]]; }), s.by, change("by")),
         this.steps
       ]));
@@ -248,7 +248,7 @@
       this.writeStep(query);
       this.state.step = before;
       var setting = Object.keys(c.hyperparameters).map(function (k) { return k + " = " + c.hyperparameters[k]; }).join(", ") || "nothing to set";
-      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.data.libraries[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + " methods here build on it" : ""].filter(Boolean).join("; ") + ".";
+      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.choices.names[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + " methods here build on it" : ""].filter(Boolean).join("; ") + ".";
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [

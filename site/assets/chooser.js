@@ -5,7 +5,7 @@
 
 (function () {
   var inner = peft.inner, given = inner.given, merge = inner.merge, fail = inner.fail;
-  var GIB = Math.pow(2, 30), ANY = "any", OFFICIAL = "official";
+  var GIB = Math.pow(2, 30), ANY = "any";
   function known() { return peft.choices; }
   function method(id) { return peft.data.methods[id]; }
   /* The result of an action, or the error that is meant for people. */
@@ -57,7 +57,7 @@
     if (!found) fail("This is no number of parameters. Write 10M, 250k, 1e6, or 0.1% of the model.", "trained");
     return Math.floor(Number(found[1].replace(/,/g, "")) * ({ "": 1, k: 1e3, m: 1e6, b: 1e9 }[found[2]] || parameters / 100));
   }
-  function libraries(id) { return Object.keys(method(id).libraries).filter(function (key) { return key !== OFFICIAL; }); }
+  function libraries(id) { return known().libraries[id]; }
   function unmet(id, wishes) {
     var reasons = wishes.merge && method(id).merge !== "exact" ? ["does not merge into the weights"] : [], own = libraries(id);
     (wishes.needs || []).forEach(function (need) {
@@ -65,7 +65,7 @@
       if (wish.methods.indexOf(id) < 0) reasons.push(wish.unmet);
     });
     if (wishes.library === ANY && !own.length) reasons.push("is in no library");
-    else if (wishes.library && wishes.library !== ANY && own.indexOf(wishes.library) < 0) reasons.push("is not in " + peft.data.libraries[wishes.library]);
+    else if (wishes.library && wishes.library !== ANY && own.indexOf(wishes.library) < 0) reasons.push("is not in " + known().names[wishes.library]);
     return reasons;
   }
   /* The hyperparameters with which a method stays within a budget, and its cost: the size is halved until it does. */
