@@ -6,7 +6,7 @@ They are no dependencies of this project. In an environment of its own:
     python benchmarks/estimators.py
 
 All are asked by their Python interface, offline, about the same cases: every LoRA and full fine-tuning that was
-simulated (`memory/simulated.tsv`) and the published runs of both (`memory/published.tsv`).
+simulated (`memory/simulated.tsv`) and the published runs of both (`evidence/`).
 What each counts is said in README.md. Rows are written to memory/estimators.tsv; an estimator that does not speak of a
 case has an empty cell. Errors are of what was simulated, or of what was measured.
 """
@@ -73,15 +73,13 @@ def cases() -> Iterator[Case]:
             again = row["checkpointing"] == "True"
             setting = Setting(int(row["batch"]), int(row["seq"]), row["dtype"], "adamw", again, row["attends"])
             yield Case("simulated", row["method"], row["model"], setting, 8, "", row["task"], int(row["peak"]))
-    configured = {run["experiment"]: json.loads(run["config"] or "{}") for run in published.read(published.RUNS)}
-    for row in published.read(published.TABLE):
-        if row["method"] in METHODS:
-            config = configured[row["experiment"]]
-            dtype = "mixed" if row["method"] == "lora" else "bfloat16"
-            targets = ",".join(config.get("target_modules") or ())
+    for run in published.runs(KB):
+        if run.method in METHODS and run.peak_bytes is not None:
+            dtype = "mixed" if run.method == "lora" else "bfloat16"
+            targets = ",".join(run.setting.get("target_modules") or ())
             yield Case(
-                row["experiment"], row["method"], published.MODEL, Setting(published.BATCH, published.SEQ, dtype),
-                config.get("r", 0), targets, "causal_lm", int(row["measured_peak"]),
+                run.run, run.method, published.MODEL, Setting(published.BATCH, published.SEQ, dtype),
+                run.setting.get("r", 0), targets, "causal_lm", run.peak_bytes,
             )  # fmt: skip
 
 
@@ -90,7 +88,7 @@ def cases() -> Iterator[Case]:
 
 def by_peftonomy(case: Case) -> int | None:
     if case.source != "simulated":
-        found = {row["experiment"]: row["predicted_peak"] for row in published.read(published.TABLE)}
+        found = {row["run"]: row["predicted_peak"] for row in published.read(published.TABLE)}
         return int(found[case.source])
     return KB[case.method].on(case.model, task=case.task).training.memory({}, case.setting).peak
 

@@ -11,7 +11,6 @@ much. The stages are timed in a further build, without what they call of each ot
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ from typing import Any
 import _synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("render", "markdown", "search", "theme", "write")
+STAGES = ("render", "markdown", "theme", "write")
 HEAD = ("methods", "pages", "ours", "plain", "ratio", "a page", "peak", "KB a page", *STAGES, "rest")
 
 
@@ -139,14 +138,10 @@ def staged(tree: str, out: str) -> None:
 
     import peftonomy.site
 
-    search = importlib.import_module("material.plugins.search.plugin").SearchPlugin
-
     clocked("render", peftonomy.site, "pages")
     clocked("markdown", mkdocs.structure.pages.Page, "render")
     clocked("theme", jinja2.Template, "render")
     clocked("write", mkdocs.utils, "write_file")
-    for name in ("on_page_context", "on_post_build"):
-        clocked("search", search, name)
     peftonomy.site.build(peftonomy.load(tree), out)
     print(json.dumps(spent))
 

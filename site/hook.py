@@ -21,6 +21,7 @@ from mkdocs.utils.templates import TemplateContext
 
 import peftonomy
 from peftonomy.site import pages
+from peftonomy.site._about import absolute
 from peftonomy.site._around import Around
 from peftonomy.site._preview import WATCHED, Built, Preview, Source, seen
 
@@ -32,6 +33,8 @@ BEHIND = ("api.md", "lists/index.md", "timeline.md", "matrix.md", "crosswalk.md"
 
 
 SITEMAP = "sitemap.xml"
+UNUSED = ("assets/javascripts/lunr/", "assets/javascripts/workers/")
+"""Parts of the theme's search, which ours replaces."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -77,7 +80,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     except peftonomy.PeftonomyError as error:
         raise PluginError(str(error)) from error  # the cause is what `peftonomy site build` reports
     # No longer known as a template, the theme's sitemap would be copied as it is.
-    for template in [f for f in files if f.src_dir == config.docs_dir or f.src_uri == SITEMAP]:
+    for template in [f for f in files if f.src_dir == config.docs_dir or f.src_uri.startswith((SITEMAP, *UNUSED))]:
         files.remove(template)
     for path, content in made.items():
         listed = path in BEHIND or (path.startswith(LISTED) and not path.endswith("index.md"))
@@ -133,7 +136,7 @@ def on_env(env: jinja2.Environment, config: MkDocsConfig, files: Files) -> jinja
     return env
 
 
-# What is HTML already goes around Markdown and the search.
+# What is HTML already goes around Markdown.
 
 _around: dict[str, Around] = {}
 """By page, while it is built."""
@@ -141,14 +144,9 @@ _around: dict[str, Around] = {}
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leave blocks of HTML out."""
+    _step(config)
     around = _around[page.file.src_uri] = Around()
     return around.cut(markdown)
-
-
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put back what is searched."""
-    _step(config)
-    return _around[page.file.src_uri].searched(html)
 
 
 # The Content-Security-Policy. A page can only say it in a meta element, and what an entry says can add nothing to it:
@@ -156,7 +154,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 POLICY = {
     "default-src": "'none'", "script-src": "'self'", "style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:",
-    "font-src": "'self'", "connect-src": "'self'", "worker-src": "'self'", "manifest-src": "'self'",
+    "font-src": "'self'", "connect-src": "'self'", "manifest-src": "'self'",
     "object-src": "'none'", "base-uri": "'none'", "form-action": "'none'",
 }  # fmt: skip
 SCRIPT = re.compile(r"<script\b([^>]*)>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -164,7 +162,10 @@ CHARSET = '<meta charset="utf-8">'
 
 
 def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, nav: Navigation) -> TemplateContext:
-    """Put a page together (plugins come before hooks, so the search has read it), and refuse a script in it."""
+    """Put a page together, and refuse a script in its content."""
+    _step(config)
+    if "linked" in page.meta:
+        page.meta["linked"] = absolute(page.meta["linked"], config.site_url)
     page.content = _around.pop(page.file.src_uri).whole(page.content or "")
     if SCRIPT.search(page.content):
         raise PluginError(f"{page.file.src_uri}: a script in the page's content")
@@ -195,7 +196,7 @@ def _guarded(html: str) -> str:
 
 def _runs(attributes: str) -> bool:
     """Whether it is an inline script, not a file's and not data."""
-    return not re.search(r"""\bsrc=|type=["']?application/json""", attributes)
+    return not re.search(r"""\bsrc=|type=["']?application/(?:ld\+)?json""", attributes)
 
 
 def _hash(body: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
 import os
 import re
 import subprocess
@@ -20,10 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
+from .site_kit import common
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PHONE = {"width": 360, "height": 740}
+FOUND = ".pf-found"
+"""A result of the search."""
 
 
 def built(out: Path, root: Path, **environment: str) -> Path:
@@ -58,27 +61,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
 
-FIELDS = {"title": {"boost": 1.0}, "text": {"boost": 1.0}, "tags": {"boost": 1.0}}
-EMPTY = {"config": {"lang": ["en"], "separator": " ", "pipeline": [], "fields": FIELDS}, "docs": []}
-
-
-class WithoutIndex(Quiet):
-    """As `Quiet`, but there is nothing to search: making that index is most of what a page takes to load."""
-
-    def do_GET(self) -> None:
-        if not self.path.endswith("/search_index.json"):
-            super().do_GET()
-            return
-        body = json.dumps(EMPTY).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def served(folder: Path, by: type[Quiet] = Quiet) -> Iterator[str]:
-    handler = functools.partial(by, directory=str(folder))
+def served(folder: Path) -> Iterator[str]:
+    handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
@@ -100,19 +84,14 @@ def search(page: Page, words: str) -> None:
     from playwright.sync_api import expect
 
     page.get_by_role("button", name="Search: low rank").click()
-    field = page.get_by_role("textbox", name="Search")
-    expect(field).to_be_focused()
-    field.press_sequentially(words, delay=15)
-    expect(field).to_have_value(words)
-    expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=15_000)
+    page.get_by_role("combobox", name="Search").fill(words)
+    expect(page.locator(FOUND).first).to_be_visible(timeout=15_000)
 
 
 @pytest.fixture(scope="session")
 def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site, which all workers of a run share: the first that needs it builds it."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
+    folder = common(tmp_path_factory)
     whole = folder / "site"
     with FileLock(folder / "site.lock"):
         if not whole.is_dir():
@@ -122,13 +101,7 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
-    """Where the site is served, for tests that do not search."""
-    yield from served(site, WithoutIndex)
-
-
-@pytest.fixture(scope="session")
-def searchable(site: Path) -> Iterator[str]:
-    """Where the site is served whole."""
+    """Where the site is served."""
     yield from served(site)
 
 

@@ -13,11 +13,11 @@ from py_mini_racer import MiniRacer
 
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy.memory.setting import Setting
-from peftonomy.site import _choices, _engine, _operations
+from peftonomy.site import _choices, _engine, _operations, _scripts
 from peftonomy.site._site import Site
 
 Answer = dict[str, Any]
-ASSETS = Path(__file__).parent.parent / "site" / "assets"
+SITE = Path(__file__).parent.parent / "site"
 ASK = (
     "function ask(name, given) {"
     "  try { return JSON.stringify(peft[name].apply(null, JSON.parse(given)),"
@@ -31,8 +31,14 @@ def started(kb: KnowledgeBase, *scripts: str) -> Iterator[MiniRacer]:
     """The site's engine with the data of a knowledge base, and these scripts of the site's."""
     context, site = MiniRacer(), Site(kb)
     made = {"data": _engine.script, "programs": _operations.script, "choices": _choices.script}
+    bundles = _scripts.bundles(SITE)
     for name in ("engine", "data", *scripts):
-        text = made[name](site) if name in made else (ASSETS / f"{name}.js").read_text(encoding="utf-8")
+        if name in made:
+            text = made[name](site)
+        elif name in bundles:
+            text = bundles[name]
+        else:
+            text = (SITE / "assets" / f"{name}.js").read_text(encoding="utf-8")
         context.eval(text)
     context.eval(ASK)
     try:

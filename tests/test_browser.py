@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from peftonomy import KnowledgeBase, UsageError
 
-from .browser_kit import PHONE, built, search, watch
+from .browser_kit import FOUND, PHONE, built, search, watch
 from .test_site import HOSTILE
 from .trees import small_tree
 
@@ -43,6 +43,7 @@ ANSWERED = """models => models.map(model => {
     return Object.fromEntries(["trained", "stored", "served", "backbone"].map(name => [name, shown(name)]));
 })"""
 """For each model what a method's calculator says, null where it says that there is no answer."""
+CALCULATES = "() => document.querySelector('peft-calculator').ready"
 REPORT_REFUSALS = "addEventListener('securitypolicyviolation', e => console.error('refused ' + e.violatedDirective))"
 
 
@@ -66,7 +67,9 @@ def test_every_page_is_quiet_and_fits_a_phone(
         folder = path.parent.relative_to(site).as_posix()
         if (folder if folder in ("methods", "models") else "") != kind:
             continue
-        page.goto(address + path.relative_to(site).as_posix())
+        page.goto(f"{address}{path.relative_to(site).as_posix()}#calculator")
+        if kind == "methods" and path.stem in kb:
+            page.wait_for_function(CALCULATES)
         headings, width, spilled = page.evaluate(LOOKED_AT)
         if headings != 1 or width > PHONE["width"] or spilled:
             wrong[path.name] = headings, width, spilled
@@ -91,7 +94,8 @@ def test_no_kind_of_page_overflows_a_phone(browser: Browser, address: str, schem
     page = context.new_page()
     complaints = watch(page)
     for path in KINDS:
-        page.goto(address + path)
+        page.goto(f"{address}{path}#calculator")
+        page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
     assert complaints == []
     context.close()
@@ -112,7 +116,7 @@ def test_ledgers_fit_a_desktop(browser: Browser, address: str, kb: KnowledgeBase
     context = browser.new_context(viewport=DESKTOP)  # type: ignore[arg-type]
     page, wrong, counted = context.new_page(), {}, 0
     for method in kb:
-        page.goto(f"{address}methods/{method}.html")
+        page.goto(f"{address}methods/{method}.html#calculator")
         expect(page.locator(".pf-calc__out").first).not_to_be_empty()
         counted += page.get_by_role("region", name="Per tensor").count()
         if found := [name for name, shown in page.evaluate(CUT) if name in LEDGERS or not shown]:
@@ -127,7 +131,8 @@ def test_what_is_wider_than_its_box_shows_it(browser: Browser, address: str, vie
     context = browser.new_context(viewport=viewport)
     page, found = context.new_page(), {}
     for path in (*KINDS, "contribute.html", "matrix.html", "methods/mad_x.html", "methods/osf.html"):
-        page.goto(address + path)
+        page.goto(f"{address}{path}#calculator")
+        page.wait_for_load_state("networkidle")
         found[path] = page.evaluate(CUT)
     context.close()
     assert found["methods/osf.html"]
@@ -153,78 +158,95 @@ def test_the_colours_follow_the_system_and_the_switch(browser: Browser, address:
     context.close()
 
 
-# Search.
+# Search. `test_site_search` asks its ranking; these tests use its dialog.
 
 
-@pytest.mark.parametrize(
-    ("words", "title"),
-    [
-        ("low rank", "LoRA"),
-        ("IA3", "(IA)"),
-        ("prefix", "Prefix"),
-        ("Houlsby", "Sequential Adapter"),
-        ("bottleneck", "Adapter"),
-    ],
-)
-def test_searching_finds(watched: Page, searchable: str, words: str, title: str) -> None:
-    watched.goto(searchable)
-    search(watched, words)
-    results = watched.locator(".md-search-result__item h1")
-    expect(results.filter(has_text=title).first).to_be_visible()
+def first_found(page: Page) -> str:
+    return page.locator(FOUND).first.locator("strong").inner_text()
 
 
 @pytest.mark.parametrize("width", [390, 768, 1024, 1219, 1220, 1280, 1920])
-def test_search_results_lie_inside_the_window(browser: Browser, searchable: str, width: int) -> None:
-    """At every width the panel is as wide as the theme makes it, and its first result opens with a click."""
+def test_search_results_lie_inside_the_window(browser: Browser, address: str, width: int) -> None:
+    """At every width the results are readable, and the first one opens with a click."""
     height = 800
     context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
     page = context.new_page()
     complaints = watch(page)
-    page.goto(searchable)
+    page.goto(address)
     search(page, "low rank")
-    for part in (".md-search__form", ".md-search__output"):
-        box = page.locator(part).bounding_box()
-        assert box is not None, part
-        assert box["x"] >= 0, part
-        assert box["y"] >= 0, part
-        assert box["x"] + box["width"] <= width, part
-        assert box["y"] + box["height"] <= height, part
-        assert box["width"] >= min(width, 400), part
+    box = page.get_by_role("dialog").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["y"] >= 0
+    assert box["x"] + box["width"] <= width
+    assert box["y"] + box["height"] <= height
+    assert box["width"] >= min(width, 600)
     assert box["height"] > height / 2
-    page.locator(".md-search-result__item a").first.click()
-    expect(page).not_to_have_url(searchable)
+    assert page.evaluate(SPILLED) == []
+    page.locator(FOUND).first.click()
+    expect(page).to_have_url(re.compile(r"/methods/lora\.html"))
     context.close()
     assert complaints == []
 
 
-@pytest.mark.parametrize(
-    ("words", "method"),
-    [
-        ("ia3", "ia3"),
-        ("IA^3", "ia3"),
-        ("(IA)^3", "ia3"),
-        ("t-few", "ia3"),
-        ("tfew", "ia3"),
-        ("prefixtuning", "prefix_tuning"),
-        ("parallel_adapter", "parallel_adapter"),
-        ("lora", "lora"),
-    ],
-)
-def test_the_name_of_a_method_finds_its_page_first(
-    watched: Page, searchable: str, kb: KnowledgeBase, words: str, method: str
-) -> None:
-    watched.goto(searchable)
-    search(watched, words)
-    first = watched.locator(".md-search-result__item").first
-    expect(first.locator("h1")).to_have_text(kb[method].name)
-    expect(first.locator("a").first).to_have_attribute("href", re.compile(rf"/methods/{method}\.html"))
+SPILLED = """() => [...document.querySelectorAll(".pf-search *")]
+    .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1).map(e => e.className)"""
 
 
-def test_a_search_result_opens_its_page(watched: Page, searchable: str) -> None:
-    watched.goto(searchable)
-    search(watched, "low rank")
-    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
-    expect(watched).to_have_url(re.compile(r"/methods/lora\.html"))
+@pytest.mark.parametrize("way", ["server", "folder"])
+def test_search_is_used_by_keyboard(watched: Page, address: str, site: Path, way: str) -> None:
+    """Keys open it, move in it, follow a result and close it, and the list is always that of the field's text."""
+    watched.goto(address if way == "server" else (site / "index.html").as_uri())
+    field, state = watched.get_by_role("combobox", name="Search"), watched.get_by_role("status")
+    watched.keyboard.press("/")
+    expect(field).to_be_focused()
+    expect(state).to_contain_text("Methods, models")
+    for words, name in (("t", ""), ("t-few", "(IA)^3"), ("vera", "VeRA"), ("xqzzwv", ""), ("bit fit", "BitFit")):
+        field.fill(words)
+        if name:
+            expect(watched.locator(FOUND).first.locator("strong")).to_have_text(name)
+            expect(state).to_have_text(re.compile(r"^\d+ results?$"))
+    field.press_sequentially("s")
+    field.press("Backspace")
+    assert first_found(watched) == "BitFit"  # at once: nothing answers later
+    options = watched.get_by_role("option")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    watched.keyboard.press("ArrowDown")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    expect(options.first).to_have_attribute("aria-selected", "false")
+    expect(field).to_have_attribute("aria-activedescendant", options.nth(1).get_attribute("id") or "")
+    watched.keyboard.press("ArrowUp")
+    watched.keyboard.press("ArrowUp")
+    expect(options.last).to_have_attribute("aria-selected", "true")
+    watched.keyboard.press("Escape")
+    expect(watched.get_by_role("dialog")).to_have_count(0)
+    watched.keyboard.press("Control+k")
+    expect(field).to_be_focused()
+    field.fill("prefixtuning")
+    watched.keyboard.press("Enter")
+    expect(watched).to_have_url(re.compile(r"/methods/prefix_tuning\.html"))
+    watched.wait_for_load_state()
+    watched.keyboard.press("/")
+    field.fill("low rank")
+    expect(watched.locator(FOUND).first).to_be_visible()
+    watched.get_by_role("button", name="Close the search").click()
+    expect(watched.get_by_role("dialog")).to_have_count(0)
+
+
+def test_search_is_fetched_when_it_is_opened(page: Page, address: str) -> None:
+    """What is typed before it arrives is searched once it does."""
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url.rpartition("/")[2]))
+    held: list[Route] = []
+    page.route("**/search-data.js", lambda route: held.append(route))
+    page.goto(address)
+    assert not {"minisearch.js", "search.js", "search-data.js"} & set(asked)
+    page.keyboard.press("/")
+    page.keyboard.type("adalora")
+    expect(page.get_by_role("status")).to_have_text("Loading…")
+    held[0].continue_()
+    expect(page.locator(FOUND).first.locator("strong")).to_have_text("AdaLoRA")
+    assert {"minisearch.js", "search.js", "search-data.js"} <= set(asked)
 
 
 # The calculator.
@@ -237,7 +259,7 @@ def number(page: Page, name: str) -> int:
 def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
     watched: Page, address: str, kb: KnowledgeBase
 ) -> None:
-    watched.goto(f"{address}methods/lora.html")
+    watched.goto(f"{address}methods/lora.html#calculator")
     watched.get_by_label("Model", exact=True).select_option("llama_3_8b")
     watched.get_by_label("r", exact=True).fill("16")
     watched.get_by_role("checkbox", name="attn.o").check()
@@ -251,7 +273,7 @@ def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
 
 
 def test_a_value_outside_its_domain_is_refused_at_its_field(watched: Page, address: str) -> None:
-    watched.goto(f"{address}methods/lora.html")
+    watched.goto(f"{address}methods/lora.html#calculator")
     field = watched.get_by_label("r", exact=True)
     field.fill("0")
     expect(watched.get_by_role("alert")).to_contain_text("r >= 1")
@@ -330,7 +352,7 @@ def test_a_model_s_page_is_filled_with_every_method(watched: Page, address: str,
 def numbers(rows: list[str]) -> dict[str, str]:
     """Method -> what it trains, in the rows that say a number."""
     cells = [row.split("\t") for row in rows]
-    return {name.strip(): trained for name, trained, *rest in cells if rest}
+    return {name.strip(): trained for name, _, trained, *rest in cells if rest}
 
 
 def answers(method: Any, model: str) -> bool:
@@ -389,7 +411,8 @@ def test_it_works_from_a_folder_without_server_or_network(watched: Page, site: P
     watched.context.set_offline(True)
     watched.goto((site / "index.html").as_uri())
     search(watched, "low rank")
-    watched.locator(".md-search-result__item h1").filter(has_text=re.compile("^LoRA$")).first.click()
+    watched.locator(FOUND).first.click()
+    watched.locator("peft-calculator").scroll_into_view_if_needed()
     watched.get_by_label("Model", exact=True).select_option("t5_base")
     assert number(watched, "trained") == kb["lora"].cost("t5_base").trained
 
@@ -420,7 +443,7 @@ def test_hostile_entries_run_nothing(page: Page, root: Path, tmp_path: Path) -> 
     expect(page.locator(".pf-subtitle")).to_contain_text(HOSTILE[:25])
     page.goto((out / "index.html").as_uri())
     search(page, "onerror")
-    expect(page.locator(".md-search-result__item h1").first).to_have_text(name)
+    assert first_found(page) == name
     assert page.locator("img[src=x]").count() == 0
     assert (dialogs, complaints) == ([], [])
 

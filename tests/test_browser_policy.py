@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from .browser_kit import PHONE
+from .browser_kit import PHONE, search
 from .test_browser import KINDS as PLAIN_KINDS
 from .test_browser import REPORT_REFUSALS
 from .tools_kit import AXE, KINDS
@@ -85,11 +85,22 @@ def violations(page: Page, *, colours: bool = False) -> list[tuple[str, list[str
 def test_axe_finds_nothing(browser: Browser, address: str, path: str, scheme: Any) -> None:
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
-    page.goto(address + path)
-    page.wait_for_timeout(200)
+    page.goto(address + path, wait_until="networkidle")
     for details in page.locator("peft-calculator details").all():
         details.locator("summary").click()
     assert violations(page, colours=scheme == "dark") == []     # the rest is the same in both
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_search(browser: Browser, address: str, scheme: Any) -> None:
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(address)
+    search(page, "low rank")
+    assert violations(page) == []
+    page.get_by_role("combobox", name="Search").fill("")
+    assert violations(page) == []
     context.close()
 
 
@@ -105,5 +116,6 @@ def test_axe_finds_nothing_on_a_phone(browser: Browser, address: str) -> None:
 
 def test_axe_can_find_something(page: Page, address: str) -> None:
     page.goto(f"{address}about.html")
-    page.evaluate("document.querySelector('.md-search').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('.pf-searchopen').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('.pf-searchopen').replaceChildren()")
     assert violations(page)

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase, UsageError
 from peftonomy.site import _surveys
 
-from .browser_kit import PHONE, search, watch
+from .browser_kit import PHONE, watch
 from .test_browser_policy import violations
 
 pytestmark = pytest.mark.browser
@@ -187,16 +187,6 @@ def test_other_names_find_the_method(watched: Page, address: str, words: str, me
     watched.get_by_label("Filter by name, idea or year").fill(words)
     expect(watched.locator(f"tr[data-id={method}]")).to_be_visible()
     assert watched.locator(SHOWN).count() <= most
-
-
-@pytest.mark.parametrize(
-    ("words", "title"),
-    [("2106.09685", "LoRA"), ("(IA)^3", "(IA)^3"), ("IA3", "(IA)^3"), ("Houlsby", "Sequential Adapter")],
-)
-def test_the_search_knows_paper_ids_and_other_names(watched: Page, searchable: str, words: str, title: str) -> None:
-    watched.goto(searchable)
-    search(watched, words)
-    expect(watched.locator(".md-search-result__item h1").filter(has_text=title).first).to_be_visible()
 
 
 def test_facets_narrow_the_table_and_stay_in_the_address(watched: Page, address: str, kb: KnowledgeBase) -> None:

@@ -287,7 +287,7 @@ def test_what_memory_needs_is_fetched_when_a_page_shows_it(watched: Page, addres
         watched.wait_for_load_state("networkidle")
     assert "data.js" in fetched
     assert not {f"{name}.js" for name in SCRIPTS}.intersection(fetched)
-    watched.goto(f"{address}methods/lora.html")
+    watched.goto(f"{address}methods/lora.html#calculator")
     watched.locator(".pf-step").scroll_into_view_if_needed()
     assert out(watched, "peak") > 0
     assert {f"{name}.js" for name in SCRIPTS} <= {*fetched}

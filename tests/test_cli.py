@@ -336,7 +336,8 @@ def test_compare_as_text_has_a_line_a_method(run: Run) -> None:
 
 
 LISTING = [
-    "methods", "models", "categories", "deviations", "deviations lora", "show lora", "show mam_adapter",
+    "methods", "models", "categories", "evidence", "evidence lora", "deviations", "deviations lora", "show lora",
+    "show mam_adapter",
     "export lora --model llama_2_7b",
     "cost lora --model gpt2", "compare lora --model gpt2", "cite lora", "cite lora --all", "check",
 ]  # fmt: skip

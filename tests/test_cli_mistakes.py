@@ -47,6 +47,8 @@ MISTAKES = {
     "cost lora": (2, "Missing option", "--model"),
     "cost": (2, "Missing argument", "METHOD"),
     "csot lora --model llama_2_7b": (2, "csot", "cost"),
+    "evidence lroa": (2, "unknown method 'lroa'", "lora"),
+    "evidence lora --study hf_peft_metamath": (2, "unknown study", "hf_peft_metamathqa"),
     "deviations lroa": (2, "unknown method 'lroa'", "lora"),
     "export lora --model llama_2_7b --to peff": (2, "unknown library 'peff'", "peft"),
     "export bitfit --model bert_base": (2, "PEFT has no configuration that makes bitfit", "bias='all'"),

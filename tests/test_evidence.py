@@ -1,4 +1,4 @@
-"""Published runs: for each configuration in `data/hf_peft_metamathqa.tsv` the numbers that peft reported.
+"""Published runs: for each configuration in `evidence/hf_peft_metamathqa.jsonl` the numbers that peft reported.
 
 Three of them: trainable parameters and all parameters exactly, and the bytes of the file that was saved, within one
 percent beside the file's own head.
@@ -6,23 +6,14 @@ percent beside the file's own head.
 
 from __future__ import annotations
 
-import csv
-import functools
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 import peftonomy
+from benchmarks.published import HALF, MODEL, OPTIMIZERS, runs
+from peftonomy.schema.evidence import Run
 
 KB = peftonomy.load()
-MODEL = "llama_3_2_3b"
-FILE = Path(__file__).parent / "data" / "hf_peft_metamathqa.tsv"
-OPTIMIZERS = {"lora-fa": "lora_fa"}
-"""Methods that an optimiser makes of a configuration."""
-HALF = {"ADAPTION_PROMPT", "LN_TUNING", "OSF"}
-"""Types whose tensors keep the model's bfloat16; peft casts those of the others to float32."""
+RUNS = {run.run: run for run in runs(KB)}
 BUFFERS = {"GLORA", "FROD"}
 """Types that save what they do not train in the model's bfloat16, and positions (two for each entry) as int64."""
 PRUNED = {"adalora--llama-3.2-3B-rank32"}
@@ -31,37 +22,36 @@ HEAD = 250
 """Bytes at most that a safetensors file spends on the name, shape and place of one tensor."""
 
 
-@functools.cache
-def rows() -> dict[str, dict[str, str]]:
-    lines = [line for line in FILE.read_text().splitlines() if not line.startswith("#")]
-    return {row["experiment"]: row for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)}
-
-
-def reported(row: dict[str, str]) -> tuple[int, int, int, int]:
+def reported(run: Run) -> tuple[int, int, int, int]:
     """Trained, total, bytes in the file, tensors in it (at most)."""
-    if row["peft_type"] == "FULL":
-        cost = KB["full_fine_tuning"].cost(MODEL, dtype="bfloat16")
+    kind = run.setting.get("peft_type")
+    if kind is None:
+        cost = KB[run.method].cost(MODEL, dtype="bfloat16")
         return cost.trained, cost.backbone, cost.stored_bytes, sum(t.sites for t in cost.tensors)
-    config: dict[str, Any] = json.loads(row["config"]) | {"peft_type": row["peft_type"], "task_type": "CAUSAL_LM"}
-    dtype = "bfloat16" if row["peft_type"] in HALF else "float32"
-    adapter = KB.adapter(config, MODEL, method=OPTIMIZERS.get(row["optimizer"]), dtype=dtype)
+    dtype = "bfloat16" if kind in HALF else "float32"
+    config = {**run.setting, "task_type": "CAUSAL_LM"}
+    adapter = KB.adapter(config, MODEL, method=OPTIMIZERS.get(run.optimizer or ""), dtype=dtype)
+    assert adapter.method.id == run.method
     found, size = adapter.reported, adapter.reported.stored_bytes
-    if row["peft_type"] in BUFFERS:
+    if kind in BUFFERS:
         positions = sum(2 * t.total for t in adapter.cost.tensors if t.name == "positions")
         size += 4 * positions - 2 * (found.stored - found.trained - positions)
     return found.trained, found.total, size, sum(t.sites for t in adapter.cost.tensors) + 8
 
 
 def test_every_run_is_there() -> None:
-    assert len(rows()) == 63
+    assert len(RUNS) == 63
+    assert len(KB.evidence) == 63 + 31
+    assert KB["lora"].evidence == [run for run in KB.evidence if run.method == "lora"]
 
 
-@pytest.mark.parametrize("run", rows())
-def test_published_counts(run: str) -> None:
-    row = rows()[run]
-    trained, total, size, tensors = reported(row)
-    assert (trained, total) == (int(row["trainable"]), int(row["total"]))
-    if run in PRUNED:
-        assert 0.4 * size < int(row["checkpoint_bytes"]) < 0.6 * size
+@pytest.mark.parametrize("name", RUNS)
+def test_published_counts(name: str) -> None:
+    run = RUNS[name]
+    trained, total, size, tensors = reported(run)
+    assert (trained, total) == (run.trained, run.total)
+    assert run.file_bytes is not None
+    if name in PRUNED:
+        assert 0.4 * size < run.file_bytes < 0.6 * size
     else:
-        assert size <= int(row["checkpoint_bytes"]) <= size * 1.01 + HEAD * tensors
+        assert size <= run.file_bytes <= size * 1.01 + HEAD * tensors

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftonomy import Formula, FormulaError
+from peftonomy.site._scripts import bundle
 
 REFUSED = [
     ("a.b", 1, "attribute access"),
@@ -155,7 +156,7 @@ def test_javascript_equals_python(root: Path) -> None:
     """The same values from the site's engine, in V8; the helpers are the site's own."""
     mini_racer = pytest.importorskip("py_mini_racer")
     context = mini_racer.MiniRacer()
-    context.eval((root / "site" / "assets" / "engine.js").read_text())
+    context.eval(bundle(root / "site", "engine"))
     draw = random.Random(0)
     texts = [
         "a // b", "-a // b", "a % b", "-a % b", "a ** 3", "gcd(a, b)", "factor(a, b)", "factor(a, -1)",

@@ -13,6 +13,7 @@ from typing import Any
 
 import peft
 import pytest
+import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.utils import constants
@@ -137,3 +138,28 @@ def test_adapters() -> None:
     theirs = {name: arguments for name, arguments in said["types"].items() if name not in ABSTRACT}
     ours = {name: {"architecture": kind.saved} | ADAPTERS.defaults(name) for name, kind in ADAPTERS.types.items()}
     assert (ADAPTERS.version, ours) == (said["version"], theirs)
+
+
+# The complete program for peft runs as it is written, and prints the numbers that we count.
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of two layers."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = transformers.LlamaConfig(
+        vocab_size=100, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")      # peft asks transformers by the old name
+@pytest.mark.parametrize("method", ["lora", "dora", "vera", "ia3", "prompt_tuning", "prefix_tuning", "fourierft"])
+def test_the_complete_program_runs(method: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny / "config.json"
+    script = KB[method].export(model).script.replace("path/to/model", str(tiny))
+    exec(compile(script, method, "exec"), {})
+    printed = capsys.readouterr().out
+    trained = KB[method].cost(model).trained
+    assert f"trainable params: {trained:,} ||" in printed

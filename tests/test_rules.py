@@ -104,3 +104,32 @@ def test_what_a_family_and_a_model_name_must_exist(tmp_path: Path, root: Path) -
     assert len(found) == 2
     assert "found mlp.upp; expected a role of taxonomy/roles.yaml; did you mean mlp.up" in found[0]
     assert "found devlin2019bart; expected a key of taxonomy/references.bib; did you mean devlin2019bert" in found[1]
+
+
+def test_a_published_run_names_what_exists(tmp_path: Path, root: Path) -> None:
+    for folder in ("taxonomy", "backbones", "evidence"):
+        (tmp_path / folder).symlink_to(root / folder)
+    (tmp_path / "methods").mkdir()
+    shutil.copy(root / "methods/lora.yaml", tmp_path / "methods")
+    (tmp_path / "evidence").unlink()
+    (tmp_path / "evidence").mkdir()
+    studies = (root / "evidence/studies.yaml").read_text().partition("hf_peft_image_gen:")[0]
+    (tmp_path / "evidence/studies.yaml").write_text(studies.replace("model: llama_3_2_3b", "model: llama_3_2_3"))
+    runs = tmp_path / "evidence/hf_peft_metamathqa.jsonl"
+    good = next(li for li in (root / runs.relative_to(tmp_path)).read_text().splitlines() if '"method": "lora"' in li)
+    changed = {'"method": "lora"': '"method": "lara"', '"metric": "accuracy"': '"metric": "acuracy"'}
+    spoilt = [good, *(good.replace(a, b).replace('"run": "', f'"run": "{b[-4:-1]}-') for a, b in changed.items())]
+    runs.write_text("\n".join(spoilt) + "\n")
+    lines = [str(problem) for problem in check(KnowledgeBase(tmp_path), [runs, runs.with_name("studies.yaml")])]
+    assert [line.partition(";")[0] for line in lines] == [
+        "evidence/hf_peft_metamathqa.jsonl:2: method: found lara",
+        "evidence/hf_peft_metamathqa.jsonl:3: metric: found acuracy",
+        "evidence/studies.yaml:6: hf_peft_metamathqa.model: found llama_3_2_3",
+    ]
+    assert all("did you mean" in line for line in lines)
+    broken = {good.replace('"seed": 0, ', ""): "seed: found nothing", good[:-1]: "expected valid JSON", "[]": "a list"}
+    broken[good.replace('"value": 0.4', '"value": NaN, "x": 0.4')] = "NaN, which JSON does not have"
+    for line, found in {**broken, f"{good}\n{good}": "again (line 1)"}.items():
+        runs.write_text(line + "\n")
+        [problem] = check(KnowledgeBase(tmp_path), [runs])
+        assert found in str(problem)

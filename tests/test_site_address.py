@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import urljoin
@@ -50,6 +51,22 @@ def test_the_sitemap_lists_every_page_by_its_address(published: Path) -> None:
     assert {found for page in pages.values() for found in LINK.findall(page)} == set(locations)
     assert [tag for tag in sitemap.iter() if tag.tag.endswith("lastmod")] == []     # builds on two days are equal
     assert not (published / "sitemap.xml.gz").exists()
+
+
+def test_pages_say_what_a_link_to_them_shows(published: Path, plain: Path) -> None:
+    """Title, description and a picture that is there; without an address, no picture, for it needs a whole one."""
+    for path, page in html(published).items():
+        if path == "404.html":
+            continue
+        tags = dict(re.findall(r'<meta property="og:(\w+)" content="([^"]*)">', page))
+        assert tags["title"], path
+        assert tags["description"], path
+        assert tags["url"] == urljoin(ADDRESS, path)
+        assert (published / tags["image"].removeprefix(ADDRESS)).is_file(), path
+    page = html(published)["methods/lora.html"]
+    (data,) = re.findall(r'<script type="application/ld\+json">(.*?)</script>', page)
+    assert json.loads(data)[0]["url"] == f"{ADDRESS}methods/lora.html"
+    assert not [path for path, page in html(plain).items() if "og:image" in page or '"./' in page]
 
 
 def test_without_an_address_there_is_no_sitemap(plain: Path) -> None:

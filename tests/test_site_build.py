@@ -184,3 +184,13 @@ def test_settings_that_are_wrong_are_reported(tree: Path, text: str) -> None:
     assert any(p.file == "site/settings.yaml" and SETTINGS[text] in str(p) for p in peftonomy.check(kb))
     with pytest.raises(peftonomy.DataError, match="site/settings.yaml"):
         pages(kb)
+
+
+def test_words_of_the_search_that_are_wrong_are_reported(tree: Path) -> None:
+    (tree / "site").unlink()
+    (tree / "site").mkdir()
+    (tree / "site" / "search.yaml").write_text("stop: [a]\nsynonym: [[a, b]]\n")
+    kb = peftonomy.load(tree)
+    assert any(p.file == "site/search.yaml" and "synonyms" in str(p) for p in peftonomy.check(kb))
+    with pytest.raises(peftonomy.DataError, match="site/search.yaml"):
+        pages(kb)

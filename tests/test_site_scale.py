@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import shutil
@@ -24,31 +23,31 @@ from mkdocs.config import load_config
 import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.cli import main as _cli
-from peftonomy.site import build, pages, preview
+from peftonomy.site import build, preview
 from peftonomy.site._around import Around
 
+from .site_kit import REPOSITORY, Pages
 from .trees import small_tree
 
 
 @pytest.mark.slow
 def test_the_written_folder_holds_exactly_the_pages(
-    kb: KnowledgeBase, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: Pages, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    folder, repository = tmp_path / "pages", "https://example.org/peftonomy"
-    assert _cli.main(["site", "pages", "--out", str(folder), "--repository", repository]) == 0
-    wanted = pages(kb, repository=repository)
+    folder = tmp_path / "pages"
+    assert _cli.main(["site", "pages", "--out", str(folder), "--repository", REPOSITORY]) == 0
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert found == {name: text.encode() if isinstance(text, str) else text for name, text in wanted.items()}
-    assert f"{len(wanted):,} files in {folder}" in capsys.readouterr().out
+    assert found == {name: text.encode() if isinstance(text, str) else text for name, text in made.items()}
+    assert f"{len(made):,} files in {folder}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_preview_is_the_whole_site_with_the_edited_entries_first(kb: KnowledgeBase) -> None:
-    found = list(preview(kb, ["lora", "bitfit"]))
+def test_a_preview_is_the_whole_site_with_the_edited_entries_first(kb: KnowledgeBase, made: Pages) -> None:
+    found = list(preview(kb, ["lora", "bitfit"], repository=REPOSITORY))
     assert [path for path, _ in found[:2]] == ["methods/lora.md", "methods/bitfit.md"]
     assert len(dict(found)) == len(found)
-    assert dict(found) == pages(kb)
+    assert dict(found) == made
 
 
 def test_reread_reads_the_edited_entries_and_nothing_else(root: Path, tmp_path: Path) -> None:
@@ -145,26 +144,19 @@ def test_mkdocs_serve_shows_an_edited_entry_everywhere(served: Served, tmp_path:
     served.until(lambda: "methods/lora.yaml:" in served.told.read_text())  # told in one line, and the page stays
     assert served.get("methods/lora.html")
     entry.write_text(re.sub("^summary:.*", f"summary: {WORDS}", text, flags=re.MULTILINE))
-    own, *others = "methods/lora.html", "methods/index.html", "api/v1/index.json", "assets/data.js"
+    own = "methods/lora.html"
+    others = ("methods/index.html", "api/v1/index.json", "assets/data.js", "assets/search-data.js")
     served.until(lambda: WORDS in served.get(own))
     served.until(lambda: all(WORDS in served.get(page) for page in others))
-    served.until(lambda: WORDS in served.get("search/search_index.json"))
     with (tmp_path / "reference_impls" / "lora.py").open("a") as module:
         module.write("# said by nobody else\n")
     served.until(lambda: "# said by nobody else" in served.get(own))
     written = {page: settled(served.get(page)) for page in (own, *others)}
-    index = indexed(served)
     with (tmp_path / "taxonomy" / "references.bib").open("a") as file:  # no entry: mkdocs builds everything
         file.write("\n@misc{nobody2026,\n  title = {A source that nobody cites},\n  year = {2026},\n}\n")
     served.until(lambda: "A source that nobody cites" in served.get("references.html"))
+    del written["assets/search-data.js"]  # which lists the new source
     assert {page: settled(served.get(page)) for page in written} == written
-    assert indexed(served) == index
-
-
-def indexed(served: Served) -> list[str]:
-    """What the search knows of the pages that the test leaves as they are; new ones come last in a preview."""
-    docs = json.loads(served.get("search/search_index.json"))["docs"]
-    return sorted(str(doc) for doc in docs if doc["location"] != "references.html")
 
 
 def settled(page: str) -> str:
@@ -174,7 +166,7 @@ def settled(page: str) -> str:
 
 # HTML that goes around Markdown.
 
-MIXED = """<div data-search-exclude>crumbs</div>
+MIXED = """<div>crumbs</div>
 
 # A name { #top }
 
@@ -194,7 +186,7 @@ x = 1
 <div>code</div>
 ```
 
-## Out { #out data-search-exclude }
+## Out { #out }
 
 <section><p>hidden</p>
 
@@ -235,7 +227,7 @@ x = 1
 <div>code</div>
 ```
 
-## Out { #out data-search-exclude }
+## Out { #out }
 
 -
 
@@ -246,17 +238,13 @@ x = 1
 <div>without an end
 """
     )
-    searched = around.searched(built(cut, root))
-    assert "hidden" not in searched
-    assert all(word in searched for word in ("crumbs", "Lead.", "inner", "code", "Out", "seen", "without an end"))
-    assert around.whole(searched) == built(MIXED, root)
+    assert around.whole(built(cut, root)) == built(MIXED, root)
 
 
 @pytest.mark.slow
-def test_a_page_is_what_markdown_makes_of_it(kb: KnowledgeBase, root: Path) -> None:
-    made = pages(kb)
+def test_a_page_is_what_markdown_makes_of_it(made: Pages, root: Path) -> None:
     for path in ("index.md", "about.md", "api.md", "contribute.md", "methods/lora.md", "models/t5_base.md"):
         text, around = re.sub(r"^---\n.*?\n---\n+", "", str(made[path]), flags=re.DOTALL), Around()
         cut = around.cut(text)
         assert len(cut) < len(text), path
-        assert around.whole(around.searched(built(cut, root))) == built(text, root), path
+        assert around.whole(built(cut, root)) == built(text, root), path

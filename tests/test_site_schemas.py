@@ -10,19 +10,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from peftonomy import KnowledgeBase
-from peftonomy.site import pages
 from peftonomy.site._api import FILES
 from peftonomy.site._schemas import SCHEMAS
 
 pytestmark = pytest.mark.slow
 
 ROOT = "api/v1/"
-
-
-@pytest.fixture(scope="module")
-def made(kb: KnowledgeBase) -> dict[str, str | bytes]:
-    return pages(kb)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,8 @@ def described(answers: dict[str, Any], kind: str) -> dict[str, Any]:
     records = {p: a["method"] for p, a in answers.items() if p.startswith("methods/")}
     if kind == "cost":
         return {f"{p} {c['model']}": c for p, r in records.items() for c in r["costs"]}
-    return {p: {k: v for k, v in r.items() if k not in ("evidence", "related", "costs")} for p, r in records.items()}
+    derived = ("evidence", "measured", "related", "costs")
+    return {p: {k: v for k, v in r.items() if k not in derived} for p, r in records.items()}
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)

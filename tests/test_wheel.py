@@ -23,6 +23,7 @@ WANTED = (
     "peftonomy/_data/taxonomy/references.bib",
     "peftonomy/_data/backbones/models/llama_2_7b.yaml",
     "peftonomy/_data/benchmarks/memory/simulated.tsv",
+    "peftonomy/_data/evidence/studies.yaml",
     "peftonomy/reference_impls/lora.py",
 )
 

@@ -13,8 +13,8 @@ from .browser_kit import watch
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 TOOLS = ("calculator.html", "compare.html", "planner.html")
 KINDS = (
-    "index.html", "methods/index.html", "methods/lora.html", "categories/additive.html", "models/t5_base.html",
-    "taxonomy.html", "api.html", "about.html",
+    "index.html", "methods/index.html", "methods/lora.html#calculator", "categories/additive.html",
+    "models/t5_base.html", "taxonomy.html", "api.html", "about.html",
     "calculator.html?method=lora&model=pasted", "calculator.html?model=llama_3_8b&modules=all-linear&r=0",
     "compare.html?methods=lora,ia3,prefix_tuning&model=roberta_base&sort=trained&budget=1M",
     "planner.html?gpu=24+GiB&seq=2048&trained=5M&need=mergeable", "memory.html",

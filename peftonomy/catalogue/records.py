@@ -29,6 +29,7 @@ from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
+    from ..schema.evidence import Run, Study
     from ..schema.gpus import Gpu
     from ..schema.library import Library
     from ..schema.support import Trainer
@@ -44,6 +45,8 @@ of its folder), the content of a config.json, or a backbone."""
 ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 """Matches names on the Hub. A path of this form that does not exist needs a `./` in front."""
 FOLDERS = ("taxonomy", "methods", "backbones")
+EVIDENCE = "evidence"
+"""The folder of published runs."""
 Merge = Literal["exact", "none"]
 PLANS = 512
 """The number of layouts on models that a method caches."""
@@ -101,6 +104,11 @@ class MethodRecord:
         """`none` if a tensor is kept beside the weights at inference; otherwise `exact`: the change can be merged."""
         kept = any(tensor.served == "kept" for part in self.parts for tensor in part.entry.tensors.values())
         return "none" if kept else "exact"
+
+    @property
+    def evidence(self) -> list[Run]:
+        """The published training runs of the method."""
+        return [run for run in self.kb.evidence if run.method == self.id]
 
     def record(self) -> dict[str, Any]:
         """Return the entry as plain data, with derived values."""
@@ -281,6 +289,22 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "gpus.yaml"
         return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
+
+    @cached_property
+    def studies(self) -> dict[str, Study]:
+        """The published comparisons of methods by id."""
+        from ..schema.evidence import load_studies
+
+        folder = self.root / EVIDENCE
+        return load_studies(folder, self.shown(folder))
+
+    @cached_property
+    def evidence(self) -> list[Run]:
+        """Every published training run, study after study."""
+        from ..schema.evidence import load_runs
+
+        folder = self.root / EVIDENCE
+        return [run for study in self.studies for run in load_runs(folder, self.shown(folder), study)]
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

@@ -1,4 +1,4 @@
-"""Commands that list data: methods, models, lists, categories, deviations, citations."""
+"""Commands that list data: methods, models, lists, categories, deviations, published runs, citations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import UnknownName, UsageError
 from ..files import output as out
 from ..schema.support import ASPECTS
 from .options import (
@@ -218,6 +218,33 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
         for r in found
     ]  # fmt: skip
     return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--study", metavar="STUDY", shell_complete=completes("studies"), help="Only the runs of this study.")
+@json_option
+def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None:
+    """List published training runs of methods: quality, memory, time and size."""
+    kb = knowledge()
+    if study is not None and study not in kb.studies:
+        raise UnknownName("study", study, kb.studies)
+    wanted = {kb[method].id for method in methods} or set(kb)
+    runs = [run for run in kb.evidence if run.method in wanted and study in (None, run.study)]
+    if as_json:
+        return out.print_json([run.model_dump(mode="json") for run in runs])
+    columns = ("study", "run", "method", "metric", "value", "trained", "peak memory", "time", "file")
+    rows = [
+        (run.study, run.run, run.method, run.metric, f"{run.value:.4g}", out.number(run.trained),
+         "" if run.peak_bytes is None else out.binary_text(run.peak_bytes),
+         "" if run.seconds is None else f"{run.seconds:,.0f} s",
+         "" if run.file_bytes is None else out.bytes_text(run.file_bytes))
+        for run in runs
+    ]  # fmt: skip
+    out.print_table(columns, rows, right=columns[4:])
+    for key in dict.fromkeys(run.study for run in runs):
+        click.echo(f"\n{key}: {kb.studies[key].setup} {kb.studies[key].limits}")
+    return None
 
 
 @cli.command()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, Problem, described, shown
 
-__all__ = ["read_object", "read_text"]
+__all__ = ["read_lines", "read_object", "read_text"]
 
 MOST_DIGITS = 400
 """The number of digits of the largest integer in a JSON file. The largest float has 309."""
@@ -49,7 +50,20 @@ def read_object(path: Path, name: str, most: int, expected: str) -> dict[str, An
     def refused(found: str, wanted: str, line: int = 0) -> DataError:
         return DataError([Problem(name, line, "", found, wanted)])
 
-    text = read_text(path, name, most, expected)
+    return _parsed(read_text(path, name, most, expected), refused, expected)
+
+
+def read_lines(path: Path, name: str, most: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file with one JSON object a line, each with the number of its line. Raises DataError."""
+    for number, text in enumerate(read_text(path, name, most).splitlines(), start=1):
+
+        def refused(found: str, wanted: str, line: int = 0, at: int = number) -> DataError:
+            return DataError([Problem(name, at, "", found, wanted)])
+
+        yield number, _parsed(text, refused, "a line with one JSON object")
+
+
+def _parsed(text: str, refused: Callable[..., DataError], expected: str) -> dict[str, Any]:
     try:
         data = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
     except RecursionError:

@@ -280,7 +280,7 @@ class KnowledgeBase(Records[Method]):
         found, again = KnowledgeBase(self.root), set(methods)
         found.families, found.models = self.families, self.models
         found.libraries, found.trainers = self.libraries, self.trainers
-        for name in ("taxonomy", "references"):
+        for name in ("taxonomy", "references", "studies", "evidence"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
         kept = {key: m for key, m in self.methods.held.items() if key not in again}

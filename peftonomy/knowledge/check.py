@@ -6,14 +6,17 @@ The problems of all files are reported together, each with its line.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalogue.records import EVIDENCE
 from ..errors import DataError, PeftonomyError, Problem, shown
+from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.library import Library
+from ..schema.search import load_search_words
 from ..schema.settings import load_settings
 from ..schema.support import Trainer
 from .evidence import recordings
@@ -26,7 +29,14 @@ from .rules import RULES, Finding, Keys, closest
 
 __all__ = ["check"]
 
+OF_SITE: dict[str, Callable[[Path, str], object]] = {
+    "settings.yaml": load_settings,
+    "search.yaml": load_search_words,
+}
+"""The data files of the site, each with its reader."""
 
+
+@uncollected()
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     """Return every problem of the knowledge base, sorted. `files` restricts the result to some files.
 
@@ -41,18 +51,21 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     shelves = (kb.methods, kb.families, kb.models, kb.libraries, kb.trainers)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
-    settings = kb.root / "site" / "settings.yaml"
-    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, settings]}
+    of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
+    runs = sorted((kb.root / EVIDENCE).glob("*"))
+    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
     if unreadable := _unreadable(kb):
         return sorted(unreadable)
-    if settings.is_file() and wanted(settings):
-        try:
-            load_settings(settings, kb.shown(settings))
-        except DataError as error:
-            problems += error.problems
+    for path, load in of_site.items():
+        if path.is_file() and wanted(path):
+            try:
+                load(path, kb.shown(path))
+            except DataError as error:
+                problems += error.problems
+    problems += [p for p in _evidence_problems(kb) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -88,12 +101,14 @@ def _real(path: str | Path) -> str:
 
 
 def _unreadable(kb: Records[Any]) -> list[Problem]:
-    """Return the errors that prevent reading the taxonomy, the bibliography or the golden vectors.
+    """Return the errors that prevent reading the taxonomy, the bibliography, the golden vectors or published runs.
 
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root)):
+    for read in (
+        lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root), lambda: kb.evidence
+    ):  # fmt: skip
         try:
             read()
         except DataError as error:
@@ -182,6 +197,38 @@ def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
             seen.add(name.lower())
 
 
+def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check the names in the studies, and those in each published run."""
+    path = kb.root / EVIDENCE / "studies.yaml"
+    document = load_yaml(path, kb.shown(path)) if kb.studies else None
+
+    def problem(file: str, line: int, where: str, found: str, expected: str, known: Iterable[str] = ()) -> Problem:
+        return Problem(file, line, where, found, expected, closest(found, known), "evidence")
+
+    for stray in sorted(path.parent.glob("*.jsonl")):
+        if stray.stem not in kb.studies:
+            yield problem(kb.shown(stray), 0, "", stray.stem, "a study of studies.yaml", kb.studies)
+    for key, study in kb.studies.items():
+        known: dict[str, tuple[str | None, str, Iterable[str]]] = {
+            "model": (study.model, "a model of the catalogue", kb.models),
+            "library": (study.library, "a library", kb.libraries),
+            "source": (study.source.partition("#")[0], "a key of taxonomy/references.bib", kb.references),
+        }
+        for field, (name, expected, names) in known.items():
+            if document is not None and name is not None and name not in names:
+                line = document.line((key, field))
+                yield problem(document.path, line, f"{key}.{field}", name, expected, names)
+        file = kb.shown(path.with_name(f"{key}.jsonl"))
+        for number, run in enumerate((run for run in kb.evidence if run.study == key), start=1):
+            if run.method not in kb:
+                yield problem(file, number, "method", run.method, "a method", kb)
+            if run.metric not in study.metrics:
+                expected = f"a metric of {key}: {', '.join(study.metrics)}"
+                yield problem(file, number, "metric", run.metric, expected, study.metrics)
+            if run.source.partition("#")[0] not in kb.references:
+                yield problem(file, number, "source", run.source, "a key of taxonomy/references.bib", kb.references)
+
+
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     from ..files.bibliography import READ
 
@@ -203,9 +250,9 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
 
 def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
     """Check the sources and names in a family, a model, a library or a trainer."""
-    document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        document = load_yaml(path, kb.shown(path))
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
     cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]

@@ -22,7 +22,7 @@ from ..errors import UnknownName, UsageError, shown
 from ..schema.claims import Claim, ClosedForm, Share
 from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
 from ..schema.memory import Memory
-from ..schema.method import MethodEntry
+from ..schema.method import Meaning, MethodEntry
 from ..schema.tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ ID = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 KEY = r"[a-z][a-z0-9_]*"
 EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     Hyperparameter: ("r", {"type": "int", "domain": '"r >= 1"', "default": "8"}),
+    Meaning: ("A", {"means": TODO, "tensors": "[A]"}),
     Targets: ("", {"default": "[attn.q, attn.v]", "allowed": '["attn.*", "mlp.*"]'}),
     Tensor: ("A", {"shape": '["r", "d_in"]', "init": "normal(0.02)", "trained": "true", "stored": "values"}),
     Properties: ("", {}),
@@ -98,7 +99,7 @@ def entry_skeleton(known: Mapping[str, str], facets: Mapping[str, Sequence[str]]
     known = {
         **known,
         "facets": "{" + ", ".join(f"{name}: {WORD}" for name in facets) + "}",
-        "update": '"h = W_0 x + TODO"',
+        "update": r"'h = W_0 x + \text{TODO}'",
         "summary": "TODO in one plain sentence.",
     }
     helps = {"facets": [f"  {name}: {' | '.join(words)}" for name, words in facets.items()]}

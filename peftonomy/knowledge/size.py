@@ -2,7 +2,7 @@
 
 It is derived, not declared. It is the first integer hyperparameter for which two conditions hold. The trained count
 only grows with it. Doubling it has at least half the largest effect on the trained and stored counts. Its upper
-bounds from conditions are collected too, so that the search in the page (`site/assets/engine.js`) starts below them.
+bounds from conditions are collected too, so that the search in the page (`site/scripts/engine.js`) starts below them.
 """
 
 from __future__ import annotations

@@ -25,12 +25,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
 from ..errors import UnknownName, UsageError
+from ..schema.family import LABELLED
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
@@ -53,6 +54,15 @@ class Configuration:
     type: str | None
     method: str
     arguments: dict[str, Any]
+    model: str = ""
+    """The call that loads the model."""
+
+    @property
+    def script(self) -> str:
+        """The complete program up to the adapted model: imports, the model, the configuration, the printed counts."""
+        package, _, applied = self.python.partition("\n\n")
+        lines = (package, "import transformers", "", f"model = {self.model}", "", applied, *self.library.report)
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the essential keys of the file that the library would save."""
@@ -101,14 +111,23 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
     """Write a method's configuration. See `Method.export`."""
     entry = method.entry.implementations.get(library.id)
     if entry is not None and entry.unites:
-        return _union(method, entry, plan, given, library)
+        return replace(_union(method, entry, plan, given, library), model=_loaded(plan))
     if entry is None or entry.type is None:
         reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
         raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
     values = plan.values(given)
     for name in plan.named(given):
         _expressed(method, [entry], library, name, values[name])
-    return _written(method, entry, plan, values, library)
+    return replace(_written(method, entry, plan, values, library), model=_loaded(plan))
+
+
+def _loaded(plan: Plan) -> str:
+    """Return the call of `transformers` that loads the plan's model for its task."""
+    backbone, inventory = plan.inventory.backbone, plan.inventory
+    checkpoint = backbone.file.checkpoint if backbone.file is not None else None
+    task = backbone.family.tasks[inventory.task]
+    labels = f", num_labels={inventory.num_labels}" if inventory.task in LABELLED and task.labels is None else ""
+    return f"transformers.{task.class_}.from_pretrained({_literal(checkpoint or 'path/to/model')}{labels})"
 
 
 def _union(

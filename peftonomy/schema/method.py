@@ -21,15 +21,35 @@ from pydantic import (
 from ..errors import DataError, Problem, described, near
 from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS
-from .base import JS_RESERVED, Category, Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
+from .base import JS_RESERVED, Argument, Category, Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
 from .claims import Claim, ClosedForm, Share
 from .implementations import Basis, Implementation, Pitfall, Relation, Shared, nothing_shared
 from .memory import Memory
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 __all__ = [
-    "MethodEntry", "method_from",
+    "Meaning", "MethodEntry", "method_from",
 ]
+
+
+class Meaning(Entry):
+    """The meaning of a symbol: a text, or the tensors for which it stands, or both."""
+
+    means: Line | None = None
+    tensors: list[Argument] = []
+    """Names of this entry's tensors, with the prefix for those of an included entry."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, data: Any) -> Any:
+        """Read a text alone as the meaning."""
+        return {"means": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _given(self) -> Self:
+        if self.means is None and not self.tensors:
+            raise ValueError("a symbol needs a meaning, or the tensors for which it stands")
+        return self
 
 
 class MethodEntry(Entry):
@@ -51,6 +71,9 @@ class MethodEntry(Entry):
     source: Citation
     update: Annotated[str, Field(min_length=1, max_length=1000)]
     """The update rule in LaTeX."""
+    symbols: dict[Stem, Meaning] = {}
+    """The meaning of symbols of the update rule, by their LaTeX. Tensors and hyperparameters with the name of a symbol
+    explain it without an entry here, as does `taxonomy/symbols.yaml`."""
     where: Line
     """The location in the network where the method acts, in a sentence."""
     hyperparameters: dict[Name, Hyperparameter] = {}

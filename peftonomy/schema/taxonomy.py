@@ -176,6 +176,10 @@ class SurveyFile(Entry):
     surveys: dict[Id, Survey]
 
 
+class SymbolFile(RootModel[dict[Stem, Line]]):
+    """taxonomy/symbols.yaml"""
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """Everything in `taxonomy/` except the bibliography and the libraries."""
@@ -189,6 +193,8 @@ class Taxonomy:
     rule_examples: dict[str, RuleExample]
     lists: dict[str, StoredList]
     surveys: dict[str, Survey]
+    symbols: dict[str, str]
+    """Symbols that mean the same in all update rules: LaTeX -> meaning."""
 
     @classmethod
     def read(cls, folder: Path, shown: Callable[[Path], str]) -> Taxonomy:
@@ -207,6 +213,7 @@ class Taxonomy:
             validated(RuleFile, load_yaml(*file("rules.yaml"))).root,
             validated(ListFile, load_yaml(*file("lists.yaml"))).lists,
             validated(SurveyFile, load_yaml(*file("surveys.yaml"))).surveys,
+            validated(SymbolFile, load_yaml(*file("symbols.yaml"))).root,
         )
 
     @property

@@ -18,6 +18,7 @@ SCHEMA_VERSION = "1.0"
 ROOT = "api/v1/"
 FILES = {
     "index.json": "Every method and model with name, summary and address.",
+    "all.json": "Every method as in its own file, in one file.",
     "methods/<id>.json": "One entry with all its fields, its relations, and its cost on the example models.",
     "models/<id>.json": "One model: its config, dimensions, and every parameter by module.",
     "lists/<id>.json": "One saved query: its condition and the matching methods.",
@@ -25,6 +26,7 @@ FILES = {
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
+    "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -51,10 +53,16 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "deviations.json": {"deviations": list(kb.deviations)},
         "support.json": {"support": list(kb.support)},
+        "evidence.json": {
+            "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
+            "runs": [run.model_dump(mode="json") for run in kb.evidence],
+        },
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }
-    answers |= {f"methods/{m}.json": {"method": method_record(kb[m], examples)} for m in kb}
+    records = {m: method_record(kb[m], examples) for m in kb}
+    answers["all.json"] = {"methods": list(records.values())}
+    answers |= {f"methods/{m}.json": {"method": record} for m, record in records.items()}
     answers |= {f"lists/{key}.json": {"list": _list(kb, key)} for key in kb.taxonomy.lists}
     answers |= {f"models/{m}.json": {"model": _model(kb, m)} for m in kb.models}
     answers |= {f"schema/{kind}.json": schema(kind) for kind in SCHEMAS}
@@ -108,6 +116,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     known = facts(method)
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}
+    record["measured"] = [run.model_dump(mode="json") for run in method.evidence]
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
     return record

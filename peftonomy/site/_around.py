@@ -1,8 +1,7 @@
-"""Keep HTML blocks away from Markdown and the search plugin, which would parse them tag by tag without changing them.
+"""Keep HTML blocks away from Markdown, which would parse them tag by tag without changing them.
 
-A page's source is Markdown headings and prose with blocks of HTML between them. During the conversion to HTML, marks
-replace the blocks: all of them while Markdown runs, and sections excluded from the search while the search plugin
-reads.
+A page's source is Markdown headings and prose with blocks of HTML between them. Marks replace the blocks while Markdown
+runs.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ BLOCK = re.compile(r"(?:^|(?<=\n\n))<(div|dl|p|section|table|ul|ol)\b")
 """Matches the start of an HTML block: after an empty line, an element that Markdown treats as a block."""
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!--around (\d+)-->")
-HEADING = re.compile(r"(?=<h[1-6]\b)")
-UNSEARCHED = re.compile(r"(<h([1-6])\b[^>]*\bdata-search-exclude\b.*?</h\2>)(.*)", re.DOTALL)
 
 
 class Around:
@@ -38,14 +35,6 @@ class Around:
                 out += [markdown[at:start], self._mark(markdown[start:end])]
                 at = end
         return "".join(out) + markdown[at:]
-
-    def searched(self, html: str) -> str:
-        """Return the page for the search plugin: with the marked blocks, except those after an excluded heading."""
-        return "".join(self._section(s) for s in HEADING.split(html))
-
-    def _section(self, html: str) -> str:
-        match = UNSEARCHED.fullmatch(html)
-        return match[1] + self._mark(self.whole(match[3])) if match else self.whole(html)
 
     def whole(self, html: str) -> str:
         """Return the page with all blocks restored."""

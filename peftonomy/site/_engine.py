@@ -1,7 +1,7 @@
 """The data for the site's tools: methods, families and models as records, formulas as JavaScript functions.
 
 The result is one classic script that sets one global, so it works from a file and under a policy without eval. The
-engine that reads it (`site/assets/engine.js`) mirrors `backbones` and `costs`, so that users can paste a config.json
+engine that reads it (`site/scripts/engine.js`) mirrors `backbones` and `costs`, so that users can paste a config.json
 into a page. Tests compare the two over the whole grid.
 """
 
@@ -118,6 +118,8 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
         "summary": entry.summary, "merge": method.merge, "identity": entry.properties.identity_at_init,
         "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
         "facets": entry.facets, "size": size or None,
+        "use": site.use[method.id],
+        "told": [site.library(key) for key in entry.implementations if key != "official"],
         "libraries": {
             key: _library(site, key, found, formulas) for key, found in entry.implementations.items()
         },

@@ -148,32 +148,54 @@ class Lane:
         return [s for s in self.spots if s.year == year]
 
 
-def lanes(rows: Sequence[Lane]) -> Markup:
-    """Return the lanes as SVG: years from left to right, one lane for each non-empty root."""
+def lanes(rows: Sequence[Lane], links: Sequence[Link] = ()) -> Markup:
+    """Return the lanes as SVG: years from left to right, one lane for each non-empty root.
+
+    links: lines from the dot of each method to that of a method it builds on. Names and lines have the ids of their
+    methods as `data-symbol`, so that pointing at a name marks its lines.
+    """
     shown = [lane for lane in rows if lane.spots]
     every = [s.year for lane in shown for s in lane.spots]
     years = list(range(min(every, default=0), max(every, default=0) + 1)) if every else []
-    parts, y = [], float(TOP)
+    grounds, names = list[Markup](), list[Markup]()
+    y, at = float(TOP), dict[str, tuple[float, float]]()
     for lane in shown:
         height = HEAD + LINE * max(len(lane.year(year)) for year in years) + 6
-        parts.append(_lane(lane, years, y, height))
+        ground, inside = _lane(lane, years, y, height, at)
+        grounds.append(ground)
+        names.append(inside)
         y += height + 6
+    edges = [_edge(link, at[link.target], at[link.source]) for link in links if {link.source, link.target} <= at.keys()]
     width = COLUMN * len(years)
     grid = [element("path", class_="grid", d=f"M{COLUMN * i} {TOP - 4}V{y - 6:g}") for i in range(1, len(years))]
     heads = [element("text", str(n), class_="year", x=COLUMN * i + 10, y=18) for i, n in enumerate(years)]
     svg = {"class_": "pf-lanes", "viewBox": f"0 0 {width} {y:g}", "role": "group", "aria_label": "Methods by year"}
-    return element("svg", *parts, *grid, *heads, xmlns="http://www.w3.org/2000/svg", **svg)
+    return element("svg", *grounds, *grid, *edges, *names, *heads, xmlns="http://www.w3.org/2000/svg", **svg)
 
 
-def _lane(lane: Lane, years: Sequence[int], y: float, height: float) -> Markup:
+def _edge(link: Link, old: tuple[float, float], new: tuple[float, float]) -> Markup:
+    """Return a curve between two dots."""
+    (x1, y1), (x2, y2) = old, new
+    bend = max(24.0, abs(x2 - x1) / 2.5)
+    d = f"M{x1:g} {y1:g}C{x1 + bend if x2 > x1 else x1 - bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2:g} {y2:g}"
+    return element("path", class_="edge", d=d, data_symbol=f"{link.source} {link.target}")
+
+
+def _lane(
+    lane: Lane, years: Sequence[int], y: float, height: float, at: dict[str, tuple[float, float]]
+) -> tuple[Markup, Markup]:
+    """Return the ground of one lane and its names, and add the position of each dot to `at`."""
     ground = element("rect", class_="ground", x=0, y=y, width=COLUMN * len(years), height=height, rx=8)
     name = element("a", element("text", lane.name, class_="lane", x=10, y=y + 19), href=lane.href)
-    spots = [
-        _name(spot, COLUMN * i + 14, y + HEAD + LINE * (n + 0.5))
+    placed = [
+        (spot, COLUMN * i + 14, y + HEAD + LINE * (n + 0.5))
         for i, year in enumerate(years)
         for n, spot in enumerate(lane.year(year))
     ]
-    return element("g", ground, name, *spots, class_=f"hue-{lane.hue}")
+    at |= {spot.id: (x, line) for spot, x, line in placed}
+    spots = [_name(spot, x, line) for spot, x, line in placed]
+    hue = f"hue-{lane.hue}"
+    return element("g", ground, class_=hue), element("g", name, *spots, class_=hue)
 
 
 def _name(spot: Spot, x: float, y: float) -> Markup:
@@ -182,4 +204,4 @@ def _name(spot: Spot, x: float, y: float) -> Markup:
         element("circle", cx=x, cy=f"{y:g}", r=3.2),
         element("text", _short(spot.name, 22), x=x + 9, y=f"{y:g}", dy=".35em"),
     ]
-    return element("a", *parts, href=spot.href)
+    return element("a", *parts, href=spot.href, data_symbol=spot.id)

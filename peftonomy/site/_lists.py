@@ -16,7 +16,7 @@ from ..knowledge import scaffold as _scaffold
 from ..knowledge.evidence import LEVELS
 from ..knowledge.rules import RULES
 from ..schema.taxonomy import CategoryNode
-from . import _api, _fields, _finder, _names, _radial
+from . import _about, _anchors, _api, _fields, _finder, _gallery, _measured, _names, _radial
 from ._method import claim_view
 from ._overview import finder
 from ._schemas import SCHEMAS
@@ -25,6 +25,8 @@ from ._text import count, inline, percent
 
 __all__ = ["category_page", "model_page", "picture", "standing_pages"]
 
+BATCH, SEQ = 1, 512
+"""The training step whose memory a model's page shows."""
 WIDE = {"hide": ["toc"]}
 ABOUT = "A knowledge base of parameter-efficient fine-tuning methods, checked by running it."
 SAMPLE = ("id", "name", "year", "category", "summary", "tensors", "properties")
@@ -62,8 +64,14 @@ def model_page(site: Site, key: str) -> str:
     """
     model = site.kb.models[key]
     inventory, family = model.inventory(), model.family
-    chosen = [site.kb[m] for m in site.settings.on_models if m in site.kb.methods]
-    rows = [{"id": m.id, "name": m.name, "hue": site.hue(m.category)} | site.cost(m, key) for m in chosen]
+    chosen = sorted((site.kb[m] for m in site.settings.on_models if m in site.kb.methods), key=lambda m: site.use[m.id])
+    rows = [
+        {
+            "id": m.id, "name": m.name, "hue": site.hue(m.category),
+            "libraries": ", ".join(site.library(k) for k in m.entry.implementations if k != "official"),
+        } | site.cost(m, key)
+        for m in chosen
+    ]  # fmt: skip
     return site.page(
         "model.md",
         model.name,
@@ -76,7 +84,7 @@ def model_page(site: Site, key: str) -> str:
         dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
         klass=family.tasks[inventory.task].class_,
         modules=[_module(m) for m in inventory.modules],
-        costs=rows, n_methods=len(site.kb),
+        costs=rows, n_methods=len(site.kb), step={"batch": BATCH, "seq": SEQ},
     )
 
 
@@ -106,7 +114,11 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         return path, site.page(path, title, description, meta, **values)
 
     shared["lists"] = site.lists
-    yield page("index.md", "peftonomy", ABOUT, WIDE, art=picture(site, labels=False), terminal=terminal, **shared)
+    meta = {"linked": _about.dataset(site), **WIDE}
+    yield page(
+        "index.md", "peftonomy", ABOUT, meta, art=picture(site, labels=False), terminal=terminal,
+        pictures=_gallery.home(site), hues=_measured.hues(site), **shared,
+    )  # fmt: skip
     meta = {"finder": True, **WIDE}
     yield page(
         "methods/index.md", "Methods", "All methods by category.", meta, facets=finder(site), facts=_finder.rows(site),
@@ -143,7 +155,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
     meta = {"source": "site/pages/about.md"}
     yield page(
         "about.md", "About", "How the numbers are checked, and how to add a method.", meta, counts=site.counts,
-        libraries=_libraries(site), levels=LEVELS,
+        libraries=_libraries(site), levels=LEVELS, bibtex=_about.citation()["bibtex"],
     )  # fmt: skip
     yield page(
         "contribute.md", "Contribute", "How to add a method: template, rules with examples, and every field.",
@@ -180,8 +192,8 @@ def _rules(site: Site) -> Iterator[View]:
 
 def _deviations(site: Site) -> Iterator[View]:
     """Yield every deviation with the names and links for the page."""
-    for row in site.kb.deviations:
-        shown = {"library": site.library(row["library"]), "source": site.cite(row["source"])}
+    for row, anchor in zip(site.kb.deviations, _anchors.deviations(site.kb.deviations), strict=True):
+        shown = {"library": site.library(row["library"]), "source": site.cite(row["source"]), "anchor": anchor}
         yield {**row, "name": site.kb[row["method"]].name, **shown}
 
 

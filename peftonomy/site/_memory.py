@@ -21,8 +21,9 @@ from ..files.output import binary_text
 from ..knowledge.base import data_root
 from ..memory.answer import Training
 from ..memory.setting import Setting
+from ..schema.evidence import Run
+from . import _plot
 from ._site import Site, View
-from ._svg import element
 from ._text import count
 
 __all__ = ["memory_page"]
@@ -32,8 +33,7 @@ FOLDER = Path("benchmarks", "memory")
 SETTING = ("batch", "seq", "dtype", "optimizer")
 DISTINCT = ("method", "model", *SETTING, "attends", "checkpointing", "task", "targets", "layers")
 GIB = 2**30
-WIDTH, HEIGHT, LEFT, BOTTOM = 360, 210, 46, 22
-"""The size of a plot and of its axes' space, in user units."""
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Row = dict[str, str]
 
@@ -182,18 +182,23 @@ def _measured(site: Site) -> Iterator[View]:
 
 def _published(site: Site) -> Iterator[View]:
     """Yield the runs, starting with those with a prediction, by the size of its error."""
-    rows = _rows(site, "published.tsv")
-    for row in sorted(rows, key=lambda r: (r["predicted_peak"] == "", -abs(float(r["error_percent"] or 0)))):
-        predicted, peak = int(row["predicted_peak"] or 0), int(row["measured_peak"])
-        method = site.kb.get(row["method"])
-        error = 100 * (predicted / peak - 1) if predicted else 0.0
-        yield {
-            "experiment": row["experiment"], "id": method.id if method else "", "method": method.name if method else "",
-            "hue": site.hue(method.category) if method else 0, "predicted": predicted, "peak": peak,
-            "predicted_text": binary_text(predicted) if predicted else "–", "peak_text": binary_text(peak),
-            "reserved": binary_text(int(row["measured_p99"])), "error": error,
-            "percent": _percent(error) if predicted else "–", "note": row["note"],
-        }  # fmt: skip
+    rows = {(row["study"], row["run"]): row for row in _rows(site, "published.tsv")}
+    found = [(run, rows[run.study, run.run]) for run in site.kb.evidence if (run.study, run.run) in rows]
+    shown = [_compared(site, run, row) for run, row in found if run.peak_bytes]
+    yield from sorted(shown, key=lambda view: (view["predicted"] == 0, -abs(view["error"])))
+
+
+def _compared(site: Site, run: Run, row: Row) -> View:
+    predicted, peak = int(row["predicted_peak"] or 0), run.peak_bytes or 0
+    method = site.kb.get(run.method)
+    error = 100 * (predicted / peak - 1) if predicted else 0.0
+    return {
+        "experiment": run.run, "id": method.id if method else "", "method": method.name if method else "",
+        "hue": site.hue(method.category) if method else 0, "predicted": predicted, "peak": peak,
+        "predicted_text": binary_text(predicted) if predicted else "–", "peak_text": binary_text(peak),
+        "reserved": binary_text(run.p99_bytes) if run.p99_bytes else "–", "error": error,
+        "percent": _percent(error) if predicted else "–", "note": row["note"],
+    }  # fmt: skip
 
 
 def _rank_correlation(pair: Sequence[Sequence[float]]) -> str:
@@ -206,77 +211,31 @@ def _rank_correlation(pair: Sequence[Sequence[float]]) -> str:
 
 
 def _errors(rows: list[View]) -> Markup:
-    """Return a plot of simulated steps: their size on a logarithmic axis, and the error of the prediction."""
+    """Return a histogram of the sizes of the errors, by powers of ten."""
     if not rows:
         return Markup("")
-    lows, highs = (math.log2(f(row["peak"] for row in rows)) for f in (min, max))
-    most = max(abs(row["error"]) for row in rows) or 1.0
-    height = HEIGHT - BOTTOM
-
-    def at(row: View) -> tuple[float, float]:
-        return _along(math.log2(row["peak"]), lows, highs), (height - 8) / 2 * (1 - row["error"] / most) + 4
-
-    ticks = [2**n for n in range(math.ceil(lows), math.floor(highs) + 1)]
-    parts = [*_across([(_along(math.log2(t), lows, highs), binary_text(t)) for t in ticks])]
-    for value in (most, 0, -most):
-        y = (height - 8) / 2 * (1 - value / most) + 4
-        parts.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - 8, y1=_at(y), y2=_at(y)))
-        parts.append(element("text", _percent(value), class_="tick", x=LEFT - 4, y=_at(y + 3), text_anchor="end"))
-    for row in rows:
-        title = f"{row['method']} on {row['model']}, {row['how']}: {row['percent']}"
-        parts.append(_dot(*at(row), row["hue"], title))
-    told = f"{len(rows)} simulated steps by size; the prediction is off by {_percent(most)[1:]} at most."
-    return _plot(told, parts)
+    sizes = [abs(row["error"]) for row in rows]
+    powers = [math.floor(math.log10(size)) for size in sizes if size]
+    bins = [("0", "exact", sum(size == 0 for size in sizes))] if 0.0 in sizes else []
+    for power in range(min(powers, default=0), max(powers, default=-1) + 1):
+        low, high = f"{10.0**power:.{max(0, -power)}f}", f"{10.0 ** (power + 1):.{max(0, -power - 1)}f}"
+        bins.append((f"10{str(power).translate(RAISED)}", f"{low} % to {high} %", powers.count(power)))
+    told = f"{len(rows)} simulated steps by the size of the error: " + ", ".join(f"{n} {word}" for _, word, n in bins)
+    bars = [(label, float(n), f"{n} steps: {word}") for label, word, n in bins]
+    return _plot.bars(bars, "size of the error in percent, from", "steps", told, height=200)
 
 
 def _scatter(runs: list[View]) -> Markup:
     """Return a plot of published runs by measured and predicted peak, in GiB. On the line both are equal."""
     if len(runs) < 2:
         return Markup("")
-    sizes = [size / GIB for run in runs for size in (run["peak"], run["predicted"])]
-    low, high = math.floor(min(sizes)), math.ceil(max(sizes))
-    height = HEIGHT - BOTTOM
-
-    def up(value: float) -> float:
-        share: float = (value - low) / (high - low)
-        return height - 4 - (height - 8) * share
-
-    ticks = range(low, high + 1, max(1, (high - low) // 5))
-    parts = [*_across([(_along(t, low, high), f"{t} GiB") for t in ticks])]
-    parts += [
-        element("text", f"{t} GiB", class_="tick", x=LEFT - 4, y=_at(up(t) + 3), text_anchor="end") for t in ticks
-    ]
-    parts.append(
-        element("line", class_="span", x1=_at(_along(low, low, high)), y1=_at(up(low)), x2=_at(_along(high, low, high)),
-                y2=_at(up(high)))
-    )  # fmt: skip
-    for run in runs:
-        x, y = _along(run["peak"] / GIB, low, high), up(run["predicted"] / GIB)
-        title = f"{run['experiment']}: {run['peak_text']} measured, {run['predicted_text']} predicted"
-        parts.append(_dot(x, y, run["hue"], title))
-    return _plot(f"{len(runs)} published runs: measured peak to the right, predicted peak upwards.", parts)
-
-
-def _along(value: float, low: float, high: float) -> float:
-    """Return the position of a value between the left and the right end."""
-    return LEFT + 8 + (WIDTH - LEFT - 24) * (value - low) / (high - low or 1.0)
-
-
-def _across(ticks: list[tuple[float, str]]) -> Iterator[Markup]:
-    """Yield vertical lines, each with a label below it if there is room."""
-    step = max(1, math.ceil(len(ticks) * 56 / (WIDTH - LEFT)))
-    for x, word in ticks[::step]:
-        yield element("line", class_="grid", x1=_at(x), x2=_at(x), y1=4, y2=HEIGHT - BOTTOM)
-        yield element("text", word, class_="tick", x=_at(x), y=HEIGHT - BOTTOM + 13, text_anchor="middle")
-
-
-def _at(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _dot(x: float, y: float, hue: int, title: str) -> Markup:
-    return element("circle", element("title", title), class_=f"dot hue-{hue}", cx=_at(x), cy=_at(y), r=3)
-
-
-def _plot(told: str, parts: list[Markup]) -> Markup:
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=told, class_="pf-scatter")
+    dots = [
+        _plot.Dot(
+            run["peak"], run["predicted"], run["hue"],
+            f"{run['experiment']}: {run['peak_text']} measured, {run['predicted_text']} predicted",
+        )
+        for run in runs
+    ]  # fmt: skip
+    x, y = (_plot.Axis(f"{word} peak, GiB", lambda v: f"{v:g}", unit=GIB) for word in ("measured", "predicted"))
+    told = f"{len(runs)} published runs: measured peak to the right, predicted peak upwards."
+    return _plot.scatter(dots, x, y, told, diagonal=True)

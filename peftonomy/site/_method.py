@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import pygments
 from markupsafe import Markup, escape
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 from ..errors import UsageError
 from ..formula import Formula
@@ -15,20 +18,26 @@ from ..knowledge.evidence import LEVELS, Fact, recordings, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
 from ..knowledge.support import offered
+from ..libraries.export import export
 from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _block, _closed, _lineage, _names, _surveys
+from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _measured, _scale, _surveys
 from ._site import Site, View
 from ._text import prose, safe_url, volume
 
 __all__ = ["claim_view", "method_page"]
 
 MERGE = {"exact": "yes, exactly", "none": "no"}
-START = {"exact": "equals the base model", "approximate": "close to the base model", "none": "differs from it"}
-STORES = {"values": "numbers", "indices": "positions", "bits": "mask bits", "seed": "a random seed"}
-MOST_KIN = 16
+START = {
+    "exact": "equals the base model", "approximate": "close to the base model", "none": "differs from the base model",
+}  # fmt: skip
+STORES = {"values": "values of tensors", "indices": "positions", "bits": "mask bits", "seed": "a random seed"}
+MOST_NEAREST, MOST_DIFFERENCES = 5, 3
+"""The number of nearest methods on a page, and of differences for each."""
+MOST_OPEN = 6
+"""The number of relations of others up to which they are not folded."""
 TYPES = {"int": "whole number", "float": "number", "bool": "yes or no"}
 PLACES = {
     "site": "every targeted module", "role": "every targeted role, all layers",
@@ -42,6 +51,7 @@ def method_page(site: Site, method: Method) -> str:
     """Return `methods/<id>.md`."""
     entry, file = method.entry, f"methods/{method.id}.yaml"
     known = {fact.field: fact for fact in known_facts(method)}
+    symbols = _equation.marks(method)
 
     def tex(formula: str) -> Markup:
         return site.tex(formula, file=file, field="description")
@@ -50,10 +60,7 @@ def method_page(site: Site, method: Method) -> str:
         "method.md",
         entry.name,
         entry.summary,
-        meta={
-            "source": file, "door": "Methods", "calculator": True,
-            "search": {"boost": _boost(site, method)}, "tags": _keywords(entry),
-        },
+        meta={"source": file, "door": "Methods", "linked": _about.term(site, method)},
         entry=entry,
         trail=site.trail(entry.category),
         hue=site.hue(entry.category),
@@ -62,7 +69,10 @@ def method_page(site: Site, method: Method) -> str:
         arxiv=_arxiv(site, entry),
         facts=list(_facts(site, method)),
         idea=prose(entry.description, tex),
-        update=site.tex(entry.update, display=True, file=file),
+        use=_use(site, method),
+        equation=_equation.equation(site, method),
+        scale=_scale.to_scale(site, method),
+        layers=_layers.by_layer(site, method),
         **_where(method),
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
@@ -71,7 +81,8 @@ def method_page(site: Site, method: Method) -> str:
         update_level=_level(known, "update"),
         hyperparameters=[_hyperparameter(site, n, h, known) for n, h in entry.hyperparameters.items()],
         tensors=[
-            _tensor(site, part.prefix + name, tensor, part.entry, _own(known, part.prefix, name))
+            _tensor(site, part.prefix + name, tensor, part.entry, _own(known, part.prefix, name),
+                    symbols.get(part.prefix + name, ""))
             for part in method.parts
             for name, tensor in part.entry.tensors.items()
         ],
@@ -79,11 +90,13 @@ def method_page(site: Site, method: Method) -> str:
         closed_forms=[_closed_form(site, entry, form) for form in entry.closed_forms],
         code=_code(site, method.id),
         relations=list(_relations(site, method, known)),
-        kin=_kin(site, method),
+        kin=_kin.kin(site, method),
+        measured=_measured.of_method(site, method),
+        nearest=_nearest(site, method),
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],
         claims=[claim_view(site, method, claim) for claim in entry.claims],
-        libraries=[_library(site, key, found, known) for key, found in entry.implementations.items()],
+        libraries=[_library(site, method, key, found, known) for key, found in entry.implementations.items()],
         pitfalls=[
             {"note": p.note, "source": site.cite(p.source), "level": _level(known, f"pitfalls.{i}")}
             for i, p in enumerate(entry.pitfalls)
@@ -98,8 +111,8 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
     for model in site.examples:
         row = site.cost(method, model)
         if not row["problem"]:
-            note = f"{row['percent']} of {site.kb.models[model].name}"
-            yield {"name": "Trained by default", "value": row["trained"], "note": note}
+            name = site.kb.models[model].name
+            yield {"name": f"Trained on {name}", "value": row["trained"], "note": f"{row['percent']} of it, by default"}
     yield _stores(site, method)
     yield {"name": "Merges into the weights", "value": MERGE[method.merge]}
     yield {"name": "At the first step", "value": START[entry.properties.identity_at_init]}
@@ -171,34 +184,6 @@ def _where(method: Method) -> View:
     return {"block": _block.picture(found), "marks": marks, "notes": notes, "conditions": found.conditions}
 
 
-def _kin(site: Site, method: Method) -> Markup:
-    """Return the picture of methods one relation away, of their ancestors, and of grandchildren if they are few."""
-    graph, near = site.kb.graph, dict[str, list[str]]()
-    for r in graph.related(method.id):
-        near.setdefault(r["method"], []).append(f"{method.name} {r['name']} it: {r['note']}")
-    known = {key for key in (*near, method.id) if _known(site, key)}
-    far = {g for parent in graph.parents(method.id) for g in graph.parents(parent)}
-    younger = {g for child in graph.children(method.id) for g in graph.children(child)} - known
-    known |= far | (younger if len(known | far | younger) <= MOST_KIN else set())
-    spots = [_spot(site, key, near.get(key, [])) for key in known]
-    links = [
-        _lineage.Link(key, r.target, site.kb.taxonomy.relations[r.type].name, r.note)
-        for key in sorted(known & set(site.kb))
-        for r in site.kb[key].entry.relations
-        if r.target in known
-    ]
-    return _lineage.neighbourhood(method.id, sorted(spots, key=lambda s: (s.year, s.id)), links)
-
-
-def _known(site: Site, key: str) -> bool:
-    return key in site.kb
-
-
-def _spot(site: Site, key: str, about: list[str]) -> _lineage.Spot:
-    one = site.kb[key]
-    return _lineage.Spot(key, one.name, one.year, site.hue(one.category), f"{key}.html", about)
-
-
 def _filed(site: Site, method: Method) -> Iterator[View]:
     """Yield the classes in which other surveys file the method."""
     for place in _surveys.filed(site.kb, method.id, method.category):
@@ -220,13 +205,14 @@ def _hyperparameter(site: Site, name: str, spec: Hyperparameter, known: Mapping[
 
 
 def _tensor(
-    site: Site, name: str, tensor: Tensor, entry: MethodEntry, levels: Mapping[str, View | None]
+    site: Site, name: str, tensor: Tensor, entry: MethodEntry, levels: Mapping[str, View | None], symbols: str
 ) -> View:
     conditions = [f.source for f in (tensor.if_, tensor.requires) if f is not None]
     if tensor.copies.literal != 1:
         conditions.append(f"{tensor.copies.source} of them")
     return {
-        "name": name, "scope": PLACES[tensor.per], "roles": tensor.roles or [], "condition": "; ".join(conditions),
+        "name": name, "anchor": f"tensor-{name}", "symbols": symbols, "scope": PLACES[tensor.per],
+        "roles": tensor.roles or [], "condition": "; ".join(conditions),
         "shape": _shape(site, tensor, entry), "init": _init(tensor), "levels": levels, "trained": _trained(tensor),
         "stored": Markup("; ").join(map(_stored, tensor.stored)), "served": tensor.served, "note": tensor.note or "",
     }  # fmt: skip
@@ -280,6 +266,36 @@ def _closed_form(site: Site, entry: MethodEntry, form: ClosedForm) -> View:
     return {"html": html, "assumes": [a.source for a in form.assumes], "source": site.cite(form.source)}
 
 
+def _use(site: Site, method: Method) -> list[View]:
+    """Return the complete program of each library that has the method, on the first example model that it fits."""
+    found = list[View]()
+    for key in method.entry.implementations:
+        for model in site.examples if key in site.kb.libraries else ():
+            try:
+                script = export(method, method.plan(model), {}, site.kb.libraries[key]).script
+            except UsageError:  # the library has no configuration for it, or the model lacks the targets
+                continue
+            found.append({
+                "name": site.library(key), "code": _coloured(script),
+                "model": site.kb.models[model].name,
+            })  # fmt: skip
+            break
+    return found
+
+
+def _nearest(site: Site, method: Method) -> list[View]:
+    """Return the nearest methods, each with the first differences in words."""
+    found = site.kb.nearest(method.id, n=MOST_NEAREST).found if len(site.kb) > 1 else []
+    return [
+        {
+            "id": one.method, "name": one.name, "year": one.year, "hue": site.hue(site.kb[one.method].category),
+            "likeness": f"{100 * one.likeness:.0f} %", "more": max(0, len(one.differences) - MOST_DIFFERENCES),
+            "differences": [d.sentence for d in one.differences[:MOST_DIFFERENCES]],
+        }
+        for one in found
+    ]  # fmt: skip
+
+
 def _code(site: Site, key: str) -> Markup | None:
     """Return the reference implementation as a fenced block, which the site builder highlights.
 
@@ -293,30 +309,43 @@ def _code(site: Site, key: str) -> Markup | None:
     return Markup(f'{fence} {{.python linenums="1"}}\n{text}\n{fence}')
 
 
-def _boost(site: Site, method: Method) -> int:
-    """Return the boost of the page in search results, which grows with the number of its relations."""
-    return 2 + len(site.kb.graph.related(method.id)) // 4
-
-
-def _keywords(entry: MethodEntry) -> list[str]:
-    """Return further search names: the aliases, and every name in letters and digits only ("ia3" for "(IA)^3")."""
-    names = (entry.name, entry.id, *entry.aliases)
-    return list(dict.fromkeys([*entry.aliases, *map(_names.key, names)]))
+def _coloured(code: str) -> Markup:
+    """Return Python code as the site builder highlights it, without anchors for its lines."""
+    inner = pygments.highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
+    return Markup(f'<div class="highlight"><pre><code>{inner}</code></pre></div>')
 
 
 def _relations(site: Site, method: Method, levels: Mapping[str, Fact]) -> Iterator[View]:
-    """Yield the method's relations in both directions. A target without an entry is named, not linked."""
-    settings = {(r.target, r.type): r.at for r in method.entry.relations}
+    """Yield groups of relations: the method's own, then those that others declare, by their categories.
+
+    A target without an entry is named, not linked.
+    """
     numbers = {(r.target, r.note): i for i, r in enumerate(method.entry.relations)}
+    own: list[View] = []
+    others: dict[str, list[View]] = {}
     for found in site.kb.graph.related(method.id):
         key = found["method"]
         known = key in site.kb  # `check` reports the others
-        at = settings.get((key, found["type"]), {})
-        yield {
+        number = numbers.get((key, found["note"]))
+        settings = method.entry.relations[number].at if number is not None else {}
+        view = {
             "type": found["name"], "name": site.kb[key].name if known else key,
             "link": f"{key}.html" if known else "", "note": found["note"], "source": site.cite(found["source"]),
-            "at": [f"{n} = {v}" for n, v in at.items()],
-            "level": _level(levels, f"relations.{numbers.get((key, found['note']), '')}"),
+            "at": [f"{n} = {v}" for n, v in settings.items()], "year": site.kb[key].year if known else 0,
+            "level": _level(levels, f"relations.{'' if number is None else number}"),
+        }  # fmt: skip
+        if number is not None or not known:
+            own.append(view)
+        else:
+            others.setdefault(site.kb[key].category, []).append(view)
+    if own:
+        yield {"name": "Builds on", "id": "own", "relations": own, "open": True, "hue": None}
+    total = sum(map(len, others.values()))
+    for category in (c for c in site.kb.taxonomy.categories if c in others):
+        views = sorted(others[category], key=lambda v: (v["year"], v["name"].lower()))
+        yield {
+            "name": " › ".join(n for n, _ in site.trail(category)[1:]), "id": category.replace("_", "-"),
+            "relations": views, "open": total <= MOST_OPEN, "hue": site.hue(category),
         }  # fmt: skip
 
 
@@ -332,16 +361,17 @@ def claim_view(site: Site, method: Method, claim: Claim) -> View:
     return {
         "reported": claim.reported, "quantity": claim.quantity.source, "model": claim.model,
         "model_name": model.name if model else claim.model, "setting": "; ".join(setting), "note": claim.note or "",
-        "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
+        "id": claim.id, "computed": computed, "verdict": claim.verdict, "source": site.cite(claim.source),
         "evidence": {"word": claim.evidence, "by": claim.source, "meaning": LEVELS.get(claim.evidence, "")},
     }  # fmt: skip
 
 
-def _library(site: Site, key: str, found: Implementation, known: Mapping[str, Fact]) -> View:
+def _library(site: Site, method: Method, key: str, found: Implementation, known: Mapping[str, Fact]) -> View:
+    named = ({"method": method.id, "library": key, "about": d.subject} for d in found.deviations)
     deviations = [
-        {"effect": d.effect, "note": d.note, "source": site.cite(d.source),
+        {"anchor": anchor, "effect": d.effect, "note": d.note, "source": site.cite(d.source),
          "level": _level(known, f"implementations.{key}.deviations.{i}")}
-        for i, d in enumerate(found.deviations)
+        for (i, d), anchor in zip(enumerate(found.deviations), _anchors.deviations(named), strict=True)
     ]  # fmt: skip
     return {
         "name": site.library(key), "symbol": found.symbol, "url": safe_url(found.url), "deviations": deviations,

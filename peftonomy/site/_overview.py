@@ -8,7 +8,7 @@ from typing import Any
 
 from ..knowledge.base import Method
 from ..schema.taxonomy import CategoryNode, SurveyNode
-from . import _finder, _lineage, _surveys
+from . import _finder, _gallery, _lineage, _surveys
 from ._site import Site, View
 from ._text import count
 
@@ -50,6 +50,7 @@ def _survey(site: Site) -> str:
         citation=site.cite(site.survey),
         tree=[_branch(site, node) for node in nodes],
         totals=_totals(site, nodes),
+        added=_gallery.additions(site),
         models=[{"id": key, "name": site.kb.models[key].name, "task": task} for key, task in models.items()],
         counted=[_counted(site, site.kb[key], models) for key in asked.methods if key in site.kb],
         printed=[_shown(site, row) for row in rows],
@@ -141,7 +142,7 @@ def _crosswalk(site: Site) -> str:
         surveys=[
             {
                 "id": key, "name": s.name, "cite": site.cite(s.source),
-                "note": s.note or "", "tree": [_class(site, node) for node in s.tree],
+                "note": s.note or "", "tree": [_class(site, node) for node in s.tree], "flow": _gallery.flow(site, key),
             }
             for key, s in surveys.items()
         ],
@@ -185,9 +186,20 @@ def _timeline(site: Site) -> str:
         "Timeline",
         "All methods by the year of their paper, in a lane for each root of the taxonomy.",
         meta={"door": "Taxonomy", **WIDE},
-        picture=_lineage.lanes(lanes),
+        picture=_lineage.lanes(lanes, _links(site)),
         years=sorted(years.items()),
     )
+
+
+def _links(site: Site) -> list[_lineage.Link]:
+    """Return the relations that count as descent."""
+    types = site.kb.taxonomy.relations
+    return [
+        _lineage.Link(m.id, r.target, types[r.type].name, r.note)
+        for m in site.kb.values()
+        for r in m.entry.relations
+        if types[r.type].lineage and r.target in site.kb
+    ]
 
 
 def _spots(site: Site, root: CategoryNode) -> list[_lineage.Spot]:

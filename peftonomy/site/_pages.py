@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _cards, _choices, _engine, _operations, _radial
+from . import _about, _api, _cards, _choices, _engine, _operations, _radial, _scripts, _search
+from ._architectures import architectures_page
 from ._lists import category_page, model_page, picture, standing_pages
+from ._measured import measured_page
 from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
@@ -22,7 +24,7 @@ from ._site import HUES, Site
 from ._support import support_page
 from ._tools import tool_pages
 
-__all__ = ["all_pages", "each_page"]
+__all__ = ["all_pages", "each_page", "standing"]
 
 STYLE = "peftonomy.css"
 ONLY_HERE = "katex.min.js"
@@ -38,12 +40,11 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     """Yield the path and content of every file, starting with the pages of the methods in the given order."""
     kb = site.kb
     yield from ((f"methods/{key}.md", method_page(site, kb[key])) for key in methods)
-    yield from standing_pages(site)
-    yield from overview_pages(site)
-    yield from tool_pages(site)
-    yield from reference_pages(site)
-    yield "memory.md", memory_page(site)
-    yield "support.md", support_page(site)
+    pages = standing(site)
+    yield from pages.items()
+    cards = _search.cards(site, pages)
+    yield "assets/search-data.js", _search.script(site, cards)
+    yield "llms.txt", _about.llms(site, cards)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
@@ -55,7 +56,18 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from _assets(site)
 
 
-def _assets(site: Site) -> Iterator[tuple[str, bytes]]:
+def standing(site: Site) -> dict[str, str]:
+    """Return the pages that are not about one method, category or model."""
+    measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
+    return {
+        **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
+        **dict(reference_pages(site)), **measured, "memory.md": memory_page(site), "support.md": support_page(site),
+        "architectures.md": architectures_page(site),
+    }  # fmt: skip
+
+
+def _assets(site: Site) -> Iterator[tuple[str, str | bytes]]:
+    yield from ((f"assets/{name}.js", text) for name, text in _scripts.bundles(site.folder).items())
     for source, target in (("assets", "assets"), ("vendor", "assets/vendor")):
         for path in sorted((site.folder / source).rglob("*")):
             if path.is_file() and path.name != ONLY_HERE:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from mkdocs.commands.build import _build_page, _populate_page
@@ -31,7 +30,6 @@ __all__ = ["WATCHED", "Built", "Preview", "Source", "seen"]
 WATCHED = ("methods", "taxonomy", "backbones", "reference_impls", "site")
 OWN = ("methods", "reference_impls")
 """The folders with one file for each method."""
-SEARCH = "material/search"
 log = logging.getLogger("mkdocs.hooks.preview")
 
 
@@ -54,8 +52,6 @@ class Built:
     files: Files
     nav: Navigation
     env: jinja2.Environment
-    indexed: bool = True
-    """True if the written search index is up to date for every page."""
 
 
 def seen(root: Path) -> dict[Path, bytes | int]:
@@ -135,9 +131,6 @@ def _place(built: Built, pages: Iterable[tuple[str, str | bytes]], stop: threadi
         else:
             _write(Path(file.abs_dest_path), content.encode() if isinstance(content, str) else content)
         made[path] = content
-    if not built.indexed:
-        built.config.plugins.on_post_build(config=built.config)
-        built.indexed = True
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -148,13 +141,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _build(built: Built, page: Page) -> None:
-    """Build a page as mkdocs does in a whole build, after removing its previous text from the search index."""
-    index: Any = built.config.plugins[SEARCH]
-    index.search_index.entries = [e for e in index.search_index.entries if _page(e["location"]) != page.url]
-    built.indexed = False
+    """Build a page as mkdocs does in a whole build."""
     _populate_page(page, built.config, built.files)
     _build_page(page, built.config, built.files.documentation_pages(), built.nav, built.env)
-
-
-def _page(location: str) -> str:
-    return location.partition("#")[0]

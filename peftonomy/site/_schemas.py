@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
+from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
 from ..schema.tensors import Properties
 
@@ -140,6 +141,8 @@ class MethodRecord(EntryRecord):
     """An entry with values derived from it and from other entries."""
 
     evidence: EvidenceTally
+    measured: list[Run]
+    """Published training runs of the method. `evidence.json` describes their studies."""
     """The evidence for each fact of the entry."""
     related: list[Related]
     """Relations in both directions, including those that other entries declare."""
@@ -151,6 +154,13 @@ class MethodAnswer(Answer):
     """methods/<id>.json"""
 
     method: MethodRecord
+
+
+class AllAnswer(Answer):
+    """all.json"""
+
+    methods: list[MethodRecord]
+    """The same records as in the files of the methods."""
 
 
 # Models
@@ -548,8 +558,17 @@ class DeviationsAnswer(Answer):
     deviations: list[DeviationRow]
 
 
+class EvidenceAnswer(Answer):
+    """evidence.json"""
+
+    studies: dict[str, Study]
+    """The published comparisons by id."""
+    runs: list[Run]
+
+
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
+    "all": (AllAnswer, "all.json"),
     "method": (EntryRecord, ""),
     "method_file": (MethodAnswer, "methods/<id>.json"),
     "cost": (Cost, ""),
@@ -562,6 +581,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
     "support": (SupportAnswer, "support.json"),
+    "evidence": (EvidenceAnswer, "evidence.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..files.bibliography import Reference
 from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
+from ..schema.search import SearchWords, load_search_words
 from ..schema.settings import Settings, load_settings
 from ._tex import shared_tex
 from ._text import count, front_matter, inline, percent, safe_url
@@ -25,6 +26,11 @@ __all__ = ["HUES", "Site", "View"]
 HUES = 8
 """The number of colours in the style sheet for the roots of the category tree."""
 MOST_AUTHORS = 8
+PREVIEWS = {
+    "index.md": "home", "method.md": "method", "model.md": "model", "calculator.md": "tool", "compare.md": "tool",
+    "planner.md": "tool", "idea.md": "tool",
+}  # fmt: skip
+"""The picture that links to a page show (`site/assets/previews`), by template."""
 KINDS = {"encoder": "encoder", "decoder": "decoder only", "encoder_decoder": "encoder and decoder"}
 
 View = dict[str, Any]
@@ -45,9 +51,10 @@ class Site:
         """Return a markdown page with its front matter.
 
         meta: further fields for the theme: `source` (the file behind an edit link), `door` (the menu entry that
-        contains the page), `hide`, `search`, `calculator`.
+        contains the page), `hide`, `calculator`, `linked` (structured data).
         """
-        head = front_matter(title=title, description=description, **(meta or {}))
+        card = PREVIEWS.get(template, "page")
+        head = front_matter(title=title, description=description, card=card, **(meta or {}))
         return head + self.env.get_template(template).render(heading=Markup(inline(title)), **values)
 
     # Contents
@@ -55,8 +62,19 @@ class Site:
     @cached_property
     def settings(self) -> Settings:
         """The content of `site/settings.yaml`: the examples for the pages. Raises DataError."""
-        path = _beside(self.kb.root / "site", self.folder) / "settings.yaml"
+        path = self._own_file("settings.yaml")
         return load_settings(path, self.kb.shown(path))
+
+    @cached_property
+    def search_words(self) -> SearchWords:
+        """The content of `site/search.yaml`. Raises DataError."""
+        path = self._own_file("search.yaml")
+        return load_search_words(path, self.kb.shown(path))
+
+    def _own_file(self, name: str) -> Path:
+        """Return a data file of the site: the one beside the knowledge base, or else ours."""
+        here = self.kb.root / "site" / name
+        return here if here.is_file() else self.folder / name
 
     @cached_property
     def examples(self) -> list[str]:
@@ -76,6 +94,16 @@ class Site:
         named = self.settings.survey.source
         sources = [n.source.partition("#")[0] for n in self.kb.taxonomy.categories.values()]
         return named if named in self.kb.references else max(sources, key=sources.count)
+
+    @cached_property
+    def use(self) -> dict[str, int]:
+        """The rank of each method by use: the number of libraries that have it, then of methods that build on it."""
+
+        def key(method: Method) -> tuple[int, int, int, str]:
+            libraries = sum(name != "official" for name in method.entry.implementations)
+            return -libraries, -len(self.kb.graph.children(method.id)), method.year, method.id
+
+        return {m.id: rank for rank, m in enumerate(sorted(self.kb.values(), key=key))}
 
     def library(self, key: str) -> str:
         """Return the name of a library or a trainer."""
@@ -171,10 +199,11 @@ class Site:
             # The plan is not cached: the plans of all methods on all models would fill the memory.
             found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
         except UsageError as error:
-            return {"problem": str(error), "exact": None}
+            return {"problem": str(error), "exact": None, "bytes": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
         return {
-            "problem": "", "exact": found.trained, "trained": count(found.trained), "percent": percent(found.percent),
+            "problem": "", "exact": found.trained, "bytes": found.stored_bytes,
+            "trained": count(found.trained), "percent": percent(found.percent),
             "stored": count(found.stored) + bits, "served": count(found.served),
         }  # fmt: skip
 

@@ -35,21 +35,27 @@ class Tex:
         weakref.finalize(self, self._engine.close)  # without this it can hang when Python exits
         self._engine.eval(katex.read_text(encoding="utf-8"))
         self._engine.eval(
-            "function render(tex, displayMode) {"
-            "  return katex.renderToString(tex, {displayMode, strict: 'ignore', maxSize: 20, maxExpand: 500}); }"
+            "function render(tex, displayMode, marked) {"
+            "  const trust = marked ? context => context.command === '\\\\htmlData' : false;"
+            "  return katex.renderToString(tex, {displayMode, strict: 'ignore', maxSize: 20, maxExpand: 500, trust}); }"
         )
         self._engine.eval(
             "function refusals(formulas) { return formulas.map(tex => {"
             "  try { katex.__parse(tex, {displayMode: true, strict: 'ignore', maxExpand: 500}); return ''; }"
             "  catch (error) { return String(error.message); } }); }"
         )
-        self._done: dict[tuple[str, bool], Markup] = {}
+        self._done: dict[tuple[str, bool, bool], Markup] = {}
 
-    def __call__(self, tex: str, *, display: bool = False, file: str = "", field: str = "update") -> Markup:
-        """Return HTML with MathML inside. Raises DataError with the entry's file if KaTeX rejects the formula."""
-        key = (tex, display)
+    def __call__(
+        self, tex: str, *, display: bool = False, file: str = "", field: str = "update", marked: bool = False
+    ) -> Markup:
+        """Return HTML with MathML inside. Raises DataError with the entry's file if KaTeX rejects the formula.
+
+        marked: the formula is one that was rendered before, with `\\htmlData` of ours around symbols.
+        """
+        key = (tex, display, marked)
         if key not in self._done:
-            self._done[key] = self._render(tex, display, file, field)
+            self._done[key] = self._render(tex, display, file, field, marked)
         return self._done[key]
 
     def refusals(self, formulas: Sequence[str]) -> list[str]:
@@ -61,13 +67,13 @@ class Tex:
             for tex, reason in zip(formulas, found, strict=True)
         ]
 
-    def _render(self, tex: str, display: bool, file: str, field: str) -> Markup:
+    def _render(self, tex: str, display: bool, file: str, field: str, marked: bool) -> Markup:
         from py_mini_racer import JSEvalException
 
-        if len(tex) > LONGEST:
+        if len(tex) > LONGEST and not marked:
             raise DataError([Problem(file, 0, field, f"{len(tex):,} characters", f"at most {LONGEST:,}", rule="tex")])
         try:
-            html = str(self._engine.call("render", tex, display))
+            html = str(self._engine.call("render", tex, display, marked))
         except JSEvalException as error:
             reason = next((line for line in str(error).splitlines() if "ParseError" in line), "KaTeX refuses it")
             reason = reason.split("ParseError: ")[-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 from markupsafe import Markup, escape
 
@@ -59,9 +60,13 @@ def spans(text: str, tex: Callable[[str], Markup]) -> Markup:
 
 
 def front_matter(**fields: object) -> str:
-    """Return YAML front matter. The theme prints these texts into HTML unchanged, so markup is escaped here."""
+    """Return YAML front matter. The theme prints these texts into HTML unchanged, so markup is escaped here.
+
+    The strings inside of a mapping are not: the theme prints mappings as JSON.
+    """
     shown = {k: [_escaped(i) for i in v] if isinstance(v, list) else _escaped(v) for k, v in fields.items() if v}
-    return "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()) + "---\n\n"
+    written = "".join(f"{k}: {json.dumps(v)}\n" for k, v in shown.items()).replace("<", "\\u003c")
+    return f"---\n{written}---\n\n"
 
 
 def _escaped(value: object) -> object:
@@ -81,8 +86,12 @@ def count(value: float | None) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a percentage for readers: two decimals, or three digits of a small one."""
-    return f"{value:.2f} %" if value >= 1 else f"{value:.3g} %"
+    """Return a percentage for readers: two decimals, or three digits of a small one, never with an exponent.
+
+    >>> percent(12.345), percent(0.0123456), percent(0.0000608)
+    ('12.35 %', '0.0123 %', '0.0000608 %')
+    """
+    return f"{value:.2f} %" if value >= 1 else f"{Decimal(f'{value:.3g}'):f} %"
 
 
 def volume(size: float) -> str:

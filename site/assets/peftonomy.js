@@ -28,15 +28,20 @@ var pf = (function () {
 
   /* ---- the engine with its data, and what memory needs besides: fetched when something first asks for them ---- */
 
-  var here = document.currentScript.src, waiting = new Map();
+  var here = document.currentScript.src, waiting = new Map(), LOADED = [];
   /* Scripts, one after the other; `key` says which they are, so that they are fetched once. */
   function fetched(key, names, then) {
+    if (waiting.get(key) === LOADED) { then(); return; }
     if (waiting.has(key)) { waiting.get(key).push(then); return; }
     waiting.set(key, [then]);
     names.forEach(function (name, i) {
       var script = make("script", { src: new URL(name + ".js", here).href });
       script.async = false;   // they arrive together and run in order
-      if (i === names.length - 1) script.addEventListener("load", function () { waiting.get(key).forEach(function (f) { f(); }); });
+      if (i === names.length - 1) script.addEventListener("load", function () {
+        var all = waiting.get(key);
+        waiting.set(key, LOADED);
+        all.forEach(function (f) { f(); });
+      });
       document.head.append(script);
     });
   }
@@ -46,6 +51,14 @@ var pf = (function () {
   /* After the engine. */
   function memory(then) {
     if (peft.memory) then(); else fetched("memory", peft.data.scripts, then);
+  }
+  /* Calls back once when an element is in view, or within `margin` of it. */
+  function reached(element, margin, then) {
+    new IntersectionObserver(function (entries, observer) {
+      if (!entries.some(function (e) { return e.isIntersecting; })) return;
+      observer.disconnect();
+      then();
+    }, { rootMargin: margin }).observe(element);
   }
   /* Some work for each item, a few at a time, so that the page answers meanwhile; returns how to stop it. */
   function gradually(items, work, then) {
@@ -77,7 +90,7 @@ var pf = (function () {
   class Address {
     constructor() {
       this.query = new URLSearchParams(location.search);
-      this.fields = ["h"];   // the search's own: the words to mark
+      this.fields = [];
       this.odd = [];
     }
     has(field) { this.fields.push(field); return this.query.has(field); }
@@ -128,34 +141,57 @@ var pf = (function () {
       var self = this;
       if (this.ready || !this.querySelector("tbody")) return;
       this.ready = true;
-      new IntersectionObserver(function (entries, observer) {
-        if (!entries.some(function (e) { return e.isIntersecting; })) return;
-        observer.disconnect();
-        engine(function () { self.fill(); });
-      }, { rootMargin: "600px" }).observe(this);
+      reached(this, "600px", function () { engine(function () { self.fill(); }); });
     }
     fill() {
-      var self = this, model = this.dataset.model, rows = [];
-      gradually(Object.keys(peft.data.methods), function (id) { rows.push(self.row(id, model)); }, function () {
-        self.querySelector("tbody").replaceChildren.apply(self.querySelector("tbody"), rows);
+      var self = this, model = this.dataset.model, rows = [], body = this.querySelector("tbody");
+      var ids = Object.keys(peft.data.methods).sort(function (a, b) { return peft.data.methods[a].use - peft.data.methods[b].use; });
+      gradually(ids, function (id) { rows.push(self.row(id, model)); }, function () {
+        body.replaceChildren.apply(body, rows);
         self.querySelector("[data-some]").remove();
+        memory(function () { gradually(ids, function (id) { self.step(id, model, rows[ids.indexOf(id)]); }, function () {}); });
       });
+    }
+    /* The memory of a step in the cell that waits for it, or why it is not known. */
+    step(id, model, row) {
+      var cell = row.querySelector("[data-step]"), asked = { batch: Number(this.dataset.batch), seq: Number(this.dataset.seq), dtype: "bfloat16" };
+      if (!cell) return;
+      try {
+        var peak = peft.memory(id, { model: model }, asked).peak;
+        cell.dataset.value = peak;
+        cell.textContent = (peak / Math.pow(2, 30)).toPrecision(3) + " GiB";
+      } catch (error) {
+        if (!error.user) throw error;
+        cell.dataset.value = "";
+        cell.textContent = "–";
+        cell.title = error.message;
+      }
     }
     row(id, model) {
       var method = peft.data.methods[id], cells = [], cost = null;
       try { cost = peft.cost(id, { model: model }); } catch (error) {
         if (!error.user) throw error;
-        cells = [make("td", { colspan: 4, class: "pf-muted" }, error.message)];
+        cells = [make("td", { colspan: 5, class: "pf-muted" }, error.message)];
       }
       if (cost) cells = [
-        number(cost.trained), percent(100 * cost.trained / cost.backbone),
-        held(cost.stored, cost.stored_bits), held(cost.served, cost.served_bits)
-      ].map(function (text) { return make("td", { class: "n" }, text); });
+        [number(cost.trained), cost.trained], [percent(100 * cost.trained / cost.backbone), cost.trained / cost.backbone],
+        [held(cost.stored, cost.stored_bits), cost.stored + cost.stored_bits / 32], [held(cost.served, cost.served_bits), cost.served + cost.served_bits / 32]
+      ].map(function (pair) { return make("td", { class: "n", "data-value": String(pair[1]) }, pair[0]); }).concat(make("td", { class: "n", "data-step": true }, "…"));
+      cells.unshift(make("td", {}, method.told.join(", ")));
       var name = [make("span", { class: "pf-dot hue-" + method.hue }), " ", make("a", { href: new URL("../methods/" + id + ".html", here).href }, method.name)];
       return make("tr", {}, [make("th", { scope: "row" }, name)].concat(cells));
     }
   }
   customElements.define("peft-costs", Costs);
+
+  /* ---- a calculator that is a part of a page: fetched when it is reached, or when the address asks it something ---- */
+
+  addEventListener("DOMContentLoaded", function () {
+    var tool = document.querySelector("peft-calculator");
+    if (!tool || customElements.get("peft-calculator")) return;
+    function fetch() { engine(function () { fetched("calculator", ["calculator"], function () { /* it starts by itself */ }); }); }
+    if (location.search) fetch(); else reached(tool, "600px", fetch);
+  });
 
   /* ---- taxonomy picture ---- */
   class Graph extends HTMLElement {
@@ -301,11 +337,10 @@ var pf = (function () {
     }
     if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(text).then(done, byHand); else byHand();
   }
-  /* The theme's drawer and search hang on hidden check boxes, which real buttons press. */
+  /* The theme's drawer hangs on a hidden check box, which a real button presses. */
   function press(id) {
-    var toggle = document.getElementById(id), input = document.querySelector(".md-search__input");
+    var toggle = document.getElementById(id);
     if (toggle && !toggle.checked) toggle.click();
-    if (id === "__search" && input) input.focus();
   }
   document.addEventListener("click", function (event) {
     if (event.target.matches(".highlight .linenos")) location.hash = event.target.parentNode.id;   // a link to that line
@@ -354,5 +389,5 @@ var pf = (function () {
     narrow();
   });
 
-  return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, fetched: fetched, reached: reached, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

@@ -33,7 +33,7 @@ def take(browser: Browser, site: Path, name: str, page: str, scheme: str, width:
     )
     try:
         tab = context.new_page()
-        tab.goto(f"{site.as_uri()}/{page}")
+        tab.goto(f"{site.as_uri()}/{page}", wait_until="networkidle")
         tab.evaluate("document.fonts.ready")
         tab.wait_for_timeout(300)
         tab.screenshot(path=HERE / name)

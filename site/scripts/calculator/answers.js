@@ -1,0 +1,73 @@
+/* The answer of the calculator: ledgers, the step of training, tables of tensors and layers. */
+
+class Answers extends Tool {
+  /* What a step of training takes. */
+  showStep(question) {
+    if (!this.near || !this.remembers()) { this.stepOut.replaceChildren(this.loading()); return; }
+    var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
+    ["batch", "seq", "quantized"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
+    if (found.problem) { this.stepOut.replaceChildren(make("p", { class: "pf-alert", role: "status" }, found.problem.message)); return; }
+    var m = found.value, parts = peft.data.training.parts, asked = question.task || this.backbone().default_task;
+    var bar = make("div", { class: "pf-stack", "aria-hidden": "true" }, parts.map(function (part) { return make("i", { class: "part--" + part }); }));
+    parts.forEach(function (part, i) { bar.children[i].style.flexGrow = m[part] / m.peak; });
+    var ledgers = parts.map(function (part) {
+      return make("div", {}, [make("dt", {}, [make("i", { class: "pf-swatch part--" + part, "aria-hidden": "true" }), part.replace("_", " ")]),
+        make("dd", {}, [binary(m[part]), make("small", {}, [self.out_(part, m[part]), " bytes"])])]);
+    });
+    var notes = [
+      "A GPU adds about " + binary(m.gpu_extra_estimate) + " (an estimate of its context, its libraries' workspaces and fragmentation): " + binary(m.peak + m.gpu_extra_estimate) + " together.",
+      m.paged ? "Optimizer states of " + binary(m.paged) + " may leave the GPU and are not in the peak." : "",
+      m.task === asked ? "" : "Trained for " + peft.data.tasks.names[m.task] + ": the base model alone has no loss.",
+      "About " + power(m.forward_flops) + " operations forward and " + power(m.step_flops) + " a step."
+    ].filter(Boolean);
+    this.stepOut.replaceChildren(
+      make("p", { class: "pf-big" }, [binary(m.peak), make("span", { class: "pf-big__unit" }, ["at the peak, in the ", make("span", { "data-out": "phase" }, m.phase), " phase: ", this.out_("peak", m.peak), " bytes"])]),
+      bar, make("dl", { class: "pf-ledgers" }, ledgers), make("p", { class: "pf-small" }, notes.join(" ")), this.foot("memory")
+    );
+  }
+  ledger(name, value, note) { return make("div", {}, [make("dt", {}, name), make("dd", {}, [value, note ? make("small", {}, note) : null])]); }
+  out_(name, value) { return make("span", { "data-out": name }, number(value)); }
+  answer(cost) {
+    var s = this.state, bits = cost.stored_bits ? " and " + number(cost.stored_bits) + " mask bits" : "";
+    var stays = [cost.served ? number(cost.served) + " numbers" : "", cost.served_bits ? number(cost.served_bits) + " mask bits" : ""].filter(Boolean).join(" and ");
+    var facts = [
+      this.ledger("Stored per task", this.out_("stored", cost.stored), bytes(cost.stored_bytes) + " in " + s.dtype + bits),
+      this.ledger("Served beside the model", this.out_("served", cost.served), stays ? stays + " stay at inference" : "nothing stays"),
+      this.ledger("Backbone", this.out_("backbone", cost.backbone), bytes(cost.base_bytes) + " as it is held")
+    ];
+    if (cost.head) facts.push(this.ledger("New task head", this.out_("head", cost.head), "counted apart"));
+    if (cost.positions) facts.push(this.ledger("Extra positions", this.out_("positions", cost.positions), "in every sequence"));
+    var meter = make("div", { class: "pf-meter", "aria-hidden": "true" }, make("i", {}));
+    meter.firstChild.style.width = Math.min(100, cost.percent) + "%";
+    return [
+      make("p", { class: "pf-big", "aria-live": "polite" }, [this.out_("trained", cost.trained), make("span", { class: "pf-big__unit" }, "trained parameters, " + percent(cost.percent) + " of " + this.modelName())]),
+      meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.foot("cost")
+    ].filter(Boolean);
+  }
+  table(label, heads, rows, numeric) {
+    var head = make("tr", {}, heads.map(function (t, i) { return make("th", { scope: "col", class: i >= numeric ? "n" : null }, t); }));
+    return make("div", { class: "pf-scroll", tabindex: "0", role: "region", "aria-label": label },
+      make("table", { class: "pf-table" }, [make("thead", {}, head), make("tbody", {}, rows)]));
+  }
+  tensors(cost) {
+    var rows = cost.tensors.map(function (t) {
+      return make("tr", {}, [
+        make("th", { scope: "row" }, make("code", {}, t.name)), make("td", { class: "pf-roles" }, together(t.roles) || t.per),
+        make("td", { class: "pf-num" }, t.shape ? t.shape.map(number).join(" × ") || "1" : number(t.count)),
+        make("td", { class: "n" }, number(t.sites)), make("td", { class: "n" }, number(t.trained)),
+        make("td", { class: "n" }, held(t.stored, t.stored_bits)), make("td", { class: "n" }, held(t.served, t.served_bits))
+      ]);
+    });
+    return this.table("Per tensor", ["Tensor", "Roles", "Shape", "Sites", "Trained", "Stored", "Served"], rows, 3);
+  }
+  layers(cost) {
+    var body = cost.layers.map(function (l) {
+      var name = l.from === null ? { outside: "outside the layers", spread: "over all places together" }[l.stack] : l.stack + " " + (l.from === l.to ? l.from : l.from + "–" + l.to);
+      return make("tr", {}, [make("th", { scope: "row" }, name), make("td", { class: "n" }, number(l.from === null ? 1 : l.to - l.from + 1))].concat(
+        [number(l.trained), held(l.stored, l.bits), held(l.served, l.served_bits)].map(function (t) { return make("td", { class: "n" }, t); })));
+    });
+    var details = make("details", { class: "pf-details pf-layers", open: this.layersOpen }, [make("summary", {}, "Per layer"), this.table("Per layer", ["Layer", "How many", "Trained in each", "Stored", "Served"], body, 1)]), self = this;
+    details.addEventListener("toggle", function () { self.layersOpen = details.open; });
+    return body.length ? details : null;
+  }
+}

@@ -1,0 +1,75 @@
+"""The legend of an equation, folded relations, sorted tables and pictures as a reader uses them."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_symbol_marks_its_meaning_and_its_tensor(watched: Page, address: str) -> None:
+    watched.goto(f"{address}methods/hyperformer_pp.html")
+    line = watched.locator(".pf-symbols li", has=watched.get_by_role("link", name="z_task"))
+    number = line.get_attribute("data-symbol")
+    sign = watched.locator(f'.pf-equation .katex-html [data-symbol="{number}"]')
+    row = watched.locator("#tensor-z_task")
+    sign.hover()
+    for marked in (line, sign, row):
+        expect(marked).to_have_class(r"is-marked" if marked is not sign else "enclosing is-marked")
+    watched.locator("h1").hover()
+    expect(row).not_to_have_class("is-marked")
+    line.get_by_role("link").focus()
+    expect(sign).to_have_class("enclosing is-marked")
+    watched.keyboard.press("Enter")
+    expect(watched).to_have_url(f"{address}methods/hyperformer_pp.html#tensor-z_task")
+
+
+def test_descendants_are_folded_by_category(watched: Page, address: str) -> None:
+    watched.goto(f"{address}methods/lora.html")
+    groups = watched.locator("details.pf-relations")
+    closed = [group for group in groups.all() if group.get_attribute("open") is None]
+    assert len(closed) > 5
+    link = closed[0].locator("a").first
+    expect(link).to_be_hidden()
+    watched.goto(f"{address}methods/lora.html#{closed[0].get_attribute('id')}")
+    expect(link).to_be_visible()
+
+
+def test_a_table_sorts_by_keyboard(watched: Page, address: str) -> None:
+    watched.goto(f"{address}measured.html")
+    table = watched.locator("table[data-sort]").first
+
+    def column(n: int) -> list[str]:
+        return table.locator(f"tbody tr > :nth-child({n})").all_inner_texts()
+
+    before = column(5)
+    head = table.get_by_role("button", name="Trained")
+    head.focus()
+    watched.keyboard.press("Enter")
+    expect(table.get_by_role("columnheader", name="Trained")).to_have_attribute("aria-sort", "descending")
+    numbers = [int(text.replace(",", "")) for text in column(5)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert sorted(before) == sorted(column(5))
+    watched.keyboard.press("Enter")
+    assert [int(text.replace(",", "")) for text in column(5)] == numbers[::-1] or numbers[0] > numbers[-1]
+    expect(table.get_by_role("columnheader", name="Trained")).to_have_attribute("aria-sort", "ascending")
+    table.get_by_role("button", name="Method").click()
+    names = [name.strip().lower() for name in column(1)]
+    assert names == sorted(names)
+
+
+def test_pictures_fit_a_phone(watched: Page, address: str) -> None:
+    watched.set_viewport_size({"width": 390, "height": 800})
+    for name in ("index", "measured", "architectures", "timeline", "taxonomy", "survey", "crosswalk", "methods/lora"):
+        watched.goto(f"{address}{name}.html")
+        assert watched.evaluate("document.documentElement.scrollWidth") <= 390, name
+        sizes = watched.evaluate(
+            """[...document.querySelectorAll("svg.pf-chart text, svg.pf-scale text")].map(
+                t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a)"""
+        )
+        assert all(size > 8 for size in sizes), name
+    watched.goto(f"{address}timeline.html")
+    expect(watched.locator("svg.pf-lanes")).to_be_visible()
+    watched.goto(f"{address}taxonomy.html")
+    expect(watched.locator("peft-graph svg")).to_be_visible()
