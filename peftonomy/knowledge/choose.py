@@ -7,6 +7,7 @@ optimiser, a base in NF4, a smaller batch. The pages of the site follow the same
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
+    from ..schema.evidence import Run
 
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
 
@@ -34,6 +36,7 @@ PRIORITIES = {
     "libraries": ("most used", "the most libraries and trainers, then the most methods that build on it"),
     "memory": ("least memory", "the least memory of the training step"),
     "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
+    "evidence": ("best published result", "the best result in the published comparison that is shown"),
 }
 """What can come first, each with its name and meaning. Ties are broken by use, then by age."""
 RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -95,6 +98,7 @@ class Candidate:
     percent: float
     stored_bytes: int
     libraries: tuple[str, ...]
+    evidence: Run | None
     placed: Placed = field(repr=False, compare=False)
 
     @property
@@ -125,6 +129,10 @@ class Candidate:
             "quantized": self.setting.quantized, "relaxed": list(self.relaxed), "steps": list(self.steps),
             "accumulate": self.accumulate, "bytes": self.bytes, "trained": self.trained, "percent": self.percent,
             "stored_bytes": self.stored_bytes, "libraries": list(self.libraries),
+            "evidence": None if self.evidence is None else {
+                "study": self.evidence.study, "run": self.evidence.run, "metric": self.evidence.metric,
+                "value": self.evidence.value,
+            },
         }  # fmt: skip
 
 
@@ -188,6 +196,9 @@ def choose(
     _check(kb, wishes, n)
     checked_gpu(wishes.gpu)
     backbone = kb.backbone(model)
+    runs = best_runs(kb, study_for(kb, backbone))
+    if wishes.by == "evidence" and not runs:
+        raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
     budget = trained_budget(wishes.trained, backbone.parameters)
     allowed = {need: {*stored(kb, need).ids} for need in wishes.needs}
     sized: list[tuple[tuple[Any, ...], Placed, dict[str, int], Cost]] = []
@@ -204,8 +215,12 @@ def choose(
             continue
         if not cost.trained:
             reasons.append("trains nothing by itself")
+        if cost.trained >= cost.backbone and not only:
+            reasons.append("trains all parameters of the model")
         if wishes.by == "stored":
             rank = (rank[0], cost.stored_bytes, *rank[1:])
+        if wishes.by == "evidence":
+            rank = (rank[0], -_quality(kb, runs.get(method.id)), *rank[1:])
         if reasons:
             refused.append((rank, Refusal(method.id, tuple(reasons))))
         else:
@@ -213,7 +228,7 @@ def choose(
     sized.sort(key=lambda item: item[0])
     found: list[tuple[tuple[Any, ...], Candidate]] = []
     for rank, placed, given, cost in sized:
-        answer = _fitted(placed, given, cost, wishes)
+        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id))
         if isinstance(answer, Refusal):
             refused.append((rank, answer))
             continue
@@ -230,7 +245,7 @@ def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool
     """Return whether a refused method would come before the last one found, had it fitted."""
     if wishes.by == "memory":
         return bool(rank[0] <= last[0])
-    if wishes.by == "stored" and len(rank) < len(last):
+    if wishes.by in ("stored", "evidence") and len(rank) < len(last):
         return False  # it cannot be counted at all
     return rank < last
 
@@ -325,10 +340,45 @@ def _within(placed: Placed, budget: int | None, width: int) -> tuple[dict[str, i
     raise UsageError(f"trains {least.trained:,}{at}")
 
 
+# Published runs
+
+
+def study_for(kb: Records[Any], model: Backbone) -> str | None:
+    """Return the published comparison on a model of the same kind, such as decoders; None if there is none."""
+    for key, study in kb.studies.items():
+        known = study.model is not None and study.model in kb.models
+        if known and kb.models[str(study.model)].family.kind == model.family.kind:
+            return key
+    return None
+
+
+def best_runs(kb: Records[Any], study: str | None) -> dict[str, Run]:
+    """Return each method's best run in a study, by the study's first metric."""
+    found: dict[str, Run] = {}
+    if study is None:
+        return found
+    metric = next(iter(kb.studies[study].metrics))
+    for run in kb.evidence:
+        if (run.study, run.metric) == (study, metric):
+            known = found.get(run.method)
+            if known is None or _quality(kb, run) > _quality(kb, known):
+                found[run.method] = run
+    return found
+
+
+def _quality(kb: Records[Any], run: Run | None) -> float:
+    """Return a number that is higher for better runs, the lowest for a method without one."""
+    if run is None:
+        return -math.inf
+    return run.value if kb.studies[run.study].metrics[run.metric].better == "higher" else -run.value
+
+
 # The training step
 
 
-def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -> Candidate | Refusal:
+def _fitted(
+    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None
+) -> Candidate | Refusal:
     """Relax the step until it fits, and no further."""
     method = placed.method
     asked = wishes.setting
@@ -376,7 +426,7 @@ def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
-        cost.stored_bytes, tuple(libraries(method)), placed,
+        cost.stored_bytes, tuple(libraries(method)), evidence, placed,
     )  # fmt: skip
 
 

@@ -255,7 +255,7 @@
           this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),
-        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.method),
+        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence),
         make("p", { class: "pf-small pf-muted" }, why), this.code(c, question)
       ]);
     }
@@ -296,13 +296,13 @@
         return make("li", {}, [make("strong", {}, title.charAt(0).toUpperCase() + title.slice(1)), ": " + pf.binary(c.steps[i]) + " → " + pf.binary(c.steps[i + 1]) + ". " + self.relaxation(name)[2] + (name === "batch" ? extra : "")]);
       })) : "";
     }
-    /* Published runs of the method, where there are some. */
-    evidence(id) {
-      var runs = (peft.choices.evidence || {})[id] || [], studies = peft.choices.studies || {};
-      return runs.length ? make("ul", { class: "pf-choice__evidence" }, runs.map(function (r) {
-        var study = studies[r.study];
-        return make("li", {}, [make("strong", {}, study.metric + " " + r.shown), " in " + study.name + ", " + study.model + (r.trained ? ", " + number(r.trained) + " trained" : "") + ". ", make("span", { class: "pf-muted" }, study.limits)]);
-      })) : "";
+    /* The best published run of the method, where there is one. */
+    evidence(run) {
+      if (!run) return "";
+      var study = peft.choices.studies[run.study], shown = study.share ? (100 * run.value).toFixed(1) + " %" : Number(run.value.toPrecision(3));
+      return make("p", { class: "pf-choice__evidence" }, [
+        make("strong", {}, study.metric + " " + shown), " with " + study.model + (run.trained ? ", " + number(run.trained) + " trained" : "") + " (", make("a", { href: "measured.html" }, study.name), "). ", make("span", { class: "pf-muted" }, study.limits)
+      ]);
     }
     code(c, question) {
       var text = pf.tried(function () { return peft.script(c, question); }).value;
