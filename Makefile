@@ -53,7 +53,9 @@ fuzz: $(VENV)/dev.stamp
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.fuzz --jobs $(JOBS)
 
 grid: $(VENV)/dev.stamp
-	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_peft_at_random.py tests/test_simulator.py
+	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_peft_at_random.py tests/test_simulator.py \
+	  tests/test_backbones.py tests/test_backbones_selection.py tests/test_engine.py tests/test_engine_memory.py \
+	  tests/test_operations.py tests/test_operations_forms.py
 
 # Each newest release gets an environment of its own; what they print is compared with the files and the pinned release.
 drift: $(VENV)/dev.stamp
@@ -69,7 +71,7 @@ drift: $(VENV)/dev.stamp
 	  done; exit $$peft
 
 pictures: $(VENV)/dev.stamp
-	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py && $(bin)/python site/pictures/cards.py
+	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && $(bin)/python site/pictures/take.py && $(bin)/python site/pictures/previews.py
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

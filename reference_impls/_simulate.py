@@ -156,6 +156,8 @@ class Setup:
     question: Question
     class_: type[transformers.PreTrainedModel]
     config: transformers.PretrainedConfig
+    names: frozenset[str]
+    """The parameters that the model has when it is loaded, tied ones once."""
     implementation: Any = None
 
     @classmethod
@@ -174,7 +176,8 @@ class Setup:
             if type(number) is not int or number < 1:
                 raise UsageError(f"{name}: found {number}; expected a whole number from 1")
         backbone = kb.backbone(model)
-        task = backbone.inventory(backbone.trained_task if task is None else task, num_labels).task
+        inventory = backbone.inventory(backbone.trained_task if task is None else task, num_labels)
+        task = inventory.task
         if task not in SIMULATED:
             raise UsageError(f"task: found {task}; expected one of {', '.join(SIMULATED)}")
         roles = None if targets is None else tuple(targets)
@@ -193,7 +196,7 @@ class Setup:
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
-        return cls(question, class_, config, implementation)
+        return cls(question, class_, config, frozenset(inventory.parameters()), implementation)
 
 
 def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transformers.PretrainedConfig:
@@ -209,6 +212,14 @@ def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transf
         if getattr(config, token, None) is None:
             setattr(config, token, 0)
     return config
+
+
+def _untie(model: transformers.PreTrainedModel, names: frozenset[str]) -> None:
+    """Give the output embedding a weight of its own if a loaded model has one and a built model does not."""
+    for name in sorted(names - {name for name, _ in model.named_parameters()}):
+        path, _, suffix = name.rpartition(".")
+        setattr(model.get_submodule(path), suffix, nn.Parameter(torch.empty_like(model.get_parameter(name))))
+        model.config.tie_word_embeddings = False
 
 
 def measured(setup: Setup) -> Simulation:
@@ -244,6 +255,21 @@ def measured(setup: Setup) -> Simulation:
     )  # fmt: skip
 
 
+def saved(setup: Setup) -> int:
+    """Return `kept` of the same simulation. It costs a fraction, because the second step ends with its forward pass."""
+    with conventions(), Memory() as memory:
+        training = Training(setup)
+        training.loss().backward()
+        training.update()
+        memory.begin()
+        memory.mark("activations", training.given)
+        memory.mark("weights")
+        loss = training.loss()
+        kept: int = memory.mark("activations")
+        del loss
+    return kept
+
+
 class Training:
     """A model in training mode with a method and a trainable task head, a batch, and an optimizer."""
 
@@ -265,6 +291,7 @@ class Training:
         class_ = cast(Any, setup.class_)
         attention = question.attention if class_._supports_sdpa else "eager"
         model = class_._from_config(copy.deepcopy(setup.config), dtype=dtype, attn_implementation=attention).train()
+        _untie(model, setup.names)
         targets = {} if question.targets is None else {"targets": question.targets}
         with _default_dtype(dtype):
             self._method().apply(model, **question.hyperparameters, **targets)

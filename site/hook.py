@@ -144,6 +144,7 @@ _around: dict[str, Around] = {}
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leave blocks of HTML out."""
+    _step(config)
     around = _around[page.file.src_uri] = Around()
     return around.cut(markdown)
 

@@ -112,9 +112,6 @@ TOTALS = {
     "starcoder_15b": 15_517_456_384,
     "yi_34b": 34_388_917_248,
     "yi_6b": 6_061_035_520,
-}
-# The same of checkpoints that hold their output embedding apart, which transformers 5 builds tied.
-APART = {
     "mt5_small": 300_176_768,
     "mt5_base": 582_401_280,
     "mt5_large": 1_229_581_312,
@@ -209,12 +206,20 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 
 def built(family: Family, task: str, config: Mapping[str, Any]) -> torch.nn.Module:
-    """What `transformers` builds, on the meta device: shapes without memory."""
+    """What `from_pretrained` of `transformers` gives, on the meta device: shapes without memory."""
     labels = family.tasks[task].labels or LABELS
     made = transformers.AutoConfig.for_model(family.model_type, **config, num_labels=labels)
     with torch.device("meta"):
         model: torch.nn.Module = getattr(transformers, family.tasks[task].class_)(made)
+        if config.get("tie_word_embeddings") is False and made.tie_word_embeddings:
+            separate_output(model)
     return model
+
+
+def separate_output(model: Any) -> None:
+    """Give the output embedding a weight of its own, as in a checkpoint that has one."""
+    if (head := model.get_output_embeddings()) is not None:
+        head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
 
 
 def labels(backbone: Backbone, task: str) -> int:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
+from .site_kit import common
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -89,9 +91,7 @@ def search(page: Page, words: str) -> None:
 @pytest.fixture(scope="session")
 def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site, which all workers of a run share: the first that needs it builds it."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
+    folder = common(tmp_path_factory)
     whole = folder / "site"
     with FileLock(folder / "site.lock"):
         if not whole.is_dir():

@@ -14,6 +14,7 @@ import peftonomy
 
 from .browser_kit import address, browser, page, site, watched  # noqa: F401 (fixtures)
 from .cli_kit import run, tree  # noqa: F401 (fixtures)
+from .site_kit import made  # noqa: F401 (fixture)
 from .tools_kit import clipboard  # noqa: F401 (fixture)
 
 collect_ignore = ["oracles/adapters_side.py"]    # runs in an environment of its own, with another transformers

@@ -7,10 +7,12 @@ of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -105,11 +107,37 @@ class Case:
         """The same step, simulated."""
         from reference_impls import _simulate
 
+        with _simulate.fake():
+            return _simulate.measured(self.setup())
+
+    def run(self) -> Any:
+        """The same step on real tensors; None where the CPU lacks an operation or needs other values."""
+        from reference_impls import _simulate
+
+        torch.manual_seed(0)
+        try:
+            return _simulate.measured(self.setup())
+        except RuntimeError:
+            return None
+
+    def saved(self) -> Iterator[int]:
+        """Yield the bytes between the passes of the same step: on real tensors, and then simulated."""
+        from reference_impls import _simulate
+
+        with contextlib.suppress(RuntimeError):
+            yield _simulate.saved(self.setup())
+        with _simulate.fake():
+            yield _simulate.saved(self.setup())
+
+    def setup(self) -> Any:
+        """What a step is run for."""
+        from reference_impls import _simulate
+
         warnings.simplefilter("ignore")
-        return _simulate.simulate(
+        return _simulate.Setup.of(
             knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
             optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
-            targets=self.targets, task=self.trains, **self.hyperparameters,
+            targets=self.targets, task=self.trains, hyperparameters=self.hyperparameters,
         )  # fmt: skip
 
 

@@ -235,6 +235,8 @@ def _arguments(rng: random.Random, peft_type: str, names: Names) -> Iterator[tup
                 continue  # whole layers, by default all of them
             elif rng.random() < (0.85 if prompts and field.name == "task_type" else often):
                 yield field.name, how(rng, names)
+        elif field.name in changed and rng.random() < 0.005:  # few types allow null
+            yield field.name, None
         elif field.name in changed | needed:
             known = _value(rng, hints[field.name], field.name, names)
             if known is not None and not (known == 0 and field.name in needed):
@@ -347,10 +349,9 @@ def theirs(case: Case) -> Theirs:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        config = {name: value for name, value in case.config.items() if value is not None}
         try:
-            configured(config)
-            model = wrapped(base(case), config)
+            configured(case.config)
+            model = wrapped(base(case), case.config)
             found = counts(model)
             saved = model.peft_config["default"].to_dict()
         except Exception as error:
@@ -371,11 +372,11 @@ def outcomes(case: Case, answer: Theirs) -> dict[str, Outcome]:
         return {"written": _outcome(case, case.config, None, answer)}
     known, saved = answer
     try:
-        configured({name: value for name, value in saved.items() if value is not None})
+        configured(saved)
     except (TypeError, ValueError) as error:  # peft does not read what it has saved
         return {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, None, str(error))}
     found = {"written": _outcome(case, case.config, known, ""), "saved": _outcome(case, saved, known, "")}
-    if found["saved"].word == "wrong":  # what peft saves may mean something else when it reads it
+    if found["saved"].word in ("wrong", "refused"):  # what peft saves may mean something else when it reads it
         again = theirs(case._replace(config=saved))
         read = (None, again) if isinstance(again, str) else (again[0], "")
         found["saved"] = _outcome(case, saved, *read)

@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 NO_COMMAND: list[tuple[str, dict[str, Any], str]] = [
     ("csot", LORA, "unknown tool 'csot'; did you mean cost?"),
     ("cost", {"modle": "gpt2"}, "unknown argument 'modle'; did you mean model?"),
-    ("cost", LORA | {"set": ["r"]}, "set: found a list of 1; expected an object of hyperparameters"),
+    ("cost", LORA | {"set": ["r"]}, "set: found a list of 1; expected an object of names and values"),
     ("cost", LORA | {"set": {"r": {}}}, "set.r: found a mapping of 0; expected text, a number, true or false"),
     ("cost", LORA | {"targets": [None]}, "targets: found null; expected text, a number, true or false"),
     ("memory", {"checkpointing": "yes"}, "checkpointing: found 'yes'; expected true or false"),

@@ -25,6 +25,7 @@ from .backbones_kit import (
     shapes,
     tiny,
 )
+from .grid import drawn
 
 pytestmark = pytest.mark.torch
 
@@ -200,7 +201,7 @@ TARGETS_THE_HEAD = ("token_cls", "question_ans")
 PEFT_CASES = [
     pytest.param(model_type, task, suffixes, id=f"{model_type}-{task}-{suffixes}")
     for model_type, family in FAMILIES.items()
-    for task in family.tasks
+    for task in dict.fromkeys([family.default_task, *drawn(model_type, family.tasks, 2)])
     for suffixes in [*SUFFIXES.get(model_type, [["q_proj", "v_proj"]]), "all-linear"]
     if not (task == "token_cls" and "EncDec" in str(suffixes))      # which has the encoder only
     and (model_type, task, suffixes) not in FAILS and (suffixes != "all-linear" or not family.expert_names)

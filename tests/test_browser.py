@@ -21,7 +21,8 @@ MODELS = ("roberta_base", "t5_base", "llama_3_8b")
 KINDS = (
     "index.html", "methods/index.html", "methods/lora.html", "categories/additive.html", "models/index.html",
     "models/t5_base.html", "taxonomy.html", "calculator.html", "references.html", "api.html", "about.html", "404.html",
-    "compare.html", "planner.html", "memory.html",
+    "compare.html", "planner.html", "idea.html", "memory.html", "reference/index.html", "reference/python.html",
+    "guides/add.html",
 )  # fmt: skip
 """One page of each kind."""
 LOOKED_AT = """() => {

@@ -97,7 +97,7 @@ def test_requirements_and_wrong_answers(watched: Page, address: str, kb: Knowled
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("llama 2 7b", "Llama 2 7B"), ("FacebookAI/roberta-base", "RoBERTa-base"),
+        ("llama 2 7b", "Llama 2 7B"), ("FacebookAI/roberta-base", "RoBERTa base"),
         ("NousResearch/Llama-2-7b-hf", "Llama 2 7B"),
         ("unsloth/llama-3.1-8b-bnb-4bit", "Llama 3.1 8B"), ("gemma", "Several models"), ("zzz", "No model here"),
     ],
@@ -149,6 +149,35 @@ def test_an_address_without_fault_is_told_nothing(watched: Page, address: str) -
     expect(watched.locator(".pf-odd")).to_have_count(1)
     watched.get_by_label("Batch").fill("2")
     expect(watched.locator(".pf-odd")).to_have_count(0)
+
+
+# The nearest methods.
+
+
+def test_the_methods_near_an_idea_are_found(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """Describe a mechanism, and get the nearest methods with their differences; the address keeps the description."""
+    watched.set_viewport_size(PHONE)    # type: ignore[arg-type]
+    watched.goto(f"{address}compare.html")
+    watched.get_by_role("link", name="whether it is new").click()
+    idea = {"acts_on": "weight", "trains": "vector", "freezes": "random", "sharing": "layers"}
+    words = ("weight matrices", "vectors", "random tensors", "several layers")
+    for aspect, word in zip(idea, words, strict=True):
+        watched.locator(f"[data-aspect={aspect}]").get_by_role("checkbox", name=word, exact=True).press("Space")
+    found = kb.nearest(**idea, n=6).found
+    near = watched.locator("[data-near]")
+    assert near.evaluate_all("all => all.map(n => n.dataset.near)") == [n.method for n in found]
+    for method in found:
+        said = watched.locator(f"[data-near={method.method}] .pf-differences li").all_inner_texts()
+        assert said == [f"{d.name}: {d.sentence}" for d in method.differences]
+    again = watched.url
+    watched.goto("about:blank")
+    watched.goto(again)
+    expect(near.first).to_have_attribute("data-near", found[0].method)
+    watched.get_by_label("Begin with a method").fill("VeRA")
+    watched.keyboard.press("Tab")
+    expect(watched.get_by_role("status").filter(has_text="One method has all of this.")).to_be_visible()
+    expect(near.first).to_have_attribute("data-near", "vera")
+    assert watched.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 # By keyboard alone, on a narrow screen.

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from peftonomy import KnowledgeBase
 from peftonomy.cli.main import cli
-from peftonomy.site import pages
+
+from .site_kit import Pages
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "benchmarks/README.md", ".github")
 NAMED = re.compile(
@@ -68,9 +68,9 @@ def test_documents_name_commands_that_exist(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pages_name_commands_that_exist(kb: KnowledgeBase) -> None:
-    made = {path: str(text) for path, text in pages(kb).items() if path.endswith(".md")}
-    named = [(path, line) for path, text in made.items() for line in commands(text)]
+def test_pages_name_commands_that_exist(made: Pages) -> None:
+    shown = {path: str(text) for path, text in made.items() if path.endswith(".md")}
+    named = [(path, line) for path, text in shown.items() for line in commands(text)]
     assert {"index.md", "planner.md", "contribute.md", "memory.md"} <= {path for path, _ in named}
     assert [(path, line, refusal(line)) for path, line in named if refusal(line)] == []
 

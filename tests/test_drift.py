@@ -52,7 +52,8 @@ def altered(found: dict[str, Any], kind: str) -> tuple[dict[str, Any], list[tupl
         del arguments[last]
         arguments["brand_new"] = [1, "two", {"three": None}]
     above = {name: new["types"]["LORA"]["arguments"][name] for name in PEFT.arguments} if "LORA" in new["types"] else {}
-    new["types"]["ZZ_TOP"] = {"symbol": "TopConfig", "saved": "top", "arguments": above | {"beard": True}}
+    beard = {"arguments": above | {"beard": True}, "nullable": []}
+    new["types"]["ZZ_TOP"] = {"symbol": "TopConfig", "saved": "top", **beard}
     new["version"] = "99.0"
     return new, [
         ("version", "", ""), ("default", kind, first), ("argument is gone", kind, last),

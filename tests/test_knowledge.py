@@ -287,16 +287,15 @@ def grown(tmp_path: Path, root: Path) -> KnowledgeBase:
 @pytest.mark.slow
 def test_one_more_method_shows_up_everywhere(grown: KnowledgeBase) -> None:
     pytest.importorskip("jinja2")
-    from peftonomy.site import pages
+    from peftonomy.site import preview
 
     assert [str(p) for p in peftonomy.check(grown)] == []
     assert grown["vector_scaling"].cost("bert_base").trained == 12 * 2 * 768
     command = [sys.executable, "-m", "peftonomy", "--root", str(grown.root)]
     out = subprocess.run([*command, "methods"], capture_output=True, text=True, check=True)
     assert "vector_scaling" in out.stdout
-    rendered = pages(grown)
-    assert "api/v1/methods/vector_scaling.json" in rendered
-    page = next(text for path, text in rendered.items() if path.endswith("vector_scaling.md"))
+    path, page = next(preview(grown, ["vector_scaling"]))
+    assert path == "methods/vector_scaling.md"
     assert "Vector scaling" in str(page)
     assert "Shown on the site" in str(page)
 

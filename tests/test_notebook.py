@@ -24,6 +24,7 @@ def test_every_result_is_a_table(kb: KnowledgeBase) -> None:
         (lora.sweep(r=RANKS), "lora on gpt2"),
         (kb.costs(["lora", "ia3"], "gpt2"), "<td>ia3</td>"),
         (kb.query("year == 2021"), "<td>lora</td>"),
+        (kb.compare("lora", "vera"), "VeRA"),
         (kb["lora"], "<td>alpha</td>"),
         (kb, f"{len(kb)} methods, {len(kb.models)} models"),
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import statistics
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
 from tests.operations_kit import Case, predicted, tiny
+
+from .grid import WHOLE
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,7 @@ def cases() -> Iterator[tuple[str, str, str]]:
 def chosen() -> list[tuple[str, str, str]]:
     """Choose a case for each family and for each method; with GRID=whole (`make grid`), all of them."""
     everything = sorted(set(cases()))
-    if os.environ.get("GRID") == "whole":
+    if WHOLE:
         return everything
     drawn = random.Random("operations").sample(everything, len(everything))
     first: dict[str, tuple[str, str, str]] = {}
@@ -97,6 +98,7 @@ def chosen() -> list[tuple[str, str, str]]:
 @pytest.mark.torch
 @pytest.mark.parametrize(("family", "method", "setting"), chosen())
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
+    """A step on real tensors takes a third of the time. If it fails or differs, the simulated step decides."""
     case = Case(family, method, **settings(family)[setting])
     try:
         ours = predicted(case)
@@ -104,17 +106,27 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
         with pytest.raises((UsageError, RuntimeError)):
             case.simulate()
         return
+    excepted = f"{method} {family} {setting}" in EXCEPTIONS
+    real = None if excepted else case.run()
+    if real is not None and agree(ours, real):
+        return
     try:
         found = case.simulate()
     except RuntimeError as error:  # the method's start is computed where torch has no such operation
         if "Low precision" not in str(error):
             raise
         pytest.skip(f"torch refuses to simulate it: {error}")
-    assert (ours.kept == found.kept) != (f"{method} {family} {setting}" in EXCEPTIONS), (ours.kept, found.kept)
-    assert ours.peak == pytest.approx(found.peak, rel=TINY)
-    assert (ours.trained, ours.optimizer_states) == (found.trained, found.optimizer_states)
+    assert (ours.kept == found.kept) != excepted, (ours.kept, found.kept)
+    assert agree(ours, found, ("kept",) if excepted else ()), (ours, found)
+
+
+def agree(ours: Memory, step: Any, but: tuple[str, ...] = ()) -> bool:
+    """Return True if a prediction has the bytes and operations of a step that was run. Peaks may differ a little."""
+    same = ["kept", "trained", "optimizer_states"]
     if ours.setting.attention == "eager":
-        assert (ours.forward_flops, ours.step_flops) == (found.forward_flops, found.step_flops)
+        same += ["forward_flops", "step_flops"]
+    alike = all(getattr(ours, name) == getattr(step, name) for name in same if name not in but)
+    return alike and ours.peak == pytest.approx(step.peak, rel=TINY)
 
 
 def public() -> list[tuple[dict[str, str], Memory]]:

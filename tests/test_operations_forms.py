@@ -18,13 +18,14 @@ from peftonomy.memory.answer import Asked, remembered
 from peftonomy.memory.forms import Form, Question
 from peftonomy.memory.setting import DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.memory.symbols import Compiled, Real, Trace, at, int_of
+from tests.grid import WHOLE
 from tests.operations_kit import Case
 from tests.test_operations import FAMILIES, HOMES, KB, METHODS, PLAIN
 
 EVERYWHERE = ("full_fine_tuning", "lora")
 SAMPLED = 2
 """Methods besides these, drawn by the family's name, that are tried on each family."""
-KINDS, QUESTIONS = 2, 3
+KINDS, QUESTIONS = 2 if WHOLE else 1, 3
 """How many settings are drawn for a plan, and how many questions for each."""
 
 

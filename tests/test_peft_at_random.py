@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 
 from tests.peft_random import cases, drawn, outcomes
 
+from .grid import WHOLE
+
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore"),      # of peft, of transformers, of torch: the models are odd on purpose
 ]
 SEED, CHUNK = 20, 50
-CASES = 10_000 if os.environ.get("GRID") == "whole" else 200
+CASES = 10_000 if WHOLE else 200
 
 
 @pytest.mark.parametrize("start", range(0, CASES, CHUNK))

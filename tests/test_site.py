@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import pickle
 import re
 import shutil
 import subprocess
@@ -23,21 +24,16 @@ import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.site import _closed, pages, write
 
+from .site_kit import REPOSITORY, Pages
 from .trees import small_tree
 
 pytestmark = pytest.mark.slow
 
-Pages = dict[str, str | bytes]
 LEDGERS = (
     "trained", "stored", "stored_bits", "stored_bytes", "served", "head", "backbone", "base_bytes", "percent",
 )  # fmt: skip
 ASKED = ("task", "num_labels", "targets", "target_modules", "dtype")
 HOSTILE = "<script>alert(1)</script> *a* _b_ `c` [d](javascript:alert(2)) ${{7*7}} {{ 7*7 }} \u202egnp"
-
-
-@pytest.fixture(scope="session")
-def made(kb: KnowledgeBase) -> Pages:
-    return pages(kb, repository="https://example.org/peftonomy")
 
 
 def tree(root: Path, target: Path) -> Path:
@@ -72,18 +68,15 @@ def test_every_record_has_its_page_and_its_json(kb: KnowledgeBase, made: Pages) 
 
 
 @pytest.mark.slow
-def test_the_same_knowledge_base_gives_the_same_bytes(root: Path, made: Pages) -> None:
-    again = pages(peftonomy.load(root), repository="https://example.org/peftonomy")
+def test_another_process_without_mkdocs_makes_the_same_bytes(root: Path, made: Pages) -> None:
+    code = (
+        "import pickle, sys; sys.modules['mkdocs'] = None; import peftonomy, peftonomy.site as s\n"
+        f"sys.stdout.buffer.write(pickle.dumps(s.pages(peftonomy.load(), repository={REPOSITORY!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, stdout=subprocess.PIPE)
+    again = pickle.loads(done.stdout)
     assert list(again) == list(made)
     assert [p for p in made if again[p] != made[p]] == []
-
-
-@pytest.mark.slow
-def test_rendering_needs_no_mkdocs(root: Path) -> None:
-    code = (
-        "import sys; sys.modules['mkdocs'] = None; import peftonomy.site as s; s.pages(__import__('peftonomy').load())"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
 def test_a_method_page_says_what_the_entry_says(kb: KnowledgeBase, made: Pages) -> None:

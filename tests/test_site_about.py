@@ -12,7 +12,7 @@ import pytest
 from peftonomy import KnowledgeBase
 from peftonomy.site import _about
 from peftonomy.site._method import method_page
-from peftonomy.site._site import CARDS, Site
+from peftonomy.site._site import PREVIEWS, Site
 
 from .conftest import ROOT
 
@@ -74,8 +74,8 @@ def test_the_citation_is_that_of_the_checkout() -> None:
 
 
 def test_every_kind_of_page_has_a_picture() -> None:
-    pictures = {path.stem for path in (ROOT / "site" / "assets" / "cards").glob("*.jpg")}
-    assert pictures == {*CARDS.values(), "page"}
+    pictures = {path.stem for path in (ROOT / "site" / "assets" / "previews").glob("*.jpg")}
+    assert pictures == {*PREVIEWS.values(), "page"}
 
 
 def test_llms_txt_links_files_of_the_site(site: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 import peftonomy
 from peftonomy import KnowledgeBase
 from peftonomy.knowledge.rules import RULES
-from peftonomy.site import _names, pages
+from peftonomy.site import _names
+from peftonomy.site._pages import each_page
 from peftonomy.site._site import Site
 
+from .site_kit import Pages
 from .test_site import edited
 
 
@@ -43,7 +46,7 @@ def test_a_shared_alias_is_listed_with_year_and_category(root: Path, tmp_path: P
     assert others == sorted(others, key=lambda m: (kb[m].year, kb[m].name.lower()))
     assert "lora" not in others
     assert set(others) == {m.id for m in kb.values() if "r" in m.entry.hyperparameters} - {"lora"}
-    made = pages(kb)
+    made = dict(takewhile(lambda page: page[0] != "memory.md", each_page(Site(kb), ())))
     for path, prefix in (("names.md", "methods/"), ("methods/index.md", "")):
         text = html.unescape(str(made[path]))
         assert re.search(rf'href="{prefix}lora.html">LoRA</a> \({kb["lora"].year}, [^)]*›', text), path
@@ -61,8 +64,7 @@ def test_words_of_settings_keep_their_meanings_apart(kb: KnowledgeBase) -> None:
 
 
 @pytest.mark.slow
-def test_the_contributors_page_has_every_rule_field_and_the_template(kb: KnowledgeBase) -> None:
-    made = pages(kb)
+def test_the_contributors_page_has_every_rule_field_and_the_template(kb: KnowledgeBase, made: Pages) -> None:
     text = html.unescape(str(made["contribute.md"]))
     for rule in RULES:
         example = kb.taxonomy.rule_examples[rule.name]

@@ -23,31 +23,31 @@ from mkdocs.config import load_config
 import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.cli import main as _cli
-from peftonomy.site import build, pages, preview
+from peftonomy.site import build, preview
 from peftonomy.site._around import Around
 
+from .site_kit import REPOSITORY, Pages
 from .trees import small_tree
 
 
 @pytest.mark.slow
 def test_the_written_folder_holds_exactly_the_pages(
-    kb: KnowledgeBase, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: Pages, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    folder, repository = tmp_path / "pages", "https://example.org/peftonomy"
-    assert _cli.main(["site", "pages", "--out", str(folder), "--repository", repository]) == 0
-    wanted = pages(kb, repository=repository)
+    folder = tmp_path / "pages"
+    assert _cli.main(["site", "pages", "--out", str(folder), "--repository", REPOSITORY]) == 0
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert found == {name: text.encode() if isinstance(text, str) else text for name, text in wanted.items()}
-    assert f"{len(wanted):,} files in {folder}" in capsys.readouterr().out
+    assert found == {name: text.encode() if isinstance(text, str) else text for name, text in made.items()}
+    assert f"{len(made):,} files in {folder}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_preview_is_the_whole_site_with_the_edited_entries_first(kb: KnowledgeBase) -> None:
-    found = list(preview(kb, ["lora", "bitfit"]))
+def test_a_preview_is_the_whole_site_with_the_edited_entries_first(kb: KnowledgeBase, made: Pages) -> None:
+    found = list(preview(kb, ["lora", "bitfit"], repository=REPOSITORY))
     assert [path for path, _ in found[:2]] == ["methods/lora.md", "methods/bitfit.md"]
     assert len(dict(found)) == len(found)
-    assert dict(found) == pages(kb)
+    assert dict(found) == made
 
 
 def test_reread_reads_the_edited_entries_and_nothing_else(root: Path, tmp_path: Path) -> None:
@@ -242,8 +242,7 @@ x = 1
 
 
 @pytest.mark.slow
-def test_a_page_is_what_markdown_makes_of_it(kb: KnowledgeBase, root: Path) -> None:
-    made = pages(kb)
+def test_a_page_is_what_markdown_makes_of_it(made: Pages, root: Path) -> None:
     for path in ("index.md", "about.md", "api.md", "contribute.md", "methods/lora.md", "models/t5_base.md"):
         text, around = re.sub(r"^---\n.*?\n---\n+", "", str(made[path]), flags=re.DOTALL), Around()
         cut = around.cut(text)

@@ -10,19 +10,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from peftonomy import KnowledgeBase
-from peftonomy.site import pages
 from peftonomy.site._api import FILES
 from peftonomy.site._schemas import SCHEMAS
 
 pytestmark = pytest.mark.slow
 
 ROOT = "api/v1/"
-
-
-@pytest.fixture(scope="module")
-def made(kb: KnowledgeBase) -> dict[str, str | bytes]:
-    return pages(kb)
 
 
 @pytest.fixture(scope="module")

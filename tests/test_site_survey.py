@@ -20,16 +20,13 @@ from peftonomy.site import _block, _finder, _surveys, pages
 from peftonomy.site._site import Site
 from peftonomy.site._text import volume
 
-from .test_site import HOSTILE, Pages, _Reader, edited, elements, hrefs, ids, plain, squeezed
+from .site_kit import Pages
+from .test_site import HOSTILE, _Reader, edited, elements, hrefs, ids, plain, squeezed
+from .trees import small_tree
 
 pytestmark = pytest.mark.slow
 
 DRAWN = ("embed.token", "attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.gate", "mlp.down", "head.lm")
-
-
-@pytest.fixture(scope="module")
-def made(kb: KnowledgeBase) -> Pages:
-    return pages(kb)
 
 
 @pytest.fixture(scope="module")
@@ -332,8 +329,10 @@ def test_options_of_the_finder_count_what_they_find(kb: KnowledgeBase, made: Pag
 
 def test_new_pages_are_safe_and_have_single_anchors(root: Path, tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(3)> # *LoRA* {.x}"
+    few = small_tree(root, tmp_path / "few", "lora", "adalora", "qlora")
+    (tmp_path / "tree").mkdir()
     changed = edited(
-        root, tmp_path, "lora", (r"^name:.*$", f"name: {json.dumps(name)}"),
+        few, tmp_path / "tree", "lora", (r"^name:.*$", f"name: {json.dumps(name)}"),
         (r"^aliases:.*$", f"aliases: [{json.dumps(HOSTILE[:70])}]"),
     )  # fmt: skip
     made = pages(changed)
@@ -342,7 +341,7 @@ def test_new_pages_are_safe_and_have_single_anchors(root: Path, tmp_path: Path) 
         "crosswalk.md",
         "timeline.md",
         "matrix.md",
-        "lists/mergeable.md",
+        "lists/recent.md",
         "methods/index.md",
         "methods/adalora.md",
     ):

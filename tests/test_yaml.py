@@ -75,5 +75,5 @@ def test_depth_size_encoding_and_absence(tmp_path: Path) -> None:
 
 
 def test_two_documents_are_refused() -> None:
-    with pytest.raises(DataError, match="valid YAML"):
+    with pytest.raises(DataError, match="<yaml>:2: found another document; expected one document"):
         parse_yaml("a: 1\n---\nb: 2\n")

@@ -283,6 +283,14 @@ class Records(Mapping[str, M], Generic[M]):
         return Bibliography.read(path, self.shown(path))
 
     @cached_property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that a question may name; none without taxonomy/gpus.yaml."""
+        from ..schema.gpus import GpuFile
+
+        path = self.root / "taxonomy" / "gpus.yaml"
+        return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
+
+    @cached_property
     def studies(self) -> dict[str, Study]:
         """The published comparisons of methods by id."""
         from ..schema.evidence import load_studies
@@ -297,14 +305,6 @@ class Records(Mapping[str, M], Generic[M]):
 
         folder = self.root / EVIDENCE
         return [run for study in self.studies for run in load_runs(folder, self.shown(folder), study)]
-
-    @cached_property
-    def gpus(self) -> list[Gpu]:
-        """The GPUs that a question may name; none without taxonomy/gpus.yaml."""
-        from ..schema.gpus import GpuFile
-
-        path = self.root / "taxonomy" / "gpus.yaml"
-        return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

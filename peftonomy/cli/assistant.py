@@ -136,6 +136,8 @@ def _property(name: str, param: click.Parameter) -> dict[str, Any]:
     """Return the JSON Schema of one parameter."""
     found = _type(param)
     about = ARGUMENTS.get(name, "") if isinstance(param, click.Argument) else getattr(param, "help", "")
+    if found["type"] == "object":
+        about = f"{about.removesuffix('; repeatable.').rstrip('.')}: an object of names and values."
     found.setdefault("description", about)
     default = param.to_info_dict().get("default")
     if isinstance(default, str | int) and not isinstance(default, bool):
@@ -146,9 +148,8 @@ def _property(name: str, param: click.Parameter) -> dict[str, Any]:
 def _type(param: click.Parameter) -> dict[str, Any]:
     text = {"type": "string"}
     if isinstance(param.type, Assignment):
-        values = {"type": ["string", "number", "boolean"]}
-        return {"type": "object", "additionalProperties": values, "description": "Hyperparameters by name."}
-    if isinstance(param.type, Words) or param.nargs == -1:
+        return {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "array"]}}
+    if isinstance(param.type, Words) or param.nargs == -1 or getattr(param, "multiple", False):
         return {"type": "array", "items": text} | ({"minItems": 1} if param.required else {})
     if getattr(param, "is_flag", False):
         return {"type": "boolean"}
@@ -172,18 +173,21 @@ def _words(command: click.Command, given: Mapping[str, Any], folder: Path) -> It
         flag = _flag(param)
         if isinstance(param.type, Assignment):
             if not isinstance(value, Mapping):
-                raise UsageError(f"{name}: found {described(value)}; expected an object of hyperparameters")
-            yield from (f"{flag}={key}={_text(f'{name}.{key}', one)}" for key, one in value.items())
+                raise UsageError(f"{name}: found {described(value)}; expected an object of names and values")
+            for key, of in value.items():
+                yield f"{flag}={key}={','.join(_text(f'{name}.{key}', one) for one in _listed(of))}"
         elif isinstance(param.type, counting.SavedOrShort) and isinstance(value, Mapping):
             path = folder / FILE
             path.write_text(json.dumps(value), encoding="utf-8")
             yield f"{flag}={path}"
-        elif isinstance(param.type, Words) or param.nargs == -1:
-            each = [_text(name, one) for one in (value if isinstance(value, list) else [value])]
+        elif isinstance(param.type, Words) or param.nargs == -1 or getattr(param, "multiple", False):
+            each = [_text(name, one) for one in _listed(value)]
             if isinstance(param, click.Argument):
                 rest += each
-            elif each:
-                yield f"{flag}={','.join(each)}"
+            elif isinstance(param.type, Words):
+                yield from [f"{flag}={','.join(each)}"] * bool(each)
+            else:
+                yield from (f"{flag}={one}" for one in each)
         elif getattr(param, "is_flag", False):
             if not isinstance(value, bool):
                 raise UsageError(f"{name}: found {described(value)}; expected true or false")
@@ -193,6 +197,10 @@ def _words(command: click.Command, given: Mapping[str, Any], folder: Path) -> It
         else:
             yield f"{flag}={_text(name, value)}"
     yield from ("--", *rest)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _text(name: str, value: Any) -> str:

@@ -196,6 +196,32 @@ def deviations(methods: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--in", "place", metavar="LIBRARY", help="Only in this library or trainer.")
+@json_option
+def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
+    """List which libraries and trainers have a method, since when, and on which base models.
+
+    A dash stands for an unknown fact.
+    """
+    from ..knowledge.support import provider, records
+
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    there = None if place is None else provider(kb, place).id
+    found = [r for r in records(kb) if r["method"] in wanted and there in (None, r["in"])]
+    if as_json:
+        return out.print_json(found)
+    rows = [
+        (r["method"], r["in"], r["since"] or "-", "fails" if r["fails"] else "has it",
+         *(one["works"] if (one := r["base"][name]) else "-" for name in ASPECTS), r["name"],
+         ", ".join(f"{ours}={key['key']}" for ours, key in r["keys"].items()))
+        for r in found
+    ]  # fmt: skip
+    return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @click.option("--study", metavar="STUDY", shell_complete=completes("studies"), help="Only the runs of this study.")
 @json_option
 def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None:
@@ -219,32 +245,6 @@ def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None
     for key in dict.fromkeys(run.study for run in runs):
         click.echo(f"\n{key}: {kb.studies[key].setup} {kb.studies[key].limits}")
     return None
-
-
-@cli.command()
-@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
-@click.option("--in", "place", metavar="LIBRARY", help="Only in this library or trainer.")
-@json_option
-def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
-    """List which libraries and trainers have a method, since when, and on which base models.
-
-    A dash stands for an unknown fact.
-    """
-    from ..knowledge.support import provider, records
-
-    kb = knowledge()
-    wanted = {kb[method].id for method in methods} or set(kb)
-    there = None if place is None else provider(kb, place).id
-    found = [r for r in records(kb) if r["method"] in wanted and there in (None, r["in"])]
-    if as_json:
-        return out.print_json(found)
-    rows = [
-        (r["method"], r["in"], r["since"] or "-", "fails" if r["fails"] else "has it",
-         *(one["works"] if (one := r["base"][name]) else "-" for name in ASPECTS), r["name"],
-         ", ".join(f"{ours}={key['key']}" for ours, key in r["keys"].items()))
-        for r in found
-    ]  # fmt: skip
-    return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
 
 
 @cli.command()

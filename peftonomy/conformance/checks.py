@@ -199,9 +199,10 @@ def generalising(trial: Trial) -> None:
 
 
 def memory(trial: Trial) -> None:
-    """Check that the entry's operations save what a training step saves: equal bytes between its passes, simulated.
+    """Check that the entry's operations save what a training step saves: equal bytes between its passes.
 
-    A method that trains nothing is skipped.
+    The step runs on real tensors, which takes a tenth of the time of a simulation on a tiny model. If they differ, the
+    simulation decides, because some kernels of a CPU save more (an LSTM). A method that trains nothing is skipped.
     """
     if not trial.cost.trained:
         return
@@ -211,12 +212,15 @@ def memory(trial: Trial) -> None:
     setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
     predicted = method.training.memory(trial.hyperparameters, setting)
     setup = simulation.Setup.of(
-        KB, trial.method, config, batch=2, seq=8, dtype="float32", optimizer="adamw", checkpointing=False,
+        KB, trial.method, config, batch=2, seq=8, dtype="float32", optimizer="sgd", checkpointing=False,
         attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
         implementation=trial.module,
     )  # fmt: skip
-    with simulation.fake():
-        kept = simulation.measured(setup).kept
+    torch.manual_seed(0)
+    kept = simulation.saved(setup)
+    if predicted.kept != kept:
+        with simulation.fake():
+            kept = simulation.saved(setup)
     assert predicted.kept == kept, f"a step saves {kept:,} bytes, by the entry's operations {predicted.kept:,}"
 
 

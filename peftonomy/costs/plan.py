@@ -124,7 +124,10 @@ class Plan:
         targets: tuple[str, ...] | None = None,
         target_modules: Suffixes | None = None,
         chosen: Chosen | None = None,
+        wider: Mapping[str, Formula] = NOTHING,
     ):
+        """`wider`: domains of a library that replace those of the entry."""
+        self.wider = wider
         self.parts, self.inventory, self.target_modules = parts, inventory, target_modules
         self.entry, self.id = parts[0].entry, parts[0].entry.id
         self.chosen = chosen
@@ -186,10 +189,18 @@ class Plan:
             except FormulaError:
                 domain.check([*self.common, *specs])
                 fine = False
+            if not fine and name in self.wider:
+                domain = self.wider[name]
+                fine = bool(domain(self.common | filled))
             if not fine:
                 text = f"{self.id}: {name} = {shown(filled[name])} is out of its domain {domain.source}"
                 raise UsageError(text, about=[name])
         return filled
+
+    def beyond(self, values: Mapping[str, Value]) -> list[tuple[str, Formula]]:
+        """Return the hyperparameters that only a library's domain accepts, each with the entry's own domain."""
+        known = {**self.common, **values}
+        return [(name, domain) for name, domain, _ in self.parts[0].domains if name in self.wider and not domain(known)]
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the given values by our names of the hyperparameters. Raises UsageError."""

@@ -8,6 +8,7 @@ is reported, with its line.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -67,8 +68,8 @@ def parse_yaml(text: str, name: str = "<yaml>") -> Document:
     """Parse text in the same way as `load_yaml`."""
     reader = _Reader(name)
     try:
-        node = _compose(text, reader)
-        data = reader.build(node, (), 0) if node is not None else None
+        events = iter(_events(text, reader))
+        data = next((reader.build(event, events, ()) for event in events), None)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -82,28 +83,34 @@ def parse_yaml(text: str, name: str = "<yaml>") -> Document:
     return Document(name, data, reader.lines)
 
 
-def _compose(text: str, reader: _Reader) -> yaml.Node | None:
-    """Return the node tree. Anchors, aliases, tags and second documents are rejected before any node is built."""
-    depth = 0
+def _events(text: str, reader: _Reader) -> list[Any]:
+    """Return the events of the one document. Anchors, aliases, tags and further documents are rejected first."""
+    depth, found, documents = 0, list[Any](), 0
     for event in yaml.parse(text, Loader=Loader):
-        line = event.start_mark.line + 1  # type: ignore[union-attr]  # parsed events have marks
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        kind, line = type(event), event.start_mark.line + 1  # type: ignore[union-attr]  # parsed events have marks
+        if kind is yaml.AliasEvent or getattr(event, "anchor", None):
             reader.refuse(line, "an anchor or alias", "the value written out")
         if tag := getattr(event, "tag", None):
             reader.refuse(line, f"the tag {tag}", "no tags")
-        if isinstance(event, yaml.CollectionStartEvent):
+        if kind is yaml.DocumentStartEvent:
+            documents += 1
+        elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             depth += 1
-        if isinstance(event, yaml.CollectionEndEvent):
+        elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
             depth -= 1
         if depth > MAX_DEPTH:
             reader.refuse(line, "deep nesting", f"at most {MAX_DEPTH} levels")
+        if documents > 1:
+            reader.refuse(line, "another document", "one document")
         if reader.problems:
             raise DataError(reader.problems)
-    return yaml.compose(text, Loader=Loader)
+        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+            found.append(event)
+    return found
 
 
 class _Reader:
-    """A converter from nodes to plain values that records lines and problems."""
+    """A converter from events to plain values that records lines and problems."""
 
     def __init__(self, name: str):
         self.name = name
@@ -115,35 +122,40 @@ class _Reader:
         if len(self.problems) >= MOST_PROBLEMS:
             raise DataError(self.problems)
 
-    def build(self, node: yaml.Node, keys: Path_, depth: int) -> Any:
-        self.lines[keys] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            return dict(self._items(node, keys, depth))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*keys, i), depth + 1) for i, child in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)
-        return self._scalar(node, keys)
+    def build(self, event: Any, events: Iterator[Any], keys: Path_) -> Any:
+        """Return the value that begins with an event."""
+        self.lines[keys] = event.start_mark.line + 1
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, keys)
+        if isinstance(event, yaml.MappingStartEvent):
+            return dict(self._items(events, keys))
+        children = itertools.takewhile(lambda e: not isinstance(e, yaml.SequenceEndEvent), events)
+        return [self.build(child, events, (*keys, i)) for i, child in enumerate(children)]
 
-    def _items(self, node: yaml.MappingNode, keys: Path_, depth: int) -> Iterator[tuple[Any, Any]]:
+    def _items(self, events: Iterator[Any], keys: Path_) -> Iterator[tuple[Any, Any]]:
         seen: dict[str, int] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                return
+            line = event.start_mark.line + 1
+            if not isinstance(event, yaml.ScalarEvent):
                 self.refuse(line, "a key that is not text", "a plain key", keys)
+                _skip(event, events)
+                _skip(next(events), events)
                 continue
-            key = key_node.value
-            if TRAPS.match(key) and not key_node.style:
+            key = event.value
+            if TRAPS.match(key) and not event.style:
                 self.refuse(line, f"the key {key}", "a key that YAML 1.1 does not read as true or false", keys)
             if key in seen:
                 self.refuse(line, "the key again", "each key once", (*keys, key), f"first on line {seen[key]}")
             seen.setdefault(key, line)
-            value = self.build(value_node, (*keys, key), depth + 1)
+            value = self.build(next(events), events, (*keys, key))
             self.lines[*keys, key] = line
             yield key, value
 
-    def _scalar(self, node: yaml.ScalarNode, keys: Path_) -> Any:
-        text = node.value
-        if node.style:  # quoted, or a block of text
+    def _scalar(self, event: Any, keys: Path_) -> Any:
+        text = event.value
+        if event.style:  # quoted, or a block of text
             return text
         if text.lower() in WORDS and (text.islower() or text in ("", "~")):
             return WORDS[text]
@@ -151,12 +163,20 @@ class _Reader:
             return int(text) if len(text) < 30 else text
         if FLOAT.match(text) and math.isfinite(number := float(text)):
             return number
-        line = node.start_mark.line + 1
+        line = event.start_mark.line + 1
         if TRAPS.match(text) or text.lower() in WORDS:
             self.refuse(line, text, "true, false or quoted text", keys)
         elif NUMBER_LIKE.match(text):
             self.refuse(line, text, "a plain number such as 8, 0.5 or 1.0e-4, or quoted text", keys)
         return text
+
+
+def _skip(event: Any, events: Iterator[Any]) -> None:
+    """Pass over the value that begins with an event."""
+    depth = int(isinstance(event, yaml.CollectionStartEvent))
+    while depth:
+        event = next(events)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
 
 
 def dotted(keys: Path_) -> str:

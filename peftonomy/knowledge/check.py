@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import EVIDENCE
 from ..errors import DataError, PeftonomyError, Problem, shown
+from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
 from ..schema.library import Library
@@ -35,6 +36,7 @@ OF_SITE: dict[str, Callable[[Path, str], object]] = {
 """The data files of the site, each with its reader."""
 
 
+@uncollected()
 def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     """Return every problem of the knowledge base, sorted. `files` restricts the result to some files.
 
@@ -104,8 +106,9 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    files = (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: kb.evidence)
-    for read in (*files, lambda: recordings(kb.root)):
+    for read in (
+        lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root), lambda: kb.evidence
+    ):  # fmt: skip
         try:
             read()
         except DataError as error:
@@ -182,6 +185,18 @@ def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
 
 
+def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that names of GPUs are unique, and that their sources exist."""
+    file, seen = kb.shown(kb.root / "taxonomy" / "gpus.yaml"), set[str]()
+    for gpu in kb.gpus:
+        if gpu.source.partition("#")[0] not in kb.references:
+            yield Problem(file, 0, gpu.name, gpu.source, "a key of taxonomy/references.bib", "", "gpus")
+        for name in (gpu.name, *gpu.aliases):
+            if name.lower() in seen:
+                yield Problem(file, 0, gpu.name, f"the name {name} twice", "names of one GPU each", "", "gpus")
+            seen.add(name.lower())
+
+
 def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
     """Check the names in the studies, and those in each published run."""
     path = kb.root / EVIDENCE / "studies.yaml"
@@ -214,18 +229,6 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, number, "source", run.source, "a key of taxonomy/references.bib", kb.references)
 
 
-def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
-    """Check that names of GPUs are unique, and that their sources exist."""
-    file, seen = kb.shown(kb.root / "taxonomy" / "gpus.yaml"), set[str]()
-    for gpu in kb.gpus:
-        if gpu.source.partition("#")[0] not in kb.references:
-            yield Problem(file, 0, gpu.name, gpu.source, "a key of taxonomy/references.bib", "", "gpus")
-        for name in (gpu.name, *gpu.aliases):
-            if name.lower() in seen:
-                yield Problem(file, 0, gpu.name, f"the name {name} twice", "names of one GPU each", "", "gpus")
-            seen.add(name.lower())
-
-
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     from ..files.bibliography import READ
 
@@ -247,9 +250,9 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
 
 def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
     """Check the sources and names in a family, a model, a library or a trainer."""
-    document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
+        document = load_yaml(path, kb.shown(path))
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
     cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]

@@ -377,7 +377,7 @@ def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -
 
 def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
     """Return the settings of a training step that libraries refuse for a method, by library, with reasons."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for key, library in method.kb.libraries.items():
         entry = method.entry.implementations.get(key)
         kind = library.types.get(entry.type) if entry is not None and entry.type is not None else None

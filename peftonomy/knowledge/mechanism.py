@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import role_matches
 from ..catalogue.records import MethodRecord
-from ..costs.table import Table
+from ..costs.table import Table, Tabled
 from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import Formula
 from ..schema.base import Value
@@ -290,7 +290,7 @@ def _targets(method: MethodRecord) -> tuple[str, str]:
 # Comparing
 
 
-class Comparison:
+class Comparison(Tabled):
     """Two or more methods, with a sentence for each aspect in which they differ."""
 
     def __init__(self, methods: Sequence[MethodRecord], differences: Sequence[Difference], same: Sequence[str]):
@@ -319,9 +319,6 @@ class Comparison:
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(self.methods)}: {len(self.differences)} differences>"
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def compare(kb: Records[Any], methods: Sequence[str]) -> Comparison:

@@ -18,11 +18,13 @@ from ..formula import Formula
 from ..schema.initial import Start
 from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
+from ..schema.programs import parse_all
 from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
 from .legend import legend, unexplained
 
 if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord
 
 __all__ = ["RULES", "Finding", "Rule", "closest"]
@@ -414,9 +416,11 @@ def _texts(value: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 def _renames(method: MethodRecord) -> Iterator[Finding]:
     entry = method.entry
     for library, implementation in entry.implementations.items():
-        for field in ("rename", "read", "defaults", "apart"):
+        for field in ("rename", "read", "defaults", "wider", "apart"):
             known: Iterable[str] = entry.tensors if field == "apart" else entry.hyperparameters
             what = "one of our tensors" if field == "apart" else "one of our hyperparameters"
+            if field == "wider":
+                known, what = implementation.rename, f"one of our hyperparameters that {library} has"
             for name in getattr(implementation, field):
                 if name not in known:
                     yield Finding(("implementations", library, field, name), name, what, closest(name, known))
@@ -498,9 +502,11 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
 
 
 def _reason(method: MethodRecord, works: Callable[[str], object]) -> str:
-    """Return the reason why something works on no model; "" if it works on one."""
-    reason = "there is no model"
-    for model in method.kb.models:
+    """Return the reason why something works on no model; "" if it works on one. The quickest models come first."""
+    reason, memo = "there is no model", method.kb.memo
+    if "quickest" not in memo:
+        memo["quickest"] = sorted(method.kb.models, key=lambda key: _work(method.kb.models[key]))
+    for model in memo["quickest"]:
         try:
             works(model)
         except PeftonomyError as error:
@@ -508,3 +514,10 @@ def _reason(method: MethodRecord, works: Callable[[str], object]) -> str:
         else:
             return ""
     return reason
+
+
+def _work(model: Backbone) -> tuple[bool, int]:
+    """Return an order of models by the operations of a training step: whether layers loop inside, and how many."""
+    programs = {} if model.family.operations is None else model.family.operations.functions
+    loops = any(line.kind == "loop" for function in parse_all(programs).values() for line in function.lines)
+    return loops, sum(model.layers.values())

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from ..backbones.backbone import Backbone
 from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
 from ..costs.layout import Chosen
@@ -29,7 +30,7 @@ from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
 
 if TYPE_CHECKING:
-    from ..backbones.backbone import Backbone, Inventory
+    from ..backbones.backbone import Inventory
     from ..catalogue.records import MethodRecord, Records
     from ..schema.library import Library, Task
 
@@ -180,12 +181,14 @@ class _Reading(Arguments):
             where = Where(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
-            plan = Plan(method.parts, inventory, chosen=chosen)
+            plan = Plan(method.parts, inventory, chosen=chosen, wider=entry.wider)
             if where is not None and not plan.targets:
                 self._covered(method, where, plan)
-            self._as_written(entry, {**plan.common, **plan.values(given)})
-            for own in patterns.values():
-                plan.values({**given, **own})
+            values = [plan.values({**given, **own}) for own in ({}, *patterns.values())]
+            self._as_written(entry, {**plan.common, **values[0]})
+            for name, domain in [one for own in values for one in plan.beyond(own)]:
+                note = f"{self.library.name} accepts this value, but {method.id} requires {domain.source}."
+                self.notes.append(f"{entry.rename[name]}: {note}")
         except UsageError as error:
             raise self._invalid(method, entry, error) from None
         for formula in (entry.trained, entry.stored, entry.added):
@@ -194,6 +197,8 @@ class _Reading(Arguments):
                 raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
         extras = tuple((where or Where(self, inventory, saved)).extras(plan))
         groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
+        if self.spec.mirrors:
+            groups |= self._mirrored(where or Where(self, inventory, saved))
         notes = tuple(self.notes)
         adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
@@ -338,15 +343,15 @@ class _Reading(Arguments):
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
+            if self.spec.mirrors and name == "target_modules" and value is not None:
+                continue
             inert = name not in self.filled and self.library.inert_at(name, value)
             if name in understood or value == self._default(name) or inert:
                 continue
-            if name == "target_modules" and self.spec.wraps and isinstance(value, list):
-                layers = [block for block in inventory.blocks if block.kind == "layer"]
-                if {*map(str, value)} == {b.path.replace("{layer}", str(n)) for b in layers for n in b.layers}:
-                    continue  # all layers, which is the default
             if name in self.spec.noted:
                 self.notes.append(f"{name}: {self.spec.noted[name]}")
+            elif name in self.spec.mirrors:
+                self.notes.append(f"{name}: only {self.library.name}'s counts include it.")
             else:
                 default = json.dumps(self._default(name))
                 hint = f"no entry of type {self.type} describes its effect"
@@ -365,6 +370,29 @@ class _Reading(Arguments):
                     self.notes.append(note)
             elif value != expected and (name not in read or name in self.filled) and not inert(name, value):
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
+
+    def _mirrored(self, where: Where) -> dict[str, int]:
+        """Return the names for formulas about the model that the type adds, and the number of modules that it wraps."""
+        family, sizes = self.backbone.family, dict(self.backbone.config)
+        labels = {label: name for name, key in family.config.items() for label in (key.key or name, *key.aliases)}
+        for argument, keys in self.spec.mirrors.items():
+            if (value := self.values[argument]) is None:
+                continue
+            if type(value) is not int or value < 1:
+                raise self.refuse(argument, value, "a whole number from 1")
+            named = next((labels[key] for key in keys if key in labels), None)
+            if named is None:
+                expected = f"nothing: {self.library.name} looks for {', '.join(keys)} in the model's config"
+                raise self.refuse(argument, value, expected)
+            for name, key in family.config.items():
+                follows = key.default is not None and named in key.default.names
+                if follows and sizes[named] != value and self.backbone.raw.get(key.key or name) is None:
+                    raise self.refuse(argument, value, f"nothing, as the model's config has no {key.key or name}")
+                if key.type == "layers" and key.over is not None and named in key.over.names and sizes[named] < value:
+                    raise self.refuse(argument, value, f"at most the model's {sizes[named]}, as its layers differ")
+            sizes[named] = value
+        inventory = Backbone(self.backbone.id, family, sizes).inventory("none")
+        return {"mirror": inventory.total, "mirror_width": inventory.dims["d_model"], "n_wrapped": len(where.wrapped)}
 
     # The modules
 

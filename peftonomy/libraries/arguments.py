@@ -63,6 +63,9 @@ class Arguments:
                 version = f"{self.library.name} {self.library.version}"
                 raise self.refuse(name, self.raw[name], f"an argument that {self.type} has in {version}", hint)
             self.notes.append(f"{name} is an unknown argument without a value; it was ignored.")
+        for name, default in known.items():
+            if default is not None and name in self.raw and self.raw[name] is None and not self.spec.nullable.get(name):
+                raise self.refuse(name, "null", f"a value: {self.library.name} has no null here")
         given = {name: value for name, value in self.raw.items() if name in known and value is not None}
         values = {name: given.get(name, self._default(name)) for name in known}
         for name in self.spec.needs:

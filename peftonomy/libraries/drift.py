@@ -83,6 +83,8 @@ def changes(library: Library, found: Mapping[str, Any]) -> Iterator[Change]:
         if library.introspection and library.introspection.saved and ours.saved != theirs["saved"]:
             yield Change("saved name", name, "", _json(ours.saved), _json(theirs["saved"]))
         yield from _arguments(name, library.defaults(name), theirs["arguments"])
+        if library.introspection and library.introspection.nulls and {*ours.nullable} != {*theirs["nullable"]}:
+            yield Change("may be null", name, "", _json(sorted(ours.nullable)), _json(sorted(theirs["nullable"])))
     yield from _shorthands(library, found["shorthands"])
 
 

@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import json
 import sys
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,10 +46,12 @@ def classes(module: Any, request: Mapping[str, Any]) -> Any:
 
 def one(kind: Any, saved: str | None) -> dict[str, Any]:
     fields = [f for f in dataclasses.fields(kind) if f.init and f.name != saved]
+    hints = typing.get_type_hints(kind)
     return {
         "symbol": kind.__name__,
         "saved": getattr(kind, saved) if saved else None,
         "arguments": {field.name: plain(default(field)) for field in fields},
+        "nullable": [f.name for f in fields if type(None) in typing.get_args(hints[f.name]) and default(f) is not None],
     }
 
 

@@ -25,6 +25,8 @@ __all__ = ["STRUCTURE", "Extra", "Where", "matrices", "shares"]
 
 MOST_COMPARISONS = 2_000_000
 """The largest product of the numbers of names in a configuration and of modules in the model."""
+PASSED_OVER = 2
+"""The library does not copy a copied module's descendant of this generation again."""
 How = Literal["match", "fullmatch", "search"]
 Test = Callable[[str], Any]
 ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
@@ -54,7 +56,7 @@ class Where:
         values = arguments.values
         self.targets = values.get("target_modules")
         self.size = sum(module.count for module in inventory.modules)
-        self.saved = [*self._words("modules_to_save"), *saved]
+        self.saved, self.by_task = [*self._words("modules_to_save"), *saved], bool(saved)
         self._refused()
         self.layers = self._layers()
         self.matcher = Matcher()
@@ -250,12 +252,31 @@ class Where:
                     groups[key] = site, n + 1
                     continue
                 ends = [word for word in self.words if path.endswith(word)] or [""]
-                if len(ends) > 1:
+                if len(ends) > 1 and (one := self._same(plan, ends)) is None:
                     expected = "names of which one is the ending of each module's name; which one counts is random"
                     raise self.refuse("target_modules", " and ".join(ends), expected)
-                key = ends[0], site.d_in, site.d_out
+                key = ends[0] if len(ends) == 1 else one, site.d_in, site.d_out
                 groups[key] = site, groups.get(key, (site, 0))[1] + 1
         yield from groups.values()
+
+    def _same(self, plan: Plan, ends: Sequence[str]) -> str | None:
+        """Return one of several endings of a module's name if it matters to no group which one the library takes."""
+        paths = [path for group in plan.sites for site in group for _, path in site.paths()]
+        meant = {frozenset(path for path in paths if path.endswith(word)) for word in ends}
+        return min(ends) if len(meant) == 1 else None
+
+    @cached_property
+    def wrapped(self) -> frozenset[str]:
+        """The targeted modules of a type that wraps whole modules, by default all layers."""
+        if self.targets is None:
+            layers = [block for block in self.inventory.blocks if block.kind == "layer"]
+            return frozenset(block.path.replace("{layer}", str(n)) for block in layers for n in block.layers)
+        found = {path for path in self._paths | self._holders if self.named(path)}
+        inside = next((path for path in sorted(found) if any(one in found for one in _holders(path)[:-1])), None)
+        if inside is not None or not found or self.targets == ALL_LINEAR:
+            expected = "names that select modules, of which none contains another"
+            raise self.refuse("target_modules", inside or self.targets, expected)
+        return frozenset(found)
 
     def _in_all_linear(self, module: Module) -> bool:
         return module.kind in LINEAR and module.role != OUTPUT_EMBEDDING
@@ -402,23 +423,41 @@ class Where:
         """Yield modules that are copied, trained and saved in full."""
         if not self.saved:
             return
-        self._saved_well()
+        copied = self._saved_well()
         found = [m for m in self.modules if any(self._saved(path) for _, path in m.paths())]
         if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
             found = [self.tying[0], *(m for m in found if m not in self.tying)]
             yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
         for module in found:
-            copies = 1 if module in self.tying else sum(self._saved(path) for _, path in module.paths())
-            yield Extra(f"modules_to_save: {module.path}", *[copies * self._numel(module)] * 3)
+            paths = [path for _, path in module.paths() if self._saved(path)]
+            each = [(1, 1, 1)] if module in self.tying else [self._copied(path, copied) for path in paths]
+            trained, added, stored = (sum(n) * self._numel(module) for n in zip(*each, strict=True))
+            yield Extra(f"modules_to_save: {module.path}", trained, added, stored)
 
-    def _saved_well(self) -> None:
-        """Raise ConfigError for names of modules that the library cannot copy, or whose copies are not counted."""
+    def _copied(self, path: str, copied: Collection[str]) -> tuple[int, int, int]:
+        """Return how often a module is trained, in the model besides the original, and in the file.
+
+        A copied module inside a copied module is copied again, and the first copy is frozen. The file has both copies
+        and repeats the second, except for a direct child, whose names in the file are equal. A child of a child is not
+        copied again.
+        """
+        around = [holder for holder in reversed(_holders(path)) if holder in copied]
+        steps = around[0].count(".") - around[1].count(".") if len(around) > 1 else PASSED_OVER
+        return (1, 1, 1) if steps == PASSED_OVER else (1, 2, 1 if steps == 1 else 3)
+
+    def _saved_well(self) -> frozenset[str]:
+        """Return the names of the modules that are copied.
+
+        Raises ConfigError for names of modules that the library cannot copy, or whose copies are not counted.
+        """
         ends, holders, arguments = tuple(self.saved), self._holders, self.arguments
         for name in (*(arguments.library.adds if arguments.spec.accepts else ()), *arguments.spec.adds):
             if name.endswith(ends):
                 expected = f"names that {arguments.library.name} does not use for modules of its own"
                 raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
         copied = {path for path in self._paths | holders if path.endswith(ends)}
+        steps: dict[str, set[int]] = {}
+        again = arguments.spec.wraps or arguments.values.get("bias", "none") != "none" or self.by_task
         buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
         if arguments.spec.wraps and any(part.isdigit() for word in self.saved for part in word.split(".")):
             raise self.refuse("modules_to_save", self.saved, "names without the number of a layer")
@@ -428,21 +467,29 @@ class Where:
             if any(rest.isdigit() for other in self._paths | holders if other.startswith(inside)
                    and "." not in (rest := other.removeprefix(inside))):  # fmt: skip
                 raise self.refuse("modules_to_save", path, "names of modules; this one is a list of modules")
-            if nested := next((other for other in sorted(copied) if other.startswith(inside)), None):
+            around = [holder for holder in _holders(path) if holder in copied]
+            if len(around) > 1:
+                steps.setdefault(around[0], set()).add(path.count(".") - around[0].count("."))
+            mixed = any(PASSED_OVER in found and len(found) > 1 for found in steps.values())
+            if mixed or len(around) > (1 if again else 2):
                 expected = "names of modules of which none contains another"
-                raise self.refuse("modules_to_save", f"{nested} in {path}", expected)
+                raise self.refuse("modules_to_save", " in ".join(reversed(around)), expected)
             if buffers and any(f".{other}".endswith(buffers) for other in (path, *within)):
                 raise self.refuse("modules_to_save", path, "modules without buffers, which are not counted")
-            if arguments.spec.wraps and any(f"{other}.".startswith(inside) and other.rpartition(".")[2].isdigit()
-                                            for other in holders):  # fmt: skip
-                raise self.refuse("modules_to_save", path, "modules inside of layers")
+            if arguments.spec.wraps and (path.rpartition(".")[0] in self.wrapped or any(
+                f"{other}.".startswith(inside) for other in self.wrapped
+            )):
+                raise self.refuse("modules_to_save", path, "modules inside of layers that are not direct children")
+            if arguments.spec.wraps and self.by_task and not any(
+                m.head and f"{m.path}.".startswith(inside) for m in self.leaves
+            ):
+                raise self.refuse("modules_to_save", path, "only the head of the task, which is saved by itself")
             if any(self.named(other) for other in self._paths if other == path or other.startswith(inside)):
                 raise self.refuse("modules_to_save", path, "names that end no name of a targeted module")
+        return frozenset(copied)
 
     def _saved(self, path: str) -> bool:
-        parts = path.split(".")
-        holders = (".".join(parts[: i + 1]) for i in range(len(parts)))
-        return any(holder.endswith(tuple(self.saved)) for holder in holders) if self.saved else False
+        return any(holder.endswith(tuple(self.saved)) for holder in _holders(path)) if self.saved else False
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
@@ -533,6 +580,12 @@ def _endings(name: str) -> list[str]:
     """Return the endings of a module's name, shortest first."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+
+
+def _holders(name: str) -> list[str]:
+    """Return the names of the modules that contain a module, outermost first, and its own."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def matrices(module: Module) -> int:

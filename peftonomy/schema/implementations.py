@@ -112,6 +112,9 @@ class Implementation(Entry):
     """Our hyperparameters that are not renamed arguments, computed from the library's arguments."""
     defaults: dict[Name, Value] = {}
     """The library's default for our hyperparameter, if it differs from ours."""
+    wider: dict[Name, FormulaField] = {}
+    """Our renamed hyperparameter -> the library's domain, if the library also accepts other values. They are counted by
+    the same formulas, with a note."""
     fit: dict[Name, FormulaField] = {}
     """Our hyperparameters that the library changes to fit a module. The formulas may use our hyperparameters (with
     `global_X` for the value of X without patterns), the library's arguments, the model's dimensions, sums over the

@@ -102,7 +102,7 @@ class ConfigType(Entry):
     fails: dict[Stem, Line] = Field(default={})
     """Models by `model_type` on which the library fails with this type, each with the reason."""
     unfilled: dict[Stem, Name] = Field(default={})
-    """Models by `model_type` for which the library cannot take an argument in `fills` from the model."""
+    """Models by `model_type` for which the library cannot take an absent argument from the model."""
     within: dict[Name, Name] = Field(default={})
     """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
     alike: dict[Name, Line] = Field(default={})
@@ -118,6 +118,11 @@ class ConfigType(Entry):
     """Arguments that map names to lists."""
     wraps: bool = False
     """True if the type puts a module around each layer, so that names across it change."""
+    mirrors: dict[Name, list[Name]] = Field(default={})
+    """If the type adds a model of the same class without a head: the arguments that change sizes in its config, each
+    with the names of the size, of which the first one that the config has counts. Formulas have the names `mirror` (the
+    parameters of the added model), `mirror_width`, and `n_wrapped` (the number of targeted modules, by default all
+    layers)."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
@@ -130,6 +135,9 @@ class ConfigType(Entry):
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are ignored with a note if they have a value."""
+    nullable: dict[Name, bool] = Field(default={})
+    """Arguments with a default whose declared type also has null: true if null counts as the default, false if the
+    library fails with null."""
     arguments: dict[Name, Any]
     """The type's own arguments with their defaults."""
 
@@ -148,6 +156,8 @@ class Introspection(Entry):
     """The class attribute with the type's name in a saved configuration."""
     shorthands: Name | None = None
     """The mapping in that module from short names to configurations."""
+    nulls: bool = False
+    """True if the file declares which arguments may be null (`nullable`)."""
 
 
 class Library(Entry):
@@ -209,7 +219,9 @@ class Library(Entry):
             if kind.like is not None and (kind.like not in self.types or self.types[kind.like].like is not None):
                 raise ValueError(f"type {name} is like no plain type: {kind.like}")
             sets = (pattern.sets for pattern in kind.patterns.values())
-            for argument in (*kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills):
+            for argument in (
+                *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.nullable,
+            ):  # fmt: skip
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")
             if kind.only is not None and kind.only not in kind.by_model:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import http
 import http.server
 import io
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import PeftonomyError, Problem, UsageError
+from ..files.collector import uncollected
 from ..files.documents import dotted
 from ..files.output import naming
 from ..knowledge.base import KnowledgeBase, Method, data_root
@@ -49,7 +49,7 @@ def pages(kb: KnowledgeBase, *, repository: str = "") -> dict[str, str | bytes]:
         from ._pages import all_pages
     except ModuleNotFoundError as error:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
-    with _uncollected():
+    with uncollected():
         return all_pages(kb, repository)
 
 
@@ -92,18 +92,6 @@ def preview(kb: KnowledgeBase, methods: Iterable[str], *, repository: str = "") 
     except ModuleNotFoundError as error:
         raise UsageError(f"{NEEDS} (no module {error.name})") from None
     return each_page(Site(kb, repository), dict.fromkeys([*methods, *kb]))
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Disable Python's cycle collector, which would scan hundreds of thousands of permanent records repeatedly."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def write(kb: KnowledgeBase, out: str | Path, *, repository: str = "") -> list[Path]:

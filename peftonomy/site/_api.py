@@ -25,8 +25,8 @@ FILES = {
     "surveys.json": "The trees of other surveys, with the class of each method.",
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
-    "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
+    "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -52,11 +52,11 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "surveys.json": {"surveys": list(_surveyed(kb)), "filed": _surveys.crosswalk(kb)},
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "deviations.json": {"deviations": list(kb.deviations)},
+        "support.json": {"support": list(kb.support)},
         "evidence.json": {
             "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
             "runs": [run.model_dump(mode="json") for run in kb.evidence],
         },
-        "support.json": {"support": list(kb.support)},
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }

@@ -37,7 +37,7 @@ def script(site: Site) -> str:
         },
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
-            key: found for key, method in kb.items() if (found := choose.untrainable(method))
+            key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
         },
         "whole": {key: names for key, method in kb.items() if (names := _whole(method))},
         "apart": {key: found for key, method in kb.items() if (found := _apart(method))},

@@ -115,7 +115,7 @@ def _grouped(site: Site, placed: Sequence[tuple[str, str]]) -> list[View]:
 def _mechanisms(site: Site, methods: Sequence[str]) -> list[View]:
     """Return the number of methods for each value of each facet, with the methods."""
     known = {key: _finder.words(site.kb[key]) for key in methods}
-    found = []
+    found = list[View]()
     for question in _finder.questions(site):
         values = list[View]()
         for value, name in question.values.items():

@@ -18,6 +18,7 @@ from ..knowledge.evidence import LEVELS, Fact, recordings, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
 from ..knowledge.support import offered
+from ..libraries.export import export
 from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
@@ -271,7 +272,7 @@ def _use(site: Site, method: Method) -> list[View]:
     for key in method.entry.implementations:
         for model in site.examples if key in site.kb.libraries else ():
             try:
-                script = method.export(model, to=key).script
+                script = export(method, method.plan(model), {}, site.kb.libraries[key]).script
             except UsageError:  # the library has no configuration for it, or the model lacks the targets
                 continue
             found.append({

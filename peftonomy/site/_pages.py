@@ -60,9 +60,9 @@ def standing(site: Site) -> dict[str, str]:
     """Return the pages that are not about one method, category or model."""
     measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
     return {
-        **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)), **measured,
-        **dict(reference_pages(site)), "architectures.md": architectures_page(site), "memory.md": memory_page(site),
-        "support.md": support_page(site),
+        **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
+        **dict(reference_pages(site)), **measured, "memory.md": memory_page(site), "support.md": support_page(site),
+        "architectures.md": architectures_page(site),
     }  # fmt: skip
 
 

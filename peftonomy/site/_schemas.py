@@ -580,8 +580,8 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "surveys": (SurveysAnswer, "surveys.json"),
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
-    "evidence": (EvidenceAnswer, "evidence.json"),
     "support": (SupportAnswer, "support.json"),
+    "evidence": (EvidenceAnswer, "evidence.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""

@@ -26,11 +26,11 @@ __all__ = ["HUES", "Site", "View"]
 HUES = 8
 """The number of colours in the style sheet for the roots of the category tree."""
 MOST_AUTHORS = 8
-CARDS = {
+PREVIEWS = {
     "index.md": "home", "method.md": "method", "model.md": "model", "calculator.md": "tool", "compare.md": "tool",
-    "planner.md": "tool",
+    "planner.md": "tool", "idea.md": "tool",
 }  # fmt: skip
-"""The picture that links to a page show (`site/assets/cards`), by template."""
+"""The picture that links to a page show (`site/assets/previews`), by template."""
 KINDS = {"encoder": "encoder", "decoder": "decoder only", "encoder_decoder": "encoder and decoder"}
 
 View = dict[str, Any]
@@ -53,7 +53,7 @@ class Site:
         meta: further fields for the theme: `source` (the file behind an edit link), `door` (the menu entry that
         contains the page), `hide`, `calculator`, `linked` (structured data).
         """
-        card = CARDS.get(template, "page")
+        card = PREVIEWS.get(template, "page")
         head = front_matter(title=title, description=description, card=card, **(meta or {}))
         return head + self.env.get_template(template).render(heading=Markup(inline(title)), **values)
 

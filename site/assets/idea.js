@@ -47,7 +47,7 @@
       }
       var more = make("details", { class: "pf-details" }, [make("summary", {}, "More aspects"), make("div", { class: "pf-stepfields" }, names.slice(MAIN).map(group))]);
       more.open = names.slice(MAIN).some(function (name) { return self.described[name]; });
-      this.form.replaceChildren.apply(this.form, names.slice(0, MAIN).map(group).concat(more, this.starter()));
+      this.form.replaceChildren.apply(this.form, [this.starter()].concat(names.slice(0, MAIN).map(group), more));
     }
     /* Begin with what a method does, and change it. */
     starter() {
@@ -55,7 +55,7 @@
       var box = make("input", { class: "pf-input", type: "text", id: id, list: list.id, autocomplete: "off", value: this.like ? all[this.like].name : "" });
       box.addEventListener("change", function () {
         var asked = box.value.trim().toLowerCase(), found = Object.keys(all).filter(function (k) { return k === asked || all[k].name.toLowerCase() === asked; })[0];
-        note.textContent = found || !asked ? "" : "No method has this name.";
+        note.textContent = found || !asked ? "Or choose the aspects below." : "No method has this name.";
         if (!found) return;
         self.described = {};
         var traits = peft.traits(found);
@@ -66,8 +66,8 @@
         self.write();
         document.getElementById(id).focus();
       });
-      var note = make("small", { role: "status" });
-      return make("div", { class: "pf-field" }, [make("label", { for: id }, "Or begin with a method"), box, list, note]);
+      var note = make("small", { role: "status" }, "Or choose the aspects below.");
+      return make("div", { class: "pf-field" }, [make("label", { for: id }, "Begin with a method"), box, list, note]);
     }
     change(name, value, on) {
       var values = Object.keys(peft.aspects()[name].values), chosen = this.described[name] || [];
@@ -95,7 +95,7 @@
         make("ol", { class: "pf-choices" }, found.map(function (r) {
           var method = peft.data.methods[r.method];
           return make("li", { class: "pf-choice", "data-near": r.method }, [
-            make("h3", {}, [make("span", { class: "pf-dot hue-" + method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + r.method + ".html" }, method.name), make("small", { class: "pf-muted" }, " " + method.year + ", " + Math.round(100 * r.likeness) + " % alike")]),
+            make("h2", {}, [make("span", { class: "pf-dot hue-" + method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + r.method + ".html" }, method.name), make("small", { class: "pf-muted" }, " " + method.year + ", " + Math.round(100 * r.likeness) + " % alike")]),
             make("p", { class: "pf-choice__summary" }, method.summary),
             r.differences.length ? make("ul", { class: "pf-differences" }, r.differences.map(function (d) { return make("li", {}, [make("strong", {}, d.name + ": "), d.sentence]); })) : make("p", { class: "pf-small" }, "It agrees in every aspect that you chose.")
           ]);

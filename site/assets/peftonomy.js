@@ -371,6 +371,16 @@ var pf = (function () {
     filter();
   });
 
+  /* ---- the theme adds a navigation to each block of code; each needs a name of its own ---- */
+
+  document.querySelectorAll("article .highlight").forEach(function (block, i) {
+    function named() {
+      block.querySelectorAll("nav").forEach(function (nav) { nav.setAttribute("aria-label", "Code " + (i + 1)); });
+    }
+    new MutationObserver(named).observe(block, { childList: true, subtree: true });
+    named();
+  });
+
   [].forEach.call(document.querySelectorAll("[data-support]"), function (form) {   // the matrix of support, for one library or base
     var box = document.getElementById(form.dataset.support), note = form.querySelector("[data-filter-count]");
     var rows = [].slice.call(box.querySelectorAll("tbody tr"));

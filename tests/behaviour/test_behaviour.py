@@ -7,7 +7,6 @@ GRID=whole (`make grid`) it does so on every family.
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from peftonomy import UsageError
 from peftonomy.conformance import checks, tiny
 from peftonomy.conformance.trial import KB, Trial, trials, with_module
+from tests.grid import WHOLE
 
 from .twins import TWINS, Twin
 
@@ -40,7 +40,7 @@ def drawn(method: str) -> set[str]:
 
 @pytest.mark.parametrize(("method", "family"), PAIRS)
 def test_method(method: str, family: str) -> None:
-    everything = os.environ.get("GRID") == "whole" or family in drawn(method)
+    everything = WHOLE or family in drawn(method)
     for trial in trials(method, family):
         for check in checks.CHECKS:
             if everything or check not in LONG:

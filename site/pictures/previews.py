@@ -1,7 +1,7 @@
 """Draw the pictures that links to the site show, one per kind of page, with a headless Chromium.
 
 Run by `make pictures` after a change of the name, the colours or the taxonomy; CHROMIUM names the browser. They are
-committed in `site/assets/cards`, since a build has no browser. They hold no number, which could grow old.
+committed in `site/assets/previews`, since a build has no browser. They hold no number, which could grow old.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 import peftonomy
 from peftonomy.site._lists import picture
-from peftonomy.site._site import CARDS, Site
+from peftonomy.site._site import PREVIEWS, Site
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SIZE = {"width": 1200, "height": 630}
@@ -48,16 +48,16 @@ def page(site: Site, said: str) -> str:
 
 def main() -> None:
     site, chromium = Site(peftonomy.load()), shutil.which(os.environ.get("CHROMIUM", "chromium"))
-    assert {*CARDS.values(), "page"} == {*SAID}
-    (ASSETS / "cards").mkdir(exist_ok=True)
+    assert {*PREVIEWS.values(), "page"} == {*SAID}
+    (ASSETS / "previews").mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         tab = playwright.chromium.launch(executable_path=chromium).new_page(viewport=SIZE)  # type: ignore[arg-type]
         for kind, said in SAID.items():
-            source = ASSETS / "cards" / f"{kind}.html"
+            source = ASSETS / "previews" / f"{kind}.html"
             source.write_text(page(site, said), encoding="utf-8")
             tab.goto(source.as_uri(), wait_until="networkidle")
             tab.evaluate("document.fonts.ready")
-            tab.screenshot(path=ASSETS / "cards" / f"{kind}.jpg", type="jpeg", quality=82)
+            tab.screenshot(path=ASSETS / "previews" / f"{kind}.jpg", type="jpeg", quality=82)
             source.unlink()
 
 

@@ -1,0 +1,21 @@
+"""Pause Python's cycle collector while many records are made that all stay."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+__all__ = ["uncollected"]
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Disable Python's cycle collector, which would scan hundreds of thousands of permanent records repeatedly."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
