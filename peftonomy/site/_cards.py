@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 
 from ..knowledge.base import Method
-from . import _block
+from . import _block, _equation
 from ._site import Site
 
 __all__ = ["cards"]
@@ -33,4 +33,5 @@ def _card(site: Site, method: Method) -> str:
     update = site.tex(entry.update, display=True, file=f"methods/{method.id}.yaml")
     block = _block.picture(_block.acts(method))
     template = site.env.get_template("card.html")
-    return template.render(entry=entry, update=update, block=block, deviations=deviations).strip()
+    symbols = _equation.equation(site, method)["legend"]
+    return template.render(entry=entry, update=update, symbols=symbols, block=block, deviations=deviations).strip()
