@@ -21,10 +21,10 @@ ASKED = (
     "calculator.html?method=lora&model=llama_3_1_405b",
     "methods/full_fine_tuning.html?model=t0_11b&task=seq_cls",
     "compare.html?methods=lora,adalora,prefix_tuning,ia3,bitfit,warp&budget=10M",
-    "planner.html?trained=5M",
+    "planner.html?gpu=24+GiB",
 )
 TYPE = """() => {
-    const tool = document.querySelector("peft-calculator, peft-compare, peft-planner"), times = [];
+    const tool = document.querySelector("peft-calculator, peft-compare, peft-choose"), times = [];
     const fields = [...tool.querySelectorAll(".pf-input")].filter(f => f.tagName === "INPUT" && f.value);
     const input = fields[0] || tool.querySelector("input.pf-input");
     for (let i = 0; i < 40; i++) {

@@ -24,10 +24,10 @@ from peftonomy.site import pages
 from peftonomy.site._around import Around
 from peftonomy.site._preview import WATCHED, Built, Preview, Source, seen
 
-LISTED = ("methods/", "categories/", "models/", "lists/")
+LISTED = ("methods/", "categories/", "models/", "lists/", "reference/", "guides/")
 """Folders whose pages are reached by lists, search and links, not by the menu: a menu of hundreds helps nobody and
 would be printed into every page."""
-BEHIND = ("lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
+BEHIND = ("api.md", "lists/index.md", "timeline.md", "matrix.md", "crosswalk.md")
 """Pages behind one of the menu's doors."""
 
 
@@ -108,10 +108,21 @@ _built: Built
 
 
 def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
-    """Keep the menu."""
-    global _nav
-    _nav = nav
+    """Keep the menu, and count the pages."""
+    global _nav, _done, _pages
+    _nav, _done, _pages = nav, 0, len(files.documentation_pages())
     return nav
+
+
+_done = _pages = 0
+
+
+def _step(config: MkDocsConfig) -> None:
+    """Report that one more page is rendered or written. Each is a step."""
+    global _done
+    _done += 1
+    if report := config.extra.get("report"):
+        report(_done, 2 * _pages)
 
 
 def on_env(env: jinja2.Environment, config: MkDocsConfig, files: Files) -> jinja2.Environment:
@@ -136,6 +147,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put back what is searched."""
+    _step(config)
     return _around[page.file.src_uri].searched(html)
 
 
@@ -161,6 +173,7 @@ def on_page_context(context: TemplateContext, page: Page, config: MkDocsConfig, 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Write the policy into a page, whose content nobody asks for any more."""
+    _step(config)
     page.content = None
     return _guarded(output)
 

@@ -13,7 +13,7 @@ from py_mini_racer import MiniRacer
 
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy.memory.setting import Setting
-from peftonomy.site import _engine, _operations
+from peftonomy.site import _choices, _engine, _operations
 from peftonomy.site._site import Site
 
 Answer = dict[str, Any]
@@ -30,7 +30,7 @@ ASK = (
 def started(kb: KnowledgeBase, *scripts: str) -> Iterator[MiniRacer]:
     """The site's engine with the data of a knowledge base, and these scripts of the site's."""
     context, site = MiniRacer(), Site(kb)
-    made = {"data": _engine.script, "programs": _operations.script}
+    made = {"data": _engine.script, "programs": _operations.script, "choices": _choices.script}
     for name in ("engine", "data", *scripts):
         text = made[name](site) if name in made else (ASSETS / f"{name}.js").read_text(encoding="utf-8")
         context.eval(text)

@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from peftonomy import KnowledgeBase
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "taxonomy" / "locators.json"
-COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,40})")
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?(?:/.*)?\Z")
 INSTALLED = {"hf_peft": "peft", "adapters_lib": "adapters", "hf_transformers": "transformers"}
 """Records of libraries whose release the tests install, and the package."""
@@ -42,7 +41,7 @@ class Locator:
 
 
 def locators(kb: KnowledgeBase) -> Iterator[Locator]:
-    """Every citation of a file of code in the entries."""
+    """Every citation of a file of code in the entries, the libraries and the trainers."""
     for method in kb.values():
         values = {
             f"hyperparameters.{name}.source": spec.literal or spec.default
@@ -50,13 +49,27 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
             if not (isinstance(spec.default, str) and spec.type != "choice")
         }
         for keys, citation in method.entry.citations():
-            key, _, place = citation.partition("#")
-            if not place or key not in kb.references or not is_code(kb, key):
-                continue
-            file, _, symbol = place.partition(":")
-            field = ".".join(map(str, keys))
-            default = values.get(field)
-            yield Locator(key, file, symbol, "" if default is None else str(default), f"{method.id}: {field}")
+            yield from _locator(kb, method.id, keys, citation, values)
+    for record in (*kb.libraries.values(), *kb.trainers.values()):
+        for keys, citation in record.citations():
+            yield from _locator(kb, record.id, keys, citation, {})
+    for trainer in kb.trainers.values():
+        for method in trainer.methods:
+            offer = trainer.offer(method)
+            for name, key in offer.keys.items():
+                field, source = ("methods", method, "keys", name), f"{str(offer.source).partition(':')[0]}:{key.key}"
+                yield from _locator(kb, trainer.id, field, source, {".".join(field): key.default})
+
+
+def _locator(
+    kb: KnowledgeBase, record: str, keys: Iterable[str | int], citation: str, values: dict[str, Any]
+) -> Iterator[Locator]:
+    key, _, place = citation.partition("#")
+    if place and key in kb.references and is_code(kb, key):
+        file, _, symbol = place.partition(":")
+        field = ".".join(map(str, keys))
+        default = values.get(field)
+        yield Locator(key, file, symbol, "" if default is None else str(default), f"{record}: {field}")
 
 
 def is_code(kb: KnowledgeBase, key: str) -> bool:
@@ -71,9 +84,7 @@ def table(key: str) -> Path:
 
 def commit_of(kb: KnowledgeBase, key: str) -> str:
     """The commit that a record names, as far as it names it."""
-    fields = kb.references[key].fields
-    found = COMMIT.search(f"{fields.get('version', '')} {fields.get('note', '')}")
-    return found[1] if found else ""
+    return kb.references[key].commit
 
 
 def has_symbol(text: str, symbol: str) -> bool:

@@ -1,4 +1,4 @@
-"""The planner as a reader uses it, and all tools by keyboard alone, on a phone and from a folder."""
+"""The guided choice as a reader uses it, and all tools by keyboard alone, on a phone and from a folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from playwright.sync_api import Browser, Page, expect
 from peftonomy import KnowledgeBase
 from peftonomy.backbones.backbone import Backbone
 from peftonomy.files.output import binary_text
-from peftonomy.memory.fit import gpu_bytes, largest
-from peftonomy.memory.setting import Setting
 
 from .browser_kit import PHONE, watch
 from .tools_kit import (
@@ -27,35 +25,89 @@ from .tools_kit import (
 pytestmark = pytest.mark.browser
 
 
-# Planner.
+# The guided choice.
 
 
-def test_a_method_is_found_by_what_it_must_do(watched: Page, address: str, kb: KnowledgeBase) -> None:
-    """Journey 1: merges, trains under 5 M on llama-3-8b, came after 2022."""
+def test_a_method_is_chosen_with_what_makes_it_fit(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """24 GB, Llama 3.1 8B, 2,048 tokens: three fields, and the page says that checkpointing makes it fit."""
     watched.goto(address)
     watched.locator(".pf-doorway a[href='planner.html']").click()
-    field(watched, "Model").select_option("llama_3_8b")
-    field(watched, "Trained at most").fill("5M")
-    watched.get_by_role("checkbox", name="merges into the weights").check()
-    field(watched, "From year").fill("2023")
-    expect(watched.locator("[data-fits=lora]")).to_have_count(0)
-    found = watched.locator("[data-fits]").evaluate_all("rows => rows.map(r => r.dataset.fits)")
-    assert found
-    for method in found:
-        assert kb[method].merge == "exact"
-        assert kb[method].year >= 2023
-    expect(watched.locator("[data-out-of=lora]")).to_contain_text("is from 2021")
-    expect(watched.locator("[data-out-of=adalora]")).to_contain_text("at its smallest, init_r = 8")
+    field(watched, "Model").fill("meta-llama/Meta-Llama-3.1-8B-Instruct")
+    field(watched, "GPU").fill("24 GiB")
+    field(watched, "Length").fill("2048")
+    choice = kb.choose("llama_3_1_8b", gpu="24GiB", seq=2048)
+    said = "LoRA fits Llama 3.1 8B on 24 GiB with gradient checkpointing."
+    expect(watched.locator(".pf-decision")).to_have_text(said)
+    expect(watched.locator("[data-field=model] small")).to_contain_text("Counted as Llama 3.1 8B")
+    cards = watched.locator("[data-choice]")
+    assert cards.evaluate_all("all => all.map(c => c.dataset.choice)") == [c.method for c in choice.found]
+    first = cards.first
+    steps = [binary_text(bytes_) for bytes_ in choice.found[0].steps]
+    expect(first.locator(".is-used .pf-bars__value")).to_have_text([f"{steps[0]}, too much", steps[1]])
+    expect(first.locator(".pf-choice__why")).to_contain_text(f"Gradient checkpointing: {steps[0]} → {steps[1]}.")
+    first.get_by_text("Code for PEFT").click()
+    assert first.locator(".pf-command").inner_text().strip() == choice.found[0].code
+    expect(watched.locator("[data-refused=prefix_tuning]")).to_contain_text("would hold it, such as")
+    expect(watched.locator(".pf-choice__command")).to_have_text(
+        "peftonomy choose --model llama_3_1_8b --gpu '24 GiB' --batch 1 --seq 2048"
+    )
     again = watched.url
-    assert "merge=1" in again
-    assert "since=2023" in again
     watched.goto("about:blank")
     watched.goto(again)
-    link = watched.locator("[data-fits] td a").first
-    expect(link).to_be_visible()
-    link.click()
-    expect(watched).to_have_url(re.compile(r"calculator\.html\?method="))
-    assert out(watched, "trained") <= 5_000_000
+    expect(watched.locator(".pf-decision")).to_have_text(said)
+    watched.get_by_role("button", name="Show more").click()
+    expect(cards).to_have_count(10)
+    cards.first.locator("dd a").click()
+    expect(watched).to_have_url(re.compile(r"calculator\.html\?method=lora.*checkpointing=1"))
+    assert out(watched, "peak") == choice.found[0].memory.peak
+
+
+def test_requirements_and_wrong_answers(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(f"{address}planner.html?model=roberta_base&seq=128&batch=32")
+    watched.get_by_role("button", name="T4").click()
+    expect(field(watched, "GPU")).to_have_value("T4")
+    watched.get_by_role("checkbox", name="merges into the weights").check()
+    field(watched, "In a library").select_option("adapters")
+    field(watched, "Rank by").select_option("stored")
+    watched.get_by_text("More settings").click()
+    field(watched, "Trained at most").fill("0.1%")
+    choice = kb.choose(
+        "roberta_base", gpu="T4", seq=128, batch=32, merge=True, library="adapters", by="stored", trained="0.1%"
+    )
+    cards = watched.locator("[data-choice]")
+    expect(cards.first).to_have_attribute("data-choice", choice.found[0].method)
+    assert cards.evaluate_all("all => all.map(c => c.dataset.choice)") == [c.method for c in choice.found]
+    for text in ("need=mergeable", "library=adapters", "by=stored", "trained=0.1"):
+        assert text in watched.url
+    for label, wrong, told in (
+        ("Trained at most", "much", "Write 10M, 250k, 1e6, or 0.1% of the model."),
+        ("GPU", "A100", "This may be A100 80GB or A100 40GB."),
+        ("GPU", "big one", "Give a size such as 24 GiB, or a name"),
+        ("Batch", "x", "A whole number from 1."),
+    ):
+        before = field(watched, label).input_value()
+        field(watched, label).fill(wrong)
+        expect(watched.locator(".pf-field", has=field(watched, label)).locator("small")).to_contain_text(told)
+        expect(field(watched, label)).to_have_attribute("aria-invalid", "true")
+        field(watched, label).fill(before)
+        expect(field(watched, label)).to_have_attribute("aria-invalid", "false")
+        expect(cards.first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("llama 2 7b", "Llama 2 7B"), ("FacebookAI/roberta-base", "RoBERTa-base"),
+        ("NousResearch/Llama-2-7b-hf", "Llama 2 7B"),
+        ("unsloth/llama-3.1-8b-bnb-4bit", "Llama 3.1 8B"), ("gemma", "Several models"), ("zzz", "No model here"),
+    ],
+)  # fmt: skip
+def test_a_model_is_found_by_any_of_its_names(watched: Page, address: str, text: str, said: str) -> None:
+    watched.goto(f"{address}planner.html?gpu=H100&seq=64")
+    expect(watched.locator(".pf-decision")).to_be_visible()
+    field(watched, "Model").fill(text)
+    found = watched.locator(".pf-decision" if "model" not in said else "[data-field=model] small")
+    expect(found).to_contain_text(said)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +121,7 @@ def test_a_method_is_found_by_what_it_must_do(watched: Page, address: str, kb: K
         ("methods/lora.html?method=ia3&h=lora", ["the field 'method'"]),
         ("compare.html?methods=lora,iaa3&sort=traind", ["the method 'iaa3'", "did you mean trained"]),
         ("compare.html?methods=lora,ia3,vera,oft,boft,hra,poly", ["asks for 7 methods; shown are the first 6."]),
-        ("planner.html?library=pefft&merge=yes", ["merge 'yes', which is not known here; known: 0, 1.", "hf_peft"]),
+        ("planner.html?library=pefft&need=mergable", ["did you mean mergeable", "hf_peft"]),
         ("methods/index.html?merge=exakt&yeer=1", ["did you mean exact", "the field 'yeer'"]),
         ("taxonomy.html?type=<b>x</b>", ["type '<b>x</b>'"]),
     ],
@@ -87,7 +139,7 @@ def test_an_address_without_fault_is_told_nothing(watched: Page, address: str) -
     for asked in (
         "calculator.html?method=lora&model=gpt2&task=seq_cls&labels=3&r=4&targets=attn.q&batch=2&precision=float32",
         "compare.html?methods=lora,ia3&lora.r=4&budget=1M&diff=1&sort=trained&desc=1&checkpointing=1",
-        "planner.html?trained=5M&gpu=24+GiB&solve=seq&merge=1&since=2022&library=any&order=trained",
+        "planner.html?trained=5M&gpu=24+GiB&need=mergeable,side_by_side&library=any&by=memory&anywhere=1&batch=2",
         "methods/index.html?q=lora&h=rank",
     ):
         watched.goto(address + asked)
@@ -97,59 +149,6 @@ def test_an_address_without_fault_is_told_nothing(watched: Page, address: str) -
     expect(watched.locator(".pf-odd")).to_have_count(1)
     watched.get_by_label("Batch").fill("2")
     expect(watched.locator(".pf-odd")).to_have_count(0)
-
-
-def test_a_senseless_budget_is_told(watched: Page, address: str) -> None:
-    watched.goto(f"{address}planner.html")
-    field(watched, "Trained at most").fill("much")
-    expect(watched.get_by_role("alert")).to_contain_text("A budget is a number")
-    expect(field(watched, "Trained at most")).to_have_attribute("aria-invalid", "true")
-    field(watched, "Trained at most").fill("1k")
-    field(watched, "Checkpoint at most").fill("1 kB")
-    expect(watched.locator("[data-out=fits]")).to_be_visible()
-
-
-def test_what_fits_near_its_default_comes_first(watched: Page, address: str, kb: KnowledgeBase) -> None:
-    watched.goto(f"{address}planner.html?model=llama_3_8b&trained=5M")
-    row = watched.locator("[data-fits=lora]")
-    expect(row).to_contain_text("r = 11")
-    expect(row).to_contain_text(f"default {kb['lora'].entry.hyperparameters['r'].default}")
-    listed = "rows => rows.map(row => row.dataset.fits)"
-    order = watched.locator("[data-fits]").evaluate_all(listed)
-    assert order.index("ia3") < order.index("lora") < order.index("vera") < order.index("lorahub")
-    watched.get_by_label("Ranked by").select_option("trained")
-    again = watched.locator("[data-fits]").evaluate_all(listed)
-    assert again.index("lorahub") < again.index("lora")
-    assert set(again) == set(order)
-    assert "order=trained" in watched.url
-
-
-def test_a_gpu_holds_what_fit_says(watched: Page, address: str, kb: KnowledgeBase) -> None:
-    watched.goto(f"{address}planner.html?model=llama_2_7b&trained=")
-    field(watched, "GPU memory at most").fill("much")
-    expect(watched.get_by_role("alert")).to_contain_text("GPU memory is a size")
-    field(watched, "GPU memory at most").fill("24 GiB")
-    watched.get_by_text("Training step", exact=True).click()
-    field(watched, "Length").fill("1024")
-    setting, gpu = Setting(1, 1024), gpu_bytes("24GiB")
-    found = {m: largest(kb[m].on("llama_2_7b").training, {}, setting, "batch", gpu) for m in ("lora", "ia3")}
-    for method, fit in found.items():
-        row = watched.locator(f"[data-fits={method}]")
-        expect(row.locator(".pf-fit").first).to_have_text(f"{fit.value:,}")
-        assert fit.memory is not None
-        expect(row.locator(".pf-fit").last).to_have_text(binary_text(fit.memory.peak + fit.memory.gpu_extra))
-    expect(watched.locator("[data-out-of=full_fine_tuning]")).to_contain_text("on a GPU with batch 1")
-    expect(watched.locator("code").filter(has_text="peftonomy fit")).to_have_text(
-        "peftonomy fit --model llama_2_7b --gpu 24GiB --seq 1024"
-    )
-    again = watched.url
-    watched.goto("about:blank")
-    watched.goto(again)
-    watched.locator("[data-fits=lora] td a").click()
-    expect(watched).to_have_url(re.compile(r"calculator\.html\?method=lora"))
-    memory = found["lora"].memory
-    assert memory is not None
-    assert out(watched, "peak") == memory.peak
 
 
 # By keyboard alone, on a narrow screen.
@@ -178,16 +177,16 @@ def test_the_tools_work_by_keyboard_on_a_phone(browser: Browser, address: str, k
     context = browser.new_context(viewport=PHONE, accept_downloads=True)  # type: ignore[arg-type]
     page = context.new_page()
     complaints = watch(page)
-    page.goto(f"{address}planner.html?model=llama_3_8b")
-    tab_to(page, "Trained at most")
-    press(page, "Control+a")
-    page.keyboard.type("5M")
+    page.goto(f"{address}planner.html")
+    for label, text in (("Model", "Llama 3.1 8B"), ("GPU", "24 GB"), ("Length", "2048")):
+        tab_to(page, label)
+        press(page, "Control+a")
+        page.keyboard.type(text)
+    expect(page.locator(".pf-decision")).to_contain_text("with gradient checkpointing")
     tab_to(page, "merges into the weights")
     press(page, "Space")
-    tab_to(page, "From year")
-    page.keyboard.type("2023")
-    expect(page.locator("[data-out-of=lora]")).to_contain_text("is from 2021")
-    expect(page.locator("[data-fits]").first).to_be_attached()
+    expect(page.locator("[data-choice=prompt_tuning]")).to_have_count(0)
+    expect(page.locator("[data-choice]").first).to_be_attached()
 
     page.goto(f"{address}calculator.html")
     tab_to(page, "Model")
@@ -227,8 +226,9 @@ def test_the_tools_work_from_a_folder_without_network(watched: Page, site: Path,
     watched.context.set_offline(True)
     watched.goto((site / "compare.html").as_uri() + "?methods=lora,ia3&model=t5_base&budget=1M")
     assert cells(watched, "setting")[0].startswith("r = ")
-    watched.goto((site / "planner.html").as_uri() + "?trained=1M&model=t5_base")
-    expect(watched.locator("[data-fits]").first).to_be_visible()
+    expect(watched.locator(".pf-card .katex").first).to_be_attached()
+    watched.goto((site / "planner.html").as_uri() + "?gpu=T4&model=t5_base")
+    expect(watched.locator("[data-choice]").first).to_be_visible()
     watched.goto((site / "calculator.html").as_uri() + "?method=lora&model=t5_base&r=3")
     assert out(watched, "trained") == kb["lora"].cost("t5_base", r=3).trained
 
@@ -237,7 +237,7 @@ def test_pages_of_tools_read_without_script(browser: Browser, address: str, kb: 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{address}compare.html")
-    expect(page.locator("peft-compare table")).to_contain_text(f"{kb['lora'].cost('roberta_base').trained:,}")
+    expect(page.locator("peft-compare table")).to_contain_text(f"{kb['lora'].cost('llama_3_1_8b').trained:,}")
     page.goto(f"{address}planner.html")
-    expect(page.locator("peft-planner")).to_contain_text("This needs scripts")
+    expect(page.locator("peft-choose")).to_contain_text("This page needs scripts")
     context.close()

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 KINDS = (
     "survey.html", "crosswalk.html", "timeline.html", "matrix.html", "lists/index.html", "lists/mergeable.html",
     "methods/index.html", "methods/mam_adapter.html", "methods/lst.html", "models/index.html", "deviations.html",
+    "support.html",
 )  # fmt: skip
 SHOWN = "tr[data-facets]:visible"
 
@@ -242,6 +243,25 @@ def test_models_are_found_by_name_architecture_kind_and_size(watched: Page, addr
     kinds = [k for k, m in kb.models.items() if m.family.kind == "encoder_decoder"]
     expect(watched.locator(SHOWN)).to_have_count(len(kinds))
     expect(watched.locator("#llama")).to_be_hidden()
+
+
+def test_the_matrix_of_support_narrows_to_one_trainer(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    watched.goto(address + "support.html")
+    shown = watched.locator("#pf-support tbody tr:visible")
+    expect(shown).to_have_count(len({row["method"] for row in kb.support}))
+    watched.get_by_label("Library or trainer").select_option("axolotl")
+    expect(shown).to_have_count(len(kb.trainers["axolotl"].methods))
+    expect(watched.locator("#pf-support thead th:visible")).to_have_count(2)
+    watched.get_by_label("Supports").select_option("moe")
+    abilities = {m: kb.trainers["axolotl"].abilities(m).get("moe") for m in kb.trainers["axolotl"].methods}
+    able = [m for m, one in abilities.items() if one is not None and one.works != "none"]
+    expect(shown).to_have_count(len(able))
+    watched.get_by_label("Filter").fill("rslora")
+    expect(shown).to_have_count(1)
+    cell = shown.locator("td:visible")
+    expect(cell.get_by_role("link", name="0.5.0")).to_have_attribute(
+        "href", re.compile(r"https://github.com/axolotl-ai-cloud/axolotl/blob/[0-9a-f]{12}/src/axolotl/.*peft.py")
+    )
 
 
 def test_a_question_that_nothing_answers_says_so(watched: Page, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -281,7 +282,7 @@ def test_memory_of_a_step_is_that_of_python(
 def test_what_memory_needs_is_fetched_when_a_page_shows_it(watched: Page, address: str) -> None:
     fetched: list[str] = []
     watched.on("request", lambda request: fetched.append(request.url.rsplit("/", 1)[-1]))
-    for asked in ("index.html", "methods/lora.html", "planner.html?trained=5M"):
+    for asked in ("index.html", "methods/lora.html", "planner.html"):
         watched.goto(address + asked)
         watched.wait_for_load_state("networkidle")
     assert "data.js" in fetched
@@ -310,9 +311,9 @@ def test_five_methods_are_compared_and_taken_along(watched: Page, address: str, 
     """Journey 3."""
     watched.goto(address)
     watched.locator(".pf-doorway a[href='compare.html']").click()
-    expect(watched.locator("[data-remove]").first).to_be_visible()
-    while watched.locator("[data-remove]").count():
-        watched.locator("[data-remove]").first.click()
+    expect(watched.locator("[data-remove]")).to_have_count(2)
+    watched.get_by_role("button", name="Clear all").click()
+    expect(watched.locator("[data-remove]")).to_have_count(0)
     methods = ("lora", "adalora", "ia3", "prefix_tuning", "prompt_tuning")
     for method in methods:
         field(watched, "Add a method (up to 6)").fill(kb[method].name)
@@ -339,6 +340,27 @@ def test_five_methods_are_compared_and_taken_along(watched: Page, address: str, 
     watched.goto("about:blank")
     watched.goto(again)
     assert cells(watched, "trained") == [f"{costs[m].trained:,}" for m in ordered]
+
+
+def test_methods_are_compared_in_words(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    """VeRA and LoRA-FA: each difference in a sentence, and beside the numbers what each of them does."""
+    watched.goto(f"{address}compare.html?methods=vera,lora_fa")
+    said = watched.locator(".pf-differences li")
+    expect(said).to_have_text([f"{d.name}: {d.sentence}" for d in kb.compare("vera", "lora_fa").differences])
+    expect(said.filter(has_text="shared by all targeted modules; LoRA-FA freezes")).to_have_count(1)
+    for method in ("vera", "lora_fa"):
+        card = watched.locator(f"[data-card={method}]")
+        expect(card.locator(".pf-equation .katex").first).to_be_visible()
+        expect(card.get_by_role("img", name="Where in a transformer block it acts")).to_be_visible()
+        expect(card).to_contain_text(kb[method].entry.summary)
+        expect(card.get_by_text(re.compile(r"^\d+ deviations of implementations$"))).to_be_visible()
+    field(watched, "Add a method (up to 6)").fill("LoRA")
+    watched.keyboard.press("Enter")
+    expect(said.first).to_contain_text("; LoRA ")
+    field(watched, "Add a method (up to 6)").fill("DoRA")
+    watched.keyboard.press("Enter")
+    expect(watched.locator(".pf-inwords summary").filter(has_text="VeRA and DoRA")).to_be_visible()
+
 
 def test_the_same_budget_gives_the_largest_settings(watched: Page, address: str, kb: KnowledgeBase) -> None:
     watched.goto(f"{address}compare.html?methods=lora,prompt_tuning,adalora&model=llama_3_8b")

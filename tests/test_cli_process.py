@@ -229,6 +229,18 @@ def test_a_table_is_drawn_on_a_terminal_and_plain_in_a_pipe(run: Run, monkeypatc
     assert "bert_base" in drawn
 
 
+def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to stderr, and nothing of it into a pipe."""
+    line = "fit lora ia3 --model gpt2 --gpu 8GiB"
+    plain = run(line)
+    assert plain.err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = run(line)
+    assert shown.out == plain.out
+    assert "fitting" in shown.err
+    assert "/2" in shown.err
+
+
 HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", "mkdocs", "bibtexparser")
 
 

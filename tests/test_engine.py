@@ -17,7 +17,7 @@ from py_mini_racer import MiniRacer
 import peftonomy
 from peftonomy import ConfigError, KnowledgeBase, PeftonomyError, UsageError
 from peftonomy.backbones.backbone import Backbone
-from peftonomy.site import _size
+from peftonomy.knowledge import size as _size
 from tests import families as more
 from tests import families_decoders as decoders
 from tests.engine_kit import ask, started

@@ -11,7 +11,8 @@ import pytest
 from py_mini_racer import MiniRacer
 
 from peftonomy import KnowledgeBase, PeftonomyError
-from peftonomy.memory.fit import gpu_bytes, largest
+from peftonomy.memory.fit import largest
+from peftonomy.memory.gpus import gpu_bytes
 from peftonomy.memory.setting import ATTENTION, Setting
 from peftonomy.site import _engine
 from tests.engine_kit import Answer, ask, differential, named, python, started

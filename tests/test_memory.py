@@ -22,7 +22,8 @@ from benchmarks import published
 from peftonomy import UsageError
 from peftonomy.cli import main as _cli
 from peftonomy.memory import asked as questions
-from peftonomy.memory.fit import beside, gpu_bytes, largest
+from peftonomy.memory.fit import beside, largest
+from peftonomy.memory.gpus import gpu_bytes
 from peftonomy.memory.optimizer import COUNTER
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Language

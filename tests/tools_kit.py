@@ -17,7 +17,7 @@ KINDS = (
     "taxonomy.html", "api.html", "about.html",
     "calculator.html?method=lora&model=pasted", "calculator.html?model=llama_3_8b&modules=all-linear&r=0",
     "compare.html?methods=lora,ia3,prefix_tuning&model=roberta_base&sort=trained&budget=1M",
-    "planner.html?trained=5M&merge=1&gpu=24GiB", "memory.html",
+    "planner.html?gpu=24+GiB&seq=2048&trained=5M&need=mergeable", "memory.html",
 )  # fmt: skip
 """Every kind of page, the tools in more than one state. (Lists and the survey are looked at in their own module.)"""
 CONFIG = {

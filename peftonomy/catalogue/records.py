@@ -29,7 +29,9 @@ from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
+    from ..schema.gpus import Gpu
     from ..schema.library import Library
+    from ..schema.support import Trainer
     from ..schema.taxonomy import Taxonomy
 
 __all__ = ["M", "Merge", "MethodRecord", "ModelLike", "Records", "Shelf"]
@@ -161,7 +163,7 @@ class MethodRecord:
 
 
 class Records(Mapping[str, M], Generic[M]):
-    """All methods by id, with the models, families, libraries, taxonomy and bibliography."""
+    """All methods by id, with the models, families, libraries, trainers, taxonomy and bibliography."""
 
     def __init__(self, root: str | Path, method: type[M]):
         if not isinstance(root, str | Path):
@@ -177,6 +179,7 @@ class Records(Mapping[str, M], Generic[M]):
         self.families: Shelf[Family] = Shelf("model_type", root / "backbones" / "families", self._family)
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
         self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
+        self.trainers: Shelf[Trainer] = Shelf("trainer", root / "taxonomy" / "trainers", self._trainer)
         self.memo: dict[str, Any] = {}
         """A cache for the packages above: values computed once for these records, each under its own name."""
         self._by_checkpoint: dict[str, Backbone] = {}
@@ -200,6 +203,11 @@ class Records(Mapping[str, M], Generic[M]):
         from ..schema.library import load_library
 
         return load_library(path, self.shown(path))
+
+    def _trainer(self, path: Path) -> Trainer:
+        from ..schema.support import load_trainer
+
+        return load_trainer(path, self.shown(path))
 
     def shown(self, path: Path) -> str:
         """Return the name of a file in messages: relative to the root if it is below it."""
@@ -265,6 +273,14 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "references.bib"
         return Bibliography.read(path, self.shown(path))
+
+    @cached_property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs that a question may name; none without taxonomy/gpus.yaml."""
+        from ..schema.gpus import GpuFile
+
+        path = self.root / "taxonomy" / "gpus.yaml"
+        return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

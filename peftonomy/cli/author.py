@@ -137,8 +137,8 @@ def verify(
     sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
     module = None if implementation is None else suite.implementation(implementation)
     results: list[suite.Result] = []
-    for method in wanted:
-        with out.progress(f"verifying {method}"):
+    for done, method in enumerate(wanted, 1):
+        with out.progress(f"verifying {method} ({done} of {len(wanted)})"):
             found = list(suite.run(suite.cases(method, module, families or None)))
         results += found
         if not as_json:

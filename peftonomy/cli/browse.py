@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from ..files import output as out
-from .options import cli, completes, json_option, knowledge, method_argument, methods_argument, section
+from ..schema.support import ASPECTS
+from .options import (
+    Assignment,
+    Whole,
+    cli,
+    completes,
+    json_option,
+    knowledge,
+    method_argument,
+    methods_argument,
+    once,
+    section,
+)
 
 if TYPE_CHECKING:
     from ..knowledge.base import Method
-    from ..schema.tensors import Tensor
 
 
 @cli.command()
@@ -26,14 +38,21 @@ if TYPE_CHECKING:
     shell_complete=completes("models"),
     help="Let --where also use trained, stored, stored_bytes, served and percent, counted on this model.",
 )
+@click.option("--in", "place", metavar="LIBRARY", help="Only methods that this library or trainer has.")
 @click.option("--list", "stored", metavar="LIST", help="Only methods of a saved query; `peftonomy lists` prints them.")
 @json_option
-def methods(category: str | None, where: str, model: str | None, stored: str | None, as_json: bool) -> None:
+def methods(
+    category: str | None, where: str, model: str | None, place: str | None, stored: str | None, as_json: bool
+) -> None:
     """List the methods."""
     from ..knowledge.query import select
+    from ..knowledge.support import provider
 
     kb = knowledge()
     found = select(kb, where, category, model)
+    if place is not None:
+        there = provider(kb, place).id
+        found = found.only(m.id for m in found.methods if there in kb.facts[m.id]["library"])
     if stored is not None:
         found = found.only(kb.stored_list(stored).ids)
     if as_json:
@@ -48,6 +67,7 @@ def methods(category: str | None, where: str, model: str | None, stored: str | N
 def show(method: str, as_json: bool) -> None:
     """Show one method's entry, and how each fact is known."""
     from ..knowledge.evidence import facts, tally
+    from .equation import equation
 
     found = knowledge()[method]
     entry = found.entry
@@ -55,7 +75,7 @@ def show(method: str, as_json: bool) -> None:
         return out.print_json(found.record())
     known = facts(found)
     click.echo(f"{entry.name}: {entry.full_name} ({entry.year}), {entry.category}\n\n{entry.summary}\n")
-    click.echo(f"{entry.update}\n{entry.where}\n")
+    click.echo(f"{equation(entry.update)}\n{entry.where}\n")
     level = {fact.keys: fact.level.replace("_", "-") for fact in known}
     settings = [
         (n, h.type, str(h.default), h.domain.source if h.domain else "",
@@ -64,7 +84,7 @@ def show(method: str, as_json: bool) -> None:
     ]  # fmt: skip
     section(("hyperparameter", "type", "default", "domain", "known", "source", "meaning"), settings)
     tensors = [
-        (n, t.per, declared(t), t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
+        (n, t.per, t.declared, t.init, level.get(("tensors", n, "init"), ""), word(t.trained),
          ", ".join(s.as_ for s in t.stored), t.served)
         for n, t in entry.tensors.items()
     ]  # fmt: skip
@@ -76,18 +96,45 @@ def show(method: str, as_json: bool) -> None:
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
 
 
-def declared(tensor: Tensor) -> str:
-    """Return the shape or count of a tensor as in its entry."""
-    if tensor.shape is not None:
-        return " x ".join(size.source for size in tensor.shape)
-    return tensor.count.source if tensor.count is not None else "its own"
-
-
 def word(value: Any) -> str:
     """Return whether a tensor is trained as a word, or the formula for the number of its trained entries."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(getattr(getattr(value, "across", value), "source", value))
+
+
+@cli.command()
+@click.argument("method", metavar="[METHOD]", required=False, shell_complete=completes("methods"))
+@click.option("--aspect", "aspects", metavar="NAME=VALUE", type=Assignment(), multiple=True,
+              help="Describe a mechanism instead of naming a method: acts_on=weight, freezes=random; repeatable, with "
+                   "several values separated by commas.")
+@click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
+@click.option("--aspects", "listed", is_flag=True, help="List the aspects with their values.")
+@json_option
+def nearest(
+    method: str | None, aspects: tuple[tuple[str, str], ...], n: int, listed: bool, as_json: bool
+) -> None:
+    """Find the methods nearest to a method or to a described mechanism, and say how they differ."""
+    from ..knowledge.mechanism import aspects as known
+
+    kb = knowledge()
+    if listed:
+        rows = [(k, f.name, ", ".join(f.values), f.meaning) for k, f in known(kb).items()]
+        if as_json:
+            return out.print_json({k: f.model_dump(mode="json") for k, f in known(kb).items()})
+        return out.print_table(("aspect", "name", "values", "meaning"), rows)
+    described = once(aspects, "--aspect")
+    if method is not None and described:
+        raise UsageError("METHOD and --aspect exclude each other; give one of them")
+    if method is None and not described:
+        raise UsageError("give a METHOD, or describe a mechanism: --aspect acts_on=weight; --aspects lists them")
+    found = kb.nearest(method, n=n, **described)
+    if as_json:
+        return out.print_json(list(found))
+    for one in found.found:
+        click.echo(f"{one.method} ({one.year}), {one.likeness:.0%} alike")
+        click.echo("".join(f"  {d.sentence}\n" for d in one.differences) or "  No difference.\n", nl=False)
+    return None
 
 
 @cli.command()
@@ -145,6 +192,32 @@ def deviations(methods: tuple[str, ...], as_json: bool) -> None:
         return out.print_json(rows)
     columns = ("method", "library", "against", "about", "effect", "note")
     return out.print_table(columns, [[row[name] for name in columns] for row in rows])
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--in", "place", metavar="LIBRARY", help="Only in this library or trainer.")
+@json_option
+def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
+    """List which libraries and trainers have a method, since when, and on which base models.
+
+    A dash stands for an unknown fact.
+    """
+    from ..knowledge.support import provider, records
+
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    there = None if place is None else provider(kb, place).id
+    found = [r for r in records(kb) if r["method"] in wanted and there in (None, r["in"])]
+    if as_json:
+        return out.print_json(found)
+    rows = [
+        (r["method"], r["in"], r["since"] or "-", "fails" if r["fails"] else "has it",
+         *(one["works"] if (one := r["base"][name]) else "-" for name in ASPECTS), r["name"],
+         ", ".join(f"{ours}={key['key']}" for ours, key in r["keys"].items()))
+        for r in found
+    ]  # fmt: skip
+    return out.print_table(("method", "in", "since", "state", *ASPECTS, "name", "keys"), rows)
 
 
 @cli.command()

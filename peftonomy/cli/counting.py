@@ -135,32 +135,46 @@ def stored_note(cost: Cost) -> str:
 @cli.command()
 @methods_argument
 @question_options
+@click.option("--explain", is_flag=True, help="Say in sentences how the methods differ, too.")
 @json_option
-def compare(methods: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def compare(methods: tuple[str, ...], as_json: bool, explain: bool, **asked: Any) -> None:
     """Compare methods on one model. A setting applies to every method that has it."""
     kb = knowledge()
     costs = question(asked).ask_all([kb[m] for m in dict.fromkeys(methods)])
+    words = kb.compare(*methods) if explain else None
     if as_json:
-        return out.print_json([c.to_dict() for c in costs])
+        records = [c.to_dict() for c in costs]
+        return out.print_json(records if words is None else {"costs": records, **words.to_dict()})
     rows = [
         (c.method, out.number(c.trained), f"{c.percent:.4g}", out.number(c.stored),
          out.bytes_text(c.stored_bytes), out.number(c.served), with_values(c))
         for c in costs
     ]  # fmt: skip
     columns = ("method", "trained", "percent", "stored", "checkpoint", "served", "with")
-    return out.print_table(columns, rows, right=columns[1:6])
+    out.print_table(columns, rows, right=columns[1:6])
+    if words is not None:
+        click.echo(f"\n{words}")
+    return None
 
 
 @cli.command()
 @method_argument
-@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="peft or adapters.")
+@click.option("--to", metavar="LIBRARY", default="peft", show_default=True, help="Or adapters, axolotl, llama_factory.")
 @model_options
 @json_option
 def export(method: str, to: str, as_json: bool, **asked: Any) -> None:
-    """Print a library's configuration of a method: the Python call, and the file that it saves."""
+    """Print a library's or a trainer's configuration of a method.
+
+    For a library: the Python call, and the file that it saves. For a trainer: its configuration of a run, in YAML.
+    """
+    from ..libraries.trainers import Run
+
     wanted = question(asked)
     settings: Any = once(wanted.settings)
     found = knowledge()[method].export(**wanted.place, to=to, **settings)
-    if not as_json:
-        click.echo(f"{found.python}\n\n{found.library.file}")
+    if as_json:
+        return out.print_json(found.to_dict())
+    if isinstance(found, Run):
+        return click.echo(found.yaml, nl=False)
+    click.echo(f"{found.python}\n\n{found.library.file}")
     return out.print_json(found.to_dict())

@@ -7,7 +7,7 @@ fraction of the time that importing torch takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from ..errors import PeftonomyError, UnknownName, UsageError, shown, whole
 from ..files import output as out
+from ..knowledge.compare import check_settings, compared, hyperparameter_names, own_settings
 from ..schema.family import TASKS
 
 if TYPE_CHECKING:
@@ -101,11 +102,9 @@ class Question:
             "num_labels": self.num_labels,
         }
 
-    def ask(self, method: Method, settings: Mapping[str, str] | None = None, *, targeted: bool = True) -> Cost:
-        """Return the cost of `method` with all settings, or only with those given. Raises PeftonomyError."""
-        place = self.place if targeted else self.place | {"targets": None, "target_modules": None}
-        plan = method.plan(**place)
-        return plan.cost(once(self.settings) if settings is None else settings, self.dtype)
+    def ask(self, method: Method) -> Cost:
+        """Return the cost of `method`. Raises PeftonomyError."""
+        return method.plan(**self.place).cost(once(self.settings), self.dtype)
 
     def read(self, file: str, method: str | None) -> Adapter:
         """Read the configuration in a file for this model. Raises PeftonomyError."""
@@ -161,52 +160,30 @@ class Question:
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """Count each method; a setting applies to every method that has it. Raises PeftonomyError."""
-        self.check_settings(methods)
-        settings = once(self.settings)
-        return [self.ask(m, own_settings(m, settings), targeted=m.entry.targets is not None) for m in methods]
+        return compared(methods, self.place, once(self.settings), self.dtype)
 
     def check_settings(self, methods: Sequence[Method]) -> None:
         """Raise UnknownName for a setting that none of the methods has."""
-        for name in once(self.settings):
-            if not any(knows(m, name) for m in methods):
-                known = {n for m in methods for n in hyperparameter_names(m)}
-                raise UnknownName("hyperparameter", name, known, "of these methods")
+        check_settings(methods, once(self.settings))
 
 
-def knows(method: Method, name: str) -> bool:
-    """Return True if a setting, `name` or `method.name`, applies to the method."""
-    prefix, _, bare = name.rpartition(".")
-    return prefix in ("", method.id) and bare in hyperparameter_names(method)
-
-
-def own_settings(method: Method, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings that apply to a method; `method.name` takes precedence over `name`."""
-    others = method.entry.alternative_names
-    known = {name: name.rpartition(".")[2] for name in settings if knows(method, name)}
-    own = {bare: settings[name] for name, bare in known.items() if name != bare}
-    taken = {others.get(bare, bare) for bare in own}
-    return own | {n: settings[n] for n, bare in known.items() if n == bare and others.get(n, n) not in taken}
-
-
-def hyperparameter_names(method: Method) -> set[str]:
-    return {*method.entry.hyperparameters, *method.entry.alternative_names}
-
-
-def once(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the settings by name. Raises UsageError for a name given twice."""
+def once(settings: Iterable[tuple[str, str]], option: str = "--set") -> dict[str, str]:
+    """Return the settings of an option by name. Raises UsageError for a name given twice."""
     found: dict[str, str] = {}
     for name, text in settings:
         if name in found:
-            raise UsageError(f"--set {name} is given twice")
+            raise UsageError(f"{option} {name} is given twice")
         found[name] = text
     return found
 
 
 def knowledge() -> KnowledgeBase:
-    """Load the knowledge base that `--root`, the environment or the installation names."""
+    """Return the knowledge base of the caller, or load the one that `--root`, the environment or the package names."""
     import peftonomy
 
-    return peftonomy.load(click.get_current_context().find_root().params["root"])
+    root = click.get_current_context().find_root()
+    found: KnowledgeBase = root.obj or peftonomy.load(root.params["root"])
+    return found
 
 
 def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:

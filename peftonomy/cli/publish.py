@@ -66,8 +66,8 @@ def build(folder: Path) -> None:
     """
     from .. import site
 
-    with out.progress("building the site"):
-        site.build(knowledge(), folder)
+    with out.bar("building the site") as report:
+        site.build(knowledge(), folder, report=report)
     click.echo(f"{sum(1 for path in folder.rglob('*') if path.is_file()):,} files in {folder}")
 
 

@@ -33,6 +33,8 @@ def step_options(command: F) -> F:
     return command
 
 
+SHOWN = 10
+"""The number of methods that do not fit, in the text of `choose`."""
 STEP = ("optimizer", "checkpointing", "attention", "quantized")
 
 
@@ -51,7 +53,11 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
     step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
     asking = question(asked)
     entry = knowledge()[method]
-    found = asking.simulate(entry, **step) if simulate else asking.remember(entry, **step).to_dict()
+    if simulate:
+        with out.progress(f"simulating {method}"):
+            found = asking.simulate(entry, **step)
+    else:
+        found = asking.remember(entry, **step).to_dict()
     if as_json:
         return out.print_json(found)
     click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
@@ -72,8 +78,61 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
+              help="An id of the catalogue, a name on the Hugging Face Hub, or the path of a config.json.")
+@click.option("--task", metavar="TASK", help="Default: the task that the model was trained for.")
+@click.option("--num-labels", metavar="N", type=Whole(), default=2, show_default=True,
+              help="Number of labels of a classification head.")
+@click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
+@click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
+@click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
+@click.option("--merge", is_flag=True, help="Only methods that merge exactly into the weights.")
+@click.option("--need", "needs", metavar="LIST", multiple=True,
+              help="Only methods of a saved query, such as side_by_side; repeatable. `peftonomy lists` prints them.")
+@click.option("--library", metavar="LIBRARY", help="Only methods that this library has; `any`: that some library has.")
+@click.option("--trained", metavar="N", help="Train at most this many parameters: 10M, 250k, 1e6, 0.1%.")
+@click.option("--by", metavar="PRIORITY", default="libraries", show_default=True,
+              help="What comes first: libraries (the most used), memory or stored (the smallest checkpoint).")
+@click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
+@click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
+@click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")
+@step_options
+@json_option
+def choose(
+    methods: tuple[str, ...], as_json: bool, model: str, code: bool, **asked: Any
+) -> None:
+    """Choose methods for a model, a GPU and a training step, with settings that fit.
+
+    A step that does not fit is relaxed: gradient checkpointing, then an 8-bit optimiser, a base in NF4, and a smaller
+    batch. With methods: count only these.
+    """
+    from ..knowledge.choose import RELAXATIONS
+
+    found = knowledge().choose(model, methods=methods, **asked)
+    if as_json:
+        return out.print_json(found.to_dict())
+    if code:
+        if not found.found:
+            raise UsageError(f"no method fits; {found.refused[0].method}: {found.refused[0].reasons[0]}")
+        return click.echo(found.found[0].code)
+    rows = [
+        (c.method, ", ".join(f"{n} = {v}" for n, v in c.given.items()) or "default", out.number(c.trained),
+         out.bytes_text(c.stored_bytes), out.binary_text(c.steps[0]), out.binary_text(c.bytes),
+         ", ".join(RELAXATIONS[name][1] for name in c.relaxed) + (f" of {c.setting.batch}" * ("batch" in c.relaxed)))
+        for c in found.found
+    ]  # fmt: skip
+    columns = ("method", "setting", "trained", "checkpoint", "as asked", "memory", "with")
+    section(columns, rows, right=columns[2:6])
+    section(("does not fit", "because"), [(r.method, "; ".join(r.reasons)) for r in found.refused[:SHOWN]])
+    if len(found.refused) > SHOWN:
+        click.echo(f"and {len(found.refused) - SHOWN} more, which --json lists")
+    return None
+
+
+@cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
-@click.option("--gpu", metavar="SIZE", required=True, help="Memory of the GPU: 24GiB, 80GB.")
+@click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
 @click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
 @click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
@@ -86,18 +145,21 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
     Without methods: every method that can be solved for on the model. The last column is the single change of the
     setting that helps most.
     """
-    from ..memory.fit import beside, gpu_bytes
+    from ..memory.fit import beside
+    from ..memory.gpus import gpu_memory
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
-    size, asking = gpu_bytes(gpu), question(asked)
+    size, asking = gpu_memory(kb.gpus, gpu), question(asked)
     found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
     asking.check_settings(wanted)
-    for method in wanted:
-        try:
-            found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
-        except UsageError:
-            if methods:
-                raise
+    with out.bar("fitting") as report:
+        for done, method in enumerate(wanted):
+            report(done, len(wanted))
+            try:
+                found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
+            except UsageError:
+                if methods:
+                    raise
     if not found:
         raise UsageError("no method can be solved for this; name one to see the reason")
     found = beside(found)

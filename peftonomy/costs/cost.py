@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from ..schema.base import Value
-from .table import Table
+from .table import Table, Tabled
 
 __all__ = ["Cost", "TensorCost"]
 
@@ -50,7 +50,7 @@ class TensorCost:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Tabled):
     """The result: three ledgers, never merged, with the tensors from which they are derived.
 
     trained: entries that the optimiser updates, without a new task head. stored: values and positions that one task's
@@ -119,10 +119,3 @@ class Cost:
         return Table(
             [t.to_dict() for t in self.tensors], caption=f"{self.method} on {self.model}: {self.trained:,} trained"
         )
-
-    def to_frame(self) -> Any:
-        """Return the tensors as a pandas (else polars) data frame."""
-        return self.table().to_frame()
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()

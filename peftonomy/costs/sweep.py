@@ -26,7 +26,7 @@ from ..errors import FormulaError, UsageError, chosen, shown
 from ..formula import Formula
 from .measure import HELD
 from .plan import BYTES, EXACT, INDEX_BYTES, Piece, Plan
-from .table import Table
+from .table import Table, Tabled, axes, label
 from .values import LARGEST, coerced
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ LEDGERS = ("trained", "stored", "stored_bits", "stored_bytes", "shared", "served
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Tabled):
     """The ledgers of `Cost` as arrays (int64) of the shape to which the given hyperparameters broadcast.
 
     For several models, `model` and `backbone` have an element for each, and the arrays have a first axis for them. The
@@ -85,6 +85,39 @@ class Sweep:
         rows = [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
         where = self.model if isinstance(self.model, str) else f"{len(self.model)} models"
         return Table(rows, caption=f"{self.method} on {where}")
+
+    def plot(self, ledger: str = "trained", *, ax: Any = None) -> Any:
+        """Draw a line over the values of a hyperparameter, for each model and each value of the others.
+
+        Without an array of values, draw a bar for each model. ledger: trained, stored, percent or another ledger. ax:
+        the matplotlib axes to draw on. Returns the axes. Needs the notebook extra. Raises UsageError.
+        """
+        chosen("ledger", ledger, dict.fromkeys((*LEDGERS, "percent")))
+        numbers, ax = getattr(self, ledger), axes(ax)
+        if self._swept:
+            self._lines(ax, numbers)
+        else:
+            ax.bar(self.model, numbers)
+        label(ax, "y", ledger)
+        ax.set_title(self.table().caption)
+        return ax
+
+    def _lines(self, ax: Any, numbers: NDArray[Any]) -> None:
+        """Draw a line along the last axis for each index of the others."""
+        import numpy as np
+
+        shape = numbers.shape
+        given = {name: np.asarray(self.hyperparameters[name]) for name in self._swept}
+        along = next((name for name, array in given.items() if array.shape[-1] > 1), self._swept[0])
+        values = {name: np.broadcast_to(array, shape) for name, array in given.items()}
+        fixed = [name for name, array in given.items() if array.ndim > 1 and array.shape[-1] == 1 and name != along]
+        for at in np.ndindex(shape[:-1]):
+            said = [f"{name} = {values[name][at][0]}" for name in fixed]
+            model = [] if isinstance(self.model, str) else [self.model[at[0]]]
+            ax.plot(values[along][at], numbers[at], marker=".", label=", ".join(model + said))
+        ax.set_xlabel(along)
+        if len(shape) > 1:
+            ax.legend()
 
 
 def sweep(plan: Plan, given: Mapping[str, Any], dtype: str = "float32") -> Sweep:

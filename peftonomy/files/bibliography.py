@@ -22,6 +22,7 @@ READ = ("paper", "code", "abstract", "none")
 START = re.compile(r"^[ \t]*@(\w+)[ \t]*\{", re.MULTILINE)
 """Matches the beginning of an entry, or of a comment or a macro."""
 KEY = re.compile(r"[^{]*\{\s*([^,\s{}]+)\s*,")
+COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,40})")
 BRACE = re.compile("[{}]")
 MAX_BYTES = 10_000_000
 MAX_ENTRY = 20_000
@@ -64,6 +65,12 @@ class Reference:
                 (self.fields[n] for n in ("journal", "booktitle", "howpublished", "publisher") if n in self.fields), ""
             )
         )
+
+    @property
+    def commit(self) -> str:
+        """The commit at which we read the code, as far as the record states it; otherwise ""."""
+        found = COMMIT.search(f"{self.fields.get('version', '')} {self.fields.get('note', '')}")
+        return found[1] if found else ""
 
     @property
     def arxiv(self) -> str:

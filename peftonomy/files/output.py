@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import click
 from ..errors import UsageError
 
 __all__ = [
-    "binary_text", "bytes_text", "naming", "number", "print_exactly", "print_json", "print_table", "progress",
+    "bar", "binary_text", "bytes_text", "naming", "number", "print_exactly", "print_json", "print_table", "progress",
     "write_atomically",
 ]  # fmt: skip
 
@@ -121,6 +121,21 @@ def progress(doing: str) -> Iterator[None]:
 
     with Console(stderr=True).status(doing):
         yield
+
+
+@contextlib.contextmanager
+def bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal's stderr how much of a long operation is done: yield a function of the steps done and all."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
+        task = shown.add_task(doing, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def write_atomically(files: Mapping[Path, str]) -> None:

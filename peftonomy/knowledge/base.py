@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from ..implementations.applied import Applied
     from ..libraries.adapter import Adapter
     from ..libraries.export import Configuration
+    from ..libraries.trainers import Run
     from ..memory.answer import Training
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from .choose import Choice
+    from .compare import Costs
     from .graph import Graph
+    from .mechanism import Comparison, Nearest
     from .query import Selection
 
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
@@ -124,23 +129,38 @@ class MethodOn:
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, or a size such as "24GiB". solve: batch, seq, or a hyperparameter of type int. Other arguments as
-        for `memory`. Raises UsageError.
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a
+        hyperparameter of type int. Other arguments as for `memory`. Raises UsageError.
         """
-        from ..memory.fit import gpu_bytes, largest
+        from ..memory.fit import largest
+        from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return largest(self.training, hyperparameters, setting, solve, gpu_bytes(gpu) if isinstance(gpu, str) else gpu)
+        size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
+        return largest(self.training, hyperparameters, setting, solve, size)
 
-    def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration:
-        """Return a library's configuration of the method: the call in Python, and the file that the library would save.
+    @overload
+    def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
 
-        to: a library's package, or its id. Raises UsageError if the library cannot express the setting.
+    @overload
+    def export(self, *, to: str, **hyperparameters: Any) -> Configuration | Run: ...
+
+    def export(self, *, to: str = "peft", **hyperparameters: Any) -> Configuration | Run:
+        """Return a library's configuration of the method, or a trainer's.
+
+        A library's has the call in Python, and the file that the library would save. A trainer's is a file in YAML.
+        to: the id or the package of a library or a trainer. Raises UsageError if it cannot express the setting.
         """
         from ..libraries.export import export, library_called
+        from ..libraries.trainers import write_run, writers
 
-        return export(self.method, self.plan, hyperparameters, library_called(self.method.kb.libraries, to))
+        kb = self.method.kb
+        trainer = next((one for one in kb.trainers.values() if to in (one.id, one.package)), None)
+        if trainer is None:
+            library = library_called(kb.libraries, to, writers(kb.trainers))
+            return export(self.method, self.plan, hyperparameters, library)
+        return write_run(self.method, self.plan, hyperparameters, trainer)
 
     def __repr__(self) -> str:
         return f"<{self.method.name} on {self.plan.inventory.backbone.id}>"
@@ -178,10 +198,18 @@ class Method(MethodRecord):
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
 
-    def export(self, model: ModelLike, **given: Any) -> Configuration:
-        """Shortcut for `on(model, ...).export(...)`: a library's configuration of the method."""
+    @overload
+    def export(
+        self, model: ModelLike, *, to: Literal["peft", "adapters"] = "peft", **given: Any
+    ) -> Configuration: ...
+
+    @overload
+    def export(self, model: ModelLike, *, to: str, **given: Any) -> Configuration | Run: ...
+
+    def export(self, model: ModelLike, *, to: str = "peft", **given: Any) -> Configuration | Run:
+        """Shortcut for `on(model, ...).export(...)`: a library's or a trainer's configuration of the method."""
         where, others = _split(given)
-        return self.on(model, **where).export(**others)
+        return self.on(model, **where).export(to=to, **others)
 
     def places(self, model: ModelLike, **given: Any) -> list[Place]:
         """Shortcut for `on(model, ...).places(...)`: every declared tensor at each of its modules."""
@@ -225,6 +253,21 @@ class Method(MethodRecord):
 
         return apply(self, model, targets, hyperparameters)
 
+    def _repr_html_(self) -> str:
+        """Return the entry in short, for a notebook, which typesets the equation."""
+        entry = self.entry
+        head = f"<h3>{escape(entry.name)}: {escape(entry.full_name)} ({entry.year})</h3>"
+        text = f"<p>{escape(entry.summary)}</p><p>$${escape(entry.update)}$$</p><p>{escape(entry.where)}</p>"
+        settings = [
+            {"hyperparameter": name, "type": spec.type, "default": str(spec.default), "meaning": spec.meaning}
+            for name, spec in entry.hyperparameters.items()
+        ]
+        tensors = [
+            {"tensor": name, "per": one.per, "shape": one.declared, "init": one.init, "served": one.served}
+            for name, one in entry.tensors.items()
+        ]
+        return head + text + "".join(Table(rows)._repr_html_() for rows in (settings, tensors) if rows)
+
 
 class KnowledgeBase(Records[Method]):
     """All methods by id, with the models on which they are counted and the taxonomy."""
@@ -235,7 +278,8 @@ class KnowledgeBase(Records[Method]):
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
         found, again = KnowledgeBase(self.root), set(methods)
-        found.families, found.models, found.libraries = self.families, self.models, self.libraries
+        found.families, found.models = self.families, self.models
+        found.libraries, found.trainers = self.libraries, self.trainers
         for name in ("taxonomy", "references"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
@@ -297,6 +341,42 @@ class KnowledgeBase(Records[Method]):
         ]  # fmt: skip
         return Table(rows, caption="Deviations of libraries")
 
+    @property
+    def support(self) -> Table:
+        """The methods in libraries and trainers: names, first releases, and support for kinds of base models.
+
+        `base` has `full`, `partial` or `none` with a note and a source, or None if it is unknown.
+        """
+        from .support import records
+
+        return Table(list(records(self)), caption="Methods in libraries and trainers")
+
+    def costs(
+        self,
+        methods: Iterable[str],
+        model: ModelLike,
+        *,
+        targets: str | list[str] | tuple[str, ...] | None = None,
+        target_modules: str | list[str] | tuple[str, ...] | None = None,
+        task: str | None = None,
+        num_labels: int = 2,
+        dtype: str = "float32",
+        **hyperparameters: Any,
+    ) -> Costs:
+        """Return the costs of several methods on one model. A hyperparameter applies to every method that has it.
+
+        methods: ids. Other arguments as for `Method.cost`. Raises UsageError for a hyperparameter that no method has.
+        """
+        from .compare import Costs, compared
+
+        if isinstance(methods, str):
+            raise UsageError(f"methods: found {shown(methods)!r}; expected a list of ids")
+        place = {
+            "model": model, "targets": targets, "target_modules": target_modules, "task": task,
+            "num_labels": num_labels,
+        }  # fmt: skip
+        return Costs(compared([self[one] for one in dict.fromkeys(methods)], place, hyperparameters, dtype))
+
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
         from .query import select
@@ -311,6 +391,76 @@ class KnowledgeBase(Records[Method]):
         if not isinstance(name, str):
             raise UnknownName("list", name, self.taxonomy.lists)
         return stored(self, name)
+
+    def _repr_html_(self) -> str:
+        """Return the categories with their methods, for a notebook."""
+        by_category: dict[str, list[str]] = {}
+        for method in self.values():
+            by_category.setdefault(method.category, []).append(method.id)
+        rows = [
+            {"category": key, "name": node.name, "methods": by_category[key]}
+            for key, node in self.taxonomy.categories.items()
+            if key in by_category
+        ]
+        return Table(rows, caption=f"{len(self)} methods, {len(self.models)} models")._repr_html_()
+
+    def choose(
+        self,
+        model: ModelLike,
+        *,
+        gpu: str | int,
+        seq: int = 512,
+        batch: int = 1,
+        task: str | None = None,
+        num_labels: int = 2,
+        merge: bool = False,
+        needs: Sequence[str] = (),
+        library: str | None = None,
+        trained: str | int | None = None,
+        by: str = "libraries",
+        anywhere: bool = False,
+        n: int = 5,
+        methods: Sequence[str] = (),
+        dtype: str = "bfloat16",
+        optimizer: str = "adamw",
+        checkpointing: bool = False,
+        attention: str = "sdpa",
+        quantized: str | None = None,
+    ) -> Choice:
+        """Return the best methods for a model, a GPU, a training step and some requirements, with settings that fit.
+
+        gpu: bytes, a size such as "24GiB", or the name of a GPU. merge: only methods that merge
+        exactly into the weights. needs: only methods of these saved queries, such as "side_by_side".
+        library: the id of a library, or "any". trained: the most trained parameters, such as "10M" or "0.1%". by: the
+        first criterion, one of `choose.PRIORITIES`. anywhere: do not rank methods in a library before all others. n:
+        the number of methods. methods: count only these, and all of them. The other arguments are those of
+        `MethodOn.memory`. A step that does not fit is relaxed, and the answer says how. Raises UsageError.
+        """
+        from ..memory.gpus import gpu_memory
+        from ..memory.setting import Setting
+        from .choose import Wishes, choose
+
+        size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
+        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
+        return choose(self, model, wishes, n, task, num_labels, methods)
+
+    def compare(self, *methods: str) -> Comparison:
+        """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
+        from .mechanism import compare
+
+        return compare(self, methods)
+
+    def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
+        """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
+
+        The aspects are the taxonomy's facets (`acts_on="weight"`) and those derived from entries (`freezes="random"`);
+        `taxonomy.facets` and `taxonomy.derived` have their values. An aspect may have several values. Each result says
+        how it differs. Raises UsageError.
+        """
+        from .mechanism import nearest
+
+        return nearest(self, method, described, n)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path of the files. The other process reads its own copy."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.documents import dotted, load_yaml
 from ..schema.family import Family
+from ..schema.library import Library
 from ..schema.settings import load_settings
+from ..schema.support import Trainer
 from .evidence import recordings
 from .query import stored as in_list
 
@@ -36,7 +38,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     def wanted(path: Path) -> bool:
         return not chosen or _real(path) in chosen
 
-    shelves = (kb.methods, kb.families, kb.models, kb.libraries)
+    shelves = (kb.methods, kb.families, kb.models, kb.libraries, kb.trainers)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     settings = kb.root / "site" / "settings.yaml"
@@ -54,7 +56,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
-    for shelf in (kb.libraries, kb.families, kb.models, kb.methods):
+    for shelf in (kb.libraries, kb.trainers, kb.families, kb.models, kb.methods):
         for key in shelf:
             try:
                 shelf[key]
@@ -66,14 +68,14 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                     ]
             else:
                 if shelf is not kb.methods and wanted(shelf.path(key)):
-                    problems += _backbone_problems(kb, shelf.path(key), shelf[key])
+                    problems += _record_problems(kb, shelf.path(key), shelf[key])
     unsound = _unsound(kb, broken)
     for key in kb.methods:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], unsound)
     broken |= unsound.keys()
     if not broken and not chosen:
-        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb)]
+        problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
     return sorted(set(problems))
 
 
@@ -91,7 +93,7 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: recordings(kb.root)):
+    for read in (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -168,6 +170,18 @@ def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
 
 
+def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that names of GPUs are unique, and that their sources exist."""
+    file, seen = kb.shown(kb.root / "taxonomy" / "gpus.yaml"), set[str]()
+    for gpu in kb.gpus:
+        if gpu.source.partition("#")[0] not in kb.references:
+            yield Problem(file, 0, gpu.name, gpu.source, "a key of taxonomy/references.bib", "", "gpus")
+        for name in (gpu.name, *gpu.aliases):
+            if name.lower() in seen:
+                yield Problem(file, 0, gpu.name, f"the name {name} twice", "names of one GPU each", "", "gpus")
+            seen.add(name.lower())
+
+
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     from ..files.bibliography import READ
 
@@ -187,20 +201,59 @@ def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
         )
 
 
-def _backbone_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
-    """Check the source that a family or a model names, and the roles of its modules."""
+def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Problem]:
+    """Check the sources and names in a family, a model, a library or a trainer."""
     document = load_yaml(path, kb.shown(path))
 
     def problem(keys: Keys, found: str, expected: str, known: Iterable[str], name: str) -> Problem:
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
-    if record.source.partition("#")[0] not in kb.references:
-        yield problem(("source",), record.source, "a key of taxonomy/references.bib", kb.references.lines, "cited")
+    cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]
+    for place, citation in cited:
+        if citation.partition("#")[0] not in kb.references:
+            yield problem(place, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
+    unknown: Iterator[Unknown] = iter(())
+    if isinstance(record, Library):
+        unknown = _unknown_in_library(kb, record)
+    elif isinstance(record, Trainer):
+        unknown = _unknown_in_trainer(kb, record)
+    for keys, found, expected, known in unknown:
+        yield problem(keys, found, expected, known, "support")
     roles = kb.taxonomy.roles
     for keys, spec in record.specs() if isinstance(record, Family) else ():
         for role in (spec.role, *getattr(spec, "slices", {})):
             if role not in roles:
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
+
+
+Unknown = tuple[Keys, str, str, Iterable[str]]
+"""A name that does not exist: its place, the name, what was expected, and the known names."""
+
+
+def _unknown_in_library(kb: Records[Any], library: Library) -> Iterator[Unknown]:
+    """Yield the methods in a library's support that do not exist."""
+    yield from ((("support", m), m, "a method", kb) for m in library.support if m not in kb)
+
+
+def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]:
+    """Yield the methods, hyperparameters and libraries in a trainer's file that do not exist."""
+    for method in trainer.methods:
+        if method not in kb:
+            yield ("methods", method), method, "a method", kb
+            continue
+        try:
+            offer, settings = trainer.offer(method), kb[method].entry.hyperparameters
+        except DataError:  # reported in the method's own file
+            continue
+        computed = [name for formula in offer.write.values() for name in formula.names]
+        named = [*offer.keys, *offer.fixed, *(offer.scale.names if offer.scale else ()), *computed]
+        for name in named:
+            if name not in settings:
+                yield ("methods", method), name, f"a hyperparameter of {method}", settings
+    if trainer.through is not None and trainer.through not in kb.libraries:
+        yield ("through",), trainer.through, "a library", kb.libraries
+    if trainer.recipe is not None and trainer.through is None:
+        yield ("recipe",), "a recipe without a library", "the field through", ()
 
 
 NEEDED = ("formula-names", "includes")

@@ -19,6 +19,7 @@ from ..costs.table import Table
 from ..errors import FormulaError, UnknownName, UsageError, shown
 from ..formula import PYTHON, Formula, Node
 from ..schema.tensors import Properties, Stored, Tensor
+from .support import offered
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -80,9 +81,10 @@ def facts(method: MethodRecord) -> dict[str, Any]:
         "stores": tuple(sorted({part.as_ for t in tensors for part in t.stored})),
         "scope": tuple(sorted({t.per for t in tensors})),
         "inference": tuple(sorted({t.served for t in tensors})),
-        "library": tuple(sorted(entry.implementations)),
+        "library": offered(method.kb, method.id),
         "hyperparameter": tuple(entry.hyperparameters),
         "quantised": int(bool(entry.base_storage)),
+        "positions": "nothing" if entry.properties.inference_positions.literal == 0 else "some",
     }  # fmt: skip
     for facet in method.kb.taxonomy.facets:
         value = entry.facets.get(facet, "unknown")

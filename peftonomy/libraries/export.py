@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..schema.implementations import Implementation
     from ..schema.library import Library
 
-__all__ = ["Configuration", "export", "library_called"]
+__all__ = ["Configuration", "export", "library_called", "put", "target_names"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Configuration:
         return f"{self._class}({', '.join(f'{name}={_literal(value)}' for name, value in self.arguments.items())})"
 
 
-def library_called(libraries: Mapping[str, Library], name: str) -> Library:
-    """Return the library with this id or package. Raises UnknownName."""
+def library_called(libraries: Mapping[str, Library], name: str, others: Iterable[str] = ()) -> Library:
+    """Return the library with this id or package. Raises UnknownName, which also lists the `others`."""
     for library in libraries.values():
         if name in (library.id, library.package):
             return library
-    raise UnknownName("library", name, [library.package for library in libraries.values()])
+    raise UnknownName("library", name, [*(library.package for library in libraries.values()), *others])
 
 
 def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: Library) -> Configuration:
@@ -138,7 +138,7 @@ def _written(
         *((theirs, formula(known)) for theirs, formula in entry.write.items()),
     )
     for name, value in said:
-        _put(written, name, value)
+        put(written, name, value)
     kind = str(entry.type)
     defaults = library.defaults(kind)
     arguments = {
@@ -150,7 +150,7 @@ def _written(
     head = {"task_type": task} if "task_type" in defaults and (task := _task(library, plan)) else {}
     arguments = {**head, **arguments}
     for name, value in _modules(entry, plan, library).items():
-        _put(arguments, name, value)
+        put(arguments, name, value)
     return Configuration(library, library.types[kind].symbol, kind, method.id, arguments)
 
 
@@ -167,7 +167,7 @@ def _expressed(
         raise UsageError(f"{library.name} has no argument for {method.id}'s {name}: there it is {there}")
 
 
-def _put(arguments: dict[str, Any], name: str, value: Any) -> None:
+def put(arguments: dict[str, Any], name: str, value: Any) -> None:
     """Set an argument; a dotted name is an item of a mapping."""
     *above, last = name.split(".")
     for holder in above:
@@ -202,11 +202,9 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
     if plan.target_modules is not None and not entry.apart:
         named: Any = plan.target_modules
         return {"target_modules": list(named) if isinstance(named, tuple) else named}
-    sources = [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.places.spots]
-    meant = dict.fromkeys(s for _, s in sources if isinstance(s, SiteGroup | Module))
-    for source in meant:
-        _acceptable(source, accepts, f"{library.name}'s {entry.type}")
-    every = [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
+    sources = _sources(plan)
+    meant = _meant(plan, accepts, f"{library.name}'s {entry.type}")
+    every = _every(plan)
     named, targeted = (every, _suffixes), _paths(meant)
     apart: dict[str, list[str]] = {}
     rest = list(meant)
@@ -216,6 +214,34 @@ def _modules(entry: Implementation, plan: Plan, library: Library) -> dict[str, A
         apart[argument] = _names(group, named, (targeted, _PICKS[kind.picks[argument]]))
         rest = [source for source in rest if source not in group]
     return {"target_modules": sorted({*_names(rest, named), *(n for names in apart.values() for n in names)}), **apart}
+
+
+def target_names(plan: Plan, accepts: Iterable[str], label: str) -> list[str]:
+    """Return names that select the targeted modules and no others, by their endings.
+
+    Raises UsageError for modules of other kinds than `accepts`; `label` says what cannot adapt them.
+    """
+    if isinstance(plan.target_modules, tuple):
+        return list(plan.target_modules)
+    return _names(_meant(plan, accepts, label), (_every(plan), _suffixes))
+
+
+def _sources(plan: Plan) -> list[tuple[str, Any]]:
+    """Return the tensors of the plan with the modules to which they belong."""
+    return [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.places.spots]
+
+
+def _meant(plan: Plan, accepts: Iterable[str], label: str) -> dict[SiteGroup | Module, None]:
+    """Return the targeted modules. Raises UsageError for a module of another kind than `accepts`."""
+    meant = dict.fromkeys(s for _, s in _sources(plan) if isinstance(s, SiteGroup | Module))
+    for source in meant:
+        _acceptable(source, accepts, label)
+    return meant
+
+
+def _every(plan: Plan) -> list[str]:
+    """Return the names of all modules of the model."""
+    return [path for m in plan.inventory.modules if m.kind != "parameter" for _, path in m.paths()]
 
 
 def _by_role(plan: Plan, roles: Mapping[str, Mapping[str, Any]], label: str) -> dict[str, Any]:

@@ -278,6 +278,8 @@ def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledg
     grown = plan.base_bytes(values, w) - plan.inventory.backbone.parameters * w
     if kind is None:
         return grown
+    if any(part.entry.base_storage for part in plan.parts):
+        raise UsageError(f"{plan.id} stores the frozen weights in its own form; leave out quantized {kind}")
     for m, trained in ledger.matrices:
         if trained:
             raise UsageError(f"{plan.id} trains weights that are to be held in {kind}")

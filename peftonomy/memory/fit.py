@@ -6,36 +6,22 @@ exact: it fits, and the next one does not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
+from ..costs.table import Table, Tabled
 from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
 
-__all__ = ["SOLVED", "Change", "Fit", "beside", "gpu_bytes", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "beside", "checked_gpu", "largest"]
 
 SOLVED = ("batch", "seq")
 """What can be solved for besides hyperparameters that are whole numbers."""
 MOST, LEAST = 2**24, 64
 """Where the search ends, and the last value with which it may begin."""
 MOST_BYTES = 2**63
-UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def gpu_bytes(text: str) -> int:
-    """Return a size such as `24GiB` or `80GB` in bytes. Raises UsageError.
-
-    >>> gpu_bytes("24GiB"), gpu_bytes("80 GB")
-    (25769803776, 80000000000)
-    """
-    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2].lower() not in UNITS or float(found[1]) <= 0:
-        raise UsageError(f"gpu: found {shown(text)!r}; expected a size such as 24GiB or 80GB")
-    return int(Fraction(found[1]) * UNITS[found[2].lower()])
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Tabled):
     """The largest `value` of `solved` that fits into `gpu` bytes, 0 where none does, and the memory that it takes.
 
     limited: whether something else than memory is the limit (the model's positions, or a domain). changes: what single
@@ -70,6 +56,18 @@ class Fit:
             "changes": [{"change": c.name, "value": c.value} for c in self.changes],
         }  # fmt: skip
 
+    def table(self) -> Table:
+        """Return a table with the largest value, and the value that each single change would allow."""
+        values = [("", self.value), *((change.name, change.value) for change in self.changes)]
+        rows = [{"change": name, self.solved: value} for name, value in values]
+        return Table(rows, caption=f"{self.method} in {self.gpu:,} bytes")
+
+
+def checked_gpu(gpu: int) -> None:
+    """Raise UsageError unless `gpu` is a number of bytes."""
+    if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
+        raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
+
 
 def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     """Raise UsageError unless `solved` can be solved for and is not given."""
@@ -83,8 +81,7 @@ def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
 
 def largest(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
-    if type(gpu) is not int or not 0 < gpu <= MOST_BYTES:
-        raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
+    checked_gpu(gpu)
     _check(training, given, solved)
     value, limited = _solve(training, given, setting, solved, gpu)
     changes = []

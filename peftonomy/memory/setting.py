@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..costs.table import Table
+from ..costs.table import Table, Tabled
 from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 
@@ -81,7 +81,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Tabled):
     """Bytes of one training step (the second or a later one, when optimizer states exist), at its peak.
 
     peak: the most that is alive at once; phase: when (forward, backward or optimizer). weights, gradients,

@@ -19,6 +19,7 @@ from ..errors import chosen
 from ..files.documents import load_yaml
 from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 from .builds import Build, Host, Shorthand
+from .support import Ability, Aspect, Support
 
 __all__ = ["ConfigType", "Introspection", "Library", "Task", "load_library"]
 
@@ -121,6 +122,8 @@ class ConfigType(Entry):
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
     """Names of modules that the type adds and that could be taken for the model's."""
+    untrainable: dict[Literal["checkpointing", "quantized"], Line] = Field(default={})
+    """Settings of a training step that the library refuses with this type, each with the reason."""
     converts: bool = False
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
@@ -192,6 +195,8 @@ class Library(Entry):
     do not depend on the methods' entries."""
     hosts: dict[Stem, Host] = Field(default={})
     """The model families that the library supports, with their locations."""
+    support: dict[Id, Support] = Field(default={})
+    """Methods of the library: the first release with each, and the base models that it takes."""
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
@@ -216,6 +221,16 @@ class Library(Entry):
         """Return every argument of a type with its default."""
         one = chosen(f"type of {self.name}", kind, self.types)
         return {**(self.arguments if one.like is None else self.defaults(one.like)), **one.arguments}
+
+    def abilities(self, method: str) -> dict[Aspect, Ability]:
+        """Return the support for kinds of base models with one method, as far as it is known."""
+        return dict(self.support[method].base) if method in self.support else {}
+
+    def citations(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield every citation with its place in the file."""
+        yield ("source",), self.source
+        for method, found in self.support.items():
+            yield from ((("support", method, "base", n, "source"), one.source) for n, one in found.base.items())
 
     def type_saved_as(self, word: object) -> str | None:
         """Return the first type that has this name in a saved configuration; None if no type has it."""

@@ -35,11 +35,10 @@ class Comparison(Entry):
     methods: list[Id] = []
 
 
-class Budget(Entry):
-    """The first content of the planner."""
+class Guided(Entry):
+    """The first content of the guided choice."""
 
     model: Id
-    trained: Stem = "10M"
 
 
 class Settings(Entry):
@@ -50,7 +49,7 @@ class Settings(Entry):
     survey: ExampleSurvey
     on_models: list[Id]
     compare: Comparison
-    planner: Budget
+    choose: Guided
     libraries: dict[Id, Stem] = {}
 
 

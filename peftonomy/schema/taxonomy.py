@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,12 @@ from ..files.documents import load_yaml
 from .base import Category, Citation, Entry, Id, Line, Prose, Stem, validated
 from .family import load_roles
 
-__all__ = ["CategoryNode", "Facet", "RelationType", "Taxonomy"]
+__all__ = ["CategoryNode", "Facet", "RelationType", "Taxonomy", "joined"]
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 class CategoryNode(Entry):
@@ -47,6 +52,16 @@ class Facet(Entry):
     values: dict[Id, FacetValue | Line]
     multiple: bool = False
     """True if a method may have several of the values."""
+    phrase: Line = "{}"
+    """The end of a sentence that starts with a method's name. `{}` stands for the phrases of the method's values."""
+    phrases: dict[Id, Line] = {}
+    """A phrase for each value; the value itself, where there is none."""
+    weight: float = Field(default=1, ge=0, le=10)
+    """How much the facet counts in the likeness of two methods."""
+
+    def said(self, values: Sequence[str]) -> str:
+        """Return the end of a sentence about a method with these values: `acts on weight matrices and biases`."""
+        return self.phrase.replace("{}", joined([self.phrases.get(v, v.replace("_", " ")) for v in values]))
 
     def meanings(self) -> dict[str, str]:
         """Return the one-sentence meaning of each value."""
@@ -64,6 +79,15 @@ class RelationType(Entry):
     acyclic: bool
 
 
+class Wish(Entry):
+    """A saved query as a requirement that a user may have."""
+
+    name: Stem
+    """The requirement: `merges into the weights`."""
+    unmet: Line
+    """Said of a method that does not meet it: `does not merge into the weights`."""
+
+
 class StoredList(Entry):
     """A saved query: the methods for which a condition holds."""
 
@@ -72,6 +96,8 @@ class StoredList(Entry):
     where: Line
     model: Id | None = None
     """The model for the ledgers that the condition names."""
+    wish: Wish | None = None
+    """How the guided choice offers the condition; it does not offer a list without this."""
 
 
 class SurveyNode(Entry):
@@ -128,6 +154,8 @@ class FacetFile(Entry):
     """taxonomy/facets.yaml"""
 
     facets: dict[Id, Facet]
+    derived: dict[Id, Facet] = {}
+    """Properties that follow from an entry. `knowledge.mechanism` computes their values."""
 
 
 class RelationFile(Entry):
@@ -154,6 +182,8 @@ class Taxonomy:
 
     tree: list[CategoryNode]
     facets: dict[str, Facet]
+    derived: dict[str, Facet]
+    """Properties like facets that `knowledge.mechanism` computes from an entry."""
     relations: dict[str, RelationType]
     roles: dict[str, str]
     rule_examples: dict[str, RuleExample]
@@ -167,9 +197,11 @@ class Taxonomy:
         def file(name: str) -> tuple[Path, str]:
             return folder / name, shown(folder / name)
 
+        facets = validated(FacetFile, load_yaml(*file("facets.yaml")))
         return cls(
             validated(CategoryFile, load_yaml(*file("categories.yaml"))).categories,
-            validated(FacetFile, load_yaml(*file("facets.yaml"))).facets,
+            facets.facets,
+            facets.derived,
             validated(RelationFile, load_yaml(*file("relations.yaml"))).relations,
             load_roles(*file("roles.yaml")),
             validated(RuleFile, load_yaml(*file("rules.yaml"))).root,

@@ -172,6 +172,13 @@ class Tensor(Entry):
         """True if the tensor is an existing parameter of the backbone, not a new tensor."""
         return self.per in OF_PARAMETERS and self.shape is None and self.count is None
 
+    @property
+    def declared(self) -> str:
+        """The shape or the count as the entry writes it."""
+        if self.shape is not None:
+            return " x ".join(size.source for size in self.shape)
+        return self.count.source if self.count is not None else "its own"
+
     @model_validator(mode="after")
     def _sized(self) -> Self:
         if not self.selecting and (self.shape is None) == (self.count is None):

@@ -7,7 +7,7 @@
 
 `pages` is pure and needs no mkdocs. mkdocs (through `site/hook.py`), other builders and tests use the same files.
 
-This room may import: every room but conformance and cli.
+This room may import: every room but conformance and cli. The reference imports the commands that it documents.
 """
 
 from __future__ import annotations
@@ -124,12 +124,19 @@ OUT = Path("build/site")
 """The default output folder, below the working directory."""
 
 
-def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> Path:
+Report = Callable[[int, int], None]
+"""A function that is called with the number of steps done, and of all steps."""
+
+
+def build(
+    kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True, report: Report = lambda done, total: None
+) -> Path:
     """Build the site into a folder and return it.
 
     An existing site is replaced once the new one is complete, and stays if the build fails or is interrupted. Hidden
-    files beside it stay. strict: any warning of mkdocs is an error. Raises DataError for bad data, and UsageError for a
-    folder with other files or if mkdocs fails or is missing.
+    files beside it stay. strict: any warning of mkdocs is an error. report: is called as pages are rendered and
+    written. Raises DataError for bad data, and UsageError for a folder with other files or if mkdocs fails or is
+    missing.
     """
     folder = Path(out).resolve()
     _check_replaceable(folder, Path(out))
@@ -138,7 +145,7 @@ def build(kb: KnowledgeBase, out: str | Path = OUT, *, strict: bool = True) -> P
     try:
         with naming(folder), tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
             new = Path(beside, "new")
-            _run_mkdocs(kb, new, strict)
+            _run_mkdocs(kb, new, strict, report)
             _exchange(folder, new, Path(beside, "old"))
     except BaseException:
         if made:
@@ -190,7 +197,7 @@ def _exchange(folder: Path, new: Path, old: Path) -> None:
         raise
 
 
-def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
+def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool, report: Report) -> None:
     """Build into a folder with mkdocs. Raises the errors of `build`."""
     # mkdocs-material reads this at import; it silences a notice about another program.
     os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
@@ -204,7 +211,7 @@ def _run_mkdocs(kb: KnowledgeBase, folder: Path, strict: bool) -> None:
     logging.getLogger("mkdocs").addHandler(told)
     try:
         config = load_config(str(_config_file()), strict=strict, site_dir=str(folder))
-        config.extra["root"] = str(kb.root)
+        config.extra["root"], config.extra["report"] = str(kb.root), report
         config.plugins.on_startup(command="build", dirty=False)
         build.build(config)
         config.plugins.on_shutdown()

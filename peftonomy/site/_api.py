@@ -24,6 +24,7 @@ FILES = {
     "surveys.json": "The trees of other surveys, with the class of each method.",
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
+    "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -42,12 +43,14 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "categories.json": {"categories": [_category(kb, node) for node in kb.taxonomy.tree]},
         "vocabulary.json": {
             "facets": {k: f.model_dump(mode="json") for k, f in kb.taxonomy.facets.items()},
+            "derived": {k: f.model_dump(mode="json") for k, f in kb.taxonomy.derived.items()},
             "relations": {k: r.model_dump(mode="json") for k, r in kb.taxonomy.relations.items()},
             "roles": kb.taxonomy.roles,
         },
         "surveys.json": {"surveys": list(_surveyed(kb)), "filed": _surveys.crosswalk(kb)},
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "deviations.json": {"deviations": list(kb.deviations)},
+        "support.json": {"support": list(kb.support)},
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
     }

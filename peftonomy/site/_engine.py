@@ -17,6 +17,7 @@ from ..backbones.backbone import KNOWN_TYPES, MAX_LABELS, Backbone
 from ..backbones.config import MAX_BYTES, MAX_LAYERS
 from ..costs.layout import Part
 from ..formula import Formula
+from ..knowledge import size as _size
 from ..knowledge.base import Method
 from ..knowledge.query import facts
 from ..libraries.reading import DEFAULT
@@ -38,7 +39,6 @@ from ..schema.family import (
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Tensor
-from . import _size
 from ._site import Site
 
 __all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "script", "unless"]

@@ -128,7 +128,7 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         facets=finder(site), classes=list(_finder.classes(site)),
     )  # fmt: skip
     meta = {"source": "taxonomy/references.bib", **WIDE}
-    yield page("references.md", "References", "Every source, with BibTeX.", meta, references=_bibliography(site))
+    yield page("references.md", "Sources", "Every source, with BibTeX.", meta, references=_bibliography(site))
     about = "Differences between libraries and methods, by effect and subject."
     yield page("deviations.md", "Deviations", about, {"door": "About", **WIDE}, deviations=list(_deviations(site)))
     about = "Printed numbers that contradict their own formula or code, each with the proof."
@@ -137,8 +137,8 @@ def standing_pages(site: Site) -> Iterator[tuple[str, str]]:
         {"path": _api.ROOT + p, "content": c, "example": _api.ROOT + _example(site, p)} for p, c in _api.FILES.items()
     ]
     yield page(
-        "api.md", "API", "The data as JSON files.", files=files, schemas=list(_schemas(site)), sample=_sample(site),
-        terminal=terminal,
+        "api.md", "API", "The data as JSON files.", {"door": "Reference"}, files=files, schemas=list(_schemas(site)),
+        sample=_sample(site), terminal=terminal,
     )  # fmt: skip
     meta = {"source": "site/pages/about.md"}
     yield page(

@@ -14,6 +14,7 @@ from ..knowledge.claims import judge
 from ..knowledge.evidence import LEVELS, Fact, recordings, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
+from ..knowledge.support import offered
 from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
@@ -108,7 +109,7 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
         facet = site.kb.taxonomy.facets.get(key)
         words = value if isinstance(value, list) else [value]
         yield {"name": facet.name if facet else key, "value": ", ".join(w.replace("_", " ") for w in words)}
-    libraries = [site.library(key) for key in entry.implementations if key != "official"]
+    libraries = [site.library(key) for key in offered(site.kb, entry.id) if key != "official"]
     if libraries:
         yield {"name": "In libraries", "value": ", ".join(libraries)}
 

@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _api, _engine, _operations, _radial
+from . import _api, _cards, _choices, _engine, _operations, _radial
 from ._lists import category_page, model_page, picture, standing_pages
 from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
+from ._reference import reference_pages
 from ._site import HUES, Site
+from ._support import support_page
 from ._tools import tool_pages
 
 __all__ = ["all_pages", "each_page"]
@@ -39,10 +41,14 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from standing_pages(site)
     yield from overview_pages(site)
     yield from tool_pages(site)
+    yield from reference_pages(site)
     yield "memory.md", memory_page(site)
+    yield "support.md", support_page(site)
     yield from ((f"categories/{key}.md", category_page(site, node)) for key, node in kb.taxonomy.categories.items())
     yield "assets/data.js", _engine.script(site)
     yield "assets/programs.js", _operations.script(site)
+    yield "assets/choices.js", _choices.script(site)
+    yield from _cards.cards(site)
     yield "assets/taxonomy.svg", _radial.standalone(picture(site, labels=True), _colours(site))
     yield from _api.files(kb, site.examples, site.survey).items()
     yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)

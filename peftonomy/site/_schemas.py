@@ -239,6 +239,11 @@ class Facet(Record):
     values: dict[str, FacetValue | str]
     """Each value with its meaning."""
     multiple: bool
+    phrase: str
+    """The end of a sentence that starts with a method's name. `{}` stands for the phrases of the method's values."""
+    phrases: dict[str, str]
+    weight: float
+    """How much the facet counts in the likeness of two methods."""
 
 
 class RelationType(Record):
@@ -255,6 +260,8 @@ class VocabularyAnswer(Answer):
     """vocabulary.json"""
 
     facets: dict[str, Facet]
+    derived: dict[str, Facet]
+    """Properties of the same form that follow from an entry."""
     relations: dict[str, RelationType]
     roles: dict[str, str]
 
@@ -403,6 +410,58 @@ class ExperimentsAnswer(Answer):
     experiments: list[Experiment]
 
 
+class Ability(Record):
+    """The support for a kind of base model, or for a way to shard it."""
+
+    works: Literal["full", "partial", "none"]
+    note: str
+    source: str
+
+
+class SupportKey(Record):
+    """A hyperparameter of ours in a library or a trainer."""
+
+    key: str
+    type: str | None
+    default: Any
+    note: str | None
+
+
+class Supported(Record):
+    """A method in a library or a trainer."""
+
+    method: str
+    in_: str = Field(alias="in")
+    """The id of the library or trainer."""
+    kind: Literal["library", "trainer"]
+    version: str
+    """The version that we read."""
+    name: str
+    """Its name there: a class, or the keys that select it."""
+    since: str | None
+    """The first release with it; null if unknown."""
+    commit: str | None
+    """The commit that added it."""
+    set: dict[str, Any]
+    """The arguments that select the method."""
+    scale: str | None
+    """The factor of the correction, by our hyperparameters."""
+    note: str | None
+    fails: str | None
+    """The reason why this version names the method and fails with it."""
+    keys: dict[str, SupportKey]
+    """Our hyperparameters with the names there."""
+    source: str | None
+    base: dict[Literal["quantised", "moe", "fsdp", "deepspeed"], Ability | None]
+    """The support for kinds of base models; null if unknown."""
+
+
+class SupportAnswer(Answer):
+    """support.json"""
+
+    support: list[Supported]
+
+
 class Reference(Record):
     """A source."""
 
@@ -502,6 +561,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "surveys": (SurveysAnswer, "surveys.json"),
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
+    "support": (SupportAnswer, "support.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""

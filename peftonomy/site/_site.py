@@ -78,8 +78,9 @@ class Site:
         return named if named in self.kb.references else max(sources, key=sources.count)
 
     def library(self, key: str) -> str:
-        """Return a library's name."""
-        return self.settings.libraries.get(key, key.replace("_", " "))
+        """Return the name of a library or a trainer."""
+        usual = self.kb.trainers[key].name if key in self.kb.trainers else key.replace("_", " ")
+        return self.settings.libraries.get(key, usual)
 
     @cached_property
     def counts(self) -> dict[str, int]:

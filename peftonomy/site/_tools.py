@@ -1,4 +1,4 @@
-"""The pages with tools: compare and planner. The engine fills in the results; this module writes the static parts."""
+"""The pages with tools: compare, the guided choice, and the nearest methods. The engine fills in the results ."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ def tool_pages(site: Site) -> Iterator[tuple[str, str]]:
         "compare.md",
         site.page(
             "compare.md", "Compare", "Methods side by side on one model.",
-            {"calculator": True, "tools": ["compare"], **WIDE},
+            {"calculator": True, "tools": ["choices", "mechanism", "compare"], **WIDE},
             methods=",".join(methods), model=model, model_name=site.kb.models[model].name, rows=shown,
         ),
     )  # fmt: skip
-    budget = site.settings.planner
     yield (
         "planner.md",
         site.page(
-            "planner.md", "Planner", "Which methods fit a model and a budget, and why the others do not.",
-            {"calculator": True, "tools": ["planner"], **WIDE},
-            model=_model(site, budget.model), trained=budget.trained, n_methods=count(len(site.kb)),
+            "planner.md", "Help me choose", "Methods that fit your model and your GPU, with settings and code.",
+            {"calculator": True, "tools": ["choices", "chooser", "choose"], **WIDE},
+            model=_model(site, site.settings.choose.model),
+        ),
+    )  # fmt: skip
+    yield (
+        "idea.md",
+        site.page(
+            "idea.md", "Is my idea new?", "The methods nearest to a mechanism that you describe, and how they differ.",
+            {"door": "Compare", "calculator": True, "tools": ["choices", "mechanism", "idea"], **WIDE},
+            n_methods=count(len(site.kb)),
         ),
     )  # fmt: skip
 

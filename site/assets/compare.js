@@ -3,7 +3,7 @@
 "use strict";
 
 (function () {
-  var make = pf.make, number = pf.number, MOST = 6, BUDGET = "10M";
+  var make = pf.make, number = pf.number, MOST = 6, BUDGET = "10M", TOGETHER = 3, here = document.currentScript.src;
   var SVG = "http://www.w3.org/2000/svg";
   var YES = { exact: "exactly", approximate: "nearly", none: "no" };
 
@@ -39,13 +39,22 @@
     ["quantised", "Quantised model", fact(function (a) { return a.method.quantised ? "yes" : "no"; })]
   ];
   function facets() {
-    return Object.keys(peft.data.facets).map(function (k) {
-      return [k, peft.data.facets[k], fact(function (a) { return [].concat(a.method.facets[k] || []).join(", ").replace(/_/g, " ") || "not stated"; })];
+    var aspects = peft.aspects();
+    return Object.keys(aspects).filter(function (k) { return k !== "merge" && k !== "identity_at_init" && k !== "quantised"; }).map(function (k) {
+      return [k, aspects[k].name, fact(function (a) { return peft.traits(a.id)[k].phrase; })];
     });
   }
   var SUPPORT = [["libraries", "Libraries", fact(function (a) {
     return Object.keys(a.method.libraries).map(function (k) { return peft.data.libraries[k]; }).join(", ") || "none known";
   })]];
+
+  /* Fetch the card of a method once. */
+  function carded(id, then) {
+    if (peft.cards[id]) { then(); return; }
+    var script = make("script", { src: new URL("cards/" + id + ".js", here).href });
+    script.addEventListener("load", then);
+    document.head.append(script);
+  }
 
   function draw(tag, attributes, text) {
     var node = document.createElementNS(SVG, tag);
@@ -141,7 +150,7 @@
         var asked = box.value.trim().toLowerCase(), found = Object.keys(all).filter(function (k) { return k === asked || all[k].name.toLowerCase() === asked; });
         if (!found.length) found = Object.keys(all).filter(function (k) { return all[k].name.toLowerCase().indexOf(asked) >= 0 || k.indexOf(asked) >= 0; });
         var message = !asked ? "" : !found.length ? "No method is called " + box.value.trim() + "." : found.length > 1 ? "Several: " + found.slice(0, 6).map(function (k) { return all[k].name; }).join(", ") + "." :
-          s.methods.indexOf(found[0]) >= 0 ? all[found[0]].name + " is in already." : s.methods.length >= MOST ? "Six are the most; take one out first." : null;
+          s.methods.indexOf(found[0]) >= 0 ? all[found[0]].name + " is in already." : s.methods.length >= MOST ? "You can compare up to six methods. Remove one first." : null;
         note.textContent = message === null ? all[found[0]].name + " added." : message;
         if (message !== null) return;
         s.methods.push(found[0]);
@@ -150,8 +159,15 @@
         self.write();
       }
       box.addEventListener("keydown", function (event) { if (event.key === "Enter") { event.preventDefault(); add(); } });
-      field.insertBefore(make("div", { class: "pf-add" }, [box, list, make("button", { type: "button", class: "pf-button", onclick: add }, "Add")]), note);
+      field.insertBefore(make("div", { class: "pf-add" }, [box, list, make("button", { type: "button", class: "pf-button", onclick: add }, "Add"),
+        make("button", { type: "button", class: "pf-button", "data-clear": true, onclick: function () { self.clear(); } }, "Clear all")]), note);
       return field;
+    }
+    clear() {
+      this.state.methods = [];
+      this.show();
+      this.write();
+      this.querySelector("#" + this.uid + "-add").focus();
     }
     remove(id) {
       var s = this.state;
@@ -183,6 +199,7 @@
       this.answers = null;
       this.wrong("budget", s.iso && !budget);
       if (!s.methods.length) { this.out.replaceChildren(make("p", { class: "pf-muted" }, "Add two methods or more.")); return; }
+      this.querySelector("[data-clear]").hidden = s.methods.length < 2;
       if (!question) { this.out.replaceChildren(this.waiting(), this.chips()); return; }
       if (s.iso && !budget) { this.out.replaceChildren(this.problem("A budget is a number such as 10M, 250k or 1e6.")); return; }
       this.answers = s.methods.map(function (id) { return self.ask(id, question, budget); });
@@ -191,10 +208,47 @@
       var focus = document.activeElement && this.out.contains(document.activeElement) && document.activeElement.id;
       this.ledgers = make("div", { class: "pf-plot" });
       this.stacks = make("div", { class: "pf-plot pf-plot--memory" });
-      this.out.replaceChildren(make("h2", { class: "pf-compare__title" }, "On " + this.modelName()), this.ledgers, this.stacks, this.table(), this.exports());
+      this.out.replaceChildren(this.words(), make("h2", { class: "pf-compare__title" }, "On " + this.modelName()), this.ledgers, this.stacks, this.table(), this.exports());
       this.plot();
       this.bars();
       if (focus && document.getElementById(focus)) document.getElementById(focus).focus({ preventScroll: true });
+    }
+    /* The methods in words: how they differ, and for each what it does. Made again only for other methods. */
+    words() {
+      var self = this, ids = this.state.methods, key = ids.join(",");
+      if (this.said && this.said.key === key) return this.said.node;
+      var node = make("section", { class: "pf-inwords" }, [this.differences(ids), make("div", { class: "pf-cards" }, ids.map(function (id) { return self.card(id); }))]);
+      this.said = { key: key, node: node };
+      return node;
+    }
+    /* A sentence for each difference: of all together, or where there are many, of each and the first. */
+    differences(ids) {
+      function list(chosen) {
+        var found = peft.comparedInWords(chosen);
+        return [make("ul", { class: "pf-differences" }, found.differences.map(function (d) { return make("li", { "data-aspect": d.aspect }, [make("strong", {}, d.name + ": "), d.sentence]); })),
+          make("p", { class: "pf-small pf-muted" }, found.same.length ? "They agree in: " + found.same.map(function (name) { return name.charAt(0).toLowerCase() + name.slice(1); }).join(", ") + "." : "They agree in nothing here.")];
+      }
+      if (ids.length < 2) return make("p", { class: "pf-muted" }, "Add another method to see how they differ.");
+      var title = make("h2", { class: "pf-compare__title" }, "How they differ");
+      if (ids.length <= TOGETHER) return make("div", {}, [title].concat(list(ids)));
+      return make("div", {}, [title].concat(ids.slice(1).map(function (id) {
+        return make("details", { class: "pf-details" }, [make("summary", {}, peft.data.methods[ids[0]].name + " and " + peft.data.methods[id].name)].concat(list([ids[0], id])));
+      })));
+    }
+    card(id) {
+      var traits = peft.traits(id), method = peft.data.methods[id], body = make("div", { class: "pf-card__body" });
+      var facts = ["trains", "freezes", "init", "targets", "merge"].filter(function (k) { return traits[k]; }).map(function (k) {
+        var phrase = traits[k].phrase;
+        return make("li", {}, phrase.charAt(0).toUpperCase() + phrase.slice(1) + ".");
+      });
+      carded(id, function () {
+        var parsed = new DOMParser().parseFromString(peft.cards[id], "text/html");   // made by the build; a script in it does not run
+        body.replaceChildren.apply(body, Array.from(parsed.body.childNodes));
+      });
+      return make("article", { class: "pf-card", "data-card": id }, [
+        make("h3", {}, [make("span", { class: "pf-dot hue-" + method.hue, "aria-hidden": "true" }), " ", make("a", { href: "methods/" + id + ".html" }, method.name)]),
+        make("p", {}, method.summary), body, make("ul", { class: "pf-card__facts" }, facts)
+      ]);
     }
     chips() {
       return make("p", { class: "pf-small" }, "Chosen: " + this.state.methods.map(function (id) { return peft.data.methods[id].name; }).join(", "));

@@ -177,6 +177,7 @@
   function requantised(program, setting, values, w) {
     var plan = program.plan, T = constants(), kind = setting.quantized, grown = inner.baseBytes(plan, values, w) - plan.inv.backbone.parameters * w;
     if (!given(kind)) return grown;
+    if (plan.method.parts.some(function (part) { return part.base.length; })) fail(plan.method.name + " stores the frozen weights in its own form; leave out quantized " + kind, "quantized");
     return grown + sum(plan.inv.modules, function (m) {
       if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return 0;
       if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(plan.method.name + " trains weights that are to be held in " + kind, "quantized");

@@ -336,5 +336,23 @@ var pf = (function () {
     filter();
   });
 
+  [].forEach.call(document.querySelectorAll("[data-support]"), function (form) {   // the matrix of support, for one library or base
+    var box = document.getElementById(form.dataset.support), note = form.querySelector("[data-filter-count]");
+    var rows = [].slice.call(box.querySelectorAll("tbody tr"));
+    function narrow() {
+      var place = form.elements.place.value, base = form.elements.base.value;
+      [].forEach.call(box.querySelectorAll("[data-in]"), function (cell) { cell.hidden = !!place && cell.dataset.in !== place; });
+      rows.forEach(function (row) {
+        var cells = [].slice.call(row.querySelectorAll("td[data-works]:not([hidden])"));
+        row.classList.toggle("pf-off", !cells.some(function (cell) { return !base || cell.dataset.works.split(" ").indexOf(base) >= 0; }));
+      });
+      var shown = rows.filter(function (row) { return !row.hidden && !row.classList.contains("pf-off"); }).length;
+      note.textContent = shown < rows.length ? shown + " of " + rows.length : "";
+    }
+    form.addEventListener("input", narrow);   // after the filter above, which hears its own field first
+    form.addEventListener("submit", function (event) { event.preventDefault(); });
+    narrow();
+  });
+
   return { make: make, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

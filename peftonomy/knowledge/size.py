@@ -12,20 +12,23 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..costs.layout import Part
 from ..costs.plan import Plan
 from ..errors import UsageError
 from ..formula import Formula
-from ..knowledge.base import Method
 from ..schema.method import MethodEntry
+
+if TYPE_CHECKING:
+    from ..catalogue.records import MethodRecord, ModelLike
 
 __all__ = ["bounds", "hyperparameter", "names"]
 
 TRIED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 
 
-def hyperparameter(method: Method, models: Sequence[str]) -> str:
+def hyperparameter(method: MethodRecord, models: Sequence[ModelLike]) -> str:
     """Return the name of the hyperparameter that sets the size, "" if there is none."""
     wholes = [n for n, h in method.entry.hyperparameters.items() if h.type == "int"]
     effects = {name: max((_effect(method, name, model) for model in models), default=0.0) for name in wholes}
@@ -33,7 +36,7 @@ def hyperparameter(method: Method, models: Sequence[str]) -> str:
     return next((name for name, effect in effects.items() if most and effect >= most / 2), "")
 
 
-def _effect(method: Method, name: str, model: str) -> float:
+def _effect(method: MethodRecord, name: str, model: ModelLike) -> float:
     """Return the growth of trained and stored, in powers of two, for a doubled default.
 
     The result is 0 if trained does not always grow.

@@ -1,0 +1,435 @@
+"""Choose methods for a model, a GPU, a training step and some requirements.
+
+Each method is counted at its default settings. If a budget of trained parameters is smaller, the size of the method is
+halved until it fits. If the step does not fit the GPU, it is relaxed in a fixed order: gradient checkpointing, an 8-bit
+optimiser, a base in NF4, a smaller batch. The pages of the site follow the same rule (`site/assets/chooser.js`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..costs.plan import BYTES
+from ..costs.table import Table
+from ..errors import UnknownName, UsageError, shown
+from ..files.output import binary_text
+from ..memory.answer import Training
+from ..memory.fit import checked_gpu
+from ..memory.setting import DTYPES, Memory, Setting
+from . import size
+from .query import stored
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..catalogue.records import MethodRecord, ModelLike, Records
+    from ..costs.cost import Cost
+
+__all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "use"]
+
+PRIORITIES = {
+    "libraries": ("most used", "the most libraries, then the most methods that build on it"),
+    "memory": ("least memory", "the least memory of the training step"),
+    "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
+}
+"""What can come first, each with its name and meaning. Ties are broken by use, then by age."""
+RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "checkpointing": (
+        {"checkpointing": True}, "gradient checkpointing",
+        "Layers keep only their inputs and compute the rest again in the backward pass.",
+    ),
+    "optimizer": (
+        {"optimizer": "adamw-8bit"}, "an 8-bit optimiser", "The optimiser stores its states in 8 bits.",
+    ),
+    "quantized": (
+        {"quantized": "nf4"}, "a base in NF4",
+        "The frozen matrices of the layers are stored in 4 bits, so the base model's outputs change slightly.",
+    ),
+    "batch": ({}, "a smaller batch", "Gradients of several small batches are added up before each update."),
+}  # fmt: skip
+"""The changes of a training step that save memory, in the order in which they are tried: setting, name and meaning."""
+LIBRARY = "any"
+"""The requirement of some library, whichever."""
+OFFICIAL = "official"
+PEFT = "peft"
+"""The library for which the code is written."""
+MOST = 20
+
+
+class Placed:
+    """A method on a model: for counts at the task that was asked for, and for training steps."""
+
+    def __init__(self, method: MethodRecord, model: Backbone, task: str | None, num_labels: int):
+        self.method, self.model = method, model
+        self.plan = method.plan(model, task=task, num_labels=num_labels)
+        trained = task if task is not None else model.trained_task
+        self.training = Training(method.kb, method.plan(model, task=trained, num_labels=num_labels))
+
+    def taken(self, given: Mapping[str, Any], setting: Setting) -> int:
+        """Return the bytes of a training step, with the estimate of what a GPU adds. Raises UsageError."""
+        memory = self.training.memory(given, setting)
+        return memory.peak + memory.gpu_extra
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method that meets the requirements, at the settings that fit.
+
+    given: hyperparameters that differ from the defaults. steps: the bytes of the step as asked for, then after each of
+    `relaxed`. accumulate: batches whose gradients are added up to keep the number of sequences in an update.
+    """
+
+    method: str
+    name: str
+    given: dict[str, int]
+    hyperparameters: dict[str, Any]
+    setting: Setting
+    relaxed: tuple[str, ...]
+    steps: tuple[int, ...]
+    accumulate: int
+    memory: Memory
+    trained: int
+    percent: float
+    stored_bytes: int
+    libraries: tuple[str, ...]
+    placed: Placed = field(repr=False, compare=False)
+
+    @property
+    def code(self) -> str:
+        """The whole code for peft: model, configuration and arguments of the training. Raises UsageError."""
+        from ..libraries.export import export, library_called
+        from ..libraries.script import script
+
+        plan = self.placed.training.plan
+        library = library_called(self.placed.method.kb.libraries, PEFT)
+        found = export(self.placed.method, plan, self.given, library)
+        labels = plan.inventory.num_labels
+        backbone = plan.inventory.backbone
+        return script(found, backbone, plan.inventory.task, labels, self.setting, self.accumulate)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the step on a GPU, with the estimate of what the GPU adds."""
+        return self.memory.peak + self.memory.gpu_extra
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `choose --json` prints it."""
+        return {
+            "method": self.method, "given": self.given, "hyperparameters": dict(self.hyperparameters),
+            "targets": list(self.memory.targets), "batch": self.setting.batch, "seq": self.setting.seq,
+            "dtype": self.setting.dtype, "optimizer": self.setting.optimizer,
+            "checkpointing": self.setting.checkpointing, "attention": self.setting.attention,
+            "quantized": self.setting.quantized, "relaxed": list(self.relaxed), "steps": list(self.steps),
+            "accumulate": self.accumulate, "bytes": self.bytes, "trained": self.trained, "percent": self.percent,
+            "stored_bytes": self.stored_bytes, "libraries": list(self.libraries),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A method that does not fit, with all reasons.
+
+    bytes: the memory of the smallest step, with every relaxation and one sequence, if it is known. seq: the largest
+    length whose step then fits, if that is the way out.
+    """
+
+    method: str
+    reasons: tuple[str, ...]
+    bytes: int | None = None
+    seq: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `choose --json` prints it."""
+        return {"method": self.method, "reasons": list(self.reasons), "bytes": self.bytes, "seq": self.seq}
+
+
+class Choice(Table):
+    """The methods for a question, best first, and the better ranked ones that do not fit, with reasons."""
+
+    def __init__(self, model: str, gpu: int, found: Sequence[Candidate], refused: Sequence[Refusal]):
+        self.model, self.gpu, self.found, self.refused = model, gpu, list(found), list(refused)
+        super().__init__([
+            {"method": c.name, "trained": c.trained, "memory": c.bytes,
+             "relaxed": ", ".join(RELAXATIONS[name][1] for name in c.relaxed), "checkpoint": c.stored_bytes,
+             "libraries": list(c.libraries)}
+            for c in found
+        ], f"For {model}")  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `choose --json` prints it."""
+        return {
+            "model": self.model, "gpu": self.gpu, "found": [c.to_dict() for c in self.found],
+            "refused": [r.to_dict() for r in self.refused],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Everything that is asked of a method besides its place on a model."""
+
+    gpu: int
+    setting: Setting
+    merge: bool = False
+    needs: tuple[str, ...] = ()
+    library: str | None = None
+    trained: str | int | None = None
+    by: str = "libraries"
+    anywhere: bool = False
+
+
+def choose(
+    kb: Records[Any], model: ModelLike, wishes: Wishes, n: int, task: str | None, num_labels: int,
+    only: Sequence[str] = (),
+) -> Choice:
+    """Return the best `n` methods, all of `only` if it names some. See `KnowledgeBase.choose`. Raises UsageError."""
+    _check(kb, wishes, n)
+    checked_gpu(wishes.gpu)
+    backbone = kb.backbone(model)
+    budget = trained_budget(wishes.trained, backbone.parameters)
+    allowed = {need: {*stored(kb, need).ids} for need in wishes.needs}
+    sized: list[tuple[tuple[Any, ...], Placed, dict[str, int], Cost]] = []
+    refused: list[tuple[tuple[Any, ...], Refusal]] = []
+    for method in [kb[m] for m in dict.fromkeys(only)] or [*kb.values()]:
+        rank: tuple[Any, ...]
+        rank = (False if wishes.anywhere else not _libraries(method), *use(method), method.year, method.id)
+        reasons = _unmet(method, wishes, allowed)
+        try:
+            placed = Placed(method, backbone, task, num_labels)
+            given, cost = _within(placed, budget, DTYPES[wishes.setting.dtype][1])
+        except UsageError as error:
+            refused.append((rank, Refusal(method.id, (*reasons, str(error)))))
+            continue
+        if not cost.trained:
+            reasons.append("trains nothing by itself")
+        if wishes.by == "stored":
+            rank = (rank[0], cost.stored_bytes, *rank[1:])
+        if reasons:
+            refused.append((rank, Refusal(method.id, tuple(reasons))))
+        else:
+            sized.append((rank, placed, given, cost))
+    sized.sort(key=lambda item: item[0])
+    found: list[tuple[tuple[Any, ...], Candidate]] = []
+    for rank, placed, given, cost in sized:
+        answer = _fitted(placed, given, cost, wishes)
+        if isinstance(answer, Refusal):
+            refused.append((rank, answer))
+            continue
+        found.append(((rank[0], answer.bytes, *rank[1:]) if wishes.by == "memory" else rank, answer))
+        if wishes.by != "memory" and not only and len(found) == n:
+            break
+    found.sort(key=lambda item: item[0])
+    last = None if only or len(found) < n else found[n - 1][0]
+    above = [r for rank, r in sorted(refused, key=lambda item: item[0]) if last is None or _above(rank, last, wishes)]
+    return Choice(backbone.id, wishes.gpu, [c for _, c in found[: None if only else n]], above)
+
+
+def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool:
+    """Return whether a refused method would come before the last one found, had it fitted."""
+    if wishes.by == "memory":
+        return bool(rank[0] <= last[0])
+    if wishes.by == "stored" and len(rank) < len(last):
+        return False  # it cannot be counted at all
+    return rank < last
+
+
+def _check(kb: Records[Any], wishes: Wishes, n: int) -> None:
+    if type(n) is not int or not 1 <= n <= MOST:
+        raise UsageError(f"n: found {shown(n)}; expected a whole number from 1 to {MOST}")
+    if wishes.by not in PRIORITIES:
+        raise UnknownName("priority", wishes.by, PRIORITIES)
+    known = {key for m in kb.values() for key in m.entry.implementations} - {OFFICIAL}
+    if wishes.library not in (None, LIBRARY) and wishes.library not in known:
+        raise UnknownName("library", wishes.library, known | {LIBRARY})
+
+
+def trained_budget(text: str | int | None, parameters: int) -> int | None:
+    """Return a budget of trained parameters: `10M`, `250k`, `1e6`, `0.1%` of the model. Raises UsageError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9][0-9,]*\.?[0-9]*(?:e[0-9]{1,2})?)\s*([kmb%]?)", str(text).strip().lower())
+    if isinstance(text, bool) or found is None:
+        expected = "expected a number such as 10M, 250k, 1e6 or 0.1%"
+        raise UsageError(f"trained: found {shown(text)!r}; {expected}")
+    value = float(found[1].replace(",", ""))
+    return int(value * ({"": 1, "k": 1e3, "m": 1e6, "b": 1e9}.get(found[2]) or parameters / 100))
+
+
+def use(method: MethodRecord) -> tuple[int, int]:
+    """Return how widely a method is used, the most used first: libraries, and methods that build on it, negative."""
+    return -len(_libraries(method)), -len(_descendants(method.kb)[method.id])
+
+
+def _descendants(kb: Records[Any]) -> dict[str, set[str]]:
+    """Return the methods that descend from each, directly or not; they are computed once."""
+    found: dict[str, set[str]] | None = kb.memo.get("descendants")
+    if found is None:
+        found = kb.memo["descendants"] = {method: set() for method in kb}
+        types = kb.taxonomy.relations
+        for method in kb.values():
+            above, seen = [method.id], set[str]()
+            while above:
+                for relation in kb[above.pop()].entry.relations:
+                    known = relation.target in kb and relation.type in types and types[relation.type].lineage
+                    if known and relation.target not in seen:
+                        seen.add(relation.target)
+                        above.append(relation.target)
+            for ancestor in seen:
+                found[ancestor].add(method.id)
+    return found
+
+
+def _libraries(method: MethodRecord) -> list[str]:
+    return [key for key in method.entry.implementations if key != OFFICIAL]
+
+
+def _unmet(method: MethodRecord, wishes: Wishes, allowed: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return what a method lacks of the requirements, without counting anything."""
+    lists = method.kb.taxonomy.lists
+    reasons = ["does not merge into the weights"] if wishes.merge and method.merge != "exact" else []
+    for need, ids in allowed.items():
+        if method.id not in ids:
+            wish = lists[need].wish
+            reasons.append(wish.unmet if wish else f"is not in the list {lists[need].name}")
+    if wishes.library == LIBRARY and not _libraries(method):
+        reasons.append("is in no library")
+    elif wishes.library not in (None, LIBRARY) and wishes.library not in method.entry.implementations:
+        reasons.append(f"is not in {wishes.library}")
+    return reasons
+
+
+def _within(placed: Placed, budget: int | None, width: int) -> tuple[dict[str, int], Cost]:
+    """Return the hyperparameters with which a method stays within a budget, and its cost. Raises UsageError."""
+    dtype = next(name for name, bytes_ in BYTES.items() if bytes_ == width)
+    cost = placed.plan.cost({}, dtype)
+    if budget is None or cost.trained <= budget:
+        return {}, cost
+    name = size.hyperparameter(placed.method, [placed.model])
+    least, value = cost, int(cost.hyperparameters[name]) // 2 if name else 0
+    while value:
+        try:
+            least = placed.plan.cost({name: value}, dtype)
+        except UsageError:  # not every value is allowed
+            value //= 2
+            continue
+        if least.trained <= budget:
+            return {name: value}, least
+        value //= 2
+    at = f" at its smallest, {name} = {least.hyperparameters[name]}" if name else " at any setting"
+    raise UsageError(f"trains {least.trained:,}{at}")
+
+
+# The training step
+
+
+def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -> Candidate | Refusal:
+    """Relax the step until it fits, and no further."""
+    method = placed.method
+    asked = wishes.setting
+    if any(part.entry.base_storage for part in method.parts):
+        asked = replace(asked, quantized=None)  # the method stores the base in its own form
+
+    def taken(setting: Setting) -> int:
+        return placed.taken(given, setting)
+
+    try:
+        steps, relaxed = [taken(asked)], list[str]()
+    except UsageError as error:
+        return Refusal(method.id, (str(error),))
+    refused = _refused(method, wishes)
+    for name in refused:
+        if getattr(asked, name):
+            return Refusal(method.id, (refused[name],))
+    for name in (*RELAXATIONS, *RELAXATIONS):  # one may help only after another
+        if name in refused or name in relaxed:
+            continue
+        changed = _relaxed(asked, [*relaxed, name])
+        if steps[-1] <= wishes.gpu or changed == _relaxed(asked, relaxed):
+            continue
+        try:
+            needed = taken(changed)
+        except UsageError:  # the method cannot be trained so
+            continue
+        if needed < steps[-1]:
+            relaxed.append(name)
+            steps.append(needed)
+    setting = _relaxed(asked, relaxed)
+    if steps[-1] > wishes.gpu:
+        batch = _largest(lambda value: taken(replace(setting, batch=value)) <= wishes.gpu, asked.batch - 1)
+        if not batch:
+            return _too_large(placed, given, replace(setting, batch=1), refused, wishes.gpu)
+        setting = replace(setting, batch=batch)
+        relaxed.append("batch")
+    for name in relaxed[-2::-1]:  # what the later ones made unnecessary
+        fewer = replace(_relaxed(asked, [r for r in relaxed if r != name]), batch=setting.batch)
+        if taken(fewer) <= wishes.gpu:
+            relaxed.remove(name)
+            setting = fewer
+    steps = [taken(_relaxed(asked, relaxed[:i])) for i in range(len(relaxed))]
+    memory = placed.training.memory(given, setting)
+    return Candidate(
+        method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
+        (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
+        cost.stored_bytes, tuple(_libraries(method)), placed,
+    )  # fmt: skip
+
+
+def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
+    """Return the settings of a training step that libraries refuse for a method, by library, with reasons."""
+    found = {}
+    for key, library in method.kb.libraries.items():
+        entry = method.entry.implementations.get(key)
+        kind = library.types.get(entry.type) if entry is not None and entry.type is not None else None
+        if kind is not None and kind.untrainable:
+            found[key] = {name: f"in {library.name}, {why}" for name, why in kind.untrainable.items()}
+    return found
+
+
+def peft(kb: Records[Any]) -> str | None:
+    """Return the id of the library for which the code is written, if it is known."""
+    return next((key for key, library in kb.libraries.items() if library.package == PEFT), None)
+
+
+def _refused(method: MethodRecord, wishes: Wishes) -> dict[str, str]:
+    """Return the settings that the required library refuses for a method; without a requirement, those of peft."""
+    library = peft(method.kb) if wishes.library in (None, LIBRARY) else wishes.library
+    return untrainable(method).get(str(library), {})
+
+
+def _relaxed(setting: Setting, names: Iterable[str]) -> Setting:
+    """Return a setting with some relaxations. One that changes nothing is left out."""
+    for name in names:
+        if name == "optimizer" and ("adamw" not in setting.optimizer or setting.optimizer.endswith("8bit")):
+            continue
+        if name == "quantized" and setting.quantized is not None:
+            continue
+        setting = replace(setting, **RELAXATIONS[name][0])
+    return setting
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int:
+    """Return the largest number from 1 to `most` for which `fits` holds, 0 if there is none."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _too_large(
+    placed: Placed, given: dict[str, int], setting: Setting, refused: Mapping[str, str], gpu: int
+) -> Refusal:
+    """Say how much the smallest step takes, and which length would fit."""
+
+    def fits(seq: int) -> bool:
+        try:
+            return placed.taken(given, replace(setting, seq=seq)) <= gpu
+        except UsageError:
+            return False
+
+    needed = placed.taken(given, setting)
+    seq = _largest(fits, setting.seq - 1)
+    shorter = f"; a length of {seq:,} fits" if seq else ""
+    reason = f"needs {binary_text(needed)} with all that saves memory and one sequence{shorter}"
+    return Refusal(placed.method.id, (reason, *refused.values()), needed, seq or None)

@@ -1,0 +1,85 @@
+"""Write the whole code that loads a model, adapts it with peft, and sets up a training step as it was counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..schema.family import LABELLED
+from .export import Configuration, _literal
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..memory.setting import Setting
+
+__all__ = ["OPTIMIZERS", "PLACEHOLDER", "QUANTIZED", "TYPES", "script"]
+
+PLACEHOLDER = "path/to/model"
+"""Stands for the files of a model without a name on the Hugging Face Hub."""
+TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "mixed": "bfloat16"}
+"""The type of the frozen model for each type of training."""
+OPTIMIZERS = {
+    "adamw": "adamw_torch_fused", "adamw-foreach": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw": "paged_adamw_32bit", "paged-adamw-8bit": "paged_adamw_8bit", "adafactor": "adafactor", "sgd": "sgd",
+}  # fmt: skip
+"""The optimisers' names in `transformers.TrainingArguments`."""
+QUANTIZED = {
+    "nf4": ["load_in_4bit=True", 'bnb_4bit_quant_type="nf4"', "bnb_4bit_compute_dtype=torch.{dtype}"],
+    "int8": ["load_in_8bit=True"],
+}
+"""The arguments with which `transformers` quantises a model."""
+
+
+def script(
+    configuration: Configuration, model: Backbone, task: str, num_labels: int, setting: Setting, accumulate: int
+) -> str:
+    """Return the code. Raises UsageError for a method with several configurations.
+
+    accumulate: batches whose gradients are added up before an update.
+    """
+    library = configuration.library
+    if configuration.type is None:
+        raise UsageError(f"{configuration.method} has several configurations in {library.name}, so there is no script")
+    task_class = model.family.tasks[task]
+    named = task_class.class_
+    dtype = TYPES[setting.dtype]
+    name = model.file.checkpoint if model.file is not None and model.file.checkpoint else PLACEHOLDER
+    arguments = [f'    "{name}",', f"    dtype=torch.{dtype},"]
+    if task in LABELLED and task_class.labels is None:
+        arguments.append(f"    num_labels={num_labels},")
+    if setting.attention != "sdpa":
+        arguments.append(f'    attn_implementation="{setting.attention}",')
+    if setting.quantized is not None:
+        said = "".join(f"        {line},\n" for line in QUANTIZED[setting.quantized]).format(dtype=dtype)
+        arguments.append(f"    quantization_config=transformers.BitsAndBytesConfig(\n{said}    ),")
+    step = [
+        '    output_dir="output",', f"    per_device_train_batch_size={setting.batch},",
+        f'    optim="{OPTIMIZERS[setting.optimizer]}",',
+    ]  # fmt: skip
+    if accumulate > 1:
+        step.append(f"    gradient_accumulation_steps={accumulate},")
+    if setting.checkpointing:
+        step += ["    gradient_checkpointing=True,", '    gradient_checkpointing_kwargs={"use_reentrant": False},']
+    if setting.dtype == "mixed":
+        step.append("    bf16=True,")
+    kept = "" if setting.dtype in ("mixed", "float32") else ", autocast_adapter_dtype=False"
+    config = [f"    {key}={_literal(value)}," for key, value in configuration.arguments.items()]
+    call = f"{library.package}.{configuration.symbol}"
+    return "\n".join([
+        f"import {library.package}",
+        "import torch",
+        "import transformers",
+        "",
+        f"model = transformers.{named}.from_pretrained(",
+        *arguments,
+        ")",
+        f"config = {call}(",
+        *config,
+        ")",
+        f"model = {library.package}.get_peft_model(model, config{kept})",
+        "model.print_trainable_parameters()",
+        "",
+        "arguments = transformers.TrainingArguments(",
+        *step,
+        ")",
+    ])  # fmt: skip

@@ -1,0 +1,83 @@
+"""The data of the guided choice and of the comparison in words, for the scripts that mirror `knowledge`.
+
+`site/assets/chooser.js` mirrors `knowledge.choose`, `site/assets/mechanism.js` mirrors `knowledge.mechanism`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..costs.plan import BYTES
+from ..knowledge import choose
+from ..knowledge.base import Method
+from ..knowledge.mechanism import Trait, aspects, traits
+from ..libraries import script as code
+from ..memory import gpus
+from ..schema.taxonomy import Facet
+from ._site import Site
+
+__all__ = ["script"]
+
+
+def script(site: Site) -> str:
+    """Return the text of `assets/choices.js`."""
+    kb = site.kb
+    widths = {bytes_: name for name, bytes_ in reversed(BYTES.items())}
+    records: dict[str, Any] = {
+        "gpus": [g.model_dump(include={"name", "aliases", "mib", "how"}) for g in kb.gpus],
+        "brands": sorted(gpus.BRANDS), "units": gpus.UNITS,
+        "hub": {key: m.file.checkpoint for key, m in kb.models.items() if m.file is not None and m.file.checkpoint},
+        "classes": {
+            key: {name: task.class_ for name, task in family.tasks.items()} for key, family in kb.families.items()
+        },
+        "wishes": {
+            key: one.wish.model_dump() | {"meaning": one.meaning, "methods": kb.stored_list(key).ids}
+            for key, one in kb.taxonomy.lists.items() if one.wish is not None
+        },
+        "use": {key: choose.use(method) for key, method in kb.items()},
+        "untrainable": {
+            key: found for key, method in kb.items() if (found := choose.untrainable(method))
+        },
+        "whole": {key: names for key, method in kb.items() if (names := _whole(method))},
+        "apart": {key: found for key, method in kb.items() if (found := _apart(method))},
+        "priorities": choose.PRIORITIES, "relaxations": choose.RELAXATIONS, "widths": widths, "peft": choose.peft(kb),
+        "code": {
+            "types": code.TYPES, "optimizers": code.OPTIMIZERS, "quantized": code.QUANTIZED,
+            "placeholder": code.PLACEHOLDER,
+        },
+        "aspects": {
+            key: facet.model_dump(mode="json", include={"name", "meaning", "phrase", "phrases", "weight", "multiple"})
+            | {"values": facet.meanings()}
+            for key, facet in aspects(kb).items()
+        },
+        "roles": kb.taxonomy.roles,
+        "traits": {
+            key: {name: _trait(aspects(kb)[name], trait) for name, trait in traits(method).items()}
+            for key, method in kb.items()
+        },
+    }  # fmt: skip
+    text = json.dumps(records, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    return f'"use strict";\npeft.cards = {{}};\npeft.choices = {text};\n'
+
+
+def _apart(method: Method) -> dict[str, str]:
+    """Return the tensors whose modules peft names in an argument of their own, each with the argument."""
+    found = method.entry.implementations.get(str(choose.peft(method.kb)))
+    return {} if found is None else dict(found.apart)
+
+
+def _whole(method: Method) -> list[str]:
+    """Return the arguments of the method's configuration in peft whose defaults are whole numbers."""
+    library = method.kb.libraries.get(str(choose.peft(method.kb)))
+    found = method.entry.implementations.get(library.id) if library is not None else None
+    if library is None or found is None or found.type is None:
+        return []
+    defaults = library.defaults(found.type)
+    return [name for name in found.rename.values() if type(defaults.get(name)) is int]
+
+
+def _trait(facet: Facet, trait: Trait) -> list[Any]:
+    """Return the values of a trait, and its sentence and key where these do not follow from the values."""
+    plain = (facet.said(trait.values), facet.said(sorted(trait.values))) == (trait.phrase, trait.key)
+    return [trait.values] if plain else [trait.values, trait.phrase, trait.key]
