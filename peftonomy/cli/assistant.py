@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError, chosen, described, escaped
-from . import browse, counting, training
+from . import INTERRUPTED, browse, counting, training
 from .options import Assignment, Whole, Words, cli, knowledge
 from .running import main
 
@@ -58,6 +61,10 @@ def serve() -> None:
         raise UsageError(f"mcp needs its extra: pip install 'peftonomy[mcp]' (no module {error.name})") from None
     from .. import __version__
 
+    # The thread that reads stdin would keep the process alive after Ctrl-C until a line comes.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    if sys.stdin.isatty():
+        click.echo("waiting for an assistant on stdin; Ctrl-C ends", err=True)
     kb, known = knowledge(), tools()
     hints = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
