@@ -34,6 +34,10 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "methods --where year~>~2022 --category additive": ("methods", {"where": "year > 2022", "category": "additive"}),
     "show ia3": ("show", {"method": "ia3"}),
     "models": ("models", {}),
+    "choose lora ia3 --model gpt2 --gpu 8GiB -n 1 --need mergeable": (
+        "choose", {"methods": ["lora", "ia3"], "model": "gpt2", "gpu": "8GiB", "n": 1, "need": ["mergeable"]},
+    ),
+    "nearest --aspect acts_on=weight,bias -n 2": ("nearest", {"aspect": {"acts_on": ["weight", "bias"]}, "n": 2}),
     "compare lora ia3 --model gpt2 --target-modules all-linear": (
         "compare", {"methods": ["lora", "ia3"], "model": "gpt2", "target_modules": ["all-linear"]},
     ),

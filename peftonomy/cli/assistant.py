@@ -178,31 +178,32 @@ def _words(command: click.Command, given: Mapping[str, Any], folder: Path) -> It
         if value is None:
             continue
         flag = _flag(param)
+        flag += "=" * flag.startswith("--")     # a short option has its value right behind it
         if isinstance(param.type, Assignment):
             if not isinstance(value, Mapping):
                 raise UsageError(f"{name}: found {described(value)}; expected an object of names and values")
             for key, of in value.items():
-                yield f"{flag}={key}={','.join(_text(f'{name}.{key}', one) for one in _listed(of))}"
+                yield f"{flag}{key}={','.join(_text(f'{name}.{key}', one) for one in _listed(of))}"
         elif isinstance(param.type, counting.SavedOrShort) and isinstance(value, Mapping):
             path = folder / FILE
             path.write_text(json.dumps(value), encoding="utf-8")
-            yield f"{flag}={path}"
+            yield f"{flag}{path}"
         elif isinstance(param.type, Words) or param.nargs == -1 or getattr(param, "multiple", False):
             each = [_text(name, one) for one in _listed(value)]
             if isinstance(param, click.Argument):
                 rest += each
             elif isinstance(param.type, Words):
-                yield from [f"{flag}={','.join(each)}"] * bool(each)
+                yield from [f"{flag}{','.join(each)}"] * bool(each)
             else:
-                yield from (f"{flag}={one}" for one in each)
+                yield from (f"{flag}{one}" for one in each)
         elif getattr(param, "is_flag", False):
             if not isinstance(value, bool):
                 raise UsageError(f"{name}: found {described(value)}; expected true or false")
-            yield from [flag] * value
+            yield from [_flag(param)] * value
         elif isinstance(param, click.Argument):
             rest.append(_text(name, value))
         else:
-            yield f"{flag}={_text(name, value)}"
+            yield f"{flag}{_text(name, value)}"
     yield from ("--", *rest)
 
 

@@ -108,7 +108,8 @@ def choose(
     """
     from ..knowledge.choose import RELAXATIONS
 
-    found = knowledge().choose(model, methods=methods, **asked)
+    with out.progress("choosing"):
+        found = knowledge().choose(model, methods=methods, **asked)
     if as_json:
         return out.print_json(found.to_dict())
     if code:
