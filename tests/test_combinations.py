@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import peft
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy.knowledge.check import check
+
+from .cli_kit import Run
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 KB = peftonomy.load()
@@ -136,3 +139,11 @@ def test_methods_are_those_of_the_configurations() -> None:
 
 def test_check_reads_the_file() -> None:
     assert [problem for problem in check(KB) if "combinations" in problem.file] == []
+
+
+def test_the_command_lists_the_records_of_a_method(run: Run) -> None:
+    found = json.loads(run("combine dora --json").out)
+    assert found["sums"]["dora"]["ways"] == FILE.sums["dora"].ways
+    assert list(found["conversions"]) == ["dora"]
+    assert "magnitudes" in run("combine dora").out
+    assert json.loads(run("combine loha --json").out)["conversions"]["loha"]["rank"] == "r ** 2"

@@ -247,12 +247,14 @@
       this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: String(c.setting.seq) });
       this.writeStep(query);
       this.state.step = before;
+      var largest = peft.fit(c.method, Object.assign({}, question, { values: c.given }), c.setting, "batch", wishes.gpu).value;
       var setting = Object.keys(c.hyperparameters).map(function (k) { return k + " = " + c.hyperparameters[k]; }).join(", ") || "nothing to set";
-      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.choices.names[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + " methods here build on it" : ""].filter(Boolean).join("; ") + ".";
+      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.choices.names[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + (use[1] === -1 ? " method here builds on it" : " methods here build on it") : ""].filter(Boolean).join("; ") + ".";
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [
-          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Trained", number(c.trained), pf.percent(c.percent)),
+          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Largest batch", number(largest), "at this length"),
+          this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),
         this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence),

@@ -34,6 +34,7 @@
         Plot.text(rows.filter(function (row) { return row.here; }), { x: "value", y: "trained", text: function () { return "you are here"; }, dy: -13, fill: "var(--pf-ink)", fontWeight: 600 })
       ]
     });
+    picture.querySelectorAll("[aria-label]").forEach(function (part) { part.removeAttribute("aria-label"); });   // groups without a role
     var present = rows.filter(function (row) { return row.here; })[0];
     picture.setAttribute("role", "img");
     picture.setAttribute("aria-label", "Trained parameters against " + name + (present ? "; at " + present.value + " it trains " + number(present.trained) : "") + ". The table has the numbers.");

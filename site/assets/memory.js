@@ -290,45 +290,7 @@
   }
   /* What a step takes of a GPU. */
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
-  function gibibytes(bytes) { return Number((bytes / Math.pow(2, 30)).toPrecision(4)) + " GiB"; }
-  /* As peft.judged, with three wishes more: `gpu` (bytes that a step may take), `step` (how it is trained)
-     and `solve` (batch, seq or size: of what the largest is wanted). An answer then has `fit`: {solved, value, limited,
-     memory}; where size is solved for, its name and value are the largest that every budget allows. */
-  function planned(id, options, wishes) {
-    var found = peft.judged(id, options, wishes), reasons = (found.reasons || []).slice(), chosen = {};
-    if (given(found.name)) chosen[found.name] = found.value;
-    try {
-      var fitted = inner.kept(["gpu", id, JSON.stringify([options, chosen, wishes])].join("|"), function () { return onGpu(id, options, wishes, chosen); });
-      if (fitted.refused) reasons.push(fitted.refused);
-      else if (!reasons.length) return merge(found, fitted);
-    } catch (error) {
-      if (!error.user) throw error;
-      var name = peft.data.methods[id].name + " ", text = error.message.slice(0, name.length) === name ? error.message.slice(name.length) : error.message;
-      if (reasons.indexOf(text) < 0) reasons.push(text);
-    }
-    return { id: id, reasons: reasons };
-  }
-  function onGpu(id, options, wishes, chosen) {
-    var size = peft.data.methods[id].size, asked = wishes.step, set = merge(options, { values: chosen }), least, found;
-    if (wishes.solve !== "size") {
-      found = fit(id, set, asked, wishes.solve, wishes.gpu);
-      if (found.value) return { fit: found };
-      least = memory(id, set, merge(asked, { [wishes.solve]: found.least }));
-    } else {
-      if (!size || given(chosen[size])) {
-        least = memory(id, set, asked);
-        if (whole(least) <= wishes.gpu) return { fit: { solved: size, value: size ? chosen[size] : null, limited: true, memory: least } };
-      }
-      if (size) {
-        found = fit(id, options, asked, size, wishes.gpu);
-        if (found.value) return { fit: found, name: size, value: found.value, cost: peft.cost(id, merge(options, { values: found.memory.hyperparameters })) };
-        least = memory(id, merge(options, { values: merge(chosen, { [size]: found.least }) }), asked);
-      }
-    }
-    return { refused: "takes " + gibibytes(whole(least)) + " on a GPU with " + (wishes.solve !== "size" ? wishes.solve + " " + found.least : size ? size + " = " + found.least : "the usual setting") };
-  }
 
   peft.memory = memory;
   peft.fit = fit;
-  peft.planned = planned;
 })();
