@@ -87,6 +87,11 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], unsound)
     broken |= unsound.keys()
+    for shelf in (kb.libraries, kb.trainers):
+        for key in shelf:
+            # Without a choice, the names of broken entries would be missing in these files.
+            if key not in broken and wanted(shelf.path(key)) and (chosen or not broken):
+                problems += _support_problems(kb, shelf.path(key), shelf[key])
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
         problems += _combination_problems(kb)
@@ -277,18 +282,21 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
     for place, citation in cited:
         if citation.partition("#")[0] not in kb.references:
             yield problem(place, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
-    unknown: Iterator[Unknown] = iter(())
-    if isinstance(record, Library):
-        unknown = _unknown_in_library(kb, record)
-    elif isinstance(record, Trainer):
-        unknown = _unknown_in_trainer(kb, record)
-    for keys, found, expected, known in unknown:
-        yield problem(keys, found, expected, known, "support")
     roles = kb.taxonomy.roles
     for keys, spec in record.specs() if isinstance(record, Family) else ():
         for role in (spec.role, *getattr(spec, "slices", {})):
             if role not in roles:
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
+
+
+def _support_problems(kb: Records[Any], path: Path, record: Library | Trainer) -> Iterator[Problem]:
+    """Check that the methods, hyperparameters and libraries that a library or a trainer names exist."""
+    document = load_yaml(path, kb.shown(path))
+    unknown = _unknown_in_library(kb, record) if isinstance(record, Library) else _unknown_in_trainer(kb, record)
+    for keys, found, expected, known in unknown:
+        yield Problem(
+            document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), "support"
+        )
 
 
 Unknown = tuple[Keys, str, str, Iterable[str]]
