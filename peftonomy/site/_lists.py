@@ -80,6 +80,7 @@ def model_page(site: Site, key: str) -> str:
         id=key,
         family={"id": family.model_type, "name": family.name, "kind": KINDS[family.kind]},
         parameters=count(model.parameters),
+        note=model.file.note if model.file is not None else None,
         citation=site.cite(model.source),
         dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
         klass=family.tasks[inventory.task].class_,
