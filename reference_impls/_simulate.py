@@ -281,7 +281,16 @@ class Training:
         if hasattr(method, "calibrate"):
             method.calibrate(self.model, (self.loss() for _ in range(1)))
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = OPTIMIZERS[self.question.optimizer](self.trained)
+        self.optimizer = self._optimizer(method)
+
+    def _optimizer(self, method: Any) -> torch.optim.Optimizer:
+        """Return the method's own optimizer if it has one, which takes the place of AdamW."""
+        if not hasattr(method, "optimizer"):
+            return OPTIMIZERS[self.question.optimizer](self.trained)
+        if self.question.optimizer != "adamw":
+            raise UsageError(f"optimizer: found {self.question.optimizer}; {self.question.method} has one of its own")
+        own = method.optimizer(self.model, lr=1e-3, foreach=False)
+        return cast(torch.optim.Optimizer, own)
 
     def _method(self) -> Any:
         return self._implementation or importlib.import_module(f"{__package__}.{self.question.method}")

@@ -8,6 +8,8 @@ is computed as one pair of factors of that width: their columns and rows are all
 inference it is added to W_0, which itself is unchanged.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class ABBA(kit.Child):
         self.A_1, self.B_1 = nn.Parameter(a), nn.Parameter(b)
         self.A_2 = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(r2, d_in)))
         self.B_2 = nn.Parameter(torch.zeros(d_out, r2))
-        self.scale: float = (alpha1 * alpha2) ** 0.5
+        self.scale = math.sqrt(alpha1 * alpha2)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         down = (self.A_1.unsqueeze(1) * self.A_2).flatten(0, 1)                     # (r1 * r2, d_in)

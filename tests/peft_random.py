@@ -1,6 +1,6 @@
 """Draw configurations of peft at random, and compare the answers of `kb.adapter` with peft itself.
 
-    python -m tests.peft_random --seed 1 --cases 10000 [--type LORA] [--case 1:17] [--every] [--write]
+    python -m tests.peft_random --seeds 1 2 3 --cases 4000 [--type LORA] [--case 1:17] [--every] [--write]
 
 Every argument of a type comes from the fields of its dataclass: names, types and defaults. A case has one of these
 outcomes. `equal`: the same counts. `refused`: peft accepts the configuration and we refuse an argument by name. `both`:
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
@@ -410,10 +411,30 @@ def cases(
         yield name, *drawn(random.Random(name), only)
 
 
+def counted(seed: int, number: int, only: str | None, every: bool) -> dict[str, collections.Counter[str]]:
+    """Return the numbers of outcomes by type, and print the wrong cases."""
+    warnings.simplefilter("ignore")
+    table: dict[str, collections.Counter[str]] = {}
+    shown: set[tuple[str, ...]] = set()
+    for name, case, answer in cases(seed, number, only):
+        kind = case.config["peft_type"]
+        for form, outcome in outcomes(case, answer).items():
+            table.setdefault(kind, collections.Counter())[outcome.word] += 1
+            key = (kind, form, outcome.word, outcome.detail.split(":")[0])
+            asked = outcome.word == "wrong" or (every and outcome.word == "refused")
+            if asked and (every or key not in shown):
+                shown.add(key)
+                tied = case.settings.get("tie_word_embeddings")
+                model = (case.family, case.kind) if tied is None else (case.family, case.kind, f"tied {tied}")
+                print(outcome.word, name, *model, form, outcome.detail, outcome.ours, outcome.theirs,
+                      json.dumps(case.config), sep=" | ", flush=True)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="each in a process of its own")
+    parser.add_argument("--cases", type=int, default=1000, help="with each seed")
     parser.add_argument("--type", choices=[*CONFIGS])
     parser.add_argument("--case", help="show one case, such as 1:17")
     parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/README.md")
@@ -427,32 +448,24 @@ def main() -> None:
         print(*outcomes(case, answer).items(), sep="\n")
         return
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    shown: set[tuple[str, ...]] = set()
-    for name, case, answer in cases(given.seed, given.cases, given.type):
-        kind = case.config["peft_type"]
-        for form, outcome in outcomes(case, answer).items():
-            table[kind][outcome.word] += 1
-            key = (kind, form, outcome.word, outcome.detail.split(":")[0])
-            asked = outcome.word == "wrong" or (given.every and outcome.word == "refused")
-            if asked and (given.every or key not in shown):
-                shown.add(key)
-                tied = case.settings.get("tie_word_embeddings")
-                model = (case.family, case.kind) if tied is None else (case.family, case.kind, f"tied {tied}")
-                print(outcome.word, name, *model, form, outcome.detail, outcome.ours, outcome.theirs,
-                      json.dumps(case.config), sep=" | ", flush=True)
+    with concurrent.futures.ProcessPoolExecutor(len(given.seeds)) as processes:
+        asked = [processes.submit(counted, seed, given.cases, given.type, given.every) for seed in given.seeds]
+        for found in concurrent.futures.as_completed(asked):
+            for kind, words in found.result().items():
+                table[kind] += words
     rows = [("type", *WORDS)]
     rows += [(kind, *(str(table[kind][word]) for word in WORDS)) for kind in sorted(table)]
     rows += [("all", *(f"{sum(row[word] for row in table.values()):,}" for word in WORDS))]
     if given.write:
-        written(rows, given.seed, given.cases)
+        written(rows, given.seeds, given.cases * len(given.seeds))
     print(*(f"{kind:24}" + "".join(f"{number:>9}" for number in numbers) for kind, *numbers in rows), sep="\n")
 
 
-def written(rows: list[tuple[str, ...]], seed: int, number: int) -> None:
+def written(rows: list[tuple[str, ...]], seeds: list[int], number: int) -> None:
     """Put the counts by type into the page of the benchmarks."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "| --- |" + " ---: |" * len(WORDS))
-    head = f"{number:,} configurations with seed {seed}, peft {PEFT.version}:"
+    head = f"{number:,} configurations with the seeds {', '.join(map(str, seeds))}, peft {PEFT.version}:"
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     README.write_text(f"{before}{START}\n{head}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")

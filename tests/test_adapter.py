@@ -53,6 +53,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "modules to save": ("llama", {"modules_to_save": ["lm_head", "norm"]}),
     "modules to save are not targeted": ("llama", {"target_modules": "all-linear", "modules_to_save": ["q_proj"]}),
     "a block to save": ("llama", {"modules_to_save": ["layers.0.mlp"]}),
+    "copies in a copy": ("llama", {"modules_to_save": ["mlp", "down_proj"]}),
+    "copies deep in a copy": ("llama", {"modules_to_save": ["0.self_attn", "model"], "target_modules": ["lm_head"]}),
+    "children of children are not copied again": ("llama", {"modules_to_save": ["layers.0", "0.mlp.up_proj"]}),
     "tied head to save": ("llama tied", {"modules_to_save": ["lm_head"]}),
     "both tied to save": ("llama tied", {"modules_to_save": ["lm_head", "embed_tokens"]}),
     "tied copies": ("llama tied", {"modules_to_save": ["lm_head"], "ensure_weight_tying": True}),
@@ -265,3 +268,56 @@ def test_whatever_an_argument_says_is_understood_or_told_in_one_line(model: str)
                 messages.append(str(error))
     assert len(messages) > 1000
     assert not any("\n" in message for message in messages)
+
+
+SHADOW = {"peft_type": "SHADOW", "task_type": "CAUSAL_LM"}
+BEYOND: dict[str, tuple[dict[str, Any], str]] = {
+    "odd rank": ({"peft_type": "HRA", "r": 3}, "r"),
+    "one vector": ({"peft_type": "VBLORA", "vector_length": 2, "topk": 1}, "topk"),
+    "all tokens frozen": ({"peft_type": "CARTRIDGE", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3,
+                           "num_frozen_tokens": 3}, "num_frozen_tokens"),
+    "more layers": (SHADOW | {"shadow_num_hidden_layers": 5}, "shadow_num_hidden_layers"),
+    "own widths": (SHADOW | {"shadow_hidden_size": 12, "shadow_intermediate_size": 7}, "shadow_hidden_size"),
+    "some layers": (SHADOW | {"target_modules": ["model.layers.1"], "shadow_num_attention_heads": 3},
+                    "shadow_num_attention_heads"),
+    "GPTQ only": ({"peft_type": "LORA", "use_qalora": True}, "use_qalora"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_only_the_library_accepts_has_a_note(case: str) -> None:
+    config, argument = BEYOND[case]
+    model = model_of("llama", OTHERS | TIED, "cpu")
+    backbone, asked = question(model)
+    adapter = KB.adapter(config, backbone, **asked)
+    found = adapter.reported
+    assert (found.trained, found.total, found.stored) == tuple(counts(wrapped(model, config)))
+    assert any(note.startswith(f"{argument}: ") for note in adapter.notes)
+
+
+WITH_NULL: dict[str, dict[str, Any]] = {
+    "ADALORA": {"total_step": 100}, "ADAMSS": {"r": 4}, "C3A": {"block_size": 2}, "FOURIERFT": {"n_frequency": 5},
+    "WAVEFT": {"n_frequency": 5}, "CPT": {"cpt_token_ids": [1, 2], "task_type": "CAUSAL_LM"},
+    "MULTITASK_PROMPT_TUNING": {"num_virtual_tokens": 4, "task_type": "CAUSAL_LM"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, one in PEFT.types.items() for name in one.nullable])
+def test_null(kind: str, name: str) -> None:
+    """Null is the default where peft works with it, and refused where it fails."""
+    config = {"peft_type": kind, name: None, **WITH_NULL.get(kind, {})}
+    model = model_of("llama", OTHERS | TIED, "cpu")
+    backbone, asked = question(model)
+    if PEFT.types[kind].nullable[name]:
+        assert reported(config, backbone, asked) == counts(wrapped(model, config))
+        return
+    with pytest.raises(ConfigError, match=f"{name}: found null"):
+        KB.adapter(config, backbone, **asked)
+    with pytest.raises(Exception):  # noqa: B017, PT011 (peft's errors are of many types)
+        wrapped(model, config)
+
+
+def test_null_where_the_type_has_none() -> None:
+    for config in ({"r": None}, {"use_dora": None}, {"bias": None}, {"inference_mode": None}):
+        with pytest.raises(ConfigError, match=f"{next(iter(config))}: found null"):
+            KB.adapter({"peft_type": "LORA", **config}, "llama_3_2_1b")

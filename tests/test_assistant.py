@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,10 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "methods --where year~>~2022 --category additive": ("methods", {"where": "year > 2022", "category": "additive"}),
     "show ia3": ("show", {"method": "ia3"}),
     "models": ("models", {}),
+    "choose lora ia3 --model gpt2 --gpu 8GiB -n 1 --need mergeable": (
+        "choose", {"methods": ["lora", "ia3"], "model": "gpt2", "gpu": "8GiB", "n": 1, "need": ["mergeable"]},
+    ),
+    "nearest --aspect acts_on=weight,bias -n 2": ("nearest", {"aspect": {"acts_on": ["weight", "bias"]}, "n": 2}),
     "compare lora ia3 --model gpt2 --target-modules all-linear": (
         "compare", {"methods": ["lora", "ia3"], "model": "gpt2", "target_modules": ["all-linear"]},
     ),
@@ -118,6 +125,20 @@ def test_a_session_over_stdio(root: Path, kb: KnowledgeBase) -> None:
             assert client.instructions == assistant.ABOUT
 
     anyio.run(session)
+
+
+def test_ctrl_c_ends_it_on_a_terminal(root: Path) -> None:
+    pytest.importorskip("mcp")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "peftonomy", "mcp"]
+    started = subprocess.Popen(command, cwd=root, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stderr is not None
+    assert started.stderr.readline() == b"waiting for an assistant on stdin; Ctrl-C ends\n"
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=60) == (b"", b"")
+    assert started.returncode == 130
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_without_the_extra_one_line_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
+
+from peftonomy import KnowledgeBase
 
 pytestmark = pytest.mark.browser
 
@@ -73,3 +77,20 @@ def test_pictures_fit_a_phone(watched: Page, address: str) -> None:
     expect(watched.locator("svg.pf-lanes")).to_be_visible()
     watched.goto(f"{address}taxonomy.html")
     expect(watched.locator("peft-graph svg")).to_be_visible()
+
+
+def test_the_calculator_draws_the_cost_against_the_rank(watched: Page, address: str, kb: KnowledgeBase) -> None:
+    fetched: list[str] = []
+    watched.on("request", lambda request: fetched.append(request.url))
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&r=12")
+    watched.get_by_text("Trained against r", exact=True).wait_for()
+    assert not any("plot" in url for url in fetched)
+    watched.get_by_text("Trained against r", exact=True).click()
+    picture = watched.locator(".pf-curve svg[aria-label]")
+    for rank in (12, 64):
+        watched.get_by_label("r", exact=True).first.fill(str(rank))
+        trained = kb["lora"].cost("llama_3_8b", r=rank).trained
+        expect(picture).to_have_attribute("aria-label", re.compile(f"at {rank} it trains {trained:,}"))
+    watched.locator(".pf-curve").get_by_text("As a table").click()
+    row = watched.locator(".pf-curve tr", has_text="64 (now)")
+    expect(row.locator("td")).to_have_text(f"{kb['lora'].cost('llama_3_8b', r=64).trained:,}")

@@ -47,7 +47,7 @@ def test_a_method_is_chosen_with_what_makes_it_fit(watched: Page, address: str, 
     expect(first.locator(".pf-choice__why")).to_contain_text(f"Gradient checkpointing: {steps[0]} → {steps[1]}.")
     first.get_by_text("Code for PEFT").click()
     assert first.locator(".pf-command").inner_text().strip() == choice.found[0].code
-    expect(watched.locator("[data-refused=prefix_tuning]")).to_contain_text("would hold it, such as")
+    expect(watched.locator("[data-refused=full_fine_tuning]")).to_contain_text("trains all parameters of the model")
     expect(watched.locator(".pf-choice__command")).to_have_text(
         "peftonomy choose --model llama_3_1_8b --gpu '24 GiB' --batch 1 --seq 2048"
     )
@@ -67,7 +67,7 @@ def test_requirements_and_wrong_answers(watched: Page, address: str, kb: Knowled
     watched.get_by_role("button", name="T4").click()
     expect(field(watched, "GPU")).to_have_value("T4")
     watched.get_by_role("checkbox", name="merges into the weights").check()
-    field(watched, "In a library").select_option("adapters")
+    field(watched, "In a library or trainer").select_option("adapters")
     field(watched, "Rank by").select_option("stored")
     watched.get_by_text("More settings").click()
     field(watched, "Trained at most").fill("0.1%")
@@ -214,7 +214,7 @@ def test_the_tools_work_by_keyboard_on_a_phone(browser: Browser, address: str, k
     expect(page.locator(".pf-decision")).to_contain_text("with gradient checkpointing")
     tab_to(page, "merges into the weights")
     press(page, "Space")
-    expect(page.locator("[data-choice=prompt_tuning]")).to_have_count(0)
+    expect(page.locator("[data-choice=qlora]")).to_have_count(0)
     expect(page.locator("[data-choice]").first).to_be_attached()
 
     page.goto(f"{address}calculator.html")

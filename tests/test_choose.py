@@ -11,6 +11,7 @@ import pytest
 
 from peftonomy import KnowledgeBase, UnknownName, UsageError
 from peftonomy.knowledge.choose import RELAXATIONS, Choice, trained_budget, use
+from peftonomy.knowledge.support import offered
 from peftonomy.memory.gpus import gpu_memory
 from peftonomy.memory.setting import Setting
 
@@ -34,10 +35,14 @@ def test_the_most_used_methods_come_first_with_what_makes_them_fit(kb: Knowledge
     assert first.steps == (plain.peak + plain.gpu_extra, relaxed.peak + relaxed.gpu_extra)
     assert first.steps[0] > found.gpu >= first.steps[1] == first.bytes
     assert use(kb["lora"])[1] == -len(kb.graph.descendants("lora"))
-    used = [len(set(kb[c.method].entry.implementations) - {"official"}) for c in found.found]
+    used = [len(set(offered(kb, c.method)) - {"official"}) for c in found.found]
     assert used == sorted(used, reverse=True)
     assert found[0]["relaxed"] == "gradient checkpointing"
-    assert "prefix_tuning" in {r.method for r in found.refused}    # peft cannot checkpoint with it
+    assert [(r.method, r.reasons) for r in found.refused] == [
+        ("full_fine_tuning", ("trains all parameters of the model",))
+    ]
+    (prefixes,) = kb.choose(MODEL, gpu="24GiB", seq=2048, methods=["prefix_tuning"]).refused
+    assert "do not work with gradient checkpointing" in prefixes.reasons[1]
 
 
 @pytest.mark.parametrize("asked", [{}, {"by": "memory"}, {"batch": 16}, {"batch": 16, "optimizer": "sgd"}], ids=str)
@@ -100,6 +105,18 @@ def test_requirements_and_budgets(kb: KnowledgeBase) -> None:
     assert {c.method for c in smallest.found} <= {*kb.stored_list("side_by_side").ids}
     everything = kb.choose("roberta_base", gpu="T4", seq=128, by="stored", methods=list(kb)).found
     assert sizes[0] == min(c.stored_bytes for c in everything if c.method in kb.stored_list("side_by_side").ids)
+
+
+def test_published_runs_rank_and_show(kb: KnowledgeBase) -> None:
+    choice = kb.choose("llama_3_2_3b", gpu="24GiB", seq=768, batch=4, by="evidence")
+    values = [c.evidence.value for c in choice.found if c.evidence is not None]
+    assert len(values) == 5
+    assert values == sorted(values, reverse=True)
+    best = {m: max(r.value for r in kb[m].evidence if r.metric == "accuracy") for m in (c.method for c in choice.found)}
+    assert values == [best[c.method] for c in choice.found]
+    with pytest.raises(UsageError, match="no published comparison here has a model of the kind of roberta_base"):
+        kb.choose("roberta_base", gpu="24GiB", by="evidence")
+    assert kb.choose("roberta_base", gpu="24GiB", n=1).found[0].evidence is None
 
 
 @pytest.mark.parametrize(
@@ -169,8 +186,9 @@ def test_the_code_runs_with_peft(kb: KnowledgeBase, tmp_path: Path, monkeypatch:
     live = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
     live.save_pretrained(tmp_path / "path" / "to" / "model")
     monkeypatch.chdir(tmp_path)
-    choice = kb.choose(config, gpu="1GiB", seq=16, checkpointing=True, library="hf_peft", n=4)
-    assert len(choice.found) == 4
+    methods = ["lora", "dora", "ia3", "prompt_tuning"]
+    choice = kb.choose(config, gpu="1GiB", seq=16, checkpointing=True, methods=methods)
+    assert {c.method for c in choice.found} == {*methods}
     for one in choice.found:
         names: dict[str, Any] = {}
         exec(compile(one.code, one.method, "exec"), names)

@@ -445,60 +445,6 @@ def test_budgets_are_read(engine: MiniRacer, text: str, number: float | None) ->
     assert found == ("null" if number is None else "NaN" if math.isnan(number) else str(number))
 
 
-# The planner.
-
-
-WISHES: tuple[Answer, ...] = (
-    {}, {"trained": 5_000_000}, {"trained": 5_000_000, "merge": True, "since": 2023}, {"bytes": 2_000_000},
-    {"identity": True}, {"quantised": True}, {"positions": True, "trained": 10**7}, {"library": "hf_peft"},
-    {"library": "any", "merge": True, "identity": True, "trained": 10**6, "bytes": 3_000_000},
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("model", ["llama_3_8b", "roberta_base"])
-@pytest.mark.parametrize("wishes", WISHES)
-def test_the_planner_keeps_what_fits_and_says_why_others_do_not(
-    kb: KnowledgeBase, engine: MiniRacer, model: str, wishes: Answer
-) -> None:
-    answer = ask(engine, "planner", {"model": model}, wishes)
-    kept, out = {r["id"]: r for r in answer["fits"]}, {r["id"]: r["reasons"] for r in answer["out"]}
-    assert set(kept) | set(out) == set(kb)
-    assert not set(kept) & set(out)
-    for key, record in kept.items():
-        cost = kb[key].cost(model, **({record["name"]: record["value"]} if record["name"] else {}))
-        assert cost.trained == record["cost"]["trained"]
-        assert fits(cost, wishes)
-        assert granted(kb, key, wishes, cost), key
-    for key, reasons in out.items():
-        assert reasons
-        assert all(reasons), reasons
-        if any(r.startswith("tensor ") for r in reasons):  # its requirement does not hold: nor does it in Python
-            with pytest.raises(UsageError, match="requires"):
-                kb[key].cost(model)
-        elif not any(r.startswith(("trains", "stores", "finds", "adds", "no ")) for r in reasons):
-            assert not granted(kb, key, wishes, None) or "default targets" in reasons[-1], (key, reasons)
-
-
-def granted(kb: KnowledgeBase, key: str, wishes: Answer, cost: peftonomy.Cost | None) -> bool:
-    entry = kb[key].entry
-    libraries = set(entry.implementations)
-    quantised = any(p.base_storage for p in [entry, *(kb[i.method].entry for i in entry.includes)])
-    return (
-        (not wishes.get("merge") or kb[key].merge == "exact")
-        and (not wishes.get("identity") or entry.properties.identity_at_init == "exact")
-        and (not wishes.get("quantised") or quantised)
-        and (not wishes.get("since") or entry.year >= wishes["since"])
-        and (wishes.get("library") != "any" or bool(libraries - {"official"}))
-        and (wishes.get("library") in (None, "any") or wishes["library"] in libraries)
-        and (not wishes.get("positions") or cost is None or positions(kb, key, cost) == 0)
-    )
-
-
-def positions(kb: KnowledgeBase, key: str, cost: peftonomy.Cost) -> Any:
-    common = kb[key].plan(cost.model).common
-    return kb[key].entry.properties.inference_positions(common | cost.hyperparameters)
-
-
 def test_patterns_mean_what_they_mean_in_python(engine: MiniRacer, kb: KnowledgeBase) -> None:
     roles = {m.role for m in kb.models["t5_base"].inventory().modules}
     patterns = {p for m in kb.values() if m.entry.targets for p in m.entry.targets.allowed}

@@ -46,6 +46,7 @@ def asked(engine: MiniRacer, question: dict[str, Any], gpu: int, wishes: dict[st
         ("gemma_2_2b", {"gpu": "T4", "by": "memory", "library": "hf_peft", "quantized": "nf4"}),
         ("roberta_base", {"gpu": "T4", "batch": 32, "seq": 256, "by": "stored", "anywhere": True, "dtype": "mixed"}),
         ("t5_base", {"gpu": "A100-40G", "batch": 8, "library": "adapters", "needs": ["no_positions"], "trained": "1M"}),
+        ("llama_3_2_3b", {"gpu": "24GiB", "by": "evidence", "batch": 4, "n": 8}),
         (LLAMA, {"gpu": "1GiB", "library": "any", "dtype": "float32", "optimizer": "sgd", "attention": "eager"}),
     ],
     ids=str,
@@ -78,7 +79,10 @@ def written(candidate: Candidate) -> str:
 
 def plain(candidate: dict[str, Any]) -> dict[str, Any]:
     """A candidate of the page, as `Candidate.to_dict` has it."""
-    return {k: v for k, v in candidate.items() if k not in ("setting", "memory")} | candidate["setting"]
+    evidence = candidate["evidence"]
+    shown = None if evidence is None else {k: v for k, v in evidence.items() if k != "trained"}
+    found = {k: v for k, v in candidate.items() if k not in ("setting", "memory")}
+    return found | candidate["setting"] | {"evidence": shown}
 
 
 def test_gpus_and_budgets_are_read_as_in_python(kb: KnowledgeBase, engine: MiniRacer) -> None:

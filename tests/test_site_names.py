@@ -24,7 +24,7 @@ def test_each_name_here_means_what_the_page_says(kb: KnowledgeBase) -> None:
     found = _names.shared(Site(kb))
     assert [row["key"] for row in found] == sorted({row["key"] for row in found})
     assert all(len(row["methods"]) > 1 for row in found)
-    assert _names.key("(IA)^3") == _names.key("ia3") == "ia3"
+    assert _names.key("(IA)^3") == _names.key("(IA)³") == _names.key("ia3") == "ia3"
 
 
 def sharing(root: Path, folder: Path) -> KnowledgeBase:

@@ -29,6 +29,7 @@ from ..schema.method import MethodEntry, method_from
 
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
+    from ..schema.combinations import Combinations
     from ..schema.evidence import Run, Study
     from ..schema.gpus import Gpu
     from ..schema.library import Library
@@ -289,6 +290,14 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "gpus.yaml"
         return validated(GpuFile, load_yaml(path, self.shown(path))).gpus if path.is_file() else []
+
+    @cached_property
+    def combinations(self) -> Combinations | None:
+        """The sums of adapters and conversions to LoRA; None without taxonomy/combinations.yaml."""
+        from ..schema.combinations import Combinations
+
+        path = self.root / "taxonomy" / "combinations.yaml"
+        return validated(Combinations, load_yaml(path, self.shown(path))) if path.is_file() else None
 
     @cached_property
     def studies(self) -> dict[str, Study]:

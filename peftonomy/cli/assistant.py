@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError, chosen, described, escaped
-from . import browse, counting, training
+from . import INTERRUPTED, browse, counting, training
 from .options import Assignment, Whole, Words, cli, knowledge
 from .running import main
 
@@ -58,6 +61,10 @@ def serve() -> None:
         raise UsageError(f"mcp needs its extra: pip install 'peftonomy[mcp]' (no module {error.name})") from None
     from .. import __version__
 
+    # The thread that reads stdin would keep the process alive after Ctrl-C until a line comes.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    if sys.stdin.isatty():
+        click.echo("waiting for an assistant on stdin; Ctrl-C ends", err=True)
     kb, known = knowledge(), tools()
     hints = types.ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
@@ -171,31 +178,32 @@ def _words(command: click.Command, given: Mapping[str, Any], folder: Path) -> It
         if value is None:
             continue
         flag = _flag(param)
+        flag += "=" * flag.startswith("--")     # a short option has its value right behind it
         if isinstance(param.type, Assignment):
             if not isinstance(value, Mapping):
                 raise UsageError(f"{name}: found {described(value)}; expected an object of names and values")
             for key, of in value.items():
-                yield f"{flag}={key}={','.join(_text(f'{name}.{key}', one) for one in _listed(of))}"
+                yield f"{flag}{key}={','.join(_text(f'{name}.{key}', one) for one in _listed(of))}"
         elif isinstance(param.type, counting.SavedOrShort) and isinstance(value, Mapping):
             path = folder / FILE
             path.write_text(json.dumps(value), encoding="utf-8")
-            yield f"{flag}={path}"
+            yield f"{flag}{path}"
         elif isinstance(param.type, Words) or param.nargs == -1 or getattr(param, "multiple", False):
             each = [_text(name, one) for one in _listed(value)]
             if isinstance(param, click.Argument):
                 rest += each
             elif isinstance(param.type, Words):
-                yield from [f"{flag}={','.join(each)}"] * bool(each)
+                yield from [f"{flag}{','.join(each)}"] * bool(each)
             else:
-                yield from (f"{flag}={one}" for one in each)
+                yield from (f"{flag}{one}" for one in each)
         elif getattr(param, "is_flag", False):
             if not isinstance(value, bool):
                 raise UsageError(f"{name}: found {described(value)}; expected true or false")
-            yield from [flag] * value
+            yield from [_flag(param)] * value
         elif isinstance(param, click.Argument):
             rest.append(_text(name, value))
         else:
-            yield f"{flag}={_text(name, value)}"
+            yield f"{flag}{_text(name, value)}"
     yield from ("--", *rest)
 
 

@@ -248,6 +248,30 @@ def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None
 
 
 @cli.command()
+@click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
+@json_option
+def combine(methods: tuple[str, ...], as_json: bool) -> None:
+    """List which weighted sums of adapters are exact, and which adapters convert to LoRA at which rank."""
+    kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    found = kb.combinations
+    if found is None:
+        raise UsageError(f"{kb.root}: no taxonomy/combinations.yaml")
+    sums = {n: one for n, one in found.sums.items() if wanted & {*one.methods}}
+    conversions = {n: one for n, one in found.conversions.items() if one.method in wanted}
+    if as_json:
+        chosen = found.model_copy(update={"sums": sums, "conversions": conversions})
+        return out.print_json(chosen.model_dump(mode="json", exclude_none=True))
+    rows = [("sum", one.name, *(one.ways.get(way, "-") for way in found.ways), "", one.note) for one in sums.values()]
+    blank = [""] * len(found.ways)
+    rows += [
+        ("to lora", one.method, *([one.result, *blank[1:]]), one.rank.source if one.rank else "", one.note or "")
+        for one in conversions.values()
+    ]
+    return out.print_table(("kind", "adapters", *found.ways, "rank", "note"), rows)
+
+
+@cli.command()
 @methods_argument
 @click.option(
     "--all", "everything", is_flag=True, help="Print everything that the entries cite, not only the methods' papers."

@@ -92,7 +92,7 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 @click.option("--library", metavar="LIBRARY", help="Only methods that this library has; `any`: that some library has.")
 @click.option("--trained", metavar="N", help="Train at most this many parameters: 10M, 250k, 1e6, 0.1%.")
 @click.option("--by", metavar="PRIORITY", default="libraries", show_default=True,
-              help="What comes first: libraries (the most used), memory or stored (the smallest checkpoint).")
+              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint) or evidence.")
 @click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
 @click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
 @click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")
@@ -108,7 +108,8 @@ def choose(
     """
     from ..knowledge.choose import RELAXATIONS
 
-    found = knowledge().choose(model, methods=methods, **asked)
+    with out.progress("choosing"):
+        found = knowledge().choose(model, methods=methods, **asked)
     if as_json:
         return out.print_json(found.to_dict())
     if code:

@@ -212,7 +212,8 @@ def memory(trial: Trial) -> None:
     setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
     predicted = method.training.memory(trial.hyperparameters, setting)
     setup = simulation.Setup.of(
-        KB, trial.method, config, batch=2, seq=8, dtype="float32", optimizer="sgd", checkpointing=False,
+        KB, trial.method, config, batch=2, seq=8, dtype="float32", checkpointing=False,
+        optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
         attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
         implementation=trial.module,
     )  # fmt: skip
@@ -224,8 +225,30 @@ def memory(trial: Trial) -> None:
     assert predicted.kept == kept, f"a step saves {kept:,} bytes, by the entry's operations {predicted.kept:,}"
 
 
-CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory)
-OWN = frozenset({signature, memory})
+def updating(trial: Trial) -> None:
+    """Check that the method's own optimizer keeps as many numbers as the entry's `updates` say.
+
+    A method without an own optimizer is skipped; it may declare no updates.
+    """
+    declared = any(part.entry.memory is not None and part.entry.memory.updates for part in KB[trial.method].parts)
+    own = getattr(trial.reference, "optimizer", None)
+    assert declared == (own is not None), "the entry declares `updates` if and only if the module has an optimizer"
+    if own is None:
+        return
+    model = trial.make().train()
+    optimizer = own(model, lr=0.01)
+    trial.loss(model).backward()
+    optimizer.step()
+    states = {id(v): v.numel() for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)}
+    config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
+    method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
+    predicted = method.training.memory(trial.hyperparameters, Setting(batch=2, seq=8, dtype="float32"))
+    found, wanted = sum(states.values()), predicted.optimizer_states / 4
+    assert found == wanted, f"the optimizer keeps {found:,} numbers, by the entry's updates {wanted:,.0f}"
+
+
+CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory, updating)
+OWN = frozenset({signature, memory, updating})
 """Checks of our own implementations only: others may take arguments otherwise, and save more."""
 
 

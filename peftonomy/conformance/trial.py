@@ -92,14 +92,20 @@ class Trial:
         return tiny.loss(model, self.family)
 
     def train(self, model: nn.Module, steps: int, *, plain: bool = False) -> list[float]:
-        """Take a few optimiser steps on the trained parameters (Adam; gradient descent if `plain`). Returns the losses.
+        """Take a few optimiser steps on the trained parameters. Returns the losses.
+
+        The optimiser is the method's own or Adam; gradient descent if `plain`.
 
         The list is empty if nothing is trained, because the method only combines trained parts.
         """
         moving = [p for p in model.parameters() if p.requires_grad]
         if not moving:
             return []
-        optimiser = torch.optim.SGD(moving, lr=0.01) if plain else torch.optim.Adam(moving, lr=0.01)
+        own = getattr(self.reference, "optimizer", None)
+        if own is None or plain:
+            optimiser = torch.optim.SGD(moving, lr=0.01) if plain else torch.optim.Adam(moving, lr=0.01)
+        else:
+            optimiser = own(model, lr=0.01)
         losses = []
         for _ in range(steps):
             optimiser.zero_grad()

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ..backbones.backbone import Inventory
-from ..backbones.modules import Block, Module, SiteGroup, joined, role_matches
+from ..backbones.modules import LINEAR, Block, Module, SiteGroup, joined, role_matches
 from ..errors import UsageError, shown
 from ..formula import Formula
 from ..schema.base import Value
@@ -294,7 +294,8 @@ def _parameters(
             continue
         for suffix, shape in module.parameters:
             if tensor.per != "bias" or suffix == "bias":
-                dims = {"numel": math.prod(shape)}
+                rows, columns = shape if module.kind in LINEAR and suffix == "weight" else (0, 0)
+                dims = {"numel": math.prod(shape), "rows": rows, "columns": columns}
                 own = shape if tensor.selecting else None
                 yield Spot(module.role, len(module.layers) or 1, dims, module, module.layers, own, suffix)
 

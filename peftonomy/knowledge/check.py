@@ -87,8 +87,14 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], unsound)
     broken |= unsound.keys()
+    for shelf in (kb.libraries, kb.trainers):
+        for key in shelf:
+            # Without a choice, the names of broken entries would be missing in these files.
+            if key not in broken and wanted(shelf.path(key)) and (chosen or not broken):
+                problems += _support_problems(kb, shelf.path(key), shelf[key])
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
+        problems += _combination_problems(kb)
     return sorted(set(problems))
 
 
@@ -106,9 +112,8 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     Nothing else can be checked before.
     """
     problems: list[Problem] = []
-    for read in (
-        lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: recordings(kb.root), lambda: kb.evidence
-    ):  # fmt: skip
+    shared = (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: kb.combinations, lambda: kb.evidence)
+    for read in (*shared, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -185,6 +190,24 @@ def _category_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield Problem(file, 0, f"{key}.{method}", found, key, "", "categories")
 
 
+def _combination_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that the library, the methods, the ways and the sources of combinations exist."""
+    found, path = kb.combinations, kb.root / "taxonomy" / "combinations.yaml"
+    if found is None:
+        return
+    document = load_yaml(path, kb.shown(path))
+    named: list[tuple[Keys, str, str, Iterable[str]]] = [(("library",), found.library, "a library", kb.libraries)]
+    named += [(keys, method, "a method", kb) for keys, method in found.methods()]
+    named += [(("sums", n, "ways", w), w, "one of the ways", found.ways) for n, o in found.sums.items() for w in o.ways]
+    cited = "a key of taxonomy/references.bib"
+    named += [(keys, source.partition("#")[0], cited, kb.references.lines) for keys, source in found.citations()]
+    for keys, name, expected, known in named:
+        if name not in known:
+            yield Problem(
+                document.path, document.line(keys), dotted(keys), name, expected, closest(name, known), "combinations"
+            )
+
+
 def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
     """Check that names of GPUs are unique, and that their sources exist."""
     file, seen = kb.shown(kb.root / "taxonomy" / "gpus.yaml"), set[str]()
@@ -259,18 +282,21 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
     for place, citation in cited:
         if citation.partition("#")[0] not in kb.references:
             yield problem(place, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
-    unknown: Iterator[Unknown] = iter(())
-    if isinstance(record, Library):
-        unknown = _unknown_in_library(kb, record)
-    elif isinstance(record, Trainer):
-        unknown = _unknown_in_trainer(kb, record)
-    for keys, found, expected, known in unknown:
-        yield problem(keys, found, expected, known, "support")
     roles = kb.taxonomy.roles
     for keys, spec in record.specs() if isinstance(record, Family) else ():
         for role in (spec.role, *getattr(spec, "slices", {})):
             if role not in roles:
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
+
+
+def _support_problems(kb: Records[Any], path: Path, record: Library | Trainer) -> Iterator[Problem]:
+    """Check that the methods, hyperparameters and libraries that a library or a trainer names exist."""
+    document = load_yaml(path, kb.shown(path))
+    unknown = _unknown_in_library(kb, record) if isinstance(record, Library) else _unknown_in_trainer(kb, record)
+    for keys, found, expected, known in unknown:
+        yield Problem(
+            document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), "support"
+        )
 
 
 Unknown = tuple[Keys, str, str, Iterable[str]]

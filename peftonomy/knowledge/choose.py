@@ -7,6 +7,7 @@ optimiser, a base in NF4, a smaller batch. The pages of the site follow the same
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,18 +22,21 @@ from ..memory.fit import checked_gpu
 from ..memory.setting import DTYPES, Memory, Setting
 from . import size
 from .query import stored
+from .support import offered, providers
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
+    from ..schema.evidence import Run
 
-__all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "use"]
+__all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
 
 PRIORITIES = {
-    "libraries": ("most used", "the most libraries, then the most methods that build on it"),
+    "libraries": ("most used", "the most libraries and trainers, then the most methods that build on it"),
     "memory": ("least memory", "the least memory of the training step"),
     "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
+    "evidence": ("best published result", "the best result in the published comparison that is shown"),
 }
 """What can come first, each with its name and meaning. Ties are broken by use, then by age."""
 RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -94,6 +98,7 @@ class Candidate:
     percent: float
     stored_bytes: int
     libraries: tuple[str, ...]
+    evidence: Run | None
     placed: Placed = field(repr=False, compare=False)
 
     @property
@@ -124,6 +129,10 @@ class Candidate:
             "quantized": self.setting.quantized, "relaxed": list(self.relaxed), "steps": list(self.steps),
             "accumulate": self.accumulate, "bytes": self.bytes, "trained": self.trained, "percent": self.percent,
             "stored_bytes": self.stored_bytes, "libraries": list(self.libraries),
+            "evidence": None if self.evidence is None else {
+                "study": self.evidence.study, "run": self.evidence.run, "metric": self.evidence.metric,
+                "value": self.evidence.value,
+            },
         }  # fmt: skip
 
 
@@ -187,13 +196,16 @@ def choose(
     _check(kb, wishes, n)
     checked_gpu(wishes.gpu)
     backbone = kb.backbone(model)
+    runs = best_runs(kb, study_for(kb, backbone))
+    if wishes.by == "evidence" and not runs:
+        raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
     budget = trained_budget(wishes.trained, backbone.parameters)
     allowed = {need: {*stored(kb, need).ids} for need in wishes.needs}
     sized: list[tuple[tuple[Any, ...], Placed, dict[str, int], Cost]] = []
     refused: list[tuple[tuple[Any, ...], Refusal]] = []
     for method in [kb[m] for m in dict.fromkeys(only)] or [*kb.values()]:
         rank: tuple[Any, ...]
-        rank = (False if wishes.anywhere else not _libraries(method), *use(method), method.year, method.id)
+        rank = (False if wishes.anywhere else not libraries(method), *use(method), method.year, method.id)
         reasons = _unmet(method, wishes, allowed)
         try:
             placed = Placed(method, backbone, task, num_labels)
@@ -203,8 +215,12 @@ def choose(
             continue
         if not cost.trained:
             reasons.append("trains nothing by itself")
+        if cost.trained >= cost.backbone and not only:
+            reasons.append("trains all parameters of the model")
         if wishes.by == "stored":
             rank = (rank[0], cost.stored_bytes, *rank[1:])
+        if wishes.by == "evidence":
+            rank = (rank[0], -_quality(kb, runs.get(method.id)), *rank[1:])
         if reasons:
             refused.append((rank, Refusal(method.id, tuple(reasons))))
         else:
@@ -212,7 +228,7 @@ def choose(
     sized.sort(key=lambda item: item[0])
     found: list[tuple[tuple[Any, ...], Candidate]] = []
     for rank, placed, given, cost in sized:
-        answer = _fitted(placed, given, cost, wishes)
+        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id))
         if isinstance(answer, Refusal):
             refused.append((rank, answer))
             continue
@@ -229,7 +245,7 @@ def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool
     """Return whether a refused method would come before the last one found, had it fitted."""
     if wishes.by == "memory":
         return bool(rank[0] <= last[0])
-    if wishes.by == "stored" and len(rank) < len(last):
+    if wishes.by in ("stored", "evidence") and len(rank) < len(last):
         return False  # it cannot be counted at all
     return rank < last
 
@@ -239,7 +255,7 @@ def _check(kb: Records[Any], wishes: Wishes, n: int) -> None:
         raise UsageError(f"n: found {shown(n)}; expected a whole number from 1 to {MOST}")
     if wishes.by not in PRIORITIES:
         raise UnknownName("priority", wishes.by, PRIORITIES)
-    known = {key for m in kb.values() for key in m.entry.implementations} - {OFFICIAL}
+    known = {key for m in kb.values() for key in libraries(m)}
     if wishes.library not in (None, LIBRARY) and wishes.library not in known:
         raise UnknownName("library", wishes.library, known | {LIBRARY})
 
@@ -258,7 +274,7 @@ def trained_budget(text: str | int | None, parameters: int) -> int | None:
 
 def use(method: MethodRecord) -> tuple[int, int]:
     """Return how widely a method is used, the most used first: libraries, and methods that build on it, negative."""
-    return -len(_libraries(method)), -len(_descendants(method.kb)[method.id])
+    return -len(libraries(method)), -len(_descendants(method.kb)[method.id])
 
 
 def _descendants(kb: Records[Any]) -> dict[str, set[str]]:
@@ -280,8 +296,12 @@ def _descendants(kb: Records[Any]) -> dict[str, set[str]]:
     return found
 
 
-def _libraries(method: MethodRecord) -> list[str]:
-    return [key for key in method.entry.implementations if key != OFFICIAL]
+def libraries(method: MethodRecord) -> list[str]:
+    """Return the libraries and trainers that have a method."""
+    kept: dict[str, list[str]] = method.kb.memo.setdefault("libraries", {})
+    if method.id not in kept:
+        kept[method.id] = [key for key in offered(method.kb, method.id) if key != OFFICIAL]
+    return kept[method.id]
 
 
 def _unmet(method: MethodRecord, wishes: Wishes, allowed: Mapping[str, Iterable[str]]) -> list[str]:
@@ -292,9 +312,9 @@ def _unmet(method: MethodRecord, wishes: Wishes, allowed: Mapping[str, Iterable[
         if method.id not in ids:
             wish = lists[need].wish
             reasons.append(wish.unmet if wish else f"is not in the list {lists[need].name}")
-    if wishes.library == LIBRARY and not _libraries(method):
+    if wishes.library == LIBRARY and not libraries(method):
         reasons.append("is in no library")
-    elif wishes.library not in (None, LIBRARY) and wishes.library not in method.entry.implementations:
+    elif wishes.library not in (None, LIBRARY) and wishes.library not in libraries(method):
         reasons.append(f"is not in {wishes.library}")
     return reasons
 
@@ -320,10 +340,45 @@ def _within(placed: Placed, budget: int | None, width: int) -> tuple[dict[str, i
     raise UsageError(f"trains {least.trained:,}{at}")
 
 
+# Published runs
+
+
+def study_for(kb: Records[Any], model: Backbone) -> str | None:
+    """Return the published comparison on a model of the same kind, such as decoders; None if there is none."""
+    for key, study in kb.studies.items():
+        known = study.model is not None and study.model in kb.models
+        if known and kb.models[str(study.model)].family.kind == model.family.kind:
+            return key
+    return None
+
+
+def best_runs(kb: Records[Any], study: str | None) -> dict[str, Run]:
+    """Return each method's best run in a study, by the study's first metric."""
+    found: dict[str, Run] = {}
+    if study is None:
+        return found
+    metric = next(iter(kb.studies[study].metrics))
+    for run in kb.evidence:
+        if (run.study, run.metric) == (study, metric):
+            known = found.get(run.method)
+            if known is None or _quality(kb, run) > _quality(kb, known):
+                found[run.method] = run
+    return found
+
+
+def _quality(kb: Records[Any], run: Run | None) -> float:
+    """Return a number that is higher for better runs, the lowest for a method without one."""
+    if run is None:
+        return -math.inf
+    return run.value if kb.studies[run.study].metrics[run.metric].better == "higher" else -run.value
+
+
 # The training step
 
 
-def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -> Candidate | Refusal:
+def _fitted(
+    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None
+) -> Candidate | Refusal:
     """Relax the step until it fits, and no further."""
     method = placed.method
     asked = wishes.setting
@@ -371,7 +426,7 @@ def _fitted(placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes) -
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
-        cost.stored_bytes, tuple(_libraries(method)), placed,
+        cost.stored_bytes, tuple(libraries(method)), evidence, placed,
     )  # fmt: skip
 
 
@@ -383,6 +438,13 @@ def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
         kind = library.types.get(entry.type) if entry is not None and entry.type is not None else None
         if kind is not None and kind.untrainable:
             found[key] = {name: f"in {library.name}, {why}" for name, why in kind.untrainable.items()}
+    known = providers(method.kb)
+    for key in [key for key in libraries(method) if key in known]:
+        one = known[key]
+        ability = one.abilities(method.id).get("quantised")
+        if ability is not None and ability.works == "none":
+            note = ability.note.rstrip(".")
+            found.setdefault(key, {}).setdefault("quantized", f"{one.name} has no quantised base for it: {note}")
     return found
 
 

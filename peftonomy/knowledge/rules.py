@@ -17,7 +17,7 @@ from ..errors import FormulaError, PeftonomyError, UsageError, near
 from ..formula import Formula
 from ..schema.initial import Start
 from ..schema.method import MethodEntry
-from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP
+from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP, OF_UPDATE
 from ..schema.programs import parse_all
 from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
@@ -103,7 +103,7 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
     yield ("properties", "inference_positions"), entry.properties.inference_positions, everywhere
     if entry.memory is not None:
         for keys, formula, scope in entry.memory.formulas():
-            step = OF_STEP if keys[0] == "operations" else frozenset[str]()
+            step = {"operations": OF_STEP, "updates": OF_UPDATE}.get(str(keys[0]), frozenset[str]())
             yield ("memory", *keys), formula, everywhere | LOCAL[scope] | step
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)

@@ -402,6 +402,9 @@ class _Reading(Arguments):
     ) -> Chosen:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
         sites = tuple(where.sites())
+        if self.spec.rows and isinstance(rows := self.values[self.spec.rows], list):
+            for site in sites:
+                where.has_rows(site.module, self.spec.rows, [n for n in rows if type(n) is int])
         if not targeted:
             return Chosen((), where.named)
         picked, rest = {}, sites

@@ -546,12 +546,19 @@ class Where:
             if not modules:
                 raise self.refuse("trainable_token_indices", name, "the name of an embedding")
             for module in modules:
+                self.has_rows(module, "trainable_token_indices", rows)
                 key = (tied[0].path if module in tied else module.path), tuple(rows)
                 if key not in seen:
                     seen.add(key)
                     width = module.d_out if module.kind == "embedding" else module.d_in
                     numel = len(rows) * width
                     yield Extra(f"trainable_token_indices: {key[0]}", numel, numel, numel)
+
+    def has_rows(self, module: Module, argument: str, rows: Sequence[int]) -> None:
+        """Raise ConfigError if a module has no such row."""
+        most = module.d_in if module.kind == "embedding" else module.d_out
+        if any(n >= most or n < -most for n in rows):
+            raise self.refuse(argument, rows, f"numbers below {most:,}, the rows of {module.path}")
 
     def _embeddings(self, plan: Plan) -> Iterator[Extra]:
         """Yield embeddings that are saved in full beside their adapters, because one is targeted by a common name."""

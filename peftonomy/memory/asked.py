@@ -15,8 +15,9 @@ from .machine import SINGLE
 from .optimizer import Trained, update
 from .program import Model, Program
 from .rules import load_language
-from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
+from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZER, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .step import Flags, Step
+from .updates import Ruled, ruled
 
 if TYPE_CHECKING:
     from ..backbones.modules import Module
@@ -32,8 +33,9 @@ class Totals(NamedTuple):
 
     first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
     left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
-    pass, and of both. holds: bytes that the method holds besides its tensors. parts: the rows whose tensors are several
-    parameters, by number, with the sizes of these.
+    pass, and of both. holds: bytes that the method holds besides its tensors. states, updating: bytes that its own rule
+    of the update keeps, and takes for a while. parts: the rows whose tensors are several parameters, by number, with
+    the sizes of these.
     """
 
     first: tuple[int, int, int]
@@ -42,6 +44,8 @@ class Totals(NamedTuple):
     second: tuple[int, int, int]
     flops: int
     holds: int
+    states: int
+    updating: int
     parts: Mapping[int, Sequence[tuple[int, ...]]]
 
 
@@ -53,8 +57,8 @@ class Ledger(NamedTuple):
     """The parts of an answer that are the same for all questions with the same rows.
 
     eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
-    with its number. trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are
-    trained and get no gradient.
+    with its number. ruled: those of them that the method's own rule updates. trained: numbers of all that are trained,
+    reached or not. unreached: the rows whose tensors are trained and get no gradient.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
@@ -62,6 +66,7 @@ class Ledger(NamedTuple):
 
     eager: bool
     backbone: tuple[Trained, ...]
+    ruled: tuple[Trained, ...]
     trained: int
     unreached: frozenset[int]
     pairs: tuple[tuple[Single, Single], ...]
@@ -77,10 +82,13 @@ NONE: Single = (0, -1, 0)
 class Asked:
     """One question: a plan with hyperparameters and a setting."""
 
+    sizes: Mapping[str, Any]
+    """The hyperparameters as formulas see them."""
+
     def __init__(self, kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting):
         values = plan.values(given)
         rows = plan.each(values)
-        model = modelled(kb, plan)
+        model, self.sizes = modelled(kb, plan), values
         self._put(plan, model, Program(plan, model, values, rows, DTYPES[setting.dtype][0]), values, rows, setting)
 
     def _put(
@@ -114,7 +122,15 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = tape.peak, *tape.most
-        return Totals(first, kept, forward, second, tape.flops, self.program.holds, self.parts(step))
+        rules = self.rules(step)
+        return Totals(
+            first, kept, forward, second, tape.flops, self.program.holds, sum(r.states * r.number for r in rules),
+            max((r.temporary for r in rules), default=0), self.parts(step),
+        )  # fmt: skip
+
+    def rules(self, step: Step) -> list[Ruled]:
+        """Return the parameters that the method's own rule updates, as far as the step reaches them."""
+        return [r for r in ruled(self.program, self.sizes, self.w_t) if step.reached(r.module, r.suffix)]
 
     def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
         """Return the parameters' sizes for each row whose tensor is split into several parameters."""
@@ -124,13 +140,17 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone, everything = list[Trained](), 0
+        backbone, own, everything = list[Trained](), list[Trained](), 0
+        rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
                 everything += number * math.prod(shape)
                 if number and step.reached(module, suffix):
-                    backbone.append(Trained(shape, self._width(module), number))
+                    several = sum((module.path, suffix, n) in rules for n in module.layers or (-1,))
+                    kinds = (backbone, number - several), (own, several)
+                    for kind, n in kinds:
+                        kind += [Trained(shape, self._width(module), n)] if n else []
         arrived = step.arrived()
         unreached = frozenset(
             i for i, row in enumerate(self.rows)
@@ -145,7 +165,8 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", tuple(backbone), everything, unreached, tuple(pairs), tuple(matrices),
+            self.setting.attention == "eager", tuple(backbone), tuple(own), everything, unreached, tuple(pairs),
+            tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
             int(model.operations.pixels(model.config)),
         )  # fmt: skip
@@ -153,7 +174,7 @@ class Asked:
     def ordered(self, step: Step) -> Iterator[Single]:
         """Yield single tensors in the optimizer's order, layer by layer. Equal layers are not all repeated."""
         added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
-        arrived = step.arrived()
+        arrived, rules = step.arrived(), self._ruled(step)
         for index, row in enumerate(self.rows):
             if learned(row):
                 for _, spot in row.piece.places.spots:
@@ -164,7 +185,8 @@ class Asked:
 
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
-                if self.program.trains(m, suffix, layer) and step.reached(m, suffix):
+                trained = self.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
+                if trained and step.reached(m, suffix):
                     yield math.prod(shape) * self._width(m), -1, 0
             yield from beside(m.stack, m.path, layer)
 
@@ -189,6 +211,10 @@ class Asked:
         for m in (m for m in outside if not m.role.startswith("embed.")):
             yield from module(m, -1)
         yield from beside("", "", -1)
+
+    def _ruled(self, step: Step) -> frozenset[tuple[str, str, int]]:
+        """Return the parameters that the method's own rule updates: module, name and layer."""
+        return frozenset((r.module.path, r.suffix, n) for r in self.rules(step) for n in r.layers or (-1,))
 
     def _width(self, module: Module) -> int:
         """Return the bytes per entry of a module's trained parameters."""
@@ -222,6 +248,11 @@ def billed(
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
+    if ledger.ruled and setting.optimizer != OPTIMIZER:
+        raise UsageError(
+            f"optimizer: found {setting.optimizer}; {plan.id} updates by a rule of its own; expected {OPTIMIZER}, "
+            "the default"
+        )
     tensors = list(ledger.backbone)
     numbers = trained = 0  # those of the method itself
     sizes: list[list[int]] = []  # bytes of single tensors
@@ -239,12 +270,13 @@ def billed(
                 sizes[-1] = [math.prod(shape) * w_t for shape in parts]
         if row.learns or tensor.served != "absent":
             numbers += row.count * row.n
-    gradients = sum(size(t) for t in tensors)
+    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
     trained += ledger.trained
     pairs = [
         (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
     ]
     optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
+    states = optimizer.states + int(totals.states)
     held = int(totals.holds) + ledger.buffers + ledger.widened + _requantised(plan, setting, values, ledger)
     weights = (inventory.total + numbers - trained) * w + trained * w_t + held
     inputs = _inputs(setting, inventory.computed, ledger.pixels)
@@ -252,14 +284,14 @@ def billed(
     moments = [
         ("forward", first, min(first, kept), 0),
         ("backward", *totals.second),
-        ("optimizer", gradients + optimizer.temporary, 0, gradients),
+        ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients),
     ]
     phase, peak, left, grads = max(moments, key=lambda m: m[1])
-    if max(weights + peak + optimizer.states, kept, optimizer.paged) > EXACT:
+    if max(weights + peak + states, kept, optimizer.paged) > EXACT:
         raise UsageError("memory: this step takes more than 2**53 bytes")
     return Memory(
         plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
-        optimizer.states, left + inputs, peak - left - grads, kept + inputs, optimizer.paged, trained, totals.forward,
+        states, left + inputs, peak - left - grads, kept + inputs, optimizer.paged, trained, totals.forward,
         totals.flops,
     )  # fmt: skip
 

@@ -139,7 +139,7 @@ class Symbolic(Asked):
             elif isinstance(value, float):
                 symbols[name] = Real(self.trace, reals, value)
                 reals += 1
-        model = modelled(kb, plan)
+        model, self.sizes = modelled(kb, plan), symbols
         self._put(plan, model, Sized(plan, model, symbols, rows, DTYPES[setting.dtype][0]), values, rows, setting)
 
     def flags(self, whole: bool = False) -> Flags:
@@ -153,7 +153,9 @@ class Symbolic(Asked):
         loss = step.run()
         first, rest = tape.highest(), [tape.now, tape.flops]
         step.back(loss)
-        rest += [tape.flops, self.program.holds]
+        totals = self.rules(step)
+        rest += [tape.flops, self.program.holds, sum(r.states * r.number for r in totals)]
+        rest.append(max((r.temporary for r in totals), default=0))
         terms = [self.trace.terms(value) for value in rest]
         shapes = {
             i: [tuple(map(self.trace.terms, shape)) for shape in several] for i, several in self.parts(step).items()
@@ -210,11 +212,11 @@ class Form:
             peak = max(heights)
             left, grads = parts[heights.index(peak)]
             peaks.append((peak, at(left, values), at(grads, values)))
-        kept, forward, flops, holds = (at(row, values) for row in self.rest)
+        kept, forward, flops, holds, states, updating = (at(row, values) for row in self.rest)
         sizes = {
             i: [tuple([at(row, values) for row in shape]) for shape in shapes] for i, shapes in self.parts.items()
         }
-        return Totals(peaks[0], kept, forward, peaks[1], flops, holds, sizes)
+        return Totals(peaks[0], kept, forward, peaks[1], flops, holds, states, updating, sizes)
 
 
 def derived(kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting) -> Form:

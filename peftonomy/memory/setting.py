@@ -10,8 +10,8 @@ from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 
 __all__ = [
-    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZERS", "PARTS", "QUANTIZED", "STATE_BLOCK", "TOKEN_BYTES",
-    "Memory", "Optimizer", "Setting",
+    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZER", "OPTIMIZERS", "PARTS", "QUANTIZED", "STATE_BLOCK",
+    "TOKEN_BYTES", "Memory", "Optimizer", "Setting",
 ]  # fmt: skip
 
 DTYPES = {"float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "mixed": (2, 4)}
@@ -55,6 +55,8 @@ OPTIMIZERS = {
     "adafactor": Optimizer(1, factored=True),
     "sgd": Optimizer(0),
 }
+OPTIMIZER = "adamw"
+"""The default. A method's own rule of the update takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Setting:
     batch: int
     seq: int
     dtype: str = "bfloat16"
-    optimizer: str = "adamw"
+    optimizer: str = OPTIMIZER
     checkpointing: bool = False
     attention: str = "sdpa"
     quantized: str | None = None

@@ -116,6 +116,8 @@ class ConfigType(Entry):
     """The argument in `by_model` whose table lists the only models that the type supports."""
     lists: list[Name] = Field(default=[])
     """Arguments that map names to lists."""
+    rows: Name | None = None
+    """The argument that lists rows of the targeted modules' weights."""
     wraps: bool = False
     """True if the type puts a module around each layer, so that names across it change."""
     mirrors: dict[Name, list[Name]] = Field(default={})
@@ -221,6 +223,7 @@ class Library(Entry):
             sets = (pattern.sets for pattern in kind.patterns.values())
             for argument in (
                 *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.nullable,
+                *kind.mirrors, *([kind.rows] if kind.rows else ()),
             ):  # fmt: skip
                 if argument not in kind.arguments:
                     raise ValueError(f"type {name} has no argument {argument}")

@@ -11,14 +11,16 @@ from ..formula import Formula
 from .base import Entry, FormulaField, Functions, Line, Name, Role
 from .tensors import Tensor
 
-__all__ = ["Act", "Memory"]
+__all__ = ["Act", "Memory", "Update"]
 
 
-def _placed(per: str, roles: list[str] | None, condition: Formula | None, count: Formula) -> Tensor:
-    """A dummy tensor with a location only. Layout places any record by it."""
+def _placed(
+    per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False
+) -> Tensor:
+    """A dummy tensor with a location only, so that layout can place a record. Its sizes are one or two formulas."""
     known: dict[str, Any] = {
         "per": per, "roles": roles, "if": condition, "count": count, "init": "computed: activations",
-        "trained": False, "stored": "none", "served": "absent",
+        "trained": second, "stored": "none", "served": "absent",
     }  # fmt: skip
     return Tensor(**known)
 
@@ -52,13 +54,35 @@ class Act(Entry):
         return _placed(self.per, self.roles, self.if_, self.holds)
 
 
+class Update(Entry):
+    """The method's own rule for the update of the model's parameters, in place of the optimizer's.
+
+    It takes the place of the default optimizer. With another one the method is refused. The formulas are in bytes, and
+    `width` is the bytes of one trained parameter.
+    """
+
+    per: Literal["weight", "bias", "norm"] = "weight"
+    roles: list[Role] | None = None
+    if_: FormulaField | None = Field(default=None, alias="if")
+    """`roles` and `if` restrict the parameters as for a tensor."""
+    states: FormulaField
+    """Bytes that the rule keeps for each of these parameters between steps."""
+    temporary: FormulaField
+    """Bytes that it takes for a while to update one of these parameters, at most."""
+
+    def tensor(self) -> Tensor:
+        """A dummy tensor, so that layout can place this record."""
+        return _placed(self.per, self.roles, self.if_, self.states, self.temporary)
+
+
 class Memory(Entry):
     """The computation of the method in training. Memory and FLOPs follow from it; it contains no measured number.
 
-    Only methods that train nothing but parameters of the backbone need no such record.
+    Only methods that train nothing but parameters of the backbone, by an ordinary optimizer, need no such record.
     """
 
-    operations: list[Act]
+    operations: list[Act] = []
+    updates: list[Update] = []
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that the method adds to every input during training."""
     note: Line | None = None
@@ -70,3 +94,8 @@ class Memory(Entry):
             if act.if_ is not None:
                 yield ("operations", i, "if"), act.if_, act.per
             yield ("operations", i, "holds"), act.holds, act.per
+        for i, update in enumerate(self.updates):
+            if update.if_ is not None:
+                yield ("updates", i, "if"), update.if_, update.per
+            yield ("updates", i, "states"), update.states, update.per
+            yield ("updates", i, "temporary"), update.temporary, update.per

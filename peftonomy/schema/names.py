@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCKS", "DIMS", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP"]
+__all__ = ["BLOCKS", "DIMS", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE"]
 
 DIMS = (
     "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
@@ -26,11 +26,15 @@ LOCAL: dict[str, frozenset[str]] = {
     "role": frozenset({"d_in", "d_out", "n_sharing"}),
     "model": frozenset(),
     **dict.fromkeys(BLOCKS, frozenset({"layer", "cross"})),
-    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "layer"})),
+    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "rows", "columns", "layer"})),
 }
-"""Dimensions that a formula may name besides the model's, by the scope of its tensor."""
+"""Dimensions that a formula may name besides the model's, by the scope of its tensor.
+
+`rows` and `columns` are the sides of a linear module's matrix, as it is held. Both are 0 for any other parameter."""
 OF_STEP = frozenset({"width", "post_norm"})
 """Names that formulas of a method's operations may use too.
 
 `width` is the bytes of one frozen parameter. `post_norm` is 1 if norms follow the residual sums. A hyperparameter of
 the same name hides them."""
+OF_UPDATE = frozenset({"width"})
+"""Names that formulas of a method's updates may use too: `width` is the bytes of one trained parameter."""

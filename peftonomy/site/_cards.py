@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 
 from ..knowledge.base import Method
-from . import _block
+from . import _block, _equation, _scale
 from ._site import Site
 
 __all__ = ["cards"]
@@ -30,7 +30,7 @@ def _card(site: Site, method: Method) -> str:
         for library, found in entry.implementations.items()
         for d in found.deviations
     ]
-    update = site.tex(entry.update, display=True, file=f"methods/{method.id}.yaml")
+    equation, scale = _equation.equation(site, method), _scale.to_scale(site, method)
     block = _block.picture(_block.acts(method))
     template = site.env.get_template("card.html")
-    return template.render(entry=entry, update=update, block=block, deviations=deviations).strip()
+    return template.render(entry=entry, equation=equation, block=block, scale=scale, deviations=deviations).strip()

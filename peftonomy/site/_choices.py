@@ -14,6 +14,7 @@ from ..knowledge.base import Method
 from ..knowledge.mechanism import Trait, aspects, traits
 from ..libraries import script as code
 from ..memory import gpus
+from ..schema.evidence import Study
 from ..schema.taxonomy import Facet
 from ._site import Site
 
@@ -23,6 +24,10 @@ __all__ = ["script"]
 def script(site: Site) -> str:
     """Return the text of `assets/choices.js`."""
     kb = site.kb
+    kinds = {
+        key: kb.models[study.model].family.kind
+        for key, study in kb.studies.items() if study.model is not None and study.model in kb.models
+    }  # fmt: skip
     widths = {bytes_: name for name, bytes_ in reversed(BYTES.items())}
     records: dict[str, Any] = {
         "gpus": [g.model_dump(include={"name", "aliases", "mib", "how"}) for g in kb.gpus],
@@ -35,6 +40,11 @@ def script(site: Site) -> str:
             key: one.wish.model_dump() | {"meaning": one.meaning, "methods": kb.stored_list(key).ids}
             for key, one in kb.taxonomy.lists.items() if one.wish is not None
         },
+        "libraries": {key: choose.libraries(method) for key, method in kb.items()},
+        "names": {key: site.library(key) for key in sorted({n for m in kb.values() for n in choose.libraries(m)})}
+        | {key: one.name for key, one in kb.trainers.items()},
+        "studies": {key: _study(kb.studies[key], kinds[key]) for key in kinds},
+        "evidence": {key: _runs(site, key) for key in kinds},
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
@@ -59,6 +69,23 @@ def script(site: Site) -> str:
     }  # fmt: skip
     text = json.dumps(records, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     return f'"use strict";\npeft.cards = {{}};\npeft.choices = {text};\n'
+
+
+def _study(study: Study, kind: str) -> dict[str, Any]:
+    """Return what the page says about a published comparison. kind: of its model."""
+    metric = next(iter(study.metrics.values()))
+    return {
+        "name": study.name, "kind": kind, "model": study.model_name, "limits": study.limits, "metric": metric.name,
+        "better": metric.better, "share": metric.unit == "share",
+    }  # fmt: skip
+
+
+def _runs(site: Site, study: str) -> dict[str, Any]:
+    """Return the best run of each method in a study."""
+    return {
+        method: {"study": run.study, "run": run.run, "metric": run.metric, "value": run.value, "trained": run.trained}
+        for method, run in choose.best_runs(site.kb, study).items()
+    }
 
 
 def _apart(method: Method) -> dict[str, str]:

@@ -119,7 +119,7 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
         "positions": formulas.add(entry.properties.inference_positions), "quantised": known["quantised"],
         "facets": entry.facets, "size": size or None,
         "use": site.use[method.id],
-        "told": [site.library(key) for key in entry.implementations if key != "official"],
+        "told": site.libraries(method),
         "libraries": {
             key: _library(site, key, found, formulas) for key, found in entry.implementations.items()
         },

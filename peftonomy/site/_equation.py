@@ -19,6 +19,8 @@ __all__ = ["equation", "marks"]
 
 ANNOTATION = re.compile(r"(<annotation[^>]*>).*?(</annotation>)", re.DOTALL)
 """Matches the source of a formula in its MathML, which should not contain our marks."""
+LONGEST = 70
+"""The number of characters of the longest shape that a legend shows."""
 SCOPES = {
     "site": "for each targeted module", "role": "for each targeted role", "attention": "for each attention block",
     "mlp": "for each feed-forward block", "layer": "for each layer", "model": "for the whole model",
@@ -82,6 +84,8 @@ def _tensor(method: Method, name: str, set_: Callable[[str], Markup]) -> Markup:
     sizes = tensor.shape if tensor.count is None else [tensor.count]
     shape = r" \times ".join(_closed.size(s, part.entry) for s in sizes or []) or "1"
     note = f": {tensor.note}" if tensor.note and len(tensor.note) < 60 else ""
+    if len(shape) > LONGEST:  # the table of tensors has it
+        return Markup("{}, {}{}").format(_trained(tensor), SCOPES[tensor.per], note)
     return Markup("{}, {} {}{}").format(_trained(tensor), set_(shape), SCOPES[tensor.per], note)
 
 

@@ -68,7 +68,7 @@ def model_page(site: Site, key: str) -> str:
     rows = [
         {
             "id": m.id, "name": m.name, "hue": site.hue(m.category),
-            "libraries": ", ".join(site.library(k) for k in m.entry.implementations if k != "official"),
+            "libraries": site.libraries(m),
         } | site.cost(m, key)
         for m in chosen
     ]  # fmt: skip

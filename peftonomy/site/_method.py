@@ -25,7 +25,7 @@ from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
 from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _measured, _scale, _surveys
 from ._site import Site, View
-from ._text import prose, safe_url, volume
+from ._text import count, prose, safe_url, volume
 
 __all__ = ["claim_view", "method_page"]
 
@@ -113,6 +113,7 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
         if not row["problem"]:
             name = site.kb.models[model].name
             yield {"name": f"Trained on {name}", "value": row["trained"], "note": f"{row['percent']} of it, by default"}
+    yield from _apart(site, method)
     yield _stores(site, method)
     yield {"name": "Merges into the weights", "value": MERGE[method.merge]}
     yield {"name": "At the first step", "value": START[entry.properties.identity_at_init]}
@@ -125,6 +126,28 @@ def _facts(site: Site, method: Method) -> Iterator[View]:
     libraries = [site.library(key) for key in offered(site.kb, entry.id) if key != "official"]
     if libraries:
         yield {"name": "In libraries", "value": ", ".join(libraries)}
+
+
+def _apart(site: Site, method: Method) -> Iterator[View]:
+    """Yield the stored values, if they are not the trained ones, with the tensors that make the difference."""
+    try:
+        found = method.cost(site.examples[0])
+    except UsageError:  # the method has no targets in this model
+        return
+    if found.stored == found.trained or not found.stored:
+        return
+    trained = [t for t in found.tensors if t.trained]
+    groups = {
+        "without {}, which only training needs": [t for t in trained if not (t.stored or t.stored_bits or t.shared)],
+        "without {}, which all tasks share": [t for t in trained if t.shared],
+        "with {}, which the optimizer does not update": [t for t in found.tensors if t.stored and not t.trained],
+    }
+    reasons = [text.format(", ".join(dict.fromkeys(t.name for t in ts))) for text, ts in groups.items() if ts]
+    name = site.kb.models[site.examples[0]].name
+    yield {
+        "name": f"Stored on {name}", "value": count(found.stored),
+        "note": "; ".join(reasons) or "some of the trained entries",
+    }  # fmt: skip
 
 
 def _stores(site: Site, method: Method) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 
 from ._site import Site, View
@@ -10,8 +11,8 @@ __all__ = ["key", "settings", "shared"]
 
 
 def key(name: str) -> str:
-    """Return a search key for a name: its letters and digits, in lower case."""
-    return "".join(c for c in name.lower() if c.isalnum())
+    """Return a search key for a name: its letters and digits, in lower case and not raised."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).lower() if c.isalnum())
 
 
 def shared(site: Site) -> list[View]:

@@ -15,7 +15,7 @@ from ..formula import Formula
 from ..memory import optimizer, program
 from ..memory.rules import INPUTS, SIZE, WIDTH, Language, Rule, load_language
 from ..schema.family import Family, Operations
-from ..schema.memory import Act
+from ..schema.memory import Act, Update
 from ..schema.method import MethodEntry
 from ..schema.programs import Function, Line, parse_all
 from ._engine import Formulas, assigned, filled
@@ -48,6 +48,11 @@ def script(site: Site) -> str:
             name: formulas.add(entry.memory.positions)
             for name, entry in entries.items()
             if entry.memory is not None and entry.memory.positions.literal != 0
+        },
+        "updates": {
+            name: [_update(update, formulas) for update in entry.memory.updates]
+            for name, entry in entries.items()
+            if entry.memory is not None and entry.memory.updates
         },
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
@@ -157,10 +162,22 @@ def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[di
 
 
 def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:
-    """Laid out like a tensor. layered: whether only its condition names the layer."""
-    by_layer = [f for f in (act.if_, act.holds) if f is not None and "layer" in f.names]
-    return {
-        "per": act.per, "at": act.at, "roles": act.roles, "by_layer": bool(by_layer), "layered": by_layer == [act.if_],
-        "guard": formulas.add(act.if_), "holds": formulas.add(act.holds),
+    return _placed(act, (act.holds,), formulas) | {
+        "at": act.at, "holds": formulas.add(act.holds),
         "functions": _functions(program.functions_of(act, language), formulas),
+    }  # fmt: skip
+
+
+def _update(update: Update, formulas: Formulas) -> dict[str, Any]:
+    return _placed(update, (update.states, update.temporary), formulas) | {
+        "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
+    }  # fmt: skip
+
+
+def _placed(record: Act | Update, sizes: Sequence[Formula], formulas: Formulas) -> dict[str, Any]:
+    """Laid out like a tensor. layered: whether only its condition names the layer."""
+    by_layer = [f for f in (record.if_, *sizes) if f is not None and "layer" in f.names]
+    return {
+        "per": record.per, "roles": record.roles, "by_layer": bool(by_layer), "layered": by_layer == [record.if_],
+        "guard": formulas.add(record.if_),
     }  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..knowledge.base import KnowledgeBase
 from . import _about, _api, _cards, _choices, _engine, _operations, _radial, _scripts, _search
 from ._architectures import architectures_page
+from ._combine import combine_page
 from ._lists import category_page, model_page, picture, standing_pages
 from ._measured import measured_page
 from ._memory import memory_page
@@ -59,6 +60,8 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
 def standing(site: Site) -> dict[str, str]:
     """Return the pages that are not about one method, category or model."""
     measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
+    if site.kb.combinations is not None:
+        measured["combine.md"] = combine_page(site, site.kb.combinations)
     return {
         **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
         **dict(reference_pages(site)), **measured, "memory.md": memory_page(site), "support.md": support_page(site),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import griffe
 from markupsafe import Markup, escape
 
 from ._site import Site, View
@@ -102,8 +103,6 @@ def _tools() -> list[View]:
 @cache
 def _documented() -> tuple[list[View], list[View]]:
     """Return the public names, and the other classes of which their methods and properties return instances."""
-    import griffe
-
     package: Any = griffe.load(PACKAGE.name, search_paths=[PACKAGE.parent], allow_inspection=False)
     public = [_target(package["public"][name]) for name in package["public"].exports]
     known = {one.path: one for one in public}

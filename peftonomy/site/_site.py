@@ -105,6 +105,11 @@ class Site:
 
         return {m.id: rank for rank, m in enumerate(sorted(self.kb.values(), key=key))}
 
+    def libraries(self, method: Method) -> str:
+        """Return the libraries that have a method, by the names of their packages."""
+        keys = [key for key in method.entry.implementations if key != "official"]
+        return ", ".join(self.kb.libraries[key].package if key in self.kb.libraries else key for key in keys)
+
     def library(self, key: str) -> str:
         """Return the name of a library or a trainer."""
         usual = self.kb.trainers[key].name if key in self.kb.trainers else key.replace("_", " ")

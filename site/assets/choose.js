@@ -57,7 +57,7 @@
       this.settle();
       this.build();
     }
-    libraries() { return Object.keys(peft.data.libraries).filter(function (k) { return k !== "official"; }); }
+    libraries() { return Object.keys(peft.choices.names); }
     write() {
       var s = this.state, query = this.writeModel(new URLSearchParams());
       if (s.gpu) query.set("gpu", s.gpu);
@@ -144,7 +144,7 @@
           if (control) control.value = s.step.quantized || "";
           stepped();
         }, "4-bit, as in QLoRA"))),
-        this.select("library", "In a library", [["", "does not matter"], ["any", "any"]].concat(this.libraries().map(function (k) { return [k, peft.data.libraries[k]]; })), s.library, change("library")),
+        this.select("library", "In a library or trainer", [["", "does not matter"], ["any", "any"]].concat(this.libraries().map(function (k) { return [k, peft.choices.names[k]]; })), s.library, change("library")),
         this.select("by", "Rank by", Object.keys(known.priorities).map(function (k) { return [k, known.priorities[k][0]]; }), s.by, change("by")),
         this.steps
       ]));
@@ -247,15 +247,17 @@
       this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: String(c.setting.seq) });
       this.writeStep(query);
       this.state.step = before;
+      var largest = peft.fit(c.method, Object.assign({}, question, { values: c.given }), c.setting, "batch", wishes.gpu).value;
       var setting = Object.keys(c.hyperparameters).map(function (k) { return k + " = " + c.hyperparameters[k]; }).join(", ") || "nothing to set";
-      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.data.libraries[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + " methods here build on it" : ""].filter(Boolean).join("; ") + ".";
+      var why = [c.libraries.length ? "In " + c.libraries.map(function (k) { return peft.choices.names[k]; }).join(", ") : "In no library", use[1] ? number(-use[1]) + (use[1] === -1 ? " method here builds on it" : " methods here build on it") : ""].filter(Boolean).join("; ") + ".";
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [
-          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Trained", number(c.trained), pf.percent(c.percent)),
+          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Largest batch", number(largest), "at this length"),
+          this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),
-        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.method),
+        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence),
         make("p", { class: "pf-small pf-muted" }, why), this.code(c, question)
       ]);
     }
@@ -296,13 +298,13 @@
         return make("li", {}, [make("strong", {}, title.charAt(0).toUpperCase() + title.slice(1)), ": " + pf.binary(c.steps[i]) + " → " + pf.binary(c.steps[i + 1]) + ". " + self.relaxation(name)[2] + (name === "batch" ? extra : "")]);
       })) : "";
     }
-    /* Published runs of the method, where there are some. */
-    evidence(id) {
-      var runs = (peft.choices.evidence || {})[id] || [], studies = peft.choices.studies || {};
-      return runs.length ? make("ul", { class: "pf-choice__evidence" }, runs.map(function (r) {
-        var study = studies[r.study];
-        return make("li", {}, [make("strong", {}, study.metric + " " + r.shown), " in " + study.name + ", " + study.model + (r.trained ? ", " + number(r.trained) + " trained" : "") + ". ", make("span", { class: "pf-muted" }, study.limits)]);
-      })) : "";
+    /* The best published run of the method, where there is one. */
+    evidence(run) {
+      if (!run) return "";
+      var study = peft.choices.studies[run.study], shown = study.share ? (100 * run.value).toFixed(1) + " %" : Number(run.value.toPrecision(3));
+      return make("p", { class: "pf-choice__evidence" }, [
+        make("strong", {}, study.metric + " " + shown), " with " + study.model + (run.trained ? ", " + number(run.trained) + " trained" : "") + " (", make("a", { href: "measured.html" }, study.name), "). ", make("span", { class: "pf-muted" }, study.limits)
+      ]);
     }
     code(c, question) {
       var text = pf.tried(function () { return peft.script(c, question); }).value;

@@ -5,7 +5,7 @@
 
 (function () {
   var inner = peft.inner, given = inner.given, merge = inner.merge, fail = inner.fail;
-  var GIB = Math.pow(2, 30), ANY = "any", OFFICIAL = "official";
+  var GIB = Math.pow(2, 30), ANY = "any";
   function known() { return peft.choices; }
   function method(id) { return peft.data.methods[id]; }
   /* The result of an action, or the error that is meant for people. */
@@ -57,7 +57,7 @@
     if (!found) fail("This is no number of parameters. Write 10M, 250k, 1e6, or 0.1% of the model.", "trained");
     return Math.floor(Number(found[1].replace(/,/g, "")) * ({ "": 1, k: 1e3, m: 1e6, b: 1e9 }[found[2]] || parameters / 100));
   }
-  function libraries(id) { return Object.keys(method(id).libraries).filter(function (key) { return key !== OFFICIAL; }); }
+  function libraries(id) { return known().libraries[id]; }
   function unmet(id, wishes) {
     var reasons = wishes.merge && method(id).merge !== "exact" ? ["does not merge into the weights"] : [], own = libraries(id);
     (wishes.needs || []).forEach(function (need) {
@@ -65,7 +65,7 @@
       if (wish.methods.indexOf(id) < 0) reasons.push(wish.unmet);
     });
     if (wishes.library === ANY && !own.length) reasons.push("is in no library");
-    else if (wishes.library && wishes.library !== ANY && own.indexOf(wishes.library) < 0) reasons.push("is not in " + peft.data.libraries[wishes.library]);
+    else if (wishes.library && wishes.library !== ANY && own.indexOf(wishes.library) < 0) reasons.push("is not in " + known().names[wishes.library]);
     return reasons;
   }
   /* The hyperparameters with which a method stays within a budget, and its cost: the size is halved until it does. */
@@ -160,31 +160,43 @@
     return a.length - b.length;
   }
   function byRank(a, b) { return compared(a[0], b[0]); }
+  /* The published comparison on a model of the same kind, and the best run of each method in it. */
+  function runsFor(backbone) {
+    var study = Object.keys(known().studies).filter(function (key) { return known().studies[key].kind === backbone.family.kind; })[0];
+    return study ? known().evidence[study] : {};
+  }
+  /* Lower for better runs; the highest for a method without one. */
+  function quality(run) { return !run ? Infinity : known().studies[run.study].better === "higher" ? -run.value : run.value; }
   /* An answer that is found in steps: call `step` until it is true, then read `answer`. `wishes`: gpu (bytes), setting,
      merge, needs, library, trained (text), by, anywhere. `only`: the methods to count, all if it is empty. */
   function choosing(options, wishes, n, only) {
     var backbone = peft.backbone(options), budget = trainedBudget(wishes.trained, backbone.parameters), widths = known().widths;
     var dtype = widths[peft.data.training.dtypes[wishes.setting.dtype][1]], by = wishes.by || "libraries";
     var ids = only && only.length ? Array.from(new Set(only)) : Object.keys(peft.data.methods), some = only && only.length, ready = [], refused = [], found = [], sorted = false;
+    var runs = runsFor(backbone);
+    if (by === "evidence" && !Object.keys(runs).length) fail("No published comparison here has a model of this kind. Choose another order.", "by");
     function size(id) {
       var rank = [wishes.anywhere ? 0 : Number(!libraries(id).length)].concat(known().use[id], [method(id).year, id]), reasons = unmet(id, wishes);
       var answer = tried(function () { return sized(id, options, budget, dtype); });
       if (answer.problem) { refused.push([rank, { method: id, reasons: reasons.concat(answer.problem.message), bytes: null, seq: null }]); return; }
       if (!answer.value.cost.trained) reasons.push("trains nothing by itself");
+      if (answer.value.cost.trained >= answer.value.cost.backbone && !some) reasons.push("trains all parameters of the model");
       if (by === "stored") rank.splice(1, 0, answer.value.cost.stored_bytes);
+      if (by === "evidence") rank.splice(1, 0, quality(runs[id]));
       if (reasons.length) refused.push([rank, { method: id, reasons: reasons, bytes: null, seq: null }]);
       else ready.push([rank, id, answer.value]);
     }
     function fit(item) {
       var answer = fitted(item[1], options, item[2], wishes), rank = item[0];
       if (answer.reasons) { refused.push([rank, answer]); return false; }
+      answer.evidence = runs[item[1]] || null;
       if (by === "memory") rank = [rank[0], answer.bytes].concat(rank.slice(1));
       found.push([rank, answer]);
       return by !== "memory" && !some && found.length === n;
     }
     function above(rank, last) {
       if (by === "memory") return rank[0] <= last[0];
-      return (by !== "stored" || rank.length >= last.length) && compared(rank, last) < 0;
+      return (["stored", "evidence"].indexOf(by) < 0 || rank.length >= last.length) && compared(rank, last) < 0;
     }
     return {
       step: function () {

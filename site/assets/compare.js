@@ -44,8 +44,9 @@
       return [k, aspects[k].name, fact(function (a) { return peft.traits(a.id)[k].phrase; })];
     });
   }
-  var SUPPORT = [["libraries", "Libraries", fact(function (a) {
-    return Object.keys(a.method.libraries).map(function (k) { return peft.data.libraries[k]; }).join(", ") || "none known";
+  var SUPPORT = [["libraries", "Libraries and trainers", fact(function (a) {
+    var names = peft.choices.libraries[a.id].map(function (k) { return peft.choices.names[k]; });
+    return names.concat("official" in a.method.libraries ? peft.data.libraries.official : []).join(", ") || "none known";
   })]];
 
   /* Fetch the card of a method once. */
@@ -289,11 +290,11 @@
       var self = this, s = this.state, show = r[2], texts = this.answers.map(function (a) { return lacks(show, a) ? null : show.text(a); });
       if (s.diff && this.answers.length > 1 && texts.every(function (t) { return t === texts[0]; })) return null;
       var sorted = s.sort === r[0], sort = sorted ? (s.desc ? "descending" : "ascending") : "none";
-      var button = make("button", { type: "button", class: "pf-sort", id: this.uid + "-sort-" + r[0], onclick: function () {
+      var button = make("button", { type: "button", class: "pf-rowsort", id: this.uid + "-sort-" + r[0], onclick: function () {
         if (s.sort === r[0]) s.desc = !s.desc; else { s.sort = r[0]; s.desc = false; }
         self.show();
         self.write();
-      } }, [r[1], make("span", { class: "pf-sort__mark", "aria-hidden": "true" }, sorted ? (s.desc ? "▾" : "▴") : "▸")]);
+      } }, [r[1], make("span", { class: "pf-rowsort__mark", "aria-hidden": "true" }, sorted ? (s.desc ? "▾" : "▴") : "▸")]);
       var counts = show.n ? this.answers.filter(function (a) { return !lacks(show, a); }).map(show.value) : [];
       var least = new Set(counts).size > 1 ? Math.min.apply(null, counts) : null;
       return make("tr", { "data-row": r[0] }, [make("th", { scope: "row", "aria-sort": sort }, button)].concat(this.answers.map(function (a, i) {
@@ -304,7 +305,7 @@
     /* The size of each method can be changed in its column, unless the budget says it. */
     settings() {
       var self = this, s = this.state;
-      return make("tr", { "data-row": "setting" }, [make("th", { scope: "row" }, make("span", { class: "pf-sort" }, "Setting"))].concat(this.answers.map(function (a) {
+      return make("tr", { "data-row": "setting" }, [make("th", { scope: "row" }, make("span", { class: "pf-rowsort" }, "Setting"))].concat(this.answers.map(function (a) {
         var size = a.method.size, own = s.values[a.id], specs = a.method.parts[0].hyperparameters, all = a.cost ? a.cost.hyperparameters : {}, cell = [];
         if (size && !s.iso) {
           var spec = specs.filter(function (h) { return h.name === size; })[0], input = make("input", {

@@ -64,17 +64,18 @@
   }
   /* The answer: the totals of a step, with weights, optimizer states and the batch. */
   function billed(program, values, setting, step, totals) {
-    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], everything = trainedIn(program, step, w_t);
+    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules);
+    if (rules.at.size && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
     var tensors = everything.filter(function (t) { return t.reached; }), trained = sum(everything, numel), gradients = sum(tensors, function (t) { return numel(t) * t.width; });
-    var optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step, w_t)), inputs = batchOf(program.model, setting, w), kept = totals.kept;
-    var moments = [["forward", totals.first[0], Math.min(totals.first[0], kept), 0], ["backward"].concat(totals.second), ["optimizer", gradients + optimizer.temporary, 0, gradients]];
+    var optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step, w_t, rules)), states = optimizer.states + rules.states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
+    var moments = [["forward", totals.first[0], Math.min(totals.first[0], kept), 0], ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary), 0, gradients]];
     var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
-    var weights = weightsOf(program, setting, values, trained, w, w_t), peak = weights + most[1] + optimizer.states;
+    var weights = weightsOf(program, setting, values, trained, w, w_t), peak = weights + most[1] + states;
     if (Math.max(peak, kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
     peak += inputs;
     return {
       method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: values, targets: plan.targets,
-      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: optimizer.states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
+      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
       kept: kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
       forward_flops: totals.forward, step_flops: totals.flops
     };
@@ -84,17 +85,44 @@
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
-  /* The tensors that are trained, each kind once: how many there are, bytes of a number, and whether the step reached them. */
-  function trainedIn(program, step, width) {
+  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while. */
+  function ruled(program, values, step, width) {
+    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0 }, args = inner.argumentsOf(plan, values);
+    parts.data.methods[plan.id].forEach(function (id, part) {
+      (parts.data.updates[id] || NONE).forEach(function (record) {
+        inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, NONE, plan.common).forEach(function (spot) {
+          var names = merge(inner.local(spot.dims, plan.common), args[part], { width: widthIn(program, spot.source, width) });
+          if (record.layered && !spot.layers || !step.reached(spot.source, spot.suffix)) return;
+          if (record.guard && !record.layered && !record.guard(inner.atop(plan.common, names))) return;
+          var layers = (spot.layers ? layersOf(spot.layers) : [-1]).filter(function (n) {
+            return program.trains(spot.source, spot.suffix, n) && (!record.layered || record.guard(inner.atop(plan.common, merge(names, { layer: n }))));
+          });
+          layers.forEach(function (n) {
+            var key = ruleKey(spot.source, spot.suffix, n);
+            if (found.at.has(key)) fail(plan.id + ": two of its updates change " + spot.source.path + "." + spot.suffix);
+            found.at.add(key);
+          });
+          if (!layers.length) return;
+          names = inner.atop(plan.common, names);
+          found.states += layers.length * record.states(names);
+          found.temporary = Math.max(found.temporary, record.temporary(names));
+        });
+      });
+    });
+    return found;
+  }
+  function ruleKey(m, suffix, layer) { return m.path + "|" + suffix + "|" + layer; }
+  /* The tensors that are trained, each kind once: how many there are and how many of them the method's own rule updates, bytes of a number, and whether the step reached them. */
+  function trainedIn(program, step, width, rules) {
     var found = [], arrived = step.tape.arrived;
     program.plan.inv.modules.forEach(function (m) {
       m.parameters.forEach(function (p) {
-        var number = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }).length;
-        if (number) found.push({ shape: p[1], width: widthIn(program, m, width), number: number, reached: step.reached(m, p[0]) });
+        var there = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }), own = there.filter(function (n) { return rules.at.has(ruleKey(m, p[0], n)); });
+        if (there.length) found.push({ shape: p[1], width: widthIn(program, m, width), number: there.length, ruled: own.length, reached: step.reached(m, p[0]) });
       });
     });
     learned(program).forEach(function (row) {
-      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, reached: arrived.has(row.key) }); });
+      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, ruled: 0, reached: arrived.has(row.key) }); });
     });
     return found;
   }
@@ -103,7 +131,7 @@
   /* Bytes per number of a module's parameters where they are trained. */
   function widthIn(program, m, width) { return program.model.single(m) ? parts.SINGLE : width; }
   /* Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
-  function ordered(program, step, width) {
+  function ordered(program, step, width, rules) {
     var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
     function pathIn(spot) {
       var source = spot.source, layer = parts.isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
@@ -117,7 +145,7 @@
       });
     }
     function module(m, layer) {
-      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0])) found.push(product(p[1]) * widthIn(program, m, width)); });
+      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0]) && !rules.at.has(ruleKey(m, p[0], layer))) found.push(product(p[1]) * widthIn(program, m, width)); });
       beside(m.stack, m.path, layer);
     }
     function embeds(m) { return m.role.indexOf("embed.") === 0; }
@@ -140,11 +168,11 @@
   function update(optimizer, tensors, singles) {
     var states = 0, all = 0, temporary = 0, before = 0;
     tensors.forEach(function (tensor) {
-      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width;
-      all += bytes * tensor.number;
-      if (optimizer.factored) states += tensor.number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
-      else if (optimizer.eight_bit) states += tensor.number * optimizer.moments * (n + 4 * Math.ceil(n / constants().STATE_BLOCK));
-      else if (optimizer.moments) states += tensor.number * (optimizer.moments * bytes + parts.data.constants.counter);
+      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width, number = tensor.number - tensor.ruled;
+      all += bytes * number;
+      if (optimizer.factored) states += number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
+      else if (optimizer.eight_bit) states += number * optimizer.moments * (n + 4 * Math.ceil(n / constants().STATE_BLOCK));
+      else if (optimizer.moments) states += number * (optimizer.moments * bytes + parts.data.constants.counter);
     });
     singles.forEach(function (bytes) {   // a root, a quotient, and the quotient of the tensor before
       temporary = Math.max(temporary, 2 * bytes + before);
@@ -262,45 +290,7 @@
   }
   /* What a step takes of a GPU. */
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
-  function gibibytes(bytes) { return Number((bytes / Math.pow(2, 30)).toPrecision(4)) + " GiB"; }
-  /* As peft.judged, with three wishes more: `gpu` (bytes that a step may take), `step` (how it is trained)
-     and `solve` (batch, seq or size: of what the largest is wanted). An answer then has `fit`: {solved, value, limited,
-     memory}; where size is solved for, its name and value are the largest that every budget allows. */
-  function planned(id, options, wishes) {
-    var found = peft.judged(id, options, wishes), reasons = (found.reasons || []).slice(), chosen = {};
-    if (given(found.name)) chosen[found.name] = found.value;
-    try {
-      var fitted = inner.kept(["gpu", id, JSON.stringify([options, chosen, wishes])].join("|"), function () { return onGpu(id, options, wishes, chosen); });
-      if (fitted.refused) reasons.push(fitted.refused);
-      else if (!reasons.length) return merge(found, fitted);
-    } catch (error) {
-      if (!error.user) throw error;
-      var name = peft.data.methods[id].name + " ", text = error.message.slice(0, name.length) === name ? error.message.slice(name.length) : error.message;
-      if (reasons.indexOf(text) < 0) reasons.push(text);
-    }
-    return { id: id, reasons: reasons };
-  }
-  function onGpu(id, options, wishes, chosen) {
-    var size = peft.data.methods[id].size, asked = wishes.step, set = merge(options, { values: chosen }), least, found;
-    if (wishes.solve !== "size") {
-      found = fit(id, set, asked, wishes.solve, wishes.gpu);
-      if (found.value) return { fit: found };
-      least = memory(id, set, merge(asked, { [wishes.solve]: found.least }));
-    } else {
-      if (!size || given(chosen[size])) {
-        least = memory(id, set, asked);
-        if (whole(least) <= wishes.gpu) return { fit: { solved: size, value: size ? chosen[size] : null, limited: true, memory: least } };
-      }
-      if (size) {
-        found = fit(id, options, asked, size, wishes.gpu);
-        if (found.value) return { fit: found, name: size, value: found.value, cost: peft.cost(id, merge(options, { values: found.memory.hyperparameters })) };
-        least = memory(id, merge(options, { values: merge(chosen, { [size]: found.least }) }), asked);
-      }
-    }
-    return { refused: "takes " + gibibytes(whole(least)) + " on a GPU with " + (wishes.solve !== "size" ? wishes.solve + " " + found.least : size ? size + " = " + found.least : "the usual setting") };
-  }
 
   peft.memory = memory;
   peft.fit = fit;
-  peft.planned = planned;
 })();

@@ -177,7 +177,7 @@ var pf = (function () {
         [number(cost.trained), cost.trained], [percent(100 * cost.trained / cost.backbone), cost.trained / cost.backbone],
         [held(cost.stored, cost.stored_bits), cost.stored + cost.stored_bits / 32], [held(cost.served, cost.served_bits), cost.served + cost.served_bits / 32]
       ].map(function (pair) { return make("td", { class: "n", "data-value": String(pair[1]) }, pair[0]); }).concat(make("td", { class: "n", "data-step": true }, "…"));
-      cells.unshift(make("td", {}, method.told.join(", ")));
+      cells.unshift(make("td", {}, method.told));
       var name = [make("span", { class: "pf-dot hue-" + method.hue }), " ", make("a", { href: new URL("../methods/" + id + ".html", here).href }, method.name)];
       return make("tr", {}, [make("th", { scope: "row" }, name)].concat(cells));
     }

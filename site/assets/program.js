@@ -20,6 +20,9 @@
     });
     data.functions = decoded(data.functions);
     each(data.positions, function (index, id) { data.positions[id] = formula(index); });
+    each(data.updates, function (updates) {
+      updates.forEach(function (update) { ["guard", "states", "temporary"].forEach(function (key) { update[key] = formula(update[key]); }); });
+    });
     each(data.families, function (family) {
       family.functions = decoded(family.functions);
       OF_FAMILY.forEach(function (field) { family[field] = formula(family[field]); });

@@ -1,5 +1,5 @@
 /* What a method costs on a model, in the page: peftonomy/backbones and peftonomy/costs, step for
-   step, over the data that the build exports. On top of that, the largest setting that fits a budget, and the planner.
+   step, over the data that the build exports. On top of that, the largest setting that fits a budget.
    A classic script with one global, so that it runs from a file and under a policy without eval. Counts are integers
    below 2**53 and therefore exact; tests compare every method on every model, and bad configs, with Python. */
 "use strict";
@@ -17,13 +17,12 @@ var peft = (function () {
   /* include rows */
   /* include answer */
   /* include largest */
-  /* include planner */
 
   return {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
     cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
-    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, usual: usual, judged: judged, planner: planner, quantity: quantity, gpuBytes: gpuBytes,
+    backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, quantity: quantity, gpuBytes: gpuBytes,
     named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftonomy.conformance import checks
 from reference_impls import _kit as kit
-from reference_impls import bitfit, child_tuning_d, child_tuning_f, ia3, lora, p_tuning
+from reference_impls import bitfit, child_tuning_d, child_tuning_f, galore, ia3, lora, p_tuning
 
 Fault = Callable[[nn.Module], object]
 
@@ -214,6 +214,11 @@ def keep_encoder(model: nn.Module) -> None:
     """Ends training without dropping what only training needs."""
 
 
+def plain_adam(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    """An optimizer that keeps both moments of every entry."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **settings)
+
+
 def _of(method: str, module: ModuleType, check: checks.Check) -> Callable[..., Twin]:
     """Twins of one method for one check: `(fault, says, family="llama", **functions replaced)`."""
 
@@ -262,4 +267,6 @@ TWINS = (
     _generalising("double gradients", "trains elsewhere", broken=double_gradients),
     _of("lora", lora, checks.memory)("one more tensor", "a step saves", broken=keep_a_sine),
     _generalising("starts elsewhere", "starts elsewhere", broken=start_elsewhere),
+    _of("galore", galore, checks.updating)("whole moments", "the optimizer keeps", optimizer=plain_adam),
+    _of("lora", lora, checks.updating)("an optimizer of its own", "if and only if", optimizer=plain_adam),
 )

@@ -356,6 +356,9 @@ def _small(tree: Path) -> None:
     lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
     (tree / "taxonomy" / "lists.yaml").write_text(lists)
     (tree / "taxonomy" / "surveys.yaml").write_text("surveys: {}\n")
+    shutil.rmtree(tree / "taxonomy" / "trainers")
+    for library in (tree / "taxonomy" / "libraries").iterdir():  # support is the last field, and names other methods
+        library.write_text(library.read_text().partition("\nsupport:\n")[0] + "\n")
     lora = tree / "methods" / "lora.yaml"
     lora.write_text(
         re.sub(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", "", lora.read_text(), flags=re.MULTILINE)

@@ -41,7 +41,7 @@ class Answers extends Tool {
     meter.firstChild.style.width = Math.min(100, cost.percent) + "%";
     return [
       make("p", { class: "pf-big", "aria-live": "polite" }, [this.out_("trained", cost.trained), make("span", { class: "pf-big__unit" }, "trained parameters, " + percent(cost.percent) + " of " + this.modelName())]),
-      meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.foot("cost")
+      meter, make("dl", { class: "pf-ledgers" }, facts), this.tensors(cost), this.layers(cost), this.curve(cost), this.foot("cost")
     ].filter(Boolean);
   }
   table(label, heads, rows, numeric) {
@@ -59,6 +59,20 @@ class Answers extends Tool {
       ]);
     });
     return this.table("Per tensor", ["Tensor", "Roles", "Shape", "Sites", "Trained", "Stored", "Served"], rows, 3);
+  }
+  /* What is trained against the size hyperparameter. The picture and its library are fetched when it is unfolded. */
+  curve(cost) {
+    var self = this, s = this.state, size = peft.data.methods[s.method].size;
+    if (!size || cost.hyperparameters[size] === undefined) return null;
+    var box = make("div", { class: "pf-curve" }), details = make("details", { class: "pf-details", open: this.curveOpen }, [make("summary", {}, "Trained against " + size), box]);
+    function show() {
+      self.curveOpen = details.open;
+      if (details.open) pf.fetched("curve", ["vendor/d3/d3.min", "vendor/plot/plot.umd.min", "curve"], function () {
+        pf.curve(box, s.method, self.question(), size, cost.hyperparameters[size]);
+      });
+    }
+    details.addEventListener("toggle", show);
+    return details;
   }
   layers(cost) {
     var body = cost.layers.map(function (l) {

@@ -18,9 +18,6 @@ function gpuBytes(text) {
 function within(sum, budget) {
   return (!given(budget.trained) || sum.trained <= budget.trained) && (!given(budget.bytes) || sum.stored_bytes <= budget.bytes);
 }
-function over(sum, budget) {
-  return given(budget.trained) && sum.trained > budget.trained ? "trained" : "bytes";
-}
 /* The largest whole number of a method's size hyperparameter with which it stays within a budget, exactly.
    {name, value, cost}; or {name, least: the smallest setting's cost, value: that setting}. Name and value are null for
    a method without such a number. Counts never fall as it grows (the build has seen to that), so a bracket over the
@@ -59,11 +56,6 @@ function largest(id, options, budget) {
     if (out) return { name: name, value: value, least: out };
   }
   fail("no " + name + " is allowed with this setting in " + plan.inv.backbone.name, name);
-}
-/* The default of what `largest` looks for; null where a method has no such number. */
-function usual(id, options) {
-  var plan = planOf(id, options), name = plan.method.size;
-  return name ? fallback(plan.method.parts[0].hyperparameters.filter(function (s) { return s.name === name; })[0], plan.common) : null;
 }
 /* What must hold at every place, without counting anything: where the size hyperparameter has a part, or where not. */
 function allowed(plan, filled, sized) {

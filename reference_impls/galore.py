@@ -1,0 +1,115 @@
+"""GaLore: Adam on projected gradients (code_galore).
+
+    R = G P^T,    W <- W - eta scale Adam(R) P,    P (r, n): first right singular vectors of G, every `gap` steps
+
+A matrix W (m, n) with m < n is projected from the other side: R = P G with P (r, m), which holds left singular vectors.
+Trained: every pretrained parameter. Nothing is added: what is new is in the optimizer. A training loop uses
+`optimizer(model, lr=...)`, which keeps P and the two moments of R for every matrix of the layers, and the states of
+AdamW for all other parameters. At inference and in storage: a full model.
+
+In float32 the authors' code keeps all singular vectors of one side alive, because its P is a view of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftonomy.backbones.modules import LINEAR
+
+from . import _kit as kit
+
+
+class Recipe(kit.Child):
+    """The hyperparameters, kept at the model for its optimizer. It has no tensors."""
+
+    def __init__(self, *, r: int, gap: int, scale: float):
+        super().__init__()
+        self.r, self.gap, self.scale = r, gap, scale
+
+
+def apply(
+    model: nn.Module, *, r: int = 128, gap: int = 200, scale: float = 0.25, name: str = "galore"
+) -> nn.Module:
+    """Let the optimizer move all that was pretrained."""
+    kit.freeze(model)
+    kit.attach(model, name, Recipe(r=r, gap=gap, scale=scale))
+    for weight in kit.weights(model):
+        if weight.pretrained:
+            weight.value.requires_grad_(True)
+    return model
+
+
+class GaLore(torch.optim.AdamW):
+    """AdamW, but for groups with a rank: those take the step of Adam on projected gradients."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Update all parameters that have a gradient."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if "r" not in group]
+        found = super().step(closure)
+        self.param_groups = groups
+        for group in groups:
+            if "r" in group:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self.project(parameter, group)
+        return found
+
+    @torch.no_grad()
+    def project(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+        """Update one matrix (m, n)."""
+        gradient, state = weight.grad, self.state[weight]
+        assert gradient is not None
+        tall = gradient.shape[0] >= gradient.shape[1]
+        step = state["step"] = state.get("step", 0) + 1
+        if (step - 1) % group["gap"] == 0:
+            state["P"] = vectors(gradient, group["r"], tall)
+        low = gradient @ state["P"].T if tall else state["P"] @ gradient    # (m, r) or (r, n)
+        if step == 1:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
+        first, second, (beta_1, beta_2) = state["exp_avg"], state["exp_avg_sq"], group["betas"]
+        first.mul_(beta_1).add_(low, alpha=1 - beta_1)
+        second.mul_(beta_2).addcmul_(low, low, value=1 - beta_2)
+        root = second.sqrt().add_(group["eps"])
+        change = first / root
+        full = change @ state["P"] if tall else state["P"].T @ change       # (m, n)
+        rate = group["lr"] * (1 - beta_2**step) ** 0.5 / (1 - beta_1**step)
+        weight.add_(full, alpha=-rate * group["scale"])
+
+
+def vectors(gradient: Tensor, r: int, tall: bool) -> Tensor:
+    """Return the first r singular vectors of a gradient (m, n) as rows: right ones if tall, else left ones."""
+    left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
+    rows: Tensor = right if tall else left.T
+    return rows[:r].to(gradient.dtype, copy=True)
+
+
+def optimizer(model: nn.Module, *, name: str = "galore", **settings: Any) -> GaLore:
+    """Return the optimizer of everything that is trained. settings: those of AdamW, such as `lr`."""
+    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
+    projected = {
+        id(w.value) for w in kit.weights(model)
+        if w.kind in LINEAR and w.layer is not None and w.name.endswith(".weight")
+    }  # fmt: skip
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in projected]},
+        {
+            "params": [p for p in trained if id(p) in projected], "r": recipe.r, "gap": recipe.gap,
+            "scale": recipe.scale, "eps": 1e-6,
+        },
+    ]  # fmt: skip
+    return GaLore(groups, **{"weight_decay": 0.0} | settings)
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take steps with recorded gradients on two matrices; for the golden vectors."""
+    own = optimizer(model, lr=inputs["lr"].item())
+    wide, tall = (kit.sites(model, [role])[0].module.weight for role in ("mlp.down", "mlp.up"))
+    for number in range(len(inputs["grad_wide"])):
+        wide.grad, tall.grad = inputs["grad_wide"][number], inputs["grad_tall"][number]
+        own.step()
+    return {"output": wide, "tall": tall}

@@ -1,0 +1,43 @@
+"""Methods with an update rule of their own: the optimizer's states, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftonomy import KnowledgeBase, UsageError
+from peftonomy.memory.asked import Asked
+from peftonomy.memory.setting import Setting
+from peftonomy.memory.updates import ruled
+
+MODEL = {
+    "model_type": "llama", "vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "intermediate_size": 20, "max_position_embeddings": 16, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def test_states_are_those_of_the_projections_and_of_adam_elsewhere(kb: KnowledgeBase) -> None:
+    found = kb["galore"].memory(MODEL, batch=1, seq=4, dtype="float32", r=3)
+    inside = 2 * (3 * (8 + 2 * 8) * 2 + 2 * 3 * (4 + 2 * 8) + 3 * 3 * (8 + 2 * 20))     # q and o, k and v, the mlp
+    outside = 2 * (2 * 31 * 8 + 5 * 8)                                                  # embeddings, head, norms
+    assert found.optimizer_states == 4 * (inside + outside) + 4 * 7                     # with a counter each
+    assert kb["galore"].memory(MODEL, batch=1, seq=4, dtype="float32", r=100).optimizer_states > found.optimizer_states
+
+
+def test_a_rule_of_its_own_goes_with_no_other_optimizer(kb: KnowledgeBase) -> None:
+    for optimizer in ("sgd", "adamw-8bit"):
+        with pytest.raises(UsageError, match=f"optimizer: found {optimizer}; galore updates by a rule of its own"):
+            kb["galore"].memory(MODEL, batch=1, seq=4, optimizer=optimizer)
+
+
+def test_two_rules_for_one_parameter_are_refused(kb: KnowledgeBase) -> None:
+    asked = Asked(kb, kb["galore"].plan(MODEL), {}, Setting(batch=1, seq=4))
+    entry = asked.plan.parts[0].entry
+    assert entry.memory is not None
+    assert len(ruled(asked.program, asked.values, 2)) == 7
+    records = asked.plan.memo["updates"]
+    asked.plan.memo["updates"] = [*records, *records]
+    try:
+        with pytest.raises(UsageError, match="two of its updates change"):
+            ruled(asked.program, asked.values, 2)
+    finally:
+        asked.plan.memo["updates"] = records
