@@ -73,13 +73,13 @@ def _locator(
 
 
 def is_code(kb: KnowledgeBase, key: str) -> bool:
-    """Whether locators name files of code, and not rows of a table that stands in `tests/data`."""
+    """Whether locators name files of code, and not published runs that stand in `evidence`."""
     return key in INSTALLED or (bool(commit_of(kb, key)) and not table(key).exists())
 
 
 def table(key: str) -> Path:
-    """The table of a record whose locators name its rows."""
-    return ROOT / "tests" / "data" / f"{key}.tsv"
+    """The published runs of a record whose locators name them."""
+    return ROOT / "evidence" / f"{key}.jsonl"
 
 
 def commit_of(kb: KnowledgeBase, key: str) -> str:

@@ -59,7 +59,7 @@ def test_every_cited_row_of_a_table_is_there(kb: KnowledgeBase) -> None:
     found = [(key, row) for key, row in cited if row and locators.table(key).exists()]
     assert found
     rows = {key: locators.table(key).read_text(encoding="utf-8") for key, _ in found}
-    assert [(key, row) for key, row in found if f"\n{row}\t" not in rows[key]] == []
+    assert [(key, row) for key, row in found if f'"run": "{row}"' not in rows[key]] == []
 
 
 def installed(key: str) -> tuple[Path, str]:
