@@ -108,7 +108,8 @@ def test_a_recipe_runs_without_further_keys() -> None:
 
 def test_a_method_of_the_optimiser_needs_no_modules() -> None:
     keys = KB["galore"].export(MODEL, to="llama_factory", r=7, gap=11).to_dict()
-    assert [keys[n] for n in ("use_galore", "galore_rank", "galore_update_interval", "galore_scale")] == [True, 7, 11, 0.25]
+    wanted = {"use_galore": True, "galore_rank": 7, "galore_update_interval": 11, "galore_scale": 0.25}
+    assert {name: keys[name] for name in wanted} == wanted
 
 
 def test_every_linear_module_is_named() -> None:
