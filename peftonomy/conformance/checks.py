@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..implementations.located import module as implementation
-from ..memory.setting import Setting
+from ..memory.setting import Memory, Setting
 from . import tiny
 from .trial import KB, Trial, layout
 
@@ -207,16 +208,7 @@ def memory(trial: Trial) -> None:
     if not trial.cost.trained:
         return
     simulation = implementation("_simulate")
-    config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
-    method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
-    setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
-    predicted = method.training.memory(trial.hyperparameters, setting)
-    setup = simulation.Setup.of(
-        KB, trial.method, config, batch=2, seq=8, dtype="float32", checkpointing=False,
-        optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
-        attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
-        implementation=trial.module,
-    )  # fmt: skip
+    predicted, setup = _step(trial)
     torch.manual_seed(0)
     kept = simulation.saved(setup)
     if predicted.kept != kept:
@@ -226,25 +218,41 @@ def memory(trial: Trial) -> None:
 
 
 def updating(trial: Trial) -> None:
-    """Check that the method's own optimizer keeps as many numbers as the entry's `updates` say.
+    """Check that the method's own optimizer keeps as many bytes as the entry's `updates` say.
 
     A method without an own optimizer is skipped; it may declare no updates.
     """
     declared = any(part.entry.memory is not None and part.entry.memory.updates for part in KB[trial.method].parts)
-    own = getattr(trial.reference, "optimizer", None)
-    assert declared == (own is not None), "the entry declares `updates` if and only if the module has an optimizer"
-    if own is None:
+    own = hasattr(trial.reference, "optimizer")
+    assert declared == own, "the entry declares `updates` if and only if the module has an optimizer"
+    if not own:
         return
-    model = trial.make().train()
-    optimizer = own(model, lr=0.01)
-    trial.loss(model).backward()
-    optimizer.step()
-    states = {id(v): v.numel() for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)}
+    simulation = implementation("_simulate")
+    predicted, setup = _step(trial)
+    torch.manual_seed(0)
+    with simulation.conventions():
+        training = simulation.Training(setup)
+        training.loss().backward()
+        training.optimizer.step()
+    states = [v for state in training.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+    found = sum(v.untyped_storage().nbytes() for v in states)
+    wanted = predicted.optimizer_states
+    assert found == wanted, f"the optimizer keeps {found:,} bytes, by the entry's updates {wanted:,}"
+
+
+def _step(trial: Trial) -> tuple[Memory, Any]:
+    """Return the predicted memory of a training step on the tiny model, and the set-up of the same step."""
     config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
     method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
-    predicted = method.training.memory(trial.hyperparameters, Setting(batch=2, seq=8, dtype="float32"))
-    found, wanted = sum(states.values()), predicted.optimizer_states / 4
-    assert found == wanted, f"the optimizer keeps {found:,} numbers, by the entry's updates {wanted:,.0f}"
+    setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
+    predicted = method.training.memory(trial.hyperparameters, setting)
+    setup = implementation("_simulate").Setup.of(
+        KB, trial.method, config, batch=2, seq=8, dtype="float32", checkpointing=False,
+        optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
+        attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
+        implementation=trial.module,
+    )  # fmt: skip
+    return predicted, setup
 
 
 CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory, updating)
