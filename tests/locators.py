@@ -73,12 +73,12 @@ def _locator(
 
 
 def is_code(kb: KnowledgeBase, key: str) -> bool:
-    """Whether locators name files of code, and not runs of a study in `evidence/`."""
+    """Whether locators name files of code, and not published runs that stand in `evidence`."""
     return key in INSTALLED or (bool(commit_of(kb, key)) and not table(key).exists())
 
 
 def table(key: str) -> Path:
-    """The runs of a study whose locators name them."""
+    """The published runs of a record whose locators name them."""
     return ROOT / "evidence" / f"{key}.jsonl"
 
 

@@ -118,7 +118,7 @@ def test_a_model_is_found_by_any_of_its_names(watched: Page, address: str, text:
         ("calculator.html?method=lora&rank=8", ["the field 'rank'"]),
         ("calculator.html?method=lora&targets=attn.q,attn.x", ["the target 'attn.x'"]),
         ("calculator.html?model=gpt2&task=xyz&precision=fp8", ["task 'xyz'", "precision 'fp8'"]),
-        ("methods/lora.html?method=ia3&h=lora", ["the field 'method'"]),
+        ("methods/lora.html?method=ia3", ["the field 'method'"]),
         ("compare.html?methods=lora,iaa3&sort=traind", ["the method 'iaa3'", "did you mean trained"]),
         ("compare.html?methods=lora,ia3,vera,oft,boft,hra,poly", ["asks for 7 methods; shown are the first 6."]),
         ("planner.html?library=pefft&need=mergable", ["did you mean mergeable", "hf_peft"]),
@@ -140,7 +140,7 @@ def test_an_address_without_fault_is_told_nothing(watched: Page, address: str) -
         "calculator.html?method=lora&model=gpt2&task=seq_cls&labels=3&r=4&targets=attn.q&batch=2&precision=float32",
         "compare.html?methods=lora,ia3&lora.r=4&budget=1M&diff=1&sort=trained&desc=1&checkpointing=1",
         "planner.html?trained=5M&gpu=24+GiB&need=mergeable,side_by_side&library=any&by=memory&anywhere=1&batch=2",
-        "methods/index.html?q=lora&h=rank",
+        "methods/index.html?q=lora",
     ):
         watched.goto(address + asked)
         expect(watched.locator("[data-field=model], [data-found]").first).to_be_attached()

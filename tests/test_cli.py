@@ -414,7 +414,7 @@ def test_completion_script(run: Run, shell: str) -> None:
 
 COMPLETED = [
     ("verif", {"verify"}),
-    ("cost lora_", {"lora_fa", "lora_ga", "lora_plus"}),
+    ("cost lora_g", {"lora_ga"}),
     ("cost lora --model llama_3_2", {"llama_3_2_1b", "llama_3_2_3b"}),
     ("methods --category hyb", {"hybrid", "hybrid.manual_combination", "hybrid.automatic_combination"}),
 ]

@@ -98,7 +98,7 @@ def chosen() -> list[tuple[str, str, str]]:
 @pytest.mark.torch
 @pytest.mark.parametrize(("family", "method", "setting"), chosen())
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
-    """A step on real tensors takes a third of the time. If it fails or differs, the simulated step decides."""
+    """A step on real tensors takes a fifth of the time. If it fails or differs, the simulated step decides."""
     case = Case(family, method, **settings(family)[setting])
     try:
         ours = predicted(case)

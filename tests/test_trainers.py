@@ -28,7 +28,7 @@ WRITTEN = [
     for trainer in KB.trainers.values()
     if trainer.recipe is not None
     for method, offer in trainer.methods.items()
-    if not offer.fails and method != "full_fine_tuning"
+    if not offer.fails and (trainer.offer(method).type or method == "oft")
 ]
 SETTINGS: dict[str, dict[str, Any]] = {
     "oft": {"r": 8, "use_cayley_neumann": True}, "loftq": {"r": 3, "alpha": 6.0, "dropout": 0.25, "iterations": 1},
@@ -106,6 +106,12 @@ def test_a_recipe_runs_without_further_keys() -> None:
         assert not any(name.startswith("lora") for name in full)
 
 
+def test_a_method_of_the_optimiser_needs_no_modules() -> None:
+    keys = KB["galore"].export(MODEL, to="llama_factory", r=7, gap=11).to_dict()
+    wanted = {"use_galore": True, "galore_rank": 7, "galore_update_interval": 11, "galore_scale": 0.25}
+    assert {name: keys[name] for name in wanted} == wanted
+
+
 def test_every_linear_module_is_named() -> None:
     """"all" of LLaMA-Factory leaves out the modules of GPT-2, which are no `Linear`."""
     keys = KB["lora"].export("gpt2", to="llama_factory", target_modules="all-linear").to_dict()
@@ -121,6 +127,7 @@ def test_every_linear_module_is_named() -> None:
         ("oft", "llama_factory", MODEL, {}, ("use_cayley_neumann", "there it is True")),
         ("llama_adapter", "axolotl", MODEL, {}, ("0.18.0 fails with llama_adapter", "peft_adapter")),
         ("loha", "llama_factory", MODEL, {}, ("unknown method 'loha' of LLaMA-Factory", "did you mean")),
+        ("mora", "axolotl", MODEL, {}, ("names the modules of mora is not described",)),
         ("lora", "ms_swift", MODEL, {}, ("ms-swift", "expected one of axolotl, llama_factory")),
         ("lora", "llama_factori", MODEL, {}, ("unknown library", "did you mean llama_factory")),
         ("lora", "axolotl", "bert_base", {}, ("model of kind encoder", "expected decoder")),

@@ -159,6 +159,8 @@ def _modules(method: MethodRecord, plan: Plan, offer: Offer, library: Library, t
     """Return the names of the targeted modules; none for a method without targets."""
     entry = method.entry.implementations.get(library.id)
     kind = offer.type or (entry.type if entry is not None else None)
-    if kind is None:
+    if kind is None and method.entry.targets is None:
         return []
+    if kind is None:
+        raise UsageError(f"{trainer.name}: the form in which it names the modules of {method.id} is not described here")
     return target_names(plan, library.types[kind].accepts, f"{trainer.name}'s {method.id}")

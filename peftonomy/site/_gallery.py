@@ -39,7 +39,7 @@ def home(site: Site) -> list[View]:
         f"Trained parameters against the size of one task's checkpoint, on {site.kb.models[model].name} at the "
         "defaults. Methods on the line store what they train."
     )
-    found.append({"picture": ledgers(site, model), "caption": caption, "href": "methods/index.html#methods"})
+    found.append({"picture": ledgers(site, model), "caption": caption, "href": "methods/index.html"})
     added = additions(site)
     if added["picture"]:
         found.append({"picture": added["picture"], "caption": added["caption"], "href": "survey.html#new"})

@@ -319,7 +319,7 @@
       var self = this, shown = refused.slice(0, none ? 12 : 8);
       if (!shown.length) return "";
       return make("section", { class: "pf-refusals" }, [
-        make("h2", {}, none ? "What would make them fit" : "Ranked above, but does not fit"),
+        make("h2", {}, none ? "What would make them fit" : "Ranked above, and left out"),
         make("ul", {}, shown.map(function (r) {
           var gpu = r.bytes && peft.choices.gpus.filter(function (g) { return g.mib * Math.pow(2, 20) >= r.bytes; }).sort(function (a, b) { return a.mib - b.mib; })[0];
           return make("li", { "data-refused": r.method }, self.link(r.method).concat(": " + r.reasons.join("; ") + "." + (gpu ? " A GPU with " + pf.binary(gpu.mib * Math.pow(2, 20)) + " would hold it, such as " + gpu.name + "." : "")));
