@@ -321,3 +321,12 @@ def test_null_where_the_type_has_none() -> None:
     for config in ({"r": None}, {"use_dora": None}, {"bias": None}, {"inference_mode": None}):
         with pytest.raises(ConfigError, match=f"{next(iter(config))}: found null"):
             KB.adapter({"peft_type": "LORA", **config}, "llama_3_2_1b")
+
+
+def test_layers_and_tensors_that_the_library_does_not_find() -> None:
+    with pytest.raises(ConfigError, match="does not find the layers at roberta.encoder.layer"):
+        KB.adapter({"peft_type": "LORA", "layer_replication": [[0, 12], [3, 12]]}, "roberta_base", task="seq_cls")
+    with pytest.raises(ConfigError, match="not target_parameters"):
+        KB.adapter({"peft_type": "ADALORA", "target_parameters": ["q_proj.weight"]}, "llama_3_2_1b")
+    with pytest.raises(ConfigError, match="rows of model.embed_tokens"):
+        KB.adapter({"peft_type": "TRAINABLE_TOKENS", "token_indices": [128_256]}, "llama_3_2_1b")

@@ -150,6 +150,10 @@ class Where:
         if {*layers} != {*range(count)}:
             expected = f"ranges [first, end] that together name each of the {count} layers of one stack"
             raise self.refuse("layer_replication", value, expected)
+        place = next(block.path.removesuffix(".{layer}") for block in inventory.blocks if block.kind == "layer")
+        if (known := self.arguments.library.replicates) and not re.fullmatch(known, place):
+            expected = f"nothing: {self.arguments.library.name} does not find the layers at {place}"
+            raise self.refuse("layer_replication", value, expected)
         if self.arguments.values.get("bias", "none") != "none":
             raise self.refuse("bias", self.arguments.values["bias"], "none, because layers share weights")
         return [

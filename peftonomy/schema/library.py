@@ -196,6 +196,8 @@ class Library(Entry):
     tasks: dict[Word, Task] = Field(default={})
     shortens: int = 2**31
     """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
+    replicates: Stem | None = None
+    """The names of lists of layers that the library can repeat, as one expression; null for all."""
     adds: list[Name] = Field(default=[])
     """Names of modules that the library puts into each targeted module."""
     embedding_names: list[Stem] = Field(default=[])
