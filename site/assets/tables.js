@@ -39,11 +39,12 @@
 
   function of(element) { return (element.getAttribute("data-symbol") || "").split(" ").filter(Boolean); }
   function marks() {
-    var all = Array.from(document.querySelectorAll("[data-symbol]"));
-    function mark(event) {
-      var from = event.target.closest && event.target.closest("[data-symbol]"), wanted = from && event.type !== "focusout" ? of(from) : [];
+    var all = Array.from(document.querySelectorAll("[data-symbol]")), pointed = [], focused = [];
+    function mark(event) {   // what is pointed at and what has the focus: a page that scrolls moves other things under the pointer
+      var from = event.target.closest && event.target.closest("[data-symbol]"), found = from && event.type !== "focusout" ? of(from) : [];
+      if (event.type === "mouseover") pointed = found; else focused = found;
       all.forEach(function (element) {
-        element.classList.toggle("is-marked", of(element).some(function (n) { return wanted.indexOf(n) >= 0; }));
+        element.classList.toggle("is-marked", of(element).some(function (n) { return pointed.concat(focused).indexOf(n) >= 0; }));
       });
     }
     if (all.length) ["mouseover", "focusin", "focusout"].forEach(function (name) { document.addEventListener(name, mark); });
