@@ -1,4 +1,4 @@
-"""GaLore: Adam on projected gradients (code_galore).
+"""GaLore: Adam on projected gradients (zhao2024galore; code_galore).
 
     R = G P^T,    W <- W - eta scale Adam(R) P,    P (r, n): first right singular vectors of G, every `gap` steps
 

@@ -106,7 +106,7 @@ def test_a_row_of_the_survey_leads_to_its_method_and_back(watched: Page, address
     expect(row).to_contain_text("129,024")
     expect(row).to_contain_text("second-hand")
     row.get_by_role("link", name="(IA)³").click()
-    expect(watched).to_have_url(re.compile(r"methods/ia3\.html#claims$"))
+    expect(watched).to_have_url(re.compile(r"methods/ia3\.html#claim-survey_t5_base$"))
 
 
 # Pictures.

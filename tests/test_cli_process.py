@@ -100,7 +100,10 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `peftonomy LINE` in a shell."""
     command = f"{shlex.quote(sys.executable)} -m peftonomy {line}"
     known = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
-    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=known | environment)
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, encoding=encoding, check=False, env=known | environment
+    )
 
 
 STREAMS = {
