@@ -3,7 +3,7 @@
     >>> import peftonomy
     >>> from peftonomy.site import pages
     >>> sorted(p for p in pages(peftonomy.load()) if p.count("/") == 0)[:3]
-    ['about.md', 'api.md', 'calculator.md']
+    ['about.md', 'api.md', 'architectures.md']
 
 `pages` is pure and needs no mkdocs. mkdocs (through `site/hook.py`), other builders and tests use the same files.
 

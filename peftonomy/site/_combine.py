@@ -19,7 +19,8 @@ def combine_page(site: Site, found: Combinations) -> str:
     ranks = sorted({int(rank) for one in found.conversions.values() for rank in one.errors})
     sums: list[View] = [
         {
-            "id": name.replace("_", "-"), "name": one.name, "methods": [m for m in one.methods if m in site.kb], "note": " ".join(one.note.split()),
+            "id": name.replace("_", "-"), "name": one.name, "methods": [m for m in one.methods if m in site.kb],
+            "note": " ".join(one.note.split()),
             "cells": [None if (way := one.ways.get(key)) is None else {"id": way, "word": WORDS[way]}
                       for key in found.ways],
             "source": site.cite(one.source),

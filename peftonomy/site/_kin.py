@@ -16,7 +16,10 @@ others by category."""
 
 
 def kin(site: Site, method: Method) -> Markup:
-    """Return the picture of methods one relation away, of their ancestors, and of grandchildren if they are few."""
+    """Return the picture of methods one relation away, of their ancestors, and of grandchildren if they are few.
+
+    A method that builds on nothing, and on which many build, has no picture.
+    """
     graph, near = site.kb.graph, dict[str, list[str]]()
     for r in graph.related(method.id):
         near.setdefault(r["method"], []).append(f"{method.name} {r['name']} it: {r['note']}")
@@ -29,6 +32,8 @@ def kin(site: Site, method: Method) -> Markup:
     else:
         younger = {g for child in graph.children(method.id) for g in graph.children(child)} - known
         known |= far | (younger if len(known | far | younger) <= MOST else set())
+    if known == {method.id}:
+        return Markup("")
     spots = [_spot(site, key, near.get(key, [])) for key in known]
     return _lineage.neighbourhood(method.id, sorted(spots, key=lambda s: (s.year, s.id)), _links(site, known))
 

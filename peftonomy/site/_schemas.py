@@ -276,6 +276,13 @@ class VocabularyAnswer(Answer):
     roles: dict[str, str]
 
 
+class Requirement(Record):
+    """A saved query as a requirement that a user may have: its name, and what is said of a method that lacks it."""
+
+    name: str
+    unmet: str
+
+
 class StoredList(Record):
     """A saved query and its result."""
 
@@ -286,6 +293,8 @@ class StoredList(Record):
     """The condition, in the language of `peftonomy methods --where PREDICATE`."""
     model: str | None
     """The model for costs in the condition."""
+    wish: Requirement | None
+    """The condition as the guided choice offers it; null if it does not."""
     methods: list[str]
 
 
