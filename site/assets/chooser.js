@@ -222,20 +222,6 @@
 
   /* ---- the code ---- */
 
-  /* Arguments as Python has them: a text is code, an object a dictionary of such. */
-  function coded(value) {
-    if (Array.isArray(value)) return "[" + value.map(function (v) { return written(coded(v)); }).join(", ") + "]";
-    if (value === true || value === false || value === null) return { true: "True", false: "False", null: "None" }[value];
-    if (typeof value !== "object") return JSON.stringify(value);
-    return Object.keys(value).reduce(function (made, key) { made[key] = coded(value[key]); return made; }, {});
-  }
-  function written(code) {
-    return typeof code === "string" ? code : "{" + Object.keys(code).map(function (key) { return JSON.stringify(key) + ": " + written(code[key]); }).join(", ") + "}";
-  }
-  function put(made, path, code) {
-    if (path.length === 1) made[path[0]] = code;
-    else put(typeof made[path[0]] === "object" ? made[path[0]] : (made[path[0]] = {}), path.slice(1), code);
-  }
   function literal(spec, value) {
     if (spec.type === "choice") return JSON.stringify(value);
     if (spec.type === "bool") return value === true || /^(true|1)$/i.test(String(value)) ? "True" : "False";
@@ -259,18 +245,18 @@
     if (!found || !found.type || !/^\w+Config$/.test(found.symbol || "")) return null;
     var set = merge(options, { values: values }), cost = peft.cost(id, set), names = aimed ? peft.suffixes(id, set) : undefined;
     if (names === null || (!aimed && found.aimed)) return null;   // modules that have no roles are not named here
-    var said = coded(merge(found.set, peft.written(id, set, known().peft)));
+    var said = peft.python.coded(merge(found.set, peft.written(id, set, known().peft)));
     specs.forEach(function (h) {
       var value = cost.hyperparameters[h.name], name = found.rename[h.name];
       if (!name) return;
       var numbers = Array.from({ length: Number(value) || 0 }, function (_, n) { return n; }), whole = (known().whole[id] || []).indexOf(name) >= 0 && Number.isInteger(value);
-      put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "[" + numbers.join(", ") + "]" :
+      peft.python.put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "[" + numbers.join(", ") + "]" :
         found.files.indexOf(name) >= 0 ? "{" + numbers.map(function (n) { return '"' + n + '": "path/to/' + n + '"'; }).join(", ") + "}" :
         whole ? String(value) : literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
     });
     var inventory = peft.modules(options), backbone = inventory.backbone, tasks = [inventory.task, inventory.computed];
     var type = peft.data.tasks.types.filter(function (t) { return tasks.indexOf(t.task) >= 0 && (!t.kind || t.kind === backbone.family.kind); })[0];
-    var lines = (type ? ['task_type="' + type.type + '"'] : []).concat(Object.keys(said).map(function (name) { return name + "=" + written(said[name]); }));
+    var lines = (type ? ['task_type="' + type.type + '"'] : []).concat(Object.keys(said).map(function (name) { return name + "=" + peft.python.spelled(said[name]); }));
     if (names && found.aimed) lines.push("target_modules=" + (names === "all-linear" ? '"all-linear"' : quotedList(names)));
     var apart = known().apart[id] || {}, kept = names && found.aimed ? Object.keys(apart).map(function (tensor) { return endingsOf(id, set, names, tensor); }) : [];
     if (kept.indexOf(null) >= 0) return null;

@@ -17,6 +17,7 @@ var peft = (function () {
   /* include rows */
   /* include answer */
   /* include largest */
+  /* include python */
 
   return {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
@@ -26,6 +27,7 @@ var peft = (function () {
     named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
     dtypes: Object.keys(BYTES),
+    python: { coded: coded, spelled: spelled, put: put },
     /* What the scripts of memory go on with. */
     inner: {
       trainedTask: trainedTask,

@@ -53,34 +53,19 @@ class Coded extends Answers {
     if (!found || !/^\w+Config$/.test(found.symbol || "") || (!Object.keys(found.rename).length && this.specs().length)) return "";
     var answer = tried(function () { return { cost: peft.cost(s.method, question), names: self.takesTargets() ? peft.suffixes(s.method, question) : undefined }; }).value;
     if (!answer || answer.names === null) return "";
-    var model = this.backbone(), task = s.task || model.default_task, said = coded(Object.assign({}, found.set, peft.written(s.method, question, "hf_peft")));
+    var model = this.backbone(), task = s.task || model.default_task, said = peft.python.coded(Object.assign({}, found.set, peft.written(s.method, question, "hf_peft")));
     this.specs().forEach(function (h) {
       var value = answer.cost.hyperparameters[h.name], name = found.rename[h.name] || (found.type ? "" : h.name);
       if (!name) return;
-      put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" :
+      peft.python.put(said, name.split("."), found.counted.indexOf(name) >= 0 ? "list(range(" + value + "))" :
         found.files.indexOf(name) >= 0 ? '{str(n): f"path/to/{n}" for n in range(' + value + ")}" :
         self.literal(h, found.loud.indexOf(name) >= 0 ? String(value).toUpperCase() : value));
     });
-    var args = Object.keys(said).map(function (name) { return name + "=" + written(said[name]); });
+    var args = Object.keys(said).map(function (name) { return name + "=" + peft.python.spelled(said[name]); });
     if (answer.names && found.aimed) args.push("target_modules=" + (answer.names === "all-linear" ? '"all-linear"' : list(answer.names)));
     var known = [task].concat(peft.modules(question).computed);
     var type = peft.data.tasks.types.filter(function (t) { return known.indexOf(t.task) >= 0 && (!t.kind || t.kind === model.family.kind); })[0];
     if (type) args.push('task_type="' + type.type + '"');
     return "from peft import " + found.symbol + "\n\nconfig = " + found.symbol + "(" + args.join(", ") + ")";
   }
-}
-/* Arguments as Python has them: a text is code, an object a dictionary of such. */
-function coded(value) {
-  if (Array.isArray(value)) return "[" + value.map(function (v) { return written(coded(v)); }).join(", ") + "]";
-  if (value === true || value === false || value === null) return { true: "True", false: "False", null: "None" }[value];
-  if (typeof value !== "object") return JSON.stringify(value);
-  return Object.keys(value).reduce(function (made, key) { made[key] = coded(value[key]); return made; }, {});
-}
-function written(code) {
-  return typeof code === "string" ? code : "{" + Object.keys(code).map(function (key) { return JSON.stringify(key) + ": " + written(code[key]); }).join(", ") + "}";
-}
-/* `a.b` is the key b of the dictionary a. */
-function put(made, path, code) {
-  if (path.length === 1) made[path[0]] = code;
-  else put(typeof made[path[0]] === "object" ? made[path[0]] : (made[path[0]] = {}), path.slice(1), code);
 }
