@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..schema.implementations import Implementation
     from ..schema.library import Library
 
-__all__ = ["Configuration", "export", "library_called", "put", "target_names"]
+__all__ = ["Configuration", "export", "library_called", "literal", "put", "target_names"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Configuration:
     @property
     def python(self) -> str:
         """The call, for a model in the variable `model`."""
-        arguments = "".join(f"    {name}={_literal(value)},\n" for name, value in self.arguments.items())
+        arguments = "".join(f"    {name}={literal(value)},\n" for name, value in self.arguments.items())
         call = f"config = {self._class}(\n{arguments})"
         usage = (line.format(config="config") for line in self.library.usage)
         return "\n".join((f"import {self.library.package}", "", call, *usage))
@@ -96,7 +96,7 @@ class Configuration:
         return f"{self.library.package}.{self.symbol}"
 
     def __repr__(self) -> str:
-        return f"{self._class}({', '.join(f'{name}={_literal(value)}' for name, value in self.arguments.items())})"
+        return f"{self._class}({', '.join(f'{name}={literal(value)}' for name, value in self.arguments.items())})"
 
 
 def library_called(libraries: Mapping[str, Library], name: str, others: Iterable[str] = ()) -> Library:
@@ -127,7 +127,7 @@ def _loaded(plan: Plan) -> str:
     checkpoint = backbone.file.checkpoint if backbone.file is not None else None
     task = backbone.family.tasks[inventory.task]
     labels = f", num_labels={inventory.num_labels}" if inventory.task in LABELLED and task.labels is None else ""
-    return f"transformers.{task.class_}.from_pretrained({_literal(checkpoint or 'path/to/model')}{labels})"
+    return f"transformers.{task.class_}.from_pretrained({literal(checkpoint or 'path/to/model')}{labels})"
 
 
 def _union(
@@ -347,12 +347,12 @@ def _names(sources: Iterable[SiteGroup | Module], *among: tuple[Iterable[str], M
     return sorted(names)
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Return a value as Python code, with texts in double quotes."""
     if isinstance(value, str):
         return json.dumps(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     return repr(value)

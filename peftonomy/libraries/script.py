@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..schema.family import LABELLED
-from .export import Configuration, _literal
+from .export import Configuration, literal
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -63,7 +63,7 @@ def script(
     if setting.dtype == "mixed":
         step.append("    bf16=True,")
     kept = "" if setting.dtype in ("mixed", "float32") else ", autocast_adapter_dtype=False"
-    config = [f"    {key}={_literal(value)}," for key, value in configuration.arguments.items()]
+    config = [f"    {key}={literal(value)}," for key, value in configuration.arguments.items()]
     call = f"{library.package}.{configuration.symbol}"
     return "\n".join([
         f"import {library.package}",
