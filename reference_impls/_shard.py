@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,9 @@ from torch._guards import active_fake_mode
 from torch.distributed._tools import fake_collectives  # noqa: F401  registers collectives for fake tensors
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_leaves
 
@@ -55,7 +57,7 @@ def simulate(
     """Simulate one training step of a method on rank 0 of `gpus` ranks. Every rank has a batch of its own.
 
     dtype `mixed` is FSDP2's mixed precision: trained shards in float32, everything gathered and computed in bfloat16.
-    Raises UsageError for a setting that is not possible.
+    Operations are not counted. Raises UsageError for a setting that is not possible.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
@@ -166,4 +168,31 @@ def measured(setup: Setup, paths: Sequence[str], mesh: DeviceMesh, sharded: Shar
     """Measure the second of two steps on this rank."""
     with _simulate.conventions(), ShardedMemory() as memory:
         training = ShardedTraining(setup, paths, mesh, sharded)
-        return _simulate.second(training, memory)
+        return _simulate.second(training, memory, counts=False)
+
+
+class Replicated(Training):
+    """A training under DistributedDataParallel, on the process group that there is. It needs real tensors.
+
+    divides: whether torch's ZeroRedundancyOptimizer divides the states.
+    """
+
+    def __init__(self, setup: Setup, divides: bool):
+        self.divides = divides
+        super().__init__(setup)
+        self.parallel = DistributedDataParallel(self.model)
+
+    def _optimizer(self, method: Any) -> torch.optim.Optimizer:
+        if not self.divides:
+            return super()._optimizer(method)
+        return ZeroRedundancyOptimizer(self.trained, torch.optim.AdamW, lr=1e-3, foreach=False)
+
+    def loss(self) -> Tensor:
+        """Run the forward pass."""
+        return cast(Tensor, self.parallel(**self.given).loss)
+
+
+def replicated(setup: Setup, divides: bool) -> Simulation:
+    """Measure the second of two real steps on this rank under DistributedDataParallel."""
+    with _simulate.conventions(), ShardedMemory() as memory:
+        return _simulate.second(Replicated(setup, divides), memory, counts=False)

@@ -228,11 +228,14 @@ def measured(setup: Setup) -> Simulation:
         return second(Training(setup), memory)
 
 
-def second(training: Training, memory: Memory) -> Simulation:
-    """Run two steps under `memory`, which must be active, and measure the second."""
-    with FlopCounterMode(display=False, custom_mapping=KERNELS) as flops:
+def second(training: Training, memory: Memory, counts: bool = True) -> Simulation:
+    """Run two steps under `memory`, which must be active, and measure the second.
+
+    counts: whether operations are counted; they are 0 if not.
+    """
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) if counts else contextlib.nullcontext() as flops:
         loss = training.loss()
-        forward_flops = flops.get_total_flops()
+        forward_flops = flops.get_total_flops() if flops is not None else 0
         loss.backward()
     del loss
     training.update()
@@ -255,7 +258,7 @@ def second(training: Training, memory: Memory) -> Simulation:
         question=training.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
         trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops,
-        step_flops=flops.get_total_flops(),
+        step_flops=flops.get_total_flops() if flops is not None else 0,
     )  # fmt: skip
 
 

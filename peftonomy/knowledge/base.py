@@ -99,19 +99,34 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Memory:
         """Return the bytes that a training step needs, without running it.
 
         batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
         the rest and the activations in half precision). optimizer: see `memory.setting.OPTIMIZERS`. attention: sdpa or
-        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices. Raises UsageError for an invalid
-        setting, and if the entry or the family does not declare the tensors that training saves.
+        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices.
+
+        gpus: how many GPUs share the step; the answer is then a `RankMemory`, of the rank that takes the most, and the
+        batch is one rank's. shard: fsdp (the default), ddp or zero1. For fsdp: reshard_after_forward (default True),
+        reduce_dtype (float32 or bfloat16; by default that of the trained parameters) and, for nf4, quant_storage
+        (bfloat16, or uint8, which is not sharded). Raises UsageError for an invalid setting, and if the entry or the
+        family does not declare the tensors that training saves.
         """
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return self.training.memory(hyperparameters, setting)
+        shared = sharding(
+            gpus, shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return self.training.shared(shared).memory(hyperparameters, setting)
 
     def fit(
         self,
@@ -125,20 +140,31 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a
-        hyperparameter of type int. Other arguments as for `memory`. Raises UsageError.
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, a
+        hyperparameter of type int, or gpus: the smallest number of such GPUs. Other arguments as for `memory`. Raises
+        UsageError.
         """
-        from ..memory.fit import largest
+        from ..memory.fit import asked_gpus, largest
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
-        return largest(self.training, hyperparameters, setting, solve, size)
+        shared = sharding(
+            asked_gpus(gpus, solve), shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return largest(self.training.shared(shared), hyperparameters, setting, solve, size)
 
     @overload
     def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...

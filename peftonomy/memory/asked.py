@@ -32,10 +32,10 @@ EXACT = 2**53
 class Totals(NamedTuple):
     """Results of one step.
 
-    first, second: of the forward and the backward pass, the bytes at the peak, and the tape's `parts` of them. kept: bytes alive between the passes. forward, flops: operations of the forward
-    pass, and of both. holds: bytes that the method holds besides its tensors. states, updating: bytes that its own rule
-    of the update keeps, and takes for a while. shards: the step's. parts: the rows whose tensors are several parameters, by number, with
-    the sizes of these.
+    first, second: of the forward and the backward pass, the bytes at the peak, and the tape's `parts` of them. kept:
+    bytes alive between the passes. forward, flops: operations of the forward pass, and of both. holds: bytes that the
+    method holds besides its tensors. states, updating: bytes that its own rule of the update keeps, and takes for a
+    while. shards: the step's. parts: the rows whose tensors are several parameters, by number, with their sizes.
     """
 
     first: tuple[int, ...]

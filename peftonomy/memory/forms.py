@@ -21,7 +21,6 @@ from .machine import Flags
 from .program import Model, Program
 from .setting import DTYPES, Setting
 from .sharding import Sharding
-from .step import Step
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
 from .tape import Tape
 

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..catalogue.records import Records
-from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.base import Value
 from .asked import Asked, learned
@@ -152,7 +151,7 @@ class RankStep(Step):
         """Return the entries of a rank's shard of a parameter."""
         key = x.key
         if key[0] == EVERY:
-            raise UsageError(f"{self.asked.plan.id}: its tensors of all layers are read together, but FSDP2 shards them")
+            raise UsageError(f"{self.asked.plan.id} reads its tensors of all layers together, but FSDP2 shards them")
         if isinstance(key[0], str):
             one = unit.parameters[key]
         elif len(key) > 2:
@@ -295,11 +294,14 @@ class RankStep(Step):
 
     def unadapted(self, wanted: int) -> list[Any]:
         """Refuse a pass of the model without the method."""
-        raise UsageError(f"{self.asked.plan.id}: it runs the model twice in a step, which is not covered with fsdp")
+        raise self._twice()
 
     def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Any]:
         """Refuse a second model."""
-        raise UsageError(f"{self.asked.plan.id}: it runs the model twice in a step, which is not covered with fsdp")
+        raise self._twice()
+
+    def _twice(self) -> UsageError:
+        return UsageError(f"{self.asked.plan.id} runs the model twice in a step, which is not covered with fsdp")
 
 
 class RankAsked(Asked):

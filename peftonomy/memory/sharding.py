@@ -13,7 +13,7 @@ from .optimizer import Trained, Update
 from .optimizer import update as updated
 from .setting import DTYPES, PARTS, Memory, Optimizer, Setting
 
-__all__ = ["NOT_COVERED", "SHARD", "RankMemory", "Sharding", "checked", "divided", "reduce_width", "share"]
+__all__ = ["NOT_COVERED", "SHARD", "RankMemory", "Sharding", "checked", "divided", "reduce_width", "sharding", "share"]
 
 SHARD = {
     "fsdp": "FSDP2: parameters, gradients and optimizer states are sharded, layer by layer",
@@ -27,7 +27,7 @@ STORAGE = {"bfloat16": "sharded", "uint8": "whole on every rank"}
 MOST_GPUS = 2**16
 NOT_COVERED = (
     "CPU offload, hybrid sharding (HSDP), tensor and pipeline parallelism, FSDP1, memory that the allocator reserves, "
-    "and buffers of the communication library"
+    "buffers of the communication library"
 )
 """What a prediction for several GPUs leaves out."""
 RUN = ("adamw", "adamw-foreach", "sgd")
@@ -54,7 +54,8 @@ class Sharding:
             raise UsageError(f"gpus: found {shown(self.gpus)}; expected a whole number from 2 to {MOST_GPUS:,}")
         chosen("shard", self.shard, SHARD)
         if type(self.reshard_after_forward) not in (bool, type(None)):
-            raise UsageError(f"reshard_after_forward: found {shown(self.reshard_after_forward)}; expected True or False")
+            found = shown(self.reshard_after_forward)
+            raise UsageError(f"reshard_after_forward: found {found}; expected True or False")
         for name, known in (("reduce_dtype", REDUCED), ("quant_storage", STORAGE)):
             if (given := getattr(self, name)) is not None:
                 chosen(name, given, dict.fromkeys(known))
@@ -67,6 +68,16 @@ class Sharding:
     def reshards(self) -> bool:
         """Return True if gathered parameters are released after the forward pass."""
         return self.reshard_after_forward is not False
+
+
+def sharding(gpus: int | None, shard: str | None = None, **options: Any) -> Sharding | None:
+    """Return how several GPUs share a step; None for one GPU. Raises UsageError for an option that needs several."""
+    if gpus is not None:
+        return Sharding(gpus, *([] if shard is None else [shard]), **options)
+    for name, given in {"shard": shard, **options}.items():
+        if given is not None:
+            raise UsageError(f"{name} has no meaning for one GPU; give gpus as well, a whole number from 2")
+    return None
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class RankMemory(Memory):
             told["reduce_dtype"] = how.reduce_dtype or reduced(self.setting)
             if self.setting.quantized:
                 told["quant_storage"] = how.quant_storage or "bfloat16"
-        return super().to_dict() | told
+        return super().to_dict() | told | {"not_covered": NOT_COVERED}
 
 
 def share(rows: Any, gpus: Any) -> Any:
