@@ -39,7 +39,9 @@ Case = dict[str, Any]
 STEP = ("batch", "seq", "dtype", "optimizer", "checkpointing", "attention")
 SHARED = ("gpus", "reshard_after_forward", "reduce_dtype")
 PEAKS = ("peak_forward", "peak_backward", "peak_optimizer")
-FIELDS = ("seed", "family", "method", *SHARED, *STEP, "hyperparameters", "config", "peak", *PEAKS, "refused")
+VARIED = ("batch", "seq", "reshard_after_forward")
+"""What differs between settings of the same drawn model."""
+FIELDS = ("seed", "index", "family", "method", *SHARED, *STEP, "hyperparameters", "config", "peak", *PEAKS, "refused")
 REAL_FIELDS = (
     "shard", "family", "method", *SHARED, *STEP, "hyperparameters", "config", "peak", "other", "simulated"
 )  # fmt: skip
@@ -60,7 +62,7 @@ def configs(draw: random.Random) -> dict[str, Case]:
     heads = draw.choice((2, 4, 8))
     d = heads * draw.choice((8, 16, 20, 32))
     f, vocab = 8 * draw.randrange(d // 4, 5 * d // 8), draw.randrange(200, 4000)
-    layers = draw.choice((2, 2, 2, 2, 5))
+    layers = draw.choice((2, 2, 2, 2, 2, 5))
     decoder = {
         "vocab_size": vocab, "hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": draw.choice((heads, heads // 2)),
@@ -84,22 +86,26 @@ def configs(draw: random.Random) -> dict[str, Case]:
     }  # fmt: skip
 
 
-def drawn(seed: int) -> Iterator[Case]:
-    """Yield settings without end."""
+def drawn(seed: int) -> Iterator[list[Case]]:
+    """Yield models without end, each with a method and three settings."""
     draw = random.Random(seed)
     while True:
         family, config = draw.choice([*configs(draw).items()])
         method = draw.choice((*OFTEN, *(draw.choice(METHODS) for _ in range(3))))
         given = {"r": draw.choice((1, 3, 4, 8, 16, 33))} if "r" in KB[method].entry.hyperparameters else {}
-        yield {
+        case: Case = {
             "family": family, "method": method, "gpus": draw.choice(GPUS),
-            "reshard_after_forward": draw.random() < 0.75, "reduce_dtype": draw.choice((None, None, "float32")),
-            "batch": draw.choice((1, 2, 3)), "seq": draw.choice((16, 48, 65, 128)),
+            "reduce_dtype": draw.choice((None, None, "float32")),
             "dtype": "bfloat16" if family == "mixtral" else draw.choice(("bfloat16", "bfloat16", "float32", "mixed")),
             "optimizer": draw.choice(("adamw", "adamw", "adamw-foreach", "sgd")),
             "checkpointing": draw.random() < 0.35, "attention": draw.choice(("sdpa", "sdpa", "eager")),
             "hyperparameters": given, "config": {"model_type": family, **config},
         }  # fmt: skip
+        yield [
+            case | {"batch": draw.choice((1, 2, 3)), "seq": draw.choice((16, 33, 48, 65, 128)),
+                    "reshard_after_forward": draw.random() < 0.75}
+            for _ in range(3)
+        ]  # fmt: skip
 
 
 def predicted(case: Mapping[str, Any], shard: str = "fsdp") -> RankMemory:
@@ -112,26 +118,31 @@ def predicted(case: Mapping[str, Any], shard: str = "fsdp") -> RankMemory:
     return found
 
 
-def simulated(case: Case) -> Case:
+def simulated(*cases: Case) -> list[Case]:
+    """Simulate cases that differ in VARIED only. Returns the peaks, or the reason why the first cannot be run."""
     from reference_impls import _shard
 
+    case, *others = cases
     given = {name: case[name] for name in (*STEP, *SHARED)}
+    more = [tuple(other[name] for name in VARIED) for other in others]
     try:
-        found = _shard.simulate(KB, case["method"], case["config"], **given, **case["hyperparameters"])
+        found = _shard.several(KB, case["method"], case["config"], more, **given, **case["hyperparameters"])
     except Exception as error:      # whatever torch, transformers or a method raises: the row tells it
-        return {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
-    return {"peak": found.peak, **{f"peak_{phase}": size for phase, size in found.peaks.items()}}
+        return [{"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}]
+    return [{"peak": one.peak, **{f"peak_{phase}": size for phase, size in one.peaks.items()}} for one in found]
 
 
 def at_random(seed: int, cases: int, limit: float) -> None:
-    """Append rows until there are so many of this seed, or the time is over."""
+    """Append rows until so many models of this seed are done, or the time is over."""
     warnings.simplefilter("ignore")
-    end, done = time.monotonic() + limit, sum(row["seed"] == str(seed) for row in rows(RANDOM))
-    for index, case in enumerate(drawn(seed)):
+    end = time.monotonic() + limit
+    done = len({row["index"] for row in rows(RANDOM) if row["seed"] == str(seed)})
+    for index, several in enumerate(drawn(seed)):
         if index >= cases or time.monotonic() > end:
             break
         if index >= done:
-            append(RANDOM, FIELDS, {"seed": seed, **case, **simulated(case)})
+            for case, found in zip(several, simulated(*several), strict=False):
+                append(RANDOM, FIELDS, {"seed": seed, "index": index, **case, **found})
 
 
 def append(path: Path, fields: tuple[str, ...], row: Case) -> None:
@@ -230,7 +241,7 @@ def as_rank(store: str, cases: Sequence[tuple[str, Case]], rank: int) -> None:
         )  # fmt: skip
         if shard == "fsdp":
             paths = _shard.layer_paths(KB, case["config"], setup.question.task)
-            found = _shard.measured(setup, paths, mesh, _shard.Sharded(*(case[name] for name in SHARED)))
+            (found,) = _shard.measured(setup, paths, mesh, _shard.Sharded(*(case[name] for name in SHARED)))
         else:
             found = _shard.replicated(setup, divides=shard == "zero1")
         print("peak", found.peak, flush=True)
@@ -242,7 +253,7 @@ def real(most: int) -> None:
     done = len(rows(REAL))
     cases = [(shard, real_case(method, changes)) for shard, method, changes in REAL_CASES[done : done + most]]
     for (shard, case), (peak, other) in zip(cases, measured(cases), strict=True):
-        found = simulated(case) if shard == "fsdp" else {}
+        (found,) = simulated(case) if shard == "fsdp" else [{}]
         append(REAL, REAL_FIELDS, {
             "shard": shard, **case, "peak": peak, "other": other, "simulated": found.get("peak")
         })  # fmt: skip
@@ -275,7 +286,7 @@ def report() -> None:
         print("equal to the byte, within 0.01, 0.5, 1 and 3 %:", *within.values())
     for error, case in sorted(errors, key=lambda one: -one[0])[:25]:
         if error > 0.003:
-            print(f"{error:.2%}", *(case[name] for name in FIELDS[:11]), case["hyperparameters"])
+            print(f"{error:.2%}", *(case[name] for name in FIELDS[:12]), case["hyperparameters"])
     for shard in ("fsdp", "ddp", "zero1"):
         cases = [case for case in map(parsed, rows(REAL)) if case["shard"] == shard]
         if not cases:

@@ -10,8 +10,9 @@ The real runs of `benchmarks/ranks.py` use the same functions in two processes, 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,6 @@ from torch._guards import active_fake_mode
 from torch.distributed._tools import fake_collectives  # noqa: F401  registers collectives for fake tensors
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -34,7 +34,7 @@ from peftonomy import KnowledgeBase, UsageError
 from . import _simulate
 from ._simulate import Block, Memory, Setup, Simulation, Training
 
-__all__ = ["Sharded", "ShardedMemory", "ShardedTraining", "layer_paths", "measured", "ranks", "simulate"]
+__all__ = ["Sharded", "ShardedMemory", "ShardedTraining", "layer_paths", "measured", "ranks", "several", "simulate"]
 
 REDUCED = {"float32": torch.float32, "bfloat16": torch.bfloat16, None: None}
 
@@ -48,16 +48,22 @@ class Sharded:
     reduce_dtype: str | None = None
 
 
-def simulate(
-    kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, gpus: int, batch: int, seq: int,
-    reshard_after_forward: bool = True, reduce_dtype: str | None = None, dtype: str = "bfloat16",
-    optimizer: str = "adamw", checkpointing: bool = False, attention: str = "sdpa",
-    targets: Sequence[str] | None = None, task: str | None = None, num_labels: int = 2, **hyperparameters: Any,
-) -> Simulation:  # fmt: skip
-    """Simulate one training step of a method on rank 0 of `gpus` ranks. Every rank has a batch of its own.
+def simulate(kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], **given: Any) -> Simulation:
+    """Simulate one training step of a method on rank 0. Every rank has a batch of its own. See `several`."""
+    return several(kb, method, model, (), **given)[0]
 
-    dtype `mixed` is FSDP2's mixed precision: trained shards in float32, everything gathered and computed in bfloat16.
-    Operations are not counted. Raises UsageError for a setting that is not possible.
+
+def several(
+    kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], more: Sequence[tuple[int, int, bool]], *,
+    gpus: int, batch: int, seq: int, reshard_after_forward: bool = True, reduce_dtype: str | None = None,
+    dtype: str = "bfloat16", optimizer: str = "adamw", checkpointing: bool = False, attention: str = "sdpa",
+    targets: Sequence[str] | None = None, task: str | None = None, num_labels: int = 2, **hyperparameters: Any,
+) -> list[Simulation]:  # fmt: skip
+    """Simulate a training step on rank 0 of `gpus` ranks, and then one for each of `more`.
+
+    more: another batch, another length and another `reshard_after_forward` for the same model. dtype `mixed` is FSDP2's
+    mixed precision: trained shards in float32, everything gathered and computed in bfloat16. Operations are not
+    counted. Raises UsageError for a setting that is not possible.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
@@ -65,7 +71,7 @@ def simulate(
     )  # fmt: skip
     paths = layer_paths(kb, model, setup.question.task, num_labels)
     with ranks(gpus) as mesh, _simulate.fake():
-        return measured(setup, paths, mesh, Sharded(gpus, reshard_after_forward, reduce_dtype))
+        return measured(setup, paths, mesh, Sharded(gpus, reshard_after_forward, reduce_dtype), more)
 
 
 def layer_paths(kb: KnowledgeBase, model: Any, task: str, num_labels: int = 2) -> list[str]:
@@ -116,6 +122,13 @@ class ShardedTraining(Training):
         cast(FSDPModule, model).set_force_sum_reduction_for_comms(True)     # gloo and the fake group have no average
         return model
 
+    def change(self, batch: int, seq: int, reshards: bool) -> None:
+        """Train with another batch and length from now on, and reshard after the forward pass or not."""
+        self.question = replace(self.question, batch=batch, seq=seq)
+        self.given = self._batch()
+        for path in self.paths:
+            cast(FSDPModule, self.model.get_submodule(path)).set_reshard_after_forward(reshards, recurse=False)
+
     def loss(self) -> Tensor:
         """Run the forward pass. FSDP2's policy takes the place of autocast."""
         return cast(Tensor, self.model(**self.given).loss)
@@ -164,11 +177,18 @@ class ShardedMemory(Memory):
         return super().mark(part, tensors)
 
 
-def measured(setup: Setup, paths: Sequence[str], mesh: DeviceMesh, sharded: Sharded) -> Simulation:
-    """Measure the second of two steps on this rank."""
-    with _simulate.conventions(), ShardedMemory() as memory:
+def measured(
+    setup: Setup, paths: Sequence[str], mesh: DeviceMesh, sharded: Sharded, more: Sequence[tuple[int, int, bool]] = ()
+) -> list[Simulation]:
+    """Measure the second step on this rank, and after it a step for each further batch, length and resharding."""
+    with warnings.catch_warnings(), _simulate.conventions(), ShardedMemory() as memory:
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")   # that returns a view; nothing changes it in place
         training = ShardedTraining(setup, paths, mesh, sharded)
-        return _simulate.second(training, memory, counts=False)
+        found = [_simulate.second(training, memory, counts=False)]
+        for batch, seq, reshards in more:
+            training.change(batch, seq, reshards)
+            found.append(_simulate.step(training, memory))
+        return found
 
 
 class Replicated(Training):
@@ -185,6 +205,8 @@ class Replicated(Training):
     def _optimizer(self, method: Any) -> torch.optim.Optimizer:
         if not self.divides:
             return super()._optimizer(method)
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # warns of what it imports itself
+
         return ZeroRedundancyOptimizer(self.trained, torch.optim.AdamW, lr=1e-3, foreach=False)
 
     def loss(self) -> Tensor:

@@ -239,7 +239,11 @@ def second(training: Training, memory: Memory, counts: bool = True) -> Simulatio
         loss.backward()
     del loss
     training.update()
+    return step(training, memory, forward_flops, 0 if flops is None else flops.get_total_flops())
 
+
+def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops: int = 0) -> Simulation:
+    """Measure a step of a training that has run one, so that its optimizer has states."""
     before = memory.begin()
     memory.mark("optimizer_states", training.optimizer.state)
     memory.mark("activations", training.given)
@@ -257,8 +261,7 @@ def second(training: Training, memory: Memory, counts: bool = True) -> Simulatio
     return Simulation(
         question=training.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
-        trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops,
-        step_flops=flops.get_total_flops() if flops is not None else 0,
+        trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops, step_flops=step_flops,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..costs.cost import Cost
     from ..knowledge.base import KnowledgeBase, Method
     from ..libraries.adapter import Adapter
+    from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
     from ..memory.sharding import Sharding
@@ -123,6 +124,10 @@ class Question:
 
         setting = Setting(dtype=self.dtype, **step)
         return method.on(**self.place).training.shared(sharding).memory(once(self.settings), setting)
+
+    def deepspeed(self, method: Method, **step: Any) -> DeepSpeed:
+        """Return the model states of DeepSpeed. Raises PeftonomyError."""
+        return method.on(**self.place).deepspeed(**step, **once(self.settings))
 
     def simulate(
         self, method: Method, sharding: Sharding | None, *, quantized: str | None, **step: Any

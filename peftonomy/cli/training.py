@@ -105,6 +105,30 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 
 
 @cli.command()
+@method_argument
+@model_options
+@click.option("--gpus", metavar="N", type=Whole(), required=True, help="The number of GPUs.")
+@click.option("--stage", metavar="N", type=Whole(), required=True, help="The stage of ZeRO: 2 or 3.")
+@click.option("--reduce-bucket-size", metavar="N", type=Whole(), help="As in DeepSpeed's configuration. Default: 5e8.")
+@json_option
+def deepspeed(
+    method: str, as_json: bool, gpus: int, stage: int, reduce_bucket_size: int | None, **asked: Any
+) -> None:
+    """Show the model states of DeepSpeed's ZeRO-2 or ZeRO-3, read from its source, beside its own estimate."""
+    asking = question(asked)
+    found = asking.deepspeed(knowledge()[method], gpus=gpus, stage=stage, reduce_bucket_size=reduce_bucket_size)
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{method} on {found.model}, ZeRO-{stage} on {gpus:,} GPUs: {found.trained:,} trained parameters")
+    click.echo(f"{found.source[0].upper()}{found.source[1:]}.\n")
+    rows = [(part.name, out.number(part.bytes), part.when, out.binary_text(part.bytes)) for part in found.parts]
+    rows.append(("all that is always there", out.number(found.states), "", out.binary_text(found.states)))
+    rows.append(("DeepSpeed's estimator", out.number(found.estimator), "", out.binary_text(found.estimator)))
+    section(("", "bytes", "when", ""), rows, right=["bytes"])
+    return click.echo(f"{found.why}.")
+
+
+@cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
               help="An id of the catalogue, a name on the Hugging Face Hub, or the path of a config.json.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..libraries.export import Configuration
     from ..libraries.trainers import Run
     from ..memory.answer import Training
+    from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
     from .choose import Choice
@@ -166,6 +167,19 @@ class MethodOn:
         )  # fmt: skip
         return largest(self.training.shared(shared), hyperparameters, setting, solve, size)
 
+    def deepspeed(
+        self, *, gpus: int, stage: int, reduce_bucket_size: int | None = None, **hyperparameters: Any
+    ) -> DeepSpeed:
+        """Return the model states and buffers of DeepSpeed's ZeRO-2 or ZeRO-3 on one GPU, beside its own estimate.
+
+        They are from DeepSpeed's source and were not run, and there is no peak. stage: 2 or 3. reduce_bucket_size: as
+        in DeepSpeed's configuration. Raises UsageError.
+        """
+        from ..memory.deepspeed import BUCKET, deepspeed
+
+        bucket = BUCKET if reduce_bucket_size is None else reduce_bucket_size
+        return deepspeed(self.training.plan, hyperparameters, gpus, stage, bucket)
+
     @overload
     def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
 
@@ -218,6 +232,11 @@ class Method(MethodRecord):
         """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step needs."""
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
+
+    def deepspeed(self, model: ModelLike, **given: Any) -> DeepSpeed:
+        """Shortcut for `on(model, ...).deepspeed(...)`: the model states of DeepSpeed's ZeRO-2 or ZeRO-3."""
+        where, others = _split(given)
+        return self.on(model, **where).deepspeed(**others)
 
     def fit(self, model: ModelLike, **given: Any) -> Fit:
         """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""

@@ -13,7 +13,10 @@ from .optimizer import Trained, Update
 from .optimizer import update as updated
 from .setting import DTYPES, PARTS, Memory, Optimizer, Setting
 
-__all__ = ["NOT_COVERED", "SHARD", "RankMemory", "Sharding", "checked", "divided", "reduce_width", "sharding", "share"]
+__all__ = [
+    "NOT_COVERED", "SHARD", "RankMemory", "Sharding", "checked", "checked_gpus", "divided", "reduce_width", "sharding",
+    "share",
+]  # fmt: skip
 
 SHARD = {
     "fsdp": "FSDP2: parameters, gradients and optimizer states are sharded, layer by layer",
@@ -50,8 +53,7 @@ class Sharding:
     quant_storage: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.gpus) is not int or not 2 <= self.gpus <= MOST_GPUS:
-            raise UsageError(f"gpus: found {shown(self.gpus)}; expected a whole number from 2 to {MOST_GPUS:,}")
+        checked_gpus(self.gpus)
         chosen("shard", self.shard, SHARD)
         if type(self.reshard_after_forward) not in (bool, type(None)):
             found = shown(self.reshard_after_forward)
@@ -68,6 +70,12 @@ class Sharding:
     def reshards(self) -> bool:
         """Return True if gathered parameters are released after the forward pass."""
         return self.reshard_after_forward is not False
+
+
+def checked_gpus(gpus: int) -> None:
+    """Raise UsageError unless this is a number of several GPUs."""
+    if type(gpus) is not int or not 2 <= gpus <= MOST_GPUS:
+        raise UsageError(f"gpus: found {shown(gpus)}; expected a whole number from 2 to {MOST_GPUS:,}")
 
 
 def sharding(gpus: int | None, shard: str | None = None, **options: Any) -> Sharding | None:
