@@ -1,11 +1,12 @@
 """Several GPUs: predictions held against FSDP2's own code on fake tensors, and that against two real processes.
 
-    python benchmarks/ranks.py random SEED CASES [SECONDS]
+    python benchmarks/ranks.py random SEED MODELS SETTINGS [SECONDS]
     python benchmarks/ranks.py real [CASES]
     python benchmarks/ranks.py report
 
-random: draw settings, simulate them, and append them to memory/ranks.tsv. real: run two gloo processes on this machine,
-and append to memory/ranks_real.tsv. report: compare both files with the predictions of today.
+random: draw models with a method and several settings each, simulate them, and append to memory/ranks.tsv. real: run
+two gloo processes on this machine, and append to memory/ranks_real.tsv. report: compare both files with the predictions
+of today.
 
 A row of ranks.tsv holds a setting and what the simulation found, and no prediction, so that `report` needs no torch.
 """
@@ -86,8 +87,8 @@ def configs(draw: random.Random) -> dict[str, Case]:
     }  # fmt: skip
 
 
-def drawn(seed: int) -> Iterator[list[Case]]:
-    """Yield models without end, each with a method and three settings."""
+def drawn(seed: int, settings: int) -> Iterator[list[Case]]:
+    """Yield models without end, each with a method and so many settings."""
     draw = random.Random(seed)
     while True:
         family, config = draw.choice([*configs(draw).items()])
@@ -104,7 +105,7 @@ def drawn(seed: int) -> Iterator[list[Case]]:
         yield [
             case | {"batch": draw.choice((1, 2, 3)), "seq": draw.choice((16, 33, 48, 65, 128)),
                     "reshard_after_forward": draw.random() < 0.75}
-            for _ in range(3)
+            for _ in range(settings)
         ]  # fmt: skip
 
 
@@ -132,13 +133,13 @@ def simulated(*cases: Case) -> list[Case]:
     return [{"peak": one.peak, **{f"peak_{phase}": size for phase, size in one.peaks.items()}} for one in found]
 
 
-def at_random(seed: int, cases: int, limit: float) -> None:
+def at_random(seed: int, models: int, settings: int, limit: float) -> None:
     """Append rows until so many models of this seed are done, or the time is over."""
     warnings.simplefilter("ignore")
     end = time.monotonic() + limit
     done = len({row["index"] for row in rows(RANDOM) if row["seed"] == str(seed)})
-    for index, several in enumerate(drawn(seed)):
-        if index >= cases or time.monotonic() > end:
+    for index, several in enumerate(drawn(seed, settings)):
+        if index >= models or time.monotonic() > end:
             break
         if index >= done:
             for case, found in zip(several, simulated(*several), strict=False):
@@ -299,8 +300,8 @@ def report() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["random", seed, cases, *seconds]:
-            at_random(int(seed), int(cases), float(seconds[0]) if seconds else float("inf"))
+        case ["random", seed, models, settings, *seconds]:
+            at_random(int(seed), int(models), int(settings), float(seconds[0]) if seconds else float("inf"))
         case ["real", *most]:
             real(int(most[0]) if most else len(REAL_CASES))
         case ["rank", store, text, rank]:

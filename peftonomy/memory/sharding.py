@@ -81,7 +81,7 @@ def checked_gpus(gpus: int) -> None:
 def sharding(gpus: int | None, shard: str | None = None, **options: Any) -> Sharding | None:
     """Return how several GPUs share a step; None for one GPU. Raises UsageError for an option that needs several."""
     if gpus is not None:
-        return Sharding(gpus, *([] if shard is None else [shard]), **options)
+        return Sharding(gpus, **options) if shard is None else Sharding(gpus, shard, **options)
     for name, given in {"shard": shard, **options}.items():
         if given is not None:
             raise UsageError(f"{name} has no meaning for one GPU; give gpus as well, a whole number from 2")
