@@ -125,7 +125,7 @@ def test_keeping_gathered_parameters_takes_a_copy_of_the_model() -> None:
 def test_the_storage_of_quantised_weights_decides_whether_they_are_sharded() -> None:
     packed, bytes_ = (shared(8, quantized="nf4", quant_storage=storage) for storage in ("bfloat16", "uint8"))
     assert shared(8, quantized="nf4").weights == packed.weights < bytes_.weights
-    assert bytes_.gathered < packed.gathered
+    assert bytes_.communication < packed.communication
 
 
 def test_a_reduce_type_changes_the_buffers() -> None:
