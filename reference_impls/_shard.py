@@ -57,20 +57,22 @@ def several(
     kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], more: Sequence[tuple[int, int, bool]], *,
     gpus: int, batch: int, seq: int, reshard_after_forward: bool = True, reduce_dtype: str | None = None,
     dtype: str = "bfloat16", optimizer: str = "adamw", checkpointing: bool = False, attention: str = "sdpa",
-    targets: Sequence[str] | None = None, task: str | None = None, num_labels: int = 2, **hyperparameters: Any,
+    targets: Sequence[str] | None = None, task: str | None = None, num_labels: int = 2, allocate: bool = False,
+    **hyperparameters: Any,
 ) -> list[Simulation]:  # fmt: skip
     """Simulate a training step on rank 0 of `gpus` ranks, and then one for each of `more`.
 
     more: another batch, another length and another `reshard_after_forward` for the same model. dtype `mixed` is FSDP2's
     mixed precision: trained shards in float32, everything gathered and computed in bfloat16. Operations are not
-    counted. Raises UsageError for a setting that is not possible.
+    counted. allocate: run on real tensors, whose values are without meaning. It takes the same bytes, and less time for
+    a small model. Raises UsageError for a setting that is not possible.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
         attention=attention, targets=targets, task=task, num_labels=num_labels, hyperparameters=hyperparameters,
     )  # fmt: skip
     paths = layer_paths(kb, model, setup.question.task, num_labels)
-    with ranks(gpus) as mesh, _simulate.fake():
+    with ranks(gpus) as mesh, contextlib.nullcontext() if allocate else _simulate.fake():
         return measured(setup, paths, mesh, Sharded(gpus, reshard_after_forward, reduce_dtype), more)
 
 
@@ -153,13 +155,15 @@ class ShardedMemory(Memory):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def __enter__(self) -> Any:
-        self._resize = torch.UntypedStorage.resize_
-        torch.UntypedStorage.resize_ = lambda storage, size: self._resized(storage, size)  # type: ignore[method-assign]
-        return super().__enter__()
+        storages: Any = torch.UntypedStorage
+        self._resize: Any = storages.resize_
+        storages.resize_ = lambda storage, size: self._resized(storage, size)
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
-        super().__exit__(*error)
+        storages: Any = torch.UntypedStorage
+        storages.resize_ = self._resize
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _resized(self, storage: torch.UntypedStorage, size: int) -> Any:
         if (found := self._live.get(storage._cdata)) is not None:

@@ -127,7 +127,8 @@ class Question:
 
     def deepspeed(self, method: Method, **step: Any) -> DeepSpeed:
         """Return the model states of DeepSpeed. Raises PeftonomyError."""
-        return method.on(**self.place).deepspeed(**step, **once(self.settings))
+        given: dict[str, Any] = {**once(self.settings)}
+        return method.on(**self.place).deepspeed(**step, **given)
 
     def simulate(
         self, method: Method, sharding: Sharding | None, *, quantized: str | None, **step: Any

@@ -308,7 +308,7 @@ def billed(
         weights = (inventory.total + numbers + frozen - trained) * w + trained * w_t + held
     inputs = _inputs(setting, inventory.computed, ledger.pixels)
     kept, first = totals.kept, totals.first[0]
-    moments = [
+    moments: list[tuple[Any, ...]] = [
         ("forward", first, min(first, kept), 0, *totals.first[3:]),
         ("backward", *totals.second),
         ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients, 0, 0),
@@ -318,7 +318,7 @@ def billed(
         left = totals.first[1]
     if max(weights + peak + states, kept, optimizer.paged) > EXACT:
         raise UsageError("memory: this step takes more than 2**53 bytes")
-    common: Any = (
+    common: tuple[Any, ...] = (
         plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
         states, left + inputs, peak - left - grads - gathered - buffers, kept + inputs, optimizer.paged, trained,
         totals.forward, totals.flops,

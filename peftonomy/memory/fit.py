@@ -82,7 +82,7 @@ def asked_gpus(gpus: int | None, solved: str) -> int | None:
         return gpus
     if gpus is not None:
         raise UsageError("gpus is both given and solved for; give one of them")
-    return NUMBERS[0]
+    return int(NUMBERS[0])
 
 
 def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:

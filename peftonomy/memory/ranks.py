@@ -170,7 +170,8 @@ class RankStep(Step):
         self.root = Run(self.unit("", -1), self.outside, None)
         self._gather(self.root)
         loss = super().run()
-        self.buffer = self._let(self.buffer)
+        self._let(self.buffer)
+        self.buffer = None
         return loss
 
     def layer(self, values: list[Any], hooks: list[Hook], more: int) -> list[Any]:
@@ -225,7 +226,8 @@ class RankStep(Step):
         for run in self.order:
             if not run.reduced:
                 self._reduce(run)
-        self.sent = self._let(self.sent)
+        self._let(self.sent)
+        self.sent = None
         if self.fetched is not None:
             self._let(self.fetched[1])
 
@@ -252,7 +254,8 @@ class RankStep(Step):
         """Release a unit, and reduce its gradients."""
         run.reduced = True
         self._release(run)
-        self.sent = self._let(self.sent)
+        self._let(self.sent)
+        self.sent = None
         arrived = [p for p in run.inside.values() if p.grad is not None]
         if not arrived:
             return
