@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.backbone import Inventory
 from ..backbones.config import MAX_LAYERS
-from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Module, SiteGroup
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_BIAS, OUTPUT_EMBEDDING, Module, SiteGroup
 from ..costs.plan import Plan
 from ..errors import ConfigError, near, shown
 from ..patterns import Matcher, SlowPatternError
@@ -436,7 +436,16 @@ class Where:
             paths = [path for _, path in module.paths() if self._saved(path)]
             each = [(1, 1, 1)] if module in self.tying else [self._copied(path, copied) for path in paths]
             trained, added, stored = (sum(n) * self._numel(module) for n in zip(*each, strict=True))
+            if (tied := _tied_bias(module)) and self._has_owner(module):  # copied with the parameter that it is
+                if each != [(1, 1, 1)]:
+                    expected = f"names that select {module.path} once, whose bias is tied"
+                    raise self.refuse("modules_to_save", self.saved, expected)
+                trained, added = trained - tied, added - tied
             yield Extra(f"modules_to_save: {module.path}", trained, added, stored)
+
+    def _has_owner(self, module: Module) -> bool:
+        """Return True if the parameter to which a module's bias is tied is copied with the module."""
+        return any(m.role == OUTPUT_BIAS and self._saved(m.path) for m in self.modules if _tied_bias(module))
 
     def _copied(self, path: str, copied: Collection[str]) -> tuple[int, int, int]:
         """Return how often a module is trained, in the model besides the original, and in the file.
@@ -497,9 +506,8 @@ class Where:
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
-        own = dict(module.parameters)
-        bias = [(module.d_out,)] if shares(module) and module.bias and "bias" not in own else []  # tied as well
-        return [(module.d_in, module.d_out), *own.values(), *bias] if shares(module) else [*own.values()]
+        own = [*dict(module.parameters).values(), *([(tied,)] if (tied := _tied_bias(module)) else [])]
+        return [(module.d_in, module.d_out), *own] if shares(module) else own
 
     def _numel(self, module: Module) -> int:
         return sum(map(math.prod, self._shapes(module)))
@@ -514,16 +522,20 @@ class Where:
         word = self.arguments.values.get("bias", "none")
         if word == "none":
             return
-        twice = 0
+        twice = frozen = tied = 0
         if word == "all":
             groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.modules]
             twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
+            for m, n in groups:  # tied biases: their other names are in the file too; a copy freezes the parameter
+                twice += (2 * m.count - n) * _tied_bias(m)
+                frozen += (m.count - n) * _tied_bias(m) * (not self._has_owner(m))
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
+            tied = sum(n * _tied_bias(m) for m, n in groups)
         else:
             raise self.refuse("bias", word, "none, all, or a word that ends in _only")
-        numel = sum(n * self._bias(m) for m, n in groups)
-        yield Extra(f"bias: {word}", numel, 0, numel + twice)
+        numel = sum(n * self._bias(m) for m, n in groups) + tied
+        yield Extra(f"bias: {word}", numel - frozen, 0, numel + twice)
 
     def _bias(self, module: Module) -> int:
         return math.prod(dict(module.parameters).get("bias", (0,)))
@@ -585,6 +597,11 @@ class Where:
 def shares(module: Module) -> bool:
     """Return True if the weight of a module is that of another one."""
     return module.kind in (*LINEAR, "embedding") and not any(suffix == "weight" for suffix, _ in module.parameters)
+
+
+def _tied_bias(module: Module) -> int:
+    """Return the size of a bias that is another parameter too; 0 if the module has no such bias."""
+    return module.d_out if module.bias and all(suffix != "bias" for suffix, _ in module.parameters) else 0
 
 
 def _endings(name: str) -> list[str]:
