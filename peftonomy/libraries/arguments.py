@@ -83,6 +83,20 @@ class Arguments:
         self._check(values)
         return values
 
+    def _about(self, formula: Formula) -> str:
+        """Return the arguments that a formula is about."""
+        names = dict.fromkeys(name.removeprefix("given_") for name in sorted(formula.names))
+        return ", ".join(name for name in names if name in self.library.defaults(self.type))
+
+    def limited(self, kind: str, path: str) -> None:
+        """Raise ConfigError for an argument with which the library refuses a module of this kind."""
+        for limit in self.spec.limits:
+            if kind not in limit.kinds and limit.when(self._known(self.values)):
+                about = self._about(limit.when)
+                found = {name: self.values[name] for name in about.split(", ")}
+                expected = f"nothing, or modules of kind {' or '.join(limit.kinds)}; {path} is of kind {kind}"
+                raise self.refuse(about, found if len(found) > 1 else found[about], expected)
+
     def _given(self, formula: Formula) -> dict[str, Any]:
         """Return the arguments that a formula over `given_X` is about, as the configuration has them."""
         return {name: self.raw.get(name) for name in sorted(n.removeprefix("given_") for n in formula.names)}
@@ -119,6 +133,7 @@ class Arguments:
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")
+        self.notes += [f"{self._about(when)}: {note}" for note, when in self.spec.remarks.items() if when(known)]
         kind = self.backbone.family.model_type
         if kind in self.spec.fails:
             raise self.refuse(self.library.type_key, self.type, f"another type for {kind}", self.spec.fails[kind])

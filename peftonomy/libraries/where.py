@@ -314,15 +314,21 @@ class Where:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
                 raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
+            self.arguments.limited(site.module.kind, site.module.path)
         yield from found
 
     def _targeted(self) -> Iterator[SiteGroup]:
-        together = self.tying if self._targets_embeddings() else []
         for module in self.leaves:
-            paths = [(n, path) for n, path in module.paths() if self.named(path) or module in together]
-            if paths:
-                yield self._site(module, tuple(n for n, _ in paths if n is not None))
+            if chosen := self._chosen_paths(module):
+                yield self._site(module, tuple(n for n, _ in chosen if n is not None))
 
+    def _chosen_paths(self, module: Module) -> list[tuple[int | None, str]]:
+        """Return the layers and names in which a module is targeted."""
+        if module in self.tying and self._targets_embeddings:
+            return list(module.paths())
+        return [(n, path) for n, path in module.paths() if self.named(path)]
+
+    @cached_property
     def _targets_embeddings(self) -> bool:
         """Return True if an embedding is targeted by its common name, so that tied ones become targets together."""
         names = self.arguments.library.embedding_names
@@ -355,6 +361,7 @@ class Where:
                         found = True
                         if module.kind == "parameter":
                             one = replace(one, d_out=shape[-2], d_in=shape[-1])
+                        one = replace(one, kind="parameter")
                         yield self._site(one, tuple(n for n in layers if n is not None))
             if not found:
                 raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
@@ -550,7 +557,7 @@ class Where:
             raise self.refuse("trainable_token_indices", value, "nothing: the model has no token embedding")
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
-        seen: set[tuple[str, tuple[int, ...]]] = set()
+        seen: set[tuple[str | int, ...]] = set()
         shared = [m for m in tied[1:] if any(m.path.endswith(name) for name in asked)]
         if len(shared) > 1 and not any(tied[0].path.endswith(name) for name in asked):
             expected = f"{tied[0].path}, whose table several of these share"
@@ -558,17 +565,21 @@ class Where:
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")
-            modules = [m for m in self.leaves if m.path.endswith(name) and m.kind in (*LINEAR, "embedding")]
-            if not modules:
+            found = [(m, [path for _, path in m.paths() if path.endswith(name)]) for m in self.leaves]
+            found = [(m, paths) for m, paths in found if paths and m.kind in (*LINEAR, "embedding")]
+            if not found:
                 raise self.refuse("trainable_token_indices", name, "the name of an embedding")
-            for module in modules:
+            for module, paths in found:
+                if module.kind == "conv1d" or self._chosen_paths(module):
+                    what = f"{module.path}, of kind {module.kind}"
+                    raise self.refuse("trainable_token_indices", what, "an embedding or linear module that is no target")
                 self.has_rows(module, "trainable_token_indices", rows)
-                key = (tied[0].path if module in tied else module.path), tuple(rows)
-                if key not in seen:
-                    seen.add(key)
-                    width = module.d_out if module.kind == "embedding" else module.d_in
-                    numel = len(rows) * width
-                    yield Extra(f"trainable_token_indices: {key[0]}", numel, numel, numel)
+                for path in [tied[0].path] if module in tied else paths:
+                    if (path, *rows) not in seen:
+                        seen.add((path, *rows))
+                        width = module.d_out if module.kind == "embedding" else module.d_in
+                        numel = len(rows) * width
+                        yield Extra(f"trainable_token_indices: {path}", numel, numel, numel)
 
     def has_rows(self, module: Module, argument: str, rows: Sequence[int]) -> None:
         """Raise ConfigError if a module has no such row."""

@@ -68,6 +68,15 @@ class Pattern(Entry):
         return r"(.*\.)?({})$" if self.where == "end" else r".*\.{}$", "match"
 
 
+class Limit(Entry):
+    """A condition on the arguments under which the library adapts some kinds of module only."""
+
+    when: FormulaField
+    """As in `ConfigType.requires`, also with the names `given_X`."""
+    kinds: list[Kind | Literal["parameter"]]
+    """`parameter` stands for a matrix that is targeted by its own name."""
+
+
 class ConfigType(Entry):
     """One type of configuration."""
 
@@ -81,6 +90,8 @@ class ConfigType(Entry):
     """The arguments, with values, that select one of our roles. Lists are concatenated."""
     accepts: list[Kind] = Field(default=[])
     """The kinds of module that the type adapts and that an entry can count."""
+    limits: list[Limit] = Field(default=[])
+    """Arguments with which the library refuses some of these kinds."""
     otherwise: Stem | None = None
     """The targets if neither the configuration nor a table names modules: all-linear, or input-embedding."""
     by_model: dict[Name, Id] = Field(default={})
@@ -135,6 +146,8 @@ class ConfigType(Entry):
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
+    remarks: dict[Line, FormulaField] = Field(default={})
+    """Notes, each with the condition on the arguments under which it holds."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are ignored with a note if they have a value."""
     nullable: dict[Name, bool] = Field(default={})
