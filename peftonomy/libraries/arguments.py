@@ -81,6 +81,8 @@ class Arguments:
             if type(values[name]) is not int or values[name] < 1:
                 raise self.refuse(name, values[name], "a whole number from 1")
         self._check(values)
+        for name, formula in self.spec.computes.items():
+            values[name] = formula(self._known(values))
         return values
 
     def _about(self, formula: Formula) -> str:
@@ -120,6 +122,13 @@ class Arguments:
             said = {name: values[name] for name in sorted(formula.names & values.keys())} or self._given(formula)
             if not formula(known):
                 raise self.refuse(", ".join(said), said, formula.source, reason)
+        for name in self.spec.fractions:
+            tables = {a: values[a] for a, p in self.spec.patterns.items() if p.sets == name}
+            for argument, found in {name: values[name], **tables}.items():
+                every = found.values() if isinstance(found, Mapping) else [found]
+                if any(isinstance(one, float) and one == 1 for one in every):
+                    expected = f"1, or numbers below 1: with 1.0 {self.library.name} trains nothing"
+                    raise self.refuse(argument, found, expected)
         for name, whole in self.spec.within.items():
             some, every = self.raw.get(name), self.raw.get(whole)
             if values[name] is None:

@@ -425,6 +425,9 @@ class Where:
 
     def extras(self, plan: Plan) -> Iterator[Extra]:
         """Yield everything that the configuration trains besides its method."""
+        for module in self.modules if self.arguments.spec.children else ():
+            if module.kind == "parameter" and not module.path:
+                yield Extra("left trainable: parameters of the model itself", self._numel(module), 0, 0)
         yield from self._copies()
         yield from self._biases(plan)
         yield from self._tokens()

@@ -105,6 +105,8 @@ class ConfigType(Entry):
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
     model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of
     X in the model's config, or 0."""
+    computes: dict[Name, FormulaField] = Field(default={})
+    """Sizes that the library computes from the arguments, given and filled in. They are computed in order."""
     requires: list[FormulaField] = Field(default=[])
     """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
     as its length."""
@@ -129,6 +131,10 @@ class ConfigType(Entry):
     """Arguments that map names to lists."""
     rows: Name | None = None
     """The argument that lists rows of the targeted modules' weights."""
+    children: bool = False
+    """True if the library freezes the model's children only, so that its own parameters stay trained."""
+    fractions: list[Name] = Field(default=[])
+    """Arguments of which 1 is a number, and 1.0 is the whole of a module."""
     wraps: bool = False
     """True if the type puts a module around each layer, so that names across it change."""
     mirrors: dict[Name, list[Name]] = Field(default={})
@@ -237,7 +243,8 @@ class Library(Entry):
                 raise ValueError(f"type {name} is like no plain type: {kind.like}")
             sets = (pattern.sets for pattern in kind.patterns.values())
             for argument in (
-                *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.nullable,
+                *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.computes,
+                *kind.nullable, *kind.fractions,
                 *kind.mirrors, *([kind.rows] if kind.rows else ()),
             ):  # fmt: skip
                 if argument not in kind.arguments:
