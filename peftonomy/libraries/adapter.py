@@ -393,7 +393,12 @@ class _Reading(Arguments):
                     raise self.refuse(argument, value, f"at most the model's {sizes[named]}, as its layers differ")
             sizes[named] = value
         inventory = Backbone(self.backbone.id, family, sizes).inventory("none")
-        return {"mirror": inventory.total, "mirror_width": inventory.dims["d_model"], "n_wrapped": len(where.wrapped)}
+        said = self._said()
+        heads = said.saved if said is not None else []
+        return {
+            "mirror": inventory.total, "mirror_width": inventory.dims["d_model"], "n_wrapped": len(where.wrapped),
+            "task_head": sum(m.numel for m in where.modules if m.path.partition(".")[0] in heads),
+        }  # fmt: skip
 
     # The modules
 

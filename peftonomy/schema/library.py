@@ -140,8 +140,8 @@ class ConfigType(Entry):
     mirrors: dict[Name, list[Name]] = Field(default={})
     """If the type adds a model of the same class without a head: the arguments that change sizes in its config, each
     with the names of the size, of which the first one that the config has counts. Formulas have the names `mirror` (the
-    parameters of the added model), `mirror_width`, and `n_wrapped` (the number of targeted modules, by default all
-    layers)."""
+    parameters of the added model), `mirror_width`, `n_wrapped` (the number of targeted modules, by default all layers),
+    and `task_head` (the parameters of the modules that the configuration's task trains in full)."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
