@@ -575,7 +575,8 @@ class Where:
             for module, paths in found:
                 if module.kind == "conv1d" or self._chosen_paths(module):
                     what = f"{module.path}, of kind {module.kind}"
-                    raise self.refuse("trainable_token_indices", what, "an embedding or linear module that is no target")
+                    expected = "an embedding or a linear module that is no target"
+                    raise self.refuse("trainable_token_indices", what, expected)
                 self.has_rows(module, "trainable_token_indices", rows)
                 for path in [tied[0].path] if module in tied else paths:
                     if (path, *rows) not in seen:

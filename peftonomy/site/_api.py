@@ -26,7 +26,7 @@ FILES = {
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
-    "combinations.json": "Weighted sums of adapters and conversions to LoRA in a library: which are exact, at which rank.",
+    "combinations.json": "Which weighted sums of adapters and which conversions to LoRA are exact in a library.",
     "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
