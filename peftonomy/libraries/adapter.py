@@ -339,7 +339,8 @@ class _Reading(Arguments):
             *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
             *(name for formula in (*self.spec.computes.values(), *entry.read.values(), *entry.fit.values(),
-                                   *entry.per_site.values(), *entry.per_group.values(), entry.trained, entry.stored, entry.added)
+                                   *entry.per_site.values(), *entry.per_group.values(), entry.trained, entry.stored,
+                                   entry.added)
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
