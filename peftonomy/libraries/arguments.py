@@ -125,8 +125,7 @@ class Arguments:
         for name in self.spec.fractions:
             tables = {a: values[a] for a, p in self.spec.patterns.items() if p.sets == name}
             for argument, found in {name: values[name], **tables}.items():
-                every = found.values() if isinstance(found, Mapping) else [found]
-                if any(isinstance(one, float) and one == 1 for one in every):
+                if any(isinstance(one, float) and one == 1 for one in _each(found)):
                     expected = f"1, or numbers below 1: with 1.0 {self.library.name} trains nothing"
                     raise self.refuse(argument, found, expected)
         for name, whole in self.spec.within.items():
@@ -178,6 +177,11 @@ class _Known(dict[str, Any]):
         if start == "model":
             return self._config.get(rest) or 0
         raise KeyError(name)
+
+
+def _each(value: Any) -> list[Any]:
+    """Return the values of a mapping, or the value itself."""
+    return [*value.values()] if isinstance(value, Mapping) else [value]
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
