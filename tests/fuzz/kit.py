@@ -45,11 +45,13 @@ class World:
     def __init__(self, folder: Path):
         self.folder = folder
         self.kb = peftonomy.load(ROOT)
+        self.stack = contextlib.ExitStack()
+        """What ends with the worker."""
 
     @cached_property
-    def exportable(self) -> list[str]:
-        """The methods that peft implements."""
-        return [m.id for m in self.kb.values() if "hf_peft" in m.entry.implementations]
+    def exportable(self) -> dict[str, list[str]]:
+        """The methods that each library implements."""
+        return {key: [m.id for m in self.kb.values() if key in m.entry.implementations] for key in self.kb.libraries}
 
     @cached_property
     def small(self) -> list[str]:

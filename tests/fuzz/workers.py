@@ -40,5 +40,6 @@ def worked(group: str, seed: int, cases: int) -> Iterator[tuple[int, Case]]:
 def work(group: str, seed: int, first: int, cases: int, pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for number in range(first, cases):
-            pipe.send(run_case(GROUPS[group], f"{group}:{seed}:{number}", world))
+        with world.stack:
+            for number in range(first, cases):
+                pipe.send(run_case(GROUPS[group], f"{group}:{seed}:{number}", world))
