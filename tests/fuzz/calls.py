@@ -6,13 +6,15 @@ import inspect
 import json
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import peftonomy
 from peftonomy import PeftonomyError
 from peftonomy.cli import assistant
 from peftonomy.errors import shown
+from peftonomy.site import _reference
 
 from . import kit
 from .kit import TEXTS, VALUES, Case, World, last_line, misspelt
@@ -82,16 +84,30 @@ def judged(call: Callable[[], Any]) -> tuple[Any, list[str]]:
 
 
 SPECIAL = ("__getitem__", "__contains__", "__repr__", "__len__", "_repr_html_")
-QUIET = {"apply", "plot", "reread"}
-"""Methods that run a live model or draw, or that the site's preview calls."""
+OTHERS = {"apply", "plot", "default", "shape", "beyond", "together", "over", "together_numpy", "numpy", "sympy", "inventory", "each",
+          "rows", "arguments", "base_bytes"}
+"""Methods that run a live model or draw, or whose arguments are objects of the package."""
 
 
 def public(thing: Any) -> dict[str, Callable[..., Any]]:
     """Return the public methods of an object that the package defines."""
-    names = [name for name in dir(type(thing)) if not name.startswith("_") or name in SPECIAL]
-    found = {name: inspect.getattr_static(type(thing), name) for name in names if name not in QUIET}
-    ours = [n for n, f in found.items() if inspect.isfunction(f) and f.__module__.startswith("peftonomy")]
+    kind = type(thing)
+    names = [name for name in dir(kind) if not name.startswith("_") or name in SPECIAL]
+    found = {name: inspect.getattr_static(kind, name) for name in names if name not in OTHERS}
+    documented = kind.__name__ in _documented() or isinstance(thing, Mapping)
+    if not isinstance(thing, Mapping):
+        found.pop("__getitem__", None)      # a sequence's, with Python's own errors
+    ours = [
+        n for n, f in found.items()
+        if documented and inspect.isfunction(f) and f.__module__.startswith("peftonomy") and (f.__doc__ or n in SPECIAL)
+    ]
     return {name: getattr(thing, name) for name in ours}
+
+
+@cache
+def _documented() -> set[str]:
+    """Return the names of the classes in the reference."""
+    return {str(one["name"]) for several in _reference._documented() for one in several}
 
 
 def _drawn(rng: random.Random, world: World, strange: Strange) -> Case:
@@ -108,7 +124,7 @@ def _drawn(rng: random.Random, world: World, strange: Strange) -> Case:
         words, named = _arguments(rng, world, calls[name], method, strange)
         told.append(f"{type(thing).__name__}.{name}(*{shown(words)}, **{shown(named)})")
         thing, problems = judged(lambda call=calls[name], words=words, named=named: call(*words, **named))
-        if isinstance(thing, PeftonomyError):
+        if isinstance(thing, Exception):
             break
     return Case(" -> ".join(told), problems)
 
@@ -132,7 +148,8 @@ def _arguments(
         if parameter.kind is parameter.VAR_KEYWORD:
             for hyper in rng.sample([*method.entry.hyperparameters], min(1, len(method.entry.hyperparameters))):
                 named |= {hyper: rng.choice([1, 8, strange()])} if rng.random() < 0.5 else {}
-            named |= {"batch": 1, "seq": 8, "gpu": 10**10, rng.choice(["to", "n", "xx"]): strange()} if rng.random() < 0.1 else {}
+            needed = {"memory": {"batch": 1, "seq": 8}, "fit": {"gpu": 10**10}}.get(call.__name__, {})
+            named |= {**needed, **({rng.choice(["dtype", "checkpointing", "xx"]): strange()} if rng.random() < 0.1 else {})}
         elif parameter.kind is parameter.VAR_POSITIONAL:
             words += rng.choice([[method.id, "lora"], ["lora", "ia3", "dora"], [strange()], []])
         elif parameter.default is parameter.empty or rng.random() < 0.25:

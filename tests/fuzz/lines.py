@@ -51,6 +51,8 @@ def command_line(rng: random.Random, world: World) -> Case:
     words = [word.replace("\0", "\\0") for word in words if not word.startswith(("--root", "--out", "-o", "--junit"))]
     if (ELSEWHERE | {"--simulate"}) & {*words}:
         words = ["show", *words[1:]]
+    if words[:1] == ["fit"] and not world.kb.keys() & {*words}:  # all methods take more than `LIMIT`
+        words.append(rng.choice([*world.kb]))
     result, problems = command(words, world.kb)
     if result.code == 0 and "--help" not in words and "-h" not in words:
         problems += _compared(words, result.out, world)

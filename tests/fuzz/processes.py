@@ -96,8 +96,8 @@ def process(rng: random.Random, world: World) -> Case:
     with said.open() as stdin:
         child = subprocess.Popen(
             ["bash", "-c", f"set -o pipefail; {'exec ' if '|' not in redirection else ''}{command_}"], env=given,
-            cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            start_new_session=True,
+            cwd=ROOT, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            encoding=environment.get("PYTHONIOENCODING", "utf-8"), errors="replace",
         )  # fmt: skip
     try:
         if delay is not None:

@@ -22,13 +22,14 @@ def worked(group: str, seed: int, cases: int) -> Iterator[tuple[int, Case]]:
         worker = context.Process(target=work, args=(group, seed, number, cases, theirs))
         worker.start()
         theirs.close()
+        patience = 5 * PATIENCE  # until the worker has started, and built what its cases share
         try:
             while number < cases:
-                if not ours.poll(PATIENCE):
+                if not ours.poll(patience):
                     yield number, Case("?", ["hang: the process does not react"])
                     break
                 yield number, ours.recv()
-                number += 1
+                number, patience = number + 1, PATIENCE
         except EOFError:
             worker.join()
             yield number, Case("?", [f"the process ended with {worker.exitcode}"])
