@@ -224,7 +224,8 @@ class Plan:
             try:
                 value: Value = Formula.parse(spec.default)(self.common)
             except FormulaError as error:
-                raise UsageError(f"{self.id}: a default has no value on {self.inventory.backbone.id}: {error}") from None
+                model = self.inventory.backbone.id
+                raise UsageError(f"{self.id}: a default has no value on {model}: {error}") from None
             return value
         return spec.default
 

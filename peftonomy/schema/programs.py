@@ -134,5 +134,6 @@ def _line(head: str, text: str) -> Line:
     least, most, _ = ORDERS.get(kind, (0, MANY, None))
     if not least <= len(arguments) <= most:
         wanted = str(least) if least == most else f"{least} or more" if most == MANY else f"{least} to {most}"
-        raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: found {len(arguments)} arguments; expected {wanted}")
+        found = f"found {len(arguments)} arguments; expected {wanted}"
+        raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: {found}")
     return Line(text, targets, kind, arguments, shape, when)

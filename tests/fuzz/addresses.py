@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-STEP = ("batch", "seq", "checkpointing", "optimizer", "attention", "quantized", "dtype", "weight", "task", "labels", "config")
+STEP = (
+    "batch", "seq", "checkpointing", "optimizer", "attention", "quantized", "dtype", "weight", "task", "labels", "config",
+)  # fmt: skip
 PAGES: dict[str, tuple[str, ...]] = {
     "calculator.html": ("method", "model", "targets", "modules", "r", "alpha", *STEP),
     "compare.html": ("methods", "model", "budget", "diff", "sort", "desc", "lora.r", "targets", *STEP),
     "planner.html": ("gpu", "model", "need", "library", "trained", "by", "anywhere", *STEP),
     "idea.html": ("acts_on", "freezes", "like", "targets"),
     "methods/index.html": ("where", "model", "category", "sort", "q", "library"),
-    "methods/lora.html": ("model", "r", "targets", *STEP), "taxonomy.html": ("by", "q"), "memory.html": ("model", *STEP),
+    "methods/lora.html": ("model", "r", "targets", *STEP), "taxonomy.html": ("by", "q"),
+    "memory.html": ("model", *STEP),
     "models/bert_base.html": ("sort",), "survey.html": ("q",), "index.html": ("q",), "names.html": ("q",),
 }  # fmt: skip
 """Pages with the fields of their addresses, and others that they might have."""
 TOOLS = ("calculator.html", "compare.html", "planner.html", "idea.html")
 TEXTS = (
     "constructor", "__proto__", "toString", "hasOwnProperty", "lora.__proto__", "<img src=x onerror=alert(1)>", "lora",
-    "lora,ia3", "ia3,lora,lora,lroa", "gpt2", "bert_base", "pasted", "24 GiB", "1e400", "-0", "1.5", "mergeable", "all-linear",
-    '{"model_type": "llama"}', '{"model_type": "constructor"}', '{"__proto__": {"x": 1}}', "[" * 2_000, "(a+)+$", "%", "%00",
+    "lora,ia3", "ia3,lora,lora,lroa", "gpt2", "bert_base", "pasted", "24 GiB", "1e400", "-0", "1.5", "mergeable",
+    "all-linear", '{"model_type": "llama"}', '{"model_type": "constructor"}', '{"__proto__": {"x": 1}}', "[" * 2_000,
+    "(a+)+$", "%", "%00",
 )  # fmt: skip
 
 

@@ -78,14 +78,16 @@ def judged(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     except PeftonomyError as error:
         again = pickle.loads(pickle.dumps(error))
         problems = [] if str(again) == str(error) else ["an error that does not pickle"]
-        return error, problems + [*kit.message(f"error: {str(error).replace(chr(10), ' ')}\n")]
+        return error, [*problems, *kit.message(f"error: {str(error).replace(chr(10), ' ')}\n")]
     except (RecursionError, MemoryError, Exception):
         return None, [f"foreign error: {last_line()}"]
 
 
 SPECIAL = ("__getitem__", "__contains__", "__repr__", "__len__", "_repr_html_")
-OTHERS = {"apply", "plot", "default", "shape", "beyond", "together", "over", "together_numpy", "numpy", "sympy", "inventory", "each",
-          "rows", "arguments", "base_bytes"}
+OTHERS = {
+    "apply", "plot", "default", "shape", "beyond", "together", "over", "together_numpy", "numpy", "sympy", "inventory",
+    "each", "rows", "arguments", "base_bytes",
+}  # fmt: skip
 """Methods that run a live model or draw, or whose arguments are objects of the package."""
 
 
@@ -149,7 +151,8 @@ def _arguments(
             for hyper in rng.sample([*method.entry.hyperparameters], min(1, len(method.entry.hyperparameters))):
                 named |= {hyper: rng.choice([1, 8, strange()])} if rng.random() < 0.5 else {}
             needed = {"memory": {"batch": 1, "seq": 8}, "fit": {"gpu": 10**10}}.get(call.__name__, {})
-            named |= {**needed, **({rng.choice(["dtype", "checkpointing", "xx"]): strange()} if rng.random() < 0.1 else {})}
+            odd = {rng.choice(["dtype", "checkpointing", "xx"]): strange()} if rng.random() < 0.1 else {}
+            named |= needed | odd
         elif parameter.kind is parameter.VAR_POSITIONAL:
             words += rng.choice([[method.id, "lora"], ["lora", "ia3", "dora"], [strange()], []])
         elif parameter.default is parameter.empty or rng.random() < 0.25:
@@ -170,7 +173,8 @@ def tool(rng: random.Random, world: World) -> Case:
     name = rng.choice([*tools])
     properties = assistant.schema(tools[name])["properties"]
     right: dict[str, list[Any]] = {
-        "method": [*kb], "methods": [["lora"], ["lora", "ia3"]], "model": world.small, "gpu": ["24GiB"], "set": [{"r": 4}],
+        "method": [*kb], "methods": [["lora"], ["lora", "ia3"]], "model": world.small, "gpu": ["24GiB"],
+        "set": [{"r": 4}],
         "aspect": [{"acts_on": "weight"}, {"freezes": ["random"]}], "where": ["year > 2020"], "targets": [["attn.q"]],
         "adapter_config": [{"peft_type": "LORA", "target_modules": ["query"]}, "lora[r=2]"], "batch": [1], "seq": [8],
         "list": [*kb.taxonomy.lists], "category": [*kb.taxonomy.categories], "library": [*kb.libraries],
@@ -179,7 +183,8 @@ def tool(rng: random.Random, world: World) -> Case:
     given: dict[str, Any] = {}
     for key in properties:
         if key in needed or key == "methods" or rng.random() < 0.3:
-            given[key] = rng.choice(right[key]) if key in right and rng.random() < 0.8 else rng.choice((*VALUES, *TEXTS))
+            known = key in right and rng.random() < 0.8
+            given[key] = rng.choice(right[key] if known else (*VALUES, *TEXTS))
     if rng.random() < 0.15:
         given[misspelt(rng, rng.choice([*properties, "x"])) or "x"] = rng.choice((*VALUES, *TEXTS))
     if name == "fit" and not given.get("methods"):

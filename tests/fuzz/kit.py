@@ -16,6 +16,7 @@ import peftonomy
 from peftonomy import KnowledgeBase
 from peftonomy.cli import main as cli
 from peftonomy.costs.cost import Cost
+from peftonomy.knowledge.mechanism import traits
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 5.0
@@ -52,6 +53,11 @@ class World:
     def exportable(self) -> dict[str, list[str]]:
         """The methods that each library implements."""
         return {key: [m.id for m in self.kb.values() if key in m.entry.implementations] for key in self.kb.libraries}
+
+    @cached_property
+    def traits(self) -> list[Any]:
+        """The traits of all methods, which the page of each one needs."""
+        return [traits(method) for method in self.kb.values()]
 
     @cached_property
     def small(self) -> list[str]:

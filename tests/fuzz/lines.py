@@ -138,11 +138,12 @@ def given(rng: random.Random, param: click.Parameter, world: World, method: str)
     if isinstance(param.type, click.Choice):
         return str(rng.choice(param.type.choices))
     pools: dict[str, list[str]] = {
-        "METHOD": [method, method, *kb], "MODEL": world.small, "GPU": ["24GiB", "80GB", "4090", *(gpu.name for gpu in kb.gpus)],
+        "METHOD": [method, method, *kb], "MODEL": world.small, "GPU": ["24GiB", *(gpu.name for gpu in kb.gpus)],
         "N": ["0", "1", "2", "8", "100", "4096", "1000000", "-1", "10M", "0.1%", "1e6"],
         "DTYPE": ["float32", "bfloat16", "mixed"], "TASK": ["none", "causal_lm", "seq_cls"],
-        "LIST": [*kb.taxonomy.lists], "LIBRARY": [*kb.libraries, *kb.trainers, "any", "peft"], "PRIORITY": [*PRIORITIES],
-        "NAME": ["batch", "seq", "r", *OPTIMIZERS, *kb[method].entry.hyperparameters], "KIND": ["sdpa", "eager", "nf4", "int8"],
+        "LIST": [*kb.taxonomy.lists], "LIBRARY": [*kb.libraries, *kb.trainers, "any", "peft"],
+        "PRIORITY": [*PRIORITIES], "KIND": ["sdpa", "eager", "nf4", "int8"],
+        "NAME": ["batch", "seq", "r", *OPTIMIZERS, *kb[method].entry.hyperparameters],
         "STUDY": [*kb.studies], "C": [*kb.taxonomy.categories], "ROLES": ["attn.q", "attn.q,attn.v", "mlp.*", "*"],
         "NAMES": ["query", "q_proj,v_proj", "all-linear", "c_attn", "3.attention"],
         "PREDICATE": ["year > 2020", "merge == exact and year >= 2023", "trained < 10 ** 6", "name * 3 == 1"],
@@ -155,7 +156,8 @@ def given(rng: random.Random, param: click.Parameter, world: World, method: str)
         name, facet = rng.choice([*kb.taxonomy.facets.items(), *kb.taxonomy.derived.items()])
         return f"{name}={','.join(rng.sample([*facet.values], 1))}"
     if metavar == "FILE":
-        return rng.choice([str(kb.methods.path(method)), "lora[r=8]", "houlsby", "/dev/null", "/nowhere/x.json", str(world.folder)])
+        files = [str(kb.methods.path(method)), str(world.folder), "/dev/null", "/nowhere/x.json"]
+        return rng.choice([*files, "lora[r=8]", "houlsby"])
     return rng.choice(pools[metavar]) if metavar in pools and rng.random() < 0.95 else text(rng)
 
 

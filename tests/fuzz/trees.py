@@ -116,6 +116,7 @@ def _small(tree: Path) -> None:
 
 def _judged(rng: random.Random, world: World, method: str, content: bytes, *, inert: bool = False) -> Case:
     tree = world.folder / "tree"
+    world.traits  # noqa: B018 (once for all cases)
     kb = entries.reread(world.kb, tree, method, content)
     try:
         return judged(kb, method, rng.choice(world.small), content, inert=inert)

@@ -14,9 +14,9 @@ PATIENCE = 120.0
 """The seconds after which a worker that does not answer is ended: it does not react to signals."""
 
 
-def worked(group: str, seed: int, cases: int) -> Iterator[tuple[int, Case]]:
-    """Yield the cases of a job. A worker that hangs or dies is replaced, and its case reported."""
-    context, number = multiprocessing.get_context("spawn"), 0
+def worked(group: str, seed: int, first: int, cases: int) -> Iterator[tuple[int, Case]]:
+    """Yield the cases of a job from the first one. A worker that hangs or dies is replaced, and its case reported."""
+    context, number, cases = multiprocessing.get_context("spawn"), first, first + cases
     while number < cases:
         ours, theirs = context.Pipe()
         worker = context.Process(target=work, args=(group, seed, number, cases, theirs))
