@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
@@ -322,7 +322,7 @@ class KnowledgeBase(Records[Method]):
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
-        found, again = KnowledgeBase(self.root), set(methods)
+        found, again = KnowledgeBase(self.root), set(_ids(methods))
         found.families, found.models = self.families, self.models
         found.libraries, found.trainers = self.libraries, self.trainers
         for name in ("taxonomy", "references", "studies", "evidence"):
@@ -414,13 +414,12 @@ class KnowledgeBase(Records[Method]):
         """
         from .compare import Costs, compared
 
-        if isinstance(methods, str):
-            raise UsageError(f"methods: found {shown(methods)!r}; expected a list of ids")
+        ids = _ids(methods)
         place = {
             "model": model, "targets": targets, "target_modules": target_modules, "task": task,
             "num_labels": num_labels,
         }  # fmt: skip
-        return Costs(compared([self[one] for one in dict.fromkeys(methods)], place, hyperparameters, dtype))
+        return Costs(compared([self[one] for one in ids], place, hyperparameters, dtype))
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
@@ -487,14 +486,14 @@ class KnowledgeBase(Records[Method]):
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
-        return choose(self, model, wishes, n, task, num_labels, methods)
+        wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
+        return choose(self, model, wishes, n, task, num_labels, _ids(methods))
 
     def compare(self, *methods: str) -> Comparison:
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
         from .mechanism import compare
 
-        return compare(self, methods)
+        return compare(self, _ids(methods))
 
     def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
         """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
@@ -517,6 +516,15 @@ def _expect_text(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str | None):
             raise UsageError(f"{name}: found {shown(value)}; expected text")
+
+
+def _ids(given: Iterable[str], name: str = "methods") -> list[str]:
+    """Return ids, each once. Raises UsageError for anything but several texts."""
+    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
+    found = list(given) if several else []
+    if not several or not all(isinstance(cast(object, one), str) for one in found):
+        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
+    return list(dict.fromkeys(found))
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
