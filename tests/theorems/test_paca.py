@@ -38,7 +38,7 @@ def test_gradient_needs_the_chosen_inputs_only() -> None:
         saved.append(t)
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: keep, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         child.after(x, torch.zeros(5, site.d_out).to(x)).sum().backward()
     assert max(t.numel() for t in saved if t.is_floating_point()) == 5 * 2
     assert child.P.grad is not None
