@@ -83,6 +83,8 @@ class Study:
 
     def __init__(self, kb: KnowledgeBase, design: Design, folder: Path, only: Sequence[str] = ()):
         self.kb, self.design, self.folder = kb, design, folder
+        for method in [*design.set, *design.baselines]:
+            kb[method]      # raises UnknownName
         self.refused: dict[str, str] = {}
         self.arms = list(self._arms())
         known = {arm.method for arm in self.arms} | {name.partition("@")[0] for name in self.refused}

@@ -54,7 +54,7 @@ class Record(Entry):
     head: Amount
     """Parameters of the head."""
     step_seconds: Number | None
-    """The median over the steps."""
+    """CPU time, the median over the steps. A run has one thread, so an idle machine takes as long."""
     seconds: Number
     """The whole run, with loading and evaluation."""
     peak_bytes: Amount | None

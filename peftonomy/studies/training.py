@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..backbones.config import read_json
 from ..errors import PeftonomyError, UsageError
 from ..implementations.live import kit
-from ..implementations.located import module
+from ..implementations.located import FOLDER, module
 from ..knowledge.base import load
 from .design import Design
 from .jobs import model_place
@@ -185,8 +185,7 @@ class Run:
             "step_seconds": round(statistics.median(self.times), 6) if self.times else None,
             "seconds": round(time.perf_counter() - self.began, 3), "model": self.place.digest,
             "sizes": self.place.task.sizes, "commonest": self.place.task.commonest, "started": started,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "hardware": _hardware(),
+            "versions": _versions(), "hardware": _hardware(),
         }  # fmt: skip
 
     def trained(self, model: nn.Module) -> dict[str, Any]:
@@ -239,7 +238,7 @@ class Run:
         model.train()
         for number in range(steps):
             batch = self._batch(draws, number)
-            begin = time.perf_counter()
+            begin = time.process_time()
             loss = model(**batch).loss
             loss.backward()
             for parameter in turned:
@@ -248,7 +247,7 @@ class Run:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            self.times.append(time.perf_counter() - begin)
+            self.times.append(time.process_time() - begin)
             self.curve.append(loss.item())
             if not math.isfinite(self.curve[-1]):
                 raise Failed(f"the loss is {self.curve[-1]} in step {number + 1}")
@@ -298,6 +297,16 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages, and a digest of the reference implementations."""
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return found | {"implementations": digest.hexdigest()[:16]}
 
 
 @lru_cache
