@@ -32,7 +32,6 @@ def script(site: Site) -> str:
     records: dict[str, Any] = {
         "gpus": [g.model_dump(include={"name", "aliases", "mib", "how"}) for g in kb.gpus],
         "brands": sorted(gpus.BRANDS), "units": gpus.UNITS,
-        "hub": {key: m.file.checkpoint for key, m in kb.models.items() if m.file is not None and m.file.checkpoint},
         "classes": {
             key: {name: task.class_ for name, task in family.tasks.items()} for key, family in kb.families.items()
         },
