@@ -25,6 +25,7 @@ from peftonomy.studies.runner import run as run_study
 from peftonomy.studies.statistics import groups, holm, paired
 
 from .cli_kit import Run, assert_one_line, process
+from .guides_kit import blocks, commands, same
 from .studies_kit import squared
 
 pytestmark = pytest.mark.torch
@@ -116,11 +117,11 @@ def test_halving_hands_on_the_best_rates(kb: peftonomy.KnowledgeBase, tmp_path: 
     (arm,) = asked.wanted
     found: dict[str, Record] = {}
     first = asked.due(found)
-    assert [(job.rate, job.steps, job.split) for job in first] == [(r, 30, "validation") for r in (0.1, 0.2, 0.3, 0.4)]
+    assert [(job.rate, job.steps, job.split) for job in first] == [(r, 50, "validation") for r in (0.1, 0.2, 0.3, 0.4)]
     for job, value in zip(first, (0.5, 0.9, None, 0.7), strict=True):
         found[job.key] = done(**record(job, value, None if value else "the loss is nan in step 3"))
     second = asked.due(found)
-    assert [(job.rate, job.steps) for job in second] == [(0.2, 60), (0.4, 60)]
+    assert [(job.rate, job.steps) for job in second] == [(0.2, 100), (0.4, 100)]
     found |= {job.key: done(**record(job, value)) for job, value in zip(second, (0.6, 0.8), strict=True)}
     assert [(job.rate, job.seed, job.split) for job in asked.due(found)] == [(0.4, 0, "test"), (0.4, 1, "test")]
     assert asked.expected(arm) == 4 + 2 + 2
@@ -135,7 +136,7 @@ def test_a_key_depends_on_all_that_changes_a_result(study: Study, kb: peftonomy.
     keys = {job.key for job in study.due({})}
     assert len(keys) == len(study.due({}))
     for change in (("batch: 16", "batch: 8"), ("hidden_size: 32", "hidden_size: 64"), ("test: 400", "test: 300"),
-                   ("head_rate: 0.05", "head_rate: 0.06"), ("steps: 60", "steps: 40")):  # fmt: skip
+                   ("head_rate: 0.05", "head_rate: 0.06"), ("steps: 100", "steps: 40")):  # fmt: skip
         other = Study(kb, load_design(edited(tmp_path, change)), tmp_path)
         assert not keys & {job.key for job in other.due({})}
     same = Study(kb, load_design(edited(tmp_path, ("name: tiny", "name: other"))), tmp_path)
@@ -278,6 +279,19 @@ def test_a_killed_study_resumes(finished: Path, run: Run) -> None:
     assert {line["error"] for line in lines} == {None}
     assert run(f"bench run {TINY} --out {finished}").out.startswith("0 runs added")
     assert run(f"bench status {TINY} --runs {finished}").out.endswith("20 of 20 runs, 0 failed\n")
+
+
+@pytest.mark.slow
+def test_the_guide_shows_what_is_printed(finished: Path, root: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.parent)
+    yaml, *consoles = blocks(root, "study")
+    assert (yaml.kind, yaml.text) == ("yaml", TINY.read_text(encoding="utf-8"))
+    Path(yaml.title).write_text(yaml.text, encoding="utf-8")
+    (shown,) = (list(commands(block.text)) for block in consoles)
+    assert [command.split()[2] for command, _ in shown] == ["run", "status", "report"]
+    for command, output in shown:
+        printed = run(command.removeprefix("peftonomy ")).out
+        assert same(output.replace("20 runs added", "0 runs added"), printed), printed
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ SHOWN = 20
 
 
 def runs_option(command: F) -> F:
+    """Add the option that names the file of runs."""
     return click.option(
         "--runs", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
         help="The file of runs. Default: beside the study, with the ending .jsonl.",
@@ -28,6 +29,7 @@ def runs_option(command: F) -> F:
 
 
 def only_option(command: F) -> F:
+    """Add the option that selects methods."""
     return click.option("--method", "only", metavar="METHOD", multiple=True, shell_complete=completes("methods"),
                         help="Only this method; repeatable.")(command)  # fmt: skip
 
@@ -94,9 +96,8 @@ def status(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool)
 @bench.command(name="report")
 @study_argument
 @runs_option
-@only_option
 @json_option
-def report_(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool) -> None:
+def report_(study: Path, file: Path | None, as_json: bool) -> None:
     """Print the result of a study: each finished method with intervals, differences from the baselines, and costs.
 
     Methods of one group cannot be told apart from the best of the group. The command refuses a study whose canary
@@ -105,20 +106,19 @@ def report_(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool
     _needed("scipy")
     from ..studies.report import report
 
-    asked, path = _study(study, only), file or _beside(study)
+    asked, path = _study(study), file or _beside(study)
     found = report(asked, _done(path), str(path))
     if as_json:
         return out.print_json(found.to_dict())
     bases = [base for base in asked.design.baselines if any(base in row.against for row in found.rows)]
-    columns = ("group", "arm", found.metric, "95 %", *(f"- {base}" for base in bases), *("p" for _ in bases), "rate",
+    columns = ("group", "arm", found.metric, "95 %", *(name for base in bases for name in (f"vs {base}", "p")), "rate",
                "sensitivity", "trained", "ms/step", "peak", "predicted")  # fmt: skip
     rows = []
     for row in found.rows:
         against = [row.against.get(base) for base in bases]
         rows.append((
             str(row.group), row.arm, f"{row.value:.3f}", f"{row.low:.3f}-{row.high:.3f}",
-            *(f"{one.mean:+.3f}" if one else "" for one in against),
-            *(f"{one.p:.2g}" if one else "" for one in against),
+            *(text for one in against for text in ((f"{one.mean:+.3f}", f"{one.p:.2g}") if one else ("", ""))),
             out.number(row.learning_rate), "" if row.sensitivity is None else f"{row.sensitivity:.2f}",
             out.number(row.trained), "" if row.step_seconds is None else f"{1000 * row.step_seconds:.0f}",
             *("" if size is None else out.binary_text(size) for size in (row.peak_bytes, row.predicted_bytes)),
@@ -134,7 +134,7 @@ def report_(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool
     return None
 
 
-def _study(path: Path, only: tuple[str, ...]) -> Study:
+def _study(path: Path, only: tuple[str, ...] = ()) -> Study:
     from ..studies.design import load_design
     from ..studies.jobs import Study
 
