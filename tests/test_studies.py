@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -15,14 +16,17 @@ import pytest
 
 import peftonomy
 from peftonomy import DataError, UsageError
+from peftonomy.site._measured import ours as shown
+from peftonomy.site._site import Site
 from peftonomy.studies.design import load_design
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study
+from peftonomy.studies.own import measured, own_studies
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Record, Runs, read_runs
 from peftonomy.studies.report import report
 from peftonomy.studies.runner import TRIES, progress
 from peftonomy.studies.runner import run as run_study
-from peftonomy.studies.statistics import groups, holm, paired
+from peftonomy.studies.statistics import groups, holm, paired, surpasses
 
 from .cli_kit import Run, assert_one_line, process
 from .guides_kit import blocks, commands, same
@@ -234,6 +238,10 @@ def test_paired_differences() -> None:
     unstable[0] = 1.0       # one seed alone is better: seeds differ too much to say so of the method
     assert paired(unstable, b).mean > 0.1
     assert paired(unstable, b).p > 0.05
+    assert not surpasses(unstable, b)
+    assert not surpasses(b, unstable)
+    assert surpasses(better, b)
+    assert surpasses(np.ones((2, 9)), np.zeros((2, 9)))
     assert groups({"a": a, "b": b, "better": better}) == {"better": 1, "a": 2, "b": 2}
     assert holm([0.2]) == [0.2]
 
@@ -287,9 +295,9 @@ def test_the_guide_shows_what_is_printed(finished: Path, root: Path, run: Run, m
     yaml, *consoles = blocks(root, "study")
     assert (yaml.kind, yaml.text) == ("yaml", TINY.read_text(encoding="utf-8"))
     Path(yaml.title).write_text(yaml.text, encoding="utf-8")
-    (shown,) = (list(commands(block.text)) for block in consoles)
-    assert [command.split()[2] for command, _ in shown] == ["run", "status", "report"]
-    for command, output in shown:
+    (examples,) = (list(commands(block.text)) for block in consoles)
+    assert [command.split()[2] for command, _ in examples] == ["run", "status", "report"]
+    for command, output in examples:
         printed = run(command.removeprefix("peftonomy ")).out
         assert same(output.replace("20 runs added", "0 runs added"), printed), printed
 
@@ -311,7 +319,8 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     found = report(study, read_runs(finished), "runs.jsonl")
     rows = {row.arm: row for row in found.rows}
     assert found.rows[0].arm == "full_fine_tuning"
-    assert rows["full_fine_tuning"].group < rows[FROZEN].group < rows[REVERSED].group
+    assert rows["full_fine_tuning"].value > rows[FROZEN].value + 0.1 > rows[REVERSED].value + 0.1
+    assert rows["full_fine_tuning"].group == 1
     assert (found.failures, found.refused, found.unfinished) == ({}, {}, [])
     for row in found.rows:
         assert row.low <= row.value <= row.high
@@ -322,6 +331,19 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     printed = run(f"bench report {TINY} --runs {finished}")
     assert printed.code == 0
     assert all(name in printed.out for name in rows)
+
+    base = tmp_path / "base"
+    (base / "studies").mkdir(parents=True)
+    shutil.copy(TINY, base / "studies")
+    shutil.copy(finished, base / "studies" / "tiny.jsonl")
+    ours = {one.arm: one for one in measured(base)}
+    assert {arm: one.value for arm, one in ours.items()} == pytest.approx({arm: row.value for arm, row in rows.items()})
+    pages = Site(study.kb, "")
+    vars(pages)["own"] = own_studies(base)
+    (every,), (own,) = shown(pages), shown(pages, study.kb["lora"])
+    assert [row["name"] for row in every["rows"]][-1] == "Updates with the wrong sign"
+    assert [(row["name"], row["cells"]["trained"]["text"]) for row in own["rows"]] == [("LoRA", "2,048")]
+    assert [one.peak_bytes for one in ours.values()] == [rows[arm].peak_bytes for arm in ours]
 
     spoilt, lines = tmp_path / "spoilt.jsonl", [json.loads(line) for line in finished.read_text().splitlines()]
     answers = {(line["arm"], line["asked"]["seed"]): line["answers"] for line in lines}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,8 @@ def status(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool)
 
     from ..studies.runner import progress
 
-    asked, done = _study(study, only), _done(file or _beside(study))
+    done = _done(file or _beside(study))
+    asked = _study(study, only, done)
     found = progress(asked, done)
     if as_json:
         return out.print_json(asdict(found) | {"refused": asked.refused})
@@ -106,8 +108,10 @@ def report_(study: Path, file: Path | None, as_json: bool) -> None:
     _needed("scipy")
     from ..studies.report import report
 
-    asked, path = _study(study), file or _beside(study)
-    found = report(asked, _done(path), str(path))
+    path = file or _beside(study)
+    done = _done(path)
+    asked = _study(study, (), done)
+    found = report(asked, done, str(path))
     if as_json:
         return out.print_json(found.to_dict())
     bases = [base for base in asked.design.baselines if any(base in row.against for row in found.rows)]
@@ -134,11 +138,13 @@ def report_(study: Path, file: Path | None, as_json: bool) -> None:
     return None
 
 
-def _study(path: Path, only: tuple[str, ...] = ()) -> Study:
+def _study(path: Path, only: tuple[str, ...], done: Mapping[str, Record] | None = None) -> Study:
+    """Read a study. If runs have ended, their line names the examples, which need not be here."""
     from ..studies.design import load_design
     from ..studies.jobs import Study
 
-    return Study(knowledge(), load_design(path), path.parent, only)
+    last = list(done.values())[-1].asked["task"]["revision"] if done else None
+    return Study(knowledge(), load_design(path), path.parent, only, last)
 
 
 def _beside(study: Path) -> Path:

@@ -78,11 +78,14 @@ class Job:
 class Study:
     """A design with its arms, laid out on the model.
 
-    refused: the arms that cannot run, each with the reason. folder: where relative paths of the design begin.
+    refused: the arms that cannot run, each with the reason. folder: where relative paths of the design begin. only:
+    methods. revision: the digest of the examples if it is known from finished runs; the examples are not read then.
     """
 
-    def __init__(self, kb: KnowledgeBase, design: Design, folder: Path, only: Sequence[str] = ()):
-        self.kb, self.design, self.folder = kb, design, folder
+    def __init__(
+        self, kb: KnowledgeBase, design: Design, folder: Path, only: Sequence[str] = (), revision: str | None = None
+    ):
+        self.kb, self.design, self.folder, self._revision = kb, design, folder, revision
         for method in [*design.set, *design.baselines]:
             kb[method]      # raises UnknownName
         self.refused: dict[str, str] = {}
@@ -102,7 +105,8 @@ class Study:
     def shared(self) -> dict[str, Any]:
         """What all runs share, as in their keys."""
         names = ("batch", "seq", "head_rate", "weight_decay", "warmup", "calibration")
-        task = self.design.task.model_dump(exclude={"folder", "file"}) | {"revision": self.task.revision}
+        task = self.design.task.model_dump(exclude={"folder", "file"})
+        task["revision"] = self._revision or self.task.revision
         return {"model": self.design.model.model_dump(), "task": task} | {
             name: getattr(self.design, name) for name in names
         }
@@ -146,8 +150,8 @@ class Study:
 
     @cached_property
     def where(self) -> dict[str, Any]:
-        """The task, as for `Method.on`."""
-        return {"task": "seq_cls", "num_labels": self.task.labels}
+        """The task, as for `Method.on`. Counts of a method without the head do not depend on the labels."""
+        return {"task": "seq_cls"} | ({} if self._revision else {"num_labels": self.task.labels})
 
     @cached_property
     def backbone(self) -> ModelLike:
