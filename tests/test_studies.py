@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import peftonomy
 from peftonomy import DataError, UsageError
 from peftonomy.site._measured import ours as shown
 from peftonomy.site._site import Site
-from peftonomy.studies.design import load_design
+from peftonomy.studies.design import Task, load_design
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study
 from peftonomy.studies.own import measured, own_studies
+from peftonomy.studies.parts import read_task
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Record, Runs, read_runs
 from peftonomy.studies.report import report
-from peftonomy.studies.runner import TRIES, progress
+from peftonomy.studies.runner import TRIES, as_work, progress
 from peftonomy.studies.runner import run as run_study
 from peftonomy.studies.statistics import groups, holm, paired, surpasses
 
@@ -358,3 +360,63 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     assert "expected frozen to be better than reversed" in refused.err
     spoilt.write_text("".join(json.dumps(line) + "\n" for line in lines if line["arm"] != FROZEN))
     assert "canary frozen: found unfinished runs" in run(f"bench report {TINY} --runs {spoilt}").err
+
+
+# One run, on a saved model and texts
+
+
+def test_a_run_on_texts(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    from peftonomy.studies.training import run as train
+
+    words = [f"w{i}" for i in range(20)]
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(vocab_size=25, **sizes)).save_pretrained(tmp_path / "model")
+    lines = [{"text": f"{a} {b}", "label": "even" if i % 2 else "odd"} for i, a in enumerate(words) for b in words]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "lines.jsonl").write_text(text)
+    config = TINY.read_text(encoding="utf-8").partition("model:\n")[2].partition("task:")[0]
+    design = load_design(edited(
+        tmp_path, (config, "  checkpoint: model\n"), ("kind: digits", "kind: lines\n  file: lines.jsonl"),
+        ("validation: 200", "validation: 50"), ("test: 400", "test: 50"), ("seq: 32", "seq: 6"),
+    ))  # fmt: skip
+    asked = Study(kb, design, tmp_path)
+    assert asked.task.sizes == {"train": 300, "validation": 50, "test": 50}
+    (job, *_) = asked.first_round(asked.arms[1])
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        found = runs.add(train(as_work(asked, job)))
+        assert (found.arm, found.error, found.answers, found.trained) == ("lora", None, None, 2048)
+        assert found.value is not None
+        assert len(found.curve or ()) == 50
+        assert found.head == 2 * 32 + 2
+    wrong = replace(job, arm=replace(job.arm, setting={"r": 0}))
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        failed = runs.add(train(as_work(asked, wrong)))
+        assert failed.value is None
+        assert (failed.error or "").startswith("UsageError: lora: r")
+    (tmp_path / "lines.jsonl").write_text(text + text)
+    with pytest.raises(DataError, match=r"lines.jsonl:401: text: found the text again"):
+        _ = Study(kb, design, tmp_path).task
+
+
+def test_definitions_of_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines in WordNet's format: its licence, a top noun, nouns and a verb."""
+    noun = "  1 This software and database\n{0} 03 n 01 entity 0 000 | that which exists  \n" + "".join(
+        f"{{{i}}} {5 + i:02} n 02 beast 0 animal 1 001 @ 00000000 n 0000 | a living; thing {i}; \"an example; of\"  \n"
+        for i in range(1, 5)
+    )
+    (tmp_path / "data.noun").write_text(noun.format(*(f"{i:08}" for i in range(5))))
+    verb = "00000009 38 v 01 go 0 001 @ 00000000 v 0000 01 + 02 00 | move; \"he goes\"  \n"
+    (tmp_path / "data.verb").write_text(verb)
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path))
+    asked = Task.model_validate({"kind": "wordnet", "folder": "nowhere", "validation": 1, "test": 1})
+    task = read_task(asked, tmp_path)
+    texts = {text for split in task.inputs.values() for text in split}
+    assert texts == {"move", *(f"a living; thing {i}" for i in range(1, 5))}
+    assert (task.labels, task.sizes) == (5, {"train": 3, "validation": 1, "test": 1})
+    monkeypatch.delenv("WNSEARCHDIR")
+    with pytest.raises(DataError, match=r"install wordnet-base"):
+        read_task(asked, tmp_path)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .pool import Workers
     from .records import Record, Runs
 
-__all__ = ["Progress", "progress", "run"]
+__all__ = ["Progress", "as_work", "progress", "run"]
 
 TRIES = 3
 """How often a run starts whose worker dies."""
@@ -70,7 +70,7 @@ def run(
             for job in due[: max(0, workers.free)]:
                 if limit is not None and started >= limit:
                     break
-                workers.start(job.key, _work(study, job))
+                workers.start(job.key, as_work(study, job))
                 running[job.key] = job
                 started += 1
             if not running:
@@ -95,7 +95,7 @@ def run(
         workers.close()
 
 
-def _work(study: Study, job: Job) -> dict[str, Any]:
+def as_work(study: Study, job: Job) -> dict[str, Any]:
     """Return a job as plain data for another process."""
     return {
         "root": str(study.kb.root.resolve()), "design": study.design.model_dump_json(),

@@ -56,8 +56,8 @@ def run(work: Mapping[str, Any]) -> dict[str, Any]:
     the model or the examples cannot be read.
     """
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     place = _place(work["root"], work["design"], work["folder"])
     return Run(place, SimpleNamespace(**work["job"])).record()
 
@@ -86,8 +86,7 @@ class Place:
         class_ = transformers.AutoModelForSequenceClassification
         torch.manual_seed(seed)
         if isinstance(self.source, Mapping):
-            config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
-            model = class_.from_config(config)
+            model = self._built()
             body = dict(self._random_body)
             for weight in kit.weights(model):
                 if weight.pretrained:
@@ -102,12 +101,16 @@ class Place:
                 raise UsageError(f"the model {self.source} cannot be read: {str(error).splitlines()[0]}") from None
         return cast(nn.Module, model)
 
+    def _built(self) -> Any:
+        assert isinstance(self.source, Mapping)
+        config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
+        return transformers.AutoModelForSequenceClassification.from_config(config)
+
     @cached_property
     def _random_body(self) -> list[tuple[str, Tensor]]:
         """The weights of a model that no checkpoint has, the same in every run."""
         torch.manual_seed(0)
-        config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+        model = self._built()
         return [(w.name, w.value.detach()) for w in kit.weights(model) if w.pretrained]
 
     @cached_property
@@ -232,7 +235,7 @@ class Run:
         steps, warm = self.job.steps, max(1, round(self.design.warmup * self.job.steps))
 
         def rate(step: int) -> float:
-            return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+            return float(min((step + 1) / warm, (steps - step) / max(1, steps - warm)))
 
         schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
         model.train()
