@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .graph import Graph
     from .mechanism import Comparison, Nearest
     from .query import Selection
+    from .serving import Serving
 
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
 
@@ -140,6 +141,33 @@ class MethodOn:
         size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
         return largest(self.training, hyperparameters, setting, solve, size)
 
+    def serving(
+        self,
+        *,
+        engine: str | None = None,
+        max_loras: int = 1,
+        max_rank: int | None = None,
+        tp: int = 1,
+        fully_sharded: bool = False,
+        dtype: str | None = None,
+        **hyperparameters: Any,
+    ) -> Serving:
+        """Return the bytes that a serving engine allocates for adapters on one GPU, and those in the key-value cache.
+
+        engine: an id of `engines`; None: only the key-value cache. max_loras: the number of adapters. max_rank: the
+        engine's largest rank; None: the smallest that holds the method's. tp: the GPUs of tensor parallelism.
+        fully_sharded: the engine's option of that name. dtype: of the adapters and of the cache; None: the first that
+        the engine accepts. Raises UsageError for a model whose layers in the engine are not described, and for options
+        that the engine does not accept.
+        """
+        from .serving import serve
+
+        kb = self.method.kb
+        found = None if engine is None else kb.engines[engine]
+        dtype = dtype or (found.dtypes[0] if found is not None else "bfloat16")
+        ask = (max_loras, max_rank, tp, fully_sharded, dtype)
+        return serve(self.method, self.plan, found, hyperparameters, *ask)
+
     @overload
     def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
 
@@ -197,6 +225,11 @@ class Method(MethodRecord):
         """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
+
+    def serving(self, model: ModelLike, **given: Any) -> Serving:
+        """Shortcut for `on(model, ...).serving(...)`: the bytes of adapters in a serving engine."""
+        where, others = _split(given)
+        return self.on(model, **where).serving(**others)
 
     @overload
     def export(
@@ -279,7 +312,7 @@ class KnowledgeBase(Records[Method]):
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
         found, again = KnowledgeBase(self.root), set(methods)
         found.families, found.models = self.families, self.models
-        found.libraries, found.trainers = self.libraries, self.trainers
+        found.libraries, found.trainers, found.engines = self.libraries, self.trainers, self.engines
         for name in ("taxonomy", "references", "studies", "evidence"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
@@ -350,6 +383,16 @@ class KnowledgeBase(Records[Method]):
         from .support import records
 
         return Table(list(records(self)), caption="Methods in libraries and trainers")
+
+    @property
+    def serving(self) -> Table:
+        """Each method at serving: mergeable, swappable, batched with others, and the answer of each engine.
+
+        An engine's answer is taken, converted, refused, wrong (no error, but another function) or unknown.
+        """
+        from .serving import records
+
+        return Table(list(records(self)), caption="Methods at serving")
 
     def costs(
         self,

@@ -1,0 +1,75 @@
+"""Commands about a trained adapter: serving, and merging into a quantised base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..files import output as out
+from .options import (
+    Whole,
+    cli,
+    completes,
+    count,
+    json_option,
+    knowledge,
+    method_argument,
+    model_options,
+    once,
+    question,
+    section,
+)
+
+WORDS = {
+    "taken": "takes it", "converted": "takes it after a conversion to LoRA", "refused": "refuses it",
+    "wrong": "loads it without an error and computes another function", "unknown": "not read",
+}  # fmt: skip
+"""The answers of an engine."""
+
+
+@cli.command()
+@method_argument
+@model_options
+@click.option("--engine", metavar="ENGINE", shell_complete=completes("engines"),
+              help="vllm, lorax, tgi or slora. Without it: only the key-value cache.")
+@click.option("--max-loras", metavar="N", type=Whole(), default=1, show_default=True, help="The number of adapters.")
+@click.option("--max-rank", metavar="R", type=Whole(),
+              help="The engine's largest rank. Default: the smallest that holds the method's.")
+@click.option("--tp", metavar="N", type=Whole(), default=1, show_default=True, help="GPUs of tensor parallelism.")
+@click.option("--fully-sharded", is_flag=True, help="vLLM's option --fully-sharded-loras.")
+@click.option("--dtype", metavar="DTYPE", help="Of adapters and cache. Default: the first that the engine accepts.")
+@json_option
+def serving(
+    method: str, as_json: bool, engine: str | None, max_loras: int, max_rank: int | None, tp: int, fully_sharded: bool,
+    dtype: str | None, **asked: Any,
+) -> None:  # fmt: skip
+    """Count the bytes that a serving engine allocates for adapters, on one GPU."""
+    asking = question(asked)
+    kb = knowledge()
+    found = kb[method].on(**asking.place).serving(
+        engine=engine, max_loras=max_loras, max_rank=max_rank, tp=tp, fully_sharded=fully_sharded, dtype=dtype,
+        **once(asking.settings),
+    )  # fmt: skip
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{method} on {found.model}, {found.dtype}, on {'one of ' * (tp > 1)}{count(tp, 'GPU')}")
+    if engine is not None:
+        one = kb.engines[engine]
+        click.echo(f"{one.name} {one.version} {WORDS[found.works or 'unknown']}: {found.why}\n")
+        if found.slot_bytes is not None and found.total_bytes is not None:
+            when = {"start": "allocated at the start", "load": "allocated when an adapter loads"}[one.allocates]
+            rows = [(role, out.number(size), out.binary_text(size)) for role, size in found.parts.items()]
+            rows.append(("one adapter", out.number(found.slot_bytes), out.binary_text(found.slot_bytes)))
+            total = f"{out.binary_text(found.total_bytes)}, {when}, rank {found.max_rank}"
+            rows.append((count(max_loras, "adapter") + " in all", out.number(found.total_bytes), total))
+            section(("", "bytes", ""), rows, right=["bytes"])
+            for line in found.beside:
+                click.echo(f"Not counted: {line}")
+    if found.key_value_bytes is None:
+        click.echo("The key-value cache of this model is not described.")
+    elif found.key_value_bytes:
+        what = f"{found.positions:,} more positions take" if found.positions else "The stored keys and values take"
+        size = f"{found.key_value_bytes:,} bytes of the key-value cache"
+        click.echo(f"{what} {size}, for each sequence that shares none.")
+    return None
