@@ -73,3 +73,37 @@ def serving(
         size = f"{found.key_value_bytes:,} bytes of the key-value cache"
         click.echo(f"{what} {size}, for each sequence that shares none.")
     return None
+
+
+@cli.command()
+@click.argument("adapter", metavar="ADAPTER", type=click.Path(exists=True))
+@click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
+              help="An id of the catalogue, a name on the Hugging Face Hub, or the path of a config.json.")
+@click.option("--to", metavar="FORMAT", required=True, help="nf4 or int8.")
+@click.option("--weights", metavar="PATH", type=click.Path(exists=True),
+              help="The model's safetensors file, or a folder with such files.")
+@json_option
+def merge_check(adapter: str, model: str, to: str, weights: str | None, as_json: bool) -> None:
+    """Check whether the update of a saved adapter survives a merge into quantised weights.
+
+    ADAPTER is a folder that peft has saved, or its adapter_model.safetensors. Rounding loses an update that is small
+    beside the weights.
+    """
+    with out.progress("reading"):
+        found = knowledge().merge_check(adapter, model, to=to, weights=weights)
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{found.method} of {adapter}, merged into {found.model} in {to}\n")
+    if found.verdicts:
+        rows = [
+            (one.module, f"{one.norm:.4g}", f"{one.rho:.4f}", f"{one.error:.3f}", f"{one.kept:.1%}", one.verdict or "")
+            for one in found.modules
+        ]  # fmt: skip
+        section(("module", "norm", "of the weight", "error", "kept", ""), rows, right=["norm", "error", "kept"])
+        return click.echo(", ".join(f"{name}: {count(n, 'module')}" for name, n in found.verdicts.items()))
+    section(("module", "norm"), [(one.module, f"{one.norm:.4g}") for one in found.modules], right=["norm"])
+    click.echo(
+        f"An update is lost below {found.lost_below} times the norm of its weight, and kept above {found.kept_above} "
+        "times, if the weights are normal. With --weights each module is predicted."
+    )  # fmt: skip
+    return None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..memory.answer import Training
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from ..serving.merging import MergeCheck
     from .choose import Choice
     from .compare import Costs
     from .graph import Graph
@@ -487,6 +488,20 @@ class KnowledgeBase(Records[Method]):
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
         return choose(self, model, wishes, n, task, num_labels, methods)
+
+    def merge_check(
+        self, adapter: str | Path, model: ModelLike, *, to: str, weights: str | Path | None = None
+    ) -> MergeCheck:
+        """Return what a merge into quantised weights leaves of a saved adapter's update (needs numpy).
+
+        adapter: the folder with adapter_config.json and adapter_model.safetensors, or the latter file. to: nf4 or int8.
+        weights: a safetensors file of the model, or a folder with such files; without it only the norms of the updates
+        are computed, with the ratios below which an update is lost. Raises DataError for files that do not fit the
+        model, UsageError for an adapter without a merge.
+        """
+        from ..serving.merging import merge_check
+
+        return merge_check(self, adapter, self.backbone(model), to, weights)
 
     def compare(self, *methods: str) -> Comparison:
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
