@@ -18,6 +18,7 @@ from ..serving.slots import Ask, slot
 if TYPE_CHECKING:
     from ..costs.plan import Plan
     from ..schema.engines import Engine, Works
+    from ..schema.method import MethodEntry
 
 __all__ = ["Serving", "records", "serve", "status", "traits"]
 
@@ -189,7 +190,10 @@ def _derived(works: Works, note: str, source: str | None) -> dict[str, Any]:
 
 
 def traits(method: MethodRecord) -> dict[str, dict[str, Any]]:
-    """Return whether a method is mergeable, swappable and batched with others, each with the reason. All is derived."""
+    """Return whether a method is mergeable, swappable and batched with others, each with the reason. All is derived.
+
+    `requantised`: whether a merge into quantised weights is exact (all, rows, partly, none).
+    """
     tensors = {part.prefix + name: t for part in method.parts for name, t in part.entry.tensors.items()}
     kept = [name for name, tensor in tensors.items() if tensor.served == "kept"]
     own = [name for name, tensor in tensors.items() if tensor.per in OF_PARAMETERS and tensor.served != "absent"]
@@ -198,7 +202,7 @@ def traits(method: MethodRecord) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         "mergeable": {"holds": method.merge == "exact", "why": "Every tensor merges into the model's parameters."}
     }
-    if quantised:
+    if quantised and kept:
         found["mergeable"]["why"] = "The base is quantised, and a merged weight is rounded again."
     elif kept:
         found["mergeable"]["why"] = f"Stays beside the weights: {_some(kept)}."
@@ -215,7 +219,46 @@ def traits(method: MethodRecord) -> dict[str, dict[str, Any]]:
     else:
         found["swappable"] = {"holds": True, "why": "The tensors of a task lie beside the model's parameters."}
         found["batched"] = {"holds": True, "why": "Each input of a batch can use its own task's tensors."}
-    return found
+    return found | {"requantised": exactness(method)}
+
+
+def exactness(method: MethodRecord) -> dict[str, Any]:
+    """Return whether a merge into quantised weights is exact, with the reason; derived from tensors and operations.
+
+    Biases, norms and embeddings are not quantised. A factor for each row of a weight goes into the row's scale, or into
+    those of its blocks if these are not quantised themselves.
+    """
+    if method.merge != "exact":
+        return {"holds": "none", "why": "Does not merge."}
+    rows: list[str] = []
+    rounded: list[str] = []
+    for part in method.parts:
+        for name, tensor in part.entry.tensors.items():
+            if tensor.served == "absent" or tensor.per in ("bias", "norm") or _is_table(tensor.roles):
+                continue
+            (rows if _scales_rows(part.entry, name) else rounded).append(part.prefix + name)
+    if not rows and not rounded:
+        return {"holds": "all", "why": "No quantised weight changes."}
+    if not rounded:
+        return {"holds": "rows", "why": "Every change is a factor for each row, which goes into the scales."}
+    if rows:
+        why = f"The row factors {_some(rows)} go into the scales; {_some(rounded)} are rounded with the weights."
+        return {"holds": "partly", "why": why}
+    return {"holds": "none", "why": f"The weights with {_some(rounded)} are rounded again."}
+
+
+def _is_table(roles: list[str] | None) -> bool:
+    return roles is not None and all(role.startswith("embed.") for role in roles)
+
+
+def _scales_rows(entry: MethodEntry, name: str) -> bool:
+    """Return True if the only operation on a tensor multiplies a module's output with it."""
+    tensor = entry.tensors[name]
+    if tensor.per != "site" or tensor.shape is None or [size.source for size in tensor.shape] != ["d_out"]:
+        return False
+    found = [text for op in entry.memory.operations for text in op.functions.items()] if entry.memory else []
+    using = [(head, body) for head, body in found if f".{name}" in body.replace("\n", " ").split()]
+    return using == [("after x y", f"mul .{name} y")]
 
 
 def _some(names: list[str]) -> str:

@@ -140,9 +140,9 @@ def _updates(file: Path, config: Adapter, places: Mapping[str, Place]) -> dict[s
             if tensors.shape(pair[part]) != shape or not rank:
                 raise wrong(pair[part], f"the shape {tensors.shape(pair[part])}", f"{shape}")
         a, b = tensors.read(pair["A"]).astype("f8"), tensors.read(pair["B"]).astype("f8")
-        square = float(np.einsum("ij,ji->", b.T @ b, a @ a.T))
-        if not math.isfinite(square):
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise wrong(module, "values that are not finite", "finite numbers")
+        square = float(np.einsum("ij,ji->", b.T @ b, a @ a.T))
         found[module] = rank, _scale(config, place.known, rank) * math.sqrt(max(square, 0.0))
     return found
 

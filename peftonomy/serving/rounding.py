@@ -30,6 +30,8 @@ __all__ = ["FORMATS", "Format", "Rounded", "gaussian_scale", "rounded"]
 NORMAL = NormalDist()
 OFFSET = 0.9677083
 """The quantile of the outermost codes of NF4, as bitsandbytes' `create_normal_map` sets it."""
+GROUP = 16
+"""Codes of an even grid that are treated together."""
 FAR = 8
 """Standard deviations beyond which a normal variable is ignored."""
 
@@ -100,25 +102,35 @@ def _rounded(name: str, scale: float, size: int, rho: float) -> Rounded:
     width = math.hypot(scale, rho * gaussian_scale(size))
     points = [scale * code for code in grid]
     edges = [-math.inf, *((a + b) / 2 for a, b in pairwise(points)), math.inf]
+    shares = [NORMAL.cdf(high) - NORMAL.cdf(low) for low, high in pairwise(edges)]
     squares = projected = 0.0
-    for index, code in enumerate(grid):
-        share = NORMAL.cdf(edges[index + 1]) - NORMAL.cdf(edges[index])
-        spread = rho * math.sqrt(1 + code * code)
-        error = moved = 0.0
-        gap = width * (grid[1] - grid[0])
+    for index, share, square in _gathered(grid, shares) if even else _each(grid, shares):
+        spread, gap = rho * math.sqrt(1 + square), width * (grid[1] - grid[0])
         if even and spread > gap:  # then the rounded part is uniform: the next term is below exp(-2 pi^2)
             squares += share * gap * gap / 12
-            projected += share * spread * spread / (1 + code * code)
+            projected += share * spread * spread / (1 + square)
             continue
         for low, high, jump in _steps(grid, index, width, spread):
-            error += _square(low, high, jump, spread)
-            moved += jump * spread * (_density(low / spread) - _density(high / spread))
-        squares += share * error
-        projected += share * moved / (1 + code * code)
+            squares += share * _square(low, high, jump, spread)
+            moved = jump * spread * (NORMAL.pdf(low / spread) - NORMAL.pdf(high / spread))
+            projected += share * moved / (1 + square)
     alone = 1 / size
-    return Rounded(
-        math.sqrt((1 - alone) * squares) / rho, min(alone + (1 - alone) * projected / (rho * rho), 1.0)
-    )  # fmt: skip
+    kept = alone + (1 - alone) * projected / (rho * rho)
+    return Rounded(math.sqrt((1 - alone) * squares) / rho, min(kept, 1.0))
+
+
+def _each(grid: tuple[float, ...], shares: list[float]) -> Iterator[tuple[int, float, float]]:
+    """Yield each code's index, its share of the weights and its square."""
+    yield from ((index, share, grid[index] ** 2) for index, share in enumerate(shares))
+
+
+def _gathered(grid: tuple[float, ...], shares: list[float]) -> Iterator[tuple[int, float, float]]:
+    """Yield the same for groups of neighbouring codes, which differ in the square alone if all distances are equal."""
+    for start in range(0, len(grid), GROUP):
+        found = range(start, min(start + GROUP, len(grid)))
+        share = sum(shares[i] for i in found)
+        if share:
+            yield start, share, sum(shares[i] * grid[i] ** 2 for i in found) / share
 
 
 def _steps(grid: tuple[float, ...], index: int, width: float, spread: float) -> Iterator[tuple[float, float, float]]:
@@ -144,14 +156,10 @@ def _steps(grid: tuple[float, ...], index: int, width: float, spread: float) -> 
             i, low = i + direction, high
 
 
-def _density(x: float) -> float:
-    return NORMAL.pdf(x)
-
-
 def _square(low: float, high: float, jump: float, spread: float) -> float:
     """Return the integral of (u - jump)^2 over low..high, for u normal with the standard deviation `spread`."""
     a, b, m = low / spread, high / spread, jump / spread
     mass = NORMAL.cdf(b) - NORMAL.cdf(a)
-    second = mass + a * _density(a) - b * _density(b)
-    first = _density(a) - _density(b)
+    second = mass + a * NORMAL.pdf(a) - b * NORMAL.pdf(b)
+    first = NORMAL.pdf(a) - NORMAL.pdf(b)
     return spread * spread * (second - 2 * m * first + m * m * mass)

@@ -489,6 +489,14 @@ class Trait(Record):
     why: str
 
 
+class Requantised(Record):
+    """Whether a merge into quantised weights is exact."""
+
+    holds: Literal["all", "rows", "partly", "none"]
+    """`all`: no quantised weight changes. `rows`: factors of rows go into the scales. `partly`: only some tensors."""
+    why: str
+
+
 class EarlierAnswer(Record):
     """The answer of another version of an engine."""
 
@@ -519,6 +527,7 @@ class Served(Record):
     swappable: Trait
     batched: Trait
     """Whether one batch can mix inputs of several tasks."""
+    requantised: Requantised
     engines: dict[str, EngineAnswer]
 
 
