@@ -164,6 +164,7 @@ class Tool extends Fields {
       s.unknown = false;
       s.typed = self.modelField = undefined;
       self.rebuild();
+      self.querySelector(self.pasted ? '[data-field="config"] textarea' : '[data-field="model"] input').focus();
       self.write();
     } }, this.pasted ? "Name a model instead" : "Paste a config.json instead");
   }
