@@ -212,7 +212,7 @@ def simulated(case: Case) -> tuple[Any, Alive, Alive]:
             return found
 
         def account(self) -> Any:
-            log = self._log[: self._ends["backward"]]
+            log = self._log[: max(end for phase, end in self._ends if phase != "optimizer")]
             peak.update(highest([((b.size, self.made.get(id(b), "")), sign) for b, sign in log]))
             return super().account()
 

@@ -97,7 +97,7 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
     for live, parameter in model.named_parameters():
         name = trial.ours(live)
         if name in moving:
-            assert parameter.grad is not None, f"no gradient reaches {name}"
+            assert (parameter.grad is None) == trial.forward_only, f"no gradient reaches {name}"
         else:
             assert parameter.grad is None, f"a gradient reaches {name}, which is frozen"
     moved = {name: int((value != before[name]).sum()) for name, value in trial.state(model).items()}
@@ -220,24 +220,29 @@ def memory(trial: Trial) -> None:
 def updating(trial: Trial) -> None:
     """Check that the method's own optimizer keeps as many bytes as the entry's `updates` say.
 
-    A method without an own optimizer is skipped; it may declare no updates.
+    A method without an own optimizer is skipped; it may declare no updates, evaluations or turns.
     """
-    declared = any(part.entry.memory is not None and part.entry.memory.updates for part in KB[trial.method].parts)
+    recipes = [part.entry.memory for part in KB[trial.method].parts if part.entry.memory is not None]
+    declared = any(recipe.updates or recipe.forward_only or recipe.turns is not None for recipe in recipes)
     own = hasattr(trial.reference, "optimizer")
-    assert declared == own, "the entry declares `updates` if and only if the module has an optimizer"
+    assert declared == own, "the entry declares a rule of the update if and only if the module has an optimizer"
     if not own:
         return
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
     torch.manual_seed(0)
     with simulation.conventions():
-        training = simulation.Training(setup)
-        training.loss().backward()
-        training.optimizer.step()
-    states = [v for state in training.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-    found = sum(v.untyped_storage().nbytes() for v in states)
+        found = max(_kept(simulation.Training(setup), turn) for turn in setup.turns or (None,))
     wanted = predicted.optimizer_states
     assert found == wanted, f"the optimizer keeps {found:,} bytes, by the entry's updates {wanted:,}"
+
+
+def _kept(training: Any, turn: Any) -> int:
+    """Return the bytes of the optimizer's states after a step of a turn."""
+    training.begin(turn)
+    training.step()
+    states = [v for state in training.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+    return sum(v.untyped_storage().nbytes() for v in states)
 
 
 def _step(trial: Trial) -> tuple[Memory, Any]:

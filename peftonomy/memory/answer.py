@@ -12,10 +12,11 @@ from ..errors import DataError, UsageError
 from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
+from .program import Turn
 from .setting import Memory, Setting
 
 if TYPE_CHECKING:
-    from ..costs.plan import Plan
+    from ..costs.plan import Plan, Row
 
 __all__ = ["Asked", "Training", "check_length", "remembered"]
 
@@ -43,17 +44,29 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     values = plan.values(given)
     check_length(plan, values, setting)
     rows = plan.each(values)
-    question = Question.of(setting, values, rows)
+    if not any(part.entry.memory is not None and part.entry.memory.turns is not None for part in plan.parts):
+        return _in_turn(kb, plan, given, values, rows, setting, None)
+    turns = Asked(kb, plan, given, setting).turns()
+    answers = (_in_turn(kb, plan, given, values, rows, setting, turn) for turn in turns)
+    return max(answers, key=lambda memory: memory.peak)
+
+
+def _in_turn(
+    kb: Records[Any], plan: Plan, given: Mapping[str, Any], values: Mapping[str, Value], rows: Sequence[Row],
+    setting: Setting, turn: Turn | None,
+) -> Memory:  # fmt: skip
+    """Return the memory of a step in one turn; None is that of a method without turns."""
+    question = Question.of(setting, values, rows, turn)
     forms = _forms(plan, question)
     found = _applied(forms, question)
     if found is None and len(forms) < MOST_FORMS:
         with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
-            forms.append(derived(kb, plan, values, rows, setting))
+            forms.append(derived(kb, plan, values, rows, setting, turn))
             found = _applied(forms[-1:], question)
     if found is not None:
         totals, ledger = found
         return billed(plan, setting, values, rows, totals, ledger)
-    return Asked(kb, plan, given, setting).memory()
+    return Asked(kb, plan, given, setting).answer(turn)
 
 
 def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:

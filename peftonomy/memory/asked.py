@@ -12,8 +12,8 @@ from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.base import Value
 from .machine import SINGLE
-from .optimizer import Trained, update
-from .program import Model, Program
+from .optimizer import Trained, Update, update
+from .program import Model, Program, Turn
 from .rules import load_language
 from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZER, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .step import Flags, Step
@@ -56,17 +56,21 @@ Single = tuple[int, int, int]
 class Ledger(NamedTuple):
     """The parts of an answer that are the same for all questions with the same rows.
 
-    eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
-    with its number. ruled: those of them that the method's own rule updates. trained: numbers of all that are trained,
-    reached or not. unreached: the rows whose tensors are trained and get no gradient.
+    eager: whether attention is written out. forward_only: whether the step has no backward pass.
+    backbone: trained tensors of the backbone that the step reaches, each kind with its number. ruled: those of them
+    that the method's own rule updates. resting: those that are trained in other turns, and keep their states.
+    trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are trained and get no
+    gradient.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
     """
 
     eager: bool
+    forward_only: bool
     backbone: tuple[Trained, ...]
     ruled: tuple[Trained, ...]
+    resting: tuple[Trained, ...]
     trained: int
     unreached: frozenset[int]
     pairs: tuple[tuple[Single, Single], ...]
@@ -114,6 +118,16 @@ class Asked:
         mixed = s.dtype == "mixed"
         return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
 
+    def turns(self) -> list[Turn | None]:
+        """Return the turns of which one takes the most memory; None alone if everything is trained at a time."""
+        if self.program.together is None:
+            return [None]
+        return [*self.program.turns(Step(self.program, self.flags()).every)]
+
+    def during(self, turn: Turn | None) -> Program:
+        """Return the program of a turn; the whole program if there are no turns."""
+        return self.program if turn is None else self.program.during(turn)
+
     def totals(self, step: Step) -> Totals:
         """Run the step and return its totals."""
         tape = step.tape
@@ -122,15 +136,20 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = tape.peak, *tape.most
-        rules = self.rules(step)
-        return Totals(
-            first, kept, forward, second, tape.flops, self.program.holds, sum(r.states * r.number for r in rules),
-            max((r.temporary for r in rules), default=0), self.parts(step),
-        )  # fmt: skip
+        return Totals(first, kept, forward, second, tape.flops, self.program.holds, *self.own(step), self.parts(step))
 
-    def rules(self, step: Step) -> list[Ruled]:
-        """Return the parameters that the method's own rule updates, as far as the step reaches them."""
-        return [r for r in ruled(self.program, self.sizes, self.w_t) if step.reached(r.module, r.suffix)]
+    def own(self, step: Step) -> tuple[Any, Any]:
+        """Return the bytes that the method's own rule keeps, and those that it takes for a while."""
+        states = sum(r.states * r.number for r in self.rules(step, kept=True))
+        return states, max((r.temporary for r in self.rules(step)), default=0)
+
+    def rules(self, step: Step, kept: bool = False) -> list[Ruled]:
+        """Return the parameters that the method's own rule updates, as far as the step reaches them.
+
+        kept: also those of other turns whose states stay.
+        """
+        program = self.program if kept and not self.program.drops else step.program
+        return [r for r in ruled(program, self.sizes, self.w_t) if step.reached(r.module, r.suffix)]
 
     def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
         """Return the parameters' sizes for each row whose tensor is split into several parameters."""
@@ -140,15 +159,17 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone, own, everything = list[Trained](), list[Trained](), 0
+        backbone, own, resting, everything = list[Trained](), list[Trained](), list[Trained](), 0
         rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
                 everything += number * math.prod(shape)
                 if number and step.reached(module, suffix):
+                    now = sum(step.program.trains(module, suffix, n) for n in module.layers or (-1,))
                     several = sum((module.path, suffix, n) in rules for n in module.layers or (-1,))
-                    kinds = (backbone, number - several), (own, several)
+                    rest = 0 if self.program.drops or several else number - now
+                    kinds = (backbone, now - several), (own, several), (resting, rest)
                     for kind, n in kinds:
                         kind += [Trained(shape, self._width(module), n)] if n else []
         arrived = step.arrived()
@@ -165,7 +186,8 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", tuple(backbone), tuple(own), everything, unreached, tuple(pairs),
+            self.setting.attention == "eager", self.program.evaluations > 0, tuple(backbone), tuple(own),
+            tuple(resting), everything, unreached, tuple(pairs),
             tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
             int(model.operations.pixels(model.config)),
@@ -185,7 +207,7 @@ class Asked:
 
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
-                trained = self.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
+                trained = step.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
                 if trained and step.reached(m, suffix):
                     yield math.prod(shape) * self._width(m), -1, 0
             yield from beside(m.stack, m.path, layer)
@@ -235,8 +257,12 @@ class Asked:
         return grown
 
     def memory(self) -> Memory:
-        """Run the step and return the answer."""
-        step = Step(self.program, self.flags())
+        """Run the step and return the answer; that of the largest turn, if there are several."""
+        return max((self.answer(turn) for turn in self.turns()), key=lambda memory: memory.peak)
+
+    def answer(self, turn: Turn | None) -> Memory:
+        """Run the step of one turn and return the answer."""
+        step = Step(self.during(turn), self.flags())
         return billed(self.plan, self.setting, self.values, self.rows, self.totals(step), self.ledger(step))
 
 
@@ -248,7 +274,7 @@ def billed(
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
-    if ledger.ruled and setting.optimizer != OPTIMIZER:
+    if (ledger.ruled or ledger.forward_only) and setting.optimizer != OPTIMIZER:
         raise UsageError(
             f"optimizer: found {setting.optimizer}; {plan.id} updates by a rule of its own; expected {OPTIMIZER}, "
             "the default"
@@ -270,13 +296,16 @@ def billed(
                 sizes[-1] = [math.prod(shape) * w_t for shape in parts]
         if row.learns or tensor.served != "absent":
             numbers += row.count * row.n
-    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
     trained += ledger.trained
     pairs = [
         (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
     ]
+    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
     optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
-    states = optimizer.states + int(totals.states)
+    resting = update(OPTIMIZERS[setting.optimizer], ledger.resting, ())
+    if ledger.forward_only:  # of one parameter, the perturbation
+        gradients, optimizer = 0, Update(0, 0, max((one for one, _ in pairs), default=0))
+    states, paged = optimizer.states + resting.states + int(totals.states), optimizer.paged + resting.paged
     held = int(totals.holds) + ledger.buffers + ledger.widened + _requantised(plan, setting, values, ledger)
     weights = (inventory.total + numbers - trained) * w + trained * w_t + held
     inputs = _inputs(setting, inventory.computed, ledger.pixels)
@@ -287,11 +316,11 @@ def billed(
         ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients),
     ]
     phase, peak, left, grads = max(moments, key=lambda m: m[1])
-    if max(weights + peak + states, kept, optimizer.paged) > EXACT:
+    if max(weights + peak + states, kept, paged) > EXACT:
         raise UsageError("memory: this step takes more than 2**53 bytes")
     return Memory(
         plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
-        states, left + inputs, peak - left - grads, kept + inputs, optimizer.paged, trained, totals.forward,
+        states, left + inputs, peak - left - grads, kept + inputs, paged, trained, totals.forward,
         totals.flops,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, modelled
 from .machine import Flags
-from .program import Model, Program
+from .program import Model, Program, Turn
 from .setting import DTYPES, Setting
 from .step import Step
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
@@ -46,8 +46,10 @@ class Question(NamedTuple):
     reals: tuple[float, ...]
 
     @staticmethod
-    def of(setting: Setting, values: Mapping[str, Value], rows: Sequence[Row]) -> Question:
-        """Return the question that these values and rows ask."""
+    def of(
+        setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], turn: Turn | None = None
+    ) -> Question:
+        """Return the question that these values and rows ask, in one turn."""
         numbers, reals, others = [setting.batch, setting.seq], list[float](), list[Any]()
         for value in values.values():
             if symbolic(value):
@@ -59,7 +61,7 @@ class Question(NamedTuple):
             others.append(type(value))
         same = [(id(r.piece), r.copies, r.layers, r.learns, None if dense(r) else r.count) for r in rows]
         widths = (*DTYPES[setting.dtype], setting.dtype == "mixed")
-        kind = (*widths, setting.attention, setting.checkpointing, *others, *same)
+        kind = (turn, *widths, setting.attention, setting.checkpointing, *others, *same)
         return Question(kind, tuple(numbers), tuple(reals))
 
 
@@ -146,16 +148,14 @@ class Symbolic(Asked):
         """Return the flags of the step, with symbols for the batch and the length."""
         return super().flags(whole)._replace(batch=self.batch, seq=self.seq)  # type: ignore[arg-type]
 
-    def form(self) -> Form:
-        """Run the step and return its form."""
-        step = Step(self.program, self.flags())
+    def form(self, turn: Turn | None) -> Form:
+        """Run the step of one turn and return its form."""
+        step = Step(self.during(turn), self.flags())
         tape = step.tape = Moments(self.trace)
         loss = step.run()
         first, rest = tape.highest(), [tape.now, tape.flops]
         step.back(loss)
-        totals = self.rules(step)
-        rest += [tape.flops, self.program.holds, sum(r.states * r.number for r in totals)]
-        rest.append(max((r.temporary for r in totals), default=0))
+        rest += [tape.flops, self.program.holds, *self.own(step)]
         terms = [self.trace.terms(value) for value in rest]
         shapes = {
             i: [tuple(map(self.trace.terms, shape)) for shape in several] for i, several in self.parts(step).items()
@@ -219,6 +219,9 @@ class Form:
         return Totals(peaks[0], kept, forward, peaks[1], flops, holds, states, updating, sizes)
 
 
-def derived(kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting) -> Form:
+def derived(
+    kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting,
+    turn: Turn | None = None,
+) -> Form:  # fmt: skip
     """Derive the form of a question. Raises UsageError and DataError as the step itself does."""
-    return Symbolic(kb, plan, values, rows, setting).form()
+    return Symbolic(kb, plan, values, rows, setting).form(turn)
