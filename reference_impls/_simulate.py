@@ -266,24 +266,21 @@ def _measured(setup: Setup, turn: Turn | None) -> Simulation:
     )  # fmt: skip
 
 
-def saved(setup: Setup) -> int:
+def saved(setup: Setup, turn: Turn | None = None) -> int:
     """Return `kept` of the same simulation. It costs a fraction, because only the bytes between the passes count."""
-    found = []
-    for turn in setup.turns or (None,):
-        with conventions(), Memory() as memory:
-            training = Training(setup)
-            training.begin(turn)
-            training.step()
-            memory.begin()
-            memory.mark("activations", training.given)
-            memory.mark("weights")
-            if training.forward_only:
-                found.append(training.step(lambda: memory.mark("activations")))
-                continue
-            loss = training.loss()
-            found.append(memory.mark("activations"))
-            del loss
-    return max(found)
+    with conventions(), Memory() as memory:
+        training = Training(setup)
+        training.begin(turn)
+        training.step()
+        memory.begin()
+        memory.mark("activations", training.given)
+        memory.mark("weights")
+        if training.forward_only:
+            return training.step(lambda: memory.mark("activations"))
+        loss = training.loss()
+        kept: int = memory.mark("activations")
+        del loss
+    return kept
 
 
 class Training:
@@ -388,7 +385,7 @@ class Training:
             return value
 
         if self.forward_only:
-            self.optimizer.step(loss)
+            cast(Any, self.optimizer).step(loss)
             ends("optimizer")
             return seen[1]
         value = self.loss()

@@ -45,7 +45,16 @@ class Trial:
     @property
     def forward_only(self) -> bool:
         """True if a step has no backward pass: the method's own optimizer runs the forward passes."""
-        return any(part.entry.memory is not None and part.entry.memory.forward_only for part in KB[self.method].parts)
+        return any(recipe.forward_only for recipe in self._recipes)
+
+    @property
+    def in_turns(self) -> bool:
+        """True if only some layers are trained at a time."""
+        return any(recipe.turns is not None for recipe in self._recipes)
+
+    @property
+    def _recipes(self) -> list[Any]:
+        return [part.entry.memory for part in KB[self.method].parts if part.entry.memory is not None]
 
     @property
     def asked(self) -> dict[str, Any]:

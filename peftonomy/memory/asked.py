@@ -140,8 +140,8 @@ class Asked:
 
     def own(self, step: Step) -> tuple[Any, Any]:
         """Return the bytes that the method's own rule keeps, and those that it takes for a while."""
-        states = sum(r.states * r.number for r in self.rules(step, kept=True))
-        return states, max((r.temporary for r in self.rules(step)), default=0)
+        states, rules = sum(r.states * r.number for r in self.rules(step, kept=True)), self.rules(step)
+        return states, max((r.temporary for r in rules), default=0) + sum(r.together * r.number for r in rules)
 
     def rules(self, step: Step, kept: bool = False) -> list[Ruled]:
         """Return the parameters that the method's own rule updates, as far as the step reaches them.

@@ -436,7 +436,8 @@ class Machine:
 
 SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
     "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "remain": Machine.remain,
-    "linger": Machine.linger, "hooked": Machine.mark, "anew": Machine.again, "same": lambda machine, x: machine.tape.hold(x),
+    "linger": Machine.linger, "hooked": Machine.mark, "anew": Machine.again,
+    "same": lambda machine, x: machine.tape.hold(x),
 }  # fmt: skip
 
 

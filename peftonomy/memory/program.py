@@ -414,7 +414,7 @@ class Program:
         together = min(self.together, sum(map(len, alike.values())))
         found: dict[Turn, None] = dict.fromkeys([frozenset()])
         for several in alike.values():
-            more = {}
+            more: dict[Turn, None] = {}
             for turn in found:
                 for number in range(min(len(several), together - len(turn)) + 1):
                     for low in range(number + 1):

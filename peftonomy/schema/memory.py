@@ -15,12 +15,13 @@ __all__ = ["Act", "Memory", "Turns", "Update"]
 
 
 def _placed(
-    per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False
-) -> Tensor:
-    """A dummy tensor with a location only, so that layout can place a record. Its sizes are one or two formulas."""
+    per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False,
+    third: Formula | int = 1,
+) -> Tensor:  # fmt: skip
+    """A dummy tensor with a location only, so that layout can place a record. Its sizes are up to three formulas."""
     known: dict[str, Any] = {
         "per": per, "roles": roles, "if": condition, "count": count, "init": "computed: activations",
-        "trained": second, "stored": "none", "served": "absent",
+        "trained": second, "copies": third, "stored": "none", "served": "absent",
     }  # fmt: skip
     return Tensor(**known)
 
@@ -69,10 +70,12 @@ class Update(Entry):
     """Bytes that the rule keeps for each of these parameters between steps."""
     temporary: FormulaField
     """Bytes that it takes for a while to update one of these parameters, at most."""
+    together: FormulaField = Field(default=0, validate_default=True)
+    """Bytes that it takes for each of these parameters while it updates all of them, besides their gradients."""
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""
-        return _placed(self.per, self.roles, self.if_, self.states, self.temporary)
+        return _placed(self.per, self.roles, self.if_, self.states, self.temporary, self.together)
 
 
 class Turns(Entry):
@@ -126,3 +129,4 @@ class Memory(Entry):
                 yield ("updates", i, "if"), update.if_, update.per
             yield ("updates", i, "states"), update.states, update.per
             yield ("updates", i, "temporary"), update.temporary, update.per
+            yield ("updates", i, "together"), update.together, update.per

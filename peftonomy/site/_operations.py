@@ -182,8 +182,9 @@ def _recipe(memory: Memory, formulas: Formulas) -> dict[str, Any]:
 
 
 def _update(update: Update, formulas: Formulas) -> dict[str, Any]:
-    return _placed(update, (update.states, update.temporary), formulas) | {
+    return _placed(update, (update.states, update.temporary, update.together), formulas) | {
         "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
+        "together": formulas.add(update.together),
     }  # fmt: skip
 
 

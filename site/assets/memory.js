@@ -78,7 +78,7 @@
     var singles = ordered(program, step, w_t, rules), optimizer = update(kind, tensors, singles), resting = update(kind, program.drops ? NONE : tensors.map(restingOf), NONE);
     if (program.evaluations) { gradients = 0; optimizer = { states: 0, paged: 0, temporary: Math.max.apply(null, singles.concat(0)) }; }   // of one parameter, the perturbation
     var paged = optimizer.paged + resting.paged, states = optimizer.states + resting.states + (program.drops ? rules : ruled(program.whole, values, step, w_t)).states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
-    var moments = [["forward", totals.first[0], Math.min(totals.first[0], kept), 0], ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary), 0, gradients]];
+    var moments = [["forward", totals.first[0], Math.min(totals.first[0], kept), 0], ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary + rules.together), 0, gradients]];
     var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
     var weights = weightsOf(program.whole, setting, values, trained, w, w_t), peak = weights + most[1] + states;
     if (Math.max(peak, kept, paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
@@ -97,9 +97,9 @@
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
-  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while. */
+  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while to update one, or each while it updates all. */
   function ruled(program, values, step, width) {
-    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0 }, args = inner.argumentsOf(plan, values);
+    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0, together: 0 }, args = inner.argumentsOf(plan, values);
     parts.data.methods[plan.id].forEach(function (id, part) {
       (parts.data.updates[id] || NONE).forEach(function (record) {
         inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, NONE, plan.common).forEach(function (spot) {
@@ -117,6 +117,7 @@
           if (!layers.length) return;
           names = inner.atop(plan.common, names);
           found.states += layers.length * record.states(names);
+          found.together += layers.length * record.together(names);
           found.temporary = Math.max(found.temporary, record.temporary(names));
         });
       });

@@ -22,7 +22,7 @@
     each(data.positions, function (index, id) { data.positions[id] = formula(index); });
     each(data.recipes, function (recipe) { ["evaluations", "layers", "drops"].forEach(function (key) { recipe[key] = formula(recipe[key]); }); });
     each(data.updates, function (updates) {
-      updates.forEach(function (update) { ["guard", "states", "temporary"].forEach(function (key) { update[key] = formula(update[key]); }); });
+      updates.forEach(function (update) { ["guard", "states", "temporary", "together"].forEach(function (key) { update[key] = formula(update[key]); }); });
     });
     each(data.families, function (family) {
       family.functions = decoded(family.functions);
