@@ -16,6 +16,8 @@ from peftonomy.site._reference import GUIDES
 
 from .guides_kit import blocks, commands, same
 
+pytestmark = pytest.mark.slow
+
 HERE = ("size", "compare", "adapter")
 """Guides that only ask. `test_one_more_method.py` runs the other one in a copy of the checkout."""
 

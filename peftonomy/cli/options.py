@@ -203,6 +203,7 @@ def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list
 
 
 def json_option(command: F) -> F:
+    """Add the option `--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
@@ -236,6 +237,7 @@ def question_options(command: F) -> F:
 
 
 def question(given: dict[str, Any]) -> Question:
+    """Return the options of a command as a question. Raises UsageError for targets that are named twice."""
     if given["targets"] and given["target_modules"]:
         raise UsageError("--targets and --target-modules exclude each other; give one of them")
     return Question(**given)
@@ -255,4 +257,5 @@ def section(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Iterab
 
 
 def count(n: int, what: str) -> str:
+    """Return a number with its noun, in the plural where it needs that."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

@@ -65,6 +65,7 @@ def rule(name: str, sentence: str) -> Callable[[Any], Any]:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
+    """Return a question that offers the known names near to a name; "" if there is none."""
     matches = near(name, known)
     return f"did you mean {' or '.join(matches)}?" if matches else ""
 

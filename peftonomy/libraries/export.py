@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
 from ..errors import UnknownName, UsageError
-from ..schema.family import LABELLED
+from .loading import loading
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
@@ -123,11 +123,9 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
 
 def _loaded(plan: Plan) -> str:
     """Return the call of `transformers` that loads the plan's model for its task."""
-    backbone, inventory = plan.inventory.backbone, plan.inventory
-    checkpoint = backbone.file.checkpoint if backbone.file is not None else None
-    task = backbone.family.tasks[inventory.task]
-    labels = f", num_labels={inventory.num_labels}" if inventory.task in LABELLED and task.labels is None else ""
-    return f"transformers.{task.class_}.from_pretrained({literal(checkpoint or 'path/to/model')}{labels})"
+    inventory = plan.inventory
+    load, arguments = loading(inventory.backbone, inventory.task, inventory.num_labels)
+    return f"{load}({', '.join(arguments)})"
 
 
 def _union(

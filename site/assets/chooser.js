@@ -269,7 +269,7 @@
     var config = configured(candidate.method, asked, candidate.given), setting = candidate.setting, say = known().code, kind = peft.backbone(options).type;
     if (!config) return null;
     var type = say.types[setting.dtype], only = peft.data.families[kind].only || {}, labelled = peft.data.tasks.labelled.indexOf(task) >= 0 && !(task in only);
-    var name = known().classes[kind][task], checkpoint = (given(options.model) && known().hub[options.model]) || say.placeholder;
+    var name = known().classes[kind][task], checkpoint = (given(options.model) && peft.data.models[options.model].hub) || say.placeholder;
     var load = ['"' + checkpoint + '"', "dtype=torch." + type];
     if (labelled) load.push("num_labels=" + (options.num_labels || 2));
     if (setting.attention !== "sdpa") load.push('attn_implementation="' + setting.attention + '"');
