@@ -259,6 +259,7 @@ def _measured(setup: Setup, turn: Turn | None) -> Simulation:
         memory.mark("weights")
         kept = training.step(lambda: memory.mark("activations"), memory)
     parts, peaks = memory.account()
+    peaks = dict.fromkeys(PHASES, 0) | peaks
     return Simulation(
         question=setup.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
@@ -480,9 +481,9 @@ class Memory(TorchDispatchMode):
         now = dict.fromkeys(PARTS, 0)
         for block in self._start:
             now[block.part] += block.size
-        most, peaks, position = dict(now), dict.fromkeys(PHASES, 0), 0
+        most, peaks, position = dict(now), dict[str, int](), 0
         for phase, end in self._ends:
-            peaks[phase] = max(peaks[phase], sum(now.values()))
+            peaks[phase] = max(peaks.get(phase, 0), sum(now.values()))
             for block, sign in self._log[position:end]:
                 now[block.part] += sign * block.size
                 total = sum(now.values())
