@@ -247,21 +247,31 @@ def measured(setup: Setup) -> Simulation:
 def _measured(setup: Setup, turn: Turn | None) -> Simulation:
     """Measure the second of two steps in one turn; None is that of a method without turns."""
     with conventions(), Memory() as memory:
-        training = Training(setup)
-        training.begin(turn)
-        with FlopCounterMode(display=False, custom_mapping=KERNELS) as flops:
-            forward_flops = training.step(flops.get_total_flops)
-            step_flops = flops.get_total_flops()
+        return second(Training(setup), memory, turn)
 
-        before = memory.begin()
-        memory.mark("optimizer_states", training.optimizer.state)
-        memory.mark("activations", training.given)
-        memory.mark("weights")
-        kept = training.step(lambda: memory.mark("activations"), memory)
+
+def second(training: Training, memory: Memory, turn: Turn | None = None, counts: bool = True) -> Simulation:
+    """Run two steps under `memory`, which must be active, and measure the second.
+
+    counts: whether operations are counted; they are 0 if not.
+    """
+    training.begin(turn)
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) if counts else contextlib.nullcontext() as flops:
+        forward_flops = training.step(flops.get_total_flops if flops is not None else lambda: 0)
+    return step(training, memory, forward_flops, 0 if flops is None else flops.get_total_flops())
+
+
+def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops: int = 0) -> Simulation:
+    """Measure a step of a training that has run one, so that its optimizer has states."""
+    before = memory.begin()
+    memory.mark("optimizer_states", training.optimizer.state)
+    memory.mark("activations", training.given)
+    memory.mark("weights")
+    kept = training.step(lambda: memory.mark("activations"), memory)
     parts, peaks = memory.account()
     peaks = dict.fromkeys(PHASES, 0) | peaks
     return Simulation(
-        question=setup.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
+        question=training.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
         trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops, step_flops=step_flops,
     )  # fmt: skip

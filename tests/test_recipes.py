@@ -72,7 +72,7 @@ def test_the_largest_turn_is_the_largest_of_all_simulated_ones(case: Case) -> No
         found = {turn: _simulate.measured(replace(setup, turns=[turn])) for turn in chosen}
     assert ours.peak == max(one.peak for one in found.values())
     for turn, one in found.items():
-        mine = asked.answer(turn)
+        mine = asked.in_turn(turn)
         assert (mine.peak, mine.kept, mine.optimizer_states) == (one.peak, one.kept, one.optimizer_states)
     assert len({one.kept for one in found.values()}) > 1 or case.method == "lisa"
 
@@ -91,7 +91,7 @@ def test_no_other_turn_takes_more(family: str, method: str, values: dict[str, An
         asked = replace(case, **changes).asked()
         turns = every(asked, asked.program.together or 0)
         assert len(asked.turns()) <= len(turns)
-        assert asked.memory().peak == max(asked.answer(turn).peak for turn in turns), (seq, changes)
+        assert asked.memory().peak == max(asked.in_turn(turn).peak for turn in turns), (seq, changes)
 
 
 def test_a_form_answers_for_each_turn() -> None:

@@ -214,7 +214,7 @@ def memory(trial: Trial) -> None:
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
     for turn in setup.turns or (None,):
-        wanted = predicted.answer(turn).kept
+        wanted = predicted.in_turn(turn).kept
         torch.manual_seed(0)
         kept = simulation.saved(setup, turn)
         if wanted != kept:
@@ -239,7 +239,7 @@ def updating(trial: Trial) -> None:
     torch.manual_seed(0)
     with simulation.conventions():
         for turn in setup.turns or (None,):
-            found, wanted = _kept(simulation.Training(setup), turn), predicted.answer(turn).optimizer_states
+            found, wanted = _kept(simulation.Training(setup), turn), predicted.in_turn(turn).optimizer_states
             assert found == wanted, f"the optimizer keeps {found:,} bytes, by the entry's updates {wanted:,}"
 
 
