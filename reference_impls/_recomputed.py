@@ -61,6 +61,7 @@ class Recomputed(nn.Module):
 
 
 def unpack(saved: Tensor | Recipe) -> Tensor:
+    """Return the tensor that was saved, computed again if only its recipe was."""
     return saved.tensor() if isinstance(saved, Recipe) else saved
 
 

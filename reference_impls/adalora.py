@@ -54,6 +54,7 @@ class Triplets(kit.Child):
 
 
 def triplets(model: nn.Module) -> list[Triplets]:
+    """Return the corrections of the model, in the order of its modules."""
     return [child for _, child in kit.at_sites(model, "adalora", Triplets)]
 
 
@@ -98,6 +99,7 @@ def apply(
     model: nn.Module, *, init_r: int = 12, target_r: int = 8, alpha: float = 16.0,
     targets: tuple[str, ...] = ("attn.*", "xattn.*", "mlp.*"),
 ) -> nn.Module:
+    """Freeze the model and put triplets beside every targeted weight."""
     kit.freeze(model)
     for site in kit.sites(model, targets):
         child = Triplets(site.d_in, site.d_out, init_r=init_r, target_r=target_r, alpha=alpha)

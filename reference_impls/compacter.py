@@ -8,7 +8,7 @@ for each adapter the thin factors s (n, d_in / n, phm_rank) and t (n, phm_rank, 
 written out, but the GELU keeps it apart from the backbone. Targets ("attn.o", "mlp.down") make Compacter,
 ("mlp.down",) alone Compacter++.
 
-Other code, the classes of the official one included, gives every matrix its own A unless told otherwise.
+The official classes give every matrix its own A by default; the official configuration shares it, as here.
 """
 
 import torch

@@ -14,7 +14,8 @@ derivative of the penalty. So any training loop works unchanged, but a deep copy
 PyTorch does not copy these hooks.
 
 As in the authors' code, the stretched distribution has no temperature. Their code draws a gate once per step. Here it
-is drawn at every use, so tied weights draw separately. In evaluation the authors still draw; here u is 1/2.
+is drawn at every use, so tied weights draw separately. In evaluation the authors keep the gates of the last step; here
+u is 1/2. If gradients are accumulated, the authors add the penalty once per step, the hooks once per backward pass.
 """
 
 import math

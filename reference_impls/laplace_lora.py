@@ -89,6 +89,7 @@ def factors(model: nn.Module) -> list[tuple[Factors, str]]:
 
 
 def prior(model: nn.Module) -> nn.Parameter:
+    """Return the precision of the prior, one number for all entries of the factors."""
     [child] = [child for child in kit.attached(model, "laplace_lora") if isinstance(child, Prior)]
     return child.prior
 

@@ -55,6 +55,7 @@ class Hub(kit.Child):
 
 
 def hubs(model: nn.Module) -> list[tuple[kit.Site, Hub]]:
+    """Return every targeted weight with its modules."""
     return list(kit.at_sites(model, "lorahub", Hub))
 
 

@@ -29,10 +29,12 @@ EPSILON = 1e-6      # of the norms
 
 
 def weight(*shape: int, std: float = 0.01) -> nn.Parameter:
+    """Return a normal weight of this shape."""
     return nn.Parameter(std * torch.randn(shape))
 
 
 def gate(alpha: Tensor, side: Tensor, other: Tensor) -> Tensor:
+    """Mix two states of width d_s: m = sigmoid(alpha / T) of the first, the rest of the second."""
     m = torch.sigmoid(alpha / TEMPERATURE)
     return m * side + (1 - m) * other
 

@@ -45,6 +45,7 @@ class PVeRA(vera.VeRA):
 
 
 def sample(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """Return a normal sample with this mean and variance, from standard normal noise."""
     return mean + (log_variance / 2).exp() * noise
 
 

@@ -52,6 +52,7 @@ class RandLoRA(kit.Child):
 
 
 def random(*shape: int) -> Tensor:
+    """Return a basis of this shape, uniform with standard deviation one."""
     return torch.empty(*shape).uniform_(-math.sqrt(3), math.sqrt(3))        # of standard deviation one
 
 

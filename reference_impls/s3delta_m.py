@@ -155,6 +155,7 @@ def apply(
 
 
 def modules(model: nn.Module) -> list[Candidates]:
+    """Return the modules of the model that hold candidates."""
     return [child for child in kit.attached(model, "s3delta_m") if isinstance(child, Candidates)]
 
 

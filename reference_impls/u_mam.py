@@ -50,6 +50,7 @@ def apply(
 
 
 def budget(model: nn.Module) -> Budget:
+    """Return the budget, which all prefixes and adapters share."""
     [child] = (child for child in kit.attached(model, "u_mam") if isinstance(child, Budget))
     return child
 

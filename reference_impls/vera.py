@@ -48,6 +48,7 @@ class VeRA(kit.Child):
 
 
 def random(*shape: int) -> Tensor:
+    """Return a random matrix of this shape, Kaiming-uniform."""
     return nn.init.kaiming_uniform_(torch.empty(*shape))
 
 

@@ -87,6 +87,7 @@ def test_what_no_command_line_can_say(name: str, given: dict[str, Any], says: st
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_schemas_are_those_of_the_commands() -> None:
     for name, command in assistant.tools().items():
         found = assistant.schema(command)

@@ -36,9 +36,9 @@ LOOKED_AT = """() => {
 """Headings, width, and what is higher than its box, so that it lies over what follows. (A cell over several rows is
 higher than its row.)"""
 ANSWERED = """models => models.map(model => {
-    const tool = document.querySelector("peft-calculator"), choice = tool.querySelector("[data-field=model] select");
+    const tool = document.querySelector("peft-calculator"), choice = tool.querySelector("[data-field=model] input");
     choice.value = model;
-    choice.dispatchEvent(new Event("change"));
+    choice.dispatchEvent(new Event("input"));
     const shown = name => Number(tool.querySelector(`[data-out=${name}]`).textContent.replaceAll(",", ""));
     if (tool.querySelector("[role=alert]")) return null;
     return Object.fromEntries(["trained", "stored", "served", "backbone"].map(name => [name, shown(name)]));
@@ -261,7 +261,7 @@ def test_a_setting_is_typed_kept_in_the_address_and_read_from_it(
     watched: Page, address: str, kb: KnowledgeBase
 ) -> None:
     watched.goto(f"{address}methods/lora.html#calculator")
-    watched.get_by_label("Model", exact=True).select_option("llama_3_8b")
+    watched.get_by_label("Model", exact=True).fill("llama_3_8b")
     watched.get_by_label("r", exact=True).fill("16")
     watched.get_by_role("checkbox", name="attn.o").check()
     cost = kb["lora"].cost("llama_3_8b", r=16, targets=["attn.q", "attn.v", "attn.o"])
@@ -414,7 +414,7 @@ def test_it_works_from_a_folder_without_server_or_network(watched: Page, site: P
     search(watched, "low rank")
     watched.locator(FOUND).first.click()
     watched.locator("peft-calculator").scroll_into_view_if_needed()
-    watched.get_by_label("Model", exact=True).select_option("t5_base")
+    watched.get_by_label("Model", exact=True).fill("t5_base")
     assert number(watched, "trained") == kb["lora"].cost("t5_base").trained
 
 

@@ -219,7 +219,12 @@ def test_the_tools_work_by_keyboard_on_a_phone(browser: Browser, address: str, k
 
     page.goto(f"{address}calculator.html")
     tab_to(page, "Model")
-    press(page, "Home")
+    press(page, "Control+a")
+    page.keyboard.type("no such model")
+    expect(page.locator("[data-field=model] small")).to_contain_text("No model here has this name")
+    expect(page.locator("[data-out=trained]")).to_have_count(0)
+    tab_to(page, "Paste a config.json instead")
+    press(page, "Enter")
     expect(field(page, "config.json")).to_be_visible()
     tab_to(page, "config.json")
     page.keyboard.insert_text(json.dumps(CONFIG))

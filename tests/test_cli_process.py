@@ -22,10 +22,11 @@ from .cli_kit import (
 )
 from .trees import small_tree
 
+pytestmark = pytest.mark.slow
+
 # Being a good process
 
 
-@pytest.mark.slow
 def test_the_environment_names_another_tree(run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "methods" / "bitfit.yaml").unlink()
     monkeypatch.setenv("PEFTONOMY_ROOT", str(tree))
@@ -139,7 +140,6 @@ def test_warnings_are_no_errors() -> None:
         assert done.stdout.startswith("@")
 
 
-@pytest.mark.slow
 def test_a_character_that_stdout_lacks_is_escaped_or_refused(root: Path, tmp_path: Path) -> None:
     tree = small_tree(root, tmp_path, "lora")
     entry, bibliography = tree / "methods" / "lora.yaml", tree / "taxonomy" / "references.bib"

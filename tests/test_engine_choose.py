@@ -19,6 +19,8 @@ from peftonomy.site import _engine
 from .cli_kit import LLAMA
 from .engine_kit import ask, started
 
+pytestmark = pytest.mark.slow
+
 MODEL = "llama_3_1_8b"
 
 

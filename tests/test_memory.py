@@ -58,6 +58,7 @@ def remembered(row: dict[str, str]) -> Memory:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_row_is_stale() -> None:
     """Each row was simulated with the hyperparameters that are the entry's defaults today, as far as they are noted."""
     noted = [row for row in ROWS if row["hyperparameters"]]

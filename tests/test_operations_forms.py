@@ -88,6 +88,7 @@ def said(ask: Callable[[], Any]) -> Any:
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "method"), sorted(set(plans())))
 def test_forms_are_the_step(family: str, method: str) -> None:
     plan = planned(family, method)

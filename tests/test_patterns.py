@@ -86,6 +86,7 @@ def test_an_expression_that_python_does_not_accept_is_refused(pattern: Any, reas
         Matcher().compile(pattern)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [ENDLESS, "(a|a)*b", "(?:a?){1000}a{1000}", "(.*)*" * 9 + "X"])
 def test_nested_repeats_take_linear_time(pattern: str) -> None:
     test = Matcher().compile(pattern).fullmatch

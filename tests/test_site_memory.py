@@ -16,6 +16,8 @@ from peftonomy.site import _memory
 from peftonomy.site._site import Site
 from tests.test_memory import WORST
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "memory"
 FILES = FOLDER / "simulated.tsv", FOLDER / "families.tsv"
 

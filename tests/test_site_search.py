@@ -17,6 +17,8 @@ from peftonomy.site._site import Site
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 QUERIES = Path(__file__).parent / "data" / "search_queries.tsv"
 SCRIPTS = ("vendor/minisearch/minisearch.js", "assets/search.js")
 Cards = list[dict[str, Any]]

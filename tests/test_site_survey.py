@@ -181,6 +181,8 @@ def test_the_block_follows_scopes_and_roles(kb: KnowledgeBase) -> None:
     assert marks("prompt_tuning", "prepended") == {"prompt"}
     assert marks("parallel_adapter", "added") == {"mlp"}
     assert marks("lst", "added") == {"side"}
+    assert marks("mad_x", "added") == {"layer", "embed.token", "head.lm"}
+    assert marks("hyperformer_pp", "added") == {"model", "attn.o", "mlp.down"}
     assert marks("mam_adapter", "added") | marks("mam_adapter", "prepended") == {"mlp", "kv"}
     assert marks("s4", "added") == {"attention", "mlp"}
     assert marks("s4", "prepended") == {"kv"}

@@ -124,10 +124,12 @@ def print_cost(found: Cost, model: str) -> None:
 
 
 def with_values(cost: Cost) -> str:
+    """Return the hyperparameters as "r = 8, alpha = 8.0"."""
     return ", ".join(f"{name} = {value}" for name, value in cost.hyperparameters.items())
 
 
 def stored_note(cost: Cost) -> str:
+    """Return the size of what is stored, in words."""
     bits = f", with {cost.stored_bits:,} bits of masks" if cost.stored_bits else ""
     return f"{out.bytes_text(cost.stored_bytes)} in {cost.dtype}{bits}"
 

@@ -14,6 +14,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option `--peftonomy` to pytest."""
     about = "verify this implementation of a PEFT method against its entry in peftonomy; repeatable"
     group = parser.getgroup("peftonomy")
     group.addoption("--peftonomy", action="append", default=[], metavar="METHOD=MODULE:FUNCTION", help=about)

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ class Bibliography(Mapping[str, Reference]):
         repeated, starts = [], list(START.finditer(text))
         ends = [match.start() for match in starts[1:]] + [len(text)]
         line, at = 1, 0
-        self._macros = []
+        self._macros: list[str] = []
         for match, end in zip(starts, ends, strict=True):
             line, at = line + text.count("\n", at, match.start()), match.start()
             block = text[at:end]
@@ -149,28 +148,13 @@ class Bibliography(Mapping[str, Reference]):
                 found += error.problems
         return found
 
-    @cached_property
-    def _parser(self) -> Any:
-        from bibtexparser.bparser import BibTexParser
-
-        logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)
-        parser = BibTexParser(common_strings=True, ignore_nonstandard_types=False)
-        parser.expect_multiple_parse = True
-        for block in self._macros:
-            with contextlib.suppress(ValueError):  # an entry that names the macro is then reported
-                parser.parse(_whole(block), partial=True)
-        return parser
-
     def _parsed(self, key: str) -> Reference:
         """Parse one entry. Raises DataError."""
         from bibtexparser.bibdatabase import UndefinedString
 
-        entries: list[dict[str, str]] = self._parser.bib_database.entries
-        entries.clear()
         try:
             block = _whole(self._blocks[key])
-            self._parser.parse(block, partial=True)
-            [parsed] = entries
+            parsed = _entry(tuple(self._macros), block)
         except (UndefinedString, ValueError) as error:  # a bare word; too long, too deep, or not one entry
             found = str(error) if str(error).startswith("more than") else UNPARSED
             raise DataError([Problem(self.name, self.lines[key], key, found, "a BibTeX entry", "", "bibtex")]) from None
@@ -185,6 +169,7 @@ class Bibliography(Mapping[str, Reference]):
                 raise UnknownName("reference", key, self.lines)
             found = self._held[key] = self._parsed(key)
         return found
+
     def __contains__(self, key: object) -> bool:
         return key in self.lines
 
@@ -196,6 +181,30 @@ class Bibliography(Mapping[str, Reference]):
 
 
 UNPARSED = "text that does not parse"
+
+
+@functools.lru_cache(maxsize=4096)
+def _entry(macros: tuple[str, ...], block: str) -> Mapping[str, str]:
+    """Parse the text of one entry, which takes milliseconds: who loads a tree again waits for what changed only."""
+    parser = _parser(macros)
+    entries: list[dict[str, str]] = parser.bib_database.entries
+    entries.clear()
+    parser.parse(block, partial=True)
+    [parsed] = entries
+    return parsed
+
+
+@functools.lru_cache(maxsize=4)
+def _parser(macros: tuple[str, ...]) -> Any:
+    from bibtexparser.bparser import BibTexParser
+
+    logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)
+    parser = BibTexParser(common_strings=True, ignore_nonstandard_types=False)
+    parser.expect_multiple_parse = True
+    for block in macros:
+        with contextlib.suppress(ValueError):  # an entry that names the macro is then reported
+            parser.parse(_whole(block), partial=True)
+    return parser
 
 
 def _whole(block: str) -> str:

@@ -45,6 +45,7 @@ def classes(module: Any, request: Mapping[str, Any]) -> Any:
 
 
 def one(kind: Any, saved: str | None) -> dict[str, Any]:
+    """Return the record of one configuration class. saved: the name of its constant that a saved file has."""
     fields = [f for f in dataclasses.fields(kind) if f.init and f.name != saved]
     hints = typing.get_type_hints(kind)
     return {
@@ -56,6 +57,7 @@ def one(kind: Any, saved: str | None) -> dict[str, Any]:
 
 
 def default(field: Any) -> Any:
+    """Return the default of a field; None if it has none."""
     if field.default is not dataclasses.MISSING:
         return field.default
     return None if field.default_factory is dataclasses.MISSING else field.default_factory()

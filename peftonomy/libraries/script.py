@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..schema.family import LABELLED
 from .export import Configuration, literal
+from .loading import loading
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..memory.setting import Setting
 
-__all__ = ["OPTIMIZERS", "PLACEHOLDER", "QUANTIZED", "TYPES", "script"]
+__all__ = ["OPTIMIZERS", "QUANTIZED", "TYPES", "script"]
 
-PLACEHOLDER = "path/to/model"
-"""Stands for the files of a model without a name on the Hugging Face Hub."""
 TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "mixed": "bfloat16"}
 """The type of the frozen model for each type of training."""
 OPTIMIZERS = {
@@ -40,13 +38,9 @@ def script(
     library = configuration.library
     if configuration.type is None:
         raise UsageError(f"{configuration.method} has several configurations in {library.name}, so there is no script")
-    task_class = model.family.tasks[task]
-    named = task_class.class_
+    load, (name, *labels) = loading(model, task, num_labels)
     dtype = TYPES[setting.dtype]
-    name = model.file.checkpoint if model.file is not None and model.file.checkpoint else PLACEHOLDER
-    arguments = [f'    "{name}",', f"    dtype=torch.{dtype},"]
-    if task in LABELLED and task_class.labels is None:
-        arguments.append(f"    num_labels={num_labels},")
+    arguments = [f"    {argument}," for argument in (name, f"dtype=torch.{dtype}", *labels)]
     if setting.attention != "sdpa":
         arguments.append(f'    attn_implementation="{setting.attention}",')
     if setting.quantized is not None:
@@ -70,7 +64,7 @@ def script(
         "import torch",
         "import transformers",
         "",
-        f"model = transformers.{named}.from_pretrained(",
+        f"model = {load}(",
         *arguments,
         ")",
         f"config = {call}(",

@@ -35,6 +35,7 @@ import yaml
 
 from ..errors import UnknownName, UsageError, near
 from .export import put, target_names
+from .loading import checkpoint
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
@@ -88,7 +89,7 @@ def write_run(method: MethodRecord, plan: Plan, given: Mapping[str, Any], traine
     library = method.kb.libraries[trainer.through or ""]
     _fits(plan, trainer)
     arguments: dict[str, Any] = {}
-    words = {"model": _checkpoint(plan), "method": method.id}
+    words = {"model": checkpoint(plan.inventory.backbone), "method": method.id}
     said = {**recipe.keys, **offer.set, **_settings(method, plan, given, trainer, offer)}
     for name, value in said.items():
         put(arguments, name, _filled(value, words))
@@ -108,11 +109,6 @@ def _fits(plan: Plan, trainer: Trainer) -> None:
         raise UsageError(f"{trainer.name}: found a model of kind {kind.replace('_', '-')}; expected {expected}")
     if recipe.task not in (inventory.task, inventory.computed):
         raise UsageError(f"{trainer.name}: found task {inventory.task}; expected {recipe.task}")
-
-
-def _checkpoint(plan: Plan) -> str:
-    file = plan.inventory.backbone.file
-    return (file.checkpoint if file is not None else None) or "path/to/model"
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from markupsafe import Markup
 
 from ..backbones.modules import role_matches
 from ..costs.layout import Part
 from ..knowledge.base import Method
+from ..schema.memory import Act
 from ..schema.tensors import Targets, Tensor
 from ._svg import element
 
@@ -115,6 +117,10 @@ def acts(method: Method) -> Acts:
     kept = [(p, t) for p, t in everything if t.served != "absent" or any(s.as_ != "none" for s in t.stored)]
     for part, tensor in kept or everything:
         _tensor(found, parts, part, tensor)
+    if {p for p, kinds in found.marks.items() if kinds & {*SIGNS, "prepended"}} == {"model"}:
+        for part, role in product(parts, BOXES):  # what the model shares is used where the operations are
+            if any(one.per == "site" and _wanted(one, role) for one in _operations(part)):
+                found.add(role, _kind(part, next(iter(part.entry.tensors.values()))))
     for role, kinds in found.marks.items():
         if len(kinds) > 1 and role in BOXES:
             kinds.discard("optional")
@@ -153,8 +159,12 @@ def _kind(part: Part, tensor: Tensor) -> str:
     return next((k for k in ("scaled", "masked") if k in change), "added")
 
 
-def _wanted(tensor: Tensor, role: str) -> bool:
-    return tensor.roles is None or any(role_matches(pattern, role, "decoder") for pattern in _plain(tensor.roles))
+def _wanted(placed: Tensor | Act, role: str) -> bool:
+    return placed.roles is None or any(role_matches(pattern, role, "decoder") for pattern in _plain(placed.roles))
+
+
+def _operations(part: Part) -> list[Act]:
+    return part.entry.memory.operations if part.entry.memory is not None else []
 
 
 def _plain(roles: Sequence[str]) -> Iterator[str]:
@@ -181,21 +191,26 @@ def _places(targets: Targets | None, part: Part, tensor: Tensor) -> Iterator[str
     """Yield the locations of a tensor that belongs to a block, a layer or the model."""
     facet = part.entry.facets.get("acts_on", [])
     on = {facet} if isinstance(facet, str) else set(facet)
-    scopes = {t.per for t in part.entry.tensors.values()}
     if targets is None and on and on <= {"weight", "bias", "norm"}:  # a rule over all parameters
         yield from BOXES
+    elif _beside(part):
+        yield "side"
     elif tensor.per == "model":
         entrance = "prompt" if "prepended" in part.entry.facets.get("change", []) else "embed.token"
         places = [p for p, quantity in ((entrance, "input"), ("head.lm", "output")) if quantity in on and not targets]
-        yield from places or (["side"] if "layer" in scopes and len(scopes) > 2 else ["model"])
-    elif "layer" in scopes and len(scopes) > 1:
-        yield "side"
+        yield from places or ["model"]
     elif tensor.per == "attention":
         # An entry that also changes weights has other layers in these blocks; a prefix has rows as long as a key.
         rows = "weight" not in on or targets is not None or [s.source for s in tensor.shape or []][-1:] == ["d_kv"]
         yield "kv" if "attention_kv" in on and rows else "attention"
     else:
         yield tensor.per
+
+
+def _beside(part: Part) -> bool:
+    """Return True if it has a network of its own: layers beside those of the model, and steps before or after all."""
+    own = any(t.per == "layer" for t in part.entry.tensors.values())
+    return own and {"layer", "model"} <= {one.per for one in _operations(part)}
 
 
 def picture(found: Acts) -> Markup:

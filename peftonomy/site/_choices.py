@@ -13,6 +13,7 @@ from ..knowledge import choose
 from ..knowledge.base import Method
 from ..knowledge.mechanism import Trait, aspects, traits
 from ..libraries import script as code
+from ..libraries.loading import PLACEHOLDER
 from ..memory import gpus
 from ..schema.evidence import Study
 from ..schema.taxonomy import Facet
@@ -32,7 +33,6 @@ def script(site: Site) -> str:
     records: dict[str, Any] = {
         "gpus": [g.model_dump(include={"name", "aliases", "mib", "how"}) for g in kb.gpus],
         "brands": sorted(gpus.BRANDS), "units": gpus.UNITS,
-        "hub": {key: m.file.checkpoint for key, m in kb.models.items() if m.file is not None and m.file.checkpoint},
         "classes": {
             key: {name: task.class_ for name, task in family.tasks.items()} for key, family in kb.families.items()
         },
@@ -54,7 +54,7 @@ def script(site: Site) -> str:
         "priorities": choose.PRIORITIES, "relaxations": choose.RELAXATIONS, "widths": widths, "peft": choose.peft(kb),
         "code": {
             "types": code.TYPES, "optimizers": code.OPTIMIZERS, "quantized": code.QUANTIZED,
-            "placeholder": code.PLACEHOLDER,
+            "placeholder": PLACEHOLDER,
         },
         "aspects": {
             key: facet.model_dump(mode="json", include={"name", "meaning", "phrase", "phrases", "weight", "multiple"})

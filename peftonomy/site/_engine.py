@@ -242,7 +242,10 @@ def _task_types(site: Site) -> list[dict[str, Any]]:
 
 def _model(model: Backbone) -> dict[str, Any]:
     assert model.file is not None
-    return {"name": model.name, "config": {"model_type": model.family.model_type, **model.file.config}}
+    return {
+        "name": model.name, "config": {"model_type": model.family.model_type, **model.file.config},
+        **({"hub": model.file.checkpoint} if model.file.checkpoint else {}),
+    }  # fmt: skip
 
 
 def _family(family: Family, formulas: Formulas) -> dict[str, Any]:

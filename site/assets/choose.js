@@ -4,52 +4,21 @@
 
 (function () {
   var make = pf.make, number = pf.number, FIRST = 5, MOST = 20;
-  var VARIANT = /^(instruct|chat|it|base|hf|bnb|unsloth|4bit|8bit|awq|gptq|gguf|fp8|int4|int8)*$/;
-  function fold(text) { return text.toLowerCase().replace(/[^a-z0-9]/g, ""); }
-
-  /* ---- models by name ---- */
-
-  /* Every name of a model, folded: its id, its name, its name on the Hub, and that without the owner, as mirrors have it. */
-  function namesOf(id) {
-    var hub = peft.choices.hub[id] || "", cut = hub.indexOf("/"), repository = hub.slice(cut + 1);
-    return [id, peft.data.models[id].name, hub, repository, cut > 0 ? hub.split(/[-\/]/)[0] + repository : ""].filter(Boolean).map(fold);
-  }
-  /* The models that a text may mean, and whether it names a variant of one: {ids, variant}. */
-  function modelsNamed(text) {
-    var ids = Object.keys(peft.data.models), asked = fold(text), part = fold(text.slice(text.lastIndexOf("/") + 1));
-    function having(test) { return ids.filter(function (id) { return namesOf(id).some(test); }); }
-    if (!asked) return { ids: [] };
-    var exact = having(function (n) { return n === asked; });
-    if (!exact.length && text.indexOf("/") >= 0) exact = having(function (n) { return n === part; });
-    if (exact.length) return { ids: exact };
-    var longest = 0, found = [];
-    ids.forEach(function (id) {
-      namesOf(id).forEach(function (n) {
-        if (part.slice(0, n.length) !== n || n.length < longest || !VARIANT.test(part.slice(n.length))) return;
-        if (n.length > longest) found = [];
-        longest = n.length;
-        found.push(id);
-      });
-    });
-    if (found.length) return { ids: Array.from(new Set(found)), variant: true };
-    var words = text.toLowerCase().split(/[^a-z0-9.]+/).map(fold).filter(Boolean);
-    return { ids: ids.filter(function (id) { var all = namesOf(id).join(" "); return words.every(function (w) { return all.indexOf(w) >= 0; }); }) };
-  }
 
   class Choose extends pf.Tool {
     start() {
       var q = this.query, s = this.state, known = peft.choices;
       s.gpu = q.get("gpu") || "";
       s.needs = pf.words(q.get("need")).filter(function (need) {
-        if (!(need in known.wishes)) q.refuse("the requirement", need, Object.keys(known.wishes));
-        return need in known.wishes;
+        var there = Object.keys(known.wishes).indexOf(need) >= 0;
+        if (!there) q.refuse("the requirement", need, Object.keys(known.wishes));
+        return there;
       });
       s.library = q.one("library", ["any"].concat(this.libraries())) || "";
       s.trained = q.get("trained") || "";
       s.by = q.one("by", Object.keys(known.priorities)) || Object.keys(known.priorities)[0];
       s.anywhere = q.flag("anywhere");
       s.n = FIRST;
-      s.named = this.pasted ? "" : peft.data.models[s.model].name;
       this.form = make("form", { class: "pf-calc__form pf-calc__form--still", "aria-label": "Your case" });
       this.form.addEventListener("submit", function (event) { event.preventDefault(); });
       this.out = make("div", { class: "pf-calc__out", "aria-live": "polite" });
@@ -68,53 +37,6 @@
       if (s.by !== Object.keys(peft.choices.priorities)[0]) query.set("by", s.by);
       if (s.anywhere) query.set("anywhere", "1");
       this.address(query);
-    }
-    /* A text field with suggestions. */
-    suggested(name, label, value, options, onchange, hint) {
-      var list = make("datalist", { id: this.uid + "-" + name + "-list" }, options.map(function (o) { return make("option", { value: o[0] }, o[1]); }));
-      var field = this.input(name, label, value, "text", onchange, hint);
-      field.querySelector("input").setAttribute("list", list.id);
-      field.append(list);
-      return field;
-    }
-    /* The model by any of its names, or a pasted config.json; then the task. */
-    modelFields() {
-      var self = this, s = this.state, fields = super.modelFields(), hub = peft.choices.hub;
-      var other = make("button", { type: "button", class: "pf-link", onclick: function () {
-        s.model = self.pasted ? self.getAttribute("model") : "pasted";
-        s.named = self.pasted ? "" : peft.data.models[s.model].name;
-        self.rebuild();
-        self.write();
-      } }, this.pasted ? "Name a model instead" : "Paste a config.json instead");
-      if (this.pasted) { fields[0] = other; return fields; }
-      var options = Object.keys(peft.data.models).map(function (id) { return [peft.data.models[id].name, hub[id] || id]; });
-      fields[0] = this.suggested("model", "Model", s.named, options, function (text) { self.choose(text); }, "A name, or a name on the Hugging Face Hub.");
-      fields[0].querySelector("small").setAttribute("role", "status");
-      fields[0].append(other);
-      return fields;
-    }
-    /* Take the model that a text names, and say so where it is none or one of several. */
-    choose(text) {
-      var self = this, s = this.state, found = modelsNamed(text), task = this.form.querySelector('[data-field="task"]');
-      s.named = text;
-      s.unknown = found.ids.length !== 1;
-      if (!s.unknown && found.ids[0] !== s.model) {
-        s.model = found.ids[0];
-        this.settle();
-        var tasks = this.backbone().tasks.length;
-        if (task || tasks > 1) this.rebuild();
-      }
-      this.noteModel(found);
-      this.show();
-      if (!s.unknown) this.write();
-    }
-    noteModel(found) {
-      var note = this.form.querySelector('[data-field="model"] small'), s = this.state, models = peft.data.models;
-      if (!note || !found) return;
-      this.wrong("model", s.unknown);
-      note.className = s.unknown && s.named ? "pf-error" : "";
-      note.textContent = !s.unknown ? (found.variant ? "Counted as " + models[s.model].name + ", whose shapes a variant shares." : peft.choices.hub[s.model] || "") :
-        found.ids.length ? "Several models: " + found.ids.slice(0, 5).map(function (id) { return models[id].name; }).join(", ") + (found.ids.length > 5 ? ", …" : ".") : "No model here has this name. Paste its config.json instead.";
     }
     build() {
       var self = this, s = this.state, known = peft.choices;
@@ -148,7 +70,6 @@
         this.select("by", "Rank by", Object.keys(known.priorities).map(function (k) { return [k, known.priorities[k][0]]; }), s.by, change("by")),
         this.steps
       ]));
-      if (!this.pasted) this.noteModel({ ids: [s.model] });
       this.show();
     }
     wishes(gpu) {
@@ -170,7 +91,6 @@
       if (this.stop) this.stop();
       this.stop = null;
       ["gpu", "trained", "batch", "seq"].forEach(function (name) { self.complain(name, ""); });
-      if (s.unknown && !this.pasted) { this.out.replaceChildren(make("p", { class: "pf-muted pf-wait" }, "Name one model to get an answer.")); return; }
       if (!question) { this.out.replaceChildren(this.waiting()); return; }
       if (!s.gpu.trim()) { this.out.replaceChildren(this.invite()); return; }
       if (!this.remembers()) { this.out.replaceChildren(this.loading()); return; }

@@ -53,7 +53,7 @@
   /* "10M", "1e6" or "0.1%" as a number of parameters; null for an empty text. */
   function trainedBudget(text, parameters) {
     if (!given(text) || String(text).trim() === "") return null;
-    var found = /^([0-9][0-9,]*\.?[0-9]*(?:e[0-9]{1,2})?)\s*([kmb%]?)$/.exec(String(text).trim().toLowerCase());
+    var found = /^([0-9][0-9,]{0,29}\.?[0-9]{0,30}(?:e[0-9]{1,2})?)\s*([kmb%]?)$/.exec(String(text).trim().toLowerCase());
     if (!found) fail("This is no number of parameters. Write 10M, 250k, 1e6, or 0.1% of the model.", "trained");
     return Math.floor(Number(found[1].replace(/,/g, "")) * ({ "": 1, k: 1e3, m: 1e6, b: 1e9 }[found[2]] || parameters / 100));
   }
@@ -269,7 +269,7 @@
     var config = configured(candidate.method, asked, candidate.given), setting = candidate.setting, say = known().code, kind = peft.backbone(options).type;
     if (!config) return null;
     var type = say.types[setting.dtype], only = peft.data.families[kind].only || {}, labelled = peft.data.tasks.labelled.indexOf(task) >= 0 && !(task in only);
-    var name = known().classes[kind][task], checkpoint = (given(options.model) && known().hub[options.model]) || say.placeholder;
+    var name = known().classes[kind][task], checkpoint = (given(options.model) && peft.data.models[options.model].hub) || say.placeholder;
     var load = ['"' + checkpoint + '"', "dtype=torch." + type];
     if (labelled) load.push("num_labels=" + (options.num_labels || 2));
     if (setting.attention !== "sdpa") load.push('attn_implementation="' + setting.attention + '"');

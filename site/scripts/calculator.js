@@ -5,6 +5,8 @@
 Object.assign(pf, (function () {
   var make = pf.make, number = pf.number, held = pf.held, percent = pf.percent, serial = 0;
   /* include words */
+  /* include fields */
+  /* include models */
   /* include tool */
   /* include answers */
   /* include code */

@@ -26,7 +26,7 @@ var peft = (function () {
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, quantity: quantity, gpuBytes: gpuBytes,
     named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
-    dtypes: Object.keys(BYTES),
+    dtypes: Object.keys(BYTES), bytesOf: BYTES,
     python: { coded: coded, spelled: spelled, put: put },
     /* What the scripts of memory go on with. */
     inner: {

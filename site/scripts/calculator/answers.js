@@ -33,7 +33,7 @@ class Answers extends Tool {
     var facts = [
       this.ledger("Stored per task", this.out_("stored", cost.stored), bytes(cost.stored_bytes) + " in " + s.dtype + bits),
       this.ledger("Served beside the model", this.out_("served", cost.served), stays ? stays + " stay at inference" : "nothing stays"),
-      this.ledger("Backbone", this.out_("backbone", cost.backbone), bytes(cost.base_bytes) + " as it is held")
+      this.ledger("Backbone", this.out_("backbone", cost.backbone), bytes(cost.base_bytes) + (cost.base_bytes === cost.backbone * peft.bytesOf[s.dtype] ? " in " + s.dtype : " as the method stores it"))
     ];
     if (cost.head) facts.push(this.ledger("New task head", this.out_("head", cost.head), "counted apart"));
     if (cost.positions) facts.push(this.ledger("Extra positions", this.out_("positions", cost.positions), "in every sequence"));

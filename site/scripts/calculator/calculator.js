@@ -47,7 +47,7 @@ class Calculator extends Coded {
   settle() {
     super.settle();
     var s = this.state, question = this.question();
-    if (s.targets && (!question || !this.takesTargets() || tried(function () { return peft.targets(s.method, question); }).problem)) {
+    if (s.targets && (!this.takesTargets() || question && tried(function () { return peft.targets(s.method, question); }).problem)) {
       var offered = this.roles();
       s.targets = s.targets.filter(function (r) { return offered.indexOf(r) >= 0; });
       if (!s.targets.length) s.targets = null;

@@ -1,4 +1,4 @@
-/* What the tools share: the choice of a model, how a step is trained, fields, and the address. */
+/* What the tools share: the choice of a model, how a step is trained, and the address. */
 
 var BATCH = "1", SEQ = "512";
 var CHOSEN = [
@@ -11,7 +11,7 @@ function choices(chosen) { var known = peft.data.training[chosen.of]; return Arr
 var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
 
 /* A page element that holds a question in `state`, keeps it in the address and shows the answer. */
-class Tool extends HTMLElement {
+class Tool extends Fields {
   connectedCallback() {
     if (this.ready || typeof peft === "undefined" || !peft.data) return;
     this.ready = true;
@@ -91,7 +91,9 @@ class Tool extends HTMLElement {
   get pasted() { return this.state.model === PASTED; }
   /* What engine.js is asked about a model; null while there is none. */
   question(more) {
-    var s = this.state, base = { task: s.task, num_labels: this.labelled() ? Number(s.labels) : 2, dtype: s.dtype };
+    var s = this.state;
+    if (s.unknown) return null;
+    var base = { task: s.task, num_labels: this.labelled() ? Number(s.labels) : 2, dtype: s.dtype };
     if (this.pasted) { if (!s.config) return null; base.config = s.config; } else base.model = s.model;
     return Object.assign(base, more);
   }
@@ -126,55 +128,9 @@ class Tool extends HTMLElement {
     if (focus && document.getElementById(focus)) document.getElementById(focus).focus({ preventScroll: true });
   }
 
-  field(name, label, control, hint) {
-    control.id = this.uid + "-" + name;
-    var note = make("small", { id: control.id + "-note" }, hint || "");
-    control.setAttribute("aria-describedby", note.id);
-    return make("div", { class: "pf-field", "data-field": name }, [make("label", { for: control.id }, label), control, note]);
-  }
-  select(name, label, options, value, onchange, hint) {
-    var control = make("select", { class: "pf-input" }, options.map(function (o) {
-      return make("option", { value: o[0], selected: String(o[0]) === String(value) }, o[1]);
-    }));
-    control.addEventListener("change", function () { onchange(control.value); });
-    return this.field(name, label, control, hint);
-  }
-  input(name, label, value, kind, onchange, hint) {
-    var mode = { number: "numeric", decimal: "decimal" }[kind] || "text";
-    var control = make("input", { class: "pf-input", type: "text", inputmode: mode, value: String(value), autocomplete: "off", spellcheck: "false" });
-    control.addEventListener("input", function () { onchange(control.value.trim()); });
-    return this.field(name, label, control, hint);
-  }
-  tick(name, label, checked, onchange, hint) {
-    var box = make("input", { type: "checkbox", id: this.uid + "-" + name, checked: checked });
-    box.addEventListener("change", function () { onchange(box.checked); });
-    return make("div", { class: "pf-tick" }, [box, make("label", { for: box.id }, [label, hint ? make("small", {}, hint) : null])]);
-  }
-  /* Small buttons of which one is pressed. */
-  choice(label, options, value, onchange) {
-    return make("div", { class: "pf-seg", role: "group", "aria-label": label }, options.map(function (o) {
-      return make("button", { type: "button", "aria-pressed": String(o[0] === value), onclick: function () { onchange(o[0]); } }, o[1]);
-    }));
-  }
-  wrong(name, message) {
-    var field = this.querySelector('[data-field="' + name + '"]');
-    if (!field) return;
-    var control = field.querySelector("input, select, textarea");
-    control.setAttribute("aria-invalid", message ? "true" : "false");
-  }
-
   /* Model, its pasted text, task, labels, and how numbers are stored. */
   modelFields() {
-    var self = this, s = this.state, families = {}, fields = [], control = make("select", { class: "pf-input" });
-    Object.keys(peft.data.models).forEach(function (id) {
-      var record = peft.data.models[id], family = peft.data.families[record.config.model_type].name;
-      if (!families[family]) { families[family] = make("optgroup", { label: family }); control.append(families[family]); }
-      families[family].append(make("option", { value: id, selected: id === s.model }, record.name));
-    });
-    control.prepend(make("option", { value: PASTED, selected: this.pasted }, "A config.json of yours"));
-    control.addEventListener("change", function () { s.model = control.value; self.rebuild(); self.write(); });
-    fields.push(this.field("model", "Model", control));
-    if (this.pasted) fields.push(this.textField());
+    var self = this, s = this.state, fields = this.pasted ? [this.modelSwitch(), this.textField()] : [this.nameField()];
     var model = this.backbone();
     if (model && model.tasks.length > 1) {
       var task = this.select("task", "Task", model.tasks.map(function (t) { return [t, peft.data.tasks.names[t] || t]; }), s.task || model.default_task, function (t) {
@@ -185,6 +141,51 @@ class Tool extends HTMLElement {
       fields.push(!this.labelled() ? task : make("div", { class: "pf-pair" }, [task, this.input("labels", "Labels", s.labels, "number", function (v) { s.labels = v; self.show(); self.write(); })]));
     }
     return fields;
+  }
+  /* Made once, so that typing goes on while the fields around it are built anew. */
+  nameField() {
+    var self = this, s = this.state, models = peft.data.models, field = this.modelField;
+    if (!field) {
+      var options = Object.keys(models).map(function (id) { return [models[id].name, models[id].hub || id]; });
+      field = this.modelField = this.suggested("model", "Model", "", options, function (text) { self.choose(text); }, "A name, or a name on the Hugging Face Hub.");
+      field.querySelector("small").setAttribute("role", "status");
+      field.append(this.modelSwitch());
+      this.noteModel({ ids: [s.model] });
+    }
+    if (s.typed === undefined) s.typed = models[s.model].name;
+    if (field.querySelector("input").value.trim() !== s.typed) field.querySelector("input").value = s.typed;
+    return field;
+  }
+  /* Name a model, or paste one. */
+  modelSwitch() {
+    var self = this, s = this.state;
+    return make("button", { type: "button", class: "pf-link", onclick: function () {
+      s.model = self.pasted ? self.getAttribute("model") || Object.keys(peft.data.models)[0] : PASTED;
+      s.unknown = false;
+      s.typed = self.modelField = undefined;
+      self.rebuild();
+      self.querySelector(self.pasted ? '[data-field="config"] textarea' : '[data-field="model"] input').focus();
+      self.write();
+    } }, this.pasted ? "Name a model instead" : "Paste a config.json instead");
+  }
+  /* Take the model that a text names, and say so where it is none or one of several. */
+  choose(text) {
+    var s = this.state, found = modelsNamed(text);
+    s.typed = text;
+    s.unknown = found.ids.length !== 1;
+    this.noteModel(found);
+    if (s.unknown) { this.show(); return; }
+    if (found.ids[0] !== s.model) {
+      s.model = found.ids[0];
+      this.rebuild();
+    } else this.show();
+    this.write();
+  }
+  noteModel(found) {
+    var note = this.modelField.querySelector("small"), wrong = this.state.unknown && this.state.typed;
+    this.modelField.querySelector("input").setAttribute("aria-invalid", this.state.unknown ? "true" : "false");
+    note.className = wrong ? "pf-error" : "";
+    note.textContent = modelNote(found);
   }
   /* Made once, so that a paste keeps its place while the fields around it are built anew. */
   textField() {
@@ -217,5 +218,5 @@ class Tool extends HTMLElement {
   /* Why there is no answer. */
   problem(message) { return make("p", { class: "pf-alert", role: "alert" }, message); }
   loading() { return make("p", { class: "pf-muted pf-wait" }, "Loading…"); }
-  waiting() { return make("p", { class: "pf-muted pf-wait" }, this.wrongText ? "The config.json cannot be counted yet." : "Paste a config.json to get numbers."); }
+  waiting() { return make("p", { class: "pf-muted pf-wait" }, this.state.unknown ? "Name one model to get an answer." : this.wrongText ? "The config.json cannot be counted yet." : "Paste a config.json to get numbers."); }
 }
