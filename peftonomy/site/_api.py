@@ -27,6 +27,7 @@ FILES = {
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
     "combinations.json": "Which weighted sums of adapters and which conversions to LoRA are exact in a library.",
+    "serving.json": "Methods at serving: mergeable, swappable, batched with others, and each engine's answer.",
     "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
@@ -55,6 +56,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "deviations.json": {"deviations": list(kb.deviations)},
         "support.json": {"support": list(kb.support)},
         "combinations.json": _combinations(kb),
+        "serving.json": {"serving": list(kb.serving)},
         "evidence.json": {
             "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
             "runs": [run.model_dump(mode="json") for run in kb.evidence],
