@@ -88,6 +88,8 @@ class Caller(Machine):
         before = self.hook, self.names, self.copy, self.floor
         self.hook, self.names, self.copy, self.floor = hook, {**self.base, **hook.names}, None, len(self.scopes)
         results = self.call(hook.function, values)
+        if not results:
+            raise self._wrong(hook.function.lines[-1].text, "no result", "a tensor", hook.function)
         self.hook, self.names, self.copy, self.floor = before
         return results
 

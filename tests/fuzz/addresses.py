@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 STEP = (
-    "batch", "seq", "checkpointing", "optimizer", "attention", "quantized", "dtype", "weight", "task", "labels", "config",
+    "batch", "seq", "checkpointing", "optimizer", "attention", "quantized", "dtype", "weight", "task", "labels",
+    "config",
 )  # fmt: skip
 PAGES: dict[str, tuple[str, ...]] = {
     "calculator.html": ("method", "model", "targets", "modules", "r", "alpha", *STEP),
