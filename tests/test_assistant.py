@@ -155,6 +155,13 @@ def test_an_answer_that_cannot_be_written_ends_it_in_one_line(root: Path) -> Non
     assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
 
 
+def test_a_closed_stdin_ends_it(root: Path) -> None:
+    pytest.importorskip("mcp")
+    line = f"exec {sys.executable} -m peftonomy mcp <&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=root, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_without_the_extra_one_line_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     assert run("mcp") == (2, "", "error: mcp needs its extra: pip install 'peftonomy[mcp]' (no module mcp)\n")
