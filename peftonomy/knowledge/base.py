@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from ..libraries.export import Configuration
     from ..libraries.trainers import Run
     from ..memory.answer import Training
+    from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from ..serving.merging import MergeCheck
     from .choose import Choice
     from .compare import Costs
     from .graph import Graph
     from .mechanism import Comparison, Nearest
     from .query import Selection
+    from .serving import Serving
 
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
 
@@ -99,19 +102,34 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Memory:
         """Return the bytes that a training step needs, without running it.
 
         batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
         the rest and the activations in half precision). optimizer: see `memory.setting.OPTIMIZERS`. attention: sdpa or
-        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices. Raises UsageError for an invalid
-        setting, and if the entry or the family does not declare the tensors that training saves.
+        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices.
+
+        gpus: how many GPUs share the step; the answer is then a `RankMemory`, of the rank that takes the most, and the
+        batch is one rank's. shard: fsdp (the default), ddp or zero1. For fsdp: reshard_after_forward (default True),
+        reduce_dtype (float32 or bfloat16; by default that of the trained parameters) and, for nf4, quant_storage
+        (bfloat16, or uint8, which is not sharded). Raises UsageError for an invalid setting, and if the entry or the
+        family does not declare the tensors that training saves.
         """
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return self.training.memory(hyperparameters, setting)
+        shared = sharding(
+            gpus, shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return self.training.shared(shared).memory(hyperparameters, setting)
 
     def fit(
         self,
@@ -125,20 +143,71 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a
-        hyperparameter of type int. Other arguments as for `memory`. Raises UsageError.
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, a
+        hyperparameter of type int, or gpus: the smallest number of such GPUs. Other arguments as for `memory`. Raises
+        UsageError.
         """
-        from ..memory.fit import largest
+        from ..memory.fit import asked_gpus, largest
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
-        return largest(self.training, hyperparameters, setting, solve, size)
+        shared = sharding(
+            asked_gpus(gpus, solve), shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return largest(self.training.shared(shared), hyperparameters, setting, solve, size)
+
+    def deepspeed(
+        self, *, gpus: int, stage: int, reduce_bucket_size: int | None = None, **hyperparameters: Any
+    ) -> DeepSpeed:
+        """Return the model states and buffers of DeepSpeed's ZeRO-2 or ZeRO-3 on one GPU, beside its own estimate.
+
+        They are from DeepSpeed's source and were not run, and there is no peak. stage: 2 or 3. reduce_bucket_size: as
+        in DeepSpeed's configuration. Raises UsageError.
+        """
+        from ..memory.deepspeed import BUCKET, deepspeed
+
+        bucket = BUCKET if reduce_bucket_size is None else reduce_bucket_size
+        return deepspeed(self.training.plan, hyperparameters, gpus, stage, bucket)
+
+    def serving(
+        self,
+        *,
+        engine: str | None = None,
+        max_loras: int = 1,
+        max_rank: int | None = None,
+        tp: int = 1,
+        fully_sharded: bool = False,
+        dtype: str | None = None,
+        **hyperparameters: Any,
+    ) -> Serving:
+        """Return the bytes that a serving engine allocates for adapters on one GPU, and those in the key-value cache.
+
+        engine: an id of `engines`; None: only the key-value cache. max_loras: the number of adapters. max_rank: the
+        engine's largest rank; None: the smallest that holds the method's. tp: the GPUs of tensor parallelism.
+        fully_sharded: the engine's option of that name. dtype: of the adapters and of the cache; None: the first that
+        the engine accepts. Raises UsageError for a model whose layers in the engine are not described, and for options
+        that the engine does not accept.
+        """
+        from .serving import serve
+
+        kb = self.method.kb
+        found = None if engine is None else kb.engines[engine]
+        dtype = dtype or (found.dtypes[0] if found is not None else "bfloat16")
+        ask = (max_loras, max_rank, tp, fully_sharded, dtype)
+        return serve(self.method, self.plan, found, hyperparameters, *ask)
 
     @overload
     def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
@@ -193,10 +262,20 @@ class Method(MethodRecord):
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
 
+    def deepspeed(self, model: ModelLike, **given: Any) -> DeepSpeed:
+        """Shortcut for `on(model, ...).deepspeed(...)`: the model states of DeepSpeed's ZeRO-2 or ZeRO-3."""
+        where, others = _split(given)
+        return self.on(model, **where).deepspeed(**others)
+
     def fit(self, model: ModelLike, **given: Any) -> Fit:
         """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
+
+    def serving(self, model: ModelLike, **given: Any) -> Serving:
+        """Shortcut for `on(model, ...).serving(...)`: the bytes of adapters in a serving engine."""
+        where, others = _split(given)
+        return self.on(model, **where).serving(**others)
 
     @overload
     def export(
@@ -279,7 +358,7 @@ class KnowledgeBase(Records[Method]):
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
         found, again = KnowledgeBase(self.root), set(_ids(methods))
         found.families, found.models = self.families, self.models
-        found.libraries, found.trainers = self.libraries, self.trainers
+        found.libraries, found.trainers, found.engines = self.libraries, self.trainers, self.engines
         for name in ("taxonomy", "references", "studies", "evidence"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
@@ -350,6 +429,16 @@ class KnowledgeBase(Records[Method]):
         from .support import records
 
         return Table(list(records(self)), caption="Methods in libraries and trainers")
+
+    @property
+    def serving(self) -> Table:
+        """Each method at serving: mergeable, swappable, batched with others, and the answer of each engine.
+
+        An engine's answer is taken, converted, refused, wrong (no error, but another function) or unknown.
+        """
+        from .serving import records
+
+        return Table(list(records(self)), caption="Methods at serving")
 
     def costs(
         self,
@@ -443,6 +532,20 @@ class KnowledgeBase(Records[Method]):
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
         return choose(self, model, wishes, n, task, num_labels, _ids(methods))
+
+    def merge_check(
+        self, adapter: str | Path, model: ModelLike, *, to: str, weights: str | Path | None = None
+    ) -> MergeCheck:
+        """Return what a merge into quantised weights leaves of a saved adapter's update (needs numpy).
+
+        adapter: the folder with adapter_config.json and adapter_model.safetensors, or the latter file. to: nf4 or int8.
+        weights: a safetensors file of the model, or a folder with such files; without it only the norms of the updates
+        are computed, with the ratios below which an update is lost. Raises DataError for files that do not fit the
+        model, UsageError for an adapter without a merge.
+        """
+        from ..serving.merging import merge_check
+
+        return merge_check(self, adapter, self.backbone(model), to, weights)
 
     def compare(self, *methods: str) -> Comparison:
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
