@@ -329,7 +329,7 @@ def billed(
         buffers = ledger.bucketed + sum(
             row.count * row.n * w_t for row in rows if row.learns and not row.piece.tensor.selecting
         )
-    return RankMemory(*common, sharding, gathered, buffers)
+    return RankMemory(*common, sharding=sharding, gathered=gathered, communication=buffers)
 
 
 def _own_rule(plan: Plan, setting: Setting, sharding: Sharding | None) -> None:

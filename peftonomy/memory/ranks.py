@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
     from ..schema.programs import Function
 
-__all__ = ["RankAsked", "derived"]
+__all__ = ["PACKED", "RankAsked", "derived"]
 
 PACKED = 4, 2
 """How many nf4 weights bitsandbytes packs into one number of 16 bits, and the bytes of that."""
@@ -111,7 +111,7 @@ class RankStep(Step):
         for module in asked.inventory.modules:
             if (layer in module.layers and module.stack == stack) if layer >= 0 else not module.layers:
                 for suffix, shape in module.parameters:
-                    if asked.packed(module, suffix) and asked.sharding.quant_storage == "uint8":
+                    if asked.packed(module, suffix, layer) and asked.sharding.quant_storage == "uint8":
                         whole += -(-math.prod(shape) * QUANTIZED["nf4"] // 8)
                     else:
                         parameters[module.path, suffix] = asked.parameter(module, suffix, shape, layer)
@@ -120,7 +120,7 @@ class RankStep(Step):
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
                 here = spot.source is not None and spot.source.stack == stack and layer in layers
                 if here if layer >= 0 else not spot.layers:
-                    rows, *rest = self.program.shape(row, spot) or beside(row, spot) or self._scalar()
+                    rows, *rest = self.program.shape(row, spot) or beside(row, spot)
                     w, w_t = DTYPES[asked.setting.dtype]
                     gathered = w if asked.mixed else w_t
                     parameters[self.program.key(row, spot)] = Parameter(
@@ -129,9 +129,6 @@ class RankStep(Step):
         if len({p.width for p in parameters.values() if p.trained}) > 1:
             raise UsageError(f"{asked.plan.id}: FSDP2 expects one type for all trained parameters of a layer")
         return Unit(parameters, self.gpus, whole)
-
-    def _scalar(self) -> Any:
-        raise UsageError(f"{self.asked.plan.id}: FSDP2 does not shard a parameter without dimensions")
 
     @property
     def shards(self) -> Any:
@@ -336,14 +333,16 @@ class RankAsked(Asked):
         """Return a step of the rank."""
         return RankStep(self.program, self.flags(), self)
 
-    def packed(self, module: Module, suffix: str) -> bool:
-        """Return True if a parameter is stored as nf4."""
-        kind = module.kind in ("linear", "conv1d") and bool(module.stack)
-        return self.setting.quantized == "nf4" and kind and suffix == "weight"
+    def packed(self, module: Module, suffix: str, layer: int) -> bool:
+        """Return True if a parameter is stored as nf4. Raises UsageError if it is trained."""
+        linear = module.kind in ("linear", "conv1d") and bool(module.stack) and suffix == "weight"
+        if linear and self.setting.quantized is not None and self.program.trains(module, suffix, layer):
+            raise UsageError(f"{self.plan.id} trains weights that are to be held in {self.setting.quantized}")
+        return linear and self.setting.quantized is not None
 
     def parameter(self, module: Module, suffix: str, shape: Sequence[int], layer: int) -> Parameter:
         """Return a parameter of the model in a layer."""
-        if self.packed(module, suffix):
+        if self.packed(module, suffix, layer):
             several, width = PACKED
             return Parameter(-(-math.prod(shape) // several), 1, width, width, False)
         trained = self.program.trains(module, suffix, layer)
