@@ -6,7 +6,8 @@ order are those of torch's `fully_shard`:
 - Forward: a layer is gathered into a buffer and copied from there into its parameters. The buffer stays until the next
   layer is copied. After the layer its parameters are released; those of the root stay.
 - Backward: while a layer runs, the buffer of the layer before it is gathered. After the layer its parameters are
-  released, and its gradients are copied into the input of a reduce-scatter, which stays until the next layer's.
+  released, and its gradients are copied into the input of a reduce-scatter, which stays until the next layer's. The
+  last of these gradients is let go only when the reduced ones exist (a variable of a loop holds it).
 - A group whose inputs carry no gradient, like the root, is reduced at the end.
 
 The first dimension of every tensor is padded to a multiple of the number of ranks. The rank is the first, whose shards
@@ -65,6 +66,7 @@ class Unit:
 
     def __init__(self, parameters: Mapping[Any, Parameter], gpus: Any, whole: int):
         self.parameters, self.shards = parameters, whole
+        self.order = {key: i for i, key in enumerate(parameters)}
         self.gathered: Any = 0
         self.cast: Any = 0
         for one in parameters.values():
@@ -259,16 +261,23 @@ class RankStep(Step):
         width, trained = self.asked.reduced, DTYPES[self.asked.setting.dtype][1]
         entries = sum(self._entries(run.unit, p) for p in arrived)
         self.sent = self._buffer(entries * self.gpus * width)
-        for p in arrived:
-            assert p.grad is not None
-            self.tape.free(p.grad)
-            self.tape.grads -= p.bytes
-            p.grad = None
+        *others, last = sorted(arrived, key=lambda p: run.unit.order[p.key if isinstance(p.key[0], str) else p.key[0]])
+        for p in others:
+            self._reduced(p)
         self.tape.grads += entries * trained
         made = self._apart(entries * width)
         if width != trained:
             self._apart(entries * trained)
+        self._reduced(last)
+        if width != trained:
             self.tape.free(made)
+
+    def _reduced(self, p: Tensor) -> None:
+        """Let go of a gradient that is reduced."""
+        assert p.grad is not None
+        self.tape.free(p.grad)
+        self.tape.grads -= p.bytes
+        p.grad = None
 
     # Storages
 

@@ -155,7 +155,8 @@
     }
     /* Release a unit, and reduce its gradients. */
     reduce(run) {
-      var self = this, tape = this.tape, arrived = [], entries = 0, made;
+      var self = this, tape = this.tape, arrived = [], entries = 0, order = Array.from(run.unit.parameters.keys()), made;
+      function place(p) { return order.indexOf(p.own ? p.own[0] : p.key); }
       run.reduced = true;
       this.release(run);
       this.let(this.sent);
@@ -164,16 +165,17 @@
       if (!arrived.length) return;
       arrived.forEach(function (p) { entries += self.entries(run.unit, p); });
       this.sent = this.made(entries * this.gpus * this.how.reduced);
-      arrived.forEach(function (p) {
-        tape.free(p.grad);
-        tape.grads -= p.bytes;
-        p.grad = null;
-      });
+      arrived.sort(function (a, b) { return place(a) - place(b); }).slice(0, -1).forEach(this.letGrad, this);
       tape.grads += entries * this.how.trained;
       made = this.apart(entries * this.how.reduced);
-      if (this.how.reduced === this.how.trained) return;
-      this.apart(entries * this.how.trained);
-      tape.free(made);
+      if (this.how.reduced !== this.how.trained) this.apart(entries * this.how.trained);
+      this.letGrad(arrived[arrived.length - 1]);   // a variable of a loop holds it
+      if (this.how.reduced !== this.how.trained) tape.free(made);
+    }
+    letGrad(p) {
+      this.tape.free(p.grad);
+      this.tape.grads -= p.bytes;
+      p.grad = null;
     }
 
     /* ---- storages ---- */
