@@ -56,6 +56,11 @@ METHODS = (
     "pfeiffer_adapter",
 )  # fmt: skip
 """Methods that are drawn besides."""
+FROZEN = {
+    "p_tuning": "its implementation stores frozen tensors as parameters, which FSDP2 shards; a prediction counts the "
+    "frozen tensors of a method whole on every rank, as buffers",
+}  # fmt: skip
+"""Methods whose predictions may be further off, and why."""
 GPUS = (2, 2, 3, 4, 4, 5, 7, 8, 8, 12, 16, 32, 64)
 
 
@@ -298,22 +303,27 @@ def report() -> None:
             continue
         errors.append((abs(found - case["peak"]) / case["peak"], case))
     print(dict(outcomes), "compared:", len(errors), "methods:", len({c["method"] for _, c in errors}))
+    for method, reason in FROZEN.items():
+        apart = [error for error, case in errors if case["method"] == method]
+        print(f"left out: {len(apart)} of {method}, at most {max(apart, default=0):.2%} off: {reason}")
+    errors = [one for one in errors if one[1]["method"] not in FROZEN]
     sizes = sorted(error for error, _ in errors)
     if sizes:
         within = {level: sum(e <= level for e in sizes) for level in (0.0, 1e-4, 0.005, 0.01, 0.03)}
         print(f"median {statistics.median(sizes):.5%}, 95th {sizes[int(0.95 * len(sizes))]:.3%}, worst {sizes[-1]:.3%}")
         print("equal to the byte, within 0.01, 0.5, 1 and 3 %:", *within.values())
-    for apart, case in sorted(errors, key=lambda one: -one[0])[:40]:
-        if apart > 0.003:
-            print(f"{apart:.2%}", *(case[name] for name in FIELDS[:12]), case["hyperparameters"])
+    for off, case in sorted(errors, key=lambda one: -one[0])[:40]:
+        if off > 0.003:
+            print(f"{off:.2%}", *(case[name] for name in FIELDS[:12]), case["hyperparameters"])
     for shard in ("fsdp", "ddp", "zero1"):
         cases = [case for case in map(parsed, rows(REAL)) if case["shard"] == shard]
         if not cases:
             continue
-        most = max(abs(predicted(c, shard).peak / max(c["peak"], c["other"]) - 1) for c in cases)
         equal = sum(c["simulated"] == c["peak"] for c in cases)
-        print(f"real {shard}: {len(cases)} runs, predictions within {most:.4%}"
-              + (f", simulated peaks equal: {equal}" if shard == "fsdp" else ""))  # fmt: skip
+        cases = [c for c in cases if shard != "fsdp" or c["simulated"] == c["peak"]]    # else gloo's own copies are seen
+        most = max(abs(predicted(c, shard).peak / max(c["peak"], c["other"]) - 1) for c in cases)
+        told = f", equal to the simulation: {equal}" if shard == "fsdp" else ""
+        print(f"real {shard}: {len(cases)} runs, predictions within {most:.4%}{told}")
 
 
 if __name__ == "__main__":

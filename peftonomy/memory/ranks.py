@@ -7,7 +7,8 @@ order are those of torch's `fully_shard`:
   layer is copied. After the layer its parameters are released; those of the root stay.
 - Backward: while a layer runs, the buffer of the layer before it is gathered. After the layer its parameters are
   released, and its gradients are copied into the input of a reduce-scatter, which stays until the next layer's. The
-  last of these gradients is let go only when the reduced ones exist (a variable of a loop holds it).
+  last of these gradients is let go only when the reduced ones exist (a variable of a loop holds it). In a layer that is
+  a norm's, if norms are trained, since models register norms last.
 - A group whose inputs carry no gradient, like the root, is reduced at the end.
 
 The first dimension of every tensor is padded to a multiple of the number of ranks. The rank is the first, whose shards
@@ -17,7 +18,7 @@ are the largest.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..catalogue.records import Records
@@ -61,12 +62,13 @@ class Unit:
     """The parameters of one layer, or of the root, which are gathered together.
 
     shards: bytes of the rank's shards. gathered: bytes of all shards. cast: bytes of the shards' copy in another type,
-    which exists while they are gathered. whole: bytes that are not sharded.
+    which exists while they are gathered. whole: bytes that are not sharded. last: keys of parameters that come after
+    all others.
     """
 
-    def __init__(self, parameters: Mapping[Any, Parameter], gpus: Any, whole: int):
+    def __init__(self, parameters: Mapping[Any, Parameter], gpus: Any, whole: int, last: Collection[Any] = ()):
         self.parameters, self.shards = parameters, whole
-        self.order = {key: i for i, key in enumerate(parameters)}
+        self.order = {key: (key in last, i) for i, key in enumerate(parameters)}
         self.gathered: Any = 0
         self.cast: Any = 0
         for one in parameters.values():
@@ -109,7 +111,7 @@ class RankStep(Step):
         return found
 
     def _unit(self, stack: str, layer: int) -> Unit:
-        parameters, whole, asked = dict[Any, Parameter](), 0, self.asked
+        parameters, last, whole, asked = dict[Any, Parameter](), set[Any](), 0, self.asked
         for module in asked.inventory.modules:
             if (layer in module.layers and module.stack == stack) if layer >= 0 else not module.layers:
                 for suffix, shape in module.parameters:
@@ -117,6 +119,8 @@ class RankStep(Step):
                         whole += -(-math.prod(shape) * QUANTIZED["nf4"] // 8)
                     else:
                         parameters[module.path, suffix] = asked.parameter(module, suffix, shape, layer)
+                        if layer >= 0 and module.kind == "norm":
+                            last.add((module.path, suffix))
         for row in asked.rows:
             for spot in (spot for _, spot in row.piece.places.spots if learned(row)):
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
@@ -130,7 +134,7 @@ class RankStep(Step):
                     )
         if len({p.width for p in parameters.values() if p.trained}) > 1:
             raise UsageError(f"{asked.plan.id}: FSDP2 expects one type for all trained parameters of a layer")
-        return Unit(parameters, self.gpus, whole)
+        return Unit(parameters, self.gpus, whole, last)
 
     @property
     def shards(self) -> Any:

@@ -32,12 +32,13 @@
       return this.units.get(key);
     }
     unitOf(stack, layer) {
-      var self = this, how = this.how, found = new Map(), unit = { parameters: found, shards: 0, gathered: 0, cast: 0 }, widths = new Set();
+      var self = this, how = this.how, found = new Map(), unit = { parameters: found, last: new Set(), shards: 0, gathered: 0, cast: 0 }, widths = new Set();
       this.program.plan.inv.modules.forEach(function (m) {
         if (layer < 0 ? m.layers : !m.layers || m.stack !== stack || !within(m.layers, layer)) return;
         m.parameters.forEach(function (p) {
           var shape = p[1], trained = self.program.trains(m, p[0], layer), packed = how.packed && m.stack && p[0] === "weight" && inner.LINEAR.indexOf(m.kind) >= 0;
           var width = self.model.single(m) ? parts.SINGLE : trained ? how.trained : how.frozen, data = how.data;
+          if (layer >= 0 && m.kind === "norm") unit.last.add(m.path + "|" + p[0]);   // models register norms last
           if (packed && trained) inner.fail(self.program.plan.method.name + " trains weights that are to be held in nf4", "quantized");
           if (packed && how.quant_storage === "uint8") unit.shards += Math.ceil(product(shape) * data.bits / 8);
           else if (packed) found.set(m.path + "|" + p[0], { rows: Math.ceil(product(shape) / data.packed[0]), rest: 1, width: data.packed[1], gathered: data.packed[1], number: 1 });
@@ -156,7 +157,10 @@
     /* Release a unit, and reduce its gradients. */
     reduce(run) {
       var self = this, tape = this.tape, arrived = [], entries = 0, order = Array.from(run.unit.parameters.keys()), made;
-      function place(p) { return order.indexOf(p.own ? p.own[0] : p.key); }
+      function place(p) {
+        var key = p.own ? p.own[0] : p.key;
+        return order.indexOf(key) + (run.unit.last.has(key) ? order.length : 0);
+      }
       run.reduced = true;
       this.release(run);
       this.let(this.sent);
