@@ -320,7 +320,7 @@ def report() -> None:
         if not cases:
             continue
         equal = sum(c["simulated"] == c["peak"] for c in cases)
-        cases = [c for c in cases if shard != "fsdp" or c["simulated"] == c["peak"]]    # else gloo's own copies are seen
+        cases = [c for c in cases if shard != "fsdp" or c["simulated"] == c["peak"]]
         most = max(abs(predicted(c, shard).peak / max(c["peak"], c["other"]) - 1) for c in cases)
         told = f", equal to the simulation: {equal}" if shard == "fsdp" else ""
         print(f"real {shard}: {len(cases)} runs, predictions within {most:.4%}{told}")

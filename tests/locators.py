@@ -41,7 +41,7 @@ class Locator:
 
 
 def locators(kb: KnowledgeBase) -> Iterator[Locator]:
-    """Every citation of a file of code in the entries, the libraries and the trainers."""
+    """Every citation of a file of code in the entries, the libraries, the trainers and the engines."""
     for method in kb.values():
         values = {
             f"hyperparameters.{name}.source": spec.literal or spec.default
@@ -50,7 +50,7 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
         }
         for keys, citation in method.entry.citations():
             yield from _locator(kb, method.id, keys, citation, values)
-    for record in (*kb.libraries.values(), *kb.trainers.values()):
+    for record in (*kb.libraries.values(), *kb.trainers.values(), *kb.engines.values()):
         for keys, citation in record.citations():
             yield from _locator(kb, record.id, keys, citation, {})
     for trainer in kb.trainers.values():

@@ -30,6 +30,7 @@ from ..schema.method import MethodEntry, method_from
 if TYPE_CHECKING:
     from ..files.bibliography import Bibliography
     from ..schema.combinations import Combinations
+    from ..schema.engines import Engine
     from ..schema.evidence import Run, Study
     from ..schema.gpus import Gpu
     from ..schema.library import Library
@@ -189,6 +190,7 @@ class Records(Mapping[str, M], Generic[M]):
         self.models: Shelf[Backbone] = Shelf("model", root / "backbones" / "models", self._model)
         self.libraries: Shelf[Library] = Shelf("library", root / "taxonomy" / "libraries", self._library)
         self.trainers: Shelf[Trainer] = Shelf("trainer", root / "taxonomy" / "trainers", self._trainer)
+        self.engines: Shelf[Engine] = Shelf("engine", root / "taxonomy" / "engines", self._engine)
         self.memo: dict[str, Any] = {}
         """A cache for the packages above: values computed once for these records, each under its own name."""
         self._by_checkpoint: dict[str, Backbone] = {}
@@ -218,8 +220,16 @@ class Records(Mapping[str, M], Generic[M]):
 
         return load_trainer(path, self.shown(path))
 
-    def shown(self, path: Path) -> str:
+    def _engine(self, path: Path) -> Engine:
+        from ..schema.engines import load_engine
+
+        return load_engine(path, self.shown(path))
+
+    def shown(self, path: str | Path) -> str:
         """Return the name of a file in messages: relative to the root if it is below it."""
+        if not isinstance(cast(object, path), str | Path):
+            raise UsageError(f"path: found {shown(path)}; expected a path")
+        path = Path(path)
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def backbone(self, model: ModelLike) -> Backbone:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from ..serving.merging import MergeCheck
     from .choose import Choice
     from .compare import Costs
     from .graph import Graph
     from .mechanism import Comparison, Nearest
     from .query import Selection
+    from .serving import Serving
 
 __all__ = ["KnowledgeBase", "Method", "MethodOn", "data_root", "load"]
 
@@ -180,6 +182,33 @@ class MethodOn:
         bucket = BUCKET if reduce_bucket_size is None else reduce_bucket_size
         return deepspeed(self.training.plan, hyperparameters, gpus, stage, bucket)
 
+    def serving(
+        self,
+        *,
+        engine: str | None = None,
+        max_loras: int = 1,
+        max_rank: int | None = None,
+        tp: int = 1,
+        fully_sharded: bool = False,
+        dtype: str | None = None,
+        **hyperparameters: Any,
+    ) -> Serving:
+        """Return the bytes that a serving engine allocates for adapters on one GPU, and those in the key-value cache.
+
+        engine: an id of `engines`; None: only the key-value cache. max_loras: the number of adapters. max_rank: the
+        engine's largest rank; None: the smallest that holds the method's. tp: the GPUs of tensor parallelism.
+        fully_sharded: the engine's option of that name. dtype: of the adapters and of the cache; None: the first that
+        the engine accepts. Raises UsageError for a model whose layers in the engine are not described, and for options
+        that the engine does not accept.
+        """
+        from .serving import serve
+
+        kb = self.method.kb
+        found = None if engine is None else kb.engines[engine]
+        dtype = dtype or (found.dtypes[0] if found is not None else "bfloat16")
+        ask = (max_loras, max_rank, tp, fully_sharded, dtype)
+        return serve(self.method, self.plan, found, hyperparameters, *ask)
+
     @overload
     def export(self, *, to: Literal["peft", "adapters"] = "peft", **hyperparameters: Any) -> Configuration: ...
 
@@ -242,6 +271,11 @@ class Method(MethodRecord):
         """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""
         where, others = _split(given)
         return self.on(model, **where).fit(**others)
+
+    def serving(self, model: ModelLike, **given: Any) -> Serving:
+        """Shortcut for `on(model, ...).serving(...)`: the bytes of adapters in a serving engine."""
+        where, others = _split(given)
+        return self.on(model, **where).serving(**others)
 
     @overload
     def export(
@@ -322,9 +356,9 @@ class KnowledgeBase(Records[Method]):
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
-        found, again = KnowledgeBase(self.root), set(methods)
+        found, again = KnowledgeBase(self.root), set(_ids(methods))
         found.families, found.models = self.families, self.models
-        found.libraries, found.trainers = self.libraries, self.trainers
+        found.libraries, found.trainers, found.engines = self.libraries, self.trainers, self.engines
         for name in ("taxonomy", "references", "studies", "evidence"):
             if name in self.__dict__:
                 found.__dict__[name] = self.__dict__[name]
@@ -396,6 +430,16 @@ class KnowledgeBase(Records[Method]):
 
         return Table(list(records(self)), caption="Methods in libraries and trainers")
 
+    @property
+    def serving(self) -> Table:
+        """Each method at serving: mergeable, swappable, batched with others, and the answer of each engine.
+
+        An engine's answer is taken, converted, refused, wrong (no error, but another function) or unknown.
+        """
+        from .serving import records
+
+        return Table(list(records(self)), caption="Methods at serving")
+
     def costs(
         self,
         methods: Iterable[str],
@@ -414,13 +458,12 @@ class KnowledgeBase(Records[Method]):
         """
         from .compare import Costs, compared
 
-        if isinstance(methods, str):
-            raise UsageError(f"methods: found {shown(methods)!r}; expected a list of ids")
+        ids = _ids(methods)
         place = {
             "model": model, "targets": targets, "target_modules": target_modules, "task": task,
             "num_labels": num_labels,
         }  # fmt: skip
-        return Costs(compared([self[one] for one in dict.fromkeys(methods)], place, hyperparameters, dtype))
+        return Costs(compared([self[one] for one in ids], place, hyperparameters, dtype))
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
@@ -487,14 +530,28 @@ class KnowledgeBase(Records[Method]):
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
-        return choose(self, model, wishes, n, task, num_labels, methods)
+        wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
+        return choose(self, model, wishes, n, task, num_labels, _ids(methods))
+
+    def merge_check(
+        self, adapter: str | Path, model: ModelLike, *, to: str, weights: str | Path | None = None
+    ) -> MergeCheck:
+        """Return what a merge into quantised weights leaves of a saved adapter's update (needs numpy).
+
+        adapter: the folder with adapter_config.json and adapter_model.safetensors, or the latter file. to: nf4 or int8.
+        weights: a safetensors file of the model, or a folder with such files; without it only the norms of the updates
+        are computed, with the ratios below which an update is lost. Raises DataError for files that do not fit the
+        model, UsageError for an adapter without a merge.
+        """
+        from ..serving.merging import merge_check
+
+        return merge_check(self, adapter, self.backbone(model), to, weights)
 
     def compare(self, *methods: str) -> Comparison:
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
         from .mechanism import compare
 
-        return compare(self, methods)
+        return compare(self, _ids(methods))
 
     def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
         """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
@@ -517,6 +574,15 @@ def _expect_text(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str | None):
             raise UsageError(f"{name}: found {shown(value)}; expected text")
+
+
+def _ids(given: Iterable[str], name: str = "methods") -> list[str]:
+    """Return ids, each once. Raises UsageError for anything but several texts."""
+    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
+    found = list(given) if several else []
+    if not several or not all(isinstance(cast(object, one), str) for one in found):
+        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
+    return list(dict.fromkeys(found))
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

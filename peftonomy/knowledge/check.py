@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import EVIDENCE
+from ..costs.plan import BYTES
 from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
+from ..schema.engines import Engine
 from ..schema.family import Family
 from ..schema.library import Library
 from ..schema.search import load_search_words
@@ -43,17 +46,18 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
+    real = cache(_real)
     chosen = {_real(f) for f in files}
 
     def wanted(path: Path) -> bool:
-        return not chosen or _real(path) in chosen
+        return not chosen or real(path) in chosen
 
-    shelves = (kb.methods, kb.families, kb.models, kb.libraries, kb.trainers)
+    shelves = (kb.methods, kb.families, kb.models, kb.libraries, kb.trainers, kb.engines)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
     runs = sorted((kb.root / EVIDENCE).glob("*"))
-    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
+    strangers = chosen - {real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])
@@ -69,7 +73,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
-    for shelf in (kb.libraries, kb.trainers, kb.families, kb.models, kb.methods):
+    for shelf in (kb.libraries, kb.trainers, kb.engines, kb.families, kb.models, kb.methods):
         for key in shelf:
             try:
                 shelf[key]
@@ -87,7 +91,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
         if key not in broken and wanted(kb.methods.path(key)):
             problems += _entry_problems(kb[key], unsound)
     broken |= unsound.keys()
-    for shelf in (kb.libraries, kb.trainers):
+    for shelf in (kb.libraries, kb.trainers, kb.engines):
         for key in shelf:
             # Without a choice, the names of broken entries would be missing in these files.
             if key not in broken and wanted(shelf.path(key)) and (chosen or not broken):
@@ -278,7 +282,8 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
         document = load_yaml(path, kb.shown(path))
         return Problem(document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), name)
 
-    cited = record.citations() if isinstance(record, Library | Trainer) else [(("source",), record.source)]
+    own = isinstance(record, Library | Trainer | Engine)
+    cited = record.citations() if own else [(("source",), record.source)]
     for place, citation in cited:
         if citation.partition("#")[0] not in kb.references:
             yield problem(place, citation, "a key of taxonomy/references.bib", kb.references.lines, "cited")
@@ -289,10 +294,15 @@ def _record_problems(kb: Records[Any], path: Path, record: Any) -> Iterator[Prob
                 yield problem((*keys, "role"), role, "a role of taxonomy/roles.yaml", roles, "roles")
 
 
-def _support_problems(kb: Records[Any], path: Path, record: Library | Trainer) -> Iterator[Problem]:
-    """Check that the methods, hyperparameters and libraries that a library or a trainer names exist."""
+def _support_problems(kb: Records[Any], path: Path, record: Library | Trainer | Engine) -> Iterator[Problem]:
+    """Check that the methods, hyperparameters and others that a library, a trainer or an engine names exist."""
     document = load_yaml(path, kb.shown(path))
-    unknown = _unknown_in_library(kb, record) if isinstance(record, Library) else _unknown_in_trainer(kb, record)
+    if isinstance(record, Library):
+        unknown = _unknown_in_library(kb, record)
+    elif isinstance(record, Trainer):
+        unknown = _unknown_in_trainer(kb, record)
+    else:
+        unknown = _unknown_in_engine(kb, record)
     for keys, found, expected, known in unknown:
         yield Problem(
             document.path, document.line(keys), dotted(keys), found, expected, closest(found, known), "support"
@@ -306,6 +316,20 @@ Unknown = tuple[Keys, str, str, Iterable[str]]
 def _unknown_in_library(kb: Records[Any], library: Library) -> Iterator[Unknown]:
     """Yield the methods in a library's support that do not exist."""
     yield from ((("support", m), m, "a method", kb) for m in library.support if m not in kb)
+
+
+def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:
+    """Yield the methods, families, roles, types and types of numbers in an engine's file that do not exist."""
+    yield from ((("methods", m), m, "a method", kb) for m in engine.methods if m not in kb)
+    for name, family in engine.families.items():
+        if name not in kb.families:
+            yield ("families", name), name, "a model_type", kb.families
+        for role in family.layers:
+            if role not in kb.taxonomy.roles:
+                yield ("families", name, "layers", role), role, "a role of taxonomy/roles.yaml", kb.taxonomy.roles
+    types = {kind for library in kb.libraries.values() for kind in library.types}
+    yield from ((("saved_as",), kind, "a type of a library", types) for kind in engine.saved_as if kind not in types)
+    yield from ((("dtypes",), name, "a dtype", BYTES) for name in engine.dtypes if name not in BYTES)
 
 
 def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]:

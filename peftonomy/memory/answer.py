@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
 from ..costs.plan import EXACT
-from ..errors import DataError, UsageError
+from ..errors import DataError, FormulaError, UsageError
 from ..schema.base import Value
 from . import ranks
 from .asked import Asked, Ledger, Totals, billed
@@ -89,7 +89,10 @@ def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> N
     if added:
         arguments = plan.arguments(dict(values))
         for i, positions, names in added:
-            found = positions({**plan.common, **dict(zip(names, arguments[i], strict=True))})
+            try:
+                found = positions({**plan.common, **dict(zip(names, arguments[i], strict=True))})
+            except FormulaError as error:
+                raise UsageError(f"{plan.id}: its positions have no value here: {error}") from None
             if not 0 <= found <= EXACT:
                 raise UsageError(f"{plan.id}: found {found} positions; expected a count from 0 to 2**53")
             more += int(found)

@@ -323,13 +323,14 @@ def billed(
         states, left + inputs, peak - left - grads - gathered - buffers, kept + inputs, optimizer.paged, trained,
         totals.forward, totals.flops,
     )  # fmt: skip
+    found = Memory(*common)
     if sharding is None:
-        return Memory(*common)
+        return found
     if gpus == 1:  # the buckets into which DistributedDataParallel copies gradients
         buffers = ledger.bucketed + sum(
             row.count * row.n * w_t for row in rows if row.learns and not row.piece.tensor.selecting
         )
-    return RankMemory(*common, sharding=sharding, gathered=gathered, communication=buffers)
+    return RankMemory(**vars(found), sharding=sharding, gathered=gathered, communication=buffers)
 
 
 def _own_rule(plan: Plan, setting: Setting, sharding: Sharding | None) -> None:

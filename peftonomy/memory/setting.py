@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..costs.table import Table, Tabled
 from ..errors import UsageError, chosen, shown
@@ -76,6 +76,8 @@ class Setting:
             number = getattr(self, name)
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
+        if not isinstance(cast(object, self.checkpointing), bool):
+            raise UsageError(f"checkpointing: found {shown(self.checkpointing)}; expected True or False")
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
             chosen(name, getattr(self, name), dict.fromkeys(known))
         if self.quantized is not None:

@@ -21,6 +21,7 @@ from ._memory import memory_page
 from ._method import method_page
 from ._overview import overview_pages
 from ._reference import reference_pages
+from ._serving import serving_page
 from ._site import HUES, Site
 from ._support import support_page
 from ._tools import tool_pages
@@ -62,6 +63,8 @@ def standing(site: Site) -> dict[str, str]:
     measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
     if site.kb.combinations is not None:
         measured["combine.md"] = combine_page(site, site.kb.combinations)
+    if site.kb.engines:
+        measured["serving.md"] = serving_page(site)
     return {
         **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
         **dict(reference_pages(site)), **measured, "memory.md": memory_page(site), "support.md": support_page(site),

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
+from ..schema.combinations import Combinations
+from ..schema.engines import Works
 from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
 from ..schema.tensors import Properties
@@ -481,6 +483,61 @@ class SupportAnswer(Answer):
     support: list[Supported]
 
 
+class Trait(Record):
+    """A property of a method at serving, with the reason."""
+
+    holds: bool
+    why: str
+
+
+class Requantised(Record):
+    """Whether a merge into quantised weights is exact."""
+
+    holds: Literal["all", "rows", "partly", "none"]
+    """`all`: no quantised weight changes. `rows`: factors of rows go into the scales. `partly`: only some tensors."""
+    why: str
+
+
+class EarlierAnswer(Record):
+    """The answer of another version of an engine."""
+
+    version: str
+    works: Works
+    note: str
+    source: str
+
+
+class EngineAnswer(Record):
+    """Whether an engine takes a method's saved adapter."""
+
+    works: Works
+    """`taken`; `converted`: after a conversion to LoRA; `refused`: an error; `wrong`: no error, but another function;
+    `unknown`: not read."""
+    note: str
+    source: str | None
+    earlier: list[EarlierAnswer]
+    derived: bool
+    """True if the answer follows from the method's configuration in a library."""
+
+
+class Served(Record):
+    """A method at serving."""
+
+    method: str
+    mergeable: Trait
+    swappable: Trait
+    batched: Trait
+    """Whether one batch can mix inputs of several tasks."""
+    requantised: Requantised
+    engines: dict[str, EngineAnswer]
+
+
+class ServingAnswer(Answer):
+    """serving.json"""
+
+    serving: list[Served]
+
+
 class Reference(Record):
     """A source."""
 
@@ -575,6 +632,13 @@ class EvidenceAnswer(Answer):
     runs: list[Run]
 
 
+class CombinationsAnswer(Answer):
+    """combinations.json"""
+
+    combinations: Combinations | None
+    """The content of taxonomy/combinations.yaml; null without that file."""
+
+
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
     "all": (AllAnswer, "all.json"),
@@ -590,6 +654,8 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
     "support": (SupportAnswer, "support.json"),
+    "combinations": (CombinationsAnswer, "combinations.json"),
+    "serving": (ServingAnswer, "serving.json"),
     "evidence": (EvidenceAnswer, "evidence.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
