@@ -32,11 +32,11 @@ class Cluster:
         if self._own:
             own = {"num_cpus": size, "include_dashboard": False} if address == "local" else {}
             try:
-                ray.init(address, log_to_driver=False, logging_level="error", **own)
+                self._ray.init(address, log_to_driver=False, logging_level="error", **own)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise UsageError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from None
-        self.size = int(min(size or 2**31, ray.cluster_resources().get("CPU", 1)))
-        self._task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})(run)
+        self.size = int(min(size or 2**31, self._ray.cluster_resources().get("CPU", 1)))
+        self._task = self._ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": ENVIRONMENT})(run)
         self._busy: dict[Any, str] = {}
 
     @property
