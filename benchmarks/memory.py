@@ -53,6 +53,8 @@ HOMES: dict[str, dict[str, Any]] = {
     "t5_base": SMALL | {"batch": 8, "seq": 128},
 }
 """The models that every method is tried on, each with its first case."""
+IMAGES: dict[str, dict[str, Any]] = {"vit_base": SMALL | {"batch": 8, "seq": 197}}
+"""The same for methods that act on models of images only."""
 CORE = (
     "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst",
     "lora_fa", "dora", "compacter", "parallel_adapter", "p_tuning", "adalora", "krona", "qlora", "diff_pruning",
@@ -86,7 +88,8 @@ def cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
     for model, method in itertools.product(HOMES, CORE):
         yield {"method": method, "model": model, **HOMES[model]}
     for method in kb:
-        yield {"method": method, "model": first_home(kb, method), **HOMES[first_home(kb, method)]}
+        home = first_home(kb, method)
+        yield {"method": method, "model": home, **(HOMES | IMAGES)[home]}
     for i, method, model in itertools.product(range(4), CORE, PAIRS):
         for batch, seq in PAIRS[model][i : i + 1]:
             base = HOMES.get(model, PLAIN) | {"method": method, "model": model, "batch": batch, "seq": seq}
@@ -182,7 +185,7 @@ def families(limit: float) -> None:
 
 def first_home(kb: peftonomy.KnowledgeBase, method: str) -> str:
     """The first of the homes on which the method finds something to act on."""
-    for model in HOMES:
+    for model in HOMES | IMAGES:
         with contextlib.suppress(UsageError):
             kb[method].cost(model)
             return model
@@ -235,7 +238,7 @@ def settings(limit: float) -> None:
 
 def entry(methods: Sequence[str]) -> None:
     homes = {method: first_home(KB, method) for method in methods}
-    replace([HOMES[model] | {"method": method, "model": model} for method, model in homes.items()])
+    replace([(HOMES | IMAGES)[model] | {"method": method, "model": model} for method, model in homes.items()])
 
 
 def stale() -> None:

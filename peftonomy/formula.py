@@ -67,6 +67,8 @@ class Formula:
     @staticmethod
     def parse(text: str | int | float) -> Formula:
         """Parse a formula; a number is a formula too. Raises FormulaError with the column."""
+        if isinstance(text, int) and text.bit_length() > MAX_BITS:  # Python prints no number of so many digits
+            raise FormulaError(shown(text), 1, "a number beyond the range of formulas")
         return _parse(str(int(text)) if isinstance(text, bool) else str(text))
 
     @property

@@ -225,33 +225,43 @@ def _untie(model: transformers.PreTrainedModel, names: frozenset[str]) -> None:
 def measured(setup: Setup) -> Simulation:
     """Measure the second of two steps. The tensors are fake or real, depending on the active modes."""
     with conventions(), Memory() as memory:
-        training = Training(setup)
-        with FlopCounterMode(display=False, custom_mapping=KERNELS) as flops:
-            loss = training.loss()
-            forward_flops = flops.get_total_flops()
-            loss.backward()
-        del loss
-        training.update()
+        return second(Training(setup), memory)
 
-        before = memory.begin()
-        memory.mark("optimizer_states", training.optimizer.state)
-        memory.mark("activations", training.given)
-        memory.mark("weights")
+
+def second(training: Training, memory: Memory, counts: bool = True) -> Simulation:
+    """Run two steps under `memory`, which must be active, and measure the second.
+
+    counts: whether operations are counted; they are 0 if not.
+    """
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) if counts else contextlib.nullcontext() as flops:
         loss = training.loss()
-        kept = memory.mark("activations")
-        memory.ends("forward")
+        forward_flops = flops.get_total_flops() if flops is not None else 0
         loss.backward()
-        del loss
-        memory.mark("gradients", [p.grad for p in training.trained])
-        memory.ends("backward")
-        training.update()
-        memory.ends("optimizer")
+    del loss
+    training.update()
+    return step(training, memory, forward_flops, 0 if flops is None else flops.get_total_flops())
+
+
+def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops: int = 0) -> Simulation:
+    """Measure a step of a training that has run one, so that its optimizer has states."""
+    before = memory.begin()
+    memory.mark("optimizer_states", training.optimizer.state)
+    memory.mark("activations", training.given)
+    memory.mark("weights")
+    loss = training.loss()
+    kept = memory.mark("activations")
+    memory.ends("forward")
+    loss.backward()
+    del loss
+    memory.mark("gradients", [p.grad for p in training.trained])
+    memory.ends("backward")
+    training.update()
+    memory.ends("optimizer")
     parts, peaks = memory.account()
     return Simulation(
-        question=setup.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
+        question=training.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
-        trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops,
-        step_flops=flops.get_total_flops(),
+        trained=sum(p.numel() for p in training.trained), forward_flops=forward_flops, step_flops=step_flops,
     )  # fmt: skip
 
 

@@ -61,6 +61,20 @@ class Anchored(lora.LoRA):
         return super().delta() - self.scale * (self.B_0 @ self.A_0)                 # (d_out, d_in)
 
 
+def gradients(sites: Sequence[kit.Site], losses: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradient (d_out, d_in) of the weight of each site, summed over the losses."""
+    hosts = list(dict.fromkeys(site.module for site in sites))
+    held = [host.weight.requires_grad_(True) for host in hosts]
+    total = {host: torch.zeros_like(host.weight) for host in hosts}
+    for loss in losses:
+        for host, gradient in zip(hosts, torch.autograd.grad(loss, held), strict=True):
+            total[host] += gradient
+    for weight in held:
+        weight.requires_grad_(False)
+    wholes = [total[site.module].T if site.transposed else total[site.module] for site in sites]
+    return [whole[site.start : site.stop] for site, whole in zip(sites, wholes, strict=True)]
+
+
 def read(hosts: Sequence[nn.Module], losses: Iterable[Tensor], see: Callable[[nn.Module, Tensor], None]) -> None:
     """Compute the losses, and call `see(host, x)` with each input x (positions, d_in) of each host."""
 

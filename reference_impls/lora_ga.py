@@ -49,18 +49,9 @@ def apply(
 def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
     """Start all factors from the weights' gradients of the losses, added up."""
     pairs = list(kit.at_sites(model, "lora_ga", LoRAGA))
-    hosts = list(dict.fromkeys(site.module for site, _ in pairs))
-    held = [host.weight.requires_grad_(True) for host in hosts]
-    total = [torch.zeros_like(weight) for weight in held]
-    for loss in losses:
-        for sum_, gradient in zip(total, torch.autograd.grad(loss, held), strict=True):
-            sum_ += gradient
-    for weight in held:
-        weight.requires_grad_(False)
-    gradients = dict(zip(hosts, total, strict=True))
-    for site, child in pairs:
-        whole = gradients[site.module].T if site.transposed else gradients[site.module]
-        child.approximate(whole[site.start : site.stop])
+    found = _starts.gradients([site for site, _ in pairs], losses)
+    for (_, child), gradient in zip(pairs, found, strict=True):
+        child.approximate(gradient)
     return model
 
 

@@ -3,9 +3,9 @@
     h = W_0 x + (alpha / r) B A x,    learning rates: lr for A, ratio lr for B
 
 Trained: A (r, d_in) and B (d_out, r), as in LoRA. What is new is in the optimiser: a training loop gives it
-`groups(model, lr)`. In a wide model one learning rate for both makes either A too fast or B too slow; the gain grows
-with the width. At inference nothing is left: the product is added to W_0. The authors' code and peft also leave biases
-and norms out of weight decay, and have a third rate for factors of embeddings, which are no targets here.
+`parameter_groups(model, lr)`. In a wide model one learning rate for both makes either A too fast or B too slow; the
+gain grows with the width. At inference nothing is left: the product is added to W_0. The authors' code and peft also
+leave biases and norms out of weight decay, and have a third rate for factors of embeddings, which are no targets here.
 """
 
 import copy
@@ -38,7 +38,7 @@ def apply(
     return model
 
 
-def groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser: the factors A at `lr`, the factors B at `lr_ratio` times that."""
     children = [child for _, child in kit.at_sites(model, "lora_plus", LoRAPlus)]
     return [
@@ -56,7 +56,7 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Run the method alone on recorded inputs; for the golden vectors."""
     trial = copy.deepcopy(model)
     [(_, child)] = kit.at_sites(trial, "lora_plus", LoRAPlus)
-    optimizer = torch.optim.SGD(groups(trial, inputs["lr"].item()))
+    optimizer = torch.optim.SGD(parameter_groups(trial, inputs["lr"].item()))
     child.A.grad, child.B.grad = inputs["grad_A"], inputs["grad_B"]
     optimizer.step()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

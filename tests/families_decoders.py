@@ -119,7 +119,7 @@ _CHANGES: list[tuple[str, Config]] = [
     ("glm4", {"attention_bias": False} | _TIED),
     ("glm4_moe", {"first_k_dense_replace": 2, "use_qk_norm": True} | _BIASED | _TIED),
     ("cohere", {"use_qk_norm": True} | _BIASED | _UNTIED),
-    ("cohere2", _BIASED | _UNTIED | _ALIKE),
+    ("cohere2", {"head_dim": 8} | _BIASED | _UNTIED | _ALIKE),
     ("starcoder2", {"use_bias": False} | _UNTIED),
     ("stablelm", {"use_qkv_bias": True, "use_parallel_residual": True} | _TIED),
     ("smollm3", {"mlp_bias": True} | _BIASED | _UNTIED | _ALIKE),

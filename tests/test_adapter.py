@@ -218,8 +218,8 @@ def test_what_peft_takes_from_the_model(case: int, family: str) -> None:
     [("P_TUNING", "token_dim"), ("PROMPT_TUNING", "token_dim"), ("PREFIX_TUNING", "token_dim"),
      ("PREFIX_TUNING", "num_attention_heads"), ("XLORA", "hidden_size")],
 )  # fmt: skip
-def test_another_size_than_the_model_s_is_refused(kind: str, argument: str) -> None:
-    for value in (3, 0, -1, 1.5, "x", True):
+def test_a_size_that_is_none_is_refused(kind: str, argument: str) -> None:
+    for value in (0, -1, 1.5, "x", True):
         with pytest.raises(ConfigError, match=argument):
             KB.adapter({"peft_type": kind, **NEEDED.get(kind, {"adapters": {"0": "a"}}), argument: value}, "gpt2")
 
@@ -281,13 +281,27 @@ BEYOND: dict[str, tuple[dict[str, Any], str]] = {
     "some layers": (SHADOW | {"target_modules": ["model.layers.1"], "shadow_num_attention_heads": 3},
                     "shadow_num_attention_heads"),
     "GPTQ only": ({"peft_type": "LORA", "use_qalora": True}, "use_qalora"),
+    "vectors of another width": ({"peft_type": "P_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3,
+                                  "token_dim": 5}, "token_dim"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BEYOND)
 def test_what_only_the_library_accepts_has_a_note(case: str) -> None:
     config, argument = BEYOND[case]
-    model = model_of("llama", OTHERS | TIED, "cpu")
+    noted_and_equal(config, argument, "llama")
+
+
+def test_keys_that_the_model_does_not_have() -> None:
+    config = {"peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+    for argument, value in (("token_dim", 8), ("num_attention_heads", 3)):
+        noted_and_equal(config | {argument: value}, argument, "gpt2")
+    with pytest.raises(ConfigError, match="num_attention_heads, token_dim.*the width of the keys from both"):
+        KB.adapter(config | {"token_dim": 512}, "llama_3_2_1b")
+
+
+def noted_and_equal(config: dict[str, Any], argument: str, family: str) -> None:
+    model = model_of(family, OTHERS | TIED, "cpu")
     backbone, asked = question(model)
     adapter = KB.adapter(config, backbone, **asked)
     found = adapter.reported

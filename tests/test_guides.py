@@ -18,12 +18,13 @@ from .guides_kit import blocks, commands, same
 
 pytestmark = pytest.mark.slow
 
-HERE = ("size", "compare", "adapter")
-"""Guides that only ask. `test_one_more_method.py` runs the other one in a copy of the checkout."""
+HERE = ("size", "gpus", "compare", "adapter")
+"""Guides that only ask. `test_one_more_method.py` runs the guide that adds a method, `test_studies.py` the study."""
 
 
 def test_every_guide_is_run(root: Path) -> None:
-    assert {path.stem for path in (root / "site" / "pages" / "guides").glob("*.md")} == GUIDES.keys() == {*HERE, "add"}
+    written = {path.stem for path in (root / "site" / "pages" / "guides").glob("*.md")}
+    assert written == GUIDES.keys() == {*HERE, "add", "study"}
 
 
 @pytest.mark.parametrize("guide", HERE)

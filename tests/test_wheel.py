@@ -24,6 +24,7 @@ WANTED = (
     "peftonomy/_data/backbones/models/llama_2_7b.yaml",
     "peftonomy/_data/benchmarks/memory/simulated.tsv",
     "peftonomy/_data/evidence/studies.yaml",
+    "peftonomy/_data/studies/tiny.yaml",
     "peftonomy/reference_impls/lora.py",
 )
 

@@ -30,6 +30,8 @@ INPUT_EMBEDDING = "embed.token"
 """The role of the embedding table for token ids."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` excludes."""
+OUTPUT_BIAS = "head.bias"
+"""The role of the output embedding's bias, if it is a parameter of its own."""
 SAVED_BY_PEFT = re.compile(r"(classifier|score)(\.|$)")
 """Matches the ends of module names that peft trains in full for a classification task and so never targets."""
 ANSWERS_SAVED_BY_PEFT = re.compile(r"qa_outputs(\.|$)")

@@ -226,8 +226,11 @@ class Records(Mapping[str, M], Generic[M]):
 
         return load_engine(path, self.shown(path))
 
-    def shown(self, path: Path) -> str:
+    def shown(self, path: str | Path) -> str:
         """Return the name of a file in messages: relative to the root if it is below it."""
+        if not isinstance(cast(object, path), str | Path):
+            raise UsageError(f"path: found {shown(path)}; expected a path")
+        path = Path(path)
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def backbone(self, model: ModelLike) -> Backbone:

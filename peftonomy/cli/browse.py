@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -223,13 +224,16 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @click.option("--study", metavar="STUDY", shell_complete=completes("studies"), help="Only the runs of this study.")
+@click.option("--ours", is_flag=True, help="List the results of our own studies instead. See `peftonomy bench`.")
 @json_option
-def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None:
+def evidence(methods: tuple[str, ...], study: str | None, ours: bool, as_json: bool) -> None:
     """List published training runs of methods: quality, memory, time and size."""
     kb = knowledge()
+    wanted = {kb[method].id for method in methods} or set(kb)
+    if ours:
+        return _ours(kb.root, wanted, study, as_json)
     if study is not None and study not in kb.studies:
         raise UnknownName("study", study, kb.studies)
-    wanted = {kb[method].id for method in methods} or set(kb)
     runs = [run for run in kb.evidence if run.method in wanted and study in (None, run.study)]
     if as_json:
         return out.print_json([run.model_dump(mode="json") for run in runs])
@@ -245,6 +249,28 @@ def evidence(methods: tuple[str, ...], study: str | None, as_json: bool) -> None
     for key in dict.fromkeys(run.study for run in runs):
         click.echo(f"\n{key}: {kb.studies[key].setup} {kb.studies[key].limits}")
     return None
+
+
+def _ours(root: Path, wanted: Container[str], study: str | None, as_json: bool) -> None:
+    """Print the results of our own studies, with the mean, the least and the largest value over the seeds."""
+    from ..studies.own import measured
+
+    every = measured(root)
+    if study is not None and study not in {one.study for one in every}:
+        raise UnknownName("study", study, {one.study for one in every})
+    found = [one for one in every if one.method in wanted and not one.control and study in (None, one.study)]
+    if as_json:
+        return out.print_json([one.to_dict() for one in found])
+    columns = ("study", "arm", "metric", "value", "least", "most", "seeds", "rate", "trained", "ms/step", "peak",
+               "predicted")  # fmt: skip
+    rows = [
+        (one.study, one.arm, one.metric, *(f"{v:.4g}" for v in (one.value, min(one.values), max(one.values))),
+         str(len(one.values)), out.number(one.learning_rate), out.number(one.trained),
+         "" if one.step_seconds is None else f"{1000 * one.step_seconds:.0f}",
+         *("" if size is None else out.binary_text(size) for size in (one.peak_bytes, one.predicted_bytes)))
+        for one in found
+    ]  # fmt: skip
+    return out.print_table(columns, rows, right=columns[3:])
 
 
 @cli.command()

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from ..costs.cost import Cost
     from ..knowledge.base import KnowledgeBase, Method
     from ..libraries.adapter import Adapter
+    from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
+    from ..memory.sharding import Sharding
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,19 +118,33 @@ class Question:
             file, self.model, method=method, task=self.task, num_labels=self.num_labels, dtype=self.dtype
         )
 
-    def remember(self, method: Method, **step: Any) -> Memory:
+    def remember(self, method: Method, sharding: Sharding | None, **step: Any) -> Memory:
         """Predict the memory of a training step. Raises PeftonomyError."""
         from ..memory.setting import Setting
 
         setting = Setting(dtype=self.dtype, **step)
-        return method.on(**self.place).training.memory(once(self.settings), setting)
+        return method.on(**self.place).training.shared(sharding).memory(once(self.settings), setting)
 
-    def simulate(self, method: Method, *, quantized: str | None, **step: Any) -> dict[str, Any]:
+    def deepspeed(self, method: Method, **step: Any) -> DeepSpeed:
+        """Return the model states of DeepSpeed. Raises PeftonomyError."""
+        given: dict[str, Any] = {**once(self.settings)}
+        return method.on(**self.place).deepspeed(**step, **given)
+
+    def simulate(
+        self, method: Method, sharding: Sharding | None, *, quantized: str | None, **step: Any
+    ) -> dict[str, Any]:
         """Simulate a training step on fake tensors and return plain data. Raises PeftonomyError."""
         from ..implementations.located import module
 
+        if sharding is not None:
+            if sharding.shard != "fsdp":
+                raise UsageError(f"--simulate runs no shard {sharding.shard}; expected fsdp")
+            step |= {
+                "gpus": sharding.gpus, "reshard_after_forward": sharding.reshards,
+                "reduce_dtype": sharding.reduce_dtype,
+            }  # fmt: skip
         try:
-            simulate = module("_simulate").simulate
+            simulate = module("_simulate" if sharding is None else "_shard").simulate
         except ModuleNotFoundError as error:
             raise UsageError(f"--simulate needs {error.name}: install peftonomy[torch]") from None
         if quantized or self.target_modules:
@@ -145,7 +161,7 @@ class Question:
         record: dict[str, Any] = found.to_dict()
         return record
 
-    def fit(self, method: Method, solve: str, gpu: int, **step: Any) -> Fit:
+    def fit(self, method: Method, solve: str, gpu: int, sharding: Sharding | None, **step: Any) -> Fit:
         """Find the largest size that fits into `gpu` bytes.
 
         The method takes the settings that it has. Raises PeftonomyError.
@@ -155,7 +171,7 @@ class Question:
 
         known = own_settings(method, once(self.settings))
         place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
-        training = method.on(**place).training
+        training = method.on(**place).training.shared(sharding)
         return largest(training, known, Setting(dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:

@@ -33,6 +33,24 @@ def step_options(command: F) -> F:
     return command
 
 
+def rank_options(command: F) -> F:
+    """Add the options of several GPUs."""
+    options = [
+        click.option("--gpus", metavar="N", type=Whole(),
+                     help="Several GPUs: predict one rank, which has a batch of its own."),
+        click.option("--shard", metavar="KIND", help="fsdp (FSDP2, the default), ddp or zero1."),
+        click.option("--reshard/--no-reshard", "reshard_after_forward", default=None,
+                     help="Release a layer's gathered parameters after its forward pass (fsdp). Default: release."),
+        click.option("--reduce-dtype", metavar="DTYPE", help="Reduce gradients in float32 or bfloat16 (fsdp)."),
+        click.option("--quant-storage", metavar="DTYPE",
+                     help="The type that holds nf4 weights: bfloat16, or uint8, which is not sharded (fsdp)."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+RANK = ("gpus", "shard", "reshard_after_forward", "reduce_dtype", "quant_storage")
 SHOWN = 10
 """The number of methods that do not fit, in the text of `choose`."""
 STEP = ("optimizer", "checkpointing", "attention", "quantized")
@@ -44,28 +62,34 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 @click.option("--batch", metavar="N", type=Whole(), required=True, help="Sequences in a step.")
 @click.option("--seq", metavar="N", type=Whole(), required=True, help="Tokens in a sequence.")
 @step_options
+@rank_options
 @click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
 @json_option
 def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
     """Predict the memory and the operations of a training step."""
     from ..memory.setting import PARTS
+    from ..memory.sharding import NOT_COVERED, RankMemory, sharding
 
     step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
+    shared = sharding(**{name: asked.pop(name) for name in RANK})
     asking = question(asked)
     entry = knowledge()[method]
     if simulate:
         with out.progress(f"simulating {method}"):
-            found = asking.simulate(entry, **step)
+            found = asking.simulate(entry, shared, **step)
     else:
-        found = asking.remember(entry, **step).to_dict()
+        found = asking.remember(entry, shared, **step).to_dict()
     if as_json:
         return out.print_json(found)
     click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
     click.echo(", ".join(f"{n} = {v}" for n, v in found["hyperparameters"].items()) or "no hyperparameters")
     how = [f"batch {batch} x {seq}", found["dtype"], found["optimizer"], found["attention"]]
     how += ["checkpointing"] * found["checkpointing"] + ([found["quantized"]] if found.get("quantized") else [])
+    if shared is not None:
+        how.append(f"{shared.shard} on {shared.gpus:,} GPUs" + ", not resharded" * (not shared.reshards))
     click.echo(", ".join(how) + "\n")
-    sizes = [(part.replace("_", " "), found[part], "") for part in PARTS]
+    parts = PARTS if shared is None or simulate else RankMemory.parts
+    sizes = [(part.replace("_", " "), found[part], "") for part in parts]
     sizes.append(("peak", found["peak"], f", in the {found['phase']} phase"))
     if not simulate:
         sizes.append(("gpu extra", found["gpu_extra_estimate"], ", an estimate, not in the peak"))
@@ -73,7 +97,35 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
         sizes.append(("paged", found["paged"], ", which may leave the GPU"))
     rows = [(name, out.number(size), out.binary_text(size) + note) for name, size, note in sizes]
     section(("", "bytes", ""), rows, right=["bytes"])
+    if shared is not None:
+        click.echo(f"Not covered: {NOT_COVERED}.")
+    if shared is not None and simulate:
+        return None     # operations are not counted there
     return click.echo(f"{found['forward_flops']:.4g} operations forward, {found['step_flops']:.4g} a step")
+
+
+@cli.command()
+@method_argument
+@model_options
+@click.option("--gpus", metavar="N", type=Whole(), required=True, help="The number of GPUs.")
+@click.option("--stage", metavar="N", type=Whole(), required=True, help="The stage of ZeRO: 2 or 3.")
+@click.option("--reduce-bucket-size", metavar="N", type=Whole(), help="As in DeepSpeed's configuration. Default: 5e8.")
+@json_option
+def deepspeed(
+    method: str, as_json: bool, gpus: int, stage: int, reduce_bucket_size: int | None, **asked: Any
+) -> None:
+    """Show the model states of DeepSpeed's ZeRO-2 or ZeRO-3, read from its source, beside its own estimate."""
+    asking = question(asked)
+    found = asking.deepspeed(knowledge()[method], gpus=gpus, stage=stage, reduce_bucket_size=reduce_bucket_size)
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{method} on {found.model}, ZeRO-{stage} on {gpus:,} GPUs: {found.trained:,} trained parameters")
+    click.echo(f"{found.source[0].upper()}{found.source[1:]}.\n")
+    rows = [(part.name, out.number(part.bytes), part.when, out.binary_text(part.bytes)) for part in found.parts]
+    rows.append(("all that is always there", out.number(found.states), "", out.binary_text(found.states)))
+    rows.append(("DeepSpeed's estimator", out.number(found.estimator), "", out.binary_text(found.estimator)))
+    section(("", "bytes", "when", ""), rows, right=["bytes"])
+    return click.echo(f"{found.why}.")
 
 
 @cli.command()
@@ -137,19 +189,23 @@ def choose(
 @click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
 @click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
-              help="What to solve for: batch, seq, or a hyperparameter that is a whole number.")  # fmt: skip
+              help="What to solve for: batch, seq, gpus (the fewest), or a hyperparameter that is a whole number.")
 @step_options
+@rank_options
 @json_option
 def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int, solve: str, **asked: Any) -> None:
-    """Find the largest batch, sequence length or size that fits a given GPU.
+    """Find the largest batch, sequence length or size that fits a given GPU, or the smallest number of such GPUs.
 
     Without methods: every method that can be solved for on the model. The last column is the single change of the
     setting that helps most.
     """
-    from ..memory.fit import beside
+    from ..memory.fit import asked_gpus, beside
     from ..memory.gpus import gpu_memory
+    from ..memory.sharding import sharding
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
+    ranks = {name: asked.pop(name) for name in RANK}
+    shared = sharding(asked_gpus(ranks.pop("gpus"), solve), **ranks)
     size, asking = gpu_memory(kb.gpus, gpu), question(asked)
     found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]
     asking.check_settings(wanted)
@@ -157,7 +213,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
         for done, method in enumerate(wanted):
             report(done, len(wanted))
             try:
-                found.append(asking.fit(method, solve, size, batch=batch, seq=seq, **step))
+                found.append(asking.fit(method, solve, size, shared, batch=batch, seq=seq, **step))
             except UsageError:
                 if methods:
                     raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ..backbones.backbone import Inventory
 from ..backbones.modules import Module, SiteGroup, role_matches, totals
@@ -204,6 +204,8 @@ class Plan:
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the given values by our names of the hyperparameters. Raises UsageError."""
+        if not isinstance(cast(object, given), Mapping):
+            raise UsageError(f"hyperparameters: found {shown(given)}; expected a mapping of names and values")
         entry = self.entry
         specs, others = entry.hyperparameters, entry.alternative_names
         found: dict[str, Any] = {}
@@ -217,9 +219,13 @@ class Plan:
         return found
 
     def default(self, spec: Hyperparameter) -> Value:
-        """Return the default value of a hyperparameter."""
+        """Return the default value of a hyperparameter. Raises UsageError if it has none on this model."""
         if spec.type in ("int", "float") and isinstance(spec.default, str):
-            value: Value = Formula.parse(spec.default)(self.common)
+            try:
+                value: Value = Formula.parse(spec.default)(self.common)
+            except FormulaError as error:
+                model = self.inventory.backbone.id
+                raise UsageError(f"{self.id}: a default has no value on {model}: {error}") from None
             return value
         return spec.default
 

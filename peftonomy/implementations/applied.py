@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -72,6 +73,22 @@ class Applied:
         """Calibrate a method that starts from gradients or activations. Raises UsageError for other methods."""
         self._function("calibrate", "does not look at data first")(self.model, losses)
         return self
+
+    @property
+    def calibrates(self) -> bool:
+        """True if the method starts from gradients or activations: call `calibrate` before training."""
+        return hasattr(self._module, "calibrate")
+
+    def optimizer(self, **settings: Any) -> torch.optim.Optimizer:
+        """Return the optimizer of the trained parameters: the method's own if it has one, else AdamW.
+
+        settings: those of AdamW; `lr` is required. A method with several learning rates derives them from `lr`.
+        """
+        if hasattr(self._module, "optimizer"):
+            return cast(torch.optim.Optimizer, self._module.optimizer(self.model, **settings))
+        if hasattr(self._module, "parameter_groups"):
+            return torch.optim.AdamW(self._module.parameter_groups(self.model, settings["lr"]), **settings)
+        return torch.optim.AdamW(self.parameters().values(), **settings)
 
     def finish(self) -> Applied:
         """End training and remove tensors that only training needs, if there are any."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..libraries.export import Configuration
     from ..libraries.trainers import Run
     from ..memory.answer import Training
+    from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
     from ..serving.merging import MergeCheck
@@ -101,19 +102,34 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Memory:
         """Return the bytes that a training step needs, without running it.
 
         batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
         the rest and the activations in half precision). optimizer: see `memory.setting.OPTIMIZERS`. attention: sdpa or
-        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices. Raises UsageError for an invalid
-        setting, and if the entry or the family does not declare the tensors that training saves.
+        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices.
+
+        gpus: how many GPUs share the step; the answer is then a `RankMemory`, of the rank that takes the most, and the
+        batch is one rank's. shard: fsdp (the default), ddp or zero1. For fsdp: reshard_after_forward (default True),
+        reduce_dtype (float32 or bfloat16; by default that of the trained parameters) and, for nf4, quant_storage
+        (bfloat16, or uint8, which is not sharded). Raises UsageError for an invalid setting, and if the entry or the
+        family does not declare the tensors that training saves.
         """
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        return self.training.memory(hyperparameters, setting)
+        shared = sharding(
+            gpus, shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return self.training.shared(shared).memory(hyperparameters, setting)
 
     def fit(
         self,
@@ -127,20 +143,44 @@ class MethodOn:
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
+        reshard_after_forward: bool | None = None,
+        reduce_dtype: str | None = None,
+        quant_storage: str | None = None,
         **hyperparameters: Any,
     ) -> Fit:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
-        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, or a
-        hyperparameter of type int. Other arguments as for `memory`. Raises UsageError.
+        gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, a
+        hyperparameter of type int, or gpus: the smallest number of such GPUs. Other arguments as for `memory`. Raises
+        UsageError.
         """
-        from ..memory.fit import largest
+        from ..memory.fit import asked_gpus, largest
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
 
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
         size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
-        return largest(self.training, hyperparameters, setting, solve, size)
+        shared = sharding(
+            asked_gpus(gpus, solve), shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
+            quant_storage=quant_storage,
+        )  # fmt: skip
+        return largest(self.training.shared(shared), hyperparameters, setting, solve, size)
+
+    def deepspeed(
+        self, *, gpus: int, stage: int, reduce_bucket_size: int | None = None, **hyperparameters: Any
+    ) -> DeepSpeed:
+        """Return the model states and buffers of DeepSpeed's ZeRO-2 or ZeRO-3 on one GPU, beside its own estimate.
+
+        They are from DeepSpeed's source and were not run, and there is no peak. stage: 2 or 3. reduce_bucket_size: as
+        in DeepSpeed's configuration. Raises UsageError.
+        """
+        from ..memory.deepspeed import BUCKET, deepspeed
+
+        bucket = BUCKET if reduce_bucket_size is None else reduce_bucket_size
+        return deepspeed(self.training.plan, hyperparameters, gpus, stage, bucket)
 
     def serving(
         self,
@@ -221,6 +261,11 @@ class Method(MethodRecord):
         """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step needs."""
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
+
+    def deepspeed(self, model: ModelLike, **given: Any) -> DeepSpeed:
+        """Shortcut for `on(model, ...).deepspeed(...)`: the model states of DeepSpeed's ZeRO-2 or ZeRO-3."""
+        where, others = _split(given)
+        return self.on(model, **where).deepspeed(**others)
 
     def fit(self, model: ModelLike, **given: Any) -> Fit:
         """Shortcut for `on(model, ...).fit(...)`: the largest batch, length or size that fits on a GPU."""
@@ -311,7 +356,7 @@ class KnowledgeBase(Records[Method]):
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
-        found, again = KnowledgeBase(self.root), set(methods)
+        found, again = KnowledgeBase(self.root), set(_ids(methods))
         found.families, found.models = self.families, self.models
         found.libraries, found.trainers, found.engines = self.libraries, self.trainers, self.engines
         for name in ("taxonomy", "references", "studies", "evidence"):
@@ -413,13 +458,12 @@ class KnowledgeBase(Records[Method]):
         """
         from .compare import Costs, compared
 
-        if isinstance(methods, str):
-            raise UsageError(f"methods: found {shown(methods)!r}; expected a list of ids")
+        ids = _ids(methods)
         place = {
             "model": model, "targets": targets, "target_modules": target_modules, "task": task,
             "num_labels": num_labels,
         }  # fmt: skip
-        return Costs(compared([self[one] for one in dict.fromkeys(methods)], place, hyperparameters, dtype))
+        return Costs(compared([self[one] for one in ids], place, hyperparameters, dtype))
 
     def query(self, where: str = "", *, category: str | None = None) -> Selection[Method]:
         """Return the methods for which a predicate holds, e.g. `merge == 'exact' and year >= 2023`."""
@@ -486,8 +530,8 @@ class KnowledgeBase(Records[Method]):
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wishes = Wishes(size, setting, merge, tuple(needs), library, trained, by, anywhere)
-        return choose(self, model, wishes, n, task, num_labels, methods)
+        wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
+        return choose(self, model, wishes, n, task, num_labels, _ids(methods))
 
     def merge_check(
         self, adapter: str | Path, model: ModelLike, *, to: str, weights: str | Path | None = None
@@ -507,7 +551,7 @@ class KnowledgeBase(Records[Method]):
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
         from .mechanism import compare
 
-        return compare(self, methods)
+        return compare(self, _ids(methods))
 
     def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
         """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
@@ -530,6 +574,15 @@ def _expect_text(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str | None):
             raise UsageError(f"{name}: found {shown(value)}; expected text")
+
+
+def _ids(given: Iterable[str], name: str = "methods") -> list[str]:
+    """Return ids, each once. Raises UsageError for anything but several texts."""
+    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
+    found = list(given) if several else []
+    if not several or not all(isinstance(cast(object, one), str) for one in found):
+        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
+    return list(dict.fromkeys(found))
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

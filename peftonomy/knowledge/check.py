@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,18 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     Raises DataError for a file outside the knowledge base.
     """
     problems: list[Problem] = []
+    real = cache(_real)
     chosen = {_real(f) for f in files}
 
     def wanted(path: Path) -> bool:
-        return not chosen or _real(path) in chosen
+        return not chosen or real(path) in chosen
 
     shelves = (kb.methods, kb.families, kb.models, kb.libraries, kb.trainers, kb.engines)
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
     runs = sorted((kb.root / EVIDENCE).glob("*"))
-    strangers = chosen - {_real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
+    strangers = chosen - {real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
         raise DataError([Problem(stranger, 0, "", "no file of this knowledge base", f"a file below {kb.root}")])

@@ -264,7 +264,7 @@ def trained_budget(text: str | int | None, parameters: int) -> int | None:
     """Return a budget of trained parameters: `10M`, `250k`, `1e6`, `0.1%` of the model. Raises UsageError."""
     if text is None:
         return None
-    found = re.fullmatch(r"([0-9][0-9,]*\.?[0-9]*(?:e[0-9]{1,2})?)\s*([kmb%]?)", str(text).strip().lower())
+    found = re.fullmatch(r"([0-9][0-9,]{0,29}\.?[0-9]{0,30}(?:e[0-9]{1,2})?)\s*([kmb%]?)", shown(text).strip().lower())
     if isinstance(text, bool) or found is None:
         expected = "expected a number such as 10M, 250k, 1e6 or 0.1%"
         raise UsageError(f"trained: found {shown(text)!r}; {expected}")

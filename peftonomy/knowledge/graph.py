@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import networkx
 
@@ -108,8 +108,8 @@ class Graph:
         return graph
 
     def _node(self, method: str) -> str:
-        node = f"method:{method}"
-        if node not in self._lineage:
+        node = f"method:{method}" if isinstance(cast(object, method), str) else None
+        if node is None or node not in self._lineage:
             raise UnknownName("method", method, [n.removeprefix("method:") for n in self._lineage])
         return node
 

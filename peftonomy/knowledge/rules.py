@@ -8,7 +8,7 @@ the rules to every entry.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ..formula import Formula
 from ..schema.initial import Start
 from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP, OF_UPDATE
-from ..schema.programs import parse_all
+from ..schema.programs import ORDERS, parse_all
 from ..schema.tensors import Tensor
 from .claims import QUANTITIES, judge, printed, share
 from .legend import legend, unexplained
@@ -26,6 +26,7 @@ from .legend import legend, unexplained
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord
+    from ..schema.memory import Act
 
 __all__ = ["RULES", "Finding", "Rule", "closest"]
 
@@ -472,9 +473,40 @@ def _operations(method: MethodRecord) -> Iterator[Finding]:
     from ..memory.program import acts
 
     try:
-        acts(method.entry)
+        found = acts(method.entry)
     except UsageError:
         yield Finding(("memory",), "nothing", "operations, as in the entry of the closest method")
+    else:
+        yield from _unknown_words(method, found)
+
+
+def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Finding]:
+    """Yield words of a method's functions that no model and no tensor of the entry has."""
+    from ..memory.program import functions_of
+    from ..memory.rules import load_language
+
+    kb, memo = method.kb, method.kb.memo
+    language = load_language(kb.root / "backbones" / "operations.yaml")
+    if "operations" not in memo:
+        families = [f.operations.functions for f in kb.families.values() if f.operations is not None]
+        named = {name for functions in families for name in parse_all(functions)}
+        memo["operations"] = named | {*ORDERS, *language.rules, *language.points, *language.shared}
+    programs = [functions_of(act, language) for act in acts]
+    kinds = memo["operations"] | {name for functions in programs for name in functions}
+    lines = [(k, line) for k, functions in enumerate(programs) for f in functions.values() for line in f.lines]
+    parts = [part.entry.tensors for part in method.parts]
+    tensors = {"weight", "bias", *(name for one in parts for name in one)}
+    for k, line in lines:
+        at, keys = ORDERS.get(line.kind, (0, 0, None))[2], ("memory", "operations", k, "functions")
+        called = line.arguments[at] if at is not None else line.kind
+        if isinstance(called, str) and called not in kinds:
+            expected = "an operation, or a function of the entry or of a family"
+            yield Finding(keys, f"{called} in {line.text!r}", expected, closest(called, kinds))
+        for word in (word for word in line.arguments if isinstance(word, str) and word.startswith(".")):
+            name = word.rpartition(".")[2]
+            if name not in tensors and not name.endswith("?"):      # one with a question mark may be missing
+                expected = f"one of {', '.join(sorted(tensors))}"
+                yield Finding(keys, f"{word} in {line.text!r}", expected, closest(name, tensors))
 
 
 @rule(

@@ -338,8 +338,9 @@ class _Reading(Arguments):
         understood = {
             *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
-            *(name for formula in (*entry.read.values(), *entry.fit.values(), *entry.per_site.values(),
-                                   *entry.per_group.values(), entry.trained, entry.stored, entry.added)
+            *(name for formula in (*self.spec.computes.values(), *entry.read.values(), *entry.fit.values(),
+                                   *entry.per_site.values(), *entry.per_group.values(), entry.trained, entry.stored,
+                                   entry.added)
               if formula is not None for name in formula.names),
         }  # fmt: skip
         for name, value in self.values.items():
@@ -364,11 +365,12 @@ class _Reading(Arguments):
         inert = self.library.inert_at
         for name, formula in entry.write.items():
             value, expected = self.values[name], formula(known)
-            if name in self.filled and value == self.filled[name] and name in read:
-                if value != expected:
-                    note = f"{name}: {self.library.name} sets it to {value}, where the model has {expected}."
-                    self.notes.append(note)
-            elif value != expected and (name not in read or name in self.filled) and not inert(name, value):
+            if value == expected or inert(name, value):
+                continue
+            if name in self.filled and name in read:
+                whose = f"{self.library.name} sets it to" if value == self.filled[name] else "the counts are for"
+                self.notes.append(f"{name}: {whose} {value}, where the model has {expected}.")
+            elif name not in read or name in self.filled:
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
     def _mirrored(self, where: Where) -> dict[str, int]:
@@ -392,7 +394,12 @@ class _Reading(Arguments):
                     raise self.refuse(argument, value, f"at most the model's {sizes[named]}, as its layers differ")
             sizes[named] = value
         inventory = Backbone(self.backbone.id, family, sizes).inventory("none")
-        return {"mirror": inventory.total, "mirror_width": inventory.dims["d_model"], "n_wrapped": len(where.wrapped)}
+        said = self._said()
+        heads = said.saved if said is not None else []
+        return {
+            "mirror": inventory.total, "mirror_width": inventory.dims["d_model"], "n_wrapped": len(where.wrapped),
+            "task_head": sum(m.numel for m in where.modules if m.path.partition(".")[0] in heads),
+        }  # fmt: skip
 
     # The modules
 

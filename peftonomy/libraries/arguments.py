@@ -81,7 +81,23 @@ class Arguments:
             if type(values[name]) is not int or values[name] < 1:
                 raise self.refuse(name, values[name], "a whole number from 1")
         self._check(values)
+        for name, formula in self.spec.computes.items():
+            values[name] = formula(self._known(values))
         return values
+
+    def _about(self, formula: Formula) -> str:
+        """Return the arguments that a formula is about."""
+        names = dict.fromkeys(name.removeprefix("given_") for name in sorted(formula.names))
+        return ", ".join(name for name in names if name in self.library.defaults(self.type))
+
+    def limited(self, kind: str, path: str) -> None:
+        """Raise ConfigError for an argument with which the library refuses a module of this kind."""
+        for limit in self.spec.limits:
+            if kind not in limit.kinds and limit.when(self._known(self.values)):
+                about = self._about(limit.when)
+                found = {name: self.values[name] for name in about.split(", ")}
+                expected = f"nothing, or modules of kind {' or '.join(limit.kinds)}; {path} is of kind {kind}"
+                raise self.refuse(about, found if len(found) > 1 else found[about], expected)
 
     def _given(self, formula: Formula) -> dict[str, Any]:
         """Return the arguments that a formula over `given_X` is about, as the configuration has them."""
@@ -106,6 +122,12 @@ class Arguments:
             said = {name: values[name] for name in sorted(formula.names & values.keys())} or self._given(formula)
             if not formula(known):
                 raise self.refuse(", ".join(said), said, formula.source, reason)
+        for name in self.spec.fractions:
+            tables = {a: values[a] for a, p in self.spec.patterns.items() if p.sets == name}
+            for argument, found in {name: values[name], **tables}.items():
+                if any(isinstance(one, float) and one == 1 for one in _each(found)):
+                    expected = f"1, or numbers below 1: with 1.0 {self.library.name} trains nothing"
+                    raise self.refuse(argument, found, expected)
         for name, whole in self.spec.within.items():
             some, every = self.raw.get(name), self.raw.get(whole)
             if values[name] is None:
@@ -119,6 +141,7 @@ class Arguments:
         for name, note in self.spec.expects.items():
             if not values[name]:
                 self.notes.append(f"{name}: {note}")
+        self.notes += [f"{self._about(when)}: {note}" for note, when in self.spec.remarks.items() if when(known)]
         kind = self.backbone.family.model_type
         if kind in self.spec.fails:
             raise self.refuse(self.library.type_key, self.type, f"another type for {kind}", self.spec.fails[kind])
@@ -154,6 +177,11 @@ class _Known(dict[str, Any]):
         if start == "model":
             return self._config.get(rest) or 0
         raise KeyError(name)
+
+
+def _each(value: Any) -> list[Any]:
+    """Return the values of a mapping, or the value itself."""
+    return [*value.values()] if isinstance(value, Mapping) else [value]
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.backbone import Inventory
-from ..backbones.modules import OUTPUT_EMBEDDING, Block, SiteGroup, joined, role_matches, site_of
+from ..backbones.modules import OUTPUT_BIAS, OUTPUT_EMBEDDING, Block, SiteGroup, joined, role_matches, site_of
 from ..errors import ConfigError, near
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ from .where import Extra
 
 __all__ = ["Counted", "Location", "Piece", "heads_trained", "refusal"]
 
-OUTPUT_BIAS = "head.bias"
-"""The role of the output embedding's bias, if it is a parameter of its own."""
 WHOLE = "all"
 """The part of `Host.linear` that is selected whatever the configuration picks."""
 

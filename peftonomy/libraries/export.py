@@ -30,7 +30,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
-from ..errors import UnknownName, UsageError
+from ..errors import ConfigError, UnknownName, UsageError
 from .loading import loading
 
 if TYPE_CHECKING:
@@ -111,14 +111,30 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
     """Write a method's configuration. See `Method.export`."""
     entry = method.entry.implementations.get(library.id)
     if entry is not None and entry.unites:
-        return replace(_union(method, entry, plan, given, library), model=_loaded(plan))
+        return _accepted(replace(_union(method, entry, plan, given, library), model=_loaded(plan)), plan)
     if entry is None or entry.type is None:
         reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
         raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
     values = plan.values(given)
     for name in plan.named(given):
         _expressed(method, [entry], library, name, values[name])
-    return replace(_written(method, entry, plan, values, library), model=_loaded(plan))
+    return _accepted(replace(_written(method, entry, plan, values, library), model=_loaded(plan)), plan)
+
+
+def _accepted(found: Configuration, plan: Plan) -> Configuration:
+    """Return a configuration. Raises UsageError if the library refuses its arguments on the plan's model."""
+    from .arguments import Arguments
+    from .located import check_located
+
+    inventory, library = plan.inventory, found.library
+    try:
+        if library.builds:
+            check_located(library, library.name, found.to_dict(), inventory)
+        else:
+            Arguments(library, library.name, found.to_dict(), inventory.backbone)
+    except ConfigError as error:
+        raise UsageError(f"{found.method} on {inventory.backbone.id}: {error}") from None
+    return found
 
 
 def _loaded(plan: Plan) -> str:

@@ -32,7 +32,7 @@ from .adapter import Adapter, Reported
 from .arguments import NESTED, numbers
 from .built import Counted, heads_trained, host_of, refusal
 
-__all__ = ["LocatedAdapter", "read_located"]
+__all__ = ["LocatedAdapter", "check_located", "read_located"]
 
 CHUNK = re.compile(r"^(?P<name>[^\[\]\|\n]+)(?:\[(?P<arguments>.*)\])?$")
 KINDS = ("given_", "mapped_", "float_")
@@ -93,6 +93,20 @@ def read_located(
     return _described(kb, whole)
 
 
+def check_located(library: Library, source: str, config: Mapping[str, Any], inventory: Inventory) -> None:
+    """Raise ConfigError for a saved configuration that the library does not build on a model."""
+    parts = [
+        Counted(library, where, _base(library, kind), values, inventory)
+        for where, kind, values in _saved(library, source, config)
+    ]
+    _together_possible(library, source, parts)
+
+
+def _base(library: Library, kind: str) -> str:
+    """Return the first type with the same name in a saved configuration, which declares the tensors."""
+    return str(library.type_saved_as(library.types[kind].saved))
+
+
 # The configuration
 
 
@@ -107,7 +121,9 @@ def _short(library: Library, source: str, text: str) -> Iterator[tuple[str, str,
             named = re.sub(r"(\w+)=", r"'\1':", match["arguments"] or "")
             given = ast.literal_eval("{" + named + "}")
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise refusal(source, name, match["arguments"], "arguments such as r=16, dropout=0.1") from None
+            given = None
+        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+            raise refusal(source, name, match["arguments"], "arguments such as r=16, dropout=0.1")
         short = library.shorthands[name]
         parts = [_filled(library, source, one, given) for one in short.union or [short]]
         if short.union and "|" in text:
@@ -186,7 +202,7 @@ class _Part:
     ):
         self.kb, self.library, self.source, self.type, self.values = kb, library, source, kind, values
         self.inventory = inventory
-        self.base = str(library.type_saved_as(library.types[kind].saved))
+        self.base = _base(library, kind)
         self.counted = Counted(library, source, self.base, values, inventory)
         self.notes = list(self.counted.remarks)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.backbone import Inventory
 from ..backbones.config import MAX_LAYERS
-from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Module, SiteGroup
+from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_BIAS, OUTPUT_EMBEDDING, Module, SiteGroup
 from ..costs.plan import Plan
 from ..errors import ConfigError, near, shown
 from ..patterns import Matcher, SlowPatternError
@@ -314,15 +314,21 @@ class Where:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
                 raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
+            self.arguments.limited(site.module.kind, site.module.path)
         yield from found
 
     def _targeted(self) -> Iterator[SiteGroup]:
-        together = self.tying if self._targets_embeddings() else []
         for module in self.leaves:
-            paths = [(n, path) for n, path in module.paths() if self.named(path) or module in together]
-            if paths:
-                yield self._site(module, tuple(n for n, _ in paths if n is not None))
+            if chosen := self._chosen_paths(module):
+                yield self._site(module, tuple(n for n, _ in chosen if n is not None))
 
+    def _chosen_paths(self, module: Module) -> list[tuple[int | None, str]]:
+        """Return the layers and names in which a module is targeted."""
+        if module in self.tying and self._targets_embeddings:
+            return list(module.paths())
+        return [(n, path) for n, path in module.paths() if self.named(path)]
+
+    @cached_property
     def _targets_embeddings(self) -> bool:
         """Return True if an embedding is targeted by its common name, so that tied ones become targets together."""
         names = self.arguments.library.embedding_names
@@ -355,6 +361,7 @@ class Where:
                         found = True
                         if module.kind == "parameter":
                             one = replace(one, d_out=shape[-2], d_in=shape[-1])
+                        one = replace(one, kind="parameter")
                         yield self._site(one, tuple(n for n in layers if n is not None))
             if not found:
                 raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
@@ -418,6 +425,9 @@ class Where:
 
     def extras(self, plan: Plan) -> Iterator[Extra]:
         """Yield everything that the configuration trains besides its method."""
+        for module in self.modules if self.arguments.spec.children else ():
+            if module.kind == "parameter" and not module.path:
+                yield Extra("left trainable: parameters of the model itself", self._numel(module), 0, 0)
         yield from self._copies()
         yield from self._biases(plan)
         yield from self._tokens()
@@ -436,7 +446,16 @@ class Where:
             paths = [path for _, path in module.paths() if self._saved(path)]
             each = [(1, 1, 1)] if module in self.tying else [self._copied(path, copied) for path in paths]
             trained, added, stored = (sum(n) * self._numel(module) for n in zip(*each, strict=True))
+            if (tied := _tied_bias(module)) and self._has_owner(module):  # copied with the parameter that it is
+                if each != [(1, 1, 1)]:
+                    expected = f"names that select {module.path} once, whose bias is tied"
+                    raise self.refuse("modules_to_save", self.saved, expected)
+                trained, added = trained - tied, added - tied
             yield Extra(f"modules_to_save: {module.path}", trained, added, stored)
+
+    def _has_owner(self, module: Module) -> bool:
+        """Return True if the parameter to which a module's bias is tied is copied with the module."""
+        return any(m.role == OUTPUT_BIAS and self._saved(m.path) for m in self.modules if _tied_bias(module))
 
     def _copied(self, path: str, copied: Collection[str]) -> tuple[int, int, int]:
         """Return how often a module is trained, in the model besides the original, and in the file.
@@ -497,9 +516,8 @@ class Where:
 
     def _shapes(self, module: Module) -> list[tuple[int, ...]]:
         """Return the shapes of a module's parameters, including tied ones."""
-        own = dict(module.parameters)
-        bias = [(module.d_out,)] if shares(module) and module.bias and "bias" not in own else []  # tied as well
-        return [(module.d_in, module.d_out), *own.values(), *bias] if shares(module) else [*own.values()]
+        own = [*dict(module.parameters).values(), *([(tied,)] if (tied := _tied_bias(module)) else [])]
+        return [(module.d_in, module.d_out), *own] if shares(module) else own
 
     def _numel(self, module: Module) -> int:
         return sum(map(math.prod, self._shapes(module)))
@@ -514,16 +532,20 @@ class Where:
         word = self.arguments.values.get("bias", "none")
         if word == "none":
             return
-        twice = 0
+        twice = frozen = tied = 0
         if word == "all":
             groups = [(m, sum(not self._saved(path) for _, path in m.paths())) for m in self.modules]
             twice = 2 * sum((m.count - n) * self._bias(m) for m, n in groups)  # frozen biases too, each by two names
+            for m, n in groups:  # tied biases: their other names are in the file too; a copy freezes the parameter
+                twice += (2 * m.count - n) * _tied_bias(m)
+                frozen += (m.count - n) * _tied_bias(m) * (not self._has_owner(m))
         elif isinstance(word, str) and word.endswith("_only"):
             groups = [(site.module, site.count) for group in plan.sites for site in group]
+            tied = sum(n * _tied_bias(m) for m, n in groups)
         else:
             raise self.refuse("bias", word, "none, all, or a word that ends in _only")
-        numel = sum(n * self._bias(m) for m, n in groups)
-        yield Extra(f"bias: {word}", numel, 0, numel + twice)
+        numel = sum(n * self._bias(m) for m, n in groups) + tied
+        yield Extra(f"bias: {word}", numel - frozen, 0, numel + twice)
 
     def _bias(self, module: Module) -> int:
         return math.prod(dict(module.parameters).get("bias", (0,)))
@@ -538,7 +560,7 @@ class Where:
             raise self.refuse("trainable_token_indices", value, "nothing: the model has no token embedding")
         asked: Mapping[str, Any] = value if isinstance(value, Mapping) else {tables[0].path: value}
         tied = self._tied()
-        seen: set[tuple[str, tuple[int, ...]]] = set()
+        seen: set[tuple[str | int, ...]] = set()
         shared = [m for m in tied[1:] if any(m.path.endswith(name) for name in asked)]
         if len(shared) > 1 and not any(tied[0].path.endswith(name) for name in asked):
             expected = f"{tied[0].path}, whose table several of these share"
@@ -546,17 +568,22 @@ class Where:
         for name, rows in asked.items():
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")
-            modules = [m for m in self.leaves if m.path.endswith(name) and m.kind in (*LINEAR, "embedding")]
-            if not modules:
+            found = [(m, [path for _, path in m.paths() if path.endswith(name)]) for m in self.leaves]
+            found = [(m, paths) for m, paths in found if paths and m.kind in (*LINEAR, "embedding")]
+            if not found:
                 raise self.refuse("trainable_token_indices", name, "the name of an embedding")
-            for module in modules:
+            for module, paths in found:
+                if module.kind == "conv1d" or self._chosen_paths(module):
+                    what = f"{module.path}, of kind {module.kind}"
+                    expected = "an embedding or a linear module that is no target"
+                    raise self.refuse("trainable_token_indices", what, expected)
                 self.has_rows(module, "trainable_token_indices", rows)
-                key = (tied[0].path if module in tied else module.path), tuple(rows)
-                if key not in seen:
-                    seen.add(key)
-                    width = module.d_out if module.kind == "embedding" else module.d_in
-                    numel = len(rows) * width
-                    yield Extra(f"trainable_token_indices: {key[0]}", numel, numel, numel)
+                for path in [tied[0].path] if module in tied else paths:
+                    if (path, *rows) not in seen:
+                        seen.add((path, *rows))
+                        width = module.d_out if module.kind == "embedding" else module.d_in
+                        numel = len(rows) * width
+                        yield Extra(f"trainable_token_indices: {path}", numel, numel, numel)
 
     def has_rows(self, module: Module, argument: str, rows: Sequence[int]) -> None:
         """Raise ConfigError if a module has no such row."""
@@ -585,6 +612,11 @@ class Where:
 def shares(module: Module) -> bool:
     """Return True if the weight of a module is that of another one."""
     return module.kind in (*LINEAR, "embedding") and not any(suffix == "weight" for suffix, _ in module.parameters)
+
+
+def _tied_bias(module: Module) -> int:
+    """Return the size of a bias that is another parameter too; 0 if the module has no such bias."""
+    return module.d_out if module.bias and all(suffix != "bias" for suffix, _ in module.parameters) else 0
 
 
 def _endings(name: str) -> list[str]:

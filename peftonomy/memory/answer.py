@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
 from ..costs.plan import EXACT
-from ..errors import DataError, UsageError
+from ..errors import DataError, FormulaError, UsageError
 from ..schema.base import Value
+from . import ranks
 from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
+from .ranks import RankAsked
 from .setting import Memory, Setting
+from .sharding import Sharding, checked
 
 if TYPE_CHECKING:
     from ..costs.plan import Plan
@@ -24,17 +27,26 @@ MOST_KINDS, MOST_FORMS = 64, 8
 
 
 class Training:
-    """A method on a model, for questions about its training steps. It remembers what it derives for one of them."""
+    """A method on a model, for questions about its training steps. It remembers what it derives for one of them.
 
-    def __init__(self, kb: Records[Any], plan: Plan):
-        self.kb, self.plan = kb, plan
+    sharding: the GPUs that share the step; None if there is one.
+    """
+
+    def __init__(self, kb: Records[Any], plan: Plan, sharding: Sharding | None = None):
+        self.kb, self.plan, self.sharding = kb, plan, sharding
 
     def memory(self, given: Mapping[str, Any], setting: Setting) -> Memory:
         """Return the memory of a step with these hyperparameters. Raises UsageError."""
-        return remembered(self.kb, self.plan, given, setting)
+        return remembered(self.kb, self.plan, given, setting, self.sharding)
+
+    def shared(self, sharding: Sharding | None) -> Training:
+        """Return the same training on several GPUs, or on one."""
+        return Training(self.kb, self.plan, sharding)
 
 
-def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting) -> Memory:
+def remembered(
+    kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None = None
+) -> Memory:
     """Return the memory of a step with these hyperparameters. Raises UsageError.
 
     The first question of its kind derives a form, which then answers similar questions. If no form applies, a new one
@@ -43,17 +55,25 @@ def remembered(kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: 
     values = plan.values(given)
     check_length(plan, values, setting)
     rows = plan.each(values)
-    question = Question.of(setting, values, rows)
+    if sharding is not None:
+        checked(setting, sharding)
+    ranked = sharding if sharding is not None and sharding.shard == "fsdp" else None
+    question = Question.of(setting, values, rows, ranked)
     forms = _forms(plan, question)
     found = _applied(forms, question)
     if found is None and len(forms) < MOST_FORMS:
         with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
-            forms.append(derived(kb, plan, values, rows, setting))
+            forms.append(
+                derived(kb, plan, values, rows, setting) if ranked is None
+                else ranks.derived(kb, plan, values, rows, setting, ranked)
+            )  # fmt: skip
             found = _applied(forms[-1:], question)
     if found is not None:
         totals, ledger = found
-        return billed(plan, setting, values, rows, totals, ledger)
-    return Asked(kb, plan, given, setting).memory()
+    else:
+        asked = Asked(kb, plan, given, setting) if ranked is None else RankAsked(kb, plan, given, setting, ranked)
+        totals, ledger = asked.answer()
+    return billed(plan, setting, values, rows, totals, ledger, sharding)
 
 
 def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:
@@ -69,7 +89,10 @@ def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> N
     if added:
         arguments = plan.arguments(dict(values))
         for i, positions, names in added:
-            found = positions({**plan.common, **dict(zip(names, arguments[i], strict=True))})
+            try:
+                found = positions({**plan.common, **dict(zip(names, arguments[i], strict=True))})
+            except FormulaError as error:
+                raise UsageError(f"{plan.id}: its positions have no value here: {error}") from None
             if not 0 <= found <= EXACT:
                 raise UsageError(f"{plan.id}: found {found} positions; expected a count from 0 to 2**53")
             more += int(found)

@@ -16,6 +16,7 @@ from .optimizer import Trained, update
 from .program import Model, Program
 from .rules import load_language
 from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZER, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
+from .sharding import RankMemory, Sharding, divided, share
 from .step import Flags, Step
 from .updates import Ruled, ruled
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..backbones.modules import Module
     from ..costs.plan import Plan, Row
 
-__all__ = ["Asked", "Ledger", "Totals", "billed", "modelled"]
+__all__ = ["Asked", "Ledger", "Totals", "billed", "learned", "modelled"]
 
 EXACT = 2**53
 
@@ -31,26 +32,27 @@ EXACT = 2**53
 class Totals(NamedTuple):
     """Results of one step.
 
-    first, second: of the forward and the backward pass, the bytes at the peak, those of them that the forward pass
-    left, and gradients among them. kept: bytes alive between the passes. forward, flops: operations of the forward
-    pass, and of both. holds: bytes that the method holds besides its tensors. states, updating: bytes that its own rule
-    of the update keeps, and takes for a while. parts: the rows whose tensors are several parameters, by number, with
-    the sizes of these.
+    first, second: of the forward and the backward pass, the bytes at the peak, and the tape's `parts` of them. kept:
+    bytes alive between the passes. forward, flops: operations of the forward pass, and of both. holds: bytes that the
+    method holds besides its tensors. states, updating: bytes that its own rule of the update keeps, and takes for a
+    while. shards: the step's. parts: the rows whose tensors are several parameters, by number, with their sizes.
     """
 
-    first: tuple[int, int, int]
+    first: tuple[int, ...]
     kept: int
     forward: int
-    second: tuple[int, int, int]
+    second: tuple[int, ...]
     flops: int
     holds: int
     states: int
     updating: int
+    shards: int
     parts: Mapping[int, Sequence[tuple[int, ...]]]
 
 
 Single = tuple[int, int, int]
-"""Bytes of one tensor of the backbone, -1 and 0; or 0, the number of the row whose tensor it is, and of its part."""
+"""Bytes of one tensor of the backbone, -1 and its rows; or 0, the number of the row whose tensor it is, and of its
+part."""
 
 
 class Ledger(NamedTuple):
@@ -62,6 +64,7 @@ class Ledger(NamedTuple):
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
+    bucketed: bytes of the gradients of all trained tensors of the backbone, reached or not.
     """
 
     eager: bool
@@ -73,6 +76,7 @@ class Ledger(NamedTuple):
     matrices: tuple[tuple[Module, bool], ...]
     buffers: int
     widened: int
+    bucketed: int
     pixels: int
 
 
@@ -114,6 +118,10 @@ class Asked:
         mixed = s.dtype == "mixed"
         return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
 
+    def step(self) -> Step:
+        """Return a step of the program."""
+        return Step(self.program, self.flags())
+
     def totals(self, step: Step) -> Totals:
         """Run the step and return its totals."""
         tape = step.tape
@@ -125,7 +133,7 @@ class Asked:
         rules = self.rules(step)
         return Totals(
             first, kept, forward, second, tape.flops, self.program.holds, sum(r.states * r.number for r in rules),
-            max((r.temporary for r in rules), default=0), self.parts(step),
+            max((r.temporary for r in rules), default=0), step.shards, self.parts(step),
         )  # fmt: skip
 
     def rules(self, step: Step) -> list[Ruled]:
@@ -140,12 +148,13 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone, own, everything = list[Trained](), list[Trained](), 0
+        backbone, own, everything, bucketed = list[Trained](), list[Trained](), 0, 0
         rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
                 everything += number * math.prod(shape)
+                bucketed += number * math.prod(shape) * self._width(module)
                 if number and step.reached(module, suffix):
                     several = sum((module.path, suffix, n) in rules for n in module.layers or (-1,))
                     kinds = (backbone, number - several), (own, several)
@@ -168,7 +177,7 @@ class Asked:
             self.setting.attention == "eager", tuple(backbone), tuple(own), everything, unreached, tuple(pairs),
             tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
-            int(model.operations.pixels(model.config)),
+            bucketed, int(model.operations.pixels(model.config)),
         )  # fmt: skip
 
     def ordered(self, step: Step) -> Iterator[Single]:
@@ -187,7 +196,7 @@ class Asked:
             for suffix, shape in m.parameters:
                 trained = self.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
                 if trained and step.reached(m, suffix):
-                    yield math.prod(shape) * self._width(m), -1, 0
+                    yield math.prod(shape) * self._width(m), -1, shape[0]
             yield from beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> Iterator[Single]:
@@ -234,27 +243,33 @@ class Asked:
                     grown += math.prod(shape) * (SINGLE - width)
         return grown
 
+    def answer(self) -> tuple[Totals, Ledger]:
+        """Run the step and return its totals and the ledger."""
+        step = self.step()
+        return self.totals(step), self.ledger(step)
+
     def memory(self) -> Memory:
-        """Run the step and return the answer."""
-        step = Step(self.program, self.flags())
-        return billed(self.plan, self.setting, self.values, self.rows, self.totals(step), self.ledger(step))
+        """Run the step and return its memory."""
+        return billed(self.plan, self.setting, self.values, self.rows, *self.answer())
 
 
 def billed(
-    plan: Plan, setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], totals: Totals, ledger: Ledger
-) -> Memory:
-    """Return the answer: the totals of a step, with weights, optimizer states and the batch. Raises UsageError."""
+    plan: Plan, setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], totals: Totals, ledger: Ledger,
+    sharding: Sharding | None = None,
+) -> Memory:  # fmt: skip
+    """Return the answer: the totals of a step, with weights, optimizer states and the batch. Raises UsageError.
+
+    sharding: the answer is for one rank. With fsdp, the totals are those of a rank.
+    """
     if ledger.eager and setting.attention != "eager":
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
-    if ledger.ruled and setting.optimizer != OPTIMIZER:
-        raise UsageError(
-            f"optimizer: found {setting.optimizer}; {plan.id} updates by a rule of its own; expected {OPTIMIZER}, "
-            "the default"
-        )
-    tensors = list(ledger.backbone)
-    numbers = trained = 0  # those of the method itself
+    if ledger.ruled:
+        _own_rule(plan, setting, sharding)
+    gpus = sharding.gpus if sharding is not None and sharding.shard == "fsdp" else 1
+    tensors = [t if gpus == 1 else t._replace(shape=_share(t.shape, gpus)) for t in ledger.backbone]
+    numbers = trained = frozen = 0  # those of the method itself
     sizes: list[list[int]] = []  # bytes of single tensors
     for index, row in enumerate(rows):
         tensor = row.piece.tensor
@@ -263,37 +278,101 @@ def billed(
             continue
         if row.learns:
             parts = totals.parts.get(index)
-            own = [Trained(shape, w_t, row.n) for shape in parts or [plan.shape(row) or (row.count,)]]
-            trained += sum(numel(t) for t in own)
-            tensors += [] if index in ledger.unreached else own
-            if parts:
-                sizes[-1] = [math.prod(shape) * w_t for shape in parts]
-        if row.learns or tensor.served != "absent":
+            shapes = parts or [plan.shape(row) or (row.count,)]
+            trained += sum(math.prod(shape) * row.n for shape in shapes)
+            if gpus > 1:
+                shapes = [_share(shape, gpus) for shape in shapes]
+            tensors += [] if index in ledger.unreached else [Trained(shape, w_t, row.n) for shape in shapes]
+            if parts or gpus > 1:
+                sizes[-1] = [math.prod(shape) * w_t for shape in shapes]
+        elif tensor.served != "absent":
+            frozen += row.count * row.n
+        if row.learns:
             numbers += row.count * row.n
     gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
     trained += ledger.trained
     pairs = [
-        (a if i < 0 else sizes[i][m], b if j < 0 else sizes[j][n]) for (a, i, m), (b, j, n) in ledger.pairs
+        (_single(a, m, gpus) if i < 0 else sizes[i][m], _single(b, n, gpus) if j < 0 else sizes[j][n])
+        for (a, i, m), (b, j, n) in ledger.pairs
     ]
-    optimizer = update(OPTIMIZERS[setting.optimizer], tensors, pairs)
+    divides = sharding is not None and sharding.shard == "zero1"
+    kind = OPTIMIZERS[setting.optimizer]
+    optimizer = divided(kind, tensors, sharding.gpus) if divides and sharding else update(kind, tensors, pairs)
     states = optimizer.states + int(totals.states)
-    held = int(totals.holds) + ledger.buffers + ledger.widened + _requantised(plan, setting, values, ledger)
-    weights = (inventory.total + numbers - trained) * w + trained * w_t + held
+    held = int(totals.holds) + ledger.buffers
+    if gpus > 1:
+        assert sharding is not None
+        weights = totals.shards + frozen * w + held + _scales(plan, setting, ledger)
+    else:
+        held += ledger.widened + _requantised(plan, setting, values, ledger)
+        weights = (inventory.total + numbers + frozen - trained) * w + trained * w_t + held
     inputs = _inputs(setting, inventory.computed, ledger.pixels)
     kept, first = totals.kept, totals.first[0]
-    moments = [
-        ("forward", first, min(first, kept), 0),
+    moments: list[tuple[Any, ...]] = [
+        ("forward", first, min(first, kept), 0, *totals.first[3:]),
         ("backward", *totals.second),
-        ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients),
+        ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients, 0, 0),
     ]
-    phase, peak, left, grads = max(moments, key=lambda m: m[1])
+    phase, peak, left, grads, gathered, buffers = max(moments, key=lambda m: m[1])
+    if gpus > 1 and phase == "forward":
+        left = totals.first[1]
     if max(weights + peak + states, kept, optimizer.paged) > EXACT:
         raise UsageError("memory: this step takes more than 2**53 bytes")
-    return Memory(
+    common: tuple[Any, ...] = (
         plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
-        states, left + inputs, peak - left - grads, kept + inputs, optimizer.paged, trained, totals.forward,
-        totals.flops,
+        states, left + inputs, peak - left - grads - gathered - buffers, kept + inputs, optimizer.paged, trained,
+        totals.forward, totals.flops,
     )  # fmt: skip
+    found = Memory(*common)
+    if sharding is None:
+        return found
+    if gpus == 1:  # the buckets into which DistributedDataParallel copies gradients
+        buffers = ledger.bucketed + sum(
+            row.count * row.n * w_t for row in rows if row.learns and not row.piece.tensor.selecting
+        )
+    return RankMemory(**vars(found), sharding=sharding, gathered=gathered, communication=buffers)
+
+
+def _own_rule(plan: Plan, setting: Setting, sharding: Sharding | None) -> None:
+    """Raise UsageError if the method's own rule of the update cannot take the optimizer's place."""
+    if setting.optimizer != OPTIMIZER:
+        raise UsageError(
+            f"optimizer: found {setting.optimizer}; {plan.id} updates by a rule of its own; expected {OPTIMIZER}, "
+            "the default"
+        )
+    if sharding is not None and sharding.shard != "ddp":
+        raise UsageError(
+            f"shard: found {sharding.shard}; {plan.id} updates by a rule of its own, which is not divided; expected ddp"
+        )
+
+
+def _share(shape: Sequence[int], gpus: int) -> tuple[int, ...]:
+    """Return the shape of a rank's shard."""
+    return (share(shape[0], gpus), *shape[1:])
+
+
+def _single(size: int, rows: int, gpus: int) -> int:
+    """Return the bytes of a rank's shard of a tensor with so many rows."""
+    return size if gpus == 1 or not rows else size // rows * share(rows, gpus)
+
+
+def _scales(plan: Plan, setting: Setting, ledger: Ledger) -> int:
+    """Return the bytes of the scales of nf4, which are no parameters and so are not sharded. Raises UsageError."""
+    if any(part.entry.base_storage for part in plan.parts):
+        raise UsageError(
+            f"{plan.id} stores the frozen weights in its own form, which is not covered with fsdp; ask for a method on "
+            "plain weights with quantized nf4"
+        )
+    if setting.quantized is None:
+        return 0
+    return sum(4 * m.count * -(-_unquantised(plan, m, trained, setting) // BLOCK) for m, trained in ledger.matrices)
+
+
+def _unquantised(plan: Plan, module: Module, trained: bool, setting: Setting) -> int:
+    """Return the number of weights of a linear layer that is to be quantised. Raises UsageError if it is trained."""
+    if trained:
+        raise UsageError(f"{plan.id} trains weights that are to be held in {setting.quantized}")
+    return module.d_in * module.d_out
 
 
 def _inputs(setting: Setting, task: str, pixels: int) -> int:
@@ -313,9 +392,7 @@ def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledg
     if any(part.entry.base_storage for part in plan.parts):
         raise UsageError(f"{plan.id} stores the frozen weights in its own form; leave out quantized {kind}")
     for m, trained in ledger.matrices:
-        if trained:
-            raise UsageError(f"{plan.id} trains weights that are to be held in {kind}")
-        numel = m.d_in * m.d_out
+        numel = _unquantised(plan, m, trained, setting)
         scales = -(-numel // BLOCK) if kind == "nf4" else m.d_out
         grown += m.count * (-(-numel * QUANTIZED[kind] // 8) + 4 * scales - numel * w)
     return grown

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from ..backbones.modules import Module
-from ..errors import near
+from ..errors import PeftonomyError, near
 from ..formula import Formula
 from ..schema.programs import Function, Line
 from .machine import EVERY, Machine, Value, tensor
@@ -21,6 +21,8 @@ from .tensor import Storage, Tensor
 __all__ = ["Caller"]
 
 PARAMETERISED = (Module, Part)
+BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""The errors that Python raises for lines that are no computation."""
 
 
 class Caller(Machine):
@@ -47,16 +49,22 @@ class Caller(Machine):
         self.scopes.append(scope)
         results: list[Value] = []
         named = True  # whether the results at hand have names, which hold them
-        for line in function.lines:
-            if line.condition is not None and not self._number(line.condition, function, line):
-                continue
-            if not named:
-                self._let_go(results)
-            results, named = self._line(line, function), bool(line.targets)
-            if named:
-                self._name(scope, line, results, function)
-            if line.kind == "return":
-                break
+        line = function.lines[0]
+        try:
+            for line in function.lines:
+                if line.condition is not None and not self._number(line.condition, function, line):
+                    continue
+                if not named:
+                    self._let_go(results)
+                results, named = self._line(line, function), bool(line.targets)
+                if named:
+                    self._name(scope, line, results, function)
+                if line.kind == "return":
+                    break
+        except PeftonomyError:
+            raise
+        except BROKEN as error:  # fewer arguments than the line needs, or others
+            raise self._wrong(line.text, f"no operation: {error}", "an operation on tensors", function) from error
         if named:
             self._hold_all(results)
         self.scopes.pop()

@@ -1,11 +1,13 @@
 """Find the largest batch, length or size hyperparameter whose training step fits a GPU.
 
 Memory never falls when one of these grows, so the largest that fits is found by bisection over whole numbers, and is
-exact: it fits, and the next one does not.
+exact: it fits, and the next one does not. The smallest number of GPUs is found by trying each, because with padding one
+more GPU can cost memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +17,12 @@ from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
 
-__all__ = ["SOLVED", "Change", "Fit", "beside", "checked_gpu", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "asked_gpus", "beside", "checked_gpu", "largest"]
 
-SOLVED = ("batch", "seq")
+GPUS = "gpus"
+NUMBERS = (*range(2, 65), *range(72, 1025, 8))
+"""The numbers of GPUs that are tried: all of them, and then whole nodes of eight."""
+SOLVED = ("batch", "seq", GPUS)
 """What can be solved for besides hyperparameters that are whole numbers."""
 MOST, LEAST = 2**24, 64
 """Where the search ends, and the last value with which it may begin."""
@@ -35,6 +40,8 @@ class Change:
 @dataclass(frozen=True)
 class Fit(Tabled):
     """The largest `value` of `solved` that fits into `gpu` bytes, 0 where none does, and the memory that it takes.
+
+    For `gpus` it is the smallest, and 1 means that one GPU is enough, without sharding.
 
     limited: whether something else than memory is the limit (the model's positions, or a domain). changes: what single
     changes would allow, best first.
@@ -69,6 +76,15 @@ def checked_gpu(gpu: int) -> None:
         raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
 
 
+def asked_gpus(gpus: int | None, solved: str) -> int | None:
+    """Return the number of GPUs of a question; any number if it is solved for. Raises UsageError if it is given too."""
+    if solved != GPUS:
+        return gpus
+    if gpus is not None:
+        raise UsageError("gpus is both given and solved for; give one of them")
+    return int(NUMBERS[0])
+
+
 def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     """Raise UsageError unless `solved` can be solved for and is not given."""
     specs = training.plan.entry.hyperparameters
@@ -83,6 +99,8 @@ def largest(training: Training, given: Mapping[str, Any], setting: Setting, solv
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
     checked_gpu(gpu)
     _check(training, given, solved)
+    if solved == GPUS:
+        return _fewest(training, given, setting, gpu)
     value, limited = _solve(training, given, setting, solved, gpu)
     changes = []
     for name, changed in _changes(setting):
@@ -95,8 +113,39 @@ def largest(training: Training, given: Mapping[str, Any], setting: Setting, solv
     return Fit(training.plan.id, solved, value, gpu, limited, memory, better)
 
 
+def _fewest(training: Training, given: Mapping[str, Any], setting: Setting, gpu: int) -> Fit:
+    """Return the smallest number of GPUs on which the step fits, and what single changes would need."""
+    sharding = training.sharding
+    assert sharding is not None
+    if sharding.shard == "ddp":
+        raise UsageError("shard: found ddp, under which every rank stores everything; expected fsdp or zero1")
+    value, memory = _tried(training, given, setting, gpu)
+    changes = []
+    for name, changed in _changes(setting):
+        with contextlib.suppress(UsageError):  # a method that cannot be trained so
+            changes.append(Change(name, _tried(training, given, changed, gpu)[0]))
+    better = [c for c in changes if c.value and (not value or c.value < value)]
+    ordered = tuple(sorted(better, key=lambda c: c.value))
+    return Fit(training.plan.id, GPUS, value, gpu, False, memory, ordered)
+
+
+def _tried(training: Training, given: Mapping[str, Any], setting: Setting, gpu: int) -> tuple[int, Memory | None]:
+    """Return the smallest number of GPUs that fits, with the memory on each; 0 if none does."""
+    assert training.sharding is not None
+    one = training.shared(None).memory(given, setting)
+    if one.peak + one.gpu_extra <= gpu:
+        return 1, one
+    for number in NUMBERS:
+        memory = training.shared(replace(training.sharding, gpus=number)).memory(given, setting)
+        if memory.peak + memory.gpu_extra <= gpu:
+            return number, memory
+    return 0, None
+
+
 def beside(fits: Sequence[Fit]) -> list[Fit]:
     """Return several methods, best first. A method that allows a larger batch or length is listed as a change."""
+    if fits[0].solved == GPUS:
+        return sorted(fits, key=lambda f: f.value or NUMBERS[-1] + 1)
     ranked = sorted(fits, key=lambda f: -f.value)
     best = Change(f"method {ranked[0].method}", ranked[0].value)
     return [

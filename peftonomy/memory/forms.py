@@ -8,6 +8,7 @@ plan. A question whose numbers lead to other decisions (a batch of 1, for exampl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
@@ -19,19 +20,19 @@ from .asked import Asked, Ledger, Totals, modelled
 from .machine import Flags
 from .program import Model, Program
 from .setting import DTYPES, Setting
-from .step import Step
+from .sharding import Sharding
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
 from .tape import Tape
 
 if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
-__all__ = ["Form", "Question", "derived"]
+__all__ = ["Form", "Question", "Symbolic", "derived"]
 
 MOST_BYTES = 2**62
 """Coefficients are exact as long as a step takes fewer."""
-Moment = tuple[Any, Any, Any]
-"""Bytes alive at a moment, those of them that the forward pass left, and gradients of parameters among them."""
+Moment = tuple[Any, ...]
+"""Bytes alive at a moment, and the tape's `parts` of them."""
 
 
 class Question(NamedTuple):
@@ -46,8 +47,10 @@ class Question(NamedTuple):
     reals: tuple[float, ...]
 
     @staticmethod
-    def of(setting: Setting, values: Mapping[str, Value], rows: Sequence[Row]) -> Question:
-        """Return the question that these values and rows ask."""
+    def of(
+        setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], sharding: Sharding | None = None
+    ) -> Question:
+        """Return the question that these values and rows ask. sharding: of a rank whose step is its own."""
         numbers, reals, others = [setting.batch, setting.seq], list[float](), list[Any]()
         for value in values.values():
             if symbolic(value):
@@ -60,6 +63,9 @@ class Question(NamedTuple):
         same = [(id(r.piece), r.copies, r.layers, r.learns, None if dense(r) else r.count) for r in rows]
         widths = (*DTYPES[setting.dtype], setting.dtype == "mixed")
         kind = (*widths, setting.attention, setting.checkpointing, *others, *same)
+        if sharding is not None:
+            kind = (*kind, setting.quantized, replace(sharding, gpus=2))
+            numbers.append(sharding.gpus)
         return Question(kind, tuple(numbers), tuple(reals))
 
 
@@ -83,7 +89,7 @@ class Moments(Tape):
 
     def see(self, moment: Any) -> None:
         """Record a moment."""
-        self.moments.append((moment, self.left, self.grads))
+        self.moments.append((moment, *self.parts))
 
     def watch(self) -> Any:
         """Begin to watch: `high` is the number of the first moment of the watch."""
@@ -92,7 +98,7 @@ class Moments(Tape):
 
     def watched(self) -> Any:
         """The most bytes alive since `watch`. Which moment that is becomes a condition of the form."""
-        return max(alive for alive, _, _ in self.moments[self.high :])
+        return max(alive for alive, *_ in self.moments[self.high :])
 
     def unwatch(self, outer: Any) -> None:
         """End the watch. The one around it began earlier, so that it has these moments too."""
@@ -105,9 +111,9 @@ class Moments(Tape):
         one is kept, as in `Tape.see`.
         """
         found, self.moments = self.moments, []
-        if max(int_of(alive) for alive, _, _ in found) >= MOST_BYTES:
+        if max(int_of(alive) for alive, *_ in found) >= MOST_BYTES:
             raise UsageError(f"memory: this step takes more than {MOST_BYTES} bytes")
-        rows = self.trace.rows([packed(alive) for alive, _, _ in found])
+        rows = self.trace.rows([packed(alive) for alive, *_ in found])
         peaks: list[int] = []  # a quick first pass compares neighbours only
         for i, row in enumerate(rows):
             if peaks and dominates(rows[peaks[-1]], row):
@@ -148,14 +154,14 @@ class Symbolic(Asked):
 
     def form(self) -> Form:
         """Run the step and return its form."""
-        step = Step(self.program, self.flags())
+        step = self.step()
         tape = step.tape = Moments(self.trace)
         loss = step.run()
         first, rest = tape.highest(), [tape.now, tape.flops]
         step.back(loss)
         totals = self.rules(step)
         rest += [tape.flops, self.program.holds, sum(r.states * r.number for r in totals)]
-        rest.append(max((r.temporary for r in totals), default=0))
+        rest += [max((r.temporary for r in totals), default=0), step.shards]
         terms = [self.trace.terms(value) for value in rest]
         shapes = {
             i: [tuple(map(self.trace.terms, shape)) for shape in several] for i, several in self.parts(step).items()
@@ -196,7 +202,8 @@ class Form:
         compiled = self.compiled = Compiled(trace, [*everything, *rest])
         row = compiled.row
         self.passes = [
-            ([row(m[0]) for m in moments], [(row(m[1]), row(m[2])) for m in moments]) for moments in (first, second)
+            ([row(m[0]) for m in moments], [[row(part) for part in m[1:]] for m in moments])
+            for moments in (first, second)
         ]
         self.rest = [row(terms) for terms in rest]
         self.parts = {i: [[row(terms) for terms in shape] for shape in shapes] for i, shapes in parts.items()}
@@ -210,13 +217,12 @@ class Form:
         for moments, parts in self.passes:
             heights = [sum(map(mul, row, values)) for row in moments]
             peak = max(heights)
-            left, grads = parts[heights.index(peak)]
-            peaks.append((peak, at(left, values), at(grads, values)))
-        kept, forward, flops, holds, states, updating = (at(row, values) for row in self.rest)
+            peaks.append((peak, *[at(row, values) for row in parts[heights.index(peak)]]))
+        kept, forward, flops, holds, states, updating, shards = (at(row, values) for row in self.rest)
         sizes = {
             i: [tuple([at(row, values) for row in shape]) for shape in shapes] for i, shapes in self.parts.items()
         }
-        return Totals(peaks[0], kept, forward, peaks[1], flops, holds, states, updating, sizes)
+        return Totals(peaks[0], kept, forward, peaks[1], flops, holds, states, updating, shards, sizes)
 
 
 def derived(kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting) -> Form:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..backbones.modules import Module
-from ..errors import DataError, FormulaError, Problem, UsageError, near
+from ..errors import DataError, FormulaError, PeftonomyError, Problem, UsageError, near
 from ..formula import Formula
 from ..schema.programs import Function, Line
 from .program import Hook, Own, Part, Program, padded
@@ -412,12 +412,14 @@ class Machine:
         x.hooked = made
         return self.tape.hold(x)
 
-    def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> DataError:
-        where = f"operations of {self.model.family.model_type}"
-        if self.hook is not None:
-            where = f"operations of {self.program.plan.id} in {self.model.family.model_type}"
+    def _wrong(self, text: str, found: str, expected: str, function: Function | None = None) -> PeftonomyError:
+        """Return the error for a line. A method's functions may fit other models, so that one is a UsageError."""
         head = f"{function.name}: {text}" if function is not None else text
-        return DataError([Problem(where, 0, head, found, expected)])
+        where = f"operations of {self.model.family.model_type}"
+        if self.hook is None:
+            return DataError([Problem(where, 0, head, found, expected)])
+        where = f"operations of {self.program.plan.id} in {self.model.family.model_type}"
+        return UsageError(str(Problem(where, 0, head, found, expected)))
 
 
 SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {

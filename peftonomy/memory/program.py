@@ -256,7 +256,7 @@ class Program:
                 if row.learns:
                     self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
                 continue
-            shape = self.shape(row, spot) or _beside(row, spot)
+            shape = self.shape(row, spot) or beside(row, spot)
             place = _place(tensor.per, spot)
             own = Own(self.key(row, spot), padded(shape), row.copies, row.learns, there)
             self.own.setdefault((index, name), {}).setdefault(place, []).append(own)
@@ -499,7 +499,7 @@ def flat(role: str) -> str:
     return role.replace(".", "_")
 
 
-def _beside(row: Row, spot: Spot) -> tuple[int, ...]:
+def beside(row: Row, spot: Spot) -> tuple[int, ...]:
     """Return the sizes of a tensor that is not dense, or that has an entry for each entry of a parameter."""
     if isinstance(spot.source, Module) and spot.dims["numel"] == row.count:
         shape = dict(spot.source.parameters)[spot.suffix]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from ..costs.table import Table, Tabled
 from ..errors import UsageError, chosen, shown
@@ -76,6 +76,8 @@ class Setting:
             number = getattr(self, name)
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
+        if not isinstance(cast(object, self.checkpointing), bool):
+            raise UsageError(f"checkpointing: found {shown(self.checkpointing)}; expected True or False")
         for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
             chosen(name, getattr(self, name), dict.fromkeys(known))
         if self.quantized is not None:
@@ -111,10 +113,12 @@ class Memory(Tabled):
     forward_flops: int
     step_flops: int
 
+    parts: ClassVar[tuple[str, ...]] = PARTS
+
     @property
     def peak(self) -> int:
         """Return the largest number of bytes alive at once."""
-        return sum(getattr(self, part) for part in PARTS)
+        return sum(getattr(self, part) for part in self.parts)
 
     @property
     def gpu_extra(self) -> int:
@@ -126,12 +130,12 @@ class Memory(Tabled):
         return {
             "method": self.method, "model": self.model, "task": self.task, **asdict(self.setting),
             "hyperparameters": dict(self.hyperparameters), "targets": list(self.targets),
-            "peak": self.peak, "phase": self.phase, **{part: getattr(self, part) for part in PARTS},
+            "peak": self.peak, "phase": self.phase, **{part: getattr(self, part) for part in self.parts},
             "kept": self.kept, "paged": self.paged, "gpu_extra_estimate": self.gpu_extra, "trained": self.trained,
             "forward_flops": self.forward_flops, "step_flops": self.step_flops,
         }  # fmt: skip
 
     def table(self) -> Table:
         """Return a table with one row per part of the peak."""
-        rows = [{"part": part, "bytes": getattr(self, part)} for part in PARTS]
+        rows = [{"part": part, "bytes": getattr(self, part)} for part in self.parts]
         return Table(rows, caption=f"{self.method} on {self.model}: {self.peak:,} bytes, in the {self.phase} phase")

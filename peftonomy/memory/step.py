@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..schema.programs import Function, Line
 from .caller import Caller
 from .machine import EVERY, SINGLE, Flags, Value, tensor
-from .program import Own, Program
+from .program import Hook, Own, Program
 from .tape import Checkpoint, Record, Tape
 from .tensor import Storage, Tensor
 
@@ -31,28 +31,39 @@ class Group:
 
     def __init__(self, step: Step, more: int):
         self.more = more
-        self.before = step.tape.now, step.tape.flops, step.tape.left
+        self.before = self._state(step.tape)
         self.first = len(step.held), len(step.stayed)
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
+        self.gathered: Any = 0
         self.flops: Any = 0
         self.held: list[Storage] = []
         if more:
             step.tape.records.append(lambda: self.counted(step.tape))
             step.tape.group = self
 
+    @staticmethod
+    def _state(tape: Tape) -> tuple[Any, ...]:
+        """Return the bytes that stay, and of these what the forward pass left and what is gathered; and operations.
+
+        Buffers of collectives do not stay: the next layer's replace them.
+        """
+        return tape.now - tape.buffers, tape.left, tape.gathered, tape.flops
+
     def end(self, step: Step) -> None:
         """Note that the group's forward pass has ended."""
         if not self.more:
             return
-        tape, (now, flops, left) = step.tape, self.before
+        tape = step.tape
         tape.group = None
-        self.kept, self.left = tape.now - now, tape.left - left
+        *stays, flops = (new - old for new, old in zip(self._state(tape), self.before, strict=True))
+        self.kept, self.left, self.gathered = stays
         self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
         tape.now += self.more * self.kept
         tape.left += self.more * self.left
-        tape.flops += self.more * (tape.flops - flops)
+        tape.gathered += self.more * self.gathered
+        tape.flops += self.more * flops
         tape.records.append(lambda: self.begin(tape))
         step.groups.append(self)
 
@@ -83,6 +94,7 @@ class Group:
         """The layers that only count have let go of what they kept, and their gradients are there."""
         tape.now += self.more * (self.trained - self.kept)
         tape.left -= self.more * self.left
+        tape.gathered -= self.more * self.gathered
         tape.grads += self.more * self.trained
 
 
@@ -117,6 +129,11 @@ class Step(Caller):
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
         self.tape.back()
+
+    @property
+    def shards(self) -> Any:
+        """Return the bytes of the parameters that a rank stores, if they are sharded."""
+        return 0
 
     def unadapted(self, wanted: int) -> list[Value]:
         """`e d = unadapted`: the whole model runs once without the method and without gradients; the states that its
@@ -179,8 +196,8 @@ class Step(Caller):
             for number in numbers:
                 self._enter(stack, number)
                 hooks = self.program.at(stack, "layer", number)
-                results = self._around(self._checkpointed if self.flags.checkpointing else self._one, values, hooks)
-                group.trained += sum(p.bytes for p in self.inside.values() if p.live)
+                results = self.layer(values, hooks, more)
+                group.trained += self.gradients()
                 self._let_go(values[: len(results)])
                 values = results + values[len(results) :]
             group.end(self)
@@ -190,6 +207,14 @@ class Step(Caller):
         if not self.recording:
             self.states.append(self.tape.hold(tensor(values[0])))
         return values[:wanted]
+
+    def layer(self, values: list[Value], hooks: list[Hook], more: int) -> list[Value]:
+        """Run the layer at hand, with the method's hooks around it. more: how many further times it counts."""
+        return self._around(self._checkpointed if self.flags.checkpointing else self._one, values, hooks)
+
+    def gradients(self) -> Any:
+        """Return the bytes that the gradients of the layer at hand take after its backward pass."""
+        return sum(p.bytes for p in self.inside.values() if p.live)
 
     def sequence(self, stack: str) -> list[tuple[list[int], int]]:
         """Return the layers of a stack in groups: which layers are run, and how many further times they count."""

@@ -45,8 +45,9 @@ class Tape:
     """Counts bytes as they come and go.
 
     now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
-    forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. arrived: the keys of
-    parameters that got a gradient.
+    forward pass left and gradients of parameters. gathered, buffers: parameters gathered from other ranks, and buffers
+    of collectives. At the peak, these four are `most`. flops: operations so far. arrived: the keys of parameters that
+    got a gradient.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,9 @@ class Tape:
         self.flops: Any = 0
         self.left: Any = 0
         self.grads: Any = 0
-        self.most: tuple[Any, Any] = (0, 0)
+        self.gathered: Any = 0
+        self.buffers: Any = 0
+        self.most: tuple[Any, ...] = (0, 0, 0, 0)
         self.arrived: set[Any] = set()
         self.forward = True
         self.records: list[Record | Checkpoint | Callable[[], None]] = []
@@ -70,7 +73,12 @@ class Tape:
         if moment > self.high:
             self.high = moment
         if moment > self.peak:
-            self.peak, self.most = moment, (self.left, self.grads)
+            self.peak, self.most = moment, self.parts
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Return what is alive now, by kind: left, grads, gathered and buffers."""
+        return self.left, self.grads, self.gathered, self.buffers
 
     def watch(self) -> Any:
         """Begin to watch for the most bytes alive. Returns what `unwatch` needs to go on with the watch around it."""

@@ -68,6 +68,15 @@ class Pattern(Entry):
         return r"(.*\.)?({})$" if self.where == "end" else r".*\.{}$", "match"
 
 
+class Limit(Entry):
+    """A condition on the arguments under which the library adapts some kinds of module only."""
+
+    when: FormulaField
+    """As in `ConfigType.requires`, also with the names `given_X`."""
+    kinds: list[Kind | Literal["parameter"]]
+    """`parameter` stands for a matrix that is targeted by its own name."""
+
+
 class ConfigType(Entry):
     """One type of configuration."""
 
@@ -81,6 +90,8 @@ class ConfigType(Entry):
     """The arguments, with values, that select one of our roles. Lists are concatenated."""
     accepts: list[Kind] = Field(default=[])
     """The kinds of module that the type adapts and that an entry can count."""
+    limits: list[Limit] = Field(default=[])
+    """Arguments with which the library refuses some of these kinds."""
     otherwise: Stem | None = None
     """The targets if neither the configuration nor a table names modules: all-linear, or input-embedding."""
     by_model: dict[Name, Id] = Field(default={})
@@ -94,6 +105,8 @@ class ConfigType(Entry):
     """Sizes that the library takes from the model if they are absent. They are computed in order, by formulas over the
     model's dimensions and the arguments. `given_X` is 1 if the configuration has argument X. `model_X` is the value of
     X in the model's config, or 0."""
+    computes: dict[Name, FormulaField] = Field(default={})
+    """Sizes that the library computes from the arguments, given and filled in. They are computed in order."""
     requires: list[FormulaField] = Field(default=[])
     """Conditions on the arguments without which the library raises an error. An absent argument counts as 0, and a list
     as its length."""
@@ -118,13 +131,17 @@ class ConfigType(Entry):
     """Arguments that map names to lists."""
     rows: Name | None = None
     """The argument that lists rows of the targeted modules' weights."""
+    children: bool = False
+    """True if the library freezes the model's children only, so that its own parameters stay trained."""
+    fractions: list[Name] = Field(default=[])
+    """Arguments of which 1 is a number, and 1.0 is the whole of a module."""
     wraps: bool = False
     """True if the type puts a module around each layer, so that names across it change."""
     mirrors: dict[Name, list[Name]] = Field(default={})
     """If the type adds a model of the same class without a head: the arguments that change sizes in its config, each
     with the names of the size, of which the first one that the config has counts. Formulas have the names `mirror` (the
-    parameters of the added model), `mirror_width`, and `n_wrapped` (the number of targeted modules, by default all
-    layers)."""
+    parameters of the added model), `mirror_width`, `n_wrapped` (the number of targeted modules, by default all layers),
+    and `task_head` (the parameters of the modules that the configuration's task trains in full)."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
@@ -135,6 +152,8 @@ class ConfigType(Entry):
     """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
+    remarks: dict[Line, FormulaField] = Field(default={})
+    """Notes, each with the condition on the arguments under which it holds."""
     noted: dict[Name, Line] = Field(default={})
     """Arguments that are ignored with a note if they have a value."""
     nullable: dict[Name, bool] = Field(default={})
@@ -224,7 +243,8 @@ class Library(Entry):
                 raise ValueError(f"type {name} is like no plain type: {kind.like}")
             sets = (pattern.sets for pattern in kind.patterns.values())
             for argument in (
-                *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.nullable,
+                *kind.by_model, *kind.patterns, *sets, *kind.noted, *kind.needs, *kind.fills, *kind.computes,
+                *kind.nullable, *kind.fractions,
                 *kind.mirrors, *([kind.rows] if kind.rows else ()),
             ):  # fmt: skip
                 if argument not in kind.arguments:

@@ -28,7 +28,7 @@ from typing import Any
 from ..errors import FormulaError, shown
 from ..formula import Formula
 
-__all__ = ["Function", "Line", "compiled", "parse", "parse_all"]
+__all__ = ["ORDERS", "Function", "Line", "compiled", "parse", "parse_all"]
 
 HEAD = re.compile(r"[a-z]\w*( [A-Za-z]\w*)*\Z")
 NAME = re.compile(r"[A-Za-z]\w*\Z")
@@ -36,6 +36,16 @@ SHAPED = re.compile(r"([A-Za-z]\w*)\[(.+)\]\Z")
 COMMA = re.compile(r",(?![^()]*\))")
 """One outside of parentheses."""
 ARGUMENT = re.compile(r"[.$]?[A-Za-z][\w.]*\??\Z")
+MANY = 100
+ORDERS: dict[str, tuple[int, int, int | None]] = {
+    "return": (0, MANY, None), "each": (1, MANY, None), "share": (2, 2, None), "part": (4, 5, None),
+    "unadapted": (0, 0, None), "doubled": (2, MANY, 0), "nth": (2, 2, None), "every": (1, MANY, None),
+    "loop": (2, MANY, 1), "stacked": (2, MANY, 1), "detached": (1, MANY, 0), "sized": (2, MANY, 0),
+    "observed": (2, 2, 1), "only": (1, MANY, None), "none": (0, MANY, None), "either": (1, MANY, None),
+    "reads": (0, MANY, None),
+}  # fmt: skip
+"""The kinds of lines that are no operations: the least and the largest number of arguments, and which argument names a
+function."""
 
 
 def compiled(*formulas: Formula) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
@@ -121,4 +131,9 @@ def _line(head: str, text: str) -> Line:
         raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: {error}") from None
     if shape is not None and len(shape) != 3:
         raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: found {len(shape)} sizes; expected 3")
+    least, most, _ = ORDERS.get(kind, (0, MANY, None))
+    if not least <= len(arguments) <= most:
+        wanted = str(least) if least == most else f"{least} or more" if most == MANY else f"{least} to {most}"
+        found = f"found {len(arguments)} arguments; expected {wanted}"
+        raise ValueError(f"function {shown(head)!r}: in {shown(text)!r}: {found}")
     return Line(text, targets, kind, arguments, shape, when)

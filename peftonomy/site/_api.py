@@ -26,6 +26,7 @@ FILES = {
     "experiments.json": "Counts of the survey that others quote: configuration, our number, verdict and reason.",
     "deviations.json": "Differences between libraries and methods: the effect, the reason, the source.",
     "support.json": "Methods in libraries and trainers: names, settings, first releases, kinds of base models.",
+    "combinations.json": "Which weighted sums of adapters and which conversions to LoRA are exact in a library.",
     "serving.json": "Methods at serving: mergeable, swappable, batched with others, and each engine's answer.",
     "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
     "categories.json": "The category tree with definitions and the methods in each category.",
@@ -54,6 +55,7 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "experiments.json": {"survey": survey, "experiments": _surveys.experiments(kb, survey)},
         "deviations.json": {"deviations": list(kb.deviations)},
         "support.json": {"support": list(kb.support)},
+        "combinations.json": _combinations(kb),
         "serving.json": {"serving": list(kb.serving)},
         "evidence.json": {
             "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
@@ -92,6 +94,11 @@ def _index(kb: KnowledgeBase) -> dict[str, Any]:
     ]
     lists = [{"id": k, "name": s.name, "href": f"lists/{k}.json"} for k, s in kb.taxonomy.lists.items()]
     return {"methods": methods, "models": models, "lists": lists, "files": FILES}
+
+
+def _combinations(kb: KnowledgeBase) -> dict[str, Any]:
+    found = kb.combinations
+    return {"combinations": None if found is None else found.model_dump(mode="json")}
 
 
 def _list(kb: KnowledgeBase, key: str) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from typing import Any
 from ..files.output import binary_text, bytes_text
 from ..knowledge.base import Method
 from ..schema.evidence import MEASURES, Metric, Run, Study
+from ..studies.own import Measured
 from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["charts", "hues", "measured_page", "of_method", "pareto"]
+__all__ = ["charts", "hues", "measured_page", "of_method", "ours", "pareto"]
 
 GIB = 2**30
+CONTROLS = {"frozen": "Head alone", "reversed": "Updates with the wrong sign"}
+"""The names of the controls of our studies."""
 MOST_SET = 3
 """The number of arguments of a run that a table shows."""
 QUIET = {"peft_type", "init_lora_weights", "init_weights", "task_type"}
@@ -42,6 +45,7 @@ def measured_page(site: Site) -> str:
         "Published training runs of many methods: quality against memory, parameters, time and size.",
         meta={"source": "evidence/studies.yaml", "door": "Methods", "hide": ["toc"]},
         studies=[_study(site, key, study) for key, study in site.kb.studies.items()],
+        ours=list(ours(site)),
         n_runs=len(site.kb.evidence),
         hues=hues(site),
     )
@@ -110,6 +114,47 @@ def of_method(site: Site, method: Method) -> list[View]:
                     "rows": [_row(site, r, metric) | {"rank": ranks[r.run]} for r in _ranked(own, name, metric)],
                 })  # fmt: skip
     return found
+
+
+def ours(site: Site, method: Method | None = None) -> Iterator[View]:
+    """Yield the studies that we ran, each with its finished arms; only those of a method, if one is given."""
+    for study in site.own:
+        shown = [a for a in study.arms if method is None or (a.control is None and a.method == method.id)]
+        if shown:
+            yield {
+                "id": f"own-{study.name}".replace("_", "-"), "name": study.name, "about": study.about,
+                "seeds": study.seeds, "steps": study.steps, "rows": [_own_row(site, one) for one in shown],
+            }  # fmt: skip
+
+
+def _own_row(site: Site, one: Measured) -> View:
+    method = site.kb.get(one.method) if one.method and not one.control else None
+    cells: dict[str, tuple[Any, Callable[[Any], str]]] = {
+        "value": (one.value, _percent), "rate": (one.learning_rate, lambda v: f"{v:g}"),
+        "trained": (one.trained, count),
+        "seconds": (one.step_seconds, lambda v: f"{1000 * v:,.0f} ms"), "peak": (one.peak_bytes, binary_text),
+        "predicted": (one.predicted_bytes, binary_text),
+    }  # fmt: skip
+    return {
+        "id": method.id if method else "", "name": _arm_name(one, method),
+        "hue": site.hue(method.category) if method else 0,
+        "range": f"{_percent(min(one.values))} to {_percent(max(one.values))}",
+        "cells": {
+            name: {"text": "–" if value is None else shown(value), "sort": "" if value is None else value}
+            for name, (value, shown) in cells.items()
+        },
+    }  # fmt: skip
+
+
+def _arm_name(one: Measured, method: Method | None) -> str:
+    if method is None:
+        return CONTROLS.get(one.control or "", one.arm)
+    _, _, budget = one.arm.partition("@")
+    return f"{method.name}, at most {int(budget):,} parameters" if budget else method.name
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def _ranked(runs: Sequence[Run], name: str, metric: Metric) -> list[Run]:

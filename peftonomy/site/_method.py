@@ -92,6 +92,7 @@ def method_page(site: Site, method: Method) -> str:
         relations=list(_relations(site, method, known)),
         kin=_kin.kin(site, method),
         measured=_measured.of_method(site, method),
+        ours=list(_measured.ours(site, method)),
         nearest=_nearest(site, method),
         filed=list(_filed(site, method)),
         lists=[r for r in site.lists if method.id in r["ids"]],

@@ -24,8 +24,10 @@ __all__ = ["GUIDES", "reference_pages"]
 DOOR = {"door": "Reference"}
 GUIDES = {
     "size": ("Size a fine-tune", "Find a method and a setting that fit your GPU."),
+    "gpus": ("Train on several GPUs", "Find how many GPUs you need, and what each of them holds."),
     "compare": ("Compare methods", "Put methods side by side on one model."),
     "adapter": ("Check a saved adapter", "Count what a saved adapter_config.json trains and stores."),
+    "study": ("Train and compare", "Train many methods under one protocol, and see which can be told apart."),
     "add": ("Add a method", "Write the entry and the implementation of a method."),
 }
 """The guides with their titles and descriptions; their text is in `site/pages/guides/`."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..catalogue.records import Merge
+from ..schema.combinations import Combinations
 from ..schema.engines import Works
 from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
@@ -631,6 +632,13 @@ class EvidenceAnswer(Answer):
     runs: list[Run]
 
 
+class CombinationsAnswer(Answer):
+    """combinations.json"""
+
+    combinations: Combinations | None
+    """The content of taxonomy/combinations.yaml; null without that file."""
+
+
 SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "index": (IndexAnswer, "index.json"),
     "all": (AllAnswer, "all.json"),
@@ -646,6 +654,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "experiments": (ExperimentsAnswer, "experiments.json"),
     "deviations": (DeviationsAnswer, "deviations.json"),
     "support": (SupportAnswer, "support.json"),
+    "combinations": (CombinationsAnswer, "combinations.json"),
     "serving": (ServingAnswer, "serving.json"),
     "evidence": (EvidenceAnswer, "evidence.json"),
     "references": (ReferencesAnswer, "references.json"),

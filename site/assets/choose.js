@@ -10,8 +10,9 @@
       var q = this.query, s = this.state, known = peft.choices;
       s.gpu = q.get("gpu") || "";
       s.needs = pf.words(q.get("need")).filter(function (need) {
-        if (!(need in known.wishes)) q.refuse("the requirement", need, Object.keys(known.wishes));
-        return need in known.wishes;
+        var there = Object.keys(known.wishes).indexOf(need) >= 0;
+        if (!there) q.refuse("the requirement", need, Object.keys(known.wishes));
+        return there;
       });
       s.library = q.one("library", ["any"].concat(this.libraries())) || "";
       s.trained = q.get("trained") || "";

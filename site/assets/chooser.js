@@ -53,7 +53,7 @@
   /* "10M", "1e6" or "0.1%" as a number of parameters; null for an empty text. */
   function trainedBudget(text, parameters) {
     if (!given(text) || String(text).trim() === "") return null;
-    var found = /^([0-9][0-9,]*\.?[0-9]*(?:e[0-9]{1,2})?)\s*([kmb%]?)$/.exec(String(text).trim().toLowerCase());
+    var found = /^([0-9][0-9,]{0,29}\.?[0-9]{0,30}(?:e[0-9]{1,2})?)\s*([kmb%]?)$/.exec(String(text).trim().toLowerCase());
     if (!found) fail("This is no number of parameters. Write 10M, 250k, 1e6, or 0.1% of the model.", "trained");
     return Math.floor(Number(found[1].replace(/,/g, "")) * ({ "": 1, k: 1e3, m: 1e6, b: 1e9 }[found[2]] || parameters / 100));
   }

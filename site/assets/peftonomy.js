@@ -87,6 +87,10 @@ var pf = (function () {
       return [2 * row[other.length] / (word.length + other.length), other];
     }).filter(function (found) { return found[0] >= 0.6; }).sort(function (a, b) { return b[0] - a[0]; }).slice(0, 3).map(function (found) { return found[1]; });
   }
+  /* The id in the address. A fragment that is not well encoded names nothing. */
+  function fragment() {
+    try { return decodeURIComponent(location.hash.slice(1)); } catch (error) { return ""; }
+  }
   class Address {
     constructor() {
       this.query = new URLSearchParams(location.search);
@@ -203,8 +207,7 @@ var pf = (function () {
       var self = this;
       this.links = [].slice.call(this.svg.querySelectorAll("[data-id]"));
       this.edges = [].slice.call(this.svg.querySelectorAll(".edge"));
-      this.byId = {};
-      this.links.forEach(function (link) { self.byId[link.dataset.id] = link; });
+      this.byId = new Map(this.links.map(function (link) { return [link.dataset.id, link]; }));
       this.panel = document.querySelector("[data-graph-panel]");
       this.welcome = this.panel && [].slice.call(this.panel.childNodes);
       this.links.forEach(function (link) {
@@ -225,8 +228,8 @@ var pf = (function () {
         addEventListener("popstate", function () { self.read(); });
         this.read();
       }
-      var wanted = decodeURIComponent(location.hash.slice(1));
-      if (this.byId[wanted]) { this.pinned = true; this.focusOn(this.byId[wanted]); }
+      var wanted = this.byId.get(fragment());
+      if (wanted) { this.pinned = true; this.focusOn(wanted); }
     }
     focusOn(link) {
       var id = link && link.dataset.id, near = {};
@@ -251,7 +254,7 @@ var pf = (function () {
       this.edges.forEach(function (edge) {
         var from = edge.dataset.from === data.id;
         if ((!from && edge.dataset.to !== data.id) || edge.classList.contains("off")) return;
-        var other = self.byId[from ? edge.dataset.to : edge.dataset.from];
+        var other = self.byId.get(from ? edge.dataset.to : edge.dataset.from);
         items.push(make("li", { class: from ? "from" : "to" }, [(from ? edge.dataset.label : edge.dataset.inverse) + " ", make("strong", {}, self.nameOf(other))]));
       });
       this.panel.replaceChildren(
@@ -399,5 +402,5 @@ var pf = (function () {
     narrow();
   });
 
-  return { make: make, fetched: fetched, reached: reached, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
+  return { make: make, fetched: fetched, reached: reached, engine: engine, memory: memory, gradually: gradually, number: number, held: held, percent: percent, fragment: fragment, Address: Address, readForm: readForm, keepForm: keepForm };   // for the tools, which come after
 })();

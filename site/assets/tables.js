@@ -51,7 +51,7 @@
   }
   /* A link to a folded part unfolds it. */
   function unfold() {
-    var target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    var target = document.getElementById(pf.fragment());
     for (var fold = target && target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
     if (target) target.scrollIntoView();
   }

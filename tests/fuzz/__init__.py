@@ -6,12 +6,18 @@
 
 A case is named by its group, seed and number, and depends on nothing else. A problem is: a traceback, an exit code
 other than 0, 1, 2 (and 130 for Ctrl-C), a message that is not one short line, output beside an error, more than
-`LIMIT` seconds of processor time, a partly written output, or an answer that differs from an independent one.
+`LIMIT` seconds of processor time, a partly written output, a page that fails, or an answer that differs from an
+independent one.
 """
 
-from . import kit
+from . import addresses, calls, configs, kit, lines, processes, trees
 from .kit import Case, Problems, World
 from .kit import run_case as run_case
-from .tasks import GROUPS as GROUPS
 
 __all__ = ["GROUPS", "Case", "Problems", "World", "kit", "run_case"]
+
+GROUPS: dict[str, kit.Generate] = {
+    "command": lines.command_line, "config": configs.config, "adapter": configs.adapter, "entry": trees.entry,
+    "text": trees.plain_text, "python": calls.python, "assistant": calls.tool, "site": trees.site,
+    "address": addresses.address, "process": processes.process,
+}  # fmt: skip

@@ -166,7 +166,7 @@ def word(rng: random.Random, data: dict[str, Any], kb: KnowledgeBase) -> str:
     return rng.choice(rng.choice(pools))
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
@@ -215,6 +215,7 @@ def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> Knowle
     found.libraries, found.trainers, found.engines = kb.libraries, kb.trainers, kb.engines
     found.__dict__["references"] = kb.references
     found.__dict__["taxonomy"] = replace(kb.taxonomy, lists={})  # a page counts all methods for each list
+    found.memo["traits"] = {key: one for key, one in kb.memo.get("traits", {}).items() if key != method}
     found.methods.held = {key: Method(found, kb[key].entry, kb[key].document) for key in kb if key != method}
     return found
 

@@ -16,6 +16,7 @@ import peftonomy
 from peftonomy import KnowledgeBase
 from peftonomy.cli import main as cli
 from peftonomy.costs.cost import Cost
+from peftonomy.knowledge.mechanism import traits
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 5.0
@@ -45,11 +46,18 @@ class World:
     def __init__(self, folder: Path):
         self.folder = folder
         self.kb = peftonomy.load(ROOT)
+        self.stack = contextlib.ExitStack()
+        """What ends with the worker."""
 
     @cached_property
-    def exportable(self) -> list[str]:
-        """The methods that peft implements."""
-        return [m.id for m in self.kb.values() if "hf_peft" in m.entry.implementations]
+    def exportable(self) -> dict[str, list[str]]:
+        """The methods that each library implements."""
+        return {key: [m.id for m in self.kb.values() if key in m.entry.implementations] for key in self.kb.libraries}
+
+    @cached_property
+    def traits(self) -> list[Any]:
+        """The traits of all methods, which the page of each one needs."""
+        return [traits(method) for method in self.kb.values()]
 
     @cached_property
     def small(self) -> list[str]:

@@ -14,21 +14,22 @@ PATIENCE = 120.0
 """The seconds after which a worker that does not answer is ended: it does not react to signals."""
 
 
-def worked(group: str, seed: int, cases: int) -> Iterator[tuple[int, Case]]:
-    """Yield the cases of a job. A worker that hangs or dies is replaced, and its case reported."""
-    context, number = multiprocessing.get_context("spawn"), 0
+def worked(group: str, seed: int, first: int, cases: int) -> Iterator[tuple[int, Case]]:
+    """Yield the cases of a job from the first one. A worker that hangs or dies is replaced, and its case reported."""
+    context, number, cases = multiprocessing.get_context("spawn"), first, first + cases
     while number < cases:
         ours, theirs = context.Pipe()
         worker = context.Process(target=work, args=(group, seed, number, cases, theirs))
         worker.start()
         theirs.close()
+        patience = 5 * PATIENCE  # until the worker has started, and built what its cases share
         try:
             while number < cases:
-                if not ours.poll(PATIENCE):
+                if not ours.poll(patience):
                     yield number, Case("?", ["hang: the process does not react"])
                     break
                 yield number, ours.recv()
-                number += 1
+                number, patience = number + 1, PATIENCE
         except EOFError:
             worker.join()
             yield number, Case("?", [f"the process ended with {worker.exitcode}"])
@@ -40,5 +41,6 @@ def worked(group: str, seed: int, cases: int) -> Iterator[tuple[int, Case]]:
 def work(group: str, seed: int, first: int, cases: int, pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for number in range(first, cases):
-            pipe.send(run_case(GROUPS[group], f"{group}:{seed}:{number}", world))
+        with world.stack:
+            for number in range(first, cases):
+                pipe.send(run_case(GROUPS[group], f"{group}:{seed}:{number}", world))

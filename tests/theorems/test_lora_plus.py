@@ -24,7 +24,7 @@ def test_one_step_moves_the_second_factor_by_the_ratio() -> None:
     for child in children:
         torch.nn.init.normal_(child.B)                  # so that A has a gradient, too
     before = [(child.A.clone(), child.B.clone()) for child in children]
-    optimiser = torch.optim.Adam(lora_plus.groups(model, 1e-3), eps=1e-30)
+    optimiser = torch.optim.Adam(lora_plus.parameter_groups(model, 1e-3), eps=1e-30)
     tiny.loss(model, "llama").backward()
     optimiser.step()
     for child, (a, b) in zip(children, before, strict=True):
@@ -42,7 +42,7 @@ def test_peft_takes_the_same_steps() -> None:
     with torch.no_grad():
         factors(ours, theirs, "lora_plus")
     kwargs: Any = {"lr": 0.01, "loraplus_lr_ratio": 5.0}
-    both = (torch.optim.AdamW(lora_plus.groups(ours, 0.01), weight_decay=0.0),
+    both = (torch.optim.AdamW(lora_plus.parameter_groups(ours, 0.01), weight_decay=0.0),
             create_loraplus_optimizer(theirs, torch.optim.AdamW, **kwargs))  # fmt: skip
     for _ in range(3):
         for model, optimiser in zip((ours, theirs), both, strict=True):

@@ -1,0 +1,156 @@
+"""The schema of a study: one YAML file with the model, the task, the methods and the protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ..files.documents import load_yaml
+from ..schema.base import Entry, Id, Line, Name, Stem, Value, validated
+
+__all__ = ["Canary", "Design", "Model", "Rung", "Task", "Tuning", "load_design"]
+
+Rate = Annotated[float, Field(gt=0, le=10)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Model(Entry):
+    """The model that every run starts from. It has exactly one source."""
+
+    package: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$", max_length=80)] | None = None
+    """A Python package that ships the model."""
+    folder: Stem | None = None
+    """The folder of the model in the package."""
+    checkpoint: Stem | None = None
+    """The folder of a model, or its name on the Hugging Face Hub."""
+    revision: Stem | None = None
+    """The commit on the Hub."""
+    config: dict[Name, Any] | None = None
+    """The `config.json` of a model with random weights."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        given = [name for name in ("package", "checkpoint", "config") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"one of package, checkpoint and config was expected; found {found}")
+        for name, owner in (("folder", "package"), ("revision", "checkpoint")):
+            if getattr(self, name) is not None and owner not in given:
+                raise ValueError(f"{name} belongs to {owner}")
+        return self
+
+
+class Task(Entry):
+    """The labelled examples: where they come from, and how many are kept for validation and test."""
+
+    kind: Literal["wordnet", "digits", "lines"]
+    """`wordnet`: the definitions of WordNet's nouns and verbs, labelled with their lexicographer files. `digits`: the
+    images of scikit-learn, read as sequences of their bright pixels. `lines`: a file with one JSON object a line, with
+    `text` and `label`."""
+    folder: Stem | None = None
+    """Of WordNet's files. The environment variable WNSEARCHDIR takes precedence, as in WordNet."""
+    file: Stem | None = None
+    """The path of the lines, relative to the study."""
+    validation: Count
+    test: Count
+
+    @model_validator(mode="after")
+    def _place(self) -> Task:
+        for name, kind in (("folder", "wordnet"), ("file", "lines")):
+            if (getattr(self, name) is not None) != (self.kind == kind):
+                raise ValueError(f"{name} belongs to the kind {kind}, which needs it")
+        return self
+
+
+class Rung(Entry):
+    """A round of the search for a learning rate."""
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    """The share of the steps of a full run."""
+    keep: Annotated[int, Field(ge=1)] | None = None
+    """The number of rates that the round before hands on; all of them in the first round."""
+
+
+class Tuning(Entry):
+    """The search for each method's learning rate, by successive halving on the validation split."""
+
+    rates: list[Rate] = Field(min_length=1, max_length=30)
+    rungs: list[Rung] = Field(min_length=1, max_length=6)
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _falling(self) -> Tuning:
+        if len(set(self.rates)) < len(self.rates):
+            raise ValueError("each rate once was expected")
+        left = len(self.rates)
+        for number, rung in enumerate(self.rungs):
+            if (rung.keep is None) != (number == 0):
+                raise ValueError("`keep` in every round but the first was expected")
+            if rung.keep is not None and rung.keep >= left:
+                raise ValueError(f"rungs[{number}]: fewer than {left} rates were expected; found {rung.keep}")
+            left = rung.keep or left
+        return self
+
+
+class Canary(Entry):
+    """The arms whose order is known beforehand. The report refuses a study in which they come out otherwise."""
+
+    full: Id
+    """The method that trains everything. It must be better than the frozen body, where only the head is trained."""
+    reversed: Id
+    """A method whose updates are applied with the wrong sign. It must be worse than the frozen body."""
+
+
+class Design(Entry):
+    """One study."""
+
+    name: Id
+    about: Line
+    model: Model
+    task: Task
+    methods: list[Id] = []
+    """Ids, in the order of the runs."""
+    where: Annotated[str, Field(max_length=400)] | None = None
+    """A query for further methods, those of the most libraries first; "" selects all."""
+    budgets: list[Count] = Field(default=[], max_length=6)
+    """Numbers of trained parameters. Each method also runs at the largest size within each of them."""
+    set: dict[Id, dict[Name, Value]] = {}
+    """Hyperparameters of single methods that differ from the entry's defaults."""
+    baselines: list[Id] = Field(min_length=1, max_length=4)
+    """The methods with which all others are compared."""
+    canary: Canary
+    tuning: Tuning
+    head_rate: Rate
+    """The learning rate of the task head, the same for all methods."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of the steps in which the rates rise. They fall to zero in the others."""
+    steps: Count
+    batch: Count
+    seq: Count
+    """Tokens of a sequence; longer ones are cut, shorter ones are padded."""
+    seeds: list[Seed] = Field(min_length=2, max_length=100)
+    calibration: Count = 4
+    """The batches for methods that look at data before training."""
+    longest: Annotated[int, Field(ge=1)] = 3600
+    """Seconds after which a run is a failure."""
+    record: list[Literal["memory", "curve"]] = []
+    """`memory`: the peak of a real step, in the first test run of each arm. `curve`: the loss of every step."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Design:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("each seed once was expected")
+        if self.tuning.seed in self.seeds:
+            raise ValueError("the seed of the tuning must not be one of the seeds of the test")
+        if not self.methods and self.where is None:
+            raise ValueError("methods, where, or both were expected")
+        return self
+
+
+def load_design(path: Path) -> Design:
+    """Read a study. Raises DataError with every problem of the file."""
+    return validated(Design, load_yaml(path, str(path)))

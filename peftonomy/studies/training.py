@@ -1,0 +1,321 @@
+"""One run of a study: load the model, apply the method, train, and evaluate. Needs the torch extra."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ..backbones.config import read_json
+from ..errors import PeftonomyError, UsageError
+from ..implementations.live import kit
+from ..implementations.located import FOLDER, module
+from ..knowledge.base import load
+from .design import Design
+from .jobs import model_place
+from .parts import Task, order, read_task
+
+if TYPE_CHECKING:
+    from ..implementations.applied import Applied
+
+__all__ = ["run"]
+
+EVALUATED = 64
+"""Examples in a batch of the evaluation."""
+PACKAGES = ("peftonomy", "torch", "transformers", "numpy", "scipy")
+MOST_SHOWN = 300
+"""Characters of an error in a record."""
+
+Batch = dict[str, Tensor]
+
+
+class Failed(Exception):  # noqa: N818 (it reads as what happened)
+    """A run that has no result, with the reason."""
+
+
+def run(work: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one job and return its record. A method that fails is a record with an error.
+
+    work: the `root` of the knowledge base, the `design` as JSON, its `folder`, and the `job`. Raises PeftonomyError if
+    the model or the examples cannot be read.
+    """
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    place = _place(work["root"], work["design"], work["folder"])
+    return Run(place, SimpleNamespace(**work["job"])).record()
+
+
+@lru_cache(maxsize=1)
+def _place(root: str, design: str, folder: str) -> Place:
+    return Place(root, Design.model_validate_json(design), Path(folder))
+
+
+class Place:
+    """All that the runs of a study share in one process: the examples and the model's weights."""
+
+    def __init__(self, root: str, design: Design, folder: Path):
+        self.kb, self.design, self.folder = load(root), design, folder
+        self.task: Task = read_task(design.task, folder)
+        self.source = model_place(design, folder)
+        self.held: dict[str, list[Batch]] = {}
+
+    @cached_property
+    def config(self) -> Any:
+        """The model as the memory of a step is asked about it: a name, or the content of a `config.json`."""
+        return read_json(self.source / "config.json") if isinstance(self.source, Path) else self.source
+
+    def model(self, seed: int) -> nn.Module:
+        """Return a fresh model. The seed draws its head. Raises UsageError."""
+        class_ = transformers.AutoModelForSequenceClassification
+        torch.manual_seed(seed)
+        if isinstance(self.source, Mapping):
+            model = self._built()
+            body = dict(self._random_body)
+            for weight in kit.weights(model):
+                if weight.pretrained:
+                    weight.value.data.copy_(body[weight.name])
+        else:
+            try:
+                model = class_.from_pretrained(
+                    self.source, revision=self.design.model.revision or "main", num_labels=self.task.labels,
+                    ignore_mismatched_sizes=True,
+                )  # fmt: skip
+            except (OSError, ValueError) as error:
+                raise UsageError(f"the model {self.source} cannot be read: {str(error).splitlines()[0]}") from None
+        return cast(nn.Module, model)
+
+    def _built(self) -> Any:
+        assert isinstance(self.source, Mapping)
+        config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
+        return transformers.AutoModelForSequenceClassification.from_config(config)
+
+    @cached_property
+    def _random_body(self) -> list[tuple[str, Tensor]]:
+        """The weights of a model that no checkpoint has, the same in every run."""
+        torch.manual_seed(0)
+        model = self._built()
+        return [(w.name, w.value.detach()) for w in kit.weights(model) if w.pretrained]
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the weights, without the head."""
+        found = hashlib.sha256()
+        for weight in kit.weights(self.model(0)):
+            if weight.pretrained:
+                found.update(weight.name.encode() + weight.value.detach().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer. Raises UsageError."""
+        if isinstance(self.source, Mapping):
+            raise UsageError("a model with random weights has no tokenizer; expected a task of tokens")
+        return transformers.AutoTokenizer.from_pretrained(self.source, revision=self.design.model.revision or "main")
+
+    def batch(self, split: str, numbers: Sequence[int]) -> Batch:
+        """Return some examples of a split, cut and padded to one length."""
+        seq, given = self.design.seq, [self.task.inputs[split][i] for i in numbers]
+        labels = torch.tensor([self.task.targets[split][i] for i in numbers])
+        if given and isinstance(given[0], str):
+            found = self.tokenizer(given, padding="max_length", truncation=True, max_length=seq, return_tensors="pt")
+            return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"], "labels": labels}
+        rows = [list(row)[:seq] for row in given]
+        ids = torch.tensor([[*row, *[0] * (seq - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (seq - len(row)) for row in rows])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def evaluated(self, split: str) -> list[Batch]:
+        """Return all batches of a split for evaluation, which later runs share."""
+        if split not in self.held:
+            count = self.task.sizes[split]
+            starts = range(0, count, EVALUATED)
+            self.held[split] = [self.batch(split, range(i, min(i + EVALUATED, count))) for i in starts]
+        return self.held[split]
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, place: Place, job: Any):
+        self.place, self.job, self.design = place, job, place.design
+        self.arm: Mapping[str, Any] = job.arm
+        self.began = time.perf_counter()
+        self.applied: Applied | None = None
+        self.times: list[float] = []
+        self.curve: list[float] = []
+
+    def record(self) -> dict[str, Any]:
+        """Run it and return its record."""
+        job, started = self.job, datetime.now(UTC).isoformat(timespec="seconds")
+        found: dict[str, Any] = dict.fromkeys(
+            ("value", "loss", "answers", "error", "trained", "stored", "stored_bytes", "peak_bytes", "predicted_bytes")
+        )
+        found["head"] = 0
+        model = self.place.model(job.seed)
+        self.place.evaluated(job.split)     # errors of the data are not those of the method
+        try:
+            if job.measured:
+                found |= self.measured()
+            found |= self.trained(model)
+        except Failed as failed:
+            found["error"] = str(failed)
+        except Exception as error:  # of the method, whatever it is
+            found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MOST_SHOWN]
+        keep = "curve" in self.design.record
+        return found | {
+            "run": job.key, "study": self.design.name, "arm": self.arm["name"], "rung": job.rung,
+            "learning_rate": job.rate, "asked": job.asked, "metric": "accuracy",
+            "hyperparameters": self.applied.hyperparameters if self.applied else {},
+            "targets": list(self.applied.targets) if self.applied else [],
+            "curve": [round(loss, 4) for loss in self.curve] if keep and found["error"] is None else None,
+            "step_seconds": round(statistics.median(self.times), 6) if self.times else None,
+            "seconds": round(time.perf_counter() - self.began, 3), "model": self.place.digest,
+            "sizes": self.place.task.sizes, "commonest": self.place.task.commonest, "started": started,
+            "versions": _versions(), "hardware": _hardware(),
+        }  # fmt: skip
+
+    def trained(self, model: nn.Module) -> dict[str, Any]:
+        """Train and evaluate. Raises Failed, or what the method raises."""
+        job, design = self.job, self.design
+        _seed(job.seed)
+        model.requires_grad_(False)
+        head = [w.value for w in kit.weights(model) if not w.pretrained]
+        draws = order(self.place.task.sizes["train"], design.batch * max(job.steps, design.calibration), job.seed)
+        counts: dict[str, Any] = {"head": sum(p.numel() for p in head)}
+        optimizers: list[torch.optim.Optimizer] = []
+        mine: list[nn.Parameter] = []
+        if self.arm["method"] is not None:
+            self.applied = self.place.kb[self.arm["method"]].apply(model, **self.arm["setting"])
+            if self.applied.calibrates:
+                model.eval()
+                self.applied.calibrate(self._losses(model, draws))
+            mine = list(self.applied.parameters().values())
+            predicted = self.applied.predicted
+            counts |= {"trained": predicted.trained, "stored": predicted.stored}
+            counts |= {"stored_bytes": predicted.stored_bytes}
+            optimizers.append(self.applied.optimizer(lr=job.rate, weight_decay=design.weight_decay))
+        for parameter in head:
+            parameter.requires_grad_(True)
+        optimizers.append(torch.optim.AdamW(head, lr=design.head_rate, weight_decay=design.weight_decay))
+        _seed(job.seed)
+        self._train(model, draws, optimizers, mine if self.arm["control"] == "reversed" else [])
+        if self.applied is not None:
+            self.applied.finish()
+        return counts | self._evaluate(model)
+
+    def _losses(self, model: nn.Module, draws: Sequence[int]) -> Iterator[Tensor]:
+        for number in range(self.design.calibration):
+            yield model(**self._batch(draws, number)).loss
+
+    def _batch(self, draws: Sequence[int], number: int) -> Batch:
+        size = self.design.batch
+        return self.place.batch("train", draws[number * size : (number + 1) * size])
+
+    def _train(
+        self, model: nn.Module, draws: Sequence[int], optimizers: Sequence[torch.optim.Optimizer],
+        turned: Sequence[nn.Parameter],
+    ) -> None:  # fmt: skip
+        steps, warm = self.job.steps, max(1, round(self.design.warmup * self.job.steps))
+
+        def rate(step: int) -> float:
+            return float(min((step + 1) / warm, (steps - step) / max(1, steps - warm)))
+
+        schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
+        model.train()
+        for number in range(steps):
+            batch = self._batch(draws, number)
+            begin = time.process_time()
+            loss = model(**batch).loss
+            loss.backward()
+            for parameter in turned:
+                if parameter.grad is not None:
+                    parameter.grad.neg_()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.times.append(time.process_time() - begin)
+            self.curve.append(loss.item())
+            if not math.isfinite(self.curve[-1]):
+                raise Failed(f"the loss is {self.curve[-1]} in step {number + 1}")
+            if time.perf_counter() - self.began > self.design.longest:
+                raise Failed(f"{number + 1} of {steps} steps in {self.design.longest} seconds, the most of the study")
+            for schedule in schedules:
+                schedule.step()
+
+    def _evaluate(self, model: nn.Module) -> dict[str, Any]:
+        model.eval()
+        right, losses = list[bool](), 0.0
+        with torch.no_grad():
+            for batch in self.place.evaluated(self.job.split):
+                found = model(**batch)
+                right += (found.logits.argmax(-1) == batch["labels"]).tolist()
+                losses += found.loss.item() * len(batch["labels"])
+        if not math.isfinite(losses):
+            raise Failed("the loss of the evaluation is not finite")
+        test = self.job.split == "test"
+        return {
+            "value": sum(right) / len(right), "loss": losses / len(right),
+            "answers": np.packbits(right).tobytes().hex() if test else None,
+        }  # fmt: skip
+
+    def measured(self) -> dict[str, int | None]:
+        """Return the memory of a step: counted in a real step, and predicted. None where it cannot be."""
+        place, design, simulation = self.place, self.design, module("_simulate")
+        asked = {"batch": design.batch, "seq": design.seq, "dtype": "float32", "optimizer": "adamw"}
+        where = {"task": "seq_cls", "num_labels": place.task.labels}
+        method, setting = place.kb[self.arm["method"]], self.arm["setting"]
+        found: dict[str, int | None] = {"peak_bytes": None, "predicted_bytes": None}
+        try:
+            setup = simulation.Setup.of(
+                place.kb, method.id, place.config, **asked, **where, checkpointing=False, attention="sdpa",
+                targets=None, hyperparameters=setting,
+            )  # fmt: skip
+            _seed(self.job.seed)
+            found["peak_bytes"] = simulation.measured(setup).peak
+            found["predicted_bytes"] = method.memory(place.config, **asked, **where, **setting).peak
+        except PeftonomyError:
+            pass
+        return found
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator that a method may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages, and a digest of the reference implementations."""
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return found | {"implementations": digest.hexdigest()[:16]}
+
+
+@lru_cache
+def _hardware() -> dict[str, Any]:
+    """Return what the time of a step depends on."""
+    return {
+        "device": "cpu", "machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip

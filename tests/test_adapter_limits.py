@@ -1,0 +1,124 @@
+"""Configurations of peft that are at the limit of what it takes: the same counts as peft's, or both refuse them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+import peftonomy
+from peftonomy import ConfigError
+from tests.peft_counts import Counts, configured, counts, plain, question, wrapped
+from tests.peft_random import FAMILIES
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore"),      # of peft: the configurations are odd on purpose
+]
+KB = peftonomy.load()
+LORA: dict[str, Any] = {"peft_type": "LORA", "r": 2}
+
+
+def same(config: dict[str, Any], kind: str, settings: dict[str, Any]) -> None:
+    model = plain(kind, settings, "cpu")
+    backbone, asked = question(model)
+    found = KB.adapter(config, backbone, **asked).reported
+    assert Counts(found.trained, found.total, found.stored) == counts(wrapped(model, config)), config
+
+
+MASK = {"peft_type": "SHIRA", "r": 2, "target_modules": ["q_proj"]}
+
+
+def test_a_mask_of_ones_own() -> None:
+    """The counts are those of a mask function, which only code can set."""
+
+    def first(base_layer: nn.Module, r: int, **_: Any) -> torch.Tensor:
+        mask = torch.zeros(base_layer.weight.numel())
+        mask[: r * sum(base_layer.weight.shape)] = 1
+        return mask.view_as(base_layer.weight)
+
+    model = plain(*FAMILIES["llama"], "cpu")
+    backbone, asked = question(model)
+    config = configured(MASK | {"mask_type": "mine"})
+    config.mask_fn = first
+    adapter = KB.adapter(MASK | {"mask_type": "mine"}, backbone, **asked)
+    found = adapter.reported
+    assert Counts(found.trained, found.total, found.stored) == counts(peft.get_peft_model(model, config))
+    assert any("mask_fn" in note for note in adapter.notes)
+
+
+HEAD = {"bert": "cls.predictions", "roberta": "lm_head", "xlm-roberta": "lm_head"}
+
+
+@pytest.mark.parametrize("family", HEAD)
+def test_a_bias_that_is_another_parameter_too(family: str) -> None:
+    kind = {"bert": "BertLMHeadModel", "roberta": "RobertaForCausalLM", "xlm-roberta": "XLMRobertaForCausalLM"}[family]
+    settings = FAMILIES[family][1] | {"tie_word_embeddings": True}
+    head = HEAD[family]
+    for targets, bias, saved in (
+        (["query"], "all", None), (["query"], "all", [head]), (["query"], "all", [f"{head}.decoder"]),
+        (["query"], "none", [head]), ([f"{head}.decoder"], "lora_only", None), ([f"{head}.decoder"], "all", None),
+    ):  # fmt: skip
+        config = LORA | {"target_modules": targets, "bias": bias, "modules_to_save": saved}
+        same(config, kind, settings)
+
+
+EQUAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "rows of modules in layers": ("llama", LORA | {"target_modules": ["embed_tokens"],
+                                                   "trainable_token_indices": {"q_proj": [0, 2]}}),
+    "one direction": ("llama", {"peft_type": "OSF", "effective_rank": 1, "target_modules": ["q_proj"]}),
+    "two towers": ("clip", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3, "task_type": "FEATURE_EXTRACTION"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_answers_that_were_refused_or_wrong(case: str) -> None:
+    family, config = EQUAL[case]
+    same(config, *FAMILIES[family])
+
+
+def test_the_shadow_copies_the_head_of_its_task_only() -> None:
+    settings = FAMILIES["qwen3"][1]
+    for kind in ("Qwen3ForSequenceClassification", "Qwen3ForQuestionAnswering"):
+        same({"peft_type": "SHADOW", "task_type": "SEQ_CLS"}, kind, settings)
+
+
+EMBEDDING, PARAMETER = {"target_modules": ["embed_tokens"]}, {"target_parameters": ["k_proj.weight"]}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{name} of {where}": ("llama", LORA | {"target_modules": ["q_proj"], name: value} | target)
+       for where, target in (("an embedding", EMBEDDING), ("a parameter", PARAMETER))
+       for name, value in (("kasa_config", {}), ("monteclora_config", {}), ("lora_bias", True))},
+    **{f"{name} of a parameter": ("llama", LORA | PARAMETER | {"target_modules": ["q_proj"], name: value})
+       for name, value in (("use_dora", True), ("lora_dropout", 0.1), ("init_lora_weights", "mica"))},
+    "init_lora_weights of a convolution": ("vit", LORA | {"target_modules": ["projection"],
+                                                          "init_lora_weights": "pissa"}),
+    "kasa_config of a Conv1D": ("gpt2", LORA | {"target_modules": ["c_attn"], "kasa_config": {}}),
+    "init_lora_weights, loftq_config": ("llama", LORA | {"init_lora_weights": "loftq"}),
+    "trainable_token_indices of targets": ("llama", LORA | EMBEDDING | {"trainable_token_indices": [1]}),
+    "trainable_token_indices of Conv1D": ("gpt2", LORA | {"target_modules": ["wte"],
+                                                          "trainable_token_indices": {"c_attn": [1]}}),
+    "modules_to_save like a tensor": ("modernbert", {"peft_type": "LOKR", "target_modules": ["2.mlp.Wo"],
+                                                     "modules_to_save": ["1"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_both_refuse(case: str) -> None:
+    family, config = REFUSED[case]
+    model = plain(*FAMILIES[family], "cpu")
+    backbone, asked = question(model)
+    with pytest.raises(ConfigError, match=f"{case.partition(' of ')[0].partition(' like ')[0]}: "):
+        KB.adapter(config, backbone, **asked)
+    with pytest.raises(Exception):  # noqa: B017, PT011 (peft's errors are of many types)
+        wrapped(model, config)
+
+
+def test_a_whole_as_a_fraction() -> None:
+    """With the float 1.0 peft trains nothing; with 1 it freezes one direction."""
+    config: dict[str, Any] = {"peft_type": "OSF", "target_modules": ["q_proj"]}
+    for more in ({"effective_rank": 1.0}, {"rank_pattern": {"q_proj": 1.0}}):
+        with pytest.raises(ConfigError, match=next(iter(more))):
+            KB.adapter(config | more, "llama_3_2_1b")
