@@ -27,7 +27,7 @@ from ..schema.base import Value
 from .asked import Asked, learned
 from .forms import Form, Symbolic
 from .machine import EVERY, SINGLE, Flags
-from .program import Hook, Own, Program, beside
+from .program import Hook, Own, Program, Turn, beside
 from .setting import DTYPES, QUANTIZED, Setting
 from .sharding import Sharding, reduce_width, share
 from .step import Step
@@ -342,8 +342,9 @@ class RankAsked(Asked):
         flags = super().flags(whole)
         return flags._replace(trained=self.w, autocast=False) if self.mixed else flags
 
-    def step(self) -> Step:
-        """Return a step of the rank."""
+    def step(self, turn: Turn | None = None) -> Step:
+        """Return a step of the rank. Layers are trained in turns on one GPU only."""
+        assert turn is None
         return RankStep(self.program, self.flags(), self)
 
     def packed(self, module: Module, suffix: str, layer: int) -> bool:

@@ -79,38 +79,47 @@
     checkLength(program.plan, setting.seq, found.positions);
     if (program.eager || !model.operations.sdpa(model.inv.backbone.config)) setting.attention = "eager";
     if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + family.name + ", or not for layers alone; expected none", "checkpointing");
-    var flags = {
-      batch: setting.batch, seq: setting.seq, width: widths[0], trained: fsdp ? widths[0] : widths[1], autocast: mixed && !fsdp,
-      eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"
-    }, known = constants(), step;
-    if (!fsdp) step = new parts.Step(program, flags);
-    else {
-      step = new parts.RankStep(program, flags, merge(how, {
+    if (how && (program.evaluations || program.together !== null)) fail("gpus: found " + how.gpus + "; the recipe of " + program.plan.id + " is covered on one GPU only", "gpus");
+    function started(program) {
+      var known = constants(), flags = {
+        batch: setting.batch, seq: setting.seq, width: widths[0], trained: fsdp ? widths[0] : widths[1], autocast: mixed && !fsdp,
+        eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"
+      };
+      if (!fsdp) return new parts.Step(program, flags);
+      return new parts.RankStep(program, flags, merge(how, {
         frozen: widths[0], trained: widths[1], mixed: mixed, packed: setting.quantized === "nf4", reduced: known.sharding.reduced[how.reduce_dtype] || widths[1],
         data: { bits: known.quantized.nf4, packed: known.sharding.packed }
       }));
     }
-    return billed(program, found.values, setting, step, step.run(), how);
+    function answer(program) {
+      var step = started(program);
+      return billed(program, found.values, setting, step, step.run(), how);
+    }
+    if (program.together === null) return answer(program);
+    var flagged = started(program).flagged;
+    return program.turns(function (stack) { return inner.atop(model.names[stack], flagged); }).map(function (turn) { return answer(program.during(turn)); }).reduce(function (best, one) { return one.peak > best.peak ? one : best; });
   }
-  /* The answer: the totals of a step, with weights, optimizer states and the batch. */
+  /* The answer: the totals of a step of the program, maybe in one turn, with weights, optimizer states and the batch. `how`: that of one rank. */
   function billed(program, values, setting, step, totals, how) {
     var gpus = how && how.shard === "fsdp" ? how.gpus : 1;
-    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules);
-    if (rules.at.size && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
+    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules), kind = T.optimizers[setting.optimizer];
+    if ((rules.at.size || program.evaluations) && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
     if (rules.at.size && how && how.shard !== "ddp") fail("shard: found " + how.shard + "; " + plan.id + " updates by a rule of its own, which is not divided; expected ddp", "shard");
     var tensors = everything.filter(function (t) { return t.reached; }), trained = sum(everything, numel), buckets = sum(everything, function (t) { return numel(t) * t.width; });
     if (gpus > 1) tensors = tensors.map(function (t) { return merge(t, { shape: parts.shared(t.shape, gpus) }); });
-    var gradients = sum(tensors, function (t) { return numel(t) * t.width; }), kind = T.optimizers[setting.optimizer];
-    var optimizer = how && how.shard === "zero1" ? divided(kind, tensors, how.gpus) : update(kind, tensors, ordered(program, step, w_t, rules, gpus)), states = optimizer.states + rules.states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
-    var moments = [["forward", totals.first[0], gpus > 1 ? totals.first[1] : Math.min(totals.first[0], kept), 0].concat(totals.first.slice(3)), ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary), 0, gradients, 0, 0]];
+    var gradients = sum(tensors, function (t) { return product(t.shape) * t.now * t.width; }), singles = ordered(program, step, w_t, rules, gpus);
+    var optimizer = how && how.shard === "zero1" ? divided(kind, tensors, how.gpus) : update(kind, tensors, singles), resting = update(kind, program.drops ? NONE : tensors.map(restingOf), NONE);
+    if (program.evaluations) { gradients = 0; optimizer = { states: 0, paged: 0, temporary: Math.max.apply(null, singles.concat(0)) }; }   // of one parameter, the perturbation
+    var paged = optimizer.paged + resting.paged, states = optimizer.states + resting.states + (program.drops ? rules : ruled(program.whole, values, step, w_t)).states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
+    var moments = [["forward", totals.first[0], gpus > 1 ? totals.first[1] : Math.min(totals.first[0], kept), 0].concat(totals.first.slice(3)), ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary + rules.together), 0, gradients, 0, 0]];
     var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
-    var weights = weightsOf(program, setting, values, trained, w, w_t, gpus > 1 ? step.shards : null), gathered = most[4], buffers = gpus > 1 ? most[5] : how ? buckets : 0, peak = weights + most[1] + states;
-    if (Math.max(peak, kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
+    var weights = weightsOf(program.whole, setting, values, trained, w, w_t, gpus > 1 ? step.shards : null), gathered = most[4], buffers = gpus > 1 ? most[5] : how ? buckets : 0, peak = weights + most[1] + states;
+    if (Math.max(peak, kept, paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
     peak += inputs + (gpus > 1 ? 0 : buffers);
     return merge({
       method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: values, targets: plan.targets,
       peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3] - gathered - most[5],
-      kept: kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
+      kept: kept + inputs, paged: paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
       forward_flops: totals.forward, step_flops: totals.flops
     }, how ? merge({ gathered: gathered, communication: buffers, not_covered: T.sharding.not_covered }, how) : {});
   }
@@ -119,10 +128,10 @@
   function divided(kind, tensors, gpus) {
     var ranks = Array.from({ length: gpus }, function () { return { entries: 0, tensors: [] }; }), best = null;
     tensors.slice().sort(function (a, b) { return product(b.shape) - product(a.shape); }).forEach(function (t) {
-      for (var i = 0; i < t.number - t.ruled; i++) {
+      for (var i = 0; i < t.now - t.ruled; i++) {
         var least = ranks.reduce(function (a, b) { return b.entries < a.entries ? b : a; });
         least.entries += product(t.shape);
-        least.tensors.push(merge(t, { number: 1, ruled: 0 }));
+        least.tensors.push(merge(t, { number: 1, now: 1, ruled: 0 }));
       }
     });
     ranks.forEach(function (rank) {
@@ -133,12 +142,14 @@
   }
   function sum(list, size) { return list.reduce(function (n, x, i) { return n + size(x, i); }, 0); }
   function numel(tensor) { return tensor.number * product(tensor.shape); }
+  /* The tensors like this one that are trained in other turns. */
+  function restingOf(t) { return merge(t, { now: t.ruled ? 0 : t.number - t.now, ruled: 0 }); }
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
-  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while. */
+  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while to update one, or each while it updates all. */
   function ruled(program, values, step, width) {
-    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0 }, args = inner.argumentsOf(plan, values);
+    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0, together: 0 }, args = inner.argumentsOf(plan, values);
     parts.data.methods[plan.id].forEach(function (id, part) {
       (parts.data.updates[id] || NONE).forEach(function (record) {
         inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, NONE, plan.common).forEach(function (spot) {
@@ -156,6 +167,7 @@
           if (!layers.length) return;
           names = inner.atop(plan.common, names);
           found.states += layers.length * record.states(names);
+          found.together += layers.length * record.together(names);
           found.temporary = Math.max(found.temporary, record.temporary(names));
         });
       });
@@ -163,20 +175,22 @@
     return found;
   }
   function ruleKey(m, suffix, layer) { return m.path + "|" + suffix + "|" + layer; }
-  /* The tensors that are trained, each kind once: how many there are and how many of them the method's own rule updates, bytes of a number, and whether the step reached them. */
+  /* The tensors that are trained, each kind once: how many there are, how many of them are trained now and how many the method's own rule updates, bytes of a number, and whether the step reached them. */
   function trainedIn(program, step, width, rules) {
-    var found = [], arrived = step.tape.arrived;
+    var found = [];
     program.plan.inv.modules.forEach(function (m) {
       m.parameters.forEach(function (p) {
-        var there = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }), own = there.filter(function (n) { return rules.at.has(ruleKey(m, p[0], n)); });
-        if (there.length) found.push({ shape: p[1], width: widthIn(program, m, width), number: there.length, ruled: own.length, reached: step.reached(m, p[0]) });
+        var there = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.whole.trains(m, p[0], n); }), now = there.filter(function (n) { return program.trains(m, p[0], n); }), own = there.filter(function (n) { return rules.at.has(ruleKey(m, p[0], n)); });
+        if (there.length) found.push({ shape: p[1], width: widthIn(program, m, width), number: there.length, now: now.length, ruled: own.length, reached: step.reached(m, p[0]) });
       });
     });
     learned(program).forEach(function (row) {
-      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, ruled: 0, reached: arrived.has(row.key) }); });
+      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, now: row.n, ruled: 0, reached: arrives(program, step, row) }); });
     });
     return found;
   }
+  /* Whether a gradient arrives at a row's tensors, or the step has none and updates all. */
+  function arrives(program, step, row) { return program.evaluations > 0 || step.tape.arrived.has(row.key); }
   /* Rows of tensors that are the method's own and are trained. */
   function learned(program) { return program.rows.filter(function (row) { return row.learns && !row.piece.tensor.selecting; }); }
   /* Bytes per number of a module's parameters where they are trained. */
@@ -190,7 +204,7 @@
       if (!parts.isBlock(source)) return parts.isSite(source) ? source.module.path : parts.isModule(source) ? parts.joined(source.path, spot.suffix) : "";
       return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
     }
-    learned(program).filter(function (row) { return step.tape.arrived.has(row.key); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
+    learned(program).filter(function (row) { return arrives(program, step, row); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
     function beside(stack, path, layer) {
       (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
         if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(bytes(shape, width)); });
@@ -220,7 +234,7 @@
   function update(optimizer, tensors, singles) {
     var states = 0, all = 0, temporary = 0, before = 0;
     tensors.forEach(function (tensor) {
-      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width, number = tensor.number - tensor.ruled;
+      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width, number = tensor.now - tensor.ruled;
       all += bytes * number;
       if (optimizer.factored) states += number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
       else if (optimizer.eight_bit) states += number * optimizer.moments * (n + 4 * Math.ceil(n / constants().STATE_BLOCK));

@@ -66,7 +66,7 @@
       super(program, flags);
       this.sequences = new Map();
       this.groups = [];
-      this.states = [];   // what the stacks of an unadapted pass gave
+      this.states = null;   // what the stacks of an unadapted pass gave
     }
     /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
     run() {
@@ -84,6 +84,9 @@
       this.held = []; this.casts = new Map();
       this.turns();
       first = { first: [tape.peak].concat(tape.most), kept: tape.now, forward: tape.flops };
+      if (this.program.evaluations) {   // as often, and no backward pass
+        return Object.assign(first, { second: [0, 0, 0], flops: tape.flops * BigInt(this.program.evaluations) });
+      }
       tape.peak = 0;
       tape.forward = false;
       loss.grad = tape.create(parts.SINGLE);
@@ -160,7 +163,7 @@
       });
       this.stack = outer[0]; this.number = outer[1]; this.inside = outer[2]; this.base = outer[3]; this.names = outer[4];
       tape.letGo(values.slice(wanted));
-      if (!this.recording) this.states.push(tape.hold(values[0]));
+      if (this.states) this.states.push(tape.hold(values[0]));
       return values.slice(0, wanted);
     }
     /* The layer at hand, which counts `more` further times, with the method's hooks around it. */
