@@ -93,9 +93,9 @@ def factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], tall
     second.mul_(beta_2).addcmul_(low, low, value=1 - beta_2)
     ratio = first / second.sqrt().add_(group["eps"])
     over = None if group["per"] == "tensor" else 1 if tall else 0
-    whole: Tensor = torch.linalg.vector_norm(low, dim=over, keepdim=over is not None).add_(1e-8)
-    found: Tensor = torch.linalg.vector_norm(ratio, dim=over, keepdim=over is not None).div_(whole)
-    return found
+    whole = torch.linalg.vector_norm(low, dim=over, keepdim=over is not None).add_(1e-8)
+    factor: Tensor = torch.linalg.vector_norm(ratio, dim=over, keepdim=over is not None).div_(whole)
+    return factor
 
 
 def optimizer(model: nn.Module, *, name: str = "apollo", **settings: Any) -> Apollo:
