@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
 __all__ = [
-    "Hook", "Model", "Own", "Part", "Program", "Slice", "Turn", "acts", "compressed", "family_functions",
-    "fixed_options", "functions_of",
+    "AROUND", "BLOCKS", "IN_PLACE", "Hook", "Model", "Own", "Part", "Program", "Slice", "Turn", "acts", "compressed",
+    "family_functions", "fixed_options", "functions_of",
 ]  # fmt: skip
 
 BLOCKS = ("attn", "xattn", "mlp")

@@ -258,6 +258,7 @@
       shape = isModule(source) && spot.dims.numel === row.count ? source.parameters.filter(function (p) { return p[0] === spot.suffix; })[0][1] : [row.count];
       if (source.kind === "conv1d") shape = shape.slice().reverse();
     }
+    row.sizes = shape;
     at(at2(this.own, name), place).push({ key: row.key, shape: padded(shape), copies: row.copies, trained: row.learns, layers: row.layers });
   };
   function surrounds(name) { return data.constants.around.indexOf(name) >= 0; }
