@@ -106,3 +106,10 @@ def test_too_many_choices_are_refused(kb: KnowledgeBase) -> None:
     with pytest.raises(UsageError, match="lisa trains 30 layers at a time, of 1 kinds; expected fewer") as refused:
         kb["lisa"].memory("llama_2_7b", batch=1, seq=8, n=30)
     assert "\n" not in str(refused.value)
+
+
+def test_several_gpus_are_refused(kb: KnowledgeBase) -> None:
+    for method in ("mezo", "lisa", "badam"):
+        for shard in ("fsdp", "ddp"):
+            with pytest.raises(UsageError, match=f"gpus: found 2; the recipe of {method} is covered on one GPU only"):
+                kb[method].memory("gpt2", batch=1, seq=8, gpus=2, shard=shard)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
 __all__ = [
-    "AROUND", "BLOCKS", "IN_PLACE", "Hook", "Model", "Own", "Part", "Program", "Slice", "Turn", "acts", "compressed",
-    "family_functions", "fixed_options", "functions_of",
+    "AROUND", "BLOCKS", "IN_PLACE", "Hook", "Model", "Own", "Part", "Program", "Slice", "Turn", "acts", "beside",
+    "compressed", "family_functions", "fixed_options", "functions_of", "module_path",
 ]  # fmt: skip
 
 BLOCKS = ("attn", "xattn", "mlp")
@@ -281,7 +281,7 @@ class Program:
             there: Layers = layers if spot.layers else None
             if tensor.selecting:
                 if row.learns:
-                    self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
+                    self.trained.setdefault((module_path(spot), spot.suffix), []).append(there)
                 continue
             shape = self.shape(row, spot) or beside(row, spot)
             place = _place(tensor.per, spot)
@@ -370,7 +370,7 @@ class Program:
     def _path(self, stack: str, spot: Spot, at: str | None) -> str:
         """Return the path around which a function at a spot acts: the spot, its layer, or the norm after it."""
         if at != "norm":
-            return at or _path(spot)
+            return at or module_path(spot)
         role = f"norm.{spot.role.partition('.')[0]}"
         found = self.model.module(stack, min(spot.layers, default=-1), role)
         if found is None:
@@ -578,7 +578,8 @@ def beside(row: Row, spot: Spot) -> tuple[int, ...]:
     return (row.count,)
 
 
-def _path(spot: Spot) -> str:
+def module_path(spot: Spot) -> str:
+    """Return the path of a spot's module or block; "" if the spot belongs to the whole model."""
     if spot.source is None:
         return ""
     return spot.source.module.path if isinstance(spot.source, SiteGroup) else spot.source.path

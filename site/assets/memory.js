@@ -128,10 +128,10 @@
   function divided(kind, tensors, gpus) {
     var ranks = Array.from({ length: gpus }, function () { return { entries: 0, tensors: [] }; }), best = null;
     tensors.slice().sort(function (a, b) { return product(b.shape) - product(a.shape); }).forEach(function (t) {
-      for (var i = 0; i < t.number - t.ruled; i++) {
+      for (var i = 0; i < t.now - t.ruled; i++) {
         var least = ranks.reduce(function (a, b) { return b.entries < a.entries ? b : a; });
         least.entries += product(t.shape);
-        least.tensors.push(merge(t, { number: 1, ruled: 0 }));
+        least.tensors.push(merge(t, { number: 1, now: 1, ruled: 0 }));
       }
     });
     ranks.forEach(function (rank) {
