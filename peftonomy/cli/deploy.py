@@ -66,6 +66,13 @@ def serving(
             section(("", "bytes", ""), rows, right=["bytes"])
             for line in found.beside:
                 click.echo(f"Not counted: {line}")
+    if found.unmerged_bytes:
+        parts = [f"{out.binary_text(found.unmerged_bytes)} beside the model"]
+        if found.unmerged_flops is not None:
+            parts.append(f"{found.unmerged_flops:,} operations a token")
+        if found.unmerged_launches is not None and kb.unmerged is not None:
+            parts.append(f"{found.unmerged_launches:,} kernel launches in {kb.libraries[kb.unmerged.library].package}")
+        click.echo(f"Unmerged: {', '.join(parts)}.")
     if found.key_value_bytes is None:
         click.echo("The key-value cache of this model is not described.")
     elif found.key_value_bytes:

@@ -1,0 +1,85 @@
+"""VPT: visual prompt tuning (jia2022vpt; code_vpt#src/models/vit_prompt/vit.py:PromptedTransformer).
+
+    shallow: X_1 <- [c; P; E],    deep: also X_i <- [c_i; D_i; E_i] before every later layer i
+
+with c the state of the class token, E those of the patches, and X_i the input of layer i. D_i takes the place of what
+layer i - 1 computed for the prompt.
+
+Trained, and kept at inference: P (prompt_length, d_embed), and if deep one D (prompt_length, d_model) before every
+layer except the first. The prompt comes after the position embeddings, so its positions have none. Outputs of the
+prompt are removed at the end.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from peftonomy import UsageError
+
+from . import _kit as kit
+from ._image import require_images
+
+
+class Prompt(kit.Child):
+    """The prompt in the embedded input of the first layer."""
+
+    def __init__(self, d: int, *, prompt_length: int, bound: float, dropout: float):
+        super().__init__()
+        self.P = nn.Parameter(torch.empty(prompt_length, d).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(dropout)
+
+    def enter(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
+        p = self.dropout(self.P.to(x.dtype).expand(len(x), -1, -1))
+        return torch.cat([x[:, :1], p, x[:, 1:]], dim=1)            # (batch, n, d) -> (batch, n + length, d)
+
+    def leave(self, _: nn.Module, args: Any, output: Any) -> Any:
+        h = output.last_hidden_state
+        output.last_hidden_state = torch.cat([h[:, :1], h[:, 1 + len(self.P) :]], dim=1)      # (batch, n, d)
+        return output
+
+
+class DeepPrompt(kit.Child):
+    """The prompt in the input of one later layer."""
+
+    def __init__(self, d: int, *, prompt_length: int, bound: float, dropout: float):
+        super().__init__()
+        self.D = nn.Parameter(torch.empty(prompt_length, d).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(dropout)
+
+    def change(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        h = args[0]
+        p = self.dropout(self.D.to(h.dtype).expand(len(h), -1, -1))
+        return torch.cat([h[:, :1], p, h[:, 1 + len(self.D) :]], dim=1), *args[1:]      # (batch, n + length, d)
+
+
+def apply(
+    model: nn.Module, *, prompt_length: int = 5, deep: bool = False, dropout: float = 0.0, name: str = "vpt"
+) -> nn.Module:
+    """Freeze the model and put prompts between its class token and its patches. Raises UsageError for other models."""
+    require_images(model)
+    dims = kit.inventory(model).dims
+    d = dims["d_embed"]
+    if d != dims["d_model"]:
+        raise UsageError(f"one width in all layers was expected; the embeddings are {d} wide, layers {dims['d_model']}")
+    kit.freeze(model)
+    base = cast(Any, model).base_model
+    patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)
+    sizes: dict[str, Any] = {
+        "prompt_length": prompt_length, "dropout": dropout, "bound": math.sqrt(6 / (patch[0].numel() + d)),
+    }  # fmt: skip
+    prompt = Prompt(d, **sizes)
+    hooks = kit.attach(model, name, prompt)
+    hooks.append(base.embeddings.register_forward_hook(prompt.enter))
+    hooks.append(base.register_forward_hook(prompt.leave))
+    for layer in kit.blocks(model, "layer")[1:] if deep else ():
+        child = DeepPrompt(d, **sizes)
+        kit.attach(layer.module, name, child).append(layer.module.register_forward_pre_hook(child.change))
+    return model
+
+
+def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Run the method alone on recorded inputs; for the golden vectors."""
+    states: Tensor = model(pixel_values=inputs["x"]).last_hidden_state
+    return states
