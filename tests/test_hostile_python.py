@@ -61,6 +61,7 @@ CALLS: dict[str, Callable[[KnowledgeBase, Any], Any]] = {
     "checkpointing": lambda kb, value: kb["lora"].memory("bert_base", batch=1, seq=8, checkpointing=value),
     "budget": lambda kb, value: kb.choose("bert_base", gpu="24GiB", trained=value),
     "plan": lambda kb, value: kb["lora"].plan("bert_base").values(value),
+    "serving": lambda kb, value: kb["lora"].serving("bert_base", tp=value),
     "name of a file": lambda kb, value: kb.shown(value),
 }
 VALUES = {

@@ -10,12 +10,12 @@ from ..backbones.modules import INPUT_EMBEDDING
 from ..catalogue.records import MethodRecord, Records
 from ..costs.plan import BYTES, Plan
 from ..costs.table import Table, Tabled
-from ..errors import UsageError, chosen
+from ..errors import UsageError, chosen, shown
 from ..memory.answer import remembered
 from ..memory.setting import Setting
 from ..schema.base import Value
 from ..schema.names import OF_PARAMETERS
-from ..serving.slots import Ask, slot
+from ..serving.slots import MOST, Ask, slot
 
 if TYPE_CHECKING:
     from ..schema.engines import Engine, Works
@@ -94,6 +94,9 @@ def serve(
     """Return the memory of a method's adapters in an engine. Raises UsageError."""
     values = plan.values(given)
     chosen("dtype", dtype, BYTES)
+    for name, number in (("max_loras", max_loras), ("max_rank", max_rank), ("tp", tp)):
+        if number is not None and not (type(number) is int and 1 <= number <= MOST):
+            raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1 to {MOST:,}")
     found: dict[str, Any] = {"works": None, "note": "", "source": None} if engine is None else status(method, engine)
     rank = max_rank if max_rank is not None or engine is None else _rank(values, engine)
     parts: dict[str, int] = {}
