@@ -108,22 +108,15 @@ def profiled(setup: _simulate.Setup) -> tuple[int, str]:
     """By how many bytes the second step exceeds at most what was allocated when it began, and in which operation."""
     with _simulate.conventions():
         training = _simulate.Training(setup)
-        step(training)
+        training.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step(training)
+            training.step()
     most, inside, now = 0, "", 0
     for size, operation in allocations(profiler):
         now += size
         if now > most:
             most, inside = now, operation
     return most, inside
-
-
-def step(training: _simulate.Training) -> None:
-    loss = training.loss()
-    loss.backward()
-    del loss
-    training.update()
 
 
 def allocations(profiler: profile) -> list[tuple[int, str]]:

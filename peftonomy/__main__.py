@@ -39,7 +39,9 @@ def _exit(*_: Any) -> None:
 
 
 def _open_streams() -> None:
-    """Put a stream in the place of each closed one: stdout fails on writing, and stderr drops what is written."""
+    """Put a stream in the place of each closed one: stdin is empty, stdout fails on writing, and stderr drops it."""
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY))
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if sys.stderr is None:

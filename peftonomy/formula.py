@@ -27,7 +27,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-from .errors import FormulaError, near, shown
+from .errors import FormulaError, PeftonomyError, near, shown
 
 __all__ = ["FUNCTIONS", "Formula", "Number"]
 
@@ -69,7 +69,12 @@ class Formula:
         """Parse a formula; a number is a formula too. Raises FormulaError with the column."""
         if isinstance(text, int) and text.bit_length() > MAX_BITS:  # Python prints no number of so many digits
             raise FormulaError(shown(text), 1, "a number beyond the range of formulas")
-        return _parse(str(int(text)) if isinstance(text, bool) else str(text))
+        try:
+            return _parse(str(int(text)) if isinstance(text, bool) else str(text))
+        except PeftonomyError:
+            raise
+        except Exception:  # of an object that cannot be printed
+            raise FormulaError(shown(text), 1, "a text or a number was expected") from None
 
     @property
     def literal(self) -> Number | None:

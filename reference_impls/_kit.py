@@ -29,7 +29,7 @@ from peftonomy.backbones.modules import joined
 
 __all__ = [
     "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "fold",
-    "freeze", "inventory", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
+    "freeze", "inventory", "layers", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
 ]
 
 
@@ -200,6 +200,15 @@ def weights(model: nn.Module) -> list[Weight]:
         for suffix, _ in module.parameters
         if (name := joined(path, suffix)) in live
     ]
+
+
+def layers(model: nn.Module) -> dict[tuple[str, int], list[nn.Parameter]]:
+    """Return the pretrained parameters of each layer, by its stack and number."""
+    found: dict[tuple[str, int], list[nn.Parameter]] = {}
+    for weight in weights(model):
+        if weight.layer is not None and weight.pretrained:
+            found.setdefault((weight.stack, weight.layer), []).append(weight.value)
+    return found
 
 
 def freeze(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ import copy
 import importlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,9 @@ from transformers import masking_utils
 from peftonomy import Backbone, KnowledgeBase, UsageError
 from peftonomy.backbones.config import read_json
 from peftonomy.errors import UnknownName
+from peftonomy.memory.answer import Asked
+from peftonomy.memory.program import Turn
+from peftonomy.memory.setting import Setting as MemorySetting
 
 from . import _kit as kit
 
@@ -159,6 +162,12 @@ class Setup:
     names: frozenset[str]
     """The parameters that the model has when it is loaded, tied ones once."""
     implementation: Any = None
+    turns: Sequence[Turn] = ()
+    """The turns to measure, of which the largest is the answer; empty if everything is trained at a time."""
+    drops: bool = True
+    """Whether the method drops the optimizer states of layers that are frozen again."""
+    forward_only: bool = False
+    """Whether a step has no backward pass, and the optimizer runs the forward passes."""
 
     @classmethod
     def of(
@@ -181,7 +190,8 @@ class Setup:
         if task not in SIMULATED:
             raise UsageError(f"task: found {task}; expected one of {', '.join(SIMULATED)}")
         roles = None if targets is None else tuple(targets)
-        cost = kb[method].on(backbone, task=task, num_labels=num_labels, targets=roles).plan.cost(hyperparameters)
+        plan = kb[method].on(backbone, task=task, num_labels=num_labels, targets=roles).plan
+        cost = plan.cost(hyperparameters)
         question = Question(
             method, backbone.id, task, batch, seq, dtype, optimizer, checkpointing, attention, roles,
             cost.hyperparameters,
@@ -196,7 +206,14 @@ class Setup:
         positions = getattr(config, "max_position_embeddings", None) or seq
         if seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
-        return cls(question, class_, config, frozenset(inventory.parameters()), implementation)
+        found = cls(question, class_, config, frozenset(inventory.parameters()), implementation)
+        recipes = [part.entry.memory for part in plan.parts if part.entry.memory is not None]
+        if any(recipe.turns is not None for recipe in recipes):
+            setting = MemorySetting(batch, seq, dtype, optimizer, checkpointing, attention)
+            asked = Asked(kb, plan, hyperparameters, setting)
+            turns = tuple(turn for turn in asked.turns() if turn is not None)
+            found = replace(found, turns=turns, drops=asked.program.drops)
+        return replace(found, forward_only=any(recipe.forward_only for recipe in recipes))
 
 
 def _config(backbone: Backbone, model: str | Path | Mapping[str, Any]) -> transformers.PretrainedConfig:
@@ -223,23 +240,27 @@ def _untie(model: transformers.PreTrainedModel, names: frozenset[str]) -> None:
 
 
 def measured(setup: Setup) -> Simulation:
-    """Measure the second of two steps. The tensors are fake or real, depending on the active modes."""
+    """Measure the second of two steps, of the largest turn. The tensors are fake or real, depending on the modes."""
+    return max((_measured(setup, turn) for turn in setup.turns or (None,)), key=lambda found: found.peak)
+
+
+def _measured(setup: Setup, turn: Turn | None) -> Simulation:
+    """Measure the second of two steps in one turn; None is that of a method without turns."""
     with conventions(), Memory() as memory:
-        return second(Training(setup), memory)
+        return second(Training(setup), memory, turn)
 
 
-def second(training: Training, memory: Memory, counts: bool = True) -> Simulation:
+def second(training: Training, memory: Memory, turn: Turn | None = None, counts: bool = True) -> Simulation:
     """Run two steps under `memory`, which must be active, and measure the second.
 
     counts: whether operations are counted; they are 0 if not.
     """
+    training.begin(turn)
     with FlopCounterMode(display=False, custom_mapping=KERNELS) if counts else contextlib.nullcontext() as flops:
-        loss = training.loss()
-        forward_flops = flops.get_total_flops() if flops is not None else 0
-        loss.backward()
-    del loss
-    training.update()
-    return step(training, memory, forward_flops, 0 if flops is None else flops.get_total_flops())
+        count = (lambda: 0) if flops is None else flops.get_total_flops
+        step_flops: list[int] = []
+        forward_flops = training.step(count, after=lambda: step_flops.append(count()))
+    return step(training, memory, forward_flops, *step_flops)
 
 
 def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops: int = 0) -> Simulation:
@@ -248,16 +269,9 @@ def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops:
     memory.mark("optimizer_states", training.optimizer.state)
     memory.mark("activations", training.given)
     memory.mark("weights")
-    loss = training.loss()
-    kept = memory.mark("activations")
-    memory.ends("forward")
-    loss.backward()
-    del loss
-    memory.mark("gradients", [p.grad for p in training.trained])
-    memory.ends("backward")
-    training.update()
-    memory.ends("optimizer")
+    kept = training.step(lambda: memory.mark("activations"), memory)
     parts, peaks = memory.account()
+    peaks = dict.fromkeys(PHASES, 0) | peaks
     return Simulation(
         question=training.question, peak=max(peaks.values()), phase=max(peaks, key=peaks.__getitem__), **parts,
         before=before, kept=kept, peaks=peaks, attends=training.attends,
@@ -265,15 +279,17 @@ def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops:
     )  # fmt: skip
 
 
-def saved(setup: Setup) -> int:
-    """Return `kept` of the same simulation. It costs a fraction, because the second step ends with its forward pass."""
+def saved(setup: Setup, turn: Turn | None = None) -> int:
+    """Return `kept` of the same simulation. It costs a fraction, because only the bytes between the passes count."""
     with conventions(), Memory() as memory:
         training = Training(setup)
-        training.loss().backward()
-        training.update()
+        training.begin(turn)
+        training.step()
         memory.begin()
         memory.mark("activations", training.given)
         memory.mark("weights")
+        if training.forward_only:
+            return training.step(lambda: memory.mark("activations"))
         loss = training.loss()
         kept: int = memory.mark("activations")
         del loss
@@ -291,6 +307,7 @@ class Training:
         if hasattr(method, "calibrate"):
             method.calibrate(self.model, (self.loss() for _ in range(1)))
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.forward_only, self._drops = setup.forward_only, setup.drops
         self.optimizer = self._optimizer(method)
 
     def _optimizer(self, method: Any) -> torch.optim.Optimizer:
@@ -352,6 +369,56 @@ class Training:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.question.dtype == "mixed"):
             return cast(Tensor, self.model(**self.given).loss)
 
+    def begin(self, turn: Turn | None) -> None:
+        """Begin a turn, after turns of the other layers. Of a method that drops their states, one is enough."""
+        if turn is None:
+            return
+        others = sorted({(w.stack, w.layer) for w in kit.weights(self.model) if w.layer is not None} - turn)
+        for i in range(0, len(others), len(turn)):
+            self.turn(frozenset(others[i : i + len(turn)]))
+            self.step()
+            if self._drops:
+                break
+        self.turn(turn)
+
+    def turn(self, layers: Turn) -> None:
+        """Train these layers, and freeze the others."""
+        cast(Any, self.optimizer).turn(layers)
+
+    def step(
+        self, between: Callable[[], int] = lambda: 0, memory: Memory | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> int:  # fmt: skip
+        """Run one step and return what `between` returns after the first forward pass. `after`: called before the
+        update, or after the step if it has no backward pass."""
+        ends = (lambda phase: None) if memory is None else memory.ends
+        seen = [0]
+
+        def loss() -> Tensor:
+            ends("optimizer")
+            value = self.loss()
+            seen.append(between())
+            ends("forward")
+            return value
+
+        if self.forward_only:
+            cast(Any, self.optimizer).step(loss)
+            ends("optimizer")
+            after()
+            return seen[1]
+        value = self.loss()
+        seen.append(between())
+        ends("forward")
+        value.backward()
+        del value
+        if memory is not None:
+            memory.mark("gradients", [p.grad for p in self.trained])
+        ends("backward")
+        after()
+        self.update()
+        ends("optimizer")
+        return seen[1]
+
     def update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -382,7 +449,7 @@ class Memory(TorchDispatchMode):
         self._live: dict[int, tuple[Block, weakref.ref[torch.UntypedStorage]]] = {}
         self._start: list[Block] = []
         self._log: list[tuple[Block, int]] = []     # created (1) and released (-1) storages, in order
-        self._ends: dict[str, int] = {}             # the position in the log at which each phase ends
+        self._ends: list[tuple[str, int]] = []      # phases, each with the position in the log at which it ends
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.scatter_add.default and torch._C._current_autograd_node() is not None:
@@ -406,7 +473,7 @@ class Memory(TorchDispatchMode):
 
     def begin(self) -> int:
         """Start a new log. Returns the bytes that are alive now."""
-        self._log, self._start = [], [block for block, _ in self._live.values()]
+        self._log, self._ends, self._start = [], [], [block for block, _ in self._live.values()]
         return sum(block.size for block in self._start)
 
     def mark(self, part: str, tensors: Any = None) -> int:
@@ -425,16 +492,16 @@ class Memory(TorchDispatchMode):
 
     def ends(self, phase: str) -> None:
         """Record the end of a phase."""
-        self._ends[phase] = len(self._log)
+        self._ends.append((phase, len(self._log)))
 
     def account(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return the bytes of each part at the peak, and the peak of each phase."""
         now = dict.fromkeys(PARTS, 0)
         for block in self._start:
             now[block.part] += block.size
-        most, peaks, position = dict(now), {}, 0
-        for phase, end in self._ends.items():
-            peaks[phase] = sum(now.values())
+        most, peaks, position = dict(now), dict[str, int](), 0
+        for phase, end in self._ends:
+            peaks[phase] = max(peaks.get(phase, 0), sum(now.values()))
             for block, sign in self._log[position:end]:
                 now[block.part] += sign * block.size
                 total = sum(now.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from py_mini_racer import MiniRacer
 
 from peftonomy import KnowledgeBase, PeftonomyError
 from peftonomy.memory.setting import Setting
+from peftonomy.memory.sharding import OPTIONS, sharding
 from peftonomy.site import _choices, _engine, _operations, _scripts
 from peftonomy.site._site import Site
 
@@ -59,7 +61,9 @@ def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: An
     """Python's answer, as plain data, or its refusal."""
     where = {name: value for name, value in more.items() if name != "values"}
     try:
-        memory = kb[method].on(model, **where).training.memory(more.get("values", {}), Setting(**setting))
+        shared = sharding(**{name: setting.get(name) for name in OPTIONS})
+        step = Setting(**{name: value for name, value in setting.items() if name not in OPTIONS})
+        memory = kb[method].on(model, **where).training.shared(shared).memory(more.get("values", {}), step)
     except PeftonomyError as error:
         return {"problem": str(error)}
     answer: Answer = json.loads(json.dumps(memory.to_dict()))
@@ -88,10 +92,8 @@ def differential(
 
 def named(kb: KnowledgeBase, text: str) -> str:
     """The page calls methods and models by their names."""
-    for key, name in [(m.id, m.name) for m in kb.values()] + [(k, m.name) for k, m in kb.models.items()]:
-        text = text.replace(f"{key} has", f"{name} has").replace(f"{key} trains", f"{name} trains")
-        text = text.replace(f"{key} does not", f"{name} does not")
-    return text
+    names = {**{m.id: m.name for m in kb.values()}, **{k: m.name for k, m in kb.models.items()}}
+    return re.sub(r"\b(\w+)(?= (?:has|trains|does not|stores)\b)", lambda found: names.get(found[1], found[1]), text)
 
 
 def changed(kb: KnowledgeBase, method: str, draw: random.Random) -> Answer:

@@ -43,7 +43,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2}, "lst": {"r": 4},
     "lora_xs": {"r": 4}, "milora": {"r": 4}, "abba": {"r1": 4, "r2": 3}, "mora": {"r": 2},
     "attempt": {"prompt_length": 8}, "cpt": {"prompt_length": 8}, "mpt": {"prompt_length": 8},
-    "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4},
+    "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4}, "apollo": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},
 }  # fmt: skip
 """By method, hyperparameters that fit tiny models where its own are too large."""
@@ -212,7 +212,7 @@ def simulated(case: Case) -> tuple[Any, Alive, Alive]:
             return found
 
         def account(self) -> Any:
-            log = self._log[: self._ends["backward"]]
+            log = self._log[: max(end for phase, end in self._ends if phase != "optimizer")]
             peak.update(highest([((b.size, self.made.get(id(b), "")), sign) for b, sign in log]))
             return super().account()
 

@@ -1,6 +1,6 @@
 """Draw configurations of peft at random, and compare the answers of `kb.adapter` with peft itself.
 
-    python -m tests.peft_random --seeds 1 2 3 --cases 4000 [--type LORA] [--case 1:17] [--every] [--write]
+    python -m tests.peft_random --seeds 1-3 8 --cases 4000 [--type LORA] [--case 1:17] [--every] [--write] [--keep DIR]
 
 Every argument of a type comes from the fields of its dataclass: names, types and defaults. A case has one of these
 outcomes. `equal`: the same counts. `refused`: peft accepts the configuration and we refuse an argument by name. `both`:
@@ -411,12 +411,29 @@ def cases(
         yield name, *drawn(random.Random(name), only)
 
 
-def counted(seed: int, number: int, only: str | None, every: bool) -> dict[str, collections.Counter[str]]:
+def kept(seed: int, number: int, only: str | None, folder: Path | None) -> Iterator[tuple[str, Case, Theirs]]:
+    """Yield cases with peft's answers. A folder keeps them, so that only our side runs again after a change."""
+    if folder is None:
+        yield from cases(seed, number, only)
+        return
+    path = folder / f"{seed}-{number}{f'-{only}' if only else ''}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([*cases(seed, number, only)]), encoding="utf-8")
+    for name, case, answer in json.loads(path.read_text(encoding="utf-8")):
+        found: Theirs = answer if isinstance(answer, str) else (Counts(*answer[0]), answer[1])
+        yield name, Case(*case), found
+
+
+def counted(
+    seed: int, number: int, only: str | None, every: bool, folder: Path | None
+) -> dict[str, collections.Counter[str]]:
     """Return the numbers of outcomes by type, and print the wrong cases."""
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     table: dict[str, collections.Counter[str]] = {}
     shown: set[tuple[str, ...]] = set()
-    for name, case, answer in cases(seed, number, only):
+    for name, case, answer in kept(seed, number, only, folder):
         kind = case.config["peft_type"]
         for form, outcome in outcomes(case, answer).items():
             table.setdefault(kind, collections.Counter())[outcome.word] += 1
@@ -433,12 +450,14 @@ def counted(seed: int, number: int, only: str | None, every: bool) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="each in a process of its own")
+    parser.add_argument("--seeds", nargs="+", default=["1"], help="numbers, or ranges such as 1-20")
     parser.add_argument("--cases", type=int, default=1000, help="with each seed")
     parser.add_argument("--type", choices=[*CONFIGS])
     parser.add_argument("--case", help="show one case, such as 1:17")
     parser.add_argument("--write", action="store_true", help="put the counts into benchmarks/README.md")
     parser.add_argument("--every", action="store_true", help="show every wrong case and every refusal")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep peft's answers here, and use those kept")
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.case:
@@ -448,8 +467,10 @@ def main() -> None:
         print(*outcomes(case, answer).items(), sep="\n")
         return
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    with concurrent.futures.ProcessPoolExecutor(len(given.seeds)) as processes:
-        asked = [processes.submit(counted, seed, given.cases, given.type, given.every) for seed in given.seeds]
+    ends = [[int(end) for end in word.split("-")] for word in given.seeds]
+    seeds = [seed for one in ends for seed in range(one[0], one[-1] + 1)]
+    with concurrent.futures.ProcessPoolExecutor(min(len(seeds), given.processes)) as processes:
+        asked = [processes.submit(counted, seed, given.cases, given.type, given.every, given.keep) for seed in seeds]
         for found in concurrent.futures.as_completed(asked):
             for kind, words in found.result().items():
                 table[kind] += words
@@ -457,15 +478,15 @@ def main() -> None:
     rows += [(kind, *(str(table[kind][word]) for word in WORDS)) for kind in sorted(table)]
     rows += [("all", *(f"{sum(row[word] for row in table.values()):,}" for word in WORDS))]
     if given.write:
-        written(rows, given.seeds, given.cases * len(given.seeds))
+        written(rows, given.seeds, given.cases * len(seeds))
     print(*(f"{kind:24}" + "".join(f"{number:>9}" for number in numbers) for kind, *numbers in rows), sep="\n")
 
 
-def written(rows: list[tuple[str, ...]], seeds: list[int], number: int) -> None:
+def written(rows: list[tuple[str, ...]], seeds: list[str], number: int) -> None:
     """Put the counts by type into the page of the benchmarks."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "| --- |" + " ---: |" * len(WORDS))
-    head = f"{number:,} configurations with the seeds {', '.join(map(str, seeds))}, peft {PEFT.version}:"
+    head = f"{number:,} configurations with the seeds {', '.join(seeds)}, peft {PEFT.version}:"
     before, _, rest = README.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     README.write_text(f"{before}{START}\n{head}\n\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")

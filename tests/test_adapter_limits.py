@@ -69,6 +69,8 @@ def test_a_bias_that_is_another_parameter_too(family: str) -> None:
 EQUAL: dict[str, tuple[str, dict[str, Any]]] = {
     "rows of modules in layers": ("llama", LORA | {"target_modules": ["embed_tokens"],
                                                    "trainable_token_indices": {"q_proj": [0, 2]}}),
+    "a matrix of an embedding": ("olmo", LORA | {"target_parameters": ["weight"]}),
+    "copies that are not tied": ("gpt2", LORA | {"modules_to_save": ["wte"], "ensure_weight_tying": True}),
     "one direction": ("llama", {"peft_type": "OSF", "effective_rank": 1, "target_modules": ["q_proj"]}),
     "two towers": ("clip", {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3, "task_type": "FEATURE_EXTRACTION"}),
 }  # fmt: skip
@@ -86,6 +88,12 @@ def test_the_shadow_copies_the_head_of_its_task_only() -> None:
         same({"peft_type": "SHADOW", "task_type": "SEQ_CLS"}, kind, settings)
 
 
+def test_a_copy_of_a_targeted_matrix() -> None:
+    config = LORA | PARAMETER | {"target_modules": ["q_proj"], "modules_to_save": ["0.self_attn"]}
+    with pytest.raises(ConfigError, match="modules_to_save: .* without a parameter of target_parameters"):
+        KB.adapter(config, "llama_3_2_1b")
+
+
 EMBEDDING, PARAMETER = {"target_modules": ["embed_tokens"]}, {"target_parameters": ["k_proj.weight"]}
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name} of {where}": ("llama", LORA | {"target_modules": ["q_proj"], name: value} | target)
@@ -100,6 +108,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "trainable_token_indices of targets": ("llama", LORA | EMBEDDING | {"trainable_token_indices": [1]}),
     "trainable_token_indices of Conv1D": ("gpt2", LORA | {"target_modules": ["wte"],
                                                           "trainable_token_indices": {"c_attn": [1]}}),
+    "target_parameters of a norm": ("llama", LORA | {"target_parameters": ["weight"]}),
+    "num_attention_heads of DistilBERT": ("distilbert", {
+        "peft_type": "PROMPT_TUNING", "task_type": "TOKEN_CLS", "num_virtual_tokens": 1, "token_dim": 12}),
     "modules_to_save like a tensor": ("modernbert", {"peft_type": "LOKR", "target_modules": ["2.mlp.Wo"],
                                                      "modules_to_save": ["1"]}),
 }  # fmt: skip

@@ -142,6 +142,26 @@ def test_ctrl_c_ends_it_on_a_terminal(root: Path) -> None:
     os.close(theirs)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_an_answer_that_cannot_be_written_ends_it_in_one_line(root: Path) -> None:
+    pytest.importorskip("mcp")
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    opening = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}) + "\n"
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "peftonomy", "mcp"], input=opening, stdout=full, stderr=subprocess.PIPE, text=True,
+            cwd=root, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+def test_a_closed_stdin_ends_it(root: Path) -> None:
+    pytest.importorskip("mcp")
+    line = f"exec {sys.executable} -m peftonomy mcp <&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=root, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_without_the_extra_one_line_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mcp", None)
     assert run("mcp") == (2, "", "error: mcp needs its extra: pip install 'peftonomy[mcp]' (no module mcp)\n")

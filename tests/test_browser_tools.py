@@ -19,6 +19,7 @@ from peftonomy.backbones.backbone import Backbone
 from peftonomy.cli import main as _cli
 from peftonomy.files.output import binary_text
 from peftonomy.memory.setting import PARTS
+from peftonomy.memory.sharding import SHARD, RankMemory
 from peftonomy.site._engine import SCRIPTS
 
 from .browser_kit import watch
@@ -277,6 +278,19 @@ def test_memory_of_a_step_is_that_of_python(
     scope: dict[str, Any] = {}
     exec(page.evaluate("navigator.clipboard.readText()"), scope)
     assert scope["memory"] == found
+    field(page, "Optimizer").select_option("adamw")
+    field(page, "GPUs").fill("8")
+    for shard in SHARD:
+        field(page, "Shared with").select_option(shard)
+        rank = kb["lora"].memory("llama_3_8b", batch=4, seq=1000, r=16, **given | {"optimizer": "adamw"},
+                                 gpus=8, shard=shard)  # fmt: skip
+        page.reload()
+        assert {name: out(page, name) for name in RankMemory.parts} == {n: getattr(rank, n) for n in RankMemory.parts}
+        assert out(page, "peak") == rank.peak
+    step.get_by_role("button", name="Python").click()
+    step.get_by_role("button", name="Copy", exact=True).click()
+    exec(page.evaluate("navigator.clipboard.readText()"), scope)
+    assert scope["memory"] == rank
 
 
 def test_what_memory_needs_is_fetched_when_a_page_shows_it(watched: Page, address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,11 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
         ("lora", "gpt2", {"optimizer": "adamx"}), ("lora", "gpt2", {"attention": "flash"}),
         ("lora", "gpt2", {"quantized": "nf5"}), ("full_fine_tuning", "llama_2_7b", {"quantized": "nf4"}),
         ("lora", "swin_tiny", {"checkpointing": True}), ("lora", "t5_base", {"batch": 10**9, "seq": 10**6}),
+        ("lora", "gpt2", {"gpus": 1}), ("lora", "gpt2", {"shard": "ddp"}), ("lora", "gpt2", {"gpus": 2, "shard": "x"}),
+        ("lora", "gpt2", {"gpus": 2, "shard": "ddp", "reduce_dtype": "float32"}),
+        ("lora", "gpt2", {"gpus": 2, "optimizer": "adafactor"}), ("lora", "gpt2", {"gpus": 2, "quantized": "int8"}),
+        ("lora", "gpt2", {"gpus": 2, "quant_storage": "uint8"}), ("qlora", "llama_2_7b", {"gpus": 2}),
+        ("galore", "llama_2_7b", {"gpus": 2}),
     ],
     ids=str,
 )  # fmt: skip
@@ -74,6 +80,31 @@ def test_a_refusal_is_the_same_line(
     theirs = differential(kb, engine, method, model, {}, asked)["problem"]
     ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
     assert named(kb, theirs).startswith(ours)
+
+
+# Several GPUs.
+
+
+def test_a_rank_is_that_of_python(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    """All methods on one of a few models each, and LoRA and full fine-tuning on small models of many families."""
+    draw = random.Random(5)
+    known = [(method, draw.choice(MODELS)) for method in kb]
+    tiny = [(draw.choice(("lora", "full_fine_tuning")), {"model_type": f, **c}) for f, c in TINY.items()]
+    answered = 0
+    for method, model in [*known, *tiny]:
+        setting: Answer = {
+            "batch": 2, "seq": 48, "gpus": draw.choice((2, 3, 7, 8, 64)),
+            "shard": draw.choice(("fsdp", "fsdp", "fsdp", "ddp", "zero1")),
+            "dtype": draw.choice(("bfloat16", "mixed", "float32")), "checkpointing": draw.random() < 0.3,
+            "optimizer": draw.choice(("adamw", "adamw", "adamw-foreach", "sgd")),
+        }  # fmt: skip
+        if setting["shard"] == "fsdp":
+            setting["reshard_after_forward"] = draw.choice((None, False))
+            setting["reduce_dtype"] = draw.choice((None, "float32", "bfloat16"))
+            if draw.random() < 0.3:
+                setting |= {"quantized": "nf4", "quant_storage": draw.choice((None, "uint8"))}
+        answered += "peak" in differential(kb, engine, method, model, {}, setting)
+    assert answered > 0.7 * len(known)
 
 
 # What fits.

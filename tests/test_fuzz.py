@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from . import fuzz
-from .fuzz import entries, tasks
+from .browser_kit import watch
+from .fuzz import addresses, calls, entries, lines, processes, trees
 
-SAMPLE = {"command": 60, "config": 40, "adapter": 40, "python": 60, "entry": 6, "text": 6, "site": 4, "process": 3}
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+SAMPLE = {
+    "command": 60, "config": 40, "adapter": 40, "python": 60, "assistant": 40, "entry": 6, "text": 6, "site": 4,
+    "process": 3,
+}  # fmt: skip
 """The number of cases of each group. Those of the last groups take long."""
 
 
@@ -42,12 +50,37 @@ def test_every_command_works_on_an_entry_that_check_accepts(world: fuzz.World, d
     tree = world.folder / "tree"
     kb = entries.reread(world.kb, tree, method, content)
     try:
-        assert tasks.judged(kb, method, data.draw(st.sampled_from(world.small)), content).problems == []
+        assert trees.judged(kb, method, data.draw(st.sampled_from(world.small)), content).problems == []
     finally:
         entries.restore(world.kb, tree, method)
 
 
-# The fuzzer notices what it is for
+@pytest.mark.browser
+def test_pages_take_strange_addresses(world: fuzz.World, browser: Browser, address: str) -> None:
+    """Those that have failed, and a sample."""
+    page = browser.new_page()
+    tab = addresses.Tab(page, address, watch(page))
+    ends = [
+        "planner.html?gpu=24+GiB&need=toString", "taxonomy.html#%E0%A4%A", "taxonomy.html#constructor",
+        "methods/lora.html?r=1#%", *(addresses.drawn(random.Random(n), world) for n in range(8)),
+    ]  # fmt: skip
+    assert [(end, found.problems) for end in ends if (found := addresses.opened(tab, end)).problems] == []
+    page.close()
+
+
+# The fuzzer draws everything, and notices what it is for
+
+
+def test_every_command_and_every_option_is_drawn(world: fuzz.World) -> None:
+    """A new command belongs to a group without a change of the fuzzer, or this test names it."""
+    rng = random.Random(0)
+    drawn = [lines.declared(rng, world) for _ in range(600)]
+    every = [*drawn, *(line.split() for line in processes.LINES), ["site", "pages"]]  # the group `site` runs the last
+    assert [path for path, _ in lines.leaves() if not any(path == (*words[: len(path)],) for words in every)] == []
+    found = [command for path, command in lines.leaves() if path[-1] not in lines.ELSEWHERE]
+    options = {name for command in found for param in command.params for name in param.opts if name.startswith("-")}
+    assert options - {word for words in drawn for word in words} == set()
+    assert {"costs", "choose", "adapter", "compare", "nearest", "query"} <= calls.public(world.kb).keys()
 
 
 def broken(*_: object) -> None:
@@ -83,8 +116,8 @@ def test_a_mistake_of_the_command_line_is_noticed(
 def test_a_wrong_answer_is_noticed(world: fuzz.World) -> None:
     line = ["cost", "lora", "--model", "bert_base", "--set", "r=8", "--json"]
     out = fuzz.kit.command(line, world.kb)[0].out
-    assert [*tasks._compared(line, out, world)] == []
-    assert [*tasks._compared(line, out.replace('"r": 8', '"r": 4'), world)] != []
+    assert [*lines._compared(line, out, world)] == []
+    assert [*lines._compared(line, out.replace('"r": 8', '"r": 4'), world)] != []
     found = world.kb["lora"].cost("bert_base")
     places = world.kb["lora"].places("bert_base")
     assert [*fuzz.kit.recount(found, places)] == []
@@ -93,7 +126,7 @@ def test_a_wrong_answer_is_noticed(world: fuzz.World) -> None:
 
 @pytest.mark.parametrize("page", ["<script>a</script>", "<b onclick='a'>", "[a](javascript:b)", "# a {: onclick='b' }"])
 def test_what_runs_in_a_page_is_noticed(page: str) -> None:
-    assert [*tasks._inert(f"---\n---\n{page}\n")] != []
+    assert [*trees._inert(f"---\n---\n{page}\n")] != []
 
 
 def test_an_entry_of_the_checkout_stays_the_same_when_written(world: fuzz.World, tmp_path: Path) -> None:

@@ -53,15 +53,32 @@ CALLS: dict[str, Callable[[KnowledgeBase, Any], Any]] = {
     "argument": lambda kb, value: kb.adapter({"peft_type": "LORA", "r": value}, "bert_base"),
     "check": lambda kb, value: peftonomy.check(kb, [value]),
     "config": lambda kb, value: peftonomy.Backbone.from_config(value, families=kb.families),
+    "costs": lambda kb, value: kb.costs(value, "bert_base"),
+    "compare": lambda kb, value: kb.compare(value, "lora"),
+    "needs": lambda kb, value: kb.choose("bert_base", gpu="24GiB", needs=value),
+    "graph": lambda kb, value: kb.graph.parents(value),
+    "formula": lambda kb, value: peftonomy.Formula.parse(value)({}),
+    "checkpointing": lambda kb, value: kb["lora"].memory("bert_base", batch=1, seq=8, checkpointing=value),
+    "budget": lambda kb, value: kb.choose("bert_base", gpu="24GiB", trained=value),
+    "plan": lambda kb, value: kb["lora"].plan("bert_base").values(value),
+    "serving": lambda kb, value: kb["lora"].serving("bert_base", tp=value),
+    "name of a file": lambda kb, value: kb.shown(value),
 }
 VALUES = {
     "number": 3.5, "list": [[]], "set": {1}, "digits": 10**5_000, "object": Odd(), "bytes": b"x", "long": "x" * 5_000,
 }  # fmt: skip
 
 
+FINE = {("formula", "number"), ("name of a file", "long"), ("budget", "number")}
+"""Calls that have an answer."""
+
+
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_value_of_another_type_is_refused_in_one_short_line(kb: KnowledgeBase, call: str, value: str) -> None:
+    if (call, value) in FINE:
+        CALLS[call](kb, VALUES[value])
+        return
     with pytest.raises(PeftonomyError) as caught:
         CALLS[call](kb, VALUES[value])
     text = str(caught.value)

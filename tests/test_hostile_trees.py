@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import peftonomy
-from peftonomy import Backbone, KnowledgeBase, PeftonomyError, Problem
+from peftonomy import Backbone, KnowledgeBase, PeftonomyError, Problem, UsageError
 from peftonomy.backbones import infer
 from peftonomy.knowledge.graph import shortest_cycles
 from tests.trees import small_tree
@@ -213,3 +213,33 @@ def test_whole_numbers_are_in_ascii_digits(line: str, capsys: pytest.CaptureFixt
 
     assert main(line.split()) == 2
     assert "is not a whole number." in capsys.readouterr().err
+
+
+BROKEN = [
+    ({"after x y": "return mmm x"}, "unknown name mmm"),
+    ({"after x y": "a = first_half y"}, "found first_half in 'a = first_half y'"),
+    ({"after x y": "a = mm x .Z"}, "found .Z in 'a = mm x .Z'; expected one of A, B, "),
+    ({"after x y": "share s"}, "in 'share s': found 1 arguments; expected 2"),
+    ({"after x y": "a = loop 2 nowhere y"}, "found nowhere in 'a = loop 2 nowhere y'"),
+    ({"after x y": "share s x"}, "operations of m0 in "),
+    ({"after x y": "a = nth 2 2"}, "operations of m0 in "),
+]
+
+
+@pytest.mark.parametrize(("functions", "found"), BROKEN)
+def test_a_line_that_computes_nothing_is_reported(
+    root: Path, tmp_path: Path, functions: dict[str, str], found: str
+) -> None:
+    """The memory of a step is refused in one line, and `check` names the line."""
+    memory = {"operations": [{"per": "site", "functions": functions}]}
+    kb = grown(root, tmp_path, {"m0": lambda data: data.update(memory=memory)})
+    assert any(found in str(p) for p in problems_of(kb)), [str(p) for p in problems_of(kb)]
+    with pytest.raises(PeftonomyError) as caught:
+        kb["m0"].memory("roberta_base", batch=1, seq=8)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_default_without_a_value_on_a_model_is_refused(root: Path, tmp_path: Path) -> None:
+    kb = grown(root, tmp_path, {"m0": lambda data: data["hyperparameters"]["r"].update(default="8 // (12 - n_layers)")})
+    with pytest.raises(UsageError, match="m0: a default has no value on roberta_base: .*modulo by zero"):
+        kb["m0"].cost("roberta_base")

@@ -313,11 +313,11 @@ def test_what_a_broken_entry_reports(grown: KnowledgeBase) -> None:
     found = [str(p) for p in peftonomy.check(peftonomy.load(grown.root), [path])]
     assert found == [
         "methods/vector_scaling.yaml:2: summary: found nothing; expected this field [schema]",
-        "methods/vector_scaling.yaml:5: year: found 'soon'; expected be a valid integer [schema]",
+        "methods/vector_scaling.yaml:5: year: found 'soon'; expected a valid integer [schema]",
         "methods/vector_scaling.yaml:8: sumary: found an unknown field; expected one of "
         + found[2].partition("one of ")[2],
         ("methods/vector_scaling.yaml:17: tensors.s.served: found 'melted'; "
-        "expected be 'merged', 'kept' or 'absent' [schema]"),
+        "expected 'merged', 'kept' or 'absent' [schema]"),
     ]
     assert "did you mean summary?" in found[2]
 

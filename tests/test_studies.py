@@ -329,6 +329,8 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
         assert row.peak_bytes == row.predicted_bytes
         assert (row.peak_bytes is None) == (row.control is not None)
     assert rows["lora"].trained == 2048
+    assert list(rows["lora"].curve) == study.design.tuning.rates
+    assert found.predicted(0.0) == (4, 4)
     assert set(rows["lora"].against) == {"full_fine_tuning"}
     printed = run(f"bench report {TINY} --runs {finished}")
     assert printed.code == 0
@@ -360,6 +362,12 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     assert "expected frozen to be better than reversed" in refused.err
     spoilt.write_text("".join(json.dumps(line) + "\n" for line in lines if line["arm"] != FROZEN))
     assert "canary frozen: found unfinished runs" in run(f"bench report {TINY} --runs {spoilt}").err
+
+
+def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
+    assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny"}
+    for one in measured(root):
+        assert one.method is None or one.method in kb
 
 
 # One run, on a saved model and texts

@@ -110,6 +110,10 @@ def test_a_method_of_the_optimiser_needs_no_modules() -> None:
     keys = KB["galore"].export(MODEL, to="llama_factory", r=7, gap=11).to_dict()
     wanted = {"use_galore": True, "galore_rank": 7, "galore_update_interval": 11, "galore_scale": 0.25}
     assert {name: keys[name] for name in wanted} == wanted
+    keys = KB["apollo"].export(MODEL, to="llama_factory", r=1, scale=128.0, per="tensor").to_dict()
+    assert (keys["use_apollo"], keys["apollo_rank"], keys["apollo_scale_type"]) == (True, 1, "tensor")
+    keys = KB["badam"].export(MODEL, to="llama_factory", interval=60).to_dict()
+    assert (keys["use_badam"], keys["badam_switch_interval"], keys["finetuning_type"]) == (True, 60, "full")
 
 
 def test_every_linear_module_is_named() -> None:

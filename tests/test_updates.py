@@ -44,15 +44,17 @@ def test_two_rules_for_one_parameter_are_refused(kb: KnowledgeBase) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed"])
-def test_the_temporary_bytes_are_those_of_a_step_that_projects_anew(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "dtype"), [("galore", "float32"), ("galore", "bfloat16"), ("galore", "mixed"), ("apollo", "bfloat16")]
+)
+def test_the_temporary_bytes_are_those_of_a_step_that_projects_anew(method: str, dtype: str) -> None:
     """Both are at their peak in the update. In bfloat16 a projection that is already replaced is counted once more."""
     from .operations_kit import Case, predicted
 
     sizes = {"intermediate_size": 300, "vocab_size": 7}
     for r in (3, 30):
         case = Case(
-            "llama", "galore", dtype, "eager", batch=1, seq=2, hyperparameters={"r": r, "gap": 1}, config=sizes
+            "llama", method, dtype, "eager", batch=1, seq=2, hyperparameters={"r": r, "gap": 1}, config=sizes
         )
         ours, found = predicted(case), case.simulate()
         assert (ours.phase, found.phase) == ("optimizer", "optimizer")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..schema.library import Library
     from ..schema.support import Trainer
     from ..schema.taxonomy import Taxonomy
+    from ..schema.unmerged import Unmerged
 
 __all__ = ["M", "Merge", "MethodRecord", "ModelLike", "Records", "Shelf"]
 
@@ -308,6 +309,14 @@ class Records(Mapping[str, M], Generic[M]):
 
         path = self.root / "taxonomy" / "combinations.yaml"
         return validated(Combinations, load_yaml(path, self.shown(path))) if path.is_file() else None
+
+    @cached_property
+    def unmerged(self) -> Unmerged | None:
+        """Launches of unmerged adapters, and published slowdowns; None without taxonomy/unmerged.yaml."""
+        from ..schema.unmerged import Unmerged
+
+        path = self.root / "taxonomy" / "unmerged.yaml"
+        return validated(Unmerged, load_yaml(path, self.shown(path))) if path.is_file() else None
 
     @cached_property
     def studies(self) -> dict[str, Study]:

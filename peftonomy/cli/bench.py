@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..studies.records import Record
 
 study_argument = click.argument("study", metavar="STUDY", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+NEAR = 0.03
+"""The difference of a measured peak from the predicted one that counts as near, as a share."""
 SHOWN = 20
 """The number of unfinished arms that are listed."""
 
@@ -134,7 +136,9 @@ def report_(study: Path, file: Path | None, as_json: bool) -> None:
     more = ", ..." if len(found.unfinished) > SHOWN else ""
     if found.unfinished:
         click.echo(f"{len(found.unfinished)} not finished: {', '.join(found.unfinished[:SHOWN])}{more}")
-    click.echo(f"one row again: peftonomy bench run {study} --method {bases[0]} --out again.jsonl")
+    near, both = found.predicted(NEAR)
+    click.echo(f"peak memory: measured within {NEAR:.0%} of the prediction for {near} of {both}")
+    click.echo(f"one row again: peftonomy bench run {study} --method METHOD --out again.jsonl")
     return None
 
 

@@ -32,12 +32,12 @@ WORDS = {
 @method_argument
 @model_options
 @click.option("--engine", metavar="ENGINE", shell_complete=completes("engines"),
-              help="vllm, lorax, tgi or slora. Without it: only the key-value cache.")
+              help="An engine, such as vllm. Without it: the key-value cache and unmerged adapters.")
 @click.option("--max-loras", metavar="N", type=Whole(), default=1, show_default=True, help="The number of adapters.")
 @click.option("--max-rank", metavar="R", type=Whole(),
               help="The engine's largest rank. Default: the smallest that holds the method's.")
 @click.option("--tp", metavar="N", type=Whole(), default=1, show_default=True, help="GPUs of tensor parallelism.")
-@click.option("--fully-sharded", is_flag=True, help="vLLM's option --fully-sharded-loras.")
+@click.option("--fully-sharded", is_flag=True, help="The engine's option to shard adapters further.")
 @click.option("--dtype", metavar="DTYPE", help="Of adapters and cache. Default: the first that the engine accepts.")
 @json_option
 def serving(
@@ -66,6 +66,13 @@ def serving(
             section(("", "bytes", ""), rows, right=["bytes"])
             for line in found.beside:
                 click.echo(f"Not counted: {line}")
+    if found.unmerged_bytes:
+        parts = [f"{out.binary_text(found.unmerged_bytes)} beside the model"]
+        if found.unmerged_flops is not None:
+            parts.append(f"{found.unmerged_flops:,} operations a token")
+        if found.unmerged_launches is not None and kb.unmerged is not None:
+            parts.append(f"{found.unmerged_launches:,} kernel launches in {kb.libraries[kb.unmerged.library].package}")
+        click.echo(f"Unmerged: {', '.join(parts)}.")
     if found.key_value_bytes is None:
         click.echo("The key-value cache of this model is not described.")
     elif found.key_value_bytes:

@@ -50,7 +50,6 @@ def rank_options(command: F) -> F:
     return command
 
 
-RANK = ("gpus", "shard", "reshard_after_forward", "reduce_dtype", "quant_storage")
 SHOWN = 10
 """The number of methods that do not fit, in the text of `choose`."""
 STEP = ("optimizer", "checkpointing", "attention", "quantized")
@@ -68,10 +67,10 @@ STEP = ("optimizer", "checkpointing", "attention", "quantized")
 def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
     """Predict the memory and the operations of a training step."""
     from ..memory.setting import PARTS
-    from ..memory.sharding import NOT_COVERED, RankMemory, sharding
+    from ..memory.sharding import NOT_COVERED, OPTIONS, RankMemory, sharding
 
     step = {name: asked.pop(name) for name in STEP} | {"batch": batch, "seq": seq}
-    shared = sharding(**{name: asked.pop(name) for name in RANK})
+    shared = sharding(**{name: asked.pop(name) for name in OPTIONS})
     asking = question(asked)
     entry = knowledge()[method]
     if simulate:
@@ -201,10 +200,10 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
     """
     from ..memory.fit import asked_gpus, beside
     from ..memory.gpus import gpu_memory
-    from ..memory.sharding import sharding
+    from ..memory.sharding import OPTIONS, sharding
 
     kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
-    ranks = {name: asked.pop(name) for name in RANK}
+    ranks = {name: asked.pop(name) for name in OPTIONS}
     shared = sharding(asked_gpus(ranks.pop("gpus"), solve), **ranks)
     size, asking = gpu_memory(kb.gpus, gpu), question(asked)
     found, wanted = [], [kb[method] for method in dict.fromkeys(methods or kb)]

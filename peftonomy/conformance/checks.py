@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..implementations.located import module as implementation
-from ..memory.setting import Memory, Setting
+from ..memory.answer import Asked
+from ..memory.setting import Setting
 from . import tiny
 from .trial import KB, Trial, layout
 
@@ -97,7 +98,10 @@ def _trained_once(trial: Trial, seed: int) -> set[str]:
     for live, parameter in model.named_parameters():
         name = trial.ours(live)
         if name in moving:
-            assert parameter.grad is not None, f"no gradient reaches {name}"
+            if trial.forward_only or not parameter.requires_grad:   # frozen in the last turn
+                assert parameter.grad is None, f"a gradient reaches {name}, which is not trained now"
+            elif not trial.in_turns:
+                assert parameter.grad is not None, f"no gradient reaches {name}"
         else:
             assert parameter.grad is None, f"a gradient reaches {name}, which is frozen"
     moved = {name: int((value != before[name]).sum()) for name, value in trial.state(model).items()}
@@ -209,50 +213,57 @@ def memory(trial: Trial) -> None:
         return
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
-    torch.manual_seed(0)
-    kept = simulation.saved(setup)
-    if predicted.kept != kept:
-        with simulation.fake():
-            kept = simulation.saved(setup)
-    assert predicted.kept == kept, f"a step saves {kept:,} bytes, by the entry's operations {predicted.kept:,}"
+    for turn in setup.turns or (None,):
+        wanted = predicted.in_turn(turn).kept
+        torch.manual_seed(0)
+        kept = simulation.saved(setup, turn)
+        if wanted != kept:
+            with simulation.fake():
+                kept = simulation.saved(setup, turn)
+        assert wanted == kept, f"a step saves {kept:,} bytes, by the entry's operations {wanted:,}"
 
 
 def updating(trial: Trial) -> None:
     """Check that the method's own optimizer keeps as many bytes as the entry's `updates` say.
 
-    A method without an own optimizer is skipped; it may declare no updates.
+    A method without an own optimizer is skipped; it may declare no updates, evaluations or turns.
     """
-    declared = any(part.entry.memory is not None and part.entry.memory.updates for part in KB[trial.method].parts)
+    recipes = [part.entry.memory for part in KB[trial.method].parts if part.entry.memory is not None]
+    declared = any(recipe.updates or recipe.forward_only or recipe.turns is not None for recipe in recipes)
     own = hasattr(trial.reference, "optimizer")
-    assert declared == own, "the entry declares `updates` if and only if the module has an optimizer"
+    assert declared == own, "the entry declares a rule of the update if and only if the module has an optimizer"
     if not own:
         return
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
     torch.manual_seed(0)
     with simulation.conventions():
-        training = simulation.Training(setup)
-        training.loss().backward()
-        training.optimizer.step()
+        for turn in setup.turns or (None,):
+            found, wanted = _kept(simulation.Training(setup), turn), predicted.in_turn(turn).optimizer_states
+            assert found == wanted, f"the optimizer keeps {found:,} bytes, by the entry's updates {wanted:,}"
+
+
+def _kept(training: Any, turn: Any) -> int:
+    """Return the bytes of the optimizer's states after a step of a turn."""
+    training.begin(turn)
+    training.step()
     states = [v for state in training.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-    found = sum(v.untyped_storage().nbytes() for v in states)
-    wanted = predicted.optimizer_states
-    assert found == wanted, f"the optimizer keeps {found:,} bytes, by the entry's updates {wanted:,}"
+    return sum(v.untyped_storage().nbytes() for v in states)
 
 
-def _step(trial: Trial) -> tuple[Memory, Any]:
-    """Return the predicted memory of a training step on the tiny model, and the set-up of the same step."""
+def _step(trial: Trial) -> tuple[Asked, Any]:
+    """Return the question about a training step on the tiny model, and the set-up of the same step."""
     config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
     method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
     setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
-    predicted = method.training.memory(trial.hyperparameters, setting)
+    asked = Asked(KB, method.training.plan, trial.hyperparameters, setting)
     setup = implementation("_simulate").Setup.of(
         KB, trial.method, config, batch=2, seq=8, dtype="float32", checkpointing=False,
         optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
-        attention="eager", targets=trial.targets, task=predicted.task, hyperparameters=trial.hyperparameters,
-        implementation=trial.module,
+        attention="eager", targets=trial.targets, task=method.training.plan.inventory.task,
+        hyperparameters=trial.hyperparameters, implementation=trial.module,
     )  # fmt: skip
-    return predicted, setup
+    return asked, setup
 
 
 CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory, updating)

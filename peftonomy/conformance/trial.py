@@ -43,6 +43,20 @@ class Trial:
         return KB[self.method].entry
 
     @property
+    def forward_only(self) -> bool:
+        """True if a step has no backward pass: the method's own optimizer runs the forward passes."""
+        return any(recipe.forward_only for recipe in self._recipes)
+
+    @property
+    def in_turns(self) -> bool:
+        """True if only some layers are trained at a time."""
+        return any(recipe.turns is not None for recipe in self._recipes)
+
+    @property
+    def _recipes(self) -> list[Any]:
+        return [part.entry.memory for part in KB[self.method].parts if part.entry.memory is not None]
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The arguments of this trial's query to the knowledge base."""
         _, task, labels = layout(self.family)
@@ -105,9 +119,12 @@ class Trial:
         if own is None or plain:
             optimiser = torch.optim.SGD(moving, lr=0.01) if plain else torch.optim.Adam(moving, lr=0.01)
         else:
-            optimiser = own(model, lr=0.01)
+            optimiser = own(model, lr=0.001 if self.forward_only else 0.01)     # along a random direction
         losses = []
         for _ in range(steps):
+            if self.forward_only and not plain:
+                losses.append(float(optimiser.step(lambda: self.loss(model))))
+                continue
             optimiser.zero_grad()
             loss = self.loss(model)
             loss.backward()

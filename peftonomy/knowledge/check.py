@@ -98,7 +98,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 problems += _support_problems(kb, shelf.path(key), shelf[key])
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
-        problems += _combination_problems(kb)
+        problems += [*_combination_problems(kb), *_unmerged_problems(kb)]
     return sorted(set(problems))
 
 
@@ -117,7 +117,7 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     """
     problems: list[Problem] = []
     shared = (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: kb.combinations, lambda: kb.evidence)
-    for read in (*shared, lambda: recordings(kb.root)):
+    for read in (*shared, lambda: kb.unmerged, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -210,6 +210,21 @@ def _combination_problems(kb: Records[Any]) -> Iterator[Problem]:
             yield Problem(
                 document.path, document.line(keys), dotted(keys), name, expected, closest(name, known), "combinations"
             )
+
+
+def _unmerged_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check that the library, the methods and the sources of unmerged adapters exist."""
+    found, path = kb.unmerged, kb.root / "taxonomy" / "unmerged.yaml"
+    if found is None:
+        return
+    document, cited = load_yaml(path, kb.shown(path)), "a key of taxonomy/references.bib"
+    named: list[tuple[Keys, str, str, Iterable[str]]] = [(("library",), found.library, "a library", kb.libraries)]
+    named += [(("launches", method), method, "a method", kb) for method in found.launches]
+    named += [(keys, source.partition("#")[0], cited, kb.references.lines) for keys, source in found.citations()]
+    for keys, name, expected, known in named:
+        if name not in known:
+            hint = closest(name, known)
+            yield Problem(document.path, document.line(keys), dotted(keys), name, expected, hint, "unmerged")
 
 
 def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:

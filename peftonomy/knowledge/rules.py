@@ -494,8 +494,7 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
     programs = [functions_of(act, language) for act in acts]
     kinds = memo["operations"] | {name for functions in programs for name in functions}
     lines = [(k, line) for k, functions in enumerate(programs) for f in functions.values() for line in f.lines]
-    parts = [part.entry.tensors for part in method.parts]
-    tensors = {"weight", "bias", *(name for one in parts for name in one)}
+    tensors = {"weight", "bias", *method.entry.tensors}
     for k, line in lines:
         at, keys = ORDERS.get(line.kind, (0, 0, None))[2], ("memory", "operations", k, "functions")
         called = line.arguments[at] if at is not None else line.kind

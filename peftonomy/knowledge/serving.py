@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import INPUT_EMBEDDING
 from ..catalogue.records import MethodRecord, Records
-from ..costs.plan import BYTES
+from ..costs.plan import BYTES, Plan
 from ..costs.table import Table, Tabled
-from ..errors import UsageError, chosen
+from ..errors import UsageError, chosen, shown
+from ..memory.answer import remembered
+from ..memory.setting import Setting
 from ..schema.base import Value
 from ..schema.names import OF_PARAMETERS
-from ..serving.slots import Ask, slot
+from ..serving.slots import MOST, Ask, slot
 
 if TYPE_CHECKING:
-    from ..costs.plan import Plan
     from ..schema.engines import Engine, Works
     from ..schema.method import MethodEntry
 
@@ -24,6 +25,8 @@ __all__ = ["Serving", "records", "serve", "status", "traits"]
 
 RANK = "r"
 """The hyperparameter with the rank of an adapter."""
+TOKEN = Setting(batch=1, seq=1)
+"""One decoded token."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Serving(Tabled):
     parts: bytes of one adapter by role, empty if the engine does not take it. slot_bytes: their sum. total_bytes: of
     `max_loras` adapters. positions: tokens that the method puts in front of every input. key_value_bytes: what these,
     or the method's own keys and values, take in the cache; None if the model's cache is not described.
+
+    unmerged_bytes: of the tensors that an unmerged adapter keeps beside the model. unmerged_flops: the operations in
+    matrix products that they add to a decoded token, as the entry computes it; None if the method adds positions or its
+    computation is not described. unmerged_launches: the kernel launches that they add in the library, with adapter and
+    model in one data type; None if they are not counted.
     """
 
     method: str
@@ -53,6 +61,9 @@ class Serving(Tabled):
     parts: dict[str, int]
     positions: int
     key_value_bytes: int | None
+    unmerged_bytes: int
+    unmerged_flops: int | None
+    unmerged_launches: int | None
     beside: tuple[str, ...]
 
     @property
@@ -83,6 +94,9 @@ def serve(
     """Return the memory of a method's adapters in an engine. Raises UsageError."""
     values = plan.values(given)
     chosen("dtype", dtype, BYTES)
+    for name, number in (("max_loras", max_loras), ("max_rank", max_rank), ("tp", tp)):
+        if number is not None and not (type(number) is int and 1 <= number <= MOST):
+            raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1 to {MOST:,}")
     found: dict[str, Any] = {"works": None, "note": "", "source": None} if engine is None else status(method, engine)
     rank = max_rank if max_rank is not None or engine is None else _rank(values, engine)
     parts: dict[str, int] = {}
@@ -100,11 +114,13 @@ def serve(
     elif fully_sharded:
         raise UsageError("fully_sharded needs an engine")
     positions = _positions(plan, values)
+    cached = _key_values(plan, values, positions, tp, BYTES[dtype])
+    extra = _numbers(plan, values), _operations(method, plan, given) if cached == 0 else None, _launches(method, plan)
     return Serving(
         method.id, plan.inventory.backbone.id, values, engine.id if engine is not None else None,
         engine.version if engine is not None else None, found["works"], found["note"], found["source"],
         engine.allocates if engine is not None else None, max_loras, rank, tp, fully_sharded, dtype, parts, positions,
-        _key_values(plan, values, positions, tp, BYTES[dtype]), tuple(engine.beside) if engine is not None else (),
+        cached, BYTES[dtype] * extra[0], *extra[1:], tuple(engine.beside) if engine is not None else (),
     )  # fmt: skip
 
 
@@ -146,6 +162,56 @@ def _key_values(plan: Plan, values: Mapping[str, Value], positions: int, tp: int
         raise UsageError(f"tp: {tp} GPUs do not divide n_kv_heads = {heads}")
     each = sum(2 * len(block.layers) * block.dims["d_kv"] for block in attentions)
     return size * (positions * each + own) // heads * max(heads // tp, 1)
+
+
+# Unmerged adapters
+
+
+def _numbers(plan: Plan, values: Mapping[str, Value]) -> int:
+    """Return the entries of the method's own tensors that take part in inference."""
+    rows = plan.rows(dict(values))
+    return sum(r.count * r.n for r in rows if r.piece.tensor.served != "absent" and not r.piece.tensor.selecting)
+
+
+def _launches(method: MethodRecord, plan: Plan) -> int | None:
+    """Return the launches that the method adds to a forward pass: those of a layer times the adapted layers."""
+    counted = method.kb.unmerged
+    one = counted.launches.get(method.id) if counted is not None else None
+    return None if one is None else one.same * sum(site.count for group in plan.sites for site in group)
+
+
+def _operations(method: MethodRecord, plan: Plan, given: Mapping[str, Any]) -> int | None:
+    """Return the operations in matrix products that the method adds to a decoded token."""
+    own = _own_operations(method.kb, plan)
+    try:
+        found = remembered(method.kb, plan, given, TOKEN).forward_flops
+    except UsageError:
+        return None
+    return None if own is None else found - own
+
+
+def _own_operations(kb: Records[Any], plan: Plan) -> int | None:
+    """Return the operations of the model's own forward pass for one token.
+
+    They are those of a method that only selects parameters of the model and declares no operation of its own.
+    """
+    inventory, key = plan.inventory, "own_operations"
+    if key not in plan.memo:
+        plan.memo[key] = None
+        for one in kb.values():
+            memory = one.entry.memory
+            tensors = one.entry.tensors.values()
+            if one.entry.includes or (memory is not None and memory.operations) or not tensors:
+                continue
+            if all(tensor.selecting for tensor in tensors):
+                try:
+                    found = Plan(one.parts, inventory)
+                    plan.memo[key] = remembered(kb, found, {}, TOKEN).forward_flops
+                except UsageError:
+                    continue
+                break
+    own: int | None = plan.memo[key]
+    return own
 
 
 # Methods in engines

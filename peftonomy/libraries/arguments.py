@@ -145,8 +145,9 @@ class Arguments:
         kind = self.backbone.family.model_type
         if kind in self.spec.fails:
             raise self.refuse(self.library.type_key, self.type, f"another type for {kind}", self.spec.fails[kind])
-        if kind in self.spec.unfilled and self.raw.get(name := self.spec.unfilled[kind]) is None:
-            raise self.refuse(name, "nothing", f"a value, as {self.library.name} does not find it in the model")
+        for name in self.spec.unfilled.get(kind, ()):
+            if self.raw.get(name) is None:
+                raise self.refuse(name, "nothing", f"a value, as {self.library.name} does not find it in the model")
         if self.spec.only is not None:
             table = self.library.table(self.spec.by_model[self.spec.only])
             if self.backbone.family.model_type not in table:

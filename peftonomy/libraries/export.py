@@ -111,19 +111,19 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
     """Write a method's configuration. See `Method.export`."""
     entry = method.entry.implementations.get(library.id)
     if entry is not None and entry.unites:
-        return _accepted(replace(_union(method, entry, plan, given, library), model=_loaded(plan)), plan)
+        return _accepted(method, replace(_union(method, entry, plan, given, library), model=_loaded(plan)), plan)
     if entry is None or entry.type is None:
         reason = "" if entry is None or entry.symbol is None else f"; there it is {entry.symbol}"
         raise UsageError(f"{library.name} has no configuration that makes {method.id}{reason}")
     values = plan.values(given)
     for name in plan.named(given):
         _expressed(method, [entry], library, name, values[name])
-    return _accepted(replace(_written(method, entry, plan, values, library), model=_loaded(plan)), plan)
+    return _accepted(method, replace(_written(method, entry, plan, values, library), model=_loaded(plan)), plan)
 
 
-def _accepted(found: Configuration, plan: Plan) -> Configuration:
-    """Return a configuration. Raises UsageError if the library refuses its arguments on the plan's model."""
-    from .arguments import Arguments
+def _accepted(method: MethodRecord, found: Configuration, plan: Plan) -> Configuration:
+    """Return a configuration. Raises UsageError if it cannot be read again, because the library refuses it here."""
+    from .adapter import read_named
     from .located import check_located
 
     inventory, library = plan.inventory, found.library
@@ -131,9 +131,10 @@ def _accepted(found: Configuration, plan: Plan) -> Configuration:
         if library.builds:
             check_located(library, library.name, found.to_dict(), inventory)
         else:
-            Arguments(library, library.name, found.to_dict(), inventory.backbone)
+            where = method.id, inventory.task, inventory.num_labels, "float32"
+            read_named(method.kb, library, library.name, found.to_dict(), inventory.backbone, *where)
     except ConfigError as error:
-        raise UsageError(f"{found.method} on {inventory.backbone.id}: {error}") from None
+        raise UsageError(f"{method.id} on {inventory.backbone.id}: {error}") from None
     return found
 
 

@@ -346,7 +346,7 @@ class Where:
         )
 
     def _parameters(self) -> Iterator[SiteGroup]:
-        """Yield matrices targeted by their own names: a linear module's weight, a bare parameter, experts' weights.
+        """Yield matrices targeted by their own names: a module's weight, a bare parameter, the weights of experts.
 
         The module of such a site has the parameter's name.
         """
@@ -354,17 +354,19 @@ class Where:
             found = False
             for module in self.modules:
                 for suffix, shape in module.parameters:
-                    matrix = suffix == "weight" if module.kind in LINEAR else module.kind == "parameter"
-                    one = replace(module, path=f"{module.path}.{suffix}")
+                    one = replace(module, path=f"{module.path}.{suffix}".lstrip("."))
                     layers = [n for n, path in one.paths() if f".{path}".endswith(f".{name}")]
-                    if layers and matrix and len(shape) in (2, 3):
-                        found = True
-                        if module.kind == "parameter":
-                            one = replace(one, d_out=shape[-2], d_in=shape[-1])
-                        one = replace(one, kind="parameter")
-                        yield self._site(one, tuple(n for n in layers if n is not None))
+                    if not layers:
+                        continue
+                    if len(shape) not in (2, 3):
+                        found_shape = f"{one.path}, of shape {list(shape)}"
+                        raise self.refuse("target_parameters", found_shape, "parameters of two or three dimensions")
+                    found = True
+                    if module.kind == "parameter":
+                        one = replace(one, d_out=shape[-2], d_in=shape[-1])
+                    yield self._site(replace(one, kind="parameter"), tuple(n for n in layers if n is not None))
             if not found:
-                raise self.refuse("target_parameters", name, "the weight of a linear module, or of experts")
+                raise self.refuse("target_parameters", name, "the name of a weight, or of experts' matrices")
 
     def _named_well(self) -> None:
         """Note names without a match. Refuse names of modules that contain modules, and names of experts."""
@@ -439,12 +441,14 @@ class Where:
             return
         copied = self._saved_well()
         found = [m for m in self.modules if any(self._saved(path) for _, path in m.paths())]
-        if any(module in self.tying for module in found):  # one copy for all; the file has it once for each
-            found = [self.tying[0], *(m for m in found if m not in self.tying)]
-            yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in self.tying[1:])
+        names = {word.rpartition(".")[2] for word in self._words("modules_to_save")}
+        tying = self.tying if names & {*self.arguments.library.embedding_names} else []
+        if any(module in tying for module in found):  # one copy for all; the file has it once for each
+            found = [tying[0], *(m for m in found if m not in tying)]
+            yield from (Extra(f"tied to it: {m.path}", 0, 0, self._numel(m)) for m in tying[1:])
         for module in found:
             paths = [path for _, path in module.paths() if self._saved(path)]
-            each = [(1, 1, 1)] if module in self.tying else [self._copied(path, copied) for path in paths]
+            each = [(1, 1, 1)] if module in tying else [self._copied(path, copied) for path in paths]
             trained, added, stored = (sum(n) * self._numel(module) for n in zip(*each, strict=True))
             if (tied := _tied_bias(module)) and self._has_owner(module):  # copied with the parameter that it is
                 if each != [(1, 1, 1)]:
@@ -479,6 +483,7 @@ class Where:
                 expected = f"names that {arguments.library.name} does not use for modules of its own"
                 raise self.refuse("modules_to_save", f"{self.saved}, which mean {name} as well", expected)
         copied = {path for path in self._paths | holders if path.endswith(ends)}
+        matrices_named = {path for site in self._parameters() for _, path in site.paths()}
         steps: dict[str, set[int]] = {}
         again = arguments.spec.wraps or arguments.values.get("bias", "none") != "none" or self.by_task
         buffers = tuple(f".{end}" for end in self.arguments.backbone.family.buffered)
@@ -509,6 +514,8 @@ class Where:
                 raise self.refuse("modules_to_save", path, "only the head of the task, which is saved by itself")
             if any(self.named(other) for other in self._paths if other == path or other.startswith(inside)):
                 raise self.refuse("modules_to_save", path, "names that end no name of a targeted module")
+            if any(other.startswith(inside) for other in matrices_named):
+                raise self.refuse("modules_to_save", path, "modules without a parameter of target_parameters")
         return frozenset(copied)
 
     def _saved(self, path: str) -> bool:

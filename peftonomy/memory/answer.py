@@ -13,12 +13,13 @@ from ..schema.base import Value
 from . import ranks
 from .asked import Asked, Ledger, Totals, billed
 from .forms import Form, Question, derived
+from .program import Turn
 from .ranks import RankAsked
 from .setting import Memory, Setting
 from .sharding import Sharding, checked
 
 if TYPE_CHECKING:
-    from ..costs.plan import Plan
+    from ..costs.plan import Plan, Row
 
 __all__ = ["Asked", "Training", "check_length", "remembered"]
 
@@ -57,14 +58,29 @@ def remembered(
     rows = plan.each(values)
     if sharding is not None:
         checked(setting, sharding)
+    recipes = [part.entry.memory for part in plan.parts if part.entry.memory is not None]
+    if sharding is not None and any(recipe.forward_only or recipe.turns is not None for recipe in recipes):
+        raise UsageError(f"gpus: found {sharding.gpus}; the recipe of {plan.id} is covered on one GPU only")
+    if not any(recipe.turns is not None for recipe in recipes):
+        return _in_turn(kb, plan, given, values, rows, setting, sharding, None)
+    turns = Asked(kb, plan, given, setting).turns()
+    answers = (_in_turn(kb, plan, given, values, rows, setting, None, turn) for turn in turns)
+    return max(answers, key=lambda memory: memory.peak)
+
+
+def _in_turn(
+    kb: Records[Any], plan: Plan, given: Mapping[str, Any], values: Mapping[str, Value], rows: Sequence[Row],
+    setting: Setting, sharding: Sharding | None, turn: Turn | None,
+) -> Memory:  # fmt: skip
+    """Return the memory of a step in one turn; None is that of a method without turns."""
     ranked = sharding if sharding is not None and sharding.shard == "fsdp" else None
-    question = Question.of(setting, values, rows, ranked)
+    question = Question.of(setting, values, rows, ranked, turn)
     forms = _forms(plan, question)
     found = _applied(forms, question)
     if found is None and len(forms) < MOST_FORMS:
         with contextlib.suppress(UsageError, DataError):  # which the step raises too, about plain numbers
             forms.append(
-                derived(kb, plan, values, rows, setting) if ranked is None
+                derived(kb, plan, values, rows, setting, turn) if ranked is None
                 else ranks.derived(kb, plan, values, rows, setting, ranked)
             )  # fmt: skip
             found = _applied(forms[-1:], question)
@@ -72,7 +88,7 @@ def remembered(
         totals, ledger = found
     else:
         asked = Asked(kb, plan, given, setting) if ranked is None else RankAsked(kb, plan, given, setting, ranked)
-        totals, ledger = asked.answer()
+        totals, ledger = asked.answer(turn)
     return billed(plan, setting, values, rows, totals, ledger, sharding)
 
 

@@ -12,8 +12,8 @@ from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.base import Value
 from .machine import SINGLE
-from .optimizer import Trained, update
-from .program import Model, Program
+from .optimizer import Trained, Update, update
+from .program import Model, Program, Turn
 from .rules import load_language
 from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZER, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .sharding import RankMemory, Sharding, divided, share
@@ -58,9 +58,11 @@ part."""
 class Ledger(NamedTuple):
     """The parts of an answer that are the same for all questions with the same rows.
 
-    eager: whether attention is written out. backbone: trained tensors of the backbone that the step reaches, each kind
-    with its number. ruled: those of them that the method's own rule updates. trained: numbers of all that are trained,
-    reached or not. unreached: the rows whose tensors are trained and get no gradient.
+    eager: whether attention is written out. forward_only: whether the step has no backward pass.
+    backbone: trained tensors of the backbone that the step reaches, each kind with its number. ruled: those of them
+    that the method's own rule updates. resting: those that are trained in other turns, and keep their states.
+    trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are trained and get no
+    gradient.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
     matrices: linear layers inside of the stacks, each with whether its weight is trained.
     widened: by how many bytes the parameters grow that are in float32 whatever type the model has.
@@ -68,8 +70,10 @@ class Ledger(NamedTuple):
     """
 
     eager: bool
+    forward_only: bool
     backbone: tuple[Trained, ...]
     ruled: tuple[Trained, ...]
+    resting: tuple[Trained, ...]
     trained: int
     unreached: frozenset[int]
     pairs: tuple[tuple[Single, Single], ...]
@@ -118,9 +122,15 @@ class Asked:
         mixed = s.dtype == "mixed"
         return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
 
-    def step(self) -> Step:
-        """Return a step of the program."""
-        return Step(self.program, self.flags())
+    def turns(self) -> list[Turn | None]:
+        """Return the turns of which one takes the most memory; None alone if everything is trained at a time."""
+        if self.program.together is None:
+            return [None]
+        return [*self.program.turns(self.step().every)]
+
+    def step(self, turn: Turn | None = None) -> Step:
+        """Return a step of the program; in a turn, if layers are trained in turns."""
+        return Step(self.program if turn is None else self.program.during(turn), self.flags())
 
     def totals(self, step: Step) -> Totals:
         """Run the step and return its totals."""
@@ -130,15 +140,22 @@ class Asked:
         tape.peak = 0
         step.back(loss)
         second = tape.peak, *tape.most
-        rules = self.rules(step)
         return Totals(
-            first, kept, forward, second, tape.flops, self.program.holds, sum(r.states * r.number for r in rules),
-            max((r.temporary for r in rules), default=0), step.shards, self.parts(step),
+            first, kept, forward, second, tape.flops, self.program.holds, *self.own(step), step.shards, self.parts(step)
         )  # fmt: skip
 
-    def rules(self, step: Step) -> list[Ruled]:
-        """Return the parameters that the method's own rule updates, as far as the step reaches them."""
-        return [r for r in ruled(self.program, self.sizes, self.w_t) if step.reached(r.module, r.suffix)]
+    def own(self, step: Step) -> tuple[Any, Any]:
+        """Return the bytes that the method's own rule keeps, and those that it takes for a while."""
+        states, rules = sum(r.states * r.number for r in self.rules(step, kept=True)), self.rules(step)
+        return states, max((r.temporary for r in rules), default=0) + sum(r.together * r.number for r in rules)
+
+    def rules(self, step: Step, kept: bool = False) -> list[Ruled]:
+        """Return the parameters that the method's own rule updates, as far as the step reaches them.
+
+        kept: also those of other turns whose states stay.
+        """
+        program = self.program if kept and not self.program.drops else step.program
+        return [r for r in ruled(program, self.sizes, self.w_t) if step.reached(r.module, r.suffix)]
 
     def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
         """Return the parameters' sizes for each row whose tensor is split into several parameters."""
@@ -148,7 +165,8 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone, own, everything, bucketed = list[Trained](), list[Trained](), 0, 0
+        backbone, own, resting = list[Trained](), list[Trained](), list[Trained]()
+        everything = bucketed = 0
         rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
@@ -156,8 +174,10 @@ class Asked:
                 everything += number * math.prod(shape)
                 bucketed += number * math.prod(shape) * self._width(module)
                 if number and step.reached(module, suffix):
+                    now = sum(step.program.trains(module, suffix, n) for n in module.layers or (-1,))
                     several = sum((module.path, suffix, n) in rules for n in module.layers or (-1,))
-                    kinds = (backbone, number - several), (own, several)
+                    rest = 0 if self.program.drops or several else number - now
+                    kinds = (backbone, now - several), (own, several), (resting, rest)
                     for kind, n in kinds:
                         kind += [Trained(shape, self._width(module), n)] if n else []
         arrived = step.arrived()
@@ -174,7 +194,8 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", tuple(backbone), tuple(own), everything, unreached, tuple(pairs),
+            self.setting.attention == "eager", self.program.evaluations > 0, tuple(backbone), tuple(own),
+            tuple(resting), everything, unreached, tuple(pairs),
             tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
             bucketed, int(model.operations.pixels(model.config)),
@@ -194,7 +215,7 @@ class Asked:
 
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
-                trained = self.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
+                trained = step.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
                 if trained and step.reached(m, suffix):
                     yield math.prod(shape) * self._width(m), -1, shape[0]
             yield from beside(m.stack, m.path, layer)
@@ -243,14 +264,18 @@ class Asked:
                     grown += math.prod(shape) * (SINGLE - width)
         return grown
 
-    def answer(self) -> tuple[Totals, Ledger]:
+    def answer(self, turn: Turn | None = None) -> tuple[Totals, Ledger]:
         """Run the step and return its totals and the ledger."""
-        step = self.step()
+        step = self.step(turn)
         return self.totals(step), self.ledger(step)
 
     def memory(self) -> Memory:
-        """Run the step and return its memory."""
-        return billed(self.plan, self.setting, self.values, self.rows, *self.answer())
+        """Run the step and return its memory; that of the largest turn, if there are several."""
+        return max((self.in_turn(turn) for turn in self.turns()), key=lambda memory: memory.peak)
+
+    def in_turn(self, turn: Turn | None) -> Memory:
+        """Run the step of one turn and return its memory."""
+        return billed(self.plan, self.setting, self.values, self.rows, *self.answer(turn))
 
 
 def billed(
@@ -265,7 +290,7 @@ def billed(
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
-    if ledger.ruled:
+    if ledger.ruled or ledger.forward_only:
         _own_rule(plan, setting, sharding)
     gpus = sharding.gpus if sharding is not None and sharding.shard == "fsdp" else 1
     tensors = [t if gpus == 1 else t._replace(shape=_share(t.shape, gpus)) for t in ledger.backbone]
@@ -289,7 +314,6 @@ def billed(
             frozen += row.count * row.n
         if row.learns:
             numbers += row.count * row.n
-    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
     trained += ledger.trained
     pairs = [
         (_single(a, m, gpus) if i < 0 else sizes[i][m], _single(b, n, gpus) if j < 0 else sizes[j][n])
@@ -298,7 +322,11 @@ def billed(
     divides = sharding is not None and sharding.shard == "zero1"
     kind = OPTIMIZERS[setting.optimizer]
     optimizer = divided(kind, tensors, sharding.gpus) if divides and sharding else update(kind, tensors, pairs)
-    states = optimizer.states + int(totals.states)
+    resting = update(kind, ledger.resting, ())
+    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
+    if ledger.forward_only:  # of one parameter, the perturbation
+        gradients, optimizer = 0, Update(0, 0, max((one for one, _ in pairs), default=0))
+    states, paged = optimizer.states + resting.states + int(totals.states), optimizer.paged + resting.paged
     held = int(totals.holds) + ledger.buffers
     if gpus > 1:
         assert sharding is not None
@@ -316,11 +344,11 @@ def billed(
     phase, peak, left, grads, gathered, buffers = max(moments, key=lambda m: m[1])
     if gpus > 1 and phase == "forward":
         left = totals.first[1]
-    if max(weights + peak + states, kept, optimizer.paged) > EXACT:
+    if max(weights + peak + states, kept, paged) > EXACT:
         raise UsageError("memory: this step takes more than 2**53 bytes")
     common: tuple[Any, ...] = (
         plan.id, inventory.backbone.id, inventory.task, setting, dict(values), plan.targets, phase, weights, grads,
-        states, left + inputs, peak - left - grads - gathered - buffers, kept + inputs, optimizer.paged, trained,
+        states, left + inputs, peak - left - grads - gathered - buffers, kept + inputs, paged, trained,
         totals.forward, totals.flops,
     )  # fmt: skip
     found = Memory(*common)

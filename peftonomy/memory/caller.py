@@ -13,7 +13,7 @@ from ..errors import PeftonomyError, near
 from ..formula import Formula
 from ..schema.programs import Function, Line
 from .machine import EVERY, Machine, Value, tensor
-from .program import BLOCKS, Hook, Own, Part, Slice
+from .program import AROUND, BLOCKS, IN_PLACE, Hook, Own, Part, Slice
 from .rules import INPUTS, Rule
 from .tape import Record
 from .tensor import Storage, Tensor
@@ -88,6 +88,8 @@ class Caller(Machine):
         before = self.hook, self.names, self.copy, self.floor
         self.hook, self.names, self.copy, self.floor = hook, {**self.base, **hook.names}, None, len(self.scopes)
         results = self.call(hook.function, values)
+        if not results and hook.name in (*AROUND, *IN_PLACE):
+            raise self._wrong(hook.function.lines[-1].text, "no result", "a tensor", hook.function)
         self.hook, self.names, self.copy, self.floor = before
         return results
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..costs.table import Table, Tabled
 from ..errors import UsageError, shown
 from ..schema.base import Value
+from .program import module_path
 from .sharding import checked_gpus
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _tensors(plan: Plan, values: Mapping[str, Value]) -> Iterator[tuple[int, int
         elif row.learns:
             for _, spot in row.piece.places.spots:
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
-                selected.setdefault((spot.path, spot.suffix), set()).update(layers or (-1,))
+                selected.setdefault((module_path(spot), spot.suffix), set()).update(layers or (-1,))
     for module in plan.inventory.modules:
         for suffix, shape in module.parameters:
             chosen = selected.get((module.path, suffix), set())

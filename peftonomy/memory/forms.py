@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..schema.base import Value
 from .asked import Asked, Ledger, Totals, modelled
 from .machine import Flags
-from .program import Model, Program
+from .program import Model, Program, Turn
 from .setting import DTYPES, Setting
 from .sharding import Sharding
 from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
@@ -48,9 +48,11 @@ class Question(NamedTuple):
 
     @staticmethod
     def of(
-        setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], sharding: Sharding | None = None
-    ) -> Question:
-        """Return the question that these values and rows ask. sharding: of a rank whose step is its own."""
+        setting: Setting, values: Mapping[str, Value], rows: Sequence[Row], sharding: Sharding | None = None,
+        turn: Turn | None = None,
+    ) -> Question:  # fmt: skip
+        """Return the question that these values and rows ask. sharding: of a rank whose step is its own. turn: the
+        layers that are trained now."""
         numbers, reals, others = [setting.batch, setting.seq], list[float](), list[Any]()
         for value in values.values():
             if symbolic(value):
@@ -62,7 +64,7 @@ class Question(NamedTuple):
             others.append(type(value))
         same = [(id(r.piece), r.copies, r.layers, r.learns, None if dense(r) else r.count) for r in rows]
         widths = (*DTYPES[setting.dtype], setting.dtype == "mixed")
-        kind = (*widths, setting.attention, setting.checkpointing, *others, *same)
+        kind = (turn, *widths, setting.attention, setting.checkpointing, *others, *same)
         if sharding is not None:
             kind = (*kind, setting.quantized, replace(sharding, gpus=2))
             numbers.append(sharding.gpus)
@@ -152,16 +154,14 @@ class Symbolic(Asked):
         """Return the flags of the step, with symbols for the batch and the length."""
         return super().flags(whole)._replace(batch=self.batch, seq=self.seq)  # type: ignore[arg-type]
 
-    def form(self) -> Form:
-        """Run the step and return its form."""
-        step = self.step()
+    def form(self, turn: Turn | None = None) -> Form:
+        """Run the step, of one turn if there are several, and return its form."""
+        step = self.step(turn)
         tape = step.tape = Moments(self.trace)
         loss = step.run()
         first, rest = tape.highest(), [tape.now, tape.flops]
         step.back(loss)
-        totals = self.rules(step)
-        rest += [tape.flops, self.program.holds, sum(r.states * r.number for r in totals)]
-        rest += [max((r.temporary for r in totals), default=0), step.shards]
+        rest += [tape.flops, self.program.holds, *self.own(step), step.shards]
         terms = [self.trace.terms(value) for value in rest]
         shapes = {
             i: [tuple(map(self.trace.terms, shape)) for shape in several] for i, several in self.parts(step).items()
@@ -225,6 +225,9 @@ class Form:
         return Totals(peaks[0], kept, forward, peaks[1], flops, holds, states, updating, shards, sizes)
 
 
-def derived(kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting) -> Form:
+def derived(
+    kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting,
+    turn: Turn | None = None,
+) -> Form:  # fmt: skip
     """Derive the form of a question. Raises UsageError and DataError as the step itself does."""
-    return Symbolic(kb, plan, values, rows, setting).form()
+    return Symbolic(kb, plan, values, rows, setting).form(turn)

@@ -50,6 +50,9 @@ class Machine:
     """The state of a step, and its single operations."""
 
     def __init__(self, program: Program, flags: Flags):
+        forward_only = program.evaluations > 0
+        if forward_only:  # in evaluation mode, where transformers has no checkpoints
+            flags = flags._replace(checkpointing=False)
         self.program, self.model, self.flags = program, program.model, flags
         self.language = self.model.language
         self.tape = Tape()
@@ -70,10 +73,11 @@ class Machine:
         self.owns: Mapping[tuple[str, str], Own] = {}  # parameters of a method that stand in place of the model's
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
         self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
-        self.recording, self.done, self.last, self.limit = True, 0, 0, -1  # see `Step`
+        self.recording, self.done, self.last, self.limit = not forward_only, 0, 0, -1  # see `Step`
         flagged = {
             "batch": flags.batch, "seq": flags.seq, "eager": int(flags.eager), "sdpa": int(not flags.eager),
             "checkpointing": int(flags.checkpointing), "autocast": int(flags.autocast), "width": flags.width,
+            "evaluating": int(forward_only),
         }  # fmt: skip
         self.every = {stack: {**names, **flagged} for stack, names in self.model.names.items()}
         self.names: Mapping[str, Any] = self.every[""]
@@ -194,10 +198,13 @@ class Machine:
         part = self._parameter(key, padded(shape), own.trained, own.layers is not None)
         return [self.tape.hold(part)]
 
-    def _parameter(self, key: Any, shape: Any, trained: bool, layered: bool, single: bool = False) -> Tensor:
+    def _parameter(
+        self, key: Any, shape: Any, trained: bool, layered: bool, single: bool = False, wide: bool = False
+    ) -> Tensor:
+        """Return a parameter. wide: whether it has the type of a trained one, since it is trained in another turn."""
         known = self.inside if layered else self.outside
         if key not in known:
-            width = SINGLE if single else self.flags.trained if trained else self.flags.width
+            width = SINGLE if single else self.flags.trained if trained or wide else self.flags.width
             known[key] = Tensor(shape, width, trained, key=key)
         return known[key]
 
@@ -231,7 +238,8 @@ class Machine:
         own = self.owns.get((owner.path, name))
         if own is not None:
             return self.tape.hold(self._parameter((own.key, None), own.shape, own.trained, layered, single))
-        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single))
+        wide = self.program.whole.trains(owner, name, self.number if layered else -1)
+        value = self.tape.hold(self._parameter((owner.path, name), padded(shape), trained, layered, single, wide))
         for hook in self.program.at(owner.stack, owner.path, self.number):
             if hook.suffix and hook.suffix != name:
                 continue
@@ -401,6 +409,12 @@ class Machine:
         scope[f"held {len(scope)}"] = self.tape.hold(x)
         return self.tape.hold(x)
 
+    def linger(self, x: Tensor) -> Tensor:
+        """Hold a tensor until the current layer returns."""
+        scope = self.scopes[self.depth]
+        scope[f"held {len(scope)}"] = self.tape.hold(x)
+        return self.tape.hold(x)
+
     def mark(self, x: Tensor) -> Tensor:
         """Mark a parameter whose gradient a hook replaces."""
 
@@ -424,7 +438,8 @@ class Machine:
 
 SPECIAL: dict[str, Callable[[Machine, Tensor], Tensor]] = {
     "leaf": Machine.leaf, "hold": Machine.keep, "stay": Machine.stay, "remain": Machine.remain,
-    "hooked": Machine.mark, "anew": Machine.again, "same": lambda machine, x: machine.tape.hold(x),
+    "linger": Machine.linger, "hooked": Machine.mark, "anew": Machine.again,
+    "same": lambda machine, x: machine.tape.hold(x),
 }  # fmt: skip
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
 
 __all__ = [
-    "Hook", "Model", "Own", "Part", "Program", "Slice", "acts", "compressed", "family_functions", "fixed_options",
-    "functions_of",
+    "AROUND", "BLOCKS", "IN_PLACE", "Hook", "Model", "Own", "Part", "Program", "Slice", "Turn", "acts", "beside",
+    "compressed", "family_functions", "fixed_options", "functions_of", "module_path",
 ]  # fmt: skip
 
 BLOCKS = ("attn", "xattn", "mlp")
@@ -46,6 +46,10 @@ ALIKE = 4
 """Runs of a pattern from which on those between the second and the last are counted and not run."""
 Place = tuple[Any, ...]
 Layers = frozenset[int] | None
+Turn = frozenset[tuple[str, int]]
+"""Layers that are trained at a time, each with its stack."""
+MOST_TURNS = 400
+"""Turns that are compared, at most."""
 
 
 class Slice(NamedTuple):
@@ -229,6 +233,8 @@ class Program:
         self.hooks: dict[tuple[str, str], list[Hook]] = {}
         self.points: dict[tuple[str, str, str], list[Hook]] = {}
         self.holds = 0
+        self.whole = self
+        """The same program with all that is ever trained. It differs if layers are trained in turns."""
         for row in rows:
             self._row(row)
         for module in model.inventory.modules:
@@ -238,9 +244,30 @@ class Program:
         arguments = plan.arguments(dict(values))
         for acting in self._acting():
             self._act(acting, arguments[acting.part])
+        self.evaluations, self.together, self.drops = self._recipe(arguments)
         kinds = model.language.points
         self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
         """Whether attention has to be written out."""
+
+    def _recipe(self, arguments: Sequence[tuple[Any, ...]]) -> tuple[int, int | None, bool]:
+        """Return how many forward passes replace a backward pass, how many layers are trained at a time (None: all),
+        and whether the others have no optimizer states."""
+        evaluations, together, drops = 0, None, True
+        for index, part in enumerate(self.plan.parts):
+            memory = part.entry.memory
+            if memory is None or (memory.turns is None and not memory.forward_only):
+                continue
+            names = {**self.plan.common, **dict(zip(part.entry.hyperparameters, arguments[index], strict=True))}
+            evaluations = max(evaluations, int(memory.evaluations(names)))
+            if memory.turns is not None:
+                if together is not None:
+                    raise UsageError(f"{self.plan.id}: two of its parts train layers in turns")
+                together, drops = int(memory.turns.layers(names)), bool(memory.turns.drops(names))
+        if not 0 <= evaluations <= EXACT:
+            raise UsageError(f"{self.plan.id}: found {evaluations} evaluations; expected a count from 0 to 2**53")
+        if together is not None and together < 1:
+            raise UsageError(f"{self.plan.id}: found {together} layers at a time; expected at least 1")
+        return evaluations, together, drops
 
     # What the method brings
 
@@ -254,7 +281,7 @@ class Program:
             there: Layers = layers if spot.layers else None
             if tensor.selecting:
                 if row.learns:
-                    self.trained.setdefault((_path(spot), spot.suffix), []).append(there)
+                    self.trained.setdefault((module_path(spot), spot.suffix), []).append(there)
                 continue
             shape = self.shape(row, spot) or beside(row, spot)
             place = _place(tensor.per, spot)
@@ -343,7 +370,7 @@ class Program:
     def _path(self, stack: str, spot: Spot, at: str | None) -> str:
         """Return the path around which a function at a spot acts: the spot, its layer, or the norm after it."""
         if at != "norm":
-            return at or _path(spot)
+            return at or module_path(spot)
         role = f"norm.{spot.role.partition('.')[0]}"
         found = self.model.module(stack, min(spot.layers, default=-1), role)
         if found is None:
@@ -359,6 +386,46 @@ class Program:
         found = copy(self)
         found.hooks, found.points = {}, {}
         return found
+
+    def during(self, turn: Turn) -> Program:
+        """Return the same program while, of all layers, only those of a turn are trained."""
+        found = copy(self)
+        found.trained = {}
+        for (path, suffix), several in self.trained.items():
+            stack = self.model.paths[path].stack
+            here = frozenset(layer for where, layer in turn if where == stack)
+            left = [layers if layers is None else layers & here for layers in several]
+            found.trained[path, suffix] = [layers for layers in left if layers is None or layers]
+        return found
+
+    def turns(self, every: Mapping[str, Mapping[str, Any]]) -> list[Turn]:
+        """Return the turns of which one takes the most memory; an empty list if everything is trained at a time.
+
+        Of layers that are alike, a turn has the first ones, the last ones, or some of both. Trained layers near the
+        start make the layers behind them save more, and the gradients of those near the end come early. Any other
+        turn takes at most as much at every moment of the step. every: the names for formulas in each stack.
+        """
+        if self.together is None:
+            return []
+        alike: dict[Any, list[tuple[str, int]]] = {}
+        for stack in self.model.inventory.stacks:
+            for layer, key in enumerate(self.keys(stack, every[stack])):
+                alike.setdefault((stack, key), []).append((stack, layer))
+        together = min(self.together, sum(map(len, alike.values())))
+        found: dict[Turn, None] = dict.fromkeys([frozenset()])
+        for several in alike.values():
+            more: dict[Turn, None] = {}
+            for turn in found:
+                for number in range(min(len(several), together - len(turn)) + 1):
+                    for low in range(number + 1):
+                        more[turn | {*several[:low], *several[len(several) - number + low :]}] = None
+            found = more
+            if len(found) > MOST_TURNS:
+                raise UsageError(
+                    f"memory: {self.plan.id} trains {together} layers at a time, of {len(alike)} kinds; "
+                    f"expected fewer, so that at most {MOST_TURNS} choices can be the largest"
+                )
+        return [turn for turn in found if len(turn) == together]
 
     # Questions
 
@@ -382,6 +449,10 @@ class Program:
 
     def sequence(self, stack: str, names: Mapping[str, Any]) -> list[tuple[list[int], int]]:
         """Return the layers of a stack in groups: which layers to run, and how many further times to count them."""
+        return compressed(self.keys(stack, names))
+
+    def keys(self, stack: str, names: Mapping[str, Any]) -> list[Any]:
+        """Return a key for each layer of a stack. Layers with equal keys are alike."""
         layers = range(self.model.inventory.backbone.layers[stack])
         sets = {frozenset(m.layers) for m in self.model.inventory.modules if m.stack == stack}
         inside = {m.path for m in self.model.inventory.modules if m.stack == stack}
@@ -401,7 +472,7 @@ class Program:
             seen = self.layered(n)
             methods = (_value(f, {**known, **seen}, n) for f, known in own.values())
             values.append((*self.model.differing({**names, **seen}), *methods))
-        return compressed([(*(n in s for s in sets), *values[n]) for n in layers])
+        return [(*(n in s for s in sets), *values[n]) for n in layers]
 
     def layered(self, layer: int) -> dict[str, Any]:
         """Return the names that formulas may use for one layer."""
@@ -507,7 +578,8 @@ def beside(row: Row, spot: Spot) -> tuple[int, ...]:
     return (row.count,)
 
 
-def _path(spot: Spot) -> str:
+def module_path(spot: Spot) -> str:
+    """Return the path of a spot's module or block; "" if the spot belongs to the whole model."""
     if spot.source is None:
         return ""
     return spot.source.module.path if isinstance(spot.source, SiteGroup) else spot.source.path

@@ -6,7 +6,9 @@ order are those of torch's `fully_shard`:
 - Forward: a layer is gathered into a buffer and copied from there into its parameters. The buffer stays until the next
   layer is copied. After the layer its parameters are released; those of the root stay.
 - Backward: while a layer runs, the buffer of the layer before it is gathered. After the layer its parameters are
-  released, and its gradients are copied into the input of a reduce-scatter, which stays until the next layer's.
+  released, and its gradients are copied into the input of a reduce-scatter, which stays until the next layer's. The
+  last of these gradients is let go only when the reduced ones exist (a variable of a loop holds it). In a layer that is
+  a norm's, if norms are trained, since models register norms last.
 - A group whose inputs carry no gradient, like the root, is reduced at the end.
 
 The first dimension of every tensor is padded to a multiple of the number of ranks. The rank is the first, whose shards
@@ -16,7 +18,7 @@ are the largest.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..catalogue.records import Records
@@ -25,7 +27,7 @@ from ..schema.base import Value
 from .asked import Asked, learned
 from .forms import Form, Symbolic
 from .machine import EVERY, SINGLE, Flags
-from .program import Hook, Own, Program, beside
+from .program import Hook, Own, Program, Turn, beside
 from .setting import DTYPES, QUANTIZED, Setting
 from .sharding import Sharding, reduce_width, share
 from .step import Step
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from ..costs.plan import Plan, Row
     from ..schema.programs import Function
 
-__all__ = ["RankAsked", "derived"]
+__all__ = ["PACKED", "RankAsked", "derived"]
 
 PACKED = 4, 2
 """How many nf4 weights bitsandbytes packs into one number of 16 bits, and the bytes of that."""
@@ -60,11 +62,13 @@ class Unit:
     """The parameters of one layer, or of the root, which are gathered together.
 
     shards: bytes of the rank's shards. gathered: bytes of all shards. cast: bytes of the shards' copy in another type,
-    which exists while they are gathered. whole: bytes that are not sharded.
+    which exists while they are gathered. whole: bytes that are not sharded. last: keys of parameters that come after
+    all others.
     """
 
-    def __init__(self, parameters: Mapping[Any, Parameter], gpus: Any, whole: int):
+    def __init__(self, parameters: Mapping[Any, Parameter], gpus: Any, whole: int, last: Collection[Any] = ()):
         self.parameters, self.shards = parameters, whole
+        self.order = {key: (key in last, i) for i, key in enumerate(parameters)}
         self.gathered: Any = 0
         self.cast: Any = 0
         for one in parameters.values():
@@ -107,20 +111,22 @@ class RankStep(Step):
         return found
 
     def _unit(self, stack: str, layer: int) -> Unit:
-        parameters, whole, asked = dict[Any, Parameter](), 0, self.asked
+        parameters, last, whole, asked = dict[Any, Parameter](), set[Any](), 0, self.asked
         for module in asked.inventory.modules:
             if (layer in module.layers and module.stack == stack) if layer >= 0 else not module.layers:
                 for suffix, shape in module.parameters:
-                    if asked.packed(module, suffix) and asked.sharding.quant_storage == "uint8":
+                    if asked.packed(module, suffix, layer) and asked.sharding.quant_storage == "uint8":
                         whole += -(-math.prod(shape) * QUANTIZED["nf4"] // 8)
                     else:
                         parameters[module.path, suffix] = asked.parameter(module, suffix, shape, layer)
+                        if layer >= 0 and module.kind == "norm":
+                            last.add((module.path, suffix))
         for row in asked.rows:
             for spot in (spot for _, spot in row.piece.places.spots if learned(row)):
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
                 here = spot.source is not None and spot.source.stack == stack and layer in layers
                 if here if layer >= 0 else not spot.layers:
-                    rows, *rest = self.program.shape(row, spot) or beside(row, spot) or self._scalar()
+                    rows, *rest = self.program.shape(row, spot) or beside(row, spot)
                     w, w_t = DTYPES[asked.setting.dtype]
                     gathered = w if asked.mixed else w_t
                     parameters[self.program.key(row, spot)] = Parameter(
@@ -128,10 +134,7 @@ class RankStep(Step):
                     )
         if len({p.width for p in parameters.values() if p.trained}) > 1:
             raise UsageError(f"{asked.plan.id}: FSDP2 expects one type for all trained parameters of a layer")
-        return Unit(parameters, self.gpus, whole)
-
-    def _scalar(self) -> Any:
-        raise UsageError(f"{self.asked.plan.id}: FSDP2 does not shard a parameter without dimensions")
+        return Unit(parameters, self.gpus, whole, last)
 
     @property
     def shards(self) -> Any:
@@ -262,16 +265,23 @@ class RankStep(Step):
         width, trained = self.asked.reduced, DTYPES[self.asked.setting.dtype][1]
         entries = sum(self._entries(run.unit, p) for p in arrived)
         self.sent = self._buffer(entries * self.gpus * width)
-        for p in arrived:
-            assert p.grad is not None
-            self.tape.free(p.grad)
-            self.tape.grads -= p.bytes
-            p.grad = None
+        *others, last = sorted(arrived, key=lambda p: run.unit.order[p.key if isinstance(p.key[0], str) else p.key[0]])
+        for p in others:
+            self._reduced(p)
         self.tape.grads += entries * trained
         made = self._apart(entries * width)
         if width != trained:
             self._apart(entries * trained)
+        self._reduced(last)
+        if width != trained:
             self.tape.free(made)
+
+    def _reduced(self, p: Tensor) -> None:
+        """Let go of a gradient that is reduced."""
+        assert p.grad is not None
+        self.tape.free(p.grad)
+        self.tape.grads -= p.bytes
+        p.grad = None
 
     # Storages
 
@@ -332,18 +342,21 @@ class RankAsked(Asked):
         flags = super().flags(whole)
         return flags._replace(trained=self.w, autocast=False) if self.mixed else flags
 
-    def step(self) -> Step:
-        """Return a step of the rank."""
+    def step(self, turn: Turn | None = None) -> Step:
+        """Return a step of the rank. Layers are trained in turns on one GPU only."""
+        assert turn is None
         return RankStep(self.program, self.flags(), self)
 
-    def packed(self, module: Module, suffix: str) -> bool:
-        """Return True if a parameter is stored as nf4."""
-        kind = module.kind in ("linear", "conv1d") and bool(module.stack)
-        return self.setting.quantized == "nf4" and kind and suffix == "weight"
+    def packed(self, module: Module, suffix: str, layer: int) -> bool:
+        """Return True if a parameter is stored as nf4. Raises UsageError if it is trained."""
+        linear = module.kind in ("linear", "conv1d") and bool(module.stack) and suffix == "weight"
+        if linear and self.setting.quantized is not None and self.program.trains(module, suffix, layer):
+            raise UsageError(f"{self.plan.id} trains weights that are to be held in {self.setting.quantized}")
+        return linear and self.setting.quantized is not None
 
     def parameter(self, module: Module, suffix: str, shape: Sequence[int], layer: int) -> Parameter:
         """Return a parameter of the model in a layer."""
-        if self.packed(module, suffix):
+        if self.packed(module, suffix, layer):
             several, width = PACKED
             return Parameter(-(-math.prod(shape) // several), 1, width, width, False)
         trained = self.program.trains(module, suffix, layer)

@@ -14,9 +14,9 @@ from .optimizer import update as updated
 from .setting import DTYPES, PARTS, Memory, Optimizer, Setting
 
 __all__ = [
-    "NOT_COVERED", "SHARD", "RankMemory", "Sharding", "checked", "checked_gpus", "divided", "reduce_width", "sharding",
-    "share",
-]  # fmt: skip
+    "MOST_GPUS", "NOT_COVERED", "OPTIONS", "REDUCED", "RUN", "SHARD", "STORAGE", "RankMemory", "Sharding", "checked",
+    "checked_gpus", "divided", "reduce_width", "sharding", "share",
+]  # fmt: skip  # fmt: skip
 
 SHARD = {
     "fsdp": "FSDP2: parameters, gradients and optimizer states are sharded, layer by layer",
@@ -33,6 +33,8 @@ NOT_COVERED = (
     "buffers of the communication library"
 )
 """What a prediction for several GPUs leaves out."""
+OPTIONS = ("gpus", "shard", "reshard_after_forward", "reduce_dtype", "quant_storage")
+"""The arguments of `memory` that say how several GPUs share a step."""
 RUN = ("adamw", "adamw-foreach", "sgd")
 """The optimizers that were run on sharded parameters."""
 

@@ -105,7 +105,7 @@ class Step(Caller):
         super().__init__(program, flags)
         self.sequences: dict[str, list[tuple[list[int], int]]] = {}
         self.groups: list[Group] = []
-        self.states: list[Value] = []  # what the stacks of an unadapted pass gave
+        self.states: list[Value] | None = None  # what the stacks of an unadapted pass gave
 
     def run(self) -> Tensor:
         """Run the forward pass of the task and return the loss, held once."""
@@ -124,7 +124,12 @@ class Step(Caller):
         return tensor(loss)
 
     def back(self, loss: Tensor) -> None:
-        """Run the backward pass. The caller holds the loss, and torch its gradient."""
+        """Run the backward pass. The caller holds the loss, and torch its gradient. If the method has none, the
+        forward pass is run as often as it says."""
+        if self.program.evaluations:
+            self.tape.flops *= self.program.evaluations
+            self.tape.see(0)
+            return
         self.tape.forward = False
         loss.grad = self.tape.new(SINGLE)
         loss.grad.holders += 1
@@ -149,7 +154,7 @@ class Step(Caller):
             self.tape.free(storage)
         for entries, mark in zip((self.tape.records, self.held, self.stayed, self.groups), marks, strict=True):
             del entries[mark:]  # type: ignore[attr-defined]
-        states = self.states
+        states = self.states or []
         vars(self).update(state)
         self._let_go(states[: len(states) - wanted])
         return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
@@ -172,7 +177,9 @@ class Step(Caller):
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
 
     def arrived(self) -> set[Any]:
-        """Return the keys of the method's tensors that received a gradient."""
+        """Return the keys of the method's tensors that received a gradient; all keys if the step has no gradients."""
+        if self.program.evaluations:
+            return {own.key for places in self.program.own.values() for several in places.values() for own in several}
         keys = self.tape.arrived
         return {key[0] for key in keys} | {own for name, *owns in keys if name == EVERY for own in owns[0]}
 
@@ -204,7 +211,7 @@ class Step(Caller):
         self.stack, self.number, self.inside, self.base, self.names = outer
         wanted = max(1, len(line.targets))
         self._let_go(values[wanted:])
-        if not self.recording:
+        if self.states is not None:
             self.states.append(self.tape.hold(tensor(values[0])))
         return values[:wanted]
 

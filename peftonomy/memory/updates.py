@@ -26,6 +26,7 @@ class Ruled(NamedTuple):
     """Equal parameters that a rule updates: their module, its layers (None: it is in no stack), and their number.
 
     states: the bytes that the rule keeps for each of them. temporary: those that it takes while it updates one.
+    together: those that it takes for each while it updates all.
     """
 
     module: Module
@@ -34,6 +35,7 @@ class Ruled(NamedTuple):
     number: int
     states: Any
     temporary: Any
+    together: Any
 
 
 def ruled(program: Program, values: Mapping[str, Any], width: int) -> list[Ruled]:
@@ -79,5 +81,5 @@ def _found(
         number = len(layers) if spot.layers else int(program.trains(module, spot.suffix, -1))
         sizes = measured.sizes(common, spot.dims, *args)
         if sizes is not None and number:
-            states, _, temporary = sizes
-            yield Ruled(module, spot.suffix, layers if spot.layers else None, number, states, temporary)
+            states, together, temporary = sizes
+            yield Ruled(module, spot.suffix, layers if spot.layers else None, number, states, temporary, together)

@@ -130,7 +130,8 @@ def _problem(model: type[BaseModel], document: Document, error: dict[str, Any]) 
         return Problem(document.path, line, where, "nothing", "this field", "", "schema")
     found = described(error["input"])
     message = re.sub(r"^Value error, ", "", error["msg"])
-    message = re.sub(r"^(Input|String|List|Dictionary) should ", "", message)
+    message = re.sub(r"^(Input|String|List|Dictionary) should (be )?", "", message)
+    message = re.sub(r"^a valid dictionary( or instance of \w+)?", "a mapping", message)
     return Problem(document.path, line, where, found, message, "", "schema")
 
 

@@ -114,8 +114,8 @@ class ConfigType(Entry):
     """Conditions on the arguments without which the counts do not follow from the configuration, by the reason."""
     fails: dict[Stem, Line] = Field(default={})
     """Models by `model_type` on which the library fails with this type, each with the reason."""
-    unfilled: dict[Stem, Name] = Field(default={})
-    """Models by `model_type` for which the library cannot take an absent argument from the model."""
+    unfilled: dict[Stem, list[Name]] = Field(default={})
+    """Models by `model_type`, each with arguments that the library cannot take from the model if they are absent."""
     within: dict[Name, Name] = Field(default={})
     """Arguments that are lists whose words must be in the list of another argument, if a configuration has both."""
     alike: dict[Name, Line] = Field(default={})

@@ -11,16 +11,17 @@ from ..formula import Formula
 from .base import Entry, FormulaField, Functions, Line, Name, Role
 from .tensors import Tensor
 
-__all__ = ["Act", "Memory", "Update"]
+__all__ = ["Act", "Memory", "Turns", "Update"]
 
 
 def _placed(
-    per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False
-) -> Tensor:
-    """A dummy tensor with a location only, so that layout can place a record. Its sizes are one or two formulas."""
+    per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False,
+    third: Formula | int = 1,
+) -> Tensor:  # fmt: skip
+    """A dummy tensor with a location only, so that layout can place a record. Its sizes are up to three formulas."""
     known: dict[str, Any] = {
         "per": per, "roles": roles, "if": condition, "count": count, "init": "computed: activations",
-        "trained": second, "stored": "none", "served": "absent",
+        "trained": second, "copies": third, "stored": "none", "served": "absent",
     }  # fmt: skip
     return Tensor(**known)
 
@@ -69,10 +70,24 @@ class Update(Entry):
     """Bytes that the rule keeps for each of these parameters between steps."""
     temporary: FormulaField
     """Bytes that it takes for a while to update one of these parameters, at most."""
+    together: FormulaField = Field(default=0, validate_default=True)
+    """Bytes that it takes for each of these parameters while it updates all of them, besides their gradients."""
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""
-        return _placed(self.per, self.roles, self.if_, self.states, self.temporary)
+        return _placed(self.per, self.roles, self.if_, self.states, self.temporary, self.together)
+
+
+class Turns(Entry):
+    """The schedule of a method that trains a few layers at a time and freezes the other layers meanwhile.
+
+    Every choice of layers may have its turn. Trained parameters outside the layers are trained in every turn.
+    """
+
+    layers: FormulaField
+    """The number of layers that are trained at a time. A model with fewer layers trains all of them."""
+    drops: FormulaField = Field(default=1, validate_default=True)
+    """True if the optimizer drops the states of a layer that is frozen again."""
 
 
 class Memory(Entry):
@@ -83,13 +98,28 @@ class Memory(Entry):
 
     operations: list[Act] = []
     updates: list[Update] = []
+    evaluations: FormulaField = Field(default=0, validate_default=True)
+    """The forward passes of a step that has no backward pass; 0 if a step has one.
+
+    The model is in evaluation mode, and autograd saves nothing. The update comes from the losses. Before each pass the
+    method perturbs the trained parameters in place, one at a time, by numbers that it draws again from a seed."""
+    turns: Turns | None = None
     positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that the method adds to every input during training."""
     note: Line | None = None
 
+    @property
+    def forward_only(self) -> bool:
+        """Return True if a step has no backward pass."""
+        return self.evaluations.literal != 0
+
     def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula, str]]:
         """Yield every formula with its location in the record and its scope."""
         yield ("positions",), self.positions, "model"
+        yield ("evaluations",), self.evaluations, "model"
+        if self.turns is not None:
+            yield ("turns", "layers"), self.turns.layers, "model"
+            yield ("turns", "drops"), self.turns.drops, "model"
         for i, act in enumerate(self.operations):
             if act.if_ is not None:
                 yield ("operations", i, "if"), act.if_, act.per
@@ -99,3 +129,4 @@ class Memory(Entry):
                 yield ("updates", i, "if"), update.if_, update.per
             yield ("updates", i, "states"), update.states, update.per
             yield ("updates", i, "temporary"), update.temporary, update.per
+            yield ("updates", i, "together"), update.together, update.per

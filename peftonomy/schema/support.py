@@ -144,7 +144,8 @@ class Trainer(Entry):
 
     def abilities(self, method: str) -> dict[Aspect, Ability]:
         """Return the support for kinds of base models with one method, as far as it is known."""
-        return {name: one for name, one in self.offer(method).base.items() if one is not None}
+        found = self.offer(method).base if method in self.methods else {}
+        return {name: one for name, one in found.items() if one is not None}
 
     def named(self, method: str) -> str:
         """Return the trainer's name for a method, or the keys that select it."""

@@ -22,6 +22,8 @@ from ..knowledge.base import Method
 from ..knowledge.query import facts
 from ..libraries.reading import DEFAULT
 from ..memory import setting as _setting
+from ..memory.ranks import PACKED
+from ..memory.sharding import MOST_GPUS, NOT_COVERED, REDUCED, RUN, SHARD, STORAGE, RankMemory
 from ..schema.base import Value
 from ..schema.family import (
     LABELLED,
@@ -44,7 +46,7 @@ from ._site import Site
 __all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "script", "unless"]
 
 NUMBERS = ("int", "float")
-SCRIPTS = ("program", "tape", "machine", "caller", "step", "programs", "memory")
+SCRIPTS = ("program", "tape", "machine", "caller", "step", "ranks", "programs", "memory")
 """The scripts in `assets` that a page loads, in order, when it first shows memory. They mirror `peftonomy.memory`;
 `programs` is data (see `_operations`)."""
 
@@ -222,6 +224,10 @@ def _training() -> dict[str, Any]:
         "optimizers": {name: dataclasses.asdict(o) for name, o in _setting.OPTIMIZERS.items()},
         "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS,
         **{name: getattr(_setting, name) for name in constants},
+        "sharding": {
+            "kinds": list(SHARD), "reduced": REDUCED, "storage": list(STORAGE), "most": MOST_GPUS, "run": RUN,
+            "packed": PACKED, "parts": RankMemory.parts, "not_covered": NOT_COVERED,
+        },
     }  # fmt: skip
 
 

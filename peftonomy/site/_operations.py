@@ -15,7 +15,7 @@ from ..formula import Formula
 from ..memory import optimizer, program
 from ..memory.rules import INPUTS, SIZE, WIDTH, Language, Rule, load_language
 from ..schema.family import Family, Operations
-from ..schema.memory import Act, Update
+from ..schema.memory import Act, Memory, Update
 from ..schema.method import MethodEntry
 from ..schema.programs import Function, Line, parse_all
 from ._engine import Formulas, assigned, filled
@@ -54,10 +54,16 @@ def script(site: Site) -> str:
             for name, entry in entries.items()
             if entry.memory is not None and entry.memory.updates
         },
+        "recipes": {
+            name: _recipe(entry.memory, formulas)
+            for name, entry in entries.items()
+            if entry.memory is not None and (entry.memory.forward_only or entry.memory.turns is not None)
+        },
         "methods": {method: [entry.id for entry in several] for method, several in parts.items()},
         "constants": {
             "blocks": program.BLOCKS, "around": program.AROUND, "in_place": program.IN_PLACE,
             "pattern": program.LONGEST_PATTERN, "alike": program.ALIKE, "counter": optimizer.COUNTER,
+            "turns": program.MOST_TURNS,
         },
     }  # fmt: skip
     records["varying"] = _varying(kb.families.values(), entries.values(), language, formulas)
@@ -168,9 +174,17 @@ def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _recipe(memory: Memory, formulas: Formulas) -> dict[str, Any]:
+    found = {"evaluations": formulas.add(memory.evaluations)}
+    if memory.turns is not None:
+        found |= {"layers": formulas.add(memory.turns.layers), "drops": formulas.add(memory.turns.drops)}
+    return found
+
+
 def _update(update: Update, formulas: Formulas) -> dict[str, Any]:
-    return _placed(update, (update.states, update.temporary), formulas) | {
+    return _placed(update, (update.states, update.temporary, update.together), formulas) | {
         "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
+        "together": formulas.add(update.together),
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ._combine import combine_page
 from ._lists import category_page, model_page, picture, standing_pages
 from ._measured import measured_page
 from ._memory import memory_page
+from ._merging import merging_page
 from ._method import method_page
 from ._overview import overview_pages
 from ._reference import reference_pages
@@ -68,7 +69,7 @@ def standing(site: Site) -> dict[str, str]:
     return {
         **dict(standing_pages(site)), **dict(overview_pages(site)), **dict(tool_pages(site)),
         **dict(reference_pages(site)), **measured, "memory.md": memory_page(site), "support.md": support_page(site),
-        "architectures.md": architectures_page(site),
+        "architectures.md": architectures_page(site), "merging.md": merging_page(site),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from ..errors import UsageError
 from ..knowledge.serving import records
 from ._site import Site, View
 from ._support import address
+from ._text import safe_url
 
 __all__ = ["serving_page"]
 
@@ -19,7 +20,7 @@ WORDS = {
 TRAITS = {"mergeable": "Merges", "swappable": "Swaps", "batched": "Shares a batch"}
 METHOD, SETTINGS = "lora", ((1, False), (4, False), (4, True))
 """The method of the example, and its GPUs with and without full sharding."""
-RANK, ADAPTERS = 16, 8
+RANK = 16
 
 
 def serving_page(site: Site) -> str:
@@ -45,7 +46,7 @@ def serving_page(site: Site) -> str:
         rows=rows,
         examples=_examples(site),
         settings=[{"tp": tp, "sharded": sharded} for tp, sharded in SETTINGS],
-        rank=RANK, adapters=ADAPTERS,
+        rank=RANK, **_unmerged(site),
     )  # fmt: skip
 
 
@@ -87,3 +88,46 @@ def _examples(site: Site) -> list[View]:
             if any(cells):
                 rows.append({"model": model, "name": site.kb.models[model].name, "engine": engine.name, "cells": cells})
     return rows
+
+
+def _unmerged(site: Site) -> View:
+    """Return the launches of unmerged adapters with their operations on the first example that has them."""
+    found = site.kb.unmerged
+    if found is None:
+        return {"launches": [], "published": [], "unmerged": "", "library": "", "model": None}
+    library, model = site.kb.libraries[found.library], site.kb.models[site.examples[0]]
+    launches = []
+    for key, one in found.launches.items():
+        if key in site.kb:
+            cells = _token(site, key)
+            launches.append({"id": key, "name": site.kb[key].name, "same": one.same, "mixed": one.mixed, **cells})
+    against = {"base": "no adapter", "merged": "merged"}
+    published = [
+        {
+            "what": one.what, "measure": one.measure, "against": against[one.against],
+            "without": one.without, "with": one.with_, "href": _thread(site, one.source),
+        }
+        for one in found.published
+    ]  # fmt: skip
+    return {
+        "launches": sorted(launches, key=lambda row: row["same"]), "published": published,
+        "unmerged": " ".join(found.note.split()), "library": f"{library.name} {library.version}",
+        "example": {"id": model.id, "name": model.name},
+    }  # fmt: skip
+
+
+def _token(site: Site, method: str) -> View:
+    """Return what a method at its defaults adds to a decoded token of the example, and its share."""
+    try:
+        found = site.kb[method].serving(site.kb.models[site.examples[0]])
+    except UsageError:
+        return {"bytes": None, "flops": None, "total": None}
+    return {"bytes": found.unmerged_bytes, "flops": found.unmerged_flops, "total": found.unmerged_launches}
+
+
+def _thread(site: Site, source: str) -> str:
+    """Return the address of a thread: the number after the address of the list of threads."""
+    key, _, number = source.partition("#")
+    if key in site.kb.references and number.isdecimal():
+        return safe_url(f"{site.kb.references[key].url}/{number}") or ""
+    return address(site, source)

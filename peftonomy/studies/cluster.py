@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from ..errors import UsageError
@@ -23,10 +24,10 @@ class Cluster:
 
     def __init__(self, address: str, size: int | None = None, run: Callable[[Mapping[str, Any]], Any] = work):
         try:
-            import ray
+            ray: Any = import_module("ray")
         except ImportError:
             raise UsageError("--address needs ray: pip install 'peftonomy[bench]'") from None
-        self._ray: Any = ray
+        self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
             own = {"num_cpus": size, "include_dashboard": False} if address == "local" else {}

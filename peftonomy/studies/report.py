@@ -14,7 +14,7 @@ from .jobs import FROZEN, REVERSED
 from .statistics import Difference, bootstrap, groups, holm, paired, surpasses
 
 if TYPE_CHECKING:
-    from .jobs import Arm, Job, Study
+    from .jobs import Arm, Study
     from .records import Record
     from .statistics import Answers
 
@@ -41,6 +41,8 @@ class Row:
     group: int
     against: dict[str, Difference]
     learning_rate: float | None
+    curve: dict[float, float | None]
+    """The validation accuracy at each learning rate of the first round; null for a run that failed."""
     sensitivity: float | None
     step_seconds: float | None
     peak_bytes: int | None
@@ -64,6 +66,14 @@ class Report:
     failures: dict[str, str]
     refused: dict[str, str]
     unfinished: list[str]
+
+    def predicted(self, within: float) -> tuple[int, int]:
+        """Return for how many rows the measured peak is near the predicted one, and how many have both.
+
+        within: the largest difference, as a share of the measured peak.
+        """
+        pairs = [(r.peak_bytes, r.predicted_bytes) for r in self.rows if r.peak_bytes and r.predicted_bytes]
+        return sum(abs(peak - predicted) <= within * peak for peak, predicted in pairs), len(pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -158,17 +168,18 @@ def _row(
     first, (low, high) = tests[0], bootstrap(answers)
     tuned = [done[job.key] for job in study.jobs(arm, done) if job.split == "validation" and job.key in done]
     times = [record.step_seconds for record in tests if record.step_seconds is not None]
+    curve = {job.rate: done[job.key].value for job in study.first_round(arm) if job.rate and job.key in done}
     measured = next((r for r in tests if r.peak_bytes is not None), first)
     return Row(
         arm.name, arm.method, arm.control, dict(arm.setting), first.hyperparameters, float(answers.mean()), low, high,
         [record.value or 0.0 for record in tests], group, against, first.learning_rate,
-        _sensitivity(study.first_round(arm), done), plain.median(times) if times else None, measured.peak_bytes,
+        curve, _sensitivity(curve), plain.median(times) if times else None, measured.peak_bytes,
         measured.predicted_bytes, first.trained, first.stored, first.stored_bytes,
         sum(record.error is not None for record in tuned),
     )  # fmt: skip
 
 
-def _sensitivity(jobs: Sequence[Job], done: Mapping[str, Record]) -> float | None:
-    values = [done[job.key].value or 0.0 for job in jobs if job.key in done]
+def _sensitivity(curve: Mapping[float, float | None]) -> float | None:
+    values = [value or 0.0 for value in curve.values()]
     most = max(values, default=0.0)
     return sum(values) / len(values) / most if most else None

@@ -11,6 +11,7 @@
   class Machine {
     constructor(program, flags) {
       var data = parts.data;
+      if (program.evaluations) flags = inner.merge(flags, { checkpointing: false });   // in evaluation mode, where transformers has none
       this.program = program; this.model = program.model; this.flags = flags;
       this.rules = data.rules; this.points = data.points; this.blocks = data.constants.blocks;
       this.tape = new parts.Tape();
@@ -32,10 +33,10 @@
       this.parts = new Map();     // of tensors that are several parameters
       this.depth = 0;             // scopes outside of the layer,
       this.used = new Map();      // and what it reads from there
-      this.recording = true; this.done = this.last = 0; this.limit = -1;   // see `Step`
+      this.recording = !program.evaluations; this.done = this.last = 0; this.limit = -1;   // see `Step`
       this.flagged = {
         batch: flags.batch, seq: flags.seq, eager: Number(flags.eager), sdpa: Number(!flags.eager), checkpointing: Number(flags.checkpointing),
-        autocast: Number(flags.autocast), width: flags.width
+        autocast: Number(flags.autocast), width: flags.width, evaluating: Number(program.evaluations > 0)
       };
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
     }
@@ -101,10 +102,11 @@
       parts.at2(this.parts, found.key).set(numbers[0], shape);
       return [this.tape.hold(this.parameter([found.key, copy, numbers[0]].join("|"), parts.padded(shape), found.trained, found.layers !== null, false, [found.key]))];
     }
-    parameter(key, shape, trained, layered, single, own) {
+    /* wide: whether it has the type of a trained one, since it is trained in another turn. */
+    parameter(key, shape, trained, layered, single, own, wide) {
       var known = layered ? this.inside : this.outside, found = known.get(key);
       if (found) return found;
-      known.set(key, found = new Tensor(shape, single ? SINGLE : trained ? this.flags.trained : this.flags.width, trained, null, key));
+      known.set(key, found = new Tensor(shape, single ? SINGLE : trained || wide ? this.flags.trained : this.flags.width, trained, null, key));
       found.own = own || null;
       return found;
     }
@@ -126,7 +128,8 @@
       var y = (layered ? this.inside : this.outside).get(key);
       if (!y) {
         var shape = owner.kind === "conv1d" && name === "weight" ? found[1].slice().reverse() : found[1];
-        y = this.parameter(key, parts.padded(shape), this.program.trains(owner, name, layered ? this.number : -1), layered, this.model.single(owner));
+        var n = layered ? this.number : -1, wide = this.program.whole.trains(owner, name, n);
+        y = this.parameter(key, parts.padded(shape), this.program.trains(owner, name, n), layered, this.model.single(owner), null, wide);
       }
       this.tape.hold(y);
       this.hooksAt(owner.stack, owner.path).forEach(function (h) {
@@ -251,6 +254,8 @@
     },
     /* Held by what called the function at hand, until that is through. */
     remain: function (machine, x) { return heldIn(machine, machine.scopes[machine.scopes.length - 2], x); },
+    /* Held until the layer at hand is through. */
+    linger: function (machine, x) { return heldIn(machine, machine.scopes[machine.depth], x); },
     /* A frozen tensor that autograd does not keep, since the backward pass makes it again. */
     anew: function (machine, x) {
       var y = machine.tape.hold(new Tensor(x.shape, x.width, false, x.storage));

@@ -22,6 +22,28 @@
     });
     return setting;
   }
+  /* How several GPUs share a step; null for one. */
+  function sharingOf(asked, setting) {
+    var known = constants().sharding, how = { gpus: asked.gpus, shard: given(asked.shard) ? asked.shard : known.kinds[0] }, fsdp = how.shard === "fsdp";
+    if (!given(asked.gpus)) {
+      parts.sharing.forEach(function (name) { if (given(asked[name])) fail(name + " has no meaning for one GPU; give gpus as well, a whole number from 2", name); });
+      return null;
+    }
+    if (!Number.isInteger(how.gpus) || how.gpus < 2 || how.gpus > known.most) fail("gpus: found " + inner.shown(String(how.gpus)) + "; expected a whole number from 2 to " + inner.grouped(known.most), "gpus");
+    if (known.kinds.indexOf(how.shard) < 0) fail("unknown shard '" + inner.shown(String(how.shard)) + "'", "shard");
+    ["reshard_after_forward", "reduce_dtype", "quant_storage"].forEach(function (name) { if (given(asked[name])) how[name] = asked[name]; });
+    if (given(how.reduce_dtype) && !parts.own(known.reduced, how.reduce_dtype)) fail("unknown reduce_dtype '" + inner.shown(String(how.reduce_dtype)) + "'", "reduce_dtype");
+    if (given(how.quant_storage) && known.storage.indexOf(how.quant_storage) < 0) fail("unknown quant_storage '" + inner.shown(String(how.quant_storage)) + "'", "quant_storage");
+    if (!fsdp && Object.keys(how).length > 2) fail(Object.keys(how)[2] + " has no meaning for shard " + how.shard + "; it is an option of fsdp", Object.keys(how)[2]);
+    if (how.shard !== "ddp" && known.run.indexOf(setting.optimizer) < 0) fail("optimizer: found " + setting.optimizer + "; with shard " + how.shard + " expected " + known.run.slice(0, -1).join(", ") + " or " + known.run[known.run.length - 1], "optimizer");
+    if (!fsdp) return how;
+    if (setting.quantized === "int8") fail("quantized: found int8, which FSDP2 does not shard; expected nf4 or none", "quantized");
+    if (given(how.quant_storage) && !given(setting.quantized)) fail("quant_storage has no meaning without quantized nf4", "quant_storage");
+    how.reshard_after_forward = how.reshard_after_forward !== false;
+    how.reduce_dtype = how.reduce_dtype || (setting.dtype === "mixed" ? "float32" : setting.dtype);
+    if (given(setting.quantized)) how.quant_storage = how.quant_storage || known.storage[0];
+    return how;
+  }
   /* A method with hyperparameters in a model; kept, since a page asks for many settings of one. */
   function programOf(id, options, width) {
     var model = peft.backbone(options), task = options.task;
@@ -51,43 +73,83 @@
   }
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
   function memory(id, options, asked) {
-    var setting = settingOf(asked), widths = constants().dtypes[setting.dtype], found = programOf(id, options, widths[0]);
+    var setting = settingOf(asked), widths = constants().dtypes[setting.dtype], found = programOf(id, options, widths[0]), how = sharingOf(asked, setting), fsdp = how && how.shard === "fsdp", mixed = setting.dtype === "mixed";
+    parts.sharing.forEach(function (name) { delete setting[name]; });
     var program = found.program, model = program.model, family = model.inv.backbone.family;
     checkLength(program.plan, setting.seq, found.positions);
     if (program.eager || !model.operations.sdpa(model.inv.backbone.config)) setting.attention = "eager";
     if (setting.checkpointing && !model.operations.checkpointing) fail("checkpointing: transformers does not have it for " + family.name + ", or not for layers alone; expected none", "checkpointing");
-    var step = new parts.Step(program, {
-      batch: setting.batch, seq: setting.seq, width: widths[0], trained: widths[1], autocast: setting.dtype === "mixed",
-      eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"
-    });
-    return billed(program, found.values, setting, step, step.run());
+    if (how && (program.evaluations || program.together !== null)) fail("gpus: found " + how.gpus + "; the recipe of " + program.plan.id + " is covered on one GPU only", "gpus");
+    function started(program) {
+      var known = constants(), flags = {
+        batch: setting.batch, seq: setting.seq, width: widths[0], trained: fsdp ? widths[0] : widths[1], autocast: mixed && !fsdp,
+        eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"
+      };
+      if (!fsdp) return new parts.Step(program, flags);
+      return new parts.RankStep(program, flags, merge(how, {
+        frozen: widths[0], trained: widths[1], mixed: mixed, packed: setting.quantized === "nf4", reduced: known.sharding.reduced[how.reduce_dtype] || widths[1],
+        data: { bits: known.quantized.nf4, packed: known.sharding.packed }
+      }));
+    }
+    function answer(program) {
+      var step = started(program);
+      return billed(program, found.values, setting, step, step.run(), how);
+    }
+    if (program.together === null) return answer(program);
+    var flagged = started(program).flagged;
+    return program.turns(function (stack) { return inner.atop(model.names[stack], flagged); }).map(function (turn) { return answer(program.during(turn)); }).reduce(function (best, one) { return one.peak > best.peak ? one : best; });
   }
-  /* The answer: the totals of a step, with weights, optimizer states and the batch. */
-  function billed(program, values, setting, step, totals) {
-    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules);
-    if (rules.at.size && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
-    var tensors = everything.filter(function (t) { return t.reached; }), trained = sum(everything, numel), gradients = sum(tensors, function (t) { return numel(t) * t.width; });
-    var optimizer = update(T.optimizers[setting.optimizer], tensors, ordered(program, step, w_t, rules)), states = optimizer.states + rules.states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
-    var moments = [["forward", totals.first[0], Math.min(totals.first[0], kept), 0], ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary), 0, gradients]];
+  /* The answer: the totals of a step of the program, maybe in one turn, with weights, optimizer states and the batch. `how`: that of one rank. */
+  function billed(program, values, setting, step, totals, how) {
+    var gpus = how && how.shard === "fsdp" ? how.gpus : 1;
+    var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules), kind = T.optimizers[setting.optimizer];
+    if ((rules.at.size || program.evaluations) && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
+    if (rules.at.size && how && how.shard !== "ddp") fail("shard: found " + how.shard + "; " + plan.id + " updates by a rule of its own, which is not divided; expected ddp", "shard");
+    var tensors = everything.filter(function (t) { return t.reached; }), trained = sum(everything, numel), buckets = sum(everything, function (t) { return numel(t) * t.width; });
+    if (gpus > 1) tensors = tensors.map(function (t) { return merge(t, { shape: parts.shared(t.shape, gpus) }); });
+    var gradients = sum(tensors, function (t) { return product(t.shape) * t.now * t.width; }), singles = ordered(program, step, w_t, rules, gpus);
+    var optimizer = how && how.shard === "zero1" ? divided(kind, tensors, how.gpus) : update(kind, tensors, singles), resting = update(kind, program.drops ? NONE : tensors.map(restingOf), NONE);
+    if (program.evaluations) { gradients = 0; optimizer = { states: 0, paged: 0, temporary: Math.max.apply(null, singles.concat(0)) }; }   // of one parameter, the perturbation
+    var paged = optimizer.paged + resting.paged, states = optimizer.states + resting.states + (program.drops ? rules : ruled(program.whole, values, step, w_t)).states, inputs = batchOf(program.model, setting, w), kept = totals.kept;
+    var moments = [["forward", totals.first[0], gpus > 1 ? totals.first[1] : Math.min(totals.first[0], kept), 0].concat(totals.first.slice(3)), ["backward"].concat(totals.second), ["optimizer", gradients + Math.max(optimizer.temporary, rules.temporary + rules.together), 0, gradients, 0, 0]];
     var most = moments.reduce(function (best, moment) { return moment[1] > best[1] ? moment : best; });
-    var weights = weightsOf(program, setting, values, trained, w, w_t), peak = weights + most[1] + states;
-    if (Math.max(peak, kept, optimizer.paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
-    peak += inputs;
-    return {
+    var weights = weightsOf(program.whole, setting, values, trained, w, w_t, gpus > 1 ? step.shards : null), gathered = most[4], buffers = gpus > 1 ? most[5] : how ? buckets : 0, peak = weights + most[1] + states;
+    if (Math.max(peak, kept, paged) > inner.EXACT) fail("memory: this step takes more than 2**53 bytes");
+    peak += inputs + (gpus > 1 ? 0 : buffers);
+    return merge({
       method: plan.id, task: plan.inv.task, setting: setting, hyperparameters: values, targets: plan.targets,
-      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3],
-      kept: kept + inputs, paged: optimizer.paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
+      peak: peak, phase: most[0], weights: weights, gradients: most[3], optimizer_states: states, activations: most[2] + inputs, temporaries: most[1] - most[2] - most[3] - gathered - most[5],
+      kept: kept + inputs, paged: paged, gpu_extra_estimate: T.CONTEXT + T.WORKSPACE + Math.trunc(T.FRAGMENTATION * (peak - weights)), trained: trained,
       forward_flops: totals.forward, step_flops: totals.flops
-    };
+    }, how ? merge({ gathered: gathered, communication: buffers, not_covered: T.sharding.not_covered }, how) : {});
+  }
+  /* The optimizer's memory on the rank that takes the most under torch's ZeroRedundancyOptimizer, which sorts the tensors by
+     size and gives each to the rank that has the fewest entries so far. */
+  function divided(kind, tensors, gpus) {
+    var ranks = Array.from({ length: gpus }, function () { return { entries: 0, tensors: [] }; }), best = null;
+    tensors.slice().sort(function (a, b) { return product(b.shape) - product(a.shape); }).forEach(function (t) {
+      for (var i = 0; i < t.now - t.ruled; i++) {
+        var least = ranks.reduce(function (a, b) { return b.entries < a.entries ? b : a; });
+        least.entries += product(t.shape);
+        least.tensors.push(merge(t, { number: 1, now: 1, ruled: 0 }));
+      }
+    });
+    ranks.forEach(function (rank) {
+      var found = update(kind, rank.tensors, rank.tensors.map(function (t) { return product(t.shape) * t.width; }));
+      if (!best || found.states + found.temporary > best.states + best.temporary) best = found;
+    });
+    return best;
   }
   function sum(list, size) { return list.reduce(function (n, x, i) { return n + size(x, i); }, 0); }
   function numel(tensor) { return tensor.number * product(tensor.shape); }
+  /* The tensors like this one that are trained in other turns. */
+  function restingOf(t) { return merge(t, { now: t.ruled ? 0 : t.number - t.now, ruled: 0 }); }
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
-  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while. */
+  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while to update one, or each while it updates all. */
   function ruled(program, values, step, width) {
-    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0 }, args = inner.argumentsOf(plan, values);
+    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0, together: 0 }, args = inner.argumentsOf(plan, values);
     parts.data.methods[plan.id].forEach(function (id, part) {
       (parts.data.updates[id] || NONE).forEach(function (record) {
         inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, NONE, plan.common).forEach(function (spot) {
@@ -105,6 +167,7 @@
           if (!layers.length) return;
           names = inner.atop(plan.common, names);
           found.states += layers.length * record.states(names);
+          found.together += layers.length * record.together(names);
           found.temporary = Math.max(found.temporary, record.temporary(names));
         });
       });
@@ -112,40 +175,43 @@
     return found;
   }
   function ruleKey(m, suffix, layer) { return m.path + "|" + suffix + "|" + layer; }
-  /* The tensors that are trained, each kind once: how many there are and how many of them the method's own rule updates, bytes of a number, and whether the step reached them. */
+  /* The tensors that are trained, each kind once: how many there are, how many of them are trained now and how many the method's own rule updates, bytes of a number, and whether the step reached them. */
   function trainedIn(program, step, width, rules) {
-    var found = [], arrived = step.tape.arrived;
+    var found = [];
     program.plan.inv.modules.forEach(function (m) {
       m.parameters.forEach(function (p) {
-        var there = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.trains(m, p[0], n); }), own = there.filter(function (n) { return rules.at.has(ruleKey(m, p[0], n)); });
-        if (there.length) found.push({ shape: p[1], width: widthIn(program, m, width), number: there.length, ruled: own.length, reached: step.reached(m, p[0]) });
+        var there = (m.layers ? layersOf(m.layers) : [-1]).filter(function (n) { return program.whole.trains(m, p[0], n); }), now = there.filter(function (n) { return program.trains(m, p[0], n); }), own = there.filter(function (n) { return rules.at.has(ruleKey(m, p[0], n)); });
+        if (there.length) found.push({ shape: p[1], width: widthIn(program, m, width), number: there.length, now: now.length, ruled: own.length, reached: step.reached(m, p[0]) });
       });
     });
     learned(program).forEach(function (row) {
-      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, ruled: 0, reached: arrived.has(row.key) }); });
+      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, now: row.n, ruled: 0, reached: arrives(program, step, row) }); });
     });
     return found;
   }
+  /* Whether a gradient arrives at a row's tensors, or the step has none and updates all. */
+  function arrives(program, step, row) { return program.evaluations > 0 || step.tape.arrived.has(row.key); }
   /* Rows of tensors that are the method's own and are trained. */
   function learned(program) { return program.rows.filter(function (row) { return row.learns && !row.piece.tensor.selecting; }); }
   /* Bytes per number of a module's parameters where they are trained. */
   function widthIn(program, m, width) { return program.model.single(m) ? parts.SINGLE : width; }
   /* Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
-  function ordered(program, step, width, rules) {
+  function ordered(program, step, width, rules, gpus) {
+    function bytes(shape, width) { return product(gpus > 1 ? parts.shared(shape, gpus) : shape) * width; }
     var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
     function pathIn(spot) {
       var source = spot.source, layer = parts.isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
       if (!parts.isBlock(source)) return parts.isSite(source) ? source.module.path : parts.isModule(source) ? parts.joined(source.path, spot.suffix) : "";
       return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
     }
-    learned(program).filter(function (row) { return step.tape.arrived.has(row.key); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
+    learned(program).filter(function (row) { return arrives(program, step, row); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
     function beside(stack, path, layer) {
       (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
-        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(product(shape) * width); });
+        if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(bytes(shape, width)); });
       });
     }
     function module(m, layer) {
-      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0]) && !rules.at.has(ruleKey(m, p[0], layer))) found.push(product(p[1]) * widthIn(program, m, width)); });
+      m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0]) && !rules.at.has(ruleKey(m, p[0], layer))) found.push(bytes(p[1], widthIn(program, m, width))); });
       beside(m.stack, m.path, layer);
     }
     function embeds(m) { return m.role.indexOf("embed.") === 0; }
@@ -168,7 +234,7 @@
   function update(optimizer, tensors, singles) {
     var states = 0, all = 0, temporary = 0, before = 0;
     tensors.forEach(function (tensor) {
-      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width, number = tensor.number - tensor.ruled;
+      var n = product(tensor.shape), shape = tensor.shape, axes = shape.length, bytes = n * tensor.width, number = tensor.now - tensor.ruled;
       all += bytes * number;
       if (optimizer.factored) states += number * 4 * (axes >= 2 ? Math.floor(n / shape[axes - 1]) + Math.floor(n / shape[axes - 2]) : n);
       else if (optimizer.eight_bit) states += number * optimizer.moments * (n + 4 * Math.ceil(n / constants().STATE_BLOCK));
@@ -184,13 +250,16 @@
 
   /* ---- what stays from step to step, and the batch ---- */
 
-  function weightsOf(program, setting, values, trained, w, w_t) {
-    var inv = program.plan.inv, model = program.model, frozen = inv.total - trained;
+  /* shards: the bytes of a rank's shards; null if nothing is sharded. */
+  function weightsOf(program, setting, values, trained, w, w_t, shards) {
+    var inv = program.plan.inv, model = program.model, frozen = shards === null ? inv.total - trained : 0;
     program.rows.forEach(function (row) {
       var tensor = row.piece.tensor;
-      if (!tensor.selecting && (row.learns || tensor.served !== "absent")) frozen += row.count * row.n;
+      if (!tensor.selecting && (shards === null && row.learns || !row.learns && tensor.served !== "absent")) frozen += row.count * row.n;
     });
-    var held = program.holds + model.operations.buffers(inner.atop(model.names[""], { width: w })) + widened(program, w, w_t) + requantised(program, setting, values, w);
+    var held = program.holds + model.operations.buffers(inner.atop(model.names[""], { width: w }));
+    if (shards !== null) return shards + frozen * w + held + scalesOf(program, setting);
+    held += widened(program, w, w_t) + requantised(program, setting, values, w);
     return frozen * w + trained * w_t + held;
   }
   /* By how many bytes the parameters grow that are in float32 whatever type the model has. */
@@ -201,14 +270,26 @@
       });
     });
   }
+  /* Bytes of the scales of nf4, which are no parameters and so are not sharded. */
+  function scalesOf(program, setting) {
+    var plan = program.plan;
+    if (plan.method.parts.some(function (part) { return part.base.length; })) fail(plan.method.name + " stores the frozen weights in its own form, which is not covered with fsdp; ask for a method on plain weights with quantized nf4", "quantized");
+    if (!given(setting.quantized)) return 0;
+    return sum(plan.inv.modules, function (m) { return linear(program, m, setting.quantized) ? m.n * 4 * Math.ceil(m.d_in * m.d_out / constants().BLOCK) : 0; });
+  }
+  /* Whether a module is a linear layer inside of the stacks, which is to be quantised and so must not be trained. */
+  function linear(program, m, kind) {
+    if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return false;
+    if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(program.plan.method.name + " trains weights that are to be held in " + kind, "quantized");
+    return true;
+  }
   /* By how many bytes the weights grow (or shrink, below zero) as they are held. */
   function requantised(program, setting, values, w) {
     var plan = program.plan, T = constants(), kind = setting.quantized, grown = inner.baseBytes(plan, values, w) - plan.inv.backbone.parameters * w;
     if (!given(kind)) return grown;
     if (plan.method.parts.some(function (part) { return part.base.length; })) fail(plan.method.name + " stores the frozen weights in its own form; leave out quantized " + kind, "quantized");
     return grown + sum(plan.inv.modules, function (m) {
-      if (inner.LINEAR.indexOf(m.kind) < 0 || !m.stack) return 0;
-      if (layersOf(m.layers).some(function (n) { return program.trains(m, "weight", n); })) fail(plan.method.name + " trains weights that are to be held in " + kind, "quantized");
+      if (!linear(program, m, kind)) return 0;
       var n = m.d_in * m.d_out, scales = kind === "nf4" ? Math.ceil(n / T.BLOCK) : m.d_out;
       return m.n * (Math.ceil(n * T.quantized[kind] / 8) + 4 * scales - n * w);
     });
@@ -291,6 +372,7 @@
   /* What a step takes of a GPU. */
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
 
+  parts.sharing = ["gpus", "shard", "reshard_after_forward", "reduce_dtype", "quant_storage"];
   peft.memory = memory;
   peft.fit = fit;
 })();

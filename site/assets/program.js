@@ -20,8 +20,9 @@
     });
     data.functions = decoded(data.functions);
     each(data.positions, function (index, id) { data.positions[id] = formula(index); });
+    each(data.recipes, function (recipe) { ["evaluations", "layers", "drops"].forEach(function (key) { recipe[key] = formula(recipe[key]); }); });
     each(data.updates, function (updates) {
-      updates.forEach(function (update) { ["guard", "states", "temporary"].forEach(function (key) { update[key] = formula(update[key]); }); });
+      updates.forEach(function (update) { ["guard", "states", "temporary", "together"].forEach(function (key) { update[key] = formula(update[key]); }); });
     });
     each(data.families, function (family) {
       family.functions = decoded(family.functions);
@@ -217,7 +218,7 @@
   /* width: bytes of a frozen number. */
   function Program(plan, model, values, width) {
     var args = inner.argumentsOf(plan, values), self = this;
-    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.differ = new Map(); this.holds = 0;
+    this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.differ = new Map(); this.holds = 0; this.whole = this;
     this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
@@ -227,8 +228,25 @@
       var acts = data.entries[id] || fail(plan.method.parts[part].name + " does not say yet which operations it does, so its memory is not known");
       acts.forEach(function (act) { self.act(part, act, args[part]); });
     });
+    this.recipe(args);
     this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
   }
+  /* How many forward passes replace a backward pass, how many layers are trained at a time (null: all), and whether the others
+     have no optimizer states. */
+  Program.prototype.recipe = function (args) {
+    var plan = this.plan, self = this;
+    this.evaluations = 0; this.together = null; this.drops = true;
+    data.methods[plan.id].forEach(function (id, part) {
+      var recipe = data.recipes[id], names = inner.atop(plan.common, args[part]);
+      if (!recipe) return;
+      self.evaluations = Math.max(self.evaluations, Math.trunc(recipe.evaluations(names)));
+      if (!recipe.layers) return;
+      if (self.together !== null) fail(plan.id + ": two of its parts train layers in turns");
+      self.together = Math.trunc(recipe.layers(names)); self.drops = Boolean(recipe.drops(names));
+    });
+    if (self.evaluations < 0 || self.evaluations > inner.EXACT) fail(plan.id + ": found " + self.evaluations + " evaluations; expected a count from 0 to 2**53");
+    if (self.together !== null && self.together < 1) fail(plan.id + ": found " + self.together + " layers at a time; expected at least 1");
+  };
   Program.prototype.row = function (row) {
     var tensor = row.piece.tensor, spot = row.spot, source = spot.source, shape = row.shape, place = placeOf(tensor.per, spot), name = row.piece.part + "|" + tensor.name;
     row.key = name + "|" + place;
@@ -240,6 +258,7 @@
       shape = isModule(source) && spot.dims.numel === row.count ? source.parameters.filter(function (p) { return p[0] === spot.suffix; })[0][1] : [row.count];
       if (source.kind === "conv1d") shape = shape.slice().reverse();
     }
+    row.sizes = shape;
     at(at2(this.own, name), place).push({ key: row.key, shape: padded(shape), copies: row.copies, trained: row.learns, layers: row.layers });
   };
   function surrounds(name) { return data.constants.around.indexOf(name) >= 0; }
@@ -306,6 +325,41 @@
   Program.prototype.bare = function () {
     return Object.assign(Object.create(Program.prototype), this, { hooks: new Map(), points: new Map(), acting: new Map(), keys: new Map(), differ: new Map() });
   };
+  /* The same while, of all layers, only those of a turn are trained. */
+  Program.prototype.during = function (turn) {
+    var found = Object.assign(Object.create(Program.prototype), this, { trained: new Map(), keys: new Map() }), paths = this.model.paths;
+    this.trained.forEach(function (several, where) {
+      var stack = paths[where.split("|")[0]].stack, here = turn.filter(function (one) { return one[0] === stack; }).map(function (one) { return one[1]; });
+      found.trained.set(where, several.map(function (layers) {
+        return layers ? { at: here.filter(function (n) { return within(layers, n); }) } : layers;
+      }).filter(function (layers) { return !layers || layers.at.length; }));
+    });
+    return found;
+  };
+  /* The turns of which one takes the most memory; none if all is trained at a time. Of layers that are alike, a turn has the
+     first ones, the last ones, or some of both. */
+  Program.prototype.turns = function (namesOf) {
+    if (this.together === null) return NONE;
+    var self = this, alike = new Map(), all = 0, found = new Map([["", []]]), together;
+    this.model.inv.stacks.forEach(function (stack) {
+      self.likeness(stack, namesOf(stack)).forEach(function (key, layer) { at(alike, stack + "|" + key).push([stack, layer]); all++; });
+    });
+    together = Math.min(this.together, all);
+    alike.forEach(function (several) {
+      var more = new Map();
+      found.forEach(function (turn) {
+        for (var n = 0; n <= Math.min(several.length, together - turn.length); n++) {
+          for (var low = 0; low <= n; low++) {
+            var chosen = turn.concat(several.slice(0, low), several.slice(several.length - n + low));
+            more.set(chosen.join(" "), chosen);
+          }
+        }
+      });
+      found = more;
+      if (found.size > data.constants.turns) fail("memory: " + self.plan.id + " trains " + together + " layers at a time, of " + alike.size + " kinds; expected fewer, so that at most " + data.constants.turns + " choices can be the largest");
+    });
+    return Array.from(found.values()).filter(function (turn) { return turn.length === together; });
+  };
   function acting(hooks, layer) { return !hooks ? NONE : hooks.filter(function (hook) { return within(hook.layers, layer); }); }
   /* The hooks around modules and blocks in a layer. */
   Program.prototype.at = function (layer) {
@@ -327,14 +381,16 @@
     return stack ? found.concat(acting(this.points.get("||" + name), layer)) : found;
   };
   /* The layers of a stack, in groups: which to run, and how often more to count them. */
-  Program.prototype.sequence = function (stack, names) {
+  Program.prototype.sequence = function (stack, names) { return compressed(this.likeness(stack, names)); };
+  /* A key for each layer; layers with equal keys are alike. */
+  Program.prototype.likeness = function (stack, names) {
     var model = this.model, differing = this.differing(stack).map(function (pair) { return [pair[0], inner.atop(names, pair[1])]; });
-    return compressed(this.alike(stack).map(function (key, layer) {
+    return this.alike(stack).map(function (key, layer) {
       return differing.reduce(function (text, pair) {
         var here = model.layered(pair[1], layer), sized = pair[0].names.some(function (name) { return !(name in here); });
         return text + "|" + (sized ? "layer " + layer : pair[0].formula(here));   // it needs sizes of tensors as well
       }, key);
-    }));
+    });
   };
   /* All formulas of the model and of hooks that differ from layer to layer, with the names that they see besides. */
   Program.prototype.differing = function (stack) {

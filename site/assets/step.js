@@ -9,7 +9,7 @@
   class Group {
     constructor(step, more) {
       var self = this, tape = step.tape;
-      this.more = more; this.now = tape.now; this.flops = tape.flops; this.before = tape.left;
+      this.more = more; this.now = tape.now - tape.buffers; this.flops = tape.flops; this.before = tape.left; this.gathered = tape.gathered;
       this.first = [step.held.length, step.stayed.length];
       this.trained = this.kept = this.left = 0;
       this.held = [];
@@ -22,11 +22,13 @@
       var self = this, tape = step.tape;
       if (!this.more) return;
       tape.group = null;
-      this.kept = tape.now - this.now;
+      this.kept = tape.now - tape.buffers - this.now;   // buffers of collectives do not stay
+      this.gathered = tape.gathered - this.gathered;
       this.left = tape.left - this.before;
       this.held = step.held.slice(this.first[0]).concat(step.stayed.slice(this.first[1]));
       tape.now += this.more * this.kept;
       tape.left += this.more * this.left;
+      tape.gathered += this.more * this.gathered;
       tape.flops += BigInt(this.more) * (tape.flops - this.flops);
       tape.records.push(function () { self.begin(tape); });
       step.groups.push(this);
@@ -54,6 +56,7 @@
     passed(tape) {
       tape.now += this.more * (this.trained - this.kept);
       tape.left -= this.more * this.left;
+      tape.gathered -= this.more * this.gathered;
       tape.grads += this.more * this.trained;
     }
   }
@@ -63,7 +66,7 @@
       super(program, flags);
       this.sequences = new Map();
       this.groups = [];
-      this.states = [];   // what the stacks of an unadapted pass gave
+      this.states = null;   // what the stacks of an unadapted pass gave
     }
     /* Forward and back. Of each pass: the most that was alive, with what the forward pass left of that and gradients among it. */
     run() {
@@ -72,20 +75,30 @@
         var family = this.model.inv.backbone.family, known = Object.keys(family.tasks).filter(function (name) { return this.model.functions.has(name); }, this);
         inner.fail("memory: task " + task + " of " + family.name + " has no operations; expected " + known.join(" or "));
       }
+      this.starts();
       this.point("at_start", []);
       loss = this.call(f, [])[0];
       tape.only(loss);
       this.held.forEach(function (storage) { tape.free(storage); });
       this.groups.forEach(function (group) { group.forget(tape); });
       this.held = []; this.casts = new Map();
+      this.turns();
       first = { first: [tape.peak].concat(tape.most), kept: tape.now, forward: tape.flops };
+      if (this.program.evaluations) {   // as often, and no backward pass
+        return Object.assign(first, { second: [0, 0, 0], flops: tape.flops * BigInt(this.program.evaluations) });
+      }
       tape.peak = 0;
       tape.forward = false;
       loss.grad = tape.create(parts.SINGLE);
       loss.grad.holders++;   // the caller holds the loss and torch its gradient
       tape.back();
+      this.ends();
       return Object.assign(first, { second: [tape.peak].concat(tape.most), flops: tape.flops });
     }
+    /* What one of several ranks does before the forward pass, before the backward pass, and after it. */
+    starts() {}
+    turns() {}
+    ends() {}
     /* `e d = unadapted`: the whole model runs once without the method and without gradients; the states that its last stacks
        give. */
     unadapted(wanted) {
@@ -136,14 +149,13 @@
        alike some only count. */
     layers(line) {
       var self = this, tape = this.tape, stack = line.words[0], wanted = Math.max(1, line.targets.length), outer = [this.stack, this.number, this.inside, this.base, this.names];
-      var run = function (values) { return self.flags.checkpointing ? self.checkpointed(values) : self.one(values); };
       var values = tape.holdAll(line.words.slice(1).map(function (word) { return this.value(word, line); }, this));
       this.sequence(stack).forEach(function (pair) {
         var group = new Group(self, pair[1]);
         pair[0].forEach(function (number) {
           self.enter(stack, number);
-          var results = self.around(run, values, self.hooksAt(stack, "layer"));
-          self.inside.forEach(function (p) { if (p.live) group.trained += p.bytes; });
+          var results = self.layer(values, pair[1]);
+          group.trained += self.gradients();
           tape.letGo(values.slice(0, results.length));
           values = results.concat(values.slice(results.length));
         });
@@ -151,8 +163,19 @@
       });
       this.stack = outer[0]; this.number = outer[1]; this.inside = outer[2]; this.base = outer[3]; this.names = outer[4];
       tape.letGo(values.slice(wanted));
-      if (!this.recording) this.states.push(tape.hold(values[0]));
+      if (this.states) this.states.push(tape.hold(values[0]));
       return values.slice(0, wanted);
+    }
+    /* The layer at hand, which counts `more` further times, with the method's hooks around it. */
+    layer(values) {
+      var self = this;
+      return this.around(function (x) { return self.flags.checkpointing ? self.checkpointed(x) : self.one(x); }, values, this.hooksAt(this.stack, "layer"));
+    }
+    /* Bytes that the gradients of the layer at hand take after its backward pass. */
+    gradients() {
+      var bytes = 0;
+      this.inside.forEach(function (p) { if (p.live) bytes += p.bytes; });
+      return bytes;
     }
     /* The layers of a stack, in groups: which are run, and how often more they count. */
     sequence(stack) {

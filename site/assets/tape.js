@@ -40,13 +40,13 @@
     }
   }
 
-  /* now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads: of those alive, what the
-     forward pass left and gradients of parameters; at the peak, `most`. flops: operations so far. arrived: keys of the
-     method's own tensors that got a gradient. */
+  /* now, peak: bytes alive, and the most of them. high: the most since `watch`. left, grads, gathered, buffers: of those
+     alive, what the forward pass left, gradients of parameters, parameters gathered from other ranks, and buffers of
+     collectives; at the peak, `most`. flops: operations so far. arrived: keys of the method's own tensors that got a gradient. */
   class Tape {
     constructor() {
-      this.now = this.peak = this.high = this.left = this.grads = 0;
-      this.most = [0, 0];
+      this.now = this.peak = this.high = this.left = this.grads = this.gathered = this.buffers = 0;
+      this.most = [0, 0, 0, 0];
       this.flops = 0n;
       this.forward = true;
       this.records = [];
@@ -55,7 +55,7 @@
     }
     see(moment) {
       if (moment > this.high) this.high = moment;
-      if (moment > this.peak) { this.peak = moment; this.most = [this.left, this.grads]; }
+      if (moment > this.peak) { this.peak = moment; this.most = [this.left, this.grads, this.gathered, this.buffers]; }
     }
     /* Begin to watch for the most bytes alive; what comes back goes to `unwatch`. */
     watch() {

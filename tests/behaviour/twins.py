@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftonomy.conformance import checks
 from reference_impls import _kit as kit
-from reference_impls import bitfit, child_tuning_d, child_tuning_f, galore, ia3, lora, p_tuning
+from reference_impls import bitfit, child_tuning_d, child_tuning_f, galore, ia3, lisa, lora, mezo, p_tuning
 
 Fault = Callable[[nn.Module], object]
 
@@ -219,6 +219,33 @@ def plain_adam(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **settings)
 
 
+def keep_states(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    """LISA's optimizer, which keeps the states of layers that rest, although it should not."""
+    found = lisa.optimizer(model, **settings)
+    found.recipe.keep = True
+    return found
+
+
+def never_freeze(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    """LISA's optimizer, which trains all layers at a time."""
+    found = lisa.optimizer(model, **settings)
+    found.turn = lambda _: lisa.Lisa.turn(found, {*found.layers})  # type: ignore[method-assign]
+    return found
+
+
+def differentiate(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
+    """MeZO's optimizer, which runs a backward pass all the same."""
+    found = mezo.optimizer(model, **settings)
+    before = found.step
+
+    def step(closure: Callable[[], Tensor]) -> float:
+        closure().backward()  # type: ignore[no-untyped-call]
+        return before(closure)
+
+    found.step = step  # type: ignore[assignment, method-assign]
+    return found
+
+
 def _of(method: str, module: ModuleType, check: checks.Check) -> Callable[..., Twin]:
     """Twins of one method for one check: `(fault, says, family="llama", **functions replaced)`."""
 
@@ -268,5 +295,8 @@ TWINS = (
     _of("lora", lora, checks.memory)("one more tensor", "a step saves", broken=keep_a_sine),
     _generalising("starts elsewhere", "starts elsewhere", broken=start_elsewhere),
     _of("galore", galore, checks.updating)("whole moments", "the optimizer keeps", optimizer=plain_adam),
+    _of("lisa", lisa, checks.updating)("states that stay", "the optimizer keeps", "t5", optimizer=keep_states),
+    _of("lisa", lisa, checks.memory)("no layer rests", "a step saves", "t5", optimizer=never_freeze),
+    _of("mezo", mezo, checks.training)("a backward pass", "which is not trained now", optimizer=differentiate),
     _of("lora", lora, checks.updating)("an optimizer of its own", "if and only if", optimizer=plain_adam),
 )

@@ -14,6 +14,7 @@ import peftonomy
 from peftonomy import PeftonomyError
 from peftonomy.cli import assistant
 from peftonomy.errors import shown
+from peftonomy.knowledge.base import MethodOn
 from peftonomy.site import _reference
 
 from . import kit
@@ -83,6 +84,8 @@ def judged(call: Callable[[], Any]) -> tuple[Any, list[str]]:
         return None, [f"foreign error: {last_line()}"]
 
 
+NEEDED = {"gpu": 10**10, "seq": 8, "stage": 2}
+"""Values of arguments without a default; any other one is 1."""
 SPECIAL = ("__getitem__", "__contains__", "__repr__", "__len__", "_repr_html_")
 OTHERS = {
     "apply", "plot", "default", "shape", "beyond", "together", "over", "together_numpy", "numpy", "sympy", "inventory",
@@ -150,7 +153,10 @@ def _arguments(
         if parameter.kind is parameter.VAR_KEYWORD:
             for hyper in rng.sample([*method.entry.hyperparameters], min(1, len(method.entry.hyperparameters))):
                 named |= {hyper: rng.choice([1, 8, strange()])} if rng.random() < 0.5 else {}
-            needed = {"memory": {"batch": 1, "seq": 8}, "fit": {"gpu": 10**10}}.get(call.__name__, {})
+            behind = getattr(MethodOn, call.__name__, None)  # a shortcut takes the arguments of that
+            required = inspect.signature(behind).parameters.values() if inspect.isfunction(behind) else ()
+            needed = {p.name: strange() if rng.random() < 0.2 else NEEDED.get(p.name, 1)
+                      for p in required if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
             odd = {rng.choice(["dtype", "checkpointing", "xx"]): strange()} if rng.random() < 0.1 else {}
             named |= needed | odd
         elif parameter.kind is parameter.VAR_POSITIONAL:

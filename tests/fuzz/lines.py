@@ -19,7 +19,7 @@ from peftonomy.memory.setting import OPTIMIZERS
 from . import kit
 from .kit import Case, World, command, misspelt, text
 
-ELSEWHERE = {"serve", "mcp", "verify", "drift", "new", "build", "pages"}
+ELSEWHERE = {"serve", "mcp", "verify", "drift", "new", "build", "pages", "run"}
 """The commands that write files, serve or run code. The groups `process` and `site` run them."""
 
 

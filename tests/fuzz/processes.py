@@ -46,7 +46,8 @@ LINES = (
     "cost lora --model gpt2 --json", "new fresh_method --category additive.adapter", "export lora --model bert_base",
     "lists", "site serve --port 0 --dir SITE", "site build --out OUT", "verify lroa", "verify lora --family nowhere",
     "verify lora --implementation nowhere:f --family bert", "drift nowhere", "drift peft --python /bin/true", "mcp",
-    "choose --model gpt2 --gpu 24GiB", "nearest lora --json", "evidence lora", "export lora --to axolotl --model gpt2",
+    "bench run nowhere.yaml", "choose --model gpt2 --gpu 24GiB", "nearest lora --json", "evidence lora",
+    "export lora --to axolotl --model gpt2",
 )  # fmt: skip
 """Among them every command that the group `command` does not run."""
 MESSAGES = (

@@ -5,9 +5,9 @@ class Answers extends Tool {
   showStep(question) {
     if (!this.near || !this.remembers()) { this.stepOut.replaceChildren(this.loading()); return; }
     var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
-    ["batch", "seq", "quantized"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
+    ["batch", "seq", "quantized", "gpus", "shard", "optimizer"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
     if (found.problem) { this.stepOut.replaceChildren(make("p", { class: "pf-alert", role: "status" }, found.problem.message)); return; }
-    var m = found.value, parts = peft.data.training.parts, asked = question.task || this.backbone().default_task;
+    var m = found.value, training = peft.data.training, parts = m.gpus ? training.sharding.parts : training.parts, asked = question.task || this.backbone().default_task;
     var bar = make("div", { class: "pf-stack", "aria-hidden": "true" }, parts.map(function (part) { return make("i", { class: "part--" + part }); }));
     parts.forEach(function (part, i) { bar.children[i].style.flexGrow = m[part] / m.peak; });
     var ledgers = parts.map(function (part) {
@@ -15,9 +15,11 @@ class Answers extends Tool {
         make("dd", {}, [binary(m[part]), make("small", {}, [self.out_(part, m[part]), " bytes"])])]);
     });
     var notes = [
+      m.gpus ? "On one of " + number(m.gpus) + " GPUs, the one that takes the most." : "",
       "A GPU adds about " + binary(m.gpu_extra_estimate) + " (an estimate of its context, its libraries' workspaces and fragmentation): " + binary(m.peak + m.gpu_extra_estimate) + " together.",
       m.paged ? "Optimizer states of " + binary(m.paged) + " may leave the GPU and are not in the peak." : "",
       m.task === asked ? "" : "Trained for " + peft.data.tasks.names[m.task] + ": the base model alone has no loss.",
+      m.gpus ? "Not covered: " + m.not_covered + "." : "",
       "About " + power(m.forward_flops) + " operations forward and " + power(m.step_flops) + " a step."
     ].filter(Boolean);
     this.stepOut.replaceChildren(
