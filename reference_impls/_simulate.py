@@ -257,8 +257,10 @@ def second(training: Training, memory: Memory, turn: Turn | None = None, counts:
     """
     training.begin(turn)
     with FlopCounterMode(display=False, custom_mapping=KERNELS) if counts else contextlib.nullcontext() as flops:
-        forward_flops = training.step(flops.get_total_flops if flops is not None else lambda: 0)
-    return step(training, memory, forward_flops, 0 if flops is None else flops.get_total_flops())
+        count = (lambda: 0) if flops is None else flops.get_total_flops
+        step_flops: list[int] = []
+        forward_flops = training.step(count, after=lambda: step_flops.append(count()))
+    return step(training, memory, forward_flops, *step_flops)
 
 
 def step(training: Training, memory: Memory, forward_flops: int = 0, step_flops: int = 0) -> Simulation:
@@ -383,8 +385,12 @@ class Training:
         """Train these layers, and freeze the others."""
         cast(Any, self.optimizer).turn(layers)
 
-    def step(self, between: Callable[[], int] = lambda: 0, memory: Memory | None = None) -> int:
-        """Run one step and return what `between` returns between its passes, or after the last forward pass."""
+    def step(
+        self, between: Callable[[], int] = lambda: 0, memory: Memory | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> int:  # fmt: skip
+        """Run one step and return what `between` returns after the first forward pass. `after`: called before the
+        update, or after the step if it has no backward pass."""
         ends = (lambda phase: None) if memory is None else memory.ends
         seen = [0]
 
@@ -398,6 +404,7 @@ class Training:
         if self.forward_only:
             cast(Any, self.optimizer).step(loss)
             ends("optimizer")
+            after()
             return seen[1]
         value = self.loss()
         seen.append(between())
@@ -407,6 +414,7 @@ class Training:
         if memory is not None:
             memory.mark("gradients", [p.grad for p in self.trained])
         ends("backward")
+        after()
         self.update()
         ends("optimizer")
         return seen[1]

@@ -60,7 +60,7 @@ class Apollo(torch.optim.AdamW):
         return found
 
     @torch.no_grad()
-    def scale(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+    def scale(self, weight: Tensor, group: dict[str, Any]) -> None:
         """Update one matrix (m, n)."""
         gradient, state, (beta_1, beta_2) = weight.grad, self.state[weight], group["betas"]
         assert gradient is not None
@@ -94,7 +94,8 @@ def factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], tall
     ratio = first / second.sqrt().add_(group["eps"])
     over = None if group["per"] == "tensor" else 1 if tall else 0
     whole = torch.linalg.vector_norm(low, dim=over, keepdim=over is not None).add_(1e-8)
-    return torch.linalg.vector_norm(ratio, dim=over, keepdim=over is not None).div_(whole)
+    factor: Tensor = torch.linalg.vector_norm(ratio, dim=over, keepdim=over is not None).div_(whole)
+    return factor
 
 
 def optimizer(model: nn.Module, *, name: str = "apollo", **settings: Any) -> Apollo:

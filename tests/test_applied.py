@@ -16,12 +16,12 @@ pytestmark = pytest.mark.torch
 
 
 def a_trial(method: str) -> Trial:
-    for family in ("llama", "bert", "t5"):
+    for family in ("llama", "bert", "t5", "vit"):
         try:
             return trials(method, family)[0]
         except UsageError:
             continue
-    raise AssertionError(f"{method} acts on none of three families")
+    raise AssertionError(f"{method} acts on none of the families")
 
 
 @pytest.mark.parametrize("method", KB.methods)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 KINDS = (
     "survey.html", "crosswalk.html", "timeline.html", "matrix.html", "lists/index.html", "lists/mergeable.html",
     "methods/index.html", "methods/mam_adapter.html", "methods/lst.html", "models/index.html", "deviations.html",
-    "support.html",
+    "support.html", "serving.html", "merging.html",
 )  # fmt: skip
 SHOWN = "tr[data-facets]:visible"
 

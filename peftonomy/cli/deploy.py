@@ -32,12 +32,12 @@ WORDS = {
 @method_argument
 @model_options
 @click.option("--engine", metavar="ENGINE", shell_complete=completes("engines"),
-              help="vllm, lorax, tgi or slora. Without it: only the key-value cache.")
+              help="An engine, such as vllm. Without it: the key-value cache and unmerged adapters.")
 @click.option("--max-loras", metavar="N", type=Whole(), default=1, show_default=True, help="The number of adapters.")
 @click.option("--max-rank", metavar="R", type=Whole(),
               help="The engine's largest rank. Default: the smallest that holds the method's.")
 @click.option("--tp", metavar="N", type=Whole(), default=1, show_default=True, help="GPUs of tensor parallelism.")
-@click.option("--fully-sharded", is_flag=True, help="vLLM's option --fully-sharded-loras.")
+@click.option("--fully-sharded", is_flag=True, help="The engine's option to shard adapters further.")
 @click.option("--dtype", metavar="DTYPE", help="Of adapters and cache. Default: the first that the engine accepts.")
 @json_option
 def serving(
