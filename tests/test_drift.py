@@ -109,3 +109,8 @@ def test_a_library_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> No
     python.chmod(0o755)
     with pytest.raises(UsageError, match="PEFT cannot be introspected with .*: no module of this name"):
         installed(PEFT, str(python))
+
+
+def test_a_program_that_is_no_python_is_refused(kb: peftonomy.KnowledgeBase) -> None:
+    with pytest.raises(UsageError, match="/bin/true is no Python: it did not print what PEFT has"):
+        installed(kb.libraries["hf_peft"], "/bin/true")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, shown
 
 if TYPE_CHECKING:
     from ..schema.builds import Shorthand
@@ -62,7 +62,12 @@ def installed(library: Library, python: str | None = None) -> dict[str, Any]:
     if ran.returncode:
         reason = ran.stderr.strip().rpartition("\n")[2]
         raise UsageError(f"{library.name} cannot be introspected with {python or sys.executable}: {reason}")
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    try:
+        found: Any = json.loads((ran.stdout.splitlines() or [""])[-1])
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"version", "types"} <= found.keys():
+        raise UsageError(f"{shown(python or sys.executable)} is no Python: it did not print what {library.name} has")
     return found
 
 
