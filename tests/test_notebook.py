@@ -99,7 +99,7 @@ def test_a_missing_library_is_one_line(kb: KnowledgeBase, library: str, monkeypa
 def test_a_comparison_refuses_what_no_method_has(kb: KnowledgeBase) -> None:
     with pytest.raises(UsageError, match="unknown hyperparameter 'rr' of these methods"):
         kb.costs(["lora", "ia3"], "gpt2", rr=3)
-    with pytest.raises(UsageError, match="methods: found 'lora'; expected a list of ids"):
+    with pytest.raises(UsageError, match="methods: found lora; expected a list of ids"):
         kb.costs("lora", "gpt2")
     with pytest.raises(UsageError, match="unknown method 'lroa'"):
         kb.costs(["lroa"], "gpt2")

@@ -181,7 +181,7 @@ def test_the_last_kinds_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "MOST_KINDS", 2)
     for dtype in ("float32", "bfloat16", "float16", "mixed"):
         remembered(KB, plan, {}, Setting(2, 8, dtype))
-    assert [(kind[:3], len(found)) for kind, found in plan.memo["forms"].items()] == [
+    assert [(kind[1:4], len(found)) for kind, found in plan.memo["forms"].items()] == [
         ((2, 2, False), 1), ((2, 4, True), 1),
     ]  # fmt: skip
 

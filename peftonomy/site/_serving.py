@@ -18,8 +18,8 @@ WORDS = {
 }  # fmt: skip
 """Each answer of an engine with its word and its colour."""
 TRAITS = {"mergeable": "Merges", "swappable": "Swaps", "batched": "Shares a batch"}
-METHOD, SETTINGS = "lora", ((1, False), (4, False), (4, True))
-"""The method of the example, and its GPUs with and without full sharding."""
+SETTINGS = (1, False), (4, False), (4, True)
+"""The GPUs of the example, with and without full sharding."""
 RANK = 16
 
 
@@ -78,7 +78,7 @@ def _examples(site: Site) -> list[View]:
             cells: list[int | None] = []
             for tp, sharded in SETTINGS:
                 try:
-                    found = site.kb[METHOD].serving(
+                    found = site.kb[site.settings.query.method].serving(
                         model, engine=key, max_rank=RANK, r=RANK, tp=tp, fully_sharded=sharded
                     )  # fmt: skip
                 except UsageError:
