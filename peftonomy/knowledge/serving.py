@@ -273,7 +273,8 @@ def traits(method: MethodRecord) -> dict[str, dict[str, Any]]:
     elif kept:
         found["mergeable"]["why"] = f"Stays beside the weights: {_some(kept)}."
     replaced = [*dict.fromkeys([*own, *bits])]
-    moved = method.merge == "exact" and not kept and all(t.per != "site" for t in tensors.values()) and not own
+    apart = not kept and not own and all(t.per != "site" for t in tensors.values())
+    moved = method.merge == "exact" and apart and "weight" in method.entry.facets.get("acts_on", [])
     if replaced:
         why = f"A task replaces parameters of the model ({_some(replaced)})."
         found["swappable"] = {"holds": False, "why": f"{why} The old values must be written back."}
