@@ -37,7 +37,7 @@ from torch import nn
 import peftonomy
 from peftonomy import ConfigError, PeftonomyError
 from peftonomy.conformance import tiny
-from peftonomy.libraries.where import STRUCTURE
+from peftonomy.libraries.selected import STRUCTURE
 from tests.families import OTHERS
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
-from .where import ALL_LINEAR, STRUCTURE, Extra, Where, matrices, shares
+from .extras import Configured, Extra
+from .selected import ALL_LINEAR, STRUCTURE, matrices, shares
 
 __all__ = ["Adapter", "Extra", "Reported", "read_named"]
 
@@ -178,7 +179,7 @@ class _Reading(Arguments):
         self._nothing_left(entry, inventory)
         try:
             late = said is not None and not said.all_linear
-            where = Where(self, inventory, saved, late=late) if self.spec.accepts else None
+            where = Configured(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             plan = Plan(method.parts, inventory, chosen=chosen, wider=entry.wider)
@@ -195,10 +196,10 @@ class _Reading(Arguments):
             if formula is not None and (told := {name for own in patterns.values() for name in own} & formula.names):
                 named = ", ".join(entry.rename[name] for name in sorted(told))
                 raise self.refuse(named, patterns, "one value for all modules, which the library's count needs")
-        extras = tuple((where or Where(self, inventory, saved)).extras(plan))
+        extras = tuple((where or Configured(self, inventory, saved)).extras(plan))
         groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
         if self.spec.mirrors:
-            groups |= self._mirrored(where or Where(self, inventory, saved))
+            groups |= self._mirrored(where or Configured(self, inventory, saved))
         notes = tuple(self.notes)
         adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
@@ -373,7 +374,7 @@ class _Reading(Arguments):
             elif name not in read or name in self.filled:
                 raise self.refuse(name, value, f"{expected}, the value for which the counts are correct")
 
-    def _mirrored(self, where: Where) -> dict[str, int]:
+    def _mirrored(self, where: Configured) -> dict[str, int]:
         """Return the names for formulas about the model that the type adds, and the number of modules that it wraps."""
         family, sizes = self.backbone.family, dict(self.backbone.config)
         labels = {label: name for name, key in family.config.items() for label in (key.key or name, *key.aliases)}
@@ -404,7 +405,7 @@ class _Reading(Arguments):
     # The modules
 
     def _chosen(
-        self, method: MethodRecord, entry: Implementation, where: Where, given: Mapping[str, Any],
+        self, method: MethodRecord, entry: Implementation, where: Configured, given: Mapping[str, Any],
         patterns: dict[str, dict[str, Value]],
     ) -> Chosen:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
@@ -455,7 +456,7 @@ class _Reading(Arguments):
             own[site] = {**own.get(site, {}), **{name: _divisor(width, values[name]) for name, width in named}}
         return Chosen(sites, where.named, apart, own)
 
-    def _covered(self, method: MethodRecord, where: Where, plan: Plan) -> None:
+    def _covered(self, method: MethodRecord, where: Configured, plan: Plan) -> None:
         """Raise ConfigError for a target that no tensor of a method without targets acts on."""
         spots = [spot for piece in plan.pieces for _, spot in piece.places.spots]
         paths = {spot.path.removesuffix(f".{spot.suffix}") for spot in spots}
@@ -466,7 +467,7 @@ class _Reading(Arguments):
     def _split(
         self,
         sites: Sequence[SiteGroup],
-        where: Where,
+        where: Configured,
         table: Mapping[str, Any],
         argument: str,
         method: MethodRecord,
@@ -549,7 +550,7 @@ def _per_site(entry: Implementation, plan: Plan, known: Mapping[str, Any]) -> di
 
 
 def _per_group(
-    entry: Implementation, plan: Plan, where: Where, arguments: Mapping[str, Any]
+    entry: Implementation, plan: Plan, where: Configured, arguments: Mapping[str, Any]
 ) -> Iterator[tuple[str, int]]:
     """Yield the library's sums over groups of targeted modules."""
     if entry.per_group:

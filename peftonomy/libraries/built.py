@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..schema.library import Library
 
 from .arguments import numbers
-from .where import Extra
+from .extras import Extra
 
 __all__ = ["Counted", "Location", "Piece", "heads_trained", "refusal"]
 
