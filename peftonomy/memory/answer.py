@@ -40,6 +40,11 @@ class Training:
         """Return the memory of a step with these hyperparameters. Raises UsageError."""
         return remembered(self.kb, self.plan, given, setting, self.sharding)
 
+    def once(self, given: Mapping[str, Any], setting: Setting) -> Memory:
+        """Return the same by running the step of one GPU, which is quicker for a question that is not asked again."""
+        check_length(self.plan, self.plan.values(given), setting)
+        return Asked(self.kb, self.plan, given, setting).memory()
+
     def shared(self, sharding: Sharding | None) -> Training:
         """Return the same training on several GPUs, or on one."""
         return Training(self.kb, self.plan, sharding)

@@ -117,7 +117,7 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
                 model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
                 plan = Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets)
                 steps[place] = Training(site.kb, plan)
-            predicted = steps[place].memory(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
+            predicted = steps[place].once(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
         except PeftonomyError as error:
             apart.append(shown | {"reason": str(error)})
             continue
