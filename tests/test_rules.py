@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
-from peftonomy import KnowledgeBase, Method, Problem, check
+from peftonomy import KnowledgeBase, Method, Problem, check, load
 from peftonomy.files.documents import Document, parse_yaml
 from peftonomy.knowledge.check import _problem
 from peftonomy.knowledge.rules import RULES, Rule
 from peftonomy.schema.method import method_from
+from tests.trees import small_tree
 
 BASE = """
 id: example
@@ -133,3 +135,16 @@ def test_a_published_run_names_what_exists(tmp_path: Path, root: Path) -> None:
         runs.write_text(line + "\n")
         [problem] = check(KnowledgeBase(tmp_path), [runs])
         assert found in str(problem)
+
+
+def test_a_line_that_lacks_an_input_of_its_size_is_found(root: Path, tmp_path: Path) -> None:
+    """`join` adds the widths of three inputs: with two, the result is one number too wide unless the line says it."""
+    tree = small_tree(root, tmp_path, "lora")
+    path = tree / "methods" / "lora.yaml"
+    data = yaml.safe_load(path.read_text())
+    for line, found in (("join x y", ["'join x y' without c"]), ("z[a0, a1, a2+b2] = join x y", [])):
+        data["memory"] = {"operations": [{"per": "site", "functions": {"after x y": line}}]}
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        kb = load(tree)
+        problems = [p for p in check(kb, [kb.methods.path("lora")]) if p.rule == "operations"]
+        assert [p.found for p in problems] == found

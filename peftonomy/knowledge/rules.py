@@ -492,7 +492,8 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
         named = {name for functions in families for name in parse_all(functions)}
         memo["operations"] = named | {*ORDERS, *language.rules, *language.points, *language.shared}
     programs = [functions_of(act, language) for act in acts]
-    kinds = memo["operations"] | {name for functions in programs for name in functions}
+    own = {name for functions in programs for name in functions}
+    kinds = memo["operations"] | own
     lines = [(k, line) for k, functions in enumerate(programs) for f in functions.values() for line in f.lines]
     tensors = {"weight", "bias", *method.entry.tensors}
     for k, line in lines:
@@ -501,6 +502,8 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
         if isinstance(called, str) and called not in kinds:
             expected = "an operation, or a function of the entry or of a family"
             yield Finding(keys, f"{called} in {line.text!r}", expected, closest(called, kinds))
+        if line.kind not in own and (missing := language.lacks(line)):
+            yield Finding(keys, f"{line.text!r} without {missing}", "a shape of its result, such as y[a0, a1, a2+b2]")
         for word in (word for word in line.arguments if isinstance(word, str) and word.startswith(".")):
             name = word.rpartition(".")[2]
             if name not in tensors and not name.endswith("?"):      # one with a question mark may be missing

@@ -18,7 +18,7 @@ from ..files.documents import load_yaml
 from ..formula import Formula
 from ..schema.base import Entry, FormulaField, Functions, Name, validated
 from ..schema.family import Fixed
-from ..schema.programs import Function, parse_all
+from ..schema.programs import Function, Line, parse_all
 
 __all__ = ["INPUTS", "Language", "Rule", "load_language"]
 
@@ -159,6 +159,15 @@ class Language(Entry):
     def shared(self) -> dict[str, Function]:
         """Return the shared functions, parsed."""
         return parse_all(self.functions)
+
+    def lacks(self, line: Line) -> str:
+        """Return the input that the size of a line's result depends on and that the line does not give; else ""."""
+        rule = self.rules.get(line.kind)
+        if rule is None or rule.shape is None or rule.parts or line.shape is not None:
+            return ""
+        given = len(line.arguments) - len(rule.numbers) + rule.optional
+        named = {name[0] for formula in rule.shape for name in formula.names if SIZE.match(name)}
+        return next((letter for letter in INPUTS[given:] if letter in named), "")
 
 
 @lru_cache(maxsize=4)
