@@ -25,7 +25,7 @@ class Scaled(kit.Child):
         self.register_buffer("U", u)
         self.register_buffer("S", s)
         self.register_buffer("V", v)
-        self.z = nn.Parameter(init_val + 0.01 * torch.randn(len(s)))
+        self.z = nn.Parameter(torch.empty(len(s)).normal_(init_val, 0.01))
 
     def change(self) -> Tensor:
         """Return the change of the singular values."""

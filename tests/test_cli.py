@@ -149,7 +149,7 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "no task": ({"task_type": "CAUSAL"}, "CAUSAL", "CAUSAL_LM"),
     "no bias": ({"bias": "some"}, "bias", "none"),
     "no tokens": ({"trainable_token_indices": ["a"]}, "trainable_token_indices", "token ids"),
-    "no weight": ({"target_parameters": ["norm.weight"]}, "norm.weight", "linear"),
+    "no weight": ({"target_parameters": ["norm.weight"]}, "norm.weight", "two or three dimensions"),
     "layers that do not exist": ({"layer_replication": [[0, 99]]}, "layer_replication", "each of the 28 layers"),
     "layers of nothing": ({"layer_replication": ["all"]}, "layer_replication", "ranges"),
     "biases of shared layers": ({"layer_replication": [[0, 28], [0, 1]], "bias": "all"}, "bias", "share weights"),

@@ -30,7 +30,7 @@ SETTINGS: list[Answer] = [
     for values in itertools.product(DTYPES, OPTIMIZERS, (False, True), ATTENTION, (None, *QUANTIZED))
 ]
 FAMILIES = sorted(name for name, family in KB.families.items() if family.operations is not None)
-HOMES = ("gpt2", "llama", "roberta", "t5")
+HOMES = ("gpt2", "llama", "roberta", "t5", "vit")
 PUBLIC = ("gpt2", "llama_2_7b", "roberta_base", "t5_base")
 
 

@@ -12,7 +12,7 @@ from peftonomy.conformance.trial import KB, Trial, trials
 from peftonomy.schema.initial import PROSE, WORDS, Start
 
 pytestmark = pytest.mark.torch
-FAMILIES = ("bert", "llama", "t5")
+FAMILIES = ("bert", "llama", "t5", "vit")
 ARGUMENTS = {
     "constant": "(0.37)", "normal": "(0.13)", "truncated_normal": "(0.11, 0.2)", "uniform": "(0.47)", "signs": "(0.7)",
     "integers": "(2, 9)",

@@ -80,7 +80,7 @@ def bounds(entry: MethodEntry, name: str) -> dict[str, list[Formula]]:
     domains = [h.domain for h in entry.hyperparameters.values() if h.domain is not None]
     found = {"": [b for domain in domains for b in _upper(domain, name)]}
     for key, tensor in entry.tensors.items():
-        if tensor.requires is not None and tensor.if_ is None:
+        if tensor.requires is not None and (tensor.if_ is None or name not in tensor.if_.names):
             found[key] = list(_upper(tensor.requires, name))
     return found
 

@@ -76,7 +76,13 @@ function ceiling(plan, at_) {
   }
   plan.method.parts.forEach(function (part, i) { part.bounds.forEach(function (b) { bound(b, merge(args[i], plan.common)); }); });
   plan.tensors.forEach(function (piece) {
-    piece.tensor.bounds.forEach(function (b) { piece.spots.forEach(function (spot) { bound(b, atop(spot.dims, args[piece.part])); }); });
+    piece.tensor.bounds.forEach(function (b) {
+      piece.spots.forEach(function (spot) {
+        var names = atop(spot.dims, args[piece.part]);
+        try { if (piece.tensor.guard !== null && !run(piece.tensor.guard, names)) return; } catch (error) { return; }   // it is there in some layers
+        bound(b, names);
+      });
+    });
   });
   return least;
 }
