@@ -11,6 +11,7 @@ on the token, so all of it stays at inference, except for the norms, which are t
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from . import _kit as kit
 
@@ -25,7 +26,7 @@ class AdapterBias(kit.Child):
         self.v = nn.Parameter(torch.zeros(d_out))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        amount = x @ self.w[:, None] + self.c                       # (..., d_in) -> (..., 1)
+        amount = linear(x, self.w[None], self.c)                    # (..., d_in) -> (..., 1)
         return y + amount * self.v                                  # (..., d_out)
 
 

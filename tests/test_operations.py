@@ -6,6 +6,7 @@ import csv
 import random
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,10 +41,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 EXCEPTIONS = {
     row["value"]: row["reason"]
     for row in published.read(published.TABLE.parent / "exceptions.tsv")
-    if row["table"] == "operations"
+    if row["table"] == "operations" and row["column"] == "case"
 }
 """Cases whose bytes differ from those of a simulated step (`METHOD FAMILY SETTING`, or `METHOD MODEL` of a public
 model), each with the reason."""
+PEAKS = {
+    row["value"]: row["reason"]
+    for row in published.read(published.TABLE.parent / "exceptions.tsv")
+    if row["table"] == "operations" and row["column"] == "peak"
+}
+"""The same for cases of which only the peak differs."""
 MEDIAN, WORST, TINY = 1e-4, 1e-2, 2e-2
 
 
@@ -117,6 +124,10 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
             raise
         pytest.skip(f"torch refuses to simulate it: {error}")
     assert (ours.kept == found.kept) != excepted, (ours.kept, found.kept)
+    if f"{method} {family} {setting}" in PEAKS:
+        assert not agree(ours, found)
+        assert agree(replace(ours, temporaries=ours.temporaries + found.peak - ours.peak), found)
+        return
     assert agree(ours, found, ("kept", "optimizer_states") if excepted else ()), (ours, found)
 
 
@@ -513,12 +524,12 @@ def run_with(case: Case, head: str, body: str) -> None:
     ("line", "message"),
     [
         ("w = part A 0 r d_in", "found no such part; expected a tensor of the method's own, a number and sizes"),
-        ("w = part .A 0", "found no such part"),
+        ("w = part .A 0", "found 2 arguments; expected 4 to 5"),
         ("w = part .C 0 r d_in", "no tensor .C here"),
     ],
 )
 def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((UsageError, ValueError), match=message):
         run_with(Case("llama", "lora"), "after x y", line)
 
 
@@ -531,5 +542,5 @@ def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
     ],
 )
 def test_a_word_of_a_method_that_makes_no_sense(line: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UsageError, match=message):
         run_with(Case("t5", "lst"), "before x", line)

@@ -171,7 +171,7 @@ def test_no_code_of_another_tree_runs(tree: Path, tmp_path: Path) -> None:
 
 
 SETTINGS = {
-    "": "Settings", "- a list": "Settings", "examples: 3": "examples", "exampels: [gpt2]": "did you mean examples",
+    "": "a mapping", "- a list": "a mapping", "examples: 3": "examples", "exampels: [gpt2]": "did you mean examples",
 }  # fmt: skip
 
 
