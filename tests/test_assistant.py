@@ -87,7 +87,6 @@ def test_what_no_command_line_can_say(name: str, given: dict[str, Any], says: st
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.slow
 def test_schemas_are_those_of_the_commands() -> None:
     for name, command in assistant.tools().items():
         found = assistant.schema(command)
@@ -99,6 +98,7 @@ def test_schemas_are_those_of_the_commands() -> None:
     assert not {"new", "verify", "site", "mcp"} & assistant.tools().keys()
 
 
+@pytest.mark.slow
 def test_a_session_over_stdio(root: Path, kb: KnowledgeBase) -> None:
     """A client of the SDK starts the server as an assistant does."""
     anyio, mcp = pytest.importorskip("anyio"), pytest.importorskip("mcp")

@@ -76,11 +76,11 @@ def test_printed_numbers(text: str, value: float, digit: float) -> None:
     assert (float(found[0]), float(found[1])) == (value, digit)
 
 
-@pytest.mark.slow
 def test_what_is_no_printed_number() -> None:
     assert [printed(t) for t in ("about 3M", "1,23", "", "M", "3MM")] == [None] * 5
 
 
+@pytest.mark.slow
 def test_closed_forms_equal_the_derived_counts(kb: KnowledgeBase) -> None:
     """On every catalogued model on which a closed form's assumptions hold; each must hold on one at least.
 

@@ -58,7 +58,6 @@ def remembered(row: dict[str, str]) -> Memory:
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_no_row_is_stale() -> None:
     """Each row was simulated with the hyperparameters that are the entry's defaults today, as far as they are noted."""
     noted = [row for row in ROWS if row["hyperparameters"]]
@@ -66,6 +65,7 @@ def test_no_row_is_stale() -> None:
     assert [row for row in noted if tables.is_stale(row)] == []
 
 
+@pytest.mark.slow
 def test_predictions_are_the_simulated_steps() -> None:
     found = [(row, remembered(row)) for row in ROWS]
     errors = [abs(memory.peak / int(row["peak"]) - 1) for row, memory in found]
@@ -81,6 +81,7 @@ def test_predictions_are_the_simulated_steps() -> None:
     assert {row["optimizer"] for row in ROWS} == {"adamw", "adamw-foreach", "sgd"}
 
 
+@pytest.mark.slow
 def test_a_prediction_without_the_loss_would_be_noticed() -> None:
     """The broken twin: most rows are off once the temporaries are left out."""
     found = [(row, remembered(row)) for row in ROWS]

@@ -86,13 +86,13 @@ def test_an_expression_that_python_does_not_accept_is_refused(pattern: Any, reas
         Matcher().compile(pattern)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [ENDLESS, "(a|a)*b", "(?:a?){1000}a{1000}", "(.*)*" * 9 + "X"])
 def test_nested_repeats_take_linear_time(pattern: str) -> None:
     test = Matcher().compile(pattern).fullmatch
     assert all(test("a" * n) is None for n in range(200))
 
 
+@pytest.mark.slow
 def test_python_has_a_few_seconds_for_all_expressions_of_a_matcher() -> None:
     matcher = Matcher()
     slow, quick = matcher.compile(f"(?=a){ENDLESS}"), matcher.compile("(?=a).*")
