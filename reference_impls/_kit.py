@@ -28,8 +28,8 @@ from peftonomy.backbones.backbone import Inventory
 from peftonomy.backbones.modules import joined
 
 __all__ = [
-    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "detach", "drop", "fold",
-    "freeze", "inventory", "layers", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
+    "Block", "Child", "Site", "Weight", "at_sites", "attach", "attached", "blocks", "by_role", "detach", "drop",
+    "fold", "freeze", "inventory", "layers", "on_input", "on_layer_output", "on_output", "share", "sites", "weights",
 ]
 
 
@@ -154,6 +154,14 @@ def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
     """
     parts = inventory(model)
     return _sites(model, parts, [role for role in targets if parts.has_role(role)] or targets)
+
+
+def by_role(model: nn.Module, targets: Sequence[str]) -> dict[str, list[Site]]:
+    """Return the same sites by their roles, in the order of the layers."""
+    found: dict[str, list[Site]] = {}
+    for site in sites(model, targets):
+        found.setdefault(site.role, []).append(site)
+    return found
 
 
 def _sites(model: nn.Module, parts: Inventory, roles: Sequence[str]) -> list[Site]:

@@ -16,51 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftonomy.backbones.modules import LINEAR
-
 from . import _kit as kit
+from . import _recipe
 
 GROWTH = 1.01
-
-
-class Recipe(kit.Child):
-    """The hyperparameters, kept at the model for its optimizer. It has no tensors."""
-
-    def __init__(self, *, r: int, gap: int, scale: float, per: str):
-        super().__init__()
-        self.r, self.gap, self.scale, self.per = r, gap, scale, per
 
 
 def apply(
     model: nn.Module, *, r: int = 256, gap: int = 200, scale: float = 1.0, per: str = "channel", name: str = "apollo"
 ) -> nn.Module:
     """Let the optimizer move all that was pretrained."""
-    kit.freeze(model)
-    kit.attach(model, name, Recipe(r=r, gap=gap, scale=scale, per=per))
-    for weight in kit.weights(model):
-        if weight.pretrained:
-            weight.value.requires_grad_(True)
-    return model
+    return _recipe.keep_and_train(model, name, r=r, gap=gap, scale=scale, per=per)
 
 
-class Apollo(torch.optim.AdamW):
-    """AdamW, but for groups with a rank: those take gradients with approximate factors of Adam."""
-
-    def step(self, closure: Any = None) -> Any:
-        """Update all parameters that have a gradient."""
-        groups = self.param_groups
-        self.param_groups = [group for group in groups if "r" not in group]
-        found = super().step(closure)
-        self.param_groups = groups
-        for group in groups:
-            if "r" in group:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self.scale(parameter, group)
-        return found
+class Apollo(_recipe.OnMatrices):
+    """AdamW, but for the weights of linear modules: those take gradients with approximate factors of Adam."""
 
     @torch.no_grad()
-    def scale(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def update(self, weight: Tensor, group: dict[str, Any]) -> None:
         """Update one matrix (m, n)."""
         gradient, state, (beta_1, beta_2) = weight.grad, self.state[weight], group["betas"]
         assert gradient is not None
@@ -100,20 +73,7 @@ def factors(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], tall
 
 def optimizer(model: nn.Module, *, name: str = "apollo", **settings: Any) -> Apollo:
     """Return the optimizer of everything that is trained. settings: those of AdamW, such as `lr`."""
-    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
-    scaled = {
-        id(w.value) for w in kit.weights(model)
-        if w.kind in LINEAR and w.layer is not None and w.name.endswith(".weight")
-    }  # fmt: skip
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in scaled]},
-        {
-            "params": [p for p in trained if id(p) in scaled], "r": recipe.r, "gap": recipe.gap,
-            "scale": recipe.scale, "per": recipe.per, "eps": 1e-6,
-        },
-    ]  # fmt: skip
-    return Apollo(groups, **{"weight_decay": 0.0} | settings)
+    return Apollo(model, _recipe.kept(model, name), **settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,5 +87,5 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     for number in range(len(inputs["grad_wide"])):
         wide.grad, tall.grad = inputs["grad_wide"][number], inputs["grad_tall"][number]
         for weight in (wide, tall):
-            own.scale(weight, own.param_groups[1])
+            own.update(weight, own.param_groups[1])
     return {"output": wide, "tall": tall}

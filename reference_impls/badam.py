@@ -17,20 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-
-
-class Recipe(kit.Child):
-    """The hyperparameter, kept at the model for its optimizer. It has no tensors."""
-
-    def __init__(self, *, interval: int):
-        super().__init__()
-        self.interval = interval
+from . import _recipe
 
 
 def apply(model: nn.Module, *, interval: int = 100, name: str = "badam") -> nn.Module:
     """Let the optimizer move what was pretrained inside the layers."""
-    kit.freeze(model)
-    kit.attach(model, name, Recipe(interval=interval))
+    _recipe.keep(model, name, interval=interval)
     for parameters in kit.layers(model).values():
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -40,7 +32,7 @@ def apply(model: nn.Module, *, interval: int = 100, name: str = "badam") -> nn.M
 class BAdam(torch.optim.AdamW):
     """AdamW, which works for one layer at a time on a float32 copy of it."""
 
-    def __init__(self, model: nn.Module, interval: int, **settings: Any):
+    def __init__(self, model: nn.Module, *, interval: int, **settings: Any):
         self.layers, self.interval = kit.layers(model), interval
         self.waiting: list[tuple[str, int]] = []
         inside = {id(p) for parameters in self.layers.values() for p in parameters}
@@ -108,8 +100,7 @@ def adam(parameter: Tensor, gradient: Tensor, state: dict[str, Any], settings: d
 
 def optimizer(model: nn.Module, *, name: str = "badam", **settings: Any) -> BAdam:
     """Return the optimizer of everything that is trained. settings: those of AdamW, such as `lr`."""
-    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
-    return BAdam(model, recipe.interval, **{"weight_decay": 0.0} | settings)
+    return BAdam(model, **_recipe.kept(model, name), **{"weight_decay": 0.0} | settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -82,10 +82,7 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, and write every targeted weight in the basis of its role."""
     kit.freeze(model)
-    roles: dict[str, list[kit.Site]] = {}
-    for site in kit.sites(model, targets):
-        roles.setdefault(site.role, []).append(site)
-    for role, sites in roles.items():
+    for role, sites in kit.by_role(model, targets).items():
         weights = [site.weight.detach() for site in sites]
         shared = Shared(weights, sparse_rate=sparse_rate, regularization_alpha=regularization_alpha)
         kit.attach(model, f"frod.{role.replace('.', '_')}", shared)

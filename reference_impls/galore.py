@@ -17,49 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftonomy.backbones.modules import LINEAR
-
 from . import _kit as kit
-
-
-class Recipe(kit.Child):
-    """The hyperparameters, kept at the model for its optimizer. It has no tensors."""
-
-    def __init__(self, *, r: int, gap: int, scale: float):
-        super().__init__()
-        self.r, self.gap, self.scale = r, gap, scale
+from . import _recipe
 
 
 def apply(
     model: nn.Module, *, r: int = 128, gap: int = 200, scale: float = 0.25, name: str = "galore"
 ) -> nn.Module:
     """Let the optimizer move all that was pretrained."""
-    kit.freeze(model)
-    kit.attach(model, name, Recipe(r=r, gap=gap, scale=scale))
-    for weight in kit.weights(model):
-        if weight.pretrained:
-            weight.value.requires_grad_(True)
-    return model
+    return _recipe.keep_and_train(model, name, r=r, gap=gap, scale=scale)
 
 
-class GaLore(torch.optim.AdamW):
-    """AdamW, but for groups with a rank: those take the step of Adam on projected gradients."""
-
-    def step(self, closure: Any = None) -> Any:
-        """Update all parameters that have a gradient."""
-        groups = self.param_groups
-        self.param_groups = [group for group in groups if "r" not in group]
-        found = super().step(closure)
-        self.param_groups = groups
-        for group in groups:
-            if "r" in group:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self.project(parameter, group)
-        return found
+class GaLore(_recipe.OnMatrices):
+    """AdamW, but for the weights of linear modules: those take the step of Adam on projected gradients."""
 
     @torch.no_grad()
-    def project(self, weight: nn.Parameter, group: dict[str, Any]) -> None:
+    def update(self, weight: Tensor, group: dict[str, Any]) -> None:
         """Update one matrix (m, n)."""
         gradient, state = weight.grad, self.state[weight]
         assert gradient is not None
@@ -89,20 +62,7 @@ def vectors(gradient: Tensor, r: int, tall: bool) -> Tensor:
 
 def optimizer(model: nn.Module, *, name: str = "galore", **settings: Any) -> GaLore:
     """Return the optimizer of everything that is trained. settings: those of AdamW, such as `lr`."""
-    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
-    projected = {
-        id(w.value) for w in kit.weights(model)
-        if w.kind in LINEAR and w.layer is not None and w.name.endswith(".weight")
-    }  # fmt: skip
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in projected]},
-        {
-            "params": [p for p in trained if id(p) in projected], "r": recipe.r, "gap": recipe.gap,
-            "scale": recipe.scale, "eps": 1e-6,
-        },
-    ]  # fmt: skip
-    return GaLore(groups, **{"weight_decay": 0.0} | settings)
+    return GaLore(model, _recipe.kept(model, name), **settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

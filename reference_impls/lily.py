@@ -53,10 +53,7 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, and put corrections with shared factors beside every targeted weight."""
     kit.freeze(model)
-    roles: dict[str, list[kit.Site]] = {}
-    for site in kit.sites(model, targets):
-        roles.setdefault(site.role, []).append(site)
-    for role, sites in roles.items():
+    for role, sites in kit.by_role(model, targets).items():
         shared = Shared(sites[0].d_in, sites[0].d_out, math.ceil(len(sites) / stride_A), r=r, num_B=num_B)
         kit.attach(model, f"lily.{role.replace('.', '_')}", shared)
         for i, site in enumerate(sites):

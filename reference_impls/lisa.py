@@ -16,33 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-
-
-class Recipe(kit.Child):
-    """The hyperparameters, kept at the model for its optimizer. It has no tensors."""
-
-    def __init__(self, *, n: int, interval: int, keep: bool):
-        super().__init__()
-        self.n, self.interval, self.keep = n, interval, keep
+from . import _recipe
 
 
 def apply(
     model: nn.Module, *, n: int = 2, interval: int = 20, keep: bool = False, name: str = "lisa"
 ) -> nn.Module:
     """Let the optimizer move all that was pretrained."""
-    kit.freeze(model)
-    kit.attach(model, name, Recipe(n=n, interval=interval, keep=keep))
-    for weight in kit.weights(model):
-        if weight.pretrained:
-            weight.value.requires_grad_(True)
-    return model
+    return _recipe.keep_and_train(model, name, n=n, interval=interval, keep=keep)
 
 
 class Lisa(torch.optim.AdamW):
     """AdamW with turns: of all layers, only some are trained at a time."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, **settings: Any):
-        self.layers, self.recipe = kit.layers(model), recipe
+    def __init__(self, model: nn.Module, *, n: int, interval: int, keep: bool, **settings: Any):
+        self.layers, self.n, self.interval, self.keep = kit.layers(model), n, interval, keep
         super().__init__([p for p in model.parameters() if p.requires_grad], **settings)
         self.draw()
 
@@ -50,14 +38,14 @@ class Lisa(torch.optim.AdamW):
         """Update what has a gradient. After every `interval` steps it is the turn of other layers."""
         found = super().step(closure)
         self.steps += 1
-        if self.steps == self.recipe.interval:
+        if self.steps == self.interval:
             self.draw()
         return found
 
     def draw(self) -> None:
         """Begin the turn of n random layers."""
         places = [*self.layers]
-        self.turn({places[i] for i in torch.randperm(len(places))[: self.recipe.n].tolist()})
+        self.turn({places[i] for i in torch.randperm(len(places))[: self.n].tolist()})
 
     def turn(self, chosen: Collection[tuple[str, int]]) -> None:
         """Train these layers, each given by its stack and number, and freeze the others. Steps are counted anew."""
@@ -67,14 +55,13 @@ class Lisa(torch.optim.AdamW):
                 parameter.requires_grad_(place in chosen)
                 if place not in chosen:
                     parameter.grad = None
-                    if not self.recipe.keep:
+                    if not self.keep:
                         self.state.pop(parameter, None)
 
 
 def optimizer(model: nn.Module, *, name: str = "lisa", **settings: Any) -> Lisa:
     """Return the optimizer of everything that is trained. settings: those of AdamW, such as `lr`."""
-    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
-    return Lisa(model, recipe, **settings)
+    return Lisa(model, **_recipe.kept(model, name), **settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

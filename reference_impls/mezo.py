@@ -18,24 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
-
-
-class Recipe(kit.Child):
-    """The hyperparameter, kept at the model for its optimizer. It has no tensors."""
-
-    def __init__(self, *, eps: float):
-        super().__init__()
-        self.eps = eps
+from . import _recipe
 
 
 def apply(model: nn.Module, *, eps: float = 1e-3, name: str = "mezo") -> nn.Module:
     """Let the optimizer move all that was pretrained."""
-    kit.freeze(model)
-    kit.attach(model, name, Recipe(eps=eps))
-    for weight in kit.weights(model):
-        if weight.pretrained:
-            weight.value.requires_grad_(True)
-    return model
+    return _recipe.keep_and_train(model, name, eps=eps)
 
 
 class MeZO(torch.optim.Optimizer):
@@ -81,8 +69,7 @@ def nudge(weight: Tensor, generator: torch.Generator, scale: float) -> None:
 def optimizer(model: nn.Module, *, name: str = "mezo", foreach: bool = False, **settings: Any) -> MeZO:
     """Return the optimizer of everything that is trained. settings: `lr` and `weight_decay`."""
     assert not foreach, "the direction is drawn for one parameter at a time"
-    [recipe] = (child for child in kit.attached(model, name) if isinstance(child, Recipe))
-    return MeZO(model, eps=recipe.eps, **settings)
+    return MeZO(model, **_recipe.kept(model, name), **settings)
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -62,10 +62,7 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, and put a correction of own and shared ranks beside every targeted weight."""
     kit.freeze(model)
-    roles: dict[str, list[kit.Site]] = {}
-    for site in kit.sites(model, targets):
-        roles.setdefault(site.role, []).append(site)
-    for role, sites in roles.items():
+    for role, sites in kit.by_role(model, targets).items():
         pool = Pool(sites[0].d_in, sites[0].d_out, len(sites), k=k, alpha=alpha)
         kit.attach(model, f"rasa.{role.replace('.', '_')}", pool)
         for i, site in enumerate(sites):

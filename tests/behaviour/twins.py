@@ -222,7 +222,7 @@ def plain_adam(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
 def keep_states(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
     """LISA's optimizer, which keeps the states of layers that rest, although it should not."""
     found = lisa.optimizer(model, **settings)
-    found.recipe.keep = True
+    found.keep = True
     return found
 
 
