@@ -72,6 +72,8 @@ def test_refusals_name_the_reason(run: Run) -> None:
         ("--engine slora --dtype bfloat16", "known: float16"),
         ("--engine tgi --targets attn.q --dtype float32", "known: bfloat16, float16"),
         ("--fully-sharded", "needs an engine"),
+        ("--max-loras 8", "max_loras needs an engine"),
+        ("--max-rank 8", "max_rank needs an engine"),
     ):
         found = run(f"serving lora --model llama_2_7b {line}")
         assert (found.code, found.out, found.err.count("\n")) == (2, "", 1), line

@@ -111,8 +111,10 @@ def serve(
             parts = slot(engine, plan, ask)
         else:
             ask.check(engine)
-    elif fully_sharded:
-        raise UsageError("fully_sharded needs an engine")
+    else:
+        options = {"max_loras": max_loras != 1, "max_rank": max_rank is not None, "fully_sharded": fully_sharded}
+        if alone := next((name for name, asked in options.items() if asked), None):
+            raise UsageError(f"{alone} needs an engine")
     positions = _positions(plan, values)
     cached = _key_values(plan, values, positions, tp, BYTES[dtype])
     extra = _numbers(plan, values), _operations(method, plan, given) if cached == 0 else None, _launches(method, plan)
