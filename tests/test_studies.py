@@ -94,6 +94,7 @@ def test_a_query_selects_the_most_used_first(kb: peftonomy.KnowledgeBase, tmp_pa
     assert names[:4] == [FROZEN, "lora", REVERSED, "full_fine_tuning"]
     assert len(names) + len(asked.refused) == len(kb) + 2
     assert "trains nothing" in asked.refused["arrow"]
+    assert "without a backward pass" in asked.refused["mezo"]
 
 
 # The runs that are due

@@ -147,6 +147,9 @@ class Study:
         cost = self.kb[arm.method].cost(self.backbone, **self.where, **arm.setting)
         if not cost.trained:
             raise UsageError(f"{arm.method} trains nothing: it combines parts that were trained before")
+        recipes = [part.entry.memory for part in self.kb[arm.method].parts]
+        if any(recipe is not None and recipe.forward_only for recipe in recipes):
+            raise UsageError(f"{arm.method} trains without a backward pass, which studies do not cover")
 
     @cached_property
     def where(self) -> dict[str, Any]:
