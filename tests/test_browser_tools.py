@@ -427,7 +427,7 @@ DRAWN = """() => [...document.querySelectorAll(".pf-plot > svg")].map(svg => ({
 
 
 def drawn_as(page: Page, wanted: list[dict[str, Any]]) -> None:
-    """Wait until the charts are drawn as wanted. A page draws in a frame after a change, which a busy machine delays."""
+    """Wait until the charts are drawn as wanted. A page draws in a later frame than it reads."""
     page.wait_for_function(f"wanted => JSON.stringify(({DRAWN})()) === JSON.stringify(wanted)", arg=wanted)
 
 
