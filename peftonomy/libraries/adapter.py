@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
+from .experts import convert
 from .extras import Configured, Extra
 from .selected import ALL_LINEAR, STRUCTURE, matrices, shares
 
@@ -179,6 +180,7 @@ class _Reading(Arguments):
         self._nothing_left(entry, inventory)
         try:
             late = said is not None and not said.all_linear
+            convert(self, inventory, saved, late=late)
             where = Configured(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
