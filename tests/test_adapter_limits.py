@@ -138,7 +138,7 @@ def test_a_whole_as_a_fraction() -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3_next"])
 def test_an_expression_that_matches_activations(family: str) -> None:
     """peft fails, and our answer says when."""
-    config = LORA | {"target_modules": r".*\.%s\..*" % {"llama": "mlp", "qwen3_next": "shared_expert"}[family]}
+    config = LORA | {"target_modules": rf".*\.{({'llama': 'mlp', 'qwen3_next': 'shared_expert'})[family]}\..*"}
     model = plain(*FAMILIES[family], "cpu")
     backbone, asked = question(model)
     assert any("without parameters" in note for note in KB.adapter(config, backbone, **asked).notes)
@@ -151,7 +151,7 @@ OLD_NAMES: list[tuple[str, dict[str, Any]]] = [
     ("mixtral", {"target_modules": "all-linear", "rank_pattern": {"gate_up_proj": 5}, "exclude_modules": ["q_proj"]}),
     ("mixtral", {"target_modules": r".*\.0\..*(q_proj|w2)"}),
     ("qwen3_next", {"target_modules": r".*experts?\..*proj", "lora_alpha": 3}),
-    ("deepseek_v3", {"target_modules": ["mlp.gate", "shared_experts.gate_proj", "up_proj"], "layers_to_transform": [0]}),
+    ("deepseek_v3", {"target_modules": ["mlp.gate", "shared_experts.gate_proj", "up_proj"], "r": 3}),
 ]
 
 

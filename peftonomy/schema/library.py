@@ -21,7 +21,7 @@ from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose
 from .builds import Build, Host, Shorthand
 from .support import Ability, Aspect, Support
 
-__all__ = ["ConfigType", "Introspection", "Library", "OldExperts", "Task", "load_library"]
+__all__ = ["ConfigType", "Introspection", "Library", "Loads", "OldExperts", "Task", "load_library"]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
@@ -93,6 +93,19 @@ class OldExperts(Entry):
         return {new: parts for new, parts in found.items() if len(parts) > 1}
 
 
+class Loads(Entry):
+    """Adapters that were trained before, which a configuration names by their folders."""
+
+    argument: Name
+    """The argument that maps names to folders."""
+    type: Word
+    """The type of the adapters."""
+    trained: Name
+    """The argument that trains them. The library numbers the adapters, and trains those whose name is their number."""
+    below: Stem
+    """The beginning of the names of all modules that the library finds when it loads the adapters."""
+
+
 class ConfigType(Entry):
     """One type of configuration."""
 
@@ -158,6 +171,9 @@ class ConfigType(Entry):
     with the names of the size, of which the first one that the config has counts. Formulas have the names `mirror` (the
     parameters of the added model), `mirror_width`, `n_wrapped` (the number of targeted modules, by default all layers),
     and `task_head` (the parameters of the modules that the configuration's task trains in full)."""
+    loads: Loads | None = None
+    """Adapters on which the type is built. Formulas have the names `loaded` (1 if their files were read),
+    `loaded_added` (the parameters of all of them) and `loaded_trained` (the trained ones of these)."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
