@@ -2,7 +2,9 @@
 
 Each method is counted at its default settings. If a budget of trained parameters is smaller, the size of the method is
 halved until it fits. If the step does not fit the GPU, it is relaxed in a fixed order: gradient checkpointing, an 8-bit
-optimiser, a base in NF4, a smaller batch. The pages of the site follow the same rule (`site/assets/chooser.js`).
+optimiser, a base in NF4, a smaller batch. If several GPUs share the step, its memory is that of one rank. If no step
+fits, the smallest number of GPUs with which it fits is said. The pages of the site follow the same rule
+(`site/assets/chooser.js`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from ..costs.table import Table
 from ..errors import UnknownName, UsageError, shown
 from ..files.output import binary_text
 from ..memory.answer import Training
-from ..memory.fit import checked_gpu
+from ..memory.fit import NUMBERS, checked_gpu
 from ..memory.setting import DTYPES, Memory, Setting
+from ..memory.sharding import RankMemory, Sharding, checked
 from . import size
 from .query import stored
 from .support import offered, providers
@@ -59,6 +62,8 @@ LIBRARY = "any"
 OFFICIAL = "official"
 PEFT = "peft"
 """The library for which the code is written."""
+CODED = "ddp"
+"""How several GPUs may share a step whose code is written: each runs the code of one GPU."""
 MOST = 20
 
 
@@ -71,9 +76,13 @@ class Placed:
         trained = task if task is not None else model.trained_task
         self.training = Training(method.kb, method.plan(model, task=trained, num_labels=num_labels))
 
-    def taken(self, given: Mapping[str, Any], setting: Setting) -> int:
+    def memory(self, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None) -> Memory:
+        """Return the memory of a training step, of one rank if several GPUs share it. Raises UsageError."""
+        return self.training.shared(sharding).memory(given, setting)
+
+    def taken(self, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None) -> int:
         """Return the bytes of a training step, with the estimate of what a GPU adds. Raises UsageError."""
-        memory = self.training.memory(given, setting)
+        memory = self.memory(given, setting, sharding)
         return memory.peak + memory.gpu_extra
 
 
@@ -107,12 +116,19 @@ class Candidate:
         from ..libraries.export import export, library_called
         from ..libraries.script import script
 
+        if self.sharding is not None and self.sharding.shard != CODED:
+            raise UsageError(f"shard: found {self.sharding.shard}; the code is written for one GPU, or for {CODED}")
         plan = self.placed.training.plan
         library = library_called(self.placed.method.kb.libraries, PEFT)
         found = export(self.placed.method, plan, self.given, library)
         labels = plan.inventory.num_labels
         backbone = plan.inventory.backbone
         return script(found, backbone, plan.inventory.task, labels, self.setting, self.accumulate)
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """The GPUs that share the step; None if there is one."""
+        return self.memory.sharding if isinstance(self.memory, RankMemory) else None
 
     @property
     def bytes(self) -> int:
@@ -126,7 +142,8 @@ class Candidate:
             "targets": list(self.memory.targets), "batch": self.setting.batch, "seq": self.setting.seq,
             "dtype": self.setting.dtype, "optimizer": self.setting.optimizer,
             "checkpointing": self.setting.checkpointing, "attention": self.setting.attention,
-            "quantized": self.setting.quantized, "relaxed": list(self.relaxed), "steps": list(self.steps),
+            "quantized": self.setting.quantized, **_shared(self.sharding), "relaxed": list(self.relaxed),
+            "steps": list(self.steps),
             "accumulate": self.accumulate, "bytes": self.bytes, "trained": self.trained, "percent": self.percent,
             "stored_bytes": self.stored_bytes, "libraries": list(self.libraries),
             "evidence": None if self.evidence is None else {
@@ -141,24 +158,33 @@ class Refusal:
     """A method that does not fit, with all reasons.
 
     bytes: the memory of the smallest step, with every relaxation and one sequence, if it is known. seq: the largest
-    length whose step then fits, if that is the way out.
+    length whose step then fits, if that is the way out. gpus: the smallest number of GPUs with which the step fits; None
+    if no power of two up to the largest number helps.
     """
 
     method: str
     reasons: tuple[str, ...]
     bytes: int | None = None
     seq: int | None = None
+    gpus: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as `choose --json` prints it."""
-        return {"method": self.method, "reasons": list(self.reasons), "bytes": self.bytes, "seq": self.seq}
+        return {
+            "method": self.method, "reasons": list(self.reasons), "bytes": self.bytes, "seq": self.seq,
+            "gpus": self.gpus,
+        }  # fmt: skip
 
 
 class Choice(Table):
     """The methods for a question, best first, and the better ranked ones that do not fit, with reasons."""
 
-    def __init__(self, model: str, gpu: int, found: Sequence[Candidate], refused: Sequence[Refusal]):
+    def __init__(
+        self, model: str, gpu: int, found: Sequence[Candidate], refused: Sequence[Refusal],
+        sharding: Sharding | None = None,
+    ):  # fmt: skip
         self.model, self.gpu, self.found, self.refused = model, gpu, list(found), list(refused)
+        self.sharding = sharding
         super().__init__([
             {"method": c.name, "trained": c.trained, "memory": c.bytes,
              "relaxed": ", ".join(RELAXATIONS[name][1] for name in c.relaxed), "checkpoint": c.stored_bytes,
@@ -169,9 +195,14 @@ class Choice(Table):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as `choose --json` prints it."""
         return {
-            "model": self.model, "gpu": self.gpu, "found": [c.to_dict() for c in self.found],
-            "refused": [r.to_dict() for r in self.refused],
+            "model": self.model, "gpu": self.gpu, **_shared(self.sharding),
+            "found": [c.to_dict() for c in self.found], "refused": [r.to_dict() for r in self.refused],
         }  # fmt: skip
+
+
+def _shared(sharding: Sharding | None) -> dict[str, Any]:
+    """Return how several GPUs share a step, as plain data."""
+    return {name: getattr(sharding, name, None) for name in ("gpus", "shard")}
 
 
 @dataclass(frozen=True)
@@ -186,6 +217,7 @@ class Wishes:
     trained: str | int | None = None
     by: str = "libraries"
     anywhere: bool = False
+    sharding: Sharding | None = None
 
 
 def choose(
@@ -195,6 +227,8 @@ def choose(
     """Return the best `n` methods, all of `only` if it names some. See `KnowledgeBase.choose`. Raises UsageError."""
     _check(kb, wishes, n)
     checked_gpu(wishes.gpu)
+    if wishes.sharding is not None:
+        checked(wishes.setting, wishes.sharding)
     backbone = kb.backbone(model)
     runs = best_runs(kb, study_for(kb, backbone))
     if wishes.by == "evidence" and not runs:
@@ -238,7 +272,7 @@ def choose(
     found.sort(key=lambda item: item[0])
     last = None if only or len(found) < n else found[n - 1][0]
     above = [r for rank, r in sorted(refused, key=lambda item: item[0]) if last is None or _above(rank, last, wishes)]
-    return Choice(backbone.id, wishes.gpu, [c for _, c in found[: None if only else n]], above)
+    return Choice(backbone.id, wishes.gpu, [c for _, c in found[: None if only else n]], above, wishes.sharding)
 
 
 def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool:
@@ -386,7 +420,7 @@ def _fitted(
         asked = replace(asked, quantized=None)  # the method stores the base in its own form
 
     def taken(setting: Setting) -> int:
-        return placed.taken(given, setting)
+        return placed.taken(given, setting, wishes.sharding)
 
     try:
         steps, relaxed = [taken(asked)], list[str]()
@@ -413,7 +447,7 @@ def _fitted(
     if steps[-1] > wishes.gpu:
         batch = _largest(lambda value: taken(replace(setting, batch=value)) <= wishes.gpu, asked.batch - 1)
         if not batch:
-            return _too_large(placed, given, replace(setting, batch=1), refused, wishes.gpu)
+            return _too_large(placed, given, replace(setting, batch=1), refused, wishes)
         setting = replace(setting, batch=batch)
         relaxed.append("batch")
     for name in relaxed[-2::-1]:  # what the later ones made unnecessary
@@ -422,7 +456,7 @@ def _fitted(
             relaxed.remove(name)
             setting = fewer
     steps = [taken(_relaxed(asked, relaxed[:i])) for i in range(len(relaxed))]
-    memory = placed.training.memory(given, setting)
+    memory = placed.memory(given, setting, wishes.sharding)
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
@@ -480,18 +514,55 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _too_large(
-    placed: Placed, given: dict[str, int], setting: Setting, refused: Mapping[str, str], gpu: int
+    placed: Placed, given: dict[str, int], setting: Setting, refused: Mapping[str, str], wishes: Wishes
 ) -> Refusal:
-    """Say how much the smallest step takes, and which length would fit."""
+    """Say how much the smallest step takes, which length would fit, and how many GPUs would."""
 
     def fits(seq: int) -> bool:
         try:
-            return placed.taken(given, replace(setting, seq=seq)) <= gpu
+            return placed.taken(given, replace(setting, seq=seq), wishes.sharding) <= wishes.gpu
         except UsageError:
             return False
 
-    needed = placed.taken(given, setting)
+    needed = placed.taken(given, setting, wishes.sharding)
     seq = _largest(fits, setting.seq - 1)
     shorter = f"; a length of {seq:,} fits" if seq else ""
-    reason = f"needs {binary_text(needed)} with all that saves memory and one sequence{shorter}"
-    return Refusal(placed.method.id, (reason, *refused.values()), needed, seq or None)
+    kept = setting.checkpointing or "checkpointing" in refused    # on one GPU it may save nothing at the peak
+    settings = [setting] if kept else [replace(setting, checkpointing=True), setting]
+    several = next(filter(None, (fewest(placed, given, one, wishes) for one in settings)), None)
+    more = ""
+    if several is not None:
+        sharding, apart = several
+        other = "" if apart.optimizer == setting.optimizer else f" and the optimizer {apart.optimizer}"
+        more = f"; {sharding.gpus:,} such GPUs fit it with {sharding.shard}{other}"
+    reason = f"needs {binary_text(needed)} with all that saves memory and one sequence{shorter}{more}"
+    gpus = several[0].gpus if several else None
+    return Refusal(placed.method.id, (reason, *refused.values()), needed, seq or None, gpus)
+
+
+def fewest(
+    placed: Placed, given: Mapping[str, Any], setting: Setting, wishes: Wishes
+) -> tuple[Sharding, Setting] | None:
+    """Return the smallest number of GPUs on which a step fits, with its setting. None if no power of two helps.
+
+    They share the step as asked, or else by the default kind. The optimizer is the one asked for if the 8-bit one is
+    not covered on several GPUs.
+    """
+    sharding = wishes.sharding or Sharding(NUMBERS[0])
+    least = 1 if wishes.sharding is None else sharding.gpus
+    try:
+        checked(setting, sharding)
+    except UsageError:
+        setting = replace(setting, optimizer=wishes.setting.optimizer)
+
+    def fits(gpus: int) -> bool:
+        try:
+            return placed.taken(given, setting, replace(sharding, gpus=gpus)) <= wishes.gpu
+        except UsageError:  # the method is not covered on several GPUs
+            return False
+
+    numbers = [number for number in NUMBERS if number > least]
+    last = next((number for number in numbers if number.bit_count() == 1 and fits(number)), None)
+    if last is None:
+        return None
+    return replace(sharding, gpus=next(number for number in numbers if number == last or fits(number))), setting

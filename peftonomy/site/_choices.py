@@ -15,6 +15,7 @@ from ..knowledge.mechanism import Trait, aspects, traits
 from ..libraries import script as code
 from ..libraries.loading import PLACEHOLDER
 from ..memory import gpus
+from ..memory.fit import NUMBERS
 from ..schema.evidence import Study
 from ..schema.taxonomy import Facet
 from ._site import Site
@@ -52,6 +53,7 @@ def script(site: Site) -> str:
         "whole": {key: names for key, method in kb.items() if (names := _whole(method))},
         "apart": {key: found for key, method in kb.items() if (found := _apart(method))},
         "priorities": choose.PRIORITIES, "relaxations": choose.RELAXATIONS, "widths": widths, "peft": choose.peft(kb),
+        "numbers": NUMBERS, "coded": choose.CODED,
         "code": {
             "types": code.TYPES, "optimizers": code.OPTIMIZERS, "quantized": code.QUANTIZED,
             "placeholder": PLACEHOLDER,
