@@ -158,8 +158,8 @@ class Refusal:
     """A method that does not fit, with all reasons.
 
     bytes: the memory of the smallest step, with every relaxation and one sequence, if it is known. seq: the largest
-    length whose step then fits, if that is the way out. gpus: the smallest number of GPUs with which the step fits; None
-    if no power of two up to the largest number helps.
+    length whose step then fits, if that is the way out. gpus: the smallest number of GPUs with which the step fits; it
+    is None if no power of two up to the largest number helps.
     """
 
     method: str
