@@ -152,7 +152,8 @@ def deepspeed(
 @click.option("--library", metavar="LIBRARY", help="Only methods that this library has; `any`: that some library has.")
 @click.option("--trained", metavar="N", help="Train at most this many parameters: 10M, 250k, 1e6, 0.1%.")
 @click.option("--by", metavar="PRIORITY", default="libraries", show_default=True,
-              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint) or evidence.")
+              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint), evidence "
+                   "(published runs) or ours (groups of our own study).")
 @click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
 @click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
 @click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
     from ..schema.evidence import Run
+    from ..schema.results import Result, Results
 
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
 
@@ -40,6 +41,7 @@ PRIORITIES = {
     "memory": ("least memory", "the least memory of the training step"),
     "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
     "evidence": ("best published result", "the best result in the published comparison that is shown"),
+    "ours": ("best group in our own study", "the group in our own study: methods of one group are equal here"),
 }
 """What can come first, each with its name and meaning. Ties are broken by use, then by age."""
 RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -91,7 +93,8 @@ class Candidate:
     """A method that meets the requirements, at the settings that fit.
 
     given: hyperparameters that differ from the defaults. steps: the bytes of the step as asked for, then after each of
-    `relaxed`. accumulate: batches whose gradients are added up to keep the number of sequences in an update.
+    `relaxed`. accumulate: batches whose gradients are added up to keep the number of sequences in an update. evidence:
+    the best published run. ours: the arm of our own study, with the study.
     """
 
     method: str
@@ -108,6 +111,7 @@ class Candidate:
     stored_bytes: int
     libraries: tuple[str, ...]
     evidence: Run | None
+    ours: tuple[Results, Result] | None
     placed: Placed = field(repr=False, compare=False)
 
     @property
@@ -149,6 +153,11 @@ class Candidate:
             "evidence": None if self.evidence is None else {
                 "study": self.evidence.study, "run": self.evidence.run, "metric": self.evidence.metric,
                 "value": self.evidence.value,
+            },
+            "ours": None if self.ours is None else {
+                "study": self.ours[0].study, "metric": self.ours[0].metric, "value": self.ours[1].value,
+                "low": self.ours[1].low, "high": self.ours[1].high, "group": self.ours[1].group,
+                "groups": self.ours[0].groups,
             },
         }  # fmt: skip
 
@@ -233,6 +242,9 @@ def choose(
     runs = best_runs(kb, study_for(kb, backbone))
     if wishes.by == "evidence" and not runs:
         raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
+    own = own_results(kb, backbone.family.kind)
+    if wishes.by == "ours" and not own:
+        raise UsageError(f"by: none of our own studies has a model of the kind of {backbone.id}; choose another")
     budget = trained_budget(wishes.trained, backbone.parameters)
     allowed = {need: {*stored(kb, need).ids} for need in wishes.needs}
     sized: list[tuple[tuple[Any, ...], Placed, dict[str, int], Cost]] = []
@@ -255,6 +267,8 @@ def choose(
             rank = (rank[0], cost.stored_bytes, *rank[1:])
         if wishes.by == "evidence":
             rank = (rank[0], -_quality(kb, runs.get(method.id)), *rank[1:])
+        if wishes.by == "ours":
+            rank = (rank[0], own[method.id][1].group if method.id in own else math.inf, *rank[1:])
         if reasons:
             refused.append((rank, Refusal(method.id, tuple(reasons))))
         else:
@@ -262,7 +276,7 @@ def choose(
     sized.sort(key=lambda item: item[0])
     found: list[tuple[tuple[Any, ...], Candidate]] = []
     for rank, placed, given, cost in sized:
-        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id))
+        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id), own.get(placed.method.id))
         if isinstance(answer, Refusal):
             refused.append((rank, answer))
             continue
@@ -279,7 +293,7 @@ def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool
     """Return whether a refused method would come before the last one found, had it fitted."""
     if wishes.by == "memory":
         return bool(rank[0] <= last[0])
-    if wishes.by in ("stored", "evidence") and len(rank) < len(last):
+    if wishes.by in ("stored", "evidence", "ours") and len(rank) < len(last):
         return False  # it cannot be counted at all
     return rank < last
 
@@ -374,7 +388,7 @@ def _within(placed: Placed, budget: int | None, width: int) -> tuple[dict[str, i
     raise UsageError(f"trains {least.trained:,}{at}")
 
 
-# Published runs
+# Published runs, and our own results
 
 
 def study_for(kb: Records[Any], model: Backbone) -> str | None:
@@ -407,12 +421,23 @@ def _quality(kb: Records[Any], run: Run | None) -> float:
     return run.value if kb.studies[run.study].metrics[run.metric].better == "higher" else -run.value
 
 
+def own_results(kb: Records[Any], kind: str) -> dict[str, tuple[Results, Result]]:
+    """Return each method's arm at its default setting in our own study on a model of this kind, with the study."""
+    study = next((one for one in kb.results.values() if one.kind == kind), None)
+    if study is None:
+        return {}
+    return {
+        str(one.method): (study, one) for one in study.results if one.control is None and one.arm == one.method
+    }  # fmt: skip
+
+
 # The training step
 
 
 def _fitted(
-    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None
-) -> Candidate | Refusal:
+    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None,
+    ours: tuple[Results, Result] | None,
+) -> Candidate | Refusal:  # fmt: skip
     """Relax the step until it fits, and no further."""
     method = placed.method
     asked = wishes.setting
@@ -460,7 +485,7 @@ def _fitted(
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
-        cost.stored_bytes, tuple(libraries(method)), evidence, placed,
+        cost.stored_bytes, tuple(libraries(method)), evidence, ours, placed,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..costs.plan import BYTES
 from ..knowledge import choose
-from ..knowledge.base import Method
+from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.mechanism import Trait, aspects, traits
 from ..libraries import script as code
 from ..libraries.loading import PLACEHOLDER
@@ -46,6 +46,7 @@ def script(site: Site) -> str:
         | {key: one.name for key, one in kb.trainers.items()},
         "studies": {key: _study(kb.studies[key], kinds[key]) for key in kinds},
         "evidence": {key: _runs(site, key) for key in kinds},
+        "ours": {kind: _ours(kb, kind) for kind in sorted({one.kind for one in kb.results.values()})},
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
@@ -88,6 +89,19 @@ def _runs(site: Site, study: str) -> dict[str, Any]:
         method: {"study": run.study, "run": run.run, "metric": run.metric, "value": run.value, "trained": run.trained}
         for method, run in choose.best_runs(site.kb, study).items()
     }
+
+
+def _ours(kb: KnowledgeBase, kind: str) -> dict[str, Any]:
+    """Return our own study on a model of a kind, and each method's arm in it."""
+    found = choose.own_results(kb, kind)
+    study = next(study for study, _ in found.values()) if found else None
+    return {} if study is None else {
+        "study": study.study, "about": study.about, "metric": study.metric, "groups": study.groups,
+        "finished": len(study.results), "arms": study.arms,
+        "methods": {
+            method: one.model_dump(include={"value", "low", "high", "group"}) for method, (_, one) in found.items()
+        },
+    }  # fmt: skip
 
 
 def _apart(method: Method) -> dict[str, str]:

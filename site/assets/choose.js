@@ -181,7 +181,7 @@
           this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),
-        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence),
+        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence), this.ours(c.ours),
         make("p", { class: "pf-small pf-muted" }, why), this.code(c, question)
       ]);
     }
@@ -228,6 +228,16 @@
       var study = peft.choices.studies[run.study], shown = study.share ? (100 * run.value).toFixed(1) + " %" : Number(run.value.toPrecision(3));
       return make("p", { class: "pf-choice__evidence" }, [
         make("strong", {}, study.metric + " " + shown), " with " + study.model + (run.trained ? ", " + number(run.trained) + " trained" : "") + " (", make("a", { href: "measured.html" }, study.name), "). ", make("span", { class: "pf-muted" }, study.limits)
+      ]);
+    }
+    /* The arm of our own study, where there is one. */
+    ours(arm) {
+      if (!arm) return "";
+      var study = peft.oursFor(this.backbone());
+      function share(v) { return (100 * v).toFixed(1); }
+      return make("p", { class: "pf-choice__evidence", "data-ours": true }, [
+        make("strong", {}, study.metric.charAt(0).toUpperCase() + study.metric.slice(1) + " " + share(arm.value) + " %"), " (" + share(arm.low) + " to " + share(arm.high) + "), group " + arm.group + " of " + study.groups + " in ",
+        make("a", { href: "measured.html#own-" + study.study.replace(/_/g, "-") }, "our study " + study.study), ". ", make("span", { class: "pf-muted" }, study.about + " " + study.finished + " of " + study.arms + " arms so far. An arm cannot be told apart from the best of its group.")
       ]);
     }
     code(c, question) {

@@ -181,6 +181,8 @@
     var study = Object.keys(known().studies).filter(function (key) { return known().studies[key].kind === backbone.family.kind; })[0];
     return study ? known().evidence[study] : {};
   }
+  /* Our own study on a model of the same kind, with the arm of each method. */
+  function oursFor(backbone) { var found = known().ours[backbone.family.kind]; return found && found.methods ? found : { methods: {} }; }
   /* Lower for better runs; the highest for a method without one. */
   function quality(run) { return !run ? Infinity : known().studies[run.study].better === "higher" ? -run.value : run.value; }
   /* An answer that is found in steps: call `step` until it is true, then read `answer`. `wishes`: gpu (bytes), setting,
@@ -192,6 +194,8 @@
     if (wishes.sharing) peft.checkedSetting(merge(wishes.setting, wishes.sharing));
     var runs = runsFor(backbone);
     if (by === "evidence" && !Object.keys(runs).length) fail("No published comparison here has a model of this kind. Choose another order.", "by");
+    var own = oursFor(backbone);
+    if (by === "ours" && !Object.keys(own.methods).length) fail("None of our own studies has a model of this kind. Choose another order.", "by");
     function size(id) {
       var rank = [wishes.anywhere ? 0 : Number(!libraries(id).length)].concat(known().use[id], [method(id).year, id]), reasons = unmet(id, wishes);
       var answer = tried(function () { return sized(id, options, budget, dtype); });
@@ -200,6 +204,7 @@
       if (answer.value.cost.trained >= answer.value.cost.backbone && !some) reasons.push("trains all parameters of the model");
       if (by === "stored") rank.splice(1, 0, answer.value.cost.stored_bytes);
       if (by === "evidence") rank.splice(1, 0, quality(runs[id]));
+      if (by === "ours") rank.splice(1, 0, own.methods[id] ? own.methods[id].group : Infinity);
       if (reasons.length) refused.push([rank, refusal(id, reasons)]);
       else ready.push([rank, id, answer.value]);
     }
@@ -207,13 +212,14 @@
       var answer = fitted(item[1], options, item[2], wishes), rank = item[0];
       if (answer.reasons) { refused.push([rank, answer]); return false; }
       answer.evidence = runs[item[1]] || null;
+      answer.ours = own.methods[item[1]] ? merge({ study: own.study, metric: own.metric, groups: own.groups }, own.methods[item[1]]) : null;
       if (by === "memory") rank = [rank[0], answer.bytes].concat(rank.slice(1));
       found.push([rank, answer]);
       return by !== "memory" && !some && found.length === n;
     }
     function above(rank, last) {
       if (by === "memory") return rank[0] <= last[0];
-      return (["stored", "evidence"].indexOf(by) < 0 || rank.length >= last.length) && compared(rank, last) < 0;
+      return (["stored", "evidence", "ours"].indexOf(by) < 0 || rank.length >= last.length) && compared(rank, last) < 0;
     }
     return {
       step: function () {
@@ -306,5 +312,5 @@
     ].join("\n");
   }
 
-  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, script: code });
+  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, oursFor: oursFor, script: code });
 })();
