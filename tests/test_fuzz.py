@@ -129,6 +129,12 @@ def test_what_runs_in_a_page_is_noticed(page: str) -> None:
     assert [*trees._inert(f"---\n---\n{page}\n")] != []
 
 
+def test_check_accepts_the_small_tree(tmp_path: Path) -> None:
+    """Otherwise no case of `text` and `site` would show that a command fails on what `check` accepts."""
+    trees._small(tmp_path)
+    assert fuzz.kit.command(["--root", str(tmp_path), "check"])[0].code == 0
+
+
 def test_an_entry_of_the_checkout_stays_the_same_when_written(world: fuzz.World, tmp_path: Path) -> None:
     """Otherwise an entry drawn would differ in more than its changes."""
     for method in list(world.kb)[::20]:

@@ -48,8 +48,8 @@ of its folder), the content of a config.json, or a backbone."""
 ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 """Matches names on the Hub. A path of this form that does not exist needs a `./` in front."""
 FOLDERS = ("taxonomy", "methods", "backbones")
-EVIDENCE = "evidence"
-"""The folder of published runs."""
+EVIDENCE, STUDIES = "evidence", "studies"
+"""The folders of published runs and of our own studies."""
 Merge = Literal["exact", "none"]
 PLANS = 512
 """The number of layouts on models that a method caches."""

@@ -11,18 +11,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalogue.records import EVIDENCE
+from ..catalogue.records import EVIDENCE, STUDIES
 from ..costs.plan import BYTES
-from ..errors import DataError, PeftonomyError, Problem, shown
+from ..errors import DataError, PeftonomyError, Problem, UsageError, shown
 from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
+from ..schema.design import load_design
 from ..schema.engines import Engine
 from ..schema.family import Family
 from ..schema.library import Library
+from ..schema.runs import read_runs
 from ..schema.search import load_search_words
 from ..schema.settings import load_settings
 from ..schema.support import Trainer
 from .evidence import recordings
+from .query import select
 from .query import stored as in_list
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
-    runs = sorted((kb.root / EVIDENCE).glob("*"))
+    runs = sorted(path for folder in (EVIDENCE, STUDIES) for path in (kb.root / folder).glob("*"))
     strangers = chosen - {real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
@@ -69,7 +72,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 load(path, kb.shown(path))
             except DataError as error:
                 problems += error.problems
-    problems += [p for p in _evidence_problems(kb) if wanted(kb.root / p.file)]
+    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb)) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -98,7 +101,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 problems += _support_problems(kb, shelf.path(key), shelf[key])
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
-        problems += [*_combination_problems(kb), *_unmerged_problems(kb)]
+        problems += [*_combination_problems(kb), *_unmerged_problems(kb), *_condition_problems(kb)]
     return sorted(set(problems))
 
 
@@ -269,6 +272,37 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, number, "metric", run.metric, expected, study.metrics)
             if run.source.partition("#")[0] not in kb.references:
                 yield problem(file, number, "source", run.source, "a key of taxonomy/references.bib", kb.references)
+
+
+def _study_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check our own studies, the methods that they name, and their finished runs."""
+    for path in sorted((kb.root / STUDIES).glob("*.yaml")):
+        file, runs = kb.shown(path), path.with_suffix(".jsonl")
+        try:
+            design = load_design(path, file)
+            document = load_yaml(path, file)
+            for keys, method in design.named():
+                if method not in kb:
+                    hint = closest(method, kb)
+                    yield Problem(file, document.line(keys), dotted(keys), method, "a method", hint, "studies")
+            for number, run in enumerate(read_runs(runs, name=kb.shown(runs)).values() if runs.exists() else (), 1):
+                if (method := run.asked.method) is not None and method not in kb:
+                    hint = closest(method, kb)
+                    yield Problem(kb.shown(runs), number, "asked.method", method, "a method", hint, "studies")
+        except DataError as error:
+            yield from error.problems
+
+
+def _condition_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check the conditions by which our own studies select methods."""
+    for path in sorted((kb.root / STUDIES).glob("*.yaml")):
+        try:
+            select(kb, load_design(path).where or "")
+        except DataError:  # reported already
+            continue
+        except UsageError as error:
+            line = load_yaml(path, kb.shown(path)).line(("where",))
+            yield Problem(kb.shown(path), line, "where", str(error), "a condition on methods", "", "studies")
 
 
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .design import Design, load_design
-from .records import Record, read_runs
+from ..catalogue.records import STUDIES
+from ..schema.design import Design, load_design
+from ..schema.runs import Record, read_runs
 
 __all__ = ["Measured", "OwnStudy", "measured", "own_studies"]
 
@@ -61,7 +62,7 @@ def own_studies(root: Path) -> list[OwnStudy]:
     An arm is finished if each seed of the design has a test run, and none failed. Raises DataError.
     """
     found = list[OwnStudy]()
-    for path in sorted((root / "studies").glob("*.yaml")):
+    for path in sorted((root / STUDIES).glob("*.yaml")):
         runs = path.with_suffix(".jsonl")
         if runs.is_file():
             design = load_design(path)
@@ -79,17 +80,17 @@ def _arms(design: Design, records: Any) -> Iterator[Measured]:
     arms: dict[str, list[Record]] = {}
     for record in records:
         asked = record.asked
-        if asked["split"] == "test" and all(asked[name] == getattr(design, name) for name in SAME):
+        if asked.split == "test" and all(getattr(asked, name) == getattr(design, name) for name in SAME):
             arms.setdefault(record.arm, []).append(record)
     for arm, tests in arms.items():
         first = tests[0]
-        values = {r.asked["seed"]: r.value for r in tests if r.value is not None}
+        values = {r.asked.seed: r.value for r in tests if r.value is not None}
         if set(values) != set(design.seeds) or len(tests) != len(values):
             continue
         peak = next((r for r in tests if r.peak_bytes is not None), first)
         times = sorted(r.step_seconds for r in tests if r.step_seconds is not None)
         yield Measured(
-            design.name, arm, first.asked["method"], first.asked["control"], first.hyperparameters, first.metric,
+            design.name, arm, first.asked.method, first.asked.control, first.hyperparameters, first.metric,
             [values[seed] for seed in design.seeds], first.learning_rate, first.trained, first.stored_bytes,
             times[len(times) // 2] if times else None, peak.peak_bytes, peak.predicted_bytes,
         )  # fmt: skip

@@ -79,39 +79,59 @@ def _files(tree: Path) -> list[Path]:
     return sorted([*found, tree / "site" / "settings.yaml"])
 
 
+ONLY = {"methods": {"lora"}, "models": {"bert_base", "tinyllama_1_1b"}, "families": {"bert", "llama"}}
+"""The entries, models and families of a small tree."""
+
+
 def _small(tree: Path) -> None:
-    """Write a tree with one method, one model, its family and the sources that they name."""
-    for name in ("taxonomy", "site"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("vendor", "pictures", "*.py", "assets"))
-    for name in ("methods/lora.yaml", "reference_impls/lora.py", "backbones/models/bert_base.yaml",
-    "backbones/families/bert.yaml",
-                 "backbones/operations.yaml"):  # fmt: skip
+    """Write a tree with one method, few models, and what the other files say about them. `check` accepts it."""
+    for name in ("taxonomy", "site", "evidence"):
+        skipped = shutil.ignore_patterns("vendor", "pictures", "*.py", "assets")
+        shutil.copytree(ROOT / name, tree / name, ignore=skipped)
+    kb = peftonomy.load(ROOT)
+    kept = ["backbones/operations.yaml", *(f"reference_impls/{method}.py" for method in ONLY["methods"])]
+    for shelf, names in ONLY.items():
+        kept += [str(getattr(kb, shelf).path(name).relative_to(kb.root)) for name in names]
+    for name in kept:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
-    texts = [path.read_text() for path in tree.rglob("*.yaml")]
-    kb = peftonomy.load(ROOT)
-    kept = [key for key in kb.references if any(key in one for one in texts)]
-    whole = (ROOT / "taxonomy" / "references.bib").read_text()
-    blocks = {m[1]: m[0] for m in re.finditer(r"^@\w+\{([^,]+),.*?^\}\n", whole, re.MULTILINE | re.DOTALL)}
-    (tree / "taxonomy" / "references.bib").write_text("\n".join(blocks[key] for key in kept))
     lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
     (tree / "taxonomy" / "lists.yaml").write_text(lists)
     (tree / "taxonomy" / "surveys.yaml").write_text("surveys: {}\n")
-    for one in [*(tree / "taxonomy" / "libraries").iterdir(), *(tree / "taxonomy" / "trainers").iterdir()]:
-        data = yaml.safe_load(one.read_text())
-        if "support" in data:  # it is the last field, and names other methods
-            kept = {"support": {"lora": data["support"]["lora"]}} if "lora" in data["support"] else {}
-            one.write_text(one.read_text().partition("\nsupport:\n")[0] + "\n" + yaml.safe_dump(kept) * bool(kept))
-    (tree / "evidence").mkdir()
-    studies = yaml.safe_load((ROOT / "evidence" / "studies.yaml").read_text())
-    study = next(key for key, one in studies.items() if "model" not in one)
-    (tree / "evidence" / "studies.yaml").write_text(yaml.safe_dump({study: studies[study]}))
-    runs = (ROOT / "evidence" / f"{study}.jsonl").read_text().splitlines()
-    (tree / "evidence" / f"{study}.jsonl").write_text("\n".join(r for r in runs if '"method": "lora"' in r) + "\n")
-    lora = tree / "methods" / "lora.yaml"
-    lora.write_text(
-        re.sub(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", "", lora.read_text(), flags=re.MULTILINE)
-    )
+    for one in ONLY["methods"]:
+        path = tree / "methods" / f"{one}.yaml"
+        others = re.compile(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", re.MULTILINE)
+        path.write_text(others.sub("", path.read_text()))
+    gone = {key for shelf, names in ONLY.items() for key in {*getattr(kb, shelf)} - names}
+    for path in (tree / "taxonomy").rglob("*.yaml"):
+        data = yaml.safe_load(path.read_text())
+        if (left := _without(data, gone)) != data:
+            path.write_bytes(entries.written(left))
+    studies = {key: one for key, one in yaml.safe_load((tree / "evidence" / "studies.yaml").read_text()).items()
+               if one.get("model") not in gone}  # fmt: skip
+    (tree / "evidence" / "studies.yaml").write_text(yaml.safe_dump(studies))
+    for path in (tree / "evidence").glob("*.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["method"] in ONLY["methods"]]
+        path.write_text("".join(f"{line}\n" for line in lines)) if path.stem in studies else path.unlink()
+    texts = [path.read_text() for path in tree.rglob("*.*") if path.suffix in (".yaml", ".jsonl")]
+    whole = (ROOT / "taxonomy" / "references.bib").read_text()
+    blocks = {m[1]: m[0] for m in re.finditer(r"^@\w+\{([^,]+),.*?^\}\n", whole, re.MULTILINE | re.DOTALL)}
+    named = [block for key, block in blocks.items() if any(key in text for text in texts)]
+    (tree / "taxonomy" / "references.bib").write_text("\n".join(named))
+
+
+def _without(value: Any, gone: set[str]) -> Any:
+    """Return data without the keys, values and items that are gone, and without records about them."""
+
+    def kept(one: Any) -> bool:
+        about = [one.get(field) for field in ("method", "like", "needs")] if isinstance(one, dict) else [one]
+        return not any(isinstance(name, str) and name in gone for name in about)
+
+    if isinstance(value, dict):
+        tables = {key: value[key] for key in ("types", "tables") if key in value}  # which only name each other
+        rest = {key: _without(one, gone) for key, one in value.items() if key not in gone and kept(one)}
+        return rest | tables
+    return [_without(one, gone) for one in value if kept(one)] if isinstance(value, list) else value
 
 
 def _judged(rng: random.Random, world: World, method: str, content: bytes, *, inert: bool = False) -> Case:
