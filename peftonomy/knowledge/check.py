@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import EVIDENCE, STUDIES
 from ..costs.plan import BYTES
-from ..errors import DataError, PeftonomyError, Problem, UsageError, shown
+from ..errors import DataError, FormulaError, PeftonomyError, Problem, UsageError, shown
 from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
 from ..schema.design import load_design
@@ -24,6 +24,7 @@ from ..schema.runs import read_runs
 from ..schema.search import load_search_words
 from ..schema.settings import load_settings
 from ..schema.support import Trainer
+from ..serving.slots import Ask, sizes
 from .evidence import recordings
 from .query import select
 from .query import stored as in_list
@@ -376,6 +377,17 @@ def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:
         for role in family.layers:
             if role not in kb.taxonomy.roles:
                 yield ("families", name, "layers", role), role, "a role of taxonomy/roles.yaml", kb.taxonomy.roles
+    models = {model.family.model_type: model for model in kb.models.values()}
+    ask = Ask(1, engine.ranks[0] if engine.ranks else 1)
+    for name in sorted(models.keys() & engine.families.keys()):
+        known = sizes(models[name].inventory("none").dims, ask) | {"d_in": 1, "d_out": 1}
+        for keys, formula in engine.formulas():
+            try:
+                value = formula(known)
+                if isinstance(value, str) or value != int(value):
+                    yield keys, f"{formula.source} = {shown(value)}", f"a whole number on {models[name].id}", ()
+            except FormulaError as error:
+                yield keys, formula.source, f"a value on {models[name].id} ({error.message})", ()
     types = {kind for library in kb.libraries.values() for kind in library.types}
     yield from ((("saved_as",), kind, "a type of a library", types) for kind in engine.saved_as if kind not in types)
     yield from ((("dtypes",), name, "a dtype", BYTES) for name in engine.dtypes if name not in BYTES)
