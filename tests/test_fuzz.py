@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SAMPLE = {
-    "command": 60, "config": 40, "adapter": 40, "python": 60, "assistant": 40, "entry": 6, "text": 6, "site": 4,
-    "process": 3,
+    "command": 60, "config": 40, "adapter": 40, "python": 60, "assistant": 40, "agreement": 12, "entry": 6, "text": 6,
+    "site": 4, "process": 3,
 }  # fmt: skip
 """The number of cases of each group. Those of the last groups take long."""
 
