@@ -9,6 +9,7 @@ import click
 from ..costs.plan import BYTES
 from ..files import output as out
 from .options import (
+    FilePath,
     cli,
     completes,
     json_option,
@@ -34,7 +35,7 @@ def method_or_configuration(ctx: click.Context, param: click.Parameter, method: 
     return method
 
 
-class SavedOrShort(click.Path):
+class SavedOrShort(FilePath):
     """A path that exists, or a configuration's short name. A text with a slash or `.json` can only be a path."""
 
     def __init__(self) -> None:

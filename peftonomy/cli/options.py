@@ -7,6 +7,7 @@ fraction of the time that importing torch takes.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,10 +32,21 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FilePath(click.Path):
+    """The path of a file or a folder. A text that no file system takes is refused like a file that is missing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            os.fsencode(value)
+            return super().convert(value, param, ctx)
+        except ValueError:  # half a character, or a null character
+            self.fail(f"{shown(value)!r} is no path.", param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
 @click.option(
-    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
+    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=FilePath(exists=True, file_okay=False),
     help="Use the data of another knowledge base (or PEFTONOMY_ROOT). Its code does not run.",
 )  # fmt: skip
 def cli(root: str | None) -> None:
