@@ -3,8 +3,9 @@
     python -m tests.mutations [METHOD...] [--sample N]
 
 A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor, or one
-word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
-survives is printed by name, with the share caught; the exit code is 1 if anything survives.
+word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the
+behaviour suite rejects it. What survives is printed by name, with the share caught; the exit code is 1 if anything
+survives.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ def combining(trial: Trial) -> None:
     if declared.sum is not None:
         apart = _apart(trial)
         assert (apart < tiny.TOLERANCE) == (declared.sum == "exact"), (
-            f"the changes of the weights are {apart:.2g} apart from sums of the inputs' changes, declared {declared.sum}"
+            f"the changes are {apart:.2g} apart from weighted sums of the inputs' changes, declared {declared.sum}"
         )
 
 
