@@ -33,12 +33,21 @@ def step_options(command: F) -> F:
     return command
 
 
-def rank_options(command: F) -> F:
-    """Add the options of several GPUs."""
+def gpus_options(command: F) -> F:
+    """Add the options that say how many GPUs share a step, and how."""
     options = [
         click.option("--gpus", metavar="N", type=Whole(),
                      help="Several GPUs: predict one rank, which has a batch of its own."),
         click.option("--shard", metavar="KIND", help="fsdp (FSDP2, the default), ddp or zero1."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def rank_options(command: F) -> F:
+    """Add the options of several GPUs."""
+    options = [
         click.option("--reshard/--no-reshard", "reshard_after_forward", default=None,
                      help="Release a layer's gathered parameters after its forward pass (fsdp). Default: release."),
         click.option("--reduce-dtype", metavar="DTYPE", help="Reduce gradients in float32 or bfloat16 (fsdp)."),
@@ -47,7 +56,7 @@ def rank_options(command: F) -> F:
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
-    return command
+    return gpus_options(command)
 
 
 SHOWN = 10
@@ -174,11 +183,13 @@ def deepspeed(
 @click.option("--library", metavar="LIBRARY", help="Only methods that this library has; `any`: that some library has.")
 @click.option("--trained", metavar="N", help="Train at most this many parameters: 10M, 250k, 1e6, 0.1%.")
 @click.option("--by", metavar="PRIORITY", default="libraries", show_default=True,
-              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint) or evidence.")
+              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint), evidence "
+                   "(published runs) or ours (groups of our own study).")
 @click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
 @click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
 @click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")
 @step_options
+@gpus_options
 @json_option
 def choose(
     methods: tuple[str, ...], as_json: bool, model: str, code: bool, **asked: Any
@@ -186,7 +197,7 @@ def choose(
     """Choose methods for a model, a GPU and a training step, with settings that fit.
 
     A step that does not fit is relaxed: gradient checkpointing, then an 8-bit optimiser, a base in NF4, and a smaller
-    batch. With methods: count only these.
+    batch. If a method fits on several such GPUs only, the answer says on how many. With methods: count only these.
     """
     from ..knowledge.choose import RELAXATIONS
 

@@ -221,7 +221,7 @@ def naming(family: str) -> Naming:
 @functools.cache
 def layout(family: str) -> tuple[Backbone, str, int]:
     """Return the backbone, task and number of labels of a tiny model."""
-    parts = kit.inventory(tiny.plain(family) if family in tiny.CONFIGS else tiny.shaped(family))
+    parts = kit.inventory(tiny.plain(family) if family in tiny.every() else tiny.shaped(family))
     return parts.backbone, parts.task, parts.num_labels
 
 

@@ -529,6 +529,8 @@ class KnowledgeBase(Records[Method]):
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
     ) -> Choice:
         """Return the best methods for a model, a GPU, a training step and some requirements, with settings that fit.
 
@@ -537,15 +539,18 @@ class KnowledgeBase(Records[Method]):
         library: the id of a library, or "any". trained: the most trained parameters, such as "10M" or "0.1%". by: the
         first criterion, one of `choose.PRIORITIES`. anywhere: do not rank methods in a library before all others. n:
         the number of methods. methods: count only these, and all of them. The other arguments are those of
-        `MethodOn.memory`. A step that does not fit is relaxed, and the answer says how. Raises UsageError.
+        `MethodOn.memory`; `gpus` are several such GPUs. A step that does not fit is relaxed, and the answer says how.
+        Raises UsageError.
         """
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
         from .choose import Wishes, choose
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
+        wanted = tuple(_ids(needs, "needs"))
+        wishes = Wishes(size, setting, merge, wanted, library, trained, by, anywhere, sharding(gpus, shard))
         return choose(self, model, wishes, n, task, num_labels, _ids(methods))
 
     def merge_check(
