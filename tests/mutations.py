@@ -3,8 +3,9 @@
     python -m tests.mutations [METHOD...] [--sample N]
 
 A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor, or one
-word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
-survives is printed by name, with the share caught; the exit code is 1 if anything survives.
+word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the
+behaviour suite rejects it. What survives is printed by name, with the share caught; the exit code is 1 if anything
+survives.
 """
 
 from __future__ import annotations
@@ -191,7 +192,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
     asked = parser.parse_args()
     kb = trial.KB
-    everything = [m for key in asked.methods or kb for m in mutants(kb[key])]
+    chosen = [kb[key] for key in asked.methods or kb]
+    rejected = {method.id: why for method in chosen if (why := next(iter(_rejections(method)), ""))}
+    if rejected:
+        sys.exit("\n".join(f"{key}: rejected without a change: {why}" for key, why in rejected.items()))
+    everything = [mutant for method in chosen for mutant in mutants(method)]
     if asked.sample:
         everything = random.Random(0).sample(everything, min(asked.sample, len(everything)))
     alive = 0
