@@ -26,8 +26,6 @@ from ..memory.ranks import PACKED
 from ..memory.sharding import MOST_GPUS, NOT_COVERED, REDUCED, RUN, SHARD, STORAGE, RankMemory
 from ..schema.base import Value
 from ..schema.family import (
-    LABELLED,
-    TASKS,
     ConfigKey,
     Conv,
     Embedding,
@@ -40,6 +38,7 @@ from ..schema.family import (
 )  # fmt: skip
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
+from ..schema.names import LABELLED, TASKS
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from ._site import Site
 
