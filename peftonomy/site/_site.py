@@ -18,7 +18,6 @@ from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
 from ..schema.search import SearchWords, load_search_words
 from ..schema.settings import Settings, load_settings
-from ..studies.own import OwnStudy, own_studies
 from ._tex import shared_tex
 from ._text import count, front_matter, inline, percent, safe_url
 
@@ -74,11 +73,6 @@ class Site:
         """The content of `site/settings.yaml`: the examples for the pages. Raises DataError."""
         path = self._own_file("settings.yaml")
         return load_settings(path, self.kb.shown(path))
-
-    @cached_property
-    def own(self) -> list[OwnStudy]:
-        """The studies that we ran. Raises DataError."""
-        return own_studies(self.kb.root)
 
     @cached_property
     def search_words(self) -> SearchWords:
