@@ -9,7 +9,7 @@ from transformers.models.auto import modeling_auto as auto
 
 import peftonomy
 from peftonomy import ConfigError, UnknownName, UsageError
-from peftonomy.schema.family import LABELLED, TASKS
+from peftonomy.schema.names import LABELLED, TASKS
 
 from .backbones_kit import FAMILIES, LABELS, TINY, built
 from .cli_kit import Run
