@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import peftonomy
 from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
@@ -114,6 +112,8 @@ class Case:
 
     def run(self) -> Any:
         """The same step on real tensors; None where the CPU lacks an operation or needs other values."""
+        import torch
+
         from reference_impls import _simulate
 
         torch.manual_seed(0)
@@ -178,6 +178,8 @@ def highest(log: list[tuple[tuple[int, str], int]]) -> Alive:
 
 def simulated(case: Case) -> tuple[Any, Alive, Alive]:
     """A simulated step, the storages that its forward pass leaves, and those alive at the peak before the update."""
+    import torch
+
     from reference_impls import _simulate
 
     left: Alive = Counter()
