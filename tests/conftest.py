@@ -15,6 +15,7 @@ import peftonomy
 
 from .browser_kit import address, browser, page, site, watched  # noqa: F401 (fixtures)
 from .cli_kit import run, tree  # noqa: F401 (fixtures)
+from .knowledge import KB
 from .site_kit import made  # noqa: F401 (fixture)
 from .tools_kit import clipboard  # noqa: F401 (fixture)
 
@@ -80,8 +81,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def kb() -> peftonomy.KnowledgeBase:
-    """The knowledge base of the checkout. Its records are frozen, so all tests share it."""
-    return peftonomy.load(ROOT)
+    """The knowledge base of the checkout."""
+    return KB
 
 
 @pytest.fixture(scope="session")

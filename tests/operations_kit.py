@@ -18,10 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import peftonomy
 from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
+from tests.knowledge import KB
 
 __all__ = ["Case", "by_operations", "predicted", "simulated"]
 
@@ -52,11 +52,6 @@ FITTING: dict[str, dict[str, Any]] = {
 def tiny(family: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
     return found
-
-
-@cache
-def knowledge() -> peftonomy.KnowledgeBase:
-    return peftonomy.load()
 
 
 @dataclass
@@ -90,18 +85,18 @@ class Case:
     @property
     def trains(self) -> str:
         """The task: the family's own or, where that has no loss, classification."""
-        default: str = knowledge().backbone(self.model).default_task
+        default: str = KB.backbone(self.model).default_task
         own: str = self.task or tiny(self.family).get("task", "")
         return own or ("seq_cls" if default == "none" else default)
 
     def asked(self) -> Asked:
         """The question, as operations answer it."""
-        plan = knowledge()[self.method].plan(
-            knowledge().backbone(self.model), task=self.trains, targets=self.targets
+        plan = KB[self.method].plan(
+            KB.backbone(self.model), task=self.trains, targets=self.targets
         )  # fmt: skip
         setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
         check_length(plan, plan.values(self.hyperparameters), setting)
-        return Asked(knowledge(), plan, self.hyperparameters, setting)
+        return Asked(KB, plan, self.hyperparameters, setting)
 
     def simulate(self) -> Any:
         """The same step, simulated."""
@@ -137,7 +132,7 @@ class Case:
 
         warnings.simplefilter("ignore")
         return _simulate.Setup.of(
-            knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
+            KB, self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
             optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
             targets=self.targets, task=self.trains, hyperparameters=self.hyperparameters,
         )  # fmt: skip
