@@ -442,6 +442,11 @@ DRAWN = """() => [...document.querySelectorAll(".pf-plot > svg")].map(svg => ({
 """How each chart is drawn: its scale on the screen, its width, and the sizes of its letters at scale 1."""
 
 
+def drawn_as(page: Page, wanted: list[dict[str, Any]]) -> None:
+    """Wait until the charts are drawn as wanted. A page draws in a later frame than it reads."""
+    page.wait_for_function(f"wanted => JSON.stringify(({DRAWN})()) === JSON.stringify(wanted)", arg=wanted)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_charts_keep_their_size_whatever_changes(browser: Browser, address: str, width: int) -> None:
     """After methods are added and removed, and settings and the window change, a chart is drawn at its own scale."""
@@ -455,21 +460,21 @@ def test_the_charts_keep_their_size_whatever_changes(browser: Browser, address: 
     field(page, "Add a method (up to 6)").fill("BitFit")
     page.keyboard.press("Enter")
     expect(page.locator("[data-remove]")).to_have_count(3)
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     field(page, "r of LoRA").fill("32")
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     field(page, "Model").fill("t5_base")
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     page.get_by_role("button", name="Remove BitFit").click()
     expect(page.locator("[data-remove]")).to_have_count(2)
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     page.get_by_role("checkbox", name="the same budget for all").check()
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     page.get_by_text("Training step", exact=True).click()
     field(page, "Length").fill("none")
     expect(page.locator(".pf-plot--memory")).to_be_hidden()
     field(page, "Length").fill("512")
-    assert page.evaluate(DRAWN) == first
+    drawn_as(page, first)
     page.set_viewport_size({"width": width - 60, "height": 900})
     page.wait_for_function(f"({DRAWN})().every(c => c.width < {first[0]['width']} && Math.abs(c.scale - 1) < 0.02)")
     context.close()

@@ -1,4 +1,4 @@
-"""Commands about a training step: memory and fit."""
+"""Commands about a training step, and about the combination of what training gave."""
 
 from __future__ import annotations
 
@@ -62,6 +62,11 @@ def rank_options(command: F) -> F:
 SHOWN = 10
 """The number of methods that do not fit, in the text of `choose`."""
 STEP = ("optimizer", "checkpointing", "attention", "quantized")
+SUMS = {
+    "exact": "The change of each weight is a weighted sum of the inputs' changes.",
+    "approximate": "The change of the weights is another one than a weighted sum of the inputs' changes.",
+    None: "The result stays beside the weights.",
+}
 
 
 @cli.command()
@@ -110,6 +115,32 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
     if shared is not None and simulate:
         return None     # operations are not counted there
     return click.echo(f"{found['forward_flops']:.4g} operations forward, {found['step_flops']:.4g} a step")
+
+
+@cli.command()
+@method_argument
+@model_options
+@click.option("--dtype", metavar="DTYPE", default="bfloat16", show_default=True,
+              help="Data type of the model, the inputs and the result.")
+@json_option
+def merge(method: str, as_json: bool, **asked: Any) -> None:
+    """Predict the memory of a merge of several models or adapters, and what is stored before and after."""
+    asking = question(asked)
+    found = asking.combine(knowledge()[method])
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{method} on {found.model}, {found.dtype}")
+    click.echo((", ".join(f"{n} = {v}" for n, v in found.hyperparameters.items()) or "no hyperparameters") + "\n")
+    rows = [
+        (f"{found.inputs:,} inputs ({found.of})", out.number(found.inputs * found.each), found.inputs_bytes),
+        ("result", out.number(found.stored), found.stored_bytes),
+        ("model with the method's tensors", "", found.weights), ("temporaries", "", found.temporary),
+        ("peak", "", found.peak),
+    ]  # fmt: skip
+    shown = [(name, values, out.number(size), out.binary_text(size)) for name, values, size in rows]
+    section(("", "values", "bytes", ""), shown, right=["values", "bytes"])
+    click.echo(f"{found.trained:,} entries are trained after it.")
+    return click.echo(SUMS[found.sum])
 
 
 @cli.command()

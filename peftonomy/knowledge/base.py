@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..libraries.export import Configuration
     from ..libraries.trainers import Run
     from ..memory.answer import Training
+    from ..memory.combining import Combination
     from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
@@ -130,6 +131,15 @@ class MethodOn:
             quant_storage=quant_storage,
         )  # fmt: skip
         return self.training.shared(shared).memory(hyperparameters, setting)
+
+    def combination(self, *, dtype: str = "bfloat16", **hyperparameters: Any) -> Combination:
+        """Return the inputs and the result of a combination, and the bytes that it takes, without running it.
+
+        dtype: of the model, the inputs and the result. Raises UsageError for a method that combines nothing.
+        """
+        from ..memory.combining import combination
+
+        return combination(self.method.kb, self.plan, hyperparameters, dtype)
 
     def fit(
         self,
@@ -261,6 +271,11 @@ class Method(MethodRecord):
         """Shortcut for `on(model, ...).memory(...)`: the bytes that a training step needs."""
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
+
+    def combination(self, model: ModelLike, **given: Any) -> Combination:
+        """Shortcut for `on(model, ...).combination(...)`: a combination's inputs, result and memory."""
+        where, others = _split(given)
+        return self.on(model, **where).combination(**others)
 
     def deepspeed(self, model: ModelLike, **given: Any) -> DeepSpeed:
         """Shortcut for `on(model, ...).deepspeed(...)`: the model states of DeepSpeed's ZeRO-2 or ZeRO-3."""
