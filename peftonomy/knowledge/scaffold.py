@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from ..errors import UnknownName, UsageError, shown
 from ..schema.claims import Claim, ClosedForm, Share
+from ..schema.combines import Combines
 from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
 from ..schema.memory import Memory
 from ..schema.method import Meaning, MethodEntry
@@ -44,6 +45,7 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     Include: ("", {}),
     BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
     Memory: ("", {"operations": "[{per: site, like: low_rank}]"}),
+    Combines: ("", {"inputs": "tasks", "passes": '[{temporary: "width * numel"}]'}),
     ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
     LearningRate: ("", {"values": "[0.0001]"}),
