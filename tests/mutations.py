@@ -2,8 +2,8 @@
 
     python -m tests.mutations [METHOD...] [--sample N]
 
-A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor. It is
-caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
+A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor, or one
+word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
 survives is printed by name, with the share caught; the exit code is 1 if anything survives.
 """
 
@@ -23,6 +23,7 @@ from peftonomy.conformance import checks, tiny, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
 from peftonomy.knowledge.rules import RULES
+from peftonomy.schema.combines import Combines
 from peftonomy.schema.method import MethodEntry
 from peftonomy.schema.tensors import Tensor
 
@@ -32,7 +33,10 @@ ELSEWHERE = {
 }  # fmt: skip
 SERVED = {"merged": "kept", "kept": "absent", "absent": "kept"}
 STORED = {"values": "none", "none": "values", "bits": "values", "seed": "values", "indices": "none", "shared": "values"}
-ORDER = (checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising)
+ORDER = (
+    checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising,
+    checks.combining,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,22 @@ def mutants(method: Method) -> Iterator[Mutant]:
             changed = tensor.model_copy(update=fields)
             tensors = method.entry.tensors | {name: changed}
             yield Mutant(method.id, name, change, method.entry.model_copy(update={"tensors": tensors}))
+    if method.entry.combines is not None:
+        for change, combines in _combinations(method.entry.combines):
+            yield Mutant(method.id, "combines", change, method.entry.model_copy(update={"combines": combines}))
+
+
+def _combinations(combines: Combines) -> Iterator[tuple[str, Combines]]:
+    yield "one input more", combines.model_copy(update={"inputs": Formula.parse(f"({combines.inputs.source}) + 1")})
+    if combines.sum is not None:
+        other = "approximate" if combines.sum == "exact" else "exact"
+        yield f"sum {other}", combines.model_copy(update={"sum": other})
+    yield "no sum" if combines.sum else "a sum", combines.model_copy(update={"sum": None if combines.sum else "exact"})
+    for i, one in enumerate(combines.passes):
+        for field in ("temporary", "together"):
+            more = one.model_copy(update={field: Formula.parse(f"({getattr(one, field).source}) + 1")})
+            passes = [*combines.passes[:i], more, *combines.passes[i + 1 :]]
+            yield f"passes[{i}].{field} + 1", combines.model_copy(update={"passes": passes})
 
 
 def _changes(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str, Any]]]:

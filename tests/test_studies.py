@@ -17,11 +17,9 @@ import pytest
 
 import peftonomy
 from peftonomy import DataError, UsageError
-from peftonomy.site._measured import ours as shown
-from peftonomy.site._site import Site
 from peftonomy.studies.design import Task, load_design
-from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study
-from peftonomy.studies.own import measured, own_studies
+from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study, model_place
+from peftonomy.studies.own import results
 from peftonomy.studies.parts import read_task
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Record, Runs, read_runs
@@ -32,7 +30,7 @@ from peftonomy.studies.statistics import groups, holm, paired, surpasses
 
 from .cli_kit import Run, assert_one_line, process
 from .guides_kit import blocks, commands, same
-from .studies_kit import squared
+from .studies_kit import beside, squared
 
 pytestmark = pytest.mark.torch
 TINY = Path(__file__).parent.parent / "studies" / "tiny.yaml"
@@ -337,18 +335,17 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     assert printed.code == 0
     assert all(name in printed.out for name in rows)
 
-    base = tmp_path / "base"
-    (base / "studies").mkdir(parents=True)
+    base = beside(tmp_path / "base")
     shutil.copy(TINY, base / "studies")
     shutil.copy(finished, base / "studies" / "tiny.jsonl")
-    ours = {one.arm: one for one in measured(base)}
-    assert {arm: one.value for arm, one in ours.items()} == pytest.approx({arm: row.value for arm, row in rows.items()})
-    pages = Site(study.kb, "")
-    vars(pages)["own"] = own_studies(base)
-    (every,), (own,) = shown(pages), shown(pages, study.kb["lora"])
-    assert [row["name"] for row in every["rows"]][-1] == "Updates with the wrong sign"
-    assert [(row["name"], row["cells"]["trained"]["text"]) for row in own["rows"]] == [("LoRA", "2,048")]
-    assert [one.peak_bytes for one in ours.values()] == [rows[arm].peak_bytes for arm in ours]
+    copy = base / "studies" / "tiny.yaml"
+    assert run(f"bench report {copy} --save").out == printed.out.replace(str(TINY), str(copy))
+    own = peftonomy.load(base).results["tiny"]
+    assert (own.kind, own.arms, own.unfinished) == ("encoder", 6, [])
+    assert {one.arm: (one.value, one.low, one.group) for one in own.results} == {
+        arm: (row.value, row.low, row.group) for arm, row in rows.items()
+    }
+    assert_one_line(run(f"bench report {TINY} --runs {finished} --save").err)
 
     spoilt, lines = tmp_path / "spoilt.jsonl", [json.loads(line) for line in finished.read_text().splitlines()]
     answers = {(line["arm"], line["asked"]["seed"]): line["answers"] for line in lines}
@@ -367,8 +364,14 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
 
 def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
     assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny"}
-    for one in measured(root):
-        assert one.method is None or one.method in kb
+    encoder = load_design(root / "studies" / "encoder.yaml")
+    counted, shipped = kb.backbone(encoder.configuration or {}), kb.backbone(model_place(encoder, root / "studies"))
+    assert (counted.parameters, counted.inventory().dims) == (shipped.parameters, shipped.inventory().dims)
+    for name, one in kb.results.items():
+        path = root / "studies" / f"{name}.yaml"
+        design, done = load_design(path), read_runs(path.with_suffix(".jsonl"))
+        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked["task"]["revision"])
+        assert results(study, report(study, done, ""), path.with_suffix(".jsonl")) == one
 
 
 # One run, on a saved model and texts

@@ -100,20 +100,27 @@ def status(study: Path, file: Path | None, only: tuple[str, ...], as_json: bool)
 @bench.command(name="report")
 @study_argument
 @runs_option
+@click.option("--save", "saving", is_flag=True,
+              help="Write the result beside the study, with the ending .json, for the knowledge base.")  # fmt: skip
 @json_option
-def report_(study: Path, file: Path | None, as_json: bool) -> None:
-    """Print the result of a study: each finished method with intervals, differences from the baselines, and costs.
+def report_(study: Path, file: Path | None, as_json: bool, saving: bool) -> None:
+    """Print the result of a study: the finished arms with intervals, differences from the baselines, and costs.
 
     Methods of one group cannot be told apart from the best of the group. The command refuses a study whose canary
     fails: training everything must beat training the head alone, which must beat a method with the wrong sign.
     """
     _needed("scipy")
+    from ..studies.own import results, save
     from ..studies.report import report
 
     path = file or _beside(study)
+    if saving and path != _beside(study):
+        raise UsageError(f"--save: found --runs {path}; expected the runs beside the study, {_beside(study)}")
     done = _done(path)
     asked = _study(study, (), done)
     found = report(asked, done, str(path))
+    if saving:
+        save(results(asked, found, path), study.with_suffix(".json"))
     if as_json:
         return out.print_json(found.to_dict())
     bases = [base for base in asked.design.baselines if any(base in row.against for row in found.rows)]

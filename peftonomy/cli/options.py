@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..costs.cost import Cost
     from ..knowledge.base import KnowledgeBase, Method
     from ..libraries.adapter import Adapter
+    from ..memory.combining import Combination
     from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
@@ -124,6 +125,11 @@ class Question:
 
         setting = Setting(dtype=self.dtype, **step)
         return method.on(**self.place).training.shared(sharding).memory(once(self.settings), setting)
+
+    def combine(self, method: Method) -> Combination:
+        """Count a combination. Raises PeftonomyError."""
+        given: dict[str, Any] = {**once(self.settings)}
+        return method.on(**self.place).combination(dtype=self.dtype, **given)
 
     def deepspeed(self, method: Method, **step: Any) -> DeepSpeed:
         """Return the model states of DeepSpeed. Raises PeftonomyError."""

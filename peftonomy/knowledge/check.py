@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalogue.records import EVIDENCE
+from ..catalogue.records import EVIDENCE, STUDIES
 from ..costs.plan import BYTES
 from ..errors import DataError, PeftonomyError, Problem, shown
 from ..files.collector import uncollected
@@ -117,7 +117,7 @@ def _unreadable(kb: Records[Any]) -> list[Problem]:
     """
     problems: list[Problem] = []
     shared = (lambda: kb.taxonomy, lambda: kb.references, lambda: kb.gpus, lambda: kb.combinations, lambda: kb.evidence)
-    for read in (*shared, lambda: kb.unmerged, lambda: recordings(kb.root)):
+    for read in (*shared, lambda: kb.results, lambda: kb.unmerged, lambda: recordings(kb.root)):
         try:
             read()
         except DataError as error:
@@ -240,7 +240,7 @@ def _gpu_problems(kb: Records[Any]) -> Iterator[Problem]:
 
 
 def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
-    """Check the names in the studies, and those in each published run."""
+    """Check the names in the studies, in each published run, and in our own results."""
     path = kb.root / EVIDENCE / "studies.yaml"
     document = load_yaml(path, kb.shown(path)) if kb.studies else None
 
@@ -269,6 +269,11 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, number, "metric", run.metric, expected, study.metrics)
             if run.source.partition("#")[0] not in kb.references:
                 yield problem(file, number, "source", run.source, "a key of taxonomy/references.bib", kb.references)
+    for key, results in kb.results.items():
+        for one in results.results:
+            if one.method is not None and one.method not in kb:
+                file = kb.shown(kb.root / STUDIES / f"{key}.json")
+                yield problem(file, 0, f"results.{one.arm}.method", one.method, "a method", kb)
 
 
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:

@@ -274,7 +274,7 @@ class Program:
     def _row(self, row: Row) -> None:
         tensor, index = row.piece.tensor, row.piece.part
         name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
-        for _, spot in row.piece.places.spots:
+        for _, spot in row.piece.group.spots:
             layers = frozenset(spot.layers) if row.layers is None else row.layers.intersection(spot.layers)
             if spot.layers and not layers:
                 continue

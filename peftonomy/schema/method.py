@@ -23,6 +23,7 @@ from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS
 from .base import JS_RESERVED, Argument, Category, Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
 from .claims import Claim, ClosedForm, Share
+from .combines import Combines
 from .implementations import Basis, Implementation, Pitfall, Relation, Shared, nothing_shared
 from .memory import Memory
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
@@ -84,6 +85,7 @@ class MethodEntry(Entry):
     includes: list[Include] = []
     base_storage: dict[Name, BaseStorage] = {}
     properties: Properties
+    combines: Combines | None = None
     memory: Memory | None = None
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []

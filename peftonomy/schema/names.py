@@ -13,10 +13,13 @@ DIMS = (
 equals `d_model` unless a family declares another formula. `d_attn` and `d_kv` are the widths of queries and of keys (or
 values) over all heads. `vocab` is 0 without a vocabulary, and `max_positions` is 0 if positions have no limit."""
 MODEL_NAMES = frozenset({
-    *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites",
-    "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
+    *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_encoders",
+    "n_inputs", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
-"""Dimensions that every formula of an entry may name."""
+"""Dimensions that every formula of an entry may name.
+
+`n_encoders` is the number of encoder stacks. It is above 1 if an encoder has stages that merge positions, or if the
+model has an encoder for each kind of input. `n_inputs` is the number of kinds of input: texts, images and sounds."""
 OF_PARAMETERS = ("weight", "bias", "norm")
 """Scopes whose locations are the backbone's own parameters."""
 BLOCKS = ("attention", "mlp", "layer")
@@ -26,11 +29,12 @@ LOCAL: dict[str, frozenset[str]] = {
     "role": frozenset({"d_in", "d_out", "n_sharing"}),
     "model": frozenset(),
     **dict.fromkeys(BLOCKS, frozenset({"layer", "cross"})),
-    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "rows", "columns", "layer"})),
+    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "rows", "columns", "bias", "layer"})),
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor.
 
-`rows` and `columns` are the sides of a linear module's matrix, as it is held. Both are 0 for any other parameter."""
+`rows` and `columns` are the sides of a linear module's matrix, as it is held. Both are 0 for any other parameter.
+`bias` is 1 for a module that has a bias, and for a parameter that is one."""
 OF_STEP = frozenset({"width", "post_norm"})
 """Names that formulas of a method's operations may use too.
 

@@ -23,7 +23,7 @@ from ..knowledge.query import facts
 from ..libraries.reading import DEFAULT
 from ..memory import setting as _setting
 from ..memory.ranks import PACKED
-from ..memory.sharding import MOST_GPUS, NOT_COVERED, REDUCED, RUN, SHARD, STORAGE, RankMemory
+from ..memory.sharding import MOST_GPUS, NOT_COVERED, OPTIONS, REDUCED, RUN, SHARD, STORAGE, RankMemory
 from ..schema.base import Value
 from ..schema.family import (
     LABELLED,
@@ -225,8 +225,8 @@ def _training() -> dict[str, Any]:
         "quantized": _setting.QUANTIZED, "most": _setting.MAX_TOKENS,
         **{name: getattr(_setting, name) for name in constants},
         "sharding": {
-            "kinds": list(SHARD), "reduced": REDUCED, "storage": list(STORAGE), "most": MOST_GPUS, "run": RUN,
-            "packed": PACKED, "parts": RankMemory.parts, "not_covered": NOT_COVERED,
+            "kinds": list(SHARD), "options": OPTIONS, "reduced": REDUCED, "storage": list(STORAGE),
+            "most": MOST_GPUS, "run": RUN, "packed": PACKED, "parts": RankMemory.parts, "not_covered": NOT_COVERED,
         },
     }  # fmt: skip
 

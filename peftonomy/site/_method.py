@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..formula import Formula
 from ..knowledge.base import Method
 from ..knowledge.claims import judge
-from ..knowledge.evidence import LEVELS, Fact, recordings, tally
+from ..knowledge.evidence import LEVELS, Fact, recorded, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
 from ..knowledge.support import offered
@@ -27,7 +27,7 @@ from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _meas
 from ._site import Site, View
 from ._text import count, prose, safe_url, volume
 
-__all__ = ["claim_view", "method_page"]
+__all__ = ["claim_view", "method_page", "where"]
 
 MERGE = {"exact": "yes, exactly", "none": "no"}
 START = {
@@ -70,10 +70,10 @@ def method_page(site: Site, method: Method) -> str:
         facts=list(_facts(site, method)),
         idea=prose(entry.description, tex),
         use=_use(site, method),
-        equation=_equation.equation(site, method),
-        scale=_scale.to_scale(site, method),
+        equation=site.once(_equation.equation, method),
+        scale=site.once(_scale.to_scale, method),
         layers=_layers.by_layer(site, method),
-        **_where(method),
+        **site.once(where, method),
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
         n_models=len(site.kb.models),
@@ -165,7 +165,7 @@ def _stores(site: Site, method: Method) -> View:
 
 def _evidence(site: Site, method: Method, known: list[Fact]) -> View:
     """Return the number of facts by level, and the implementations that tests run."""
-    vectors = [r for r in recordings(site.kb.root) if r.method == method.id]
+    vectors = recorded(method)
     libraries = [site.library(key) for key, found in method.entry.implementations.items() if "outputs" in found.checked]
     basis = method.entry.basis
     return {
@@ -197,7 +197,7 @@ def _arxiv(site: Site, entry: MethodEntry) -> str:
 # Pictures
 
 
-def _where(method: Method) -> View:
+def where(site: Site, method: Method) -> View:
     """Return the block picture with the method's locations, its legend and its remarks."""
     found = _block.acts(method)
     marks = [

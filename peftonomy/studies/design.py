@@ -110,6 +110,8 @@ class Design(Entry):
     name: Id
     about: Line
     model: Model
+    configuration: dict[Name, Any] | None = None
+    """The content of the model's `config.json`. With it the arms are counted without the package or the Hub."""
     task: Task
     methods: list[Id] = []
     """Ids, in the order of the runs."""

@@ -159,7 +159,8 @@ class Study:
     @cached_property
     def backbone(self) -> ModelLike:
         """The model, as for `Method.on`. Raises UsageError."""
-        return self.kb.backbone(model_place(self.design, self.folder))
+        known = self.design.configuration
+        return self.kb.backbone(model_place(self.design, self.folder) if known is None else known)
 
     def _within(self, method: Method, given: Mapping[str, Any], budget: int) -> dict[str, int]:
         """Return the largest size of a method within a budget of trained parameters. Raises UsageError."""

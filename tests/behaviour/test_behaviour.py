@@ -14,7 +14,7 @@ import pytest
 from peftonomy import UsageError
 from peftonomy.conformance import checks, tiny
 from peftonomy.conformance.trial import KB, Trial, trials, with_module
-from tests.grid import WHOLE
+from tests.grid import WHOLE, drawn
 
 from .twins import TWINS, Twin
 
@@ -24,9 +24,17 @@ NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
-REFUSED += [(m, f) for m in ("adaptformer", "repadapter", "vpt") for f in tiny.CONFIGS if f != "vit"]
+REFUSED += [(m, f) for m in ("adaptformer", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
+STAGES = (
+    "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter", "loreft", "lst",
+    "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning", "propetl", "spot",
+    "tiny_attn_adapter", "unipelt", "vpt", "warp", "x_lora",
+)  # fmt: skip
+"""Methods that need layers of one width, or positions that stay: no encoder of stages, at their defaults."""
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "shadow_peft", "trainable_tokens")]
+SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 
 
 LONG = frozenset({checks.training, checks.storing, checks.memory})
@@ -36,14 +44,16 @@ TRAINED_ON = 2
 def trained_on(method: str) -> list[str]:
     """Draw the families on which a method trains and stores."""
     known = [family for other, family in PAIRS if other == method]
-    return random.Random(method).sample(known, min(TRAINED_ON, len(known)))
+    chosen = random.Random(method).sample(known, min(TRAINED_ON, len(known)))
+    staged = [family for other, family in SAMPLE if other == method]
+    return [chosen[0], *(staged or chosen[1:])]
 
 
-@pytest.mark.parametrize(("method", "family"), PAIRS)
+@pytest.mark.parametrize(("method", "family"), [*PAIRS, *SAMPLE])
 def test_method(method: str, family: str) -> None:
-    drawn = trained_on(method)
+    trained = trained_on(method)
     for number, trial in enumerate(trials(method, family)):
-        everything = WHOLE or family == drawn[0] or (family in drawn and number == 0)
+        everything = WHOLE or family == trained[0] or (family in trained and number == 0)
         for check in checks.CHECKS:
             if everything or check not in LONG:
                 try:
@@ -53,7 +63,7 @@ def test_method(method: str, family: str) -> None:
 
 
 def test_all_families_are_trained_on() -> None:
-    assert {family for method in KB for family in trained_on(method)} == set(tiny.CONFIGS)
+    assert {family for method in KB for family in trained_on(method)} == set(tiny.every())
 
 
 @pytest.mark.parametrize(("method", "family"), NOWHERE_TO_ACT)
@@ -68,6 +78,14 @@ def test_refused_by_entry_and_implementation(method: str, family: str) -> None:
         trials(method, family)
     with pytest.raises(UsageError):
         Trial(method, family, {}).make()
+
+
+@pytest.mark.parametrize("method", STAGES)
+def test_refused_on_stages_and_towers(method: str) -> None:
+    """At the defaults. Without its MLP, or without the coupling, a method may act."""
+    for model in ("swin_tiny", "clip_vit_b_32"):
+        with pytest.raises(UsageError, match=r"requires .*(n_encoders|vocab)"):
+            KB[method].cost(model)
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=str)

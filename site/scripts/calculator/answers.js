@@ -5,7 +5,7 @@ class Answers extends Tool {
   showStep(question) {
     if (!this.near || !this.remembers()) { this.stepOut.replaceChildren(this.loading()); return; }
     var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
-    ["batch", "seq", "quantized", "gpus", "shard", "optimizer"].forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
+    ["batch", "seq", "quantized", "optimizer"].concat(this.shares).forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });
     if (found.problem) { this.stepOut.replaceChildren(make("p", { class: "pf-alert", role: "status" }, found.problem.message)); return; }
     var m = found.value, training = peft.data.training, parts = m.gpus ? training.sharding.parts : training.parts, asked = question.task || this.backbone().default_task;
     var bar = make("div", { class: "pf-stack", "aria-hidden": "true" }, parts.map(function (part) { return make("i", { class: "part--" + part }); }));
