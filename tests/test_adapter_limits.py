@@ -104,6 +104,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "init_lora_weights of a convolution": ("vit", LORA | {"target_modules": ["projection"],
                                                           "init_lora_weights": "pissa"}),
     "kasa_config of a Conv1D": ("gpt2", LORA | {"target_modules": ["c_attn"], "kasa_config": {}}),
+    **{f"init_lora_weights of experts by {word}": ("mixtral", LORA | {
+        "target_modules": [], "target_parameters": ["down_proj"], "init_lora_weights": word})
+       for word in ("pissa", "olora", "orthogonal")},
+    "init_lora_weights, lora_bias": ("llama", LORA | {"init_lora_weights": "orthogonal", "lora_bias": True}),
+    "target_parameters of targets": ("llama", LORA | PARAMETER | {"target_modules": ["k_proj"]}),
+    "trainable_token_indices of a copy": ("llama", LORA | {
+        "target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "trainable_token_indices": {"lm_head": [3]}}),
     "init_lora_weights, loftq_config": ("llama", LORA | {"init_lora_weights": "loftq"}),
     "trainable_token_indices of targets": ("llama", LORA | EMBEDDING | {"trainable_token_indices": [1]}),
     "trainable_token_indices of Conv1D": ("gpt2", LORA | {"target_modules": ["wte"],
