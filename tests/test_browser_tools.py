@@ -287,6 +287,22 @@ def test_memory_of_a_step_is_that_of_python(
         page.reload()
         assert {name: out(page, name) for name in RankMemory.parts} == {n: getattr(rank, n) for n in RankMemory.parts}
         assert out(page, "peak") == rank.peak
+    step.get_by_text("Options of FSDP").click()
+    field(page, "Gradients reduced in").select_option("float32")
+    refused = "reduce_dtype has no meaning for shard zero1; it is an option of fsdp"
+    expect(step.get_by_role("status")).to_have_text(refused)
+    field(page, "Shared with").select_option("fsdp")
+    field(page, "After a layer's forward pass").select_option("no")
+    field(page, "NF4 is held in").select_option("uint8")
+    options: dict[str, Any] = {"reshard_after_forward": False, "reduce_dtype": "float32", "quant_storage": "uint8"}
+    rank = kb["lora"].memory(
+        "llama_3_8b", batch=4, seq=1000, r=16, **given | {"optimizer": "adamw"}, gpus=8, **options
+    )
+    page.reload()
+    assert out(page, "peak") == rank.peak
+    step.get_by_role("button", name="Copy", exact=True).click()
+    assert _cli.main([*shlex.split(page.evaluate("navigator.clipboard.readText()"))[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["peak"] == rank.peak
     step.get_by_role("button", name="Python").click()
     step.get_by_role("button", name="Copy", exact=True).click()
     exec(page.evaluate("navigator.clipboard.readText()"), scope)
