@@ -187,7 +187,10 @@ def chosen(kind: str, name: Any, known: Mapping[str, T]) -> T:
 def id_list(given: Iterable[str], name: str = "methods") -> list[str]:
     """Return ids, each once. Raises UsageError for anything but several texts."""
     several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
-    found = list(given) if several else []
+    try:
+        found = list(given) if several else []
+    except Exception:  # of the caller's object
+        several, found = False, []
     if not several or not all(isinstance(cast(object, one), str) for one in found):
         raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
     return list(dict.fromkeys(found))

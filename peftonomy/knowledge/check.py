@@ -73,7 +73,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 load(path, kb.shown(path))
             except DataError as error:
                 problems += error.problems
-    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb)) if wanted(kb.root / p.file)]
+    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb, wanted)) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -280,10 +280,12 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, 0, f"results.{one.arm}.method", one.method, "a method", kb)
 
 
-def _study_problems(kb: Records[Any]) -> Iterator[Problem]:
+def _study_problems(kb: Records[Any], wanted: Callable[[Path], bool]) -> Iterator[Problem]:
     """Check our own studies, the methods that they name, and their finished runs."""
     for path in sorted((kb.root / STUDIES).glob("*.yaml")):
         file, runs = kb.shown(path), path.with_suffix(".jsonl")
+        if not wanted(path) and not wanted(runs):
+            continue
         try:
             design = load_design(path, file)
             document = load_yaml(path, file)
