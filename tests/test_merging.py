@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import peftonomy
 from benchmarks.merging import cases, quantised
 from peftonomy import DataError, UsageError
 from peftonomy.files.safetensors import Tensors
 from peftonomy.serving.rounding import FORMATS, gaussian_scale, rounded
 
 from .cli_kit import Run
+from .knowledge import KB
 
-KB = peftonomy.load()
 RANDOM = np.random.default_rng(5)
 SIZES = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 256,

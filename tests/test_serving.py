@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.knowledge.check import check
 
 from .cli_kit import Run
+from .knowledge import KB
 
-KB = peftonomy.load()
 RECORDED = json.loads((Path(__file__).parent / "data" / "vllm_slots.json").read_text(encoding="utf-8"))
 GROUPS = {"attn": 0, "mlp": 0, "moe": 1, "embed": 2, "head": 2}
 

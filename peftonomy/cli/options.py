@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from ..errors import PeftonomyError, UnknownName, UsageError, shown, whole
 from ..files import output as out
 from ..knowledge.compare import check_settings, compared, hyperparameter_names, own_settings
-from ..schema.family import TASKS
+from ..schema.names import TASKS
 
 if TYPE_CHECKING:
     from ..costs.cost import Cost
@@ -213,10 +213,10 @@ def once(settings: Iterable[tuple[str, str]], option: str = "--set") -> dict[str
 
 def knowledge() -> KnowledgeBase:
     """Return the knowledge base of the caller, or load the one that `--root`, the environment or the package names."""
-    import peftonomy
+    from ..knowledge.base import load
 
     root = click.get_current_context().find_root()
-    found: KnowledgeBase = root.obj or peftonomy.load(root.params["root"])
+    found: KnowledgeBase = root.obj or load(root.params["root"])
     return found
 
 
@@ -224,10 +224,10 @@ def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     """Complete the ids of one of the knowledge base's mappings."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        import peftonomy
+        from ..knowledge.base import load
 
         try:
-            kb = peftonomy.load(ctx.find_root().params.get("root"))
+            kb = load(ctx.find_root().params.get("root"))
             known = kb.taxonomy.categories if kind == "categories" else getattr(kb, kind)
         except PeftonomyError:
             return []

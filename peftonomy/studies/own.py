@@ -21,11 +21,13 @@ __all__ = ["results", "save"]
 def results(study: Study, report: Report, runs: Path) -> Results:
     """Return the report as a record. runs: the file of runs, whose digest it holds."""
     design, rows = study.design, []
+    model = design.model
     data = report.to_dict()
     for row in data.pop("rows"):
         row["curve"] = [{"learning_rate": rate, "value": value} for rate, value in row["curve"].items()]
         rows.append(row)
     data |= {
+        "model": model.package or model.checkpoint or str((model.config or {}).get("model_type")),
         "kind": study.kb.backbone(study.backbone).family.kind, "steps": design.steps, "seeds": len(design.seeds),
         "baselines": design.baselines, "arms": len(study.arms), "runs": digest(runs, str(runs)), "results": rows,
     }  # fmt: skip
