@@ -229,6 +229,15 @@ def test_no_line_of_a_foreign_file_is_removed(tmp_path: Path, content: str) -> N
     assert path.read_text(encoding="utf-8") == content
 
 
+def test_results_never_replace_the_study(run: Run, tmp_path: Path) -> None:
+    study = tmp_path / "tiny.json"
+    study.write_text("{}", encoding="utf-8")
+    result = run(f"bench report {study} --save")
+    assert (result.code, result.out) == (2, "")
+    assert "rename the study to tiny.yaml" in result.err
+    assert study.read_text(encoding="utf-8") == "{}"
+
+
 def test_check_reads_our_studies(study: Study, root: Path, tmp_path: Path) -> None:
     """`evidence --ours` and the site read them, so that `check` must find what they would not accept."""
     folder = tmp_path / "studies"
