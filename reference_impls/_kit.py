@@ -157,11 +157,22 @@ def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
 
 
 def by_role(model: nn.Module, targets: Sequence[str]) -> dict[str, list[Site]]:
-    """Return the same sites by their roles, in the order of the layers."""
+    """Return the same sites by their roles, in the order of the layers.
+
+    Where sites of a role have several shapes, each shape is a group of its own, with `shared_name` as its name.
+    """
+    chosen = sites(model, targets)
+    shapes = {role: {(s.d_in, s.d_out) for s in chosen if s.role == role} for role in {s.role for s in chosen}}
     found: dict[str, list[Site]] = {}
-    for site in sites(model, targets):
-        found.setdefault(site.role, []).append(site)
+    for site in chosen:
+        name = site.role if len(shapes[site.role]) == 1 else shared_name(site.role, site.d_in, site.d_out)
+        found.setdefault(name, []).append(site)
     return found
+
+
+def shared_name(role: str, d_in: int, d_out: int) -> str:
+    """Return the name of what all sites of a role with one shape share."""
+    return f"{role}.{d_out}x{d_in}"
 
 
 def _sites(model: nn.Module, parts: Inventory, roles: Sequence[str]) -> list[Site]:

@@ -296,6 +296,19 @@ def saved(setup: Setup, turn: Turn | None = None) -> int:
     return kept
 
 
+def taken(model: nn.Module, run: Callable[[], Any]) -> int:
+    """Return the most bytes that a call takes at once, besides the model that it changes in place."""
+    with Memory() as memory:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.detach()                     # the mode sees its storage
+        before = memory.begin()
+        run()
+        memory.ends("optimizer")
+    _, peaks = memory.account()
+    most: int = peaks["optimizer"] - before
+    return most
+
+
 class Training:
     """A model in training mode with a method and a trainable task head, a batch, and an optimizer."""
 

@@ -35,10 +35,15 @@ class AdaptMLP(kit.Child):
     def note(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.x = args[0]
 
+    def forget(self, _: Tensor | None = None) -> None:
+        self.x = None                                               # keeps neither memory nor graph
+
     def add(self, y: Tensor) -> Tensor:
         assert self.x is not None
         z = self.dropout(torch.relu(linear(self.x, self.W_down, self.b_down)))     # (batch, n, bottleneck)
-        self.x = None                                               # keeps neither memory nor graph
+        if self.x.requires_grad:
+            self.x.register_hook(self.forget)   # the second pass of a checkpoint notes x again, and does not come here
+        self.forget()
         return y + self.scale * linear(z, self.W_up, self.b_up)     # (batch, n, d_model)
 
 

@@ -114,7 +114,7 @@ def apply(
         kit.attach(model.get_submodule(path), f"diff_pruning.{suffix}", gate)
         for gate_name, alpha in gate.gates().items():
             alpha.register_hook(partial(gate.penalise, gate_name))
-    kit.attach(model, "diff_pruning", Target(kept))
+    kit.attach(model, "diff_pruning.target", Target(kept))
     for module in list(model.modules()):
         for suffix, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) in gates:      # a tied weight at every module that uses it

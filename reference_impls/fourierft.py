@@ -49,19 +49,19 @@ class FourierFT(kit.Child):
         return real
 
 
-def draw(model: nn.Module, name: str, sites: Sequence[kit.Site], n: int) -> dict[str, Positions]:
-    """Draw n positions for each shape, and hang them up in the model for each role."""
+def draw(model: nn.Module, name: str, targets: Sequence[str], n: int) -> list[tuple[kit.Site, Positions]]:
+    """Draw n positions for each shape, attach them to the model for each role, and return them with their sites."""
     drawn: dict[tuple[int, int], Tensor] = {}
-    found: dict[str, Positions] = {}
-    for site in sites:
-        shape = site.d_out, site.d_in
-        if n > site.d_out * site.d_in:
+    found: list[tuple[kit.Site, Positions]] = []
+    for role, sites in kit.by_role(model, targets).items():
+        shape = sites[0].d_out, sites[0].d_in
+        if n > shape[0] * shape[1]:
             raise ValueError(f"{n} positions do not fit into {shape}")
         if shape not in drawn:
-            drawn[shape] = torch.randperm(site.d_out * site.d_in)[:n].clone()
-        if site.role not in found:
-            found[site.role] = Positions(drawn[shape])
-            kit.attach(model, f"{name}.{site.role.replace('.', '_')}", found[site.role])
+            drawn[shape] = torch.randperm(shape[0] * shape[1])[:n].clone()
+        positions = Positions(drawn[shape])
+        kit.attach(model, f"{name}.{role.replace('.', '_')}", positions)
+        found += [(site, positions) for site in sites]
     return found
 
 
@@ -71,10 +71,8 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, draw the positions, and put a spectrum beside every targeted weight."""
     kit.freeze(model)
-    sites = kit.sites(model, targets)
-    shared = draw(model, "fourierft", sites, n_frequency)
-    for site in sites:
-        kit.attach(site, "fourierft", FourierFT(site, shared[site.role], torch.randn(n_frequency), scaling))
+    for site, positions in draw(model, "fourierft", targets, n_frequency):
+        kit.attach(site, "fourierft", FourierFT(site, positions, torch.randn(n_frequency), scaling))
     return model
 
 

@@ -14,7 +14,7 @@ W_up (d_model, bottleneck) and their biases.
 alone. The names of both are used for both.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -25,8 +25,18 @@ from ._bottleneck import Bottleneck
 
 def norm_behind(model: nn.Module, path: str) -> nn.LayerNorm | None:
     """The norm that follows the residual behind the linear layer at this path, if there is one."""
-    parent = model.get_submodule(path.rpartition(".")[0])
-    return next((part for part in parent.children() if isinstance(part, nn.LayerNorm)), None)
+    parts = kit.inventory(model)
+    operations = parts.backbone.family.operations
+    if operations is None or not operations.post_norm(parts.backbone.config):
+        return None
+    found = {where: (m, layer) for m in parts.modules for layer, where in m.paths()}
+    linear, layer = found[path]
+    block, _, place = linear.role.partition(".")
+    if place not in ("o", "down"):
+        return None
+    role = f"norm.{block}"
+    [norm] = [where for where, (m, n) in found.items() if (m.role, m.stack, n) == (role, linear.stack, layer)]
+    return cast(nn.LayerNorm, model.get_submodule(norm))
 
 
 class Placed(kit.Child):

@@ -69,18 +69,17 @@ def prefixes(
 ) -> list[tuple[kit.Block, Prefix]]:
     """Attach a prefix to every attention, without a hook. With `use_mlp`, all prefixes share one emitter."""
     attentions = kit.blocks(model, "attention")
-    dims = attentions[0].dims
     emitter = None
     if use_mlp:
+        dims = attentions[0].dims
         emitter = Emitter(
             dims["d_model"], dims["d_kv"], len(attentions), prefix_length=prefix_length, mid_dim=mid_dim
         )
         kit.attach(model, name, emitter)
     attached = []
     for index, block in enumerate(attentions):
-        prefix = Prefix(
-            dims["n_kv_heads"], dims["head_dim"], prefix_length=prefix_length, emitter=emitter, index=index
-        )
+        heads, width = block.dims["n_kv_heads"], block.dims["head_dim"]
+        prefix = Prefix(heads, width, prefix_length=prefix_length, emitter=emitter, index=index)
         kit.attach(block.module, name, prefix)
         attached.append((block, prefix))
     return attached

@@ -55,12 +55,11 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, draw a random pair for every role, and put scaled copies of it beside the role's weights."""
     kit.freeze(model)
-    shared: dict[str, vera.Shared] = {}
-    for site in kit.sites(model, targets):
-        if site.role not in shared:
-            shared[site.role] = vera.Shared(*draw(r, site.d_in, site.d_out))
-            kit.attach(model, f"pvera.{site.role.replace('.', '_')}", shared[site.role])
-        kit.attach(site, "pvera", PVeRA(site.d_in, site.d_out, shared[site.role], alpha=alpha))
+    for role, sites in kit.by_role(model, targets).items():
+        shared = vera.Shared(*draw(r, sites[0].d_in, sites[0].d_out))
+        kit.attach(model, f"pvera.{role.replace('.', '_')}", shared)
+        for site in sites:
+            kit.attach(site, "pvera", PVeRA(site.d_in, site.d_out, shared, alpha=alpha))
     return model
 
 

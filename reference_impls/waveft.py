@@ -39,10 +39,8 @@ def apply(
 ) -> nn.Module:
     """Freeze the model, draw the positions, and put a spectrum beside every targeted weight."""
     kit.freeze(model)
-    sites = kit.sites(model, targets)
-    shared = fourierft.draw(model, "waveft", sites, n_frequency)
-    for site in sites:
-        kit.attach(site, "waveft", WaveFT(site, shared[site.role], torch.zeros(n_frequency), scaling))
+    for site, positions in fourierft.draw(model, "waveft", targets, n_frequency):
+        kit.attach(site, "waveft", WaveFT(site, positions, torch.zeros(n_frequency), scaling))
     return model
 
 

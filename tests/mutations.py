@@ -2,9 +2,10 @@
 
     python -m tests.mutations [METHOD...] [--sample N]
 
-A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor. It is
-caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
-survives is printed by name, with the share caught; the exit code is 1 if anything survives.
+A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor, or one
+word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the
+behaviour suite rejects it. What survives is printed by name, with the share caught; the exit code is 1 if anything
+survives.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import peftonomy
-from peftonomy import KnowledgeBase, Method, PeftonomyError
+from peftonomy import Method, PeftonomyError
 from peftonomy.conformance import checks, tiny, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
 from peftonomy.knowledge.rules import RULES
+from peftonomy.schema.combines import Combines
 from peftonomy.schema.method import MethodEntry
 from peftonomy.schema.tensors import Tensor
+from tests.knowledge import KB, another
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
@@ -32,7 +34,10 @@ ELSEWHERE = {
 }  # fmt: skip
 SERVED = {"merged": "kept", "kept": "absent", "absent": "kept"}
 STORED = {"values": "none", "none": "values", "bits": "values", "seed": "values", "indices": "none", "shared": "values"}
-ORDER = (checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising)
+ORDER = (
+    checks.tensors, checks.storing, checks.merging, checks.training, checks.identity, checks.generalising,
+    checks.combining,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,22 @@ def mutants(method: Method) -> Iterator[Mutant]:
             changed = tensor.model_copy(update=fields)
             tensors = method.entry.tensors | {name: changed}
             yield Mutant(method.id, name, change, method.entry.model_copy(update={"tensors": tensors}))
+    if method.entry.combines is not None:
+        for change, combines in _combinations(method.entry.combines):
+            yield Mutant(method.id, "combines", change, method.entry.model_copy(update={"combines": combines}))
+
+
+def _combinations(combines: Combines) -> Iterator[tuple[str, Combines]]:
+    yield "one input more", combines.model_copy(update={"inputs": Formula.parse(f"({combines.inputs.source}) + 1")})
+    if combines.sum is not None:
+        other = "approximate" if combines.sum == "exact" else "exact"
+        yield f"sum {other}", combines.model_copy(update={"sum": other})
+    yield "no sum" if combines.sum else "a sum", combines.model_copy(update={"sum": None if combines.sum else "exact"})
+    for i, one in enumerate(combines.passes):
+        for field in ("temporary", "together"):
+            more = one.model_copy(update={field: Formula.parse(f"({getattr(one, field).source}) + 1")})
+            passes = [*combines.passes[:i], more, *combines.passes[i + 1 :]]
+            yield f"passes[{i}].{field} + 1", combines.model_copy(update={"passes": passes})
 
 
 def _changes(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -98,7 +119,7 @@ def _filters(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str
 
 def caught(mutant: Mutant) -> str:
     """What rejects the mutant; nothing if it survives."""
-    kb = KnowledgeBase(trial.KB.root)
+    kb = another()
     method = Method(kb, mutant.entry, trial.KB[mutant.method].document)
     kb.methods.held[mutant.method] = method
     with patch.object(trial, "KB", kb), patch.object(checks, "KB", kb):
@@ -134,7 +155,7 @@ def _rejections(method: Method) -> Iterator[str]:
 def _acts_on(method: str, family: str) -> bool:
     backbone, task, labels = trial.layout(family)
     try:
-        peftonomy.load(trial.KB.root)[method].cost(backbone, task=task, num_labels=labels)
+        KB[method].cost(backbone, task=task, num_labels=labels)
     except PeftonomyError:
         return False
     return True
@@ -171,7 +192,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
     asked = parser.parse_args()
     kb = trial.KB
-    everything = [m for key in asked.methods or kb for m in mutants(kb[key])]
+    chosen = [kb[key] for key in asked.methods or kb]
+    rejected = {method.id: why for method in chosen if (why := next(iter(_rejections(method)), ""))}
+    if rejected:
+        sys.exit("\n".join(f"{key}: rejected without a change: {why}" for key, why in rejected.items()))
+    everything = [mutant for method in chosen for mutant in mutants(method)]
     if asked.sample:
         everything = random.Random(0).sample(everything, min(asked.sample, len(everything)))
     alive = 0

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-import peftonomy
 from peftonomy import ConfigError
+from tests.knowledge import KB
 from tests.peft_counts import Counts, configured, counts, plain, question, wrapped
 from tests.peft_random import FAMILIES
 
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore"),      # of peft: the configurations are odd on purpose
 ]
-KB = peftonomy.load()
 LORA: dict[str, Any] = {"peft_type": "LORA", "r": 2}
 
 
@@ -133,3 +132,39 @@ def test_a_whole_as_a_fraction() -> None:
     for more in ({"effective_rank": 1.0}, {"rank_pattern": {"q_proj": 1.0}}):
         with pytest.raises(ConfigError, match=next(iter(more))):
             KB.adapter(config | more, "llama_3_2_1b")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_next"])
+def test_an_expression_that_matches_activations(family: str) -> None:
+    """peft fails, and our answer says when."""
+    config = LORA | {"target_modules": rf".*\.{({'llama': 'mlp', 'qwen3_next': 'shared_expert'})[family]}\..*"}
+    model = plain(*FAMILIES[family], "cpu")
+    backbone, asked = question(model)
+    assert any("without parameters" in note for note in KB.adapter(config, backbone, **asked).notes)
+    with pytest.raises(ValueError, match="is not supported"):
+        wrapped(model, config)
+
+
+OLD_NAMES: list[tuple[str, dict[str, Any]]] = [
+    ("mixtral", {"target_modules": ["w1", "w3"], "rank_pattern": {"q_proj": 3}, "target_parameters": ["down_proj"]}),
+    ("mixtral", {"target_modules": "all-linear", "rank_pattern": {"gate_up_proj": 5}, "exclude_modules": ["q_proj"]}),
+    ("mixtral", {"target_modules": r".*\.0\..*(q_proj|w2)"}),
+    ("qwen3_next", {"target_modules": r".*experts?\..*proj", "lora_alpha": 3}),
+    ("deepseek_v3", {"target_modules": ["mlp.gate", "shared_experts.gate_proj", "up_proj"], "r": 3}),
+]
+
+
+@pytest.mark.parametrize(("family", "config"), OLD_NAMES)
+def test_older_names_of_experts(family: str, config: dict[str, Any]) -> None:
+    """Names of the experts' former modules mean the parameters of all experts, in every layer."""
+    same(LORA | config, *FAMILIES[family])
+
+
+@pytest.mark.parametrize("config", [{"target_modules": ["w1", "q_proj"]}, {"target_modules": "w1"}, {}])
+def test_half_of_a_fused_parameter(config: dict[str, Any]) -> None:
+    model = plain(*FAMILIES["mixtral"], "cpu")
+    backbone, asked = question(model)
+    with pytest.raises(ConfigError, match="target_modules"):
+        KB.adapter(LORA | config, backbone, **asked)
+    with pytest.raises(ValueError, match="also targeting w3|not found|target_modules"):
+        wrapped(model, LORA | config)

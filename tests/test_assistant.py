@@ -38,6 +38,19 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         "choose", {"methods": ["lora", "ia3"], "model": "gpt2", "gpu": "8GiB", "n": 1, "need": ["mergeable"]},
     ),
     "nearest --aspect acts_on=weight,bias -n 2": ("nearest", {"aspect": {"acts_on": ["weight", "bias"]}, "n": 2}),
+    "choose lora --model llama_3_1_8b --gpu 8GiB --gpus 4 --shard fsdp": (
+        "choose", {"methods": ["lora"], "model": "llama_3_1_8b", "gpu": "8GiB", "gpus": 4, "shard": "fsdp"},
+    ),
+    "serving lora --model llama_3_1_8b --engine vllm --max-loras 2 --tp 2 --fully-sharded": (
+        "serving",
+        {"method": "lora", "model": "llama_3_1_8b", "engine": "vllm", "max_loras": 2, "tp": 2, "fully_sharded": True},
+    ),
+    "deepspeed lora --model gpt2 --gpus 8 --stage 3": (
+        "deepspeed", {"method": "lora", "model": "gpt2", "gpus": 8, "stage": 3},
+    ),
+    "support dora --in hf_peft": ("support", {"methods": ["dora"], "in": "hf_peft"}),
+    "combine lora": ("combine", {"methods": ["lora"]}),
+    "evidence lora --study hf_peft_image_gen": ("evidence", {"methods": ["lora"], "study": "hf_peft_image_gen"}),
     "compare lora ia3 --model gpt2 --target-modules all-linear": (
         "compare", {"methods": ["lora", "ia3"], "model": "gpt2", "target_modules": ["all-linear"]},
     ),
@@ -51,6 +64,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "memory", {"method": "lora", "model": "gpt2", "batch": "two", "seq": 8},
     ),
     "fit lora --model gpt2 --gpu big": ("fit", {"methods": ["lora"], "model": "gpt2", "gpu": "big"}),
+    "serving lora --model llama_3_1_8b --engine vlm": (
+        "serving", {"method": "lora", "model": "llama_3_1_8b", "engine": "vlm"},
+    ),
+    "merge-check nowhere --model gpt2 --to nf4": ("merge-check", {"adapter": "nowhere", "model": "gpt2", "to": "nf4"}),
+    "deepspeed lora --model gpt2 --gpus 8 --stage 1": (
+        "deepspeed", {"method": "lora", "model": "gpt2", "gpus": 8, "stage": 1},
+    ),
     "methods --where yaer>2020": ("methods", {"where": "yaer>2020"}),
 }  # fmt: skip
 NO_COMMAND: list[tuple[str, dict[str, Any], str]] = [

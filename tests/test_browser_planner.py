@@ -92,6 +92,19 @@ def test_requirements_and_wrong_answers(watched: Page, address: str, kb: Knowled
         field(watched, label).fill(before)
         expect(field(watched, label)).to_have_attribute("aria-invalid", "false")
         expect(cards.first).to_be_visible()
+    watched.goto(f"{address}planner.html?model=llama_3_1_8b&seq=2048&gpu=8GiB")
+    refused = kb.choose("llama_3_1_8b", gpu="8GiB", seq=2048).refused[0]
+    expect(watched.locator("[data-refused=lora]")).to_contain_text("such GPUs fit it with fsdp and the optimizer adamw")
+    assert refused.reasons[-1] in watched.locator(f"[data-refused={refused.method}]").inner_text()
+    field(watched, "GPUs").fill("4")
+    field(watched, "Shared with").select_option("fsdp")
+    first = kb.choose("llama_3_1_8b", gpu="8GiB", seq=2048, gpus=4, n=1).found[0]
+    expect(watched.locator(".pf-decision")).to_contain_text("on 8 GiB each of 4 GPUs with")
+    expect(cards.first).to_contain_text(f"{binary_text(first.bytes)}of 8 GiB, on each GPU")
+    expect(watched.locator(".pf-choice__command")).to_contain_text("--gpus 4")
+    cards.first.locator("dd a").click()
+    expect(watched.get_by_label("GPUs")).to_have_value("4")
+    assert out(watched, "peak") == first.memory.peak
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from peftonomy.memory.setting import Setting
 from .cli_kit import LLAMA, Run, assert_one_line
 
 MODEL = "llama_3_1_8b"
+METHODS = ["lora", "full_fine_tuning", "qlora"]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,30 @@ def test_what_does_not_fit_says_what_would(kb: KnowledgeBase) -> None:
     assert "finds nothing to act on" in refused["bitfit"].reasons[0]
 
 
+def test_several_gpus(kb: KnowledgeBase) -> None:
+    """What does not fit on one GPU says on how many it does, as `fit` finds; with several, the memory is a rank's."""
+    refused = {r.method: r for r in kb.choose(MODEL, gpu="8GiB", seq=2048, methods=METHODS).refused}
+    for method, quantized in (("lora", "nf4"), ("full_fine_tuning", None)):
+        step = {"batch": 1, "seq": 2048, "checkpointing": True, "quantized": quantized}
+        assert refused[method].gpus == kb[method].fit(MODEL, gpu="8GiB", solve="gpus", **step).value > 1
+    assert "; 4 such GPUs fit it with fsdp and the optimizer adamw" in refused["lora"].reasons[0]
+    assert refused["qlora"].gpus is None    # its own form of the base is not covered with fsdp
+    for shard in ("fsdp", "ddp", "zero1"):
+        (one,) = kb.choose("gemma_2_2b", gpu="24GiB", gpus=4, shard=shard, batch=2, methods=["lora"]).found
+        assert one.sharding is not None
+        setting = vars_of(one.setting)
+        memory = kb["lora"].memory("gemma_2_2b", gpus=4, shard=shard, **setting)
+        assert (one.sharding.gpus, one.sharding.shard) == (4, shard)
+        assert one.bytes == memory.peak + memory.gpu_extra
+        assert one.to_dict() == one.to_dict() | {"gpus": 4, "shard": shard}
+        if shard == "ddp":
+            assert one.code == kb.choose("gemma_2_2b", gpu="24GiB", batch=2, methods=["lora"]).found[0].code
+        else:
+            with pytest.raises(UsageError, match=f"shard: found {shard}; the code is written for one GPU, or for ddp"):
+                _ = one.code
+    assert kb.choose(MODEL, gpu="12GiB", seq=4096, gpus=2, shard="ddp", methods=["lora"]).refused[0].gpus is None
+
+
 def test_requirements_and_budgets(kb: KnowledgeBase) -> None:
     choice = kb.choose("roberta_base", gpu="T4", batch=32, seq=128, merge=True, library="adapters", trained="0.1%", n=3)
     backbone = kb.models["roberta_base"].parameters
@@ -150,6 +175,9 @@ def test_a_gpu_is_found_by_its_name(kb: KnowledgeBase, name: str, gib: float) ->
         ({"n": 0}, "n: found 0"),
         ({"methods": ["lroa"]}, "unknown method 'lroa'"),
         ({"seq": 0}, "seq: found 0"),
+        ({"gpus": 1}, "gpus: found 1; expected a whole number from 2"),
+        ({"shard": "ddp"}, "shard has no meaning for one GPU"),
+        ({"gpus": 2, "optimizer": "adafactor"}, "optimizer: found adafactor; with shard fsdp expected"),
     ],
     ids=str,
 )

@@ -34,7 +34,9 @@ def asked(engine: MiniRacer, question: dict[str, Any], gpu: int, wishes: dict[st
     """Ask the page's script; a setting of a step that is not given has its default."""
     step = {"dtype": "bfloat16", "optimizer": "adamw", "checkpointing": False, "attention": "sdpa", "quantized": None}
     setting = step | {"batch": 1, "seq": 512} | {k: wishes[k] for k in {*step, "batch", "seq"} & {*wishes}}
-    others = {k: v for k, v in wishes.items() if k not in (*setting, "n", "methods")}
+    others = {k: v for k, v in wishes.items() if k not in (*setting, "n", "methods", "gpus", "shard")}
+    if "gpus" in wishes:
+        others["sharing"] = {"gpus": wishes["gpus"], "shard": wishes.get("shard", "fsdp")}
     given = [question, {"gpu": gpu, "setting": setting, **others}, wishes.get("n", 5), wishes.get("methods", [])]
     return ask(engine, "choose", *given)
 
@@ -44,11 +46,14 @@ def asked(engine: MiniRacer, question: dict[str, Any], gpu: int, wishes: dict[st
     [
         (MODEL, {"gpu": "24GiB", "seq": 2048}),
         (MODEL, {"gpu": "4090", "seq": 1024, "batch": 16, "trained": "0.01%", "merge": True, "n": 3}),
-        (MODEL, {"gpu": "8GiB", "batch": 4, "methods": ["lora", "full_fine_tuning", "bitfit", "qlora"]}),
+        (MODEL, {"gpu": "8GiB", "batch": 4, "methods": ["lora", "full_fine_tuning", "bitfit", "qlora"], "seq": 2048}),
         ("gemma_2_2b", {"gpu": "T4", "by": "memory", "library": "hf_peft", "quantized": "nf4"}),
         ("roberta_base", {"gpu": "T4", "batch": 32, "seq": 256, "by": "stored", "anywhere": True, "dtype": "mixed"}),
         ("t5_base", {"gpu": "A100-40G", "batch": 8, "library": "adapters", "needs": ["no_positions"], "trained": "1M"}),
         ("llama_3_2_3b", {"gpu": "24GiB", "by": "evidence", "batch": 4, "n": 8}),
+        (MODEL, {"gpu": "24GiB", "seq": 2048, "batch": 4, "gpus": 4, "n": 3}),
+        ("llama_3_1_70b", {"gpu": "24GiB", "gpus": 2, "shard": "zero1", "methods": ["lora", "ia3", "galore"]}),
+        ("gemma_2_2b", {"gpu": "T4", "gpus": 2, "shard": "ddp", "by": "stored", "batch": 2, "n": 2}),
         (LLAMA, {"gpu": "1GiB", "library": "any", "dtype": "float32", "optimizer": "sgd", "attention": "eager"}),
     ],
     ids=str,
@@ -61,8 +66,8 @@ def test_the_page_chooses_as_python_does(
     found = asked(engine, question, choice.gpu, {k: v for k, v in wishes.items() if k != "gpu"})
     assert "problem" not in found, found
     assert [plain(c) for c in found["found"]] == [json.loads(json.dumps(c.to_dict())) for c in choice.found]
-    ours = [(r["method"], len(r["reasons"]), r["bytes"], r["seq"]) for r in found["refused"]]
-    assert ours == [(r.method, len(r.reasons), r.bytes, r.seq) for r in choice.refused]
+    ours = [(r["method"], len(r["reasons"]), r["bytes"], r["seq"], r["gpus"]) for r in found["refused"]]
+    assert ours == [(r.method, len(r.reasons), r.bytes, r.seq, r.gpus) for r in choice.refused]
     for candidate, theirs in zip(found["found"], choice.found, strict=True):
         code = ask(engine, "script", candidate, question)
         if code is None:    # modules without roles are named in Python only
@@ -84,7 +89,7 @@ def plain(candidate: dict[str, Any]) -> dict[str, Any]:
     evidence = candidate["evidence"]
     shown = None if evidence is None else {k: v for k, v in evidence.items() if k != "trained"}
     found = {k: v for k, v in candidate.items() if k not in ("setting", "memory")}
-    return found | candidate["setting"] | {"evidence": shown}
+    return {"gpus": None, "shard": None} | found | candidate["setting"] | {"evidence": shown}
 
 
 def test_gpus_and_budgets_are_read_as_in_python(kb: KnowledgeBase, engine: MiniRacer) -> None:

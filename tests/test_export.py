@@ -9,7 +9,7 @@ from peftonomy import ConfigError, KnowledgeBase, UsageError
 REFUSED = [
     ("cpt", "t5_base", "peft", "task_type == 'CAUSAL_LM', which PEFT requires"),
     ("llama_adapter", "roberta_large", "peft", "adapter_layers <= n_layers, which PEFT requires"),
-    ("p_tuning", "swin_tiny", "peft", "vocab > 0, which PEFT requires"),
+    ("p_tuning", "vit_base", "peft", "vocab > 0, which PEFT requires"),
     ("prefix_tuning", "distilbert_base", "peft", "token_dim: found nothing; expected a value"),
     ("lora", "opt_350m", "adapters", "found opt; expected a model of a family that AdapterHub adapters supports"),
     ("prompt_tuning", "modernbert_large", "adapters", "AdapterHub adapters has no prompt_tuning for modernbert"),

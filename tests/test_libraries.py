@@ -17,12 +17,13 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.utils import constants
+from peft.utils import transformers_weight_conversion as conversion
 
-import peftonomy
 from peftonomy.costs.values import coerced
 
+from .knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 PEFT, ADAPTERS = (KB.libraries[name] for name in ("hf_peft", "adapters"))
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters/bin/python")).absolute()
 DUMP = """
@@ -122,6 +123,19 @@ def test_heads_and_embeddings() -> None:
     assert PEFT.tasks["SEQ_CLS"].saved == ["classifier", "score"]
     assert sorted(constants.SEQ_CLS_HEAD_NAMES) == ["classifier", "score"]
     assert PEFT.embedding_names == constants.EMBEDDING_LAYER_NAMES
+
+
+def test_older_names_of_experts() -> None:
+    """The families, names and fused parameters are those of peft."""
+    theirs: dict[str, set[str]] = {}
+    for model_type, like in conversion._MODEL_TO_CONVERSION_PATTERN.items():
+        if like in conversion._MOE_FUSED_TARGETS and conversion.get_checkpoint_conversion_mapping(model_type):
+            theirs.setdefault(like, set()).add(model_type)
+    ours = {tuple(one.names.items()): (set(one.models), one.fused) for one in PEFT.experts}
+    assert ours == {
+        tuple(names.items()): (theirs[like], conversion._MOE_FUSED_TARGETS[like])
+        for like, names in conversion._MOE_TARGET_MODULE_MAPPING.items()
+    }
 
 
 def test_arguments_that_change_no_tensor_exist() -> None:

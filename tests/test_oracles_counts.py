@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-import peftonomy
 from peftonomy import ConfigError, Configuration, Cost, UsageError
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import _candidates
 from tests import shapes  # noqa: F401 (adds families)
 from tests.families import OTHERS
+from tests.knowledge import KB
 from tests.peft_counts import Counts, counts, plain, question, wrapped
 from tests.test_adapter import ELSEWHERE
 
@@ -32,7 +32,6 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
 ]
-KB = peftonomy.load()
 PEFT = KB.libraries["hf_peft"]
 METHODS = [m.id for m in KB.values() if (i := m.entry.implementations.get("hf_peft")) is not None and i.type]
 MEDIUM_SIZES = {
@@ -238,9 +237,8 @@ def test_counts_of_every_family(family: str) -> None:
     assert len(compared) > (30 if WHOLE else 4)
     for method, config in ours.items():
         kind = PEFT.types[str(KB[method].entry.implementations["hf_peft"].type)]
-        experts = kind.converts and backbone.family.expert_names
         described = backbone.family.model_type in kind.fails
-        assert experts or described or built(config, family) is None, method
+        assert described or built(config, family) is None, method
     assert [said for said in refused.items() if not any(re.search(r, said[1]) for r in REFUSALS)] == []
 
 
@@ -264,8 +262,53 @@ def test_counts_of_given_experts(family: str, tmp_path: Path) -> None:
         if not hasattr(model, "model"):  # peft expects that the inner model is called so
             with pytest.raises(ValueError, match="unexpected keys"):
                 wrapped(model, config)
+            with pytest.raises(ConfigError, match="does not load others"):
+                KB.adapter(config, backbone, **question)
             continue
-        theirs = counts(wrapped(model, config))
-        found = KB.adapter(config, backbone, method="x_lora", **question).reported
-        total = backbone.inventory(**question).total + sum(tensor.total for tensor in cost.tensors)
-        assert Counts(found.trained, total, found.stored) == theirs  # of the targets only the experts' files know
+        adapter = KB.adapter(config, backbone, **question)
+        assert adapter.cost.tensors == cost.tensors
+        assert reported(adapter) == counts(wrapped(model, config))
+
+
+EXPERTS = [{"r": 4, "target_modules": ["q_proj", "v_proj"]},
+           {"r": 2, "target_modules": ["q_proj", "down_proj"], "use_dora": True, "rank_pattern": {"q_proj": 3}}]
+
+
+@pytest.mark.parametrize("names", [["0", "1"], ["first", "second"], ["1", "second"]])
+def test_experts_that_are_trained_with_the_router(names: list[str], tmp_path: Path) -> None:
+    """peft numbers the experts, and trains those whose name is their number."""
+    backbone, question = asked("llama")
+    for number, expert in enumerate(EXPERTS):
+        model = wrapped(copy.deepcopy(base("llama", "cpu")), {"peft_type": "LORA", **expert})
+        model.save_pretrained(tmp_path / str(number))
+    config = {"peft_type": "XLORA", "hidden_size": 18, "layerwise_scalings": True, "use_trainable_adapters": True}
+    config["adapters"] = {name: str(tmp_path / str(number)) for number, name in enumerate(names)}
+    model = copy.deepcopy(base("llama", "cpu"))
+    model.config.use_cache = False
+    adapter = KB.adapter(config, backbone, **question)
+    assert reported(adapter) == counts(wrapped(model, config))
+    assert any("adapters of one size" in note for note in adapter.notes)
+    absent = config | {"adapters": dict.fromkeys(names, "no/such/folder")}
+    if {"0", "1"} & {*names}:
+        with pytest.raises(ConfigError, match=r"use_trainable_adapters: .* which give the adapters' sizes"):
+            KB.adapter(absent, backbone, **question)
+    else:
+        assert any("are assumed" in note for note in KB.adapter(absent, backbone, **question).notes)
+
+
+def test_experts_with_copies_of_modules(tmp_path: Path) -> None:
+    """Neither of us reads such an expert."""
+    lora = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+    wrapped(copy.deepcopy(base("llama", "cpu")), lora).save_pretrained(tmp_path)
+    config = {"peft_type": "XLORA", "hidden_size": 18, "adapters": {"0": str(tmp_path)}}
+    backbone, question = asked("llama")
+    with pytest.raises(ConfigError, match=r"adapters\.0: found modules_to_save"):
+        KB.adapter(config, backbone, **question)
+    model = copy.deepcopy(base("llama", "cpu"))
+    model.config.use_cache = False
+    with pytest.raises(KeyError, match="lm_head"):
+        wrapped(model, config)
+
+
+def reported(adapter: Any) -> Counts:
+    return Counts(adapter.reported.trained, adapter.reported.total, adapter.reported.stored)

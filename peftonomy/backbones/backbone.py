@@ -23,11 +23,12 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, described, near, shown
 from ..files.documents import Document
-from ..schema.family import LABELLED, Family, ModelFile, Shape, Stack, load_model_file
+from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
+from ..schema.names import LABELLED
 from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import ANSWERS_SAVED_BY_PEFT, SAVED_BY_PEFT, Block, Memo, Selection, joined
+from .modules import ANSWERS_SAVED_BY_PEFT, INPUTS, SAVED_BY_PEFT, Block, Memo, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
@@ -67,7 +68,7 @@ class Inventory(Selection):
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """The first stack's sizes, the number of layers in total and of each kind, and the number of attentions."""
+        """The first stack's sizes, the numbers of layers, attentions and encoders, and of kinds of input."""
         layers = {name: self.backbone.layers[name] for name in self.stacks}
         return {
             **self.backbone.dims,
@@ -76,6 +77,8 @@ class Inventory(Selection):
             "n_encoder_layers": sum([n for name, n in layers.items() if name.startswith("encoder")]),
             "n_decoder_layers": sum([n for name, n in layers.items() if name.startswith("decoder")]),
             "n_attention": sum([len(b.layers) for b in self.blocks if b.kind == "attention"]),
+            "n_encoders": sum([name.startswith("encoder") for name in layers]),
+            "n_inputs": len({m.role for m in self.modules} & INPUTS),
         }
 
     def parameters(self) -> dict[str, Shape]:

@@ -28,6 +28,8 @@ LINEAR = ("linear", "conv1d")
 """The kinds of linear layer: torch's Linear, and transformers' Conv1D with its transposed weight."""
 INPUT_EMBEDDING = "embed.token"
 """The role of the embedding table for token ids."""
+INPUTS = frozenset({INPUT_EMBEDDING, "embed.patch", "embed.audio"})
+"""The roles of the modules that read texts, images and sounds."""
 OUTPUT_EMBEDDING = "head.lm"
 """The role that peft's `all-linear` excludes."""
 OUTPUT_BIAS = "head.bias"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..schema.evidence import Run, Study
     from ..schema.gpus import Gpu
     from ..schema.library import Library
+    from ..schema.results import Results
     from ..schema.support import Trainer
     from ..schema.taxonomy import Taxonomy
     from ..schema.unmerged import Unmerged
@@ -50,6 +51,8 @@ ON_THE_HUB = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 FOLDERS = ("taxonomy", "methods", "backbones")
 EVIDENCE = "evidence"
 """The folder of published runs."""
+STUDIES = "studies"
+"""The folder of our own studies."""
 Merge = Literal["exact", "none"]
 PLANS = 512
 """The number of layouts on models that a method caches."""
@@ -333,6 +336,20 @@ class Records(Mapping[str, M], Generic[M]):
 
         folder = self.root / EVIDENCE
         return [run for study in self.studies for run in load_runs(folder, self.shown(folder), study)]
+
+    @cached_property
+    def results(self) -> dict[str, Results]:
+        """The results of our own studies by name: each finished arm with its interval and its group.
+
+        They are apart from `evidence`, the runs that others published. Raises DataError for results of other runs.
+        """
+        from ..schema.results import load_results
+
+        found = {}
+        for path in sorted((self.root / STUDIES).glob("*.json")):
+            runs = self.shown(path.with_suffix(".jsonl"))
+            found[path.stem] = load_results(path, self.shown(path), runs)
+        return found
 
     def __getitem__(self, key: str) -> M:
         return self.methods[key]

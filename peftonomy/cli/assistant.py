@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError, chosen, described, escaped
-from . import INTERRUPTED, browse, counting, training
+from . import INTERRUPTED, browse, counting, deploy, training
 from .options import Assignment, Whole, Words, cli, knowledge
 from .running import main
 
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Refused", "answer", "schema", "tools"]
 
-GROUPS = (browse, counting, training)
+GROUPS = (browse, counting, training, deploy)
 """The modules whose commands are tools. They neither write files nor run code of an entry's author."""
 FILE = "adapter_config.json"
 ABOUT = """peftonomy counts what parameter-efficient fine-tuning methods cost on a model: parameters that are trained, \
-stored and served, bytes of a training step, and the largest size that fits a GPU. The numbers are exact and derived \
+stored and served, bytes of a training step on one GPU or several, the largest size that fits, and bytes of a serving \
+engine. The numbers are exact and derived \
 from checked declarations: quote them instead of estimating. `methods` and `models` list the names."""
 ARGUMENTS = {
     "method": "The id of a method, as `methods` lists it.",
     "methods": "Ids of methods, as `methods` lists them.",
+    "adapter": "The path of a folder that peft has saved, or of its adapter_model.safetensors.",
 }
 """Descriptions of arguments; those of options are their help."""
 

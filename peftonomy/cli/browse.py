@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from ..schema.support import ASPECTS
 from .options import (
     Assignment,
     Whole,
@@ -25,7 +23,13 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..knowledge.base import Method
+    from ..knowledge.base import KnowledgeBase, Method
+
+GROUPS = (
+    "Arms of one group cannot be told apart. The order of groups holds for this model, this task and this number of "
+    "steps."
+)
+"""The meaning of the groups of a study."""
 
 
 @cli.command()
@@ -93,6 +97,14 @@ def show(method: str, as_json: bool) -> None:
     section(("includes", "as"), [(i.method, i.as_) for i in entry.includes])
     relations = [(r.type, r.target, " ".join(r.note.split())) for r in entry.relations]
     section(("relation", "to", "why"), relations)
+    section(
+        ("learning rate", "used by", "model", "task", "source"),
+        [
+            (", ".join(f"{v:g}" for v in row["values"]), row["by"], row["model"],
+             row["task"] + f" ({row['note']})" * bool(row["note"]), row["source"])
+            for row in found.learning_rates
+        ],
+    )  # fmt: skip
     counts = ", ".join(f"{n} {name.replace('_', '-')}" for name, n in tally(known).items())
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
 
@@ -205,6 +217,7 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
     A dash stands for an unknown fact.
     """
     from ..knowledge.support import provider, records
+    from ..schema.support import ASPECTS
 
     kb = knowledge()
     wanted = {kb[method].id for method in methods} or set(kb)
@@ -231,7 +244,7 @@ def evidence(methods: tuple[str, ...], study: str | None, ours: bool, as_json: b
     kb = knowledge()
     wanted = {kb[method].id for method in methods} or set(kb)
     if ours:
-        return _ours(kb.root, wanted, study, as_json)
+        return _ours(kb, wanted, study, as_json)
     if study is not None and study not in kb.studies:
         raise UnknownName("study", study, kb.studies)
     runs = [run for run in kb.evidence if run.method in wanted and study in (None, run.study)]
@@ -251,26 +264,33 @@ def evidence(methods: tuple[str, ...], study: str | None, ours: bool, as_json: b
     return None
 
 
-def _ours(root: Path, wanted: Container[str], study: str | None, as_json: bool) -> None:
-    """Print the results of our own studies, with the mean, the least and the largest value over the seeds."""
-    from ..studies.own import measured
-
-    every = measured(root)
-    if study is not None and study not in {one.study for one in every}:
-        raise UnknownName("study", study, {one.study for one in every})
-    found = [one for one in every if one.method in wanted and not one.control and study in (None, one.study)]
+def _ours(kb: KnowledgeBase, wanted: Container[str], study: str | None, as_json: bool) -> None:
+    """Print the results of our own studies, with 95 % intervals and groups."""
+    every = kb.results
+    if study is not None and study not in every:
+        raise UnknownName("study", study, every)
+    asked = [one for name, one in every.items() if study in (None, name)]
+    found = [
+        (one, result) for one in asked for result in one.results
+        if result.method in wanted and result.control is None
+    ]  # fmt: skip
     if as_json:
-        return out.print_json([one.to_dict() for one in found])
-    columns = ("study", "arm", "metric", "value", "least", "most", "seeds", "rate", "trained", "ms/step", "peak",
+        return out.print_json([one.told(result) for one, result in found])
+    columns = ("study", "group", "arm", "metric", "value", "95 %", "seeds", "rate", "trained", "ms/step", "peak",
                "predicted")  # fmt: skip
     rows = [
-        (one.study, one.arm, one.metric, *(f"{v:.4g}" for v in (one.value, min(one.values), max(one.values))),
-         str(len(one.values)), out.number(one.learning_rate), out.number(one.trained),
-         "" if one.step_seconds is None else f"{1000 * one.step_seconds:.0f}",
-         *("" if size is None else out.binary_text(size) for size in (one.peak_bytes, one.predicted_bytes)))
-        for one in found
+        (one.study, f"{row.group} of {one.groups}", row.arm, one.metric, f"{row.value:.3f}",
+         f"{row.low:.3f}-{row.high:.3f}", str(len(row.seeds)), out.number(row.learning_rate), out.number(row.trained),
+         "" if row.step_seconds is None else f"{1000 * row.step_seconds:.0f}",
+         *("" if size is None else out.binary_text(size) for size in (row.peak_bytes, row.predicted_bytes)))
+        for one, row in found
     ]  # fmt: skip
-    return out.print_table(columns, rows, right=columns[3:])
+    out.print_table(columns, rows, right=[c for c in columns[1:] if c not in ("arm", "metric", "95 %")])
+    for one in asked:
+        click.echo(f"\n{one.study}: {one.about} {len(one.results):,} of {one.arms:,} arms so far. {GROUPS}")
+    for command in dict.fromkeys(one.command(row) for one, row in found):
+        click.echo(f"again: {command}")
+    return None
 
 
 @cli.command()

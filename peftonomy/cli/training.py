@@ -1,4 +1,4 @@
-"""Commands about a training step: memory and fit."""
+"""Commands about a training step, and about the combination of what training gave."""
 
 from __future__ import annotations
 
@@ -33,12 +33,21 @@ def step_options(command: F) -> F:
     return command
 
 
-def rank_options(command: F) -> F:
-    """Add the options of several GPUs."""
+def gpus_options(command: F) -> F:
+    """Add the options that say how many GPUs share a step, and how."""
     options = [
         click.option("--gpus", metavar="N", type=Whole(),
                      help="Several GPUs: predict one rank, which has a batch of its own."),
         click.option("--shard", metavar="KIND", help="fsdp (FSDP2, the default), ddp or zero1."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def rank_options(command: F) -> F:
+    """Add the options of several GPUs."""
+    options = [
         click.option("--reshard/--no-reshard", "reshard_after_forward", default=None,
                      help="Release a layer's gathered parameters after its forward pass (fsdp). Default: release."),
         click.option("--reduce-dtype", metavar="DTYPE", help="Reduce gradients in float32 or bfloat16 (fsdp)."),
@@ -47,12 +56,17 @@ def rank_options(command: F) -> F:
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
-    return command
+    return gpus_options(command)
 
 
 SHOWN = 10
 """The number of methods that do not fit, in the text of `choose`."""
 STEP = ("optimizer", "checkpointing", "attention", "quantized")
+SUMS = {
+    "exact": "The change of each weight is a weighted sum of the inputs' changes.",
+    "approximate": "The change of the weights is another one than a weighted sum of the inputs' changes.",
+    None: "The result stays beside the weights.",
+}
 
 
 @cli.command()
@@ -106,6 +120,32 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
 @cli.command()
 @method_argument
 @model_options
+@click.option("--dtype", metavar="DTYPE", default="bfloat16", show_default=True,
+              help="Data type of the model, the inputs and the result.")
+@json_option
+def merge(method: str, as_json: bool, **asked: Any) -> None:
+    """Predict the memory of a merge of several models or adapters, and what is stored before and after."""
+    asking = question(asked)
+    found = asking.combine(knowledge()[method])
+    if as_json:
+        return out.print_json(found.to_dict())
+    click.echo(f"{method} on {found.model}, {found.dtype}")
+    click.echo((", ".join(f"{n} = {v}" for n, v in found.hyperparameters.items()) or "no hyperparameters") + "\n")
+    rows = [
+        (f"{found.inputs:,} inputs ({found.of})", out.number(found.inputs * found.each), found.inputs_bytes),
+        ("result", out.number(found.stored), found.stored_bytes),
+        ("model with the method's tensors", "", found.weights), ("temporaries", "", found.temporary),
+        ("peak", "", found.peak),
+    ]  # fmt: skip
+    shown = [(name, values, out.number(size), out.binary_text(size)) for name, values, size in rows]
+    section(("", "values", "bytes", ""), shown, right=["values", "bytes"])
+    click.echo(f"{found.trained:,} entries are trained after it.")
+    return click.echo(SUMS[found.sum])
+
+
+@cli.command()
+@method_argument
+@model_options
 @click.option("--gpus", metavar="N", type=Whole(), required=True, help="The number of GPUs.")
 @click.option("--stage", metavar="N", type=Whole(), required=True, help="The stage of ZeRO: 2 or 3.")
 @click.option("--reduce-bucket-size", metavar="N", type=Whole(), help="As in DeepSpeed's configuration. Default: 5e8.")
@@ -143,11 +183,13 @@ def deepspeed(
 @click.option("--library", metavar="LIBRARY", help="Only methods that this library has; `any`: that some library has.")
 @click.option("--trained", metavar="N", help="Train at most this many parameters: 10M, 250k, 1e6, 0.1%.")
 @click.option("--by", metavar="PRIORITY", default="libraries", show_default=True,
-              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint) or evidence.")
+              help="What comes first: libraries (the most used), memory, stored (the smallest checkpoint), evidence "
+                   "(published runs) or ours (groups of our own study).")
 @click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
 @click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
 @click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")
 @step_options
+@gpus_options
 @json_option
 def choose(
     methods: tuple[str, ...], as_json: bool, model: str, code: bool, **asked: Any
@@ -155,7 +197,7 @@ def choose(
     """Choose methods for a model, a GPU and a training step, with settings that fit.
 
     A step that does not fit is relaxed: gradient checkpointing, then an 8-bit optimiser, a base in NF4, and a smaller
-    batch. With methods: count only these.
+    batch. If a method fits on several such GPUs only, the answer says on how many. With methods: count only these.
     """
     from ..knowledge.choose import RELAXATIONS
 

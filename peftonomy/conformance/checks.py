@@ -5,20 +5,27 @@ Each raises AssertionError. `twins` has modules that each must reject.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
+from ..implementations.live import kit
 from ..implementations.located import module as implementation
 from ..memory.answer import Asked
 from ..memory.setting import Setting
 from . import tiny
-from .trial import KB, Trial, layout
+from .trial import KB, Trial, layout, shake
 
 Check = Callable[[Trial], None]
+MANY = 12
+"""The number of inputs of a combination with many."""
 
 
 def signature(trial: Trial) -> None:
@@ -251,6 +258,90 @@ def _kept(training: Any, turn: Any) -> int:
     return sum(v.untyped_storage().nbytes() for v in states)
 
 
+def combining(trial: Trial) -> None:
+    """Check the inputs of a combination, the bytes that it takes, and whether the changes of the weights add up.
+
+    A method that combines nothing is skipped.
+    """
+    has = hasattr(trial.reference, "combine")
+    declared = trial.entry.combines
+    assert (declared is not None) == has, "the entry declares a combination if and only if the module has `combine`"
+    if declared is None:
+        return
+    inputs, each = trial.inputs, trial.combination.each
+    sizes = [sum(v.numel() for v in one.values() if v.dtype != torch.bool) for one in inputs]
+    assert sizes == [each] * len(inputs), f"inputs of {sizes} numbers, declared {each}"
+    for other in (trial, *_with_many_inputs(trial)):
+        predicted, model = other.combination, other.applied()
+        given = [Saved(inputs[i % len(inputs)]) for i in range(predicted.inputs)]
+        taken = implementation("_simulate").taken(model, partial(trial.reference.combine, model, given))
+        assert taken == predicted.temporary, f"the combination takes {taken:,} bytes, declared {predicted.temporary:,}"
+    if declared.sum is not None:
+        apart = _apart(trial)
+        assert (apart < tiny.TOLERANCE) == (declared.sum == "exact"), (
+            f"the changes are {apart:.2g} apart from weighted sums of the inputs' changes, declared {declared.sum}"
+        )
+
+
+def _with_many_inputs(trial: Trial) -> Iterator[Trial]:
+    """Yield the trial with many inputs, where another pass may take the most, if their number can be set."""
+    for name in trial.entry.combines.inputs.names & {*trial.hyperparameters}:
+        other = replace(trial, hyperparameters=trial.hyperparameters | {name: MANY})
+        with contextlib.suppress(UsageError):
+            assert other.combination.inputs > trial.combination.inputs
+            yield other
+
+
+class Saved(Mapping[str, Tensor]):
+    """A checkpoint that is read tensor by tensor: each access returns a new one."""
+
+    def __init__(self, held: Mapping[str, Tensor]):
+        self._held = held
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._held[name].clone()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def _apart(trial: Trial) -> float:
+    """Return how far the change of any module is from the nearest weighted sum of the inputs' changes of it."""
+    before = _modules(tiny.plain(trial.family))
+    model = trial.make()
+    shake(model)
+    found = _modules(_merged(trial, model))
+    given = [_modules(_merged(trial.of, trial.of.restored(one))) for one in trial.inputs]
+    furthest = 0.0
+    for name, plain in before.items():
+        changes = torch.stack([(one[name] - plain).flatten() for one in given], 1)
+        change = (found[name] - plain).flatten()
+        nearest = changes @ (torch.linalg.pinv(changes) @ change)
+        furthest = max(furthest, (nearest - change).abs().max().item())
+    return furthest
+
+
+def _modules(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model by name, with the weight of a fused module as one of each of its roles."""
+    found = {name: value.detach() for name, value in model.named_parameters()}
+    parts = kit.inventory(model)
+    for site in kit.sites(model, [role for role in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(role)]):
+        if not site.whole:
+            found.pop(f"{site.path}.weight", None)
+            found[f"{site.path}.{site.role}"] = site.weight.detach()
+    return found
+
+
+def _merged(trial: Trial, model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model after its method is merged into its weights."""
+    if hasattr(trial.reference, "merge"):
+        trial.reference.merge(model)
+    return model
+
+
 def _step(trial: Trial) -> tuple[Asked, Any]:
     """Return the question about a training step on the tiny model, and the set-up of the same step."""
     config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
@@ -266,19 +357,11 @@ def _step(trial: Trial) -> tuple[Asked, Any]:
     return asked, setup
 
 
-CHECKS: tuple[Check, ...] = (signature, tensors, identity, training, merging, storing, generalising, memory, updating)
-OWN = frozenset({signature, memory, updating})
+CHECKS: tuple[Check, ...] = (
+    signature, tensors, identity, training, merging, storing, generalising, memory, updating, combining,
+)  # fmt: skip
+OWN = frozenset({signature, memory, updating, combining})
 """Checks of our own implementations only: others may take arguments otherwise, and save more."""
-
-
-def shake(model: torch.nn.Module) -> None:
-    """Change all trained tensors from their initial values, because zeros and ones hide errors."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(0.3 * noise.to(parameter.dtype))
 
 
 def _same(found: Tensor, wanted: Tensor, message: str) -> None:

@@ -43,13 +43,26 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3,
     }),
 }  # fmt: skip
+STAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "swin": ("SwinForImageClassification", {
+        "embed_dim": 6, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 3, 4], "window_size": 2, "mlp_ratio": 2.5,
+        "image_size": 32, "patch_size": 2, "num_channels": 2, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0, "num_labels": 3,
+    }),
+}  # fmt: skip
+"""Models of which the layers have different widths. Only a sample of the methods runs on them."""
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {}
 """Models of other families that are used for their shapes only. Tests that need them add them."""
 
 
+def every() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the tiny models with values, by family."""
+    return CONFIGS | STAGED
+
+
 def config(name: str) -> dict[str, Any]:
     """Return the content of the config.json of a family's tiny model."""
-    kind, settings = CONFIGS[name]
+    kind, settings = every()[name]
     config_class = getattr(transformers, kind).config_class
     return {**config_class(**settings).to_dict(), "model_type": config_class.model_type}
 
@@ -57,7 +70,7 @@ def config(name: str) -> dict[str, Any]:
 @functools.cache
 def plain(name: str) -> nn.Module:
     """Return the shared tiny model of a family. Callers must not change it."""
-    return built(*CONFIGS[name])
+    return built(*every()[name])
 
 
 @functools.cache
@@ -101,8 +114,10 @@ def copied(model: nn.Module) -> nn.Module:
 def batch(name: str) -> dict[str, Tensor]:
     """Return the model's input: four sequences, two of them padded, or four images."""
     generator = torch.Generator().manual_seed(1)
-    if name == "vit":
-        return {"pixel_values": torch.randn(4, 3, 12, 12, generator=generator, dtype=torch.float64)}
+    if name in ("vit", "swin"):
+        sizes = {"num_channels": 3, **every()[name][1]}
+        shape = 4, sizes["num_channels"], sizes["image_size"], sizes["image_size"]
+        return {"pixel_values": torch.randn(shape, generator=generator, dtype=torch.float64)}
     ids = torch.randint(3, 37, (4, 7), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 5:] = mask[2, 4:] = 0
@@ -128,7 +143,7 @@ def loss(model: Any, name: str) -> Tensor:
     A classifier uses the state of one position only. To reach a method's change at the other positions of the last
     layer, the last hidden states count as well.
     """
-    if "num_labels" not in CONFIGS[name][1]:
+    if "num_labels" not in every()[name][1]:
         return _error(outputs(model, name))
     states: list[Tensor] = []
     hook = model.base_model.register_forward_hook(lambda _, __, found: states.append(found.last_hidden_state))

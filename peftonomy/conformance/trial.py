@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import peftonomy
 from peftonomy import Backbone, Cost, Formula, Place, UsageError
+from peftonomy.costs.plan import Plan
 
 from ..implementations.live import kit
 from ..implementations.located import module as reference
 from ..implementations.naming import Naming, ours, restore, state
+from ..memory.combining import Combination, combination, passed
 from . import tiny
 
 KB = peftonomy.load()
@@ -64,6 +66,12 @@ class Trial:
         return {"task": task, "num_labels": labels, **targets, **self.hyperparameters}
 
     @cached_property
+    def plan(self) -> Plan:
+        """The layout of the method on the tiny model."""
+        backbone, task, labels = layout(self.family)
+        return KB[self.method].plan(backbone, targets=self.targets, task=task, num_labels=labels)
+
+    @cached_property
     def cost(self) -> Cost:
         return KB[self.method].cost(layout(self.family)[0], **self.asked)
 
@@ -87,15 +95,56 @@ class Trial:
         moved = sum(row.trained for row in rows)
         return moved > 0, moved == sum(row.total for row in rows)
 
-    def make(self, seed: int = 0) -> nn.Module:
-        """Return a fresh model with the method applied, and calibrated if the method uses data first."""
+    def applied(self, seed: int = 0) -> nn.Module:
+        """Return a fresh model with the method applied."""
         model = tiny.model(self.family)
         torch.manual_seed(seed)
         targets = {} if self.targets is None else {"targets": self.targets}
         same = self.reference.apply(model, **self.hyperparameters, **targets) is model
         assert same, "apply returns its model"
+        return model
+
+    def make(self, seed: int = 0) -> nn.Module:
+        """Return a fresh model with the method applied. It is calibrated, or inputs are combined, if the method asks.
+
+        The same inputs are combined under every seed.
+        """
+        model = self.applied(seed)
+        if self.entry.combines is not None and hasattr(self.reference, "combine"):
+            same = self.reference.combine(model, self.inputs) is model
+            assert same, "combine returns its model"
         if hasattr(self.reference, "calibrate"):
             self.reference.calibrate(model, (self.loss(model) for _ in range(2)))
+        return model
+
+    @cached_property
+    def combination(self) -> Combination:
+        """The count of the combination. Raises UsageError if the method combines nothing."""
+        return combination(KB, self.plan, self.hyperparameters, "float64")
+
+    @cached_property
+    def of(self) -> Trial:
+        """The trial of the method that trains the inputs of a combination."""
+        method = KB[self.entry.combines.method]
+        targets = (self.targets or self.cost.targets) if method.entry.targets else None
+        given = passed(KB, self.plan, self.plan.values(self.hyperparameters))
+        trial = Trial(method.id, self.family, given, targets)
+        return replace(trial, hyperparameters=dict(trial.cost.hyperparameters))
+
+    @cached_property
+    def inputs(self) -> list[dict[str, Tensor]]:
+        """Checkpoints of several trained models, for a method that combines them."""
+        found = []
+        for seed in range(self.combination.inputs):
+            model = self.of.make(seed)
+            shake(model, seed, power=3)
+            found.append(self.of.stored(self.of.finish(model)))
+        return found
+
+    def restored(self, held: Mapping[str, Tensor]) -> nn.Module:
+        """Return a fresh model with a stored checkpoint."""
+        model = self.finish(self.applied())
+        self.restore(model, held)
         return model
 
     def outputs(self, model: nn.Module) -> Tensor:
@@ -172,7 +221,7 @@ def naming(family: str) -> Naming:
 @functools.cache
 def layout(family: str) -> tuple[Backbone, str, int]:
     """Return the backbone, task and number of labels of a tiny model."""
-    parts = kit.inventory(tiny.plain(family) if family in tiny.CONFIGS else tiny.shaped(family))
+    parts = kit.inventory(tiny.plain(family) if family in tiny.every() else tiny.shaped(family))
     return parts.backbone, parts.task, parts.num_labels
 
 
@@ -238,6 +287,19 @@ def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] 
     if spec.type == "choice":
         return tuple(spec.values) if alike else tuple(reversed(spec.values))
     return (spec.default,) if alike else (not spec.default,)
+
+
+def shake(model: nn.Module, seed: int = 3, power: int = 1) -> None:
+    """Change all trained tensors from their initial values, because zeros and ones hide errors.
+
+    power: of the normal noise. With 3, few changes are large, as after training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(0.3 * (noise**power).to(parameter.dtype))
 
 
 def with_module(trial: Trial, module: Any) -> Trial:

@@ -90,7 +90,8 @@ class Naming:
         if place.spec.per == "model":
             return [("", "")]
         if place.spec.per == "role":            # owned by the model, for all layers: <id>.<role>.<tensor>
-            return [("", place.role.replace(".", "_"))]
+            names = place.role, kit.shared_name(place.role, place.d_in, place.d_out)
+            return [("", name.replace(".", "_")) for name in names]
         if place.spec.per in OF_PARAMETERS:     # a new tensor beside a parameter: <module>.<id>.weight.<tensor>
             path, _, suffix = place.path.rpartition(".")
             return [(path, suffix)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..libraries.export import Configuration
     from ..libraries.trainers import Run
     from ..memory.answer import Training
+    from ..memory.combining import Combination
     from ..memory.deepspeed import DeepSpeed
     from ..memory.fit import Fit
     from ..memory.setting import Memory
@@ -130,6 +131,15 @@ class MethodOn:
             quant_storage=quant_storage,
         )  # fmt: skip
         return self.training.shared(shared).memory(hyperparameters, setting)
+
+    def combination(self, *, dtype: str = "bfloat16", **hyperparameters: Any) -> Combination:
+        """Return the inputs and the result of a combination, and the bytes that it takes, without running it.
+
+        dtype: of the model, the inputs and the result. Raises UsageError for a method that combines nothing.
+        """
+        from ..memory.combining import combination
+
+        return combination(self.method.kb, self.plan, hyperparameters, dtype)
 
     def fit(
         self,
@@ -262,6 +272,11 @@ class Method(MethodRecord):
         where, others = _split(given)
         return self.on(model, **where).memory(**others)
 
+    def combination(self, model: ModelLike, **given: Any) -> Combination:
+        """Shortcut for `on(model, ...).combination(...)`: a combination's inputs, result and memory."""
+        where, others = _split(given)
+        return self.on(model, **where).combination(**others)
+
     def deepspeed(self, model: ModelLike, **given: Any) -> DeepSpeed:
         """Shortcut for `on(model, ...).deepspeed(...)`: the model states of DeepSpeed's ZeRO-2 or ZeRO-3."""
         where, others = _split(given)
@@ -318,6 +333,13 @@ class Method(MethodRecord):
             raise refusals[0] if refusals else UsageError("a sweep needs a model")
         dtype = others.pop("dtype", "float32")
         return sweep_models([(b.id, b.parameters) for b in backbones], plans, others, dtype)
+
+    @property
+    def learning_rates(self) -> Table:
+        """The learning rates that sources print, published runs and our own studies used: a row for each source."""
+        from .rates import rates
+
+        return rates(self)
 
     def apply(
         self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
@@ -514,6 +536,8 @@ class KnowledgeBase(Records[Method]):
         checkpointing: bool = False,
         attention: str = "sdpa",
         quantized: str | None = None,
+        gpus: int | None = None,
+        shard: str | None = None,
     ) -> Choice:
         """Return the best methods for a model, a GPU, a training step and some requirements, with settings that fit.
 
@@ -522,15 +546,18 @@ class KnowledgeBase(Records[Method]):
         library: the id of a library, or "any". trained: the most trained parameters, such as "10M" or "0.1%". by: the
         first criterion, one of `choose.PRIORITIES`. anywhere: do not rank methods in a library before all others. n:
         the number of methods. methods: count only these, and all of them. The other arguments are those of
-        `MethodOn.memory`. A step that does not fit is relaxed, and the answer says how. Raises UsageError.
+        `MethodOn.memory`; `gpus` are several such GPUs. A step that does not fit is relaxed, and the answer says how.
+        Raises UsageError.
         """
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting
+        from ..memory.sharding import sharding
         from .choose import Wishes, choose
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wishes = Wishes(size, setting, merge, tuple(_ids(needs, "needs")), library, trained, by, anywhere)
+        wanted = tuple(_ids(needs, "needs"))
+        wishes = Wishes(size, setting, merge, wanted, library, trained, by, anywhere, sharding(gpus, shard))
         return choose(self, model, wishes, n, task, num_labels, _ids(methods))
 
     def merge_check(

@@ -2,7 +2,9 @@
 
 Each method is counted at its default settings. If a budget of trained parameters is smaller, the size of the method is
 halved until it fits. If the step does not fit the GPU, it is relaxed in a fixed order: gradient checkpointing, an 8-bit
-optimiser, a base in NF4, a smaller batch. The pages of the site follow the same rule (`site/assets/chooser.js`).
+optimiser, a base in NF4, a smaller batch. If several GPUs share the step, its memory is that of one rank. If no step
+fits, the smallest number of GPUs with which it fits is said. The pages of the site follow the same rule
+(`site/assets/chooser.js`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from ..costs.table import Table
 from ..errors import UnknownName, UsageError, shown
 from ..files.output import binary_text
 from ..memory.answer import Training
-from ..memory.fit import checked_gpu
+from ..memory.fit import NUMBERS, checked_gpu
 from ..memory.setting import DTYPES, Memory, Setting
+from ..memory.sharding import RankMemory, Sharding, checked
 from . import size
 from .query import stored
 from .support import offered, providers
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
     from ..schema.evidence import Run
+    from ..schema.results import Result, Results
 
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
 
@@ -37,6 +41,7 @@ PRIORITIES = {
     "memory": ("least memory", "the least memory of the training step"),
     "stored": ("smallest checkpoint", "the smallest checkpoint of one task"),
     "evidence": ("best published result", "the best result in the published comparison that is shown"),
+    "ours": ("best group in our own study", "the group in our own study: methods of one group are equal here"),
 }
 """What can come first, each with its name and meaning. Ties are broken by use, then by age."""
 RELAXATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -59,6 +64,8 @@ LIBRARY = "any"
 OFFICIAL = "official"
 PEFT = "peft"
 """The library for which the code is written."""
+CODED = "ddp"
+"""How several GPUs may share a step whose code is written: each runs the code of one GPU."""
 MOST = 20
 
 
@@ -71,9 +78,13 @@ class Placed:
         trained = task if task is not None else model.trained_task
         self.training = Training(method.kb, method.plan(model, task=trained, num_labels=num_labels))
 
-    def taken(self, given: Mapping[str, Any], setting: Setting) -> int:
+    def memory(self, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None) -> Memory:
+        """Return the memory of a training step, of one rank if several GPUs share it. Raises UsageError."""
+        return self.training.shared(sharding).memory(given, setting)
+
+    def taken(self, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None) -> int:
         """Return the bytes of a training step, with the estimate of what a GPU adds. Raises UsageError."""
-        memory = self.training.memory(given, setting)
+        memory = self.memory(given, setting, sharding)
         return memory.peak + memory.gpu_extra
 
 
@@ -82,7 +93,8 @@ class Candidate:
     """A method that meets the requirements, at the settings that fit.
 
     given: hyperparameters that differ from the defaults. steps: the bytes of the step as asked for, then after each of
-    `relaxed`. accumulate: batches whose gradients are added up to keep the number of sequences in an update.
+    `relaxed`. accumulate: batches whose gradients are added up to keep the number of sequences in an update. evidence:
+    the best published run. ours: the arm of our own study, with the study.
     """
 
     method: str
@@ -99,6 +111,7 @@ class Candidate:
     stored_bytes: int
     libraries: tuple[str, ...]
     evidence: Run | None
+    ours: tuple[Results, Result] | None
     placed: Placed = field(repr=False, compare=False)
 
     @property
@@ -107,12 +120,19 @@ class Candidate:
         from ..libraries.export import export, library_called
         from ..libraries.script import script
 
+        if self.sharding is not None and self.sharding.shard != CODED:
+            raise UsageError(f"shard: found {self.sharding.shard}; the code is written for one GPU, or for {CODED}")
         plan = self.placed.training.plan
         library = library_called(self.placed.method.kb.libraries, PEFT)
         found = export(self.placed.method, plan, self.given, library)
         labels = plan.inventory.num_labels
         backbone = plan.inventory.backbone
         return script(found, backbone, plan.inventory.task, labels, self.setting, self.accumulate)
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """The GPUs that share the step; None if there is one."""
+        return self.memory.sharding if isinstance(self.memory, RankMemory) else None
 
     @property
     def bytes(self) -> int:
@@ -126,12 +146,18 @@ class Candidate:
             "targets": list(self.memory.targets), "batch": self.setting.batch, "seq": self.setting.seq,
             "dtype": self.setting.dtype, "optimizer": self.setting.optimizer,
             "checkpointing": self.setting.checkpointing, "attention": self.setting.attention,
-            "quantized": self.setting.quantized, "relaxed": list(self.relaxed), "steps": list(self.steps),
+            "quantized": self.setting.quantized, **_shared(self.sharding), "relaxed": list(self.relaxed),
+            "steps": list(self.steps),
             "accumulate": self.accumulate, "bytes": self.bytes, "trained": self.trained, "percent": self.percent,
             "stored_bytes": self.stored_bytes, "libraries": list(self.libraries),
             "evidence": None if self.evidence is None else {
                 "study": self.evidence.study, "run": self.evidence.run, "metric": self.evidence.metric,
                 "value": self.evidence.value,
+            },
+            "ours": None if self.ours is None else {
+                "study": self.ours[0].study, "metric": self.ours[0].metric, "value": self.ours[1].value,
+                "low": self.ours[1].low, "high": self.ours[1].high, "group": self.ours[1].group,
+                "groups": self.ours[0].groups,
             },
         }  # fmt: skip
 
@@ -141,24 +167,33 @@ class Refusal:
     """A method that does not fit, with all reasons.
 
     bytes: the memory of the smallest step, with every relaxation and one sequence, if it is known. seq: the largest
-    length whose step then fits, if that is the way out.
+    length whose step then fits, if that is the way out. gpus: the smallest number of GPUs with which the step fits; it
+    is None if no power of two up to the largest number helps.
     """
 
     method: str
     reasons: tuple[str, ...]
     bytes: int | None = None
     seq: int | None = None
+    gpus: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as `choose --json` prints it."""
-        return {"method": self.method, "reasons": list(self.reasons), "bytes": self.bytes, "seq": self.seq}
+        return {
+            "method": self.method, "reasons": list(self.reasons), "bytes": self.bytes, "seq": self.seq,
+            "gpus": self.gpus,
+        }  # fmt: skip
 
 
 class Choice(Table):
     """The methods for a question, best first, and the better ranked ones that do not fit, with reasons."""
 
-    def __init__(self, model: str, gpu: int, found: Sequence[Candidate], refused: Sequence[Refusal]):
+    def __init__(
+        self, model: str, gpu: int, found: Sequence[Candidate], refused: Sequence[Refusal],
+        sharding: Sharding | None = None,
+    ):  # fmt: skip
         self.model, self.gpu, self.found, self.refused = model, gpu, list(found), list(refused)
+        self.sharding = sharding
         super().__init__([
             {"method": c.name, "trained": c.trained, "memory": c.bytes,
              "relaxed": ", ".join(RELAXATIONS[name][1] for name in c.relaxed), "checkpoint": c.stored_bytes,
@@ -169,9 +204,14 @@ class Choice(Table):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as `choose --json` prints it."""
         return {
-            "model": self.model, "gpu": self.gpu, "found": [c.to_dict() for c in self.found],
-            "refused": [r.to_dict() for r in self.refused],
+            "model": self.model, "gpu": self.gpu, **_shared(self.sharding),
+            "found": [c.to_dict() for c in self.found], "refused": [r.to_dict() for r in self.refused],
         }  # fmt: skip
+
+
+def _shared(sharding: Sharding | None) -> dict[str, Any]:
+    """Return how several GPUs share a step, as plain data."""
+    return {name: getattr(sharding, name, None) for name in ("gpus", "shard")}
 
 
 @dataclass(frozen=True)
@@ -186,6 +226,7 @@ class Wishes:
     trained: str | int | None = None
     by: str = "libraries"
     anywhere: bool = False
+    sharding: Sharding | None = None
 
 
 def choose(
@@ -195,10 +236,15 @@ def choose(
     """Return the best `n` methods, all of `only` if it names some. See `KnowledgeBase.choose`. Raises UsageError."""
     _check(kb, wishes, n)
     checked_gpu(wishes.gpu)
+    if wishes.sharding is not None:
+        checked(wishes.setting, wishes.sharding)
     backbone = kb.backbone(model)
     runs = best_runs(kb, study_for(kb, backbone))
     if wishes.by == "evidence" and not runs:
         raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
+    own = own_results(kb, backbone.family.kind)
+    if wishes.by == "ours" and not own:
+        raise UsageError(f"by: none of our own studies has a model of the kind of {backbone.id}; choose another")
     budget = trained_budget(wishes.trained, backbone.parameters)
     allowed = {need: {*stored(kb, need).ids} for need in wishes.needs}
     sized: list[tuple[tuple[Any, ...], Placed, dict[str, int], Cost]] = []
@@ -221,6 +267,8 @@ def choose(
             rank = (rank[0], cost.stored_bytes, *rank[1:])
         if wishes.by == "evidence":
             rank = (rank[0], -_quality(kb, runs.get(method.id)), *rank[1:])
+        if wishes.by == "ours":
+            rank = (rank[0], own[method.id][1].group if method.id in own else math.inf, *rank[1:])
         if reasons:
             refused.append((rank, Refusal(method.id, tuple(reasons))))
         else:
@@ -228,7 +276,7 @@ def choose(
     sized.sort(key=lambda item: item[0])
     found: list[tuple[tuple[Any, ...], Candidate]] = []
     for rank, placed, given, cost in sized:
-        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id))
+        answer = _fitted(placed, given, cost, wishes, runs.get(placed.method.id), own.get(placed.method.id))
         if isinstance(answer, Refusal):
             refused.append((rank, answer))
             continue
@@ -238,14 +286,14 @@ def choose(
     found.sort(key=lambda item: item[0])
     last = None if only or len(found) < n else found[n - 1][0]
     above = [r for rank, r in sorted(refused, key=lambda item: item[0]) if last is None or _above(rank, last, wishes)]
-    return Choice(backbone.id, wishes.gpu, [c for _, c in found[: None if only else n]], above)
+    return Choice(backbone.id, wishes.gpu, [c for _, c in found[: None if only else n]], above, wishes.sharding)
 
 
 def _above(rank: tuple[Any, ...], last: tuple[Any, ...], wishes: Wishes) -> bool:
     """Return whether a refused method would come before the last one found, had it fitted."""
     if wishes.by == "memory":
         return bool(rank[0] <= last[0])
-    if wishes.by in ("stored", "evidence") and len(rank) < len(last):
+    if wishes.by in ("stored", "evidence", "ours") and len(rank) < len(last):
         return False  # it cannot be counted at all
     return rank < last
 
@@ -340,7 +388,7 @@ def _within(placed: Placed, budget: int | None, width: int) -> tuple[dict[str, i
     raise UsageError(f"trains {least.trained:,}{at}")
 
 
-# Published runs
+# Published runs, and our own results
 
 
 def study_for(kb: Records[Any], model: Backbone) -> str | None:
@@ -373,12 +421,23 @@ def _quality(kb: Records[Any], run: Run | None) -> float:
     return run.value if kb.studies[run.study].metrics[run.metric].better == "higher" else -run.value
 
 
+def own_results(kb: Records[Any], kind: str) -> dict[str, tuple[Results, Result]]:
+    """Return each method's arm at its default setting in our own study on a model of this kind, with the study."""
+    study = next((one for one in kb.results.values() if one.kind == kind), None)
+    if study is None:
+        return {}
+    return {
+        str(one.method): (study, one) for one in study.results if one.control is None and one.arm == one.method
+    }  # fmt: skip
+
+
 # The training step
 
 
 def _fitted(
-    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None
-) -> Candidate | Refusal:
+    placed: Placed, given: dict[str, int], cost: Cost, wishes: Wishes, evidence: Run | None,
+    ours: tuple[Results, Result] | None,
+) -> Candidate | Refusal:  # fmt: skip
     """Relax the step until it fits, and no further."""
     method = placed.method
     asked = wishes.setting
@@ -386,7 +445,7 @@ def _fitted(
         asked = replace(asked, quantized=None)  # the method stores the base in its own form
 
     def taken(setting: Setting) -> int:
-        return placed.taken(given, setting)
+        return placed.taken(given, setting, wishes.sharding)
 
     try:
         steps, relaxed = [taken(asked)], list[str]()
@@ -413,7 +472,7 @@ def _fitted(
     if steps[-1] > wishes.gpu:
         batch = _largest(lambda value: taken(replace(setting, batch=value)) <= wishes.gpu, asked.batch - 1)
         if not batch:
-            return _too_large(placed, given, replace(setting, batch=1), refused, wishes.gpu)
+            return _too_large(placed, given, replace(setting, batch=1), refused, wishes)
         setting = replace(setting, batch=batch)
         relaxed.append("batch")
     for name in relaxed[-2::-1]:  # what the later ones made unnecessary
@@ -422,11 +481,11 @@ def _fitted(
             relaxed.remove(name)
             setting = fewer
     steps = [taken(_relaxed(asked, relaxed[:i])) for i in range(len(relaxed))]
-    memory = placed.training.memory(given, setting)
+    memory = placed.memory(given, setting, wishes.sharding)
     return Candidate(
         method.id, method.name, given, dict(memory.hyperparameters), setting, tuple(relaxed),
         (*steps, memory.peak + memory.gpu_extra), -(-asked.batch // setting.batch), memory, cost.trained, cost.percent,
-        cost.stored_bytes, tuple(libraries(method)), evidence, placed,
+        cost.stored_bytes, tuple(libraries(method)), evidence, ours, placed,
     )  # fmt: skip
 
 
@@ -480,18 +539,55 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def _too_large(
-    placed: Placed, given: dict[str, int], setting: Setting, refused: Mapping[str, str], gpu: int
+    placed: Placed, given: dict[str, int], setting: Setting, refused: Mapping[str, str], wishes: Wishes
 ) -> Refusal:
-    """Say how much the smallest step takes, and which length would fit."""
+    """Say how much the smallest step takes, which length would fit, and how many GPUs would."""
 
     def fits(seq: int) -> bool:
         try:
-            return placed.taken(given, replace(setting, seq=seq)) <= gpu
+            return placed.taken(given, replace(setting, seq=seq), wishes.sharding) <= wishes.gpu
         except UsageError:
             return False
 
-    needed = placed.taken(given, setting)
+    needed = placed.taken(given, setting, wishes.sharding)
     seq = _largest(fits, setting.seq - 1)
     shorter = f"; a length of {seq:,} fits" if seq else ""
-    reason = f"needs {binary_text(needed)} with all that saves memory and one sequence{shorter}"
-    return Refusal(placed.method.id, (reason, *refused.values()), needed, seq or None)
+    kept = setting.checkpointing or "checkpointing" in refused    # on one GPU it may save nothing at the peak
+    settings = [setting] if kept else [replace(setting, checkpointing=True), setting]
+    several = next(filter(None, (fewest(placed, given, one, wishes) for one in settings)), None)
+    more = ""
+    if several is not None:
+        sharding, apart = several
+        other = "" if apart.optimizer == setting.optimizer else f" and the optimizer {apart.optimizer}"
+        more = f"; {sharding.gpus:,} such GPUs fit it with {sharding.shard}{other}"
+    reason = f"needs {binary_text(needed)} with all that saves memory and one sequence{shorter}{more}"
+    gpus = several[0].gpus if several else None
+    return Refusal(placed.method.id, (reason, *refused.values()), needed, seq or None, gpus)
+
+
+def fewest(
+    placed: Placed, given: Mapping[str, Any], setting: Setting, wishes: Wishes
+) -> tuple[Sharding, Setting] | None:
+    """Return the smallest number of GPUs on which a step fits, with its setting. None if no power of two helps.
+
+    They share the step as asked, or else by the default kind. The optimizer is the one asked for if the 8-bit one is
+    not covered on several GPUs.
+    """
+    sharding = wishes.sharding or Sharding(NUMBERS[0])
+    least = 1 if wishes.sharding is None else sharding.gpus
+    try:
+        checked(setting, sharding)
+    except UsageError:
+        setting = replace(setting, optimizer=wishes.setting.optimizer)
+
+    def fits(gpus: int) -> bool:
+        try:
+            return placed.taken(given, setting, replace(sharding, gpus=gpus)) <= wishes.gpu
+        except UsageError:  # the method is not covered on several GPUs
+            return False
+
+    numbers = [number for number in NUMBERS if number > least]
+    last = next((number for number in numbers if number.bit_count() == 1 and fits(number)), None)
+    if last is None:
+        return None
+    return replace(sharding, gpus=next(number for number in numbers if number == last or fits(number))), setting

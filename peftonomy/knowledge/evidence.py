@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, Records
     from ..schema.implementations import Implementation
 
-__all__ = ["LEVELS", "Fact", "Recording", "facts", "level", "recordings", "tally"]
+__all__ = ["LEVELS", "Fact", "Recording", "facts", "level", "recorded", "recordings", "tally"]
 
 Level = Literal["run", "read", "second_hand", "unread"]
 LEVELS: dict[str, str] = {
@@ -79,6 +79,16 @@ def recordings(root: Path) -> list[Recording]:
     return [_recording(path, path.lstat().st_mtime_ns) for path in sorted((root / "golden").glob("*.json"))]
 
 
+def recorded(method: MethodRecord) -> list[Recording]:
+    """Return the golden vectors of one method. The files are read once for a knowledge base."""
+    kept: dict[str, list[Recording]] | None = method.kb.memo.get("recordings")
+    if kept is None:
+        kept = method.kb.memo["recordings"] = {}
+        for recording in recordings(method.kb.root):
+            kept.setdefault(recording.method, []).append(recording)
+    return kept.get(method.id, [])
+
+
 @lru_cache(maxsize=1024)
 def _recording(path: Path, changed: int) -> Recording:
     name = f"{path.parent.name}/{path.name}"
@@ -124,7 +134,7 @@ def tally(found: list[Fact]) -> dict[str, int]:
 
 def _facts(method: MethodRecord) -> Iterator[Fact]:
     kb, entry = method.kb, method.entry
-    vectors = [r for r in recordings(kb.root) if r.method == method.id]
+    vectors = recorded(method)
     libraries = [(key, found) for key, found in entry.implementations.items() if found.checked]
 
     def cited(keys: tuple[str | int, ...], source: str | None) -> Iterator[Fact]:
@@ -149,6 +159,8 @@ def _facts(method: MethodRecord) -> Iterator[Fact]:
         yield from cited(("closed_forms", i), form.source)
     for i, claim in enumerate(entry.claims):
         yield Fact(("claims", i), claim.evidence, claim.source)
+    for i, rate in enumerate(entry.learning_rates):
+        yield from cited(("learning_rates", i), rate.source)
     for i, relation in enumerate(entry.relations):
         yield from cited(("relations", i), relation.source)
     for i, pitfall in enumerate(entry.pitfalls):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -114,27 +115,40 @@ def _known(method: MethodRecord) -> dict[str, Symbol]:
 
 def _matched(tokens: Sequence[_Token], i: int, wanted: Sequence[str]) -> int | None:
     """Return the index after a symbol that begins at token `i`; braces are ignored, but must be balanced."""
-    depth, rest = 0, list(wanted)
-    while i < len(tokens) and (rest or depth):
+    depth = done = 0
+    while i < len(tokens) and (done < len(wanted) or depth):
         text = tokens[i].text
         if text == "{":
             depth += 1
         elif text == "}":
             depth -= 1
-        elif rest and text == rest[0]:
-            rest.pop(0)
+        elif done < len(wanted) and text == wanted[done]:
+            done += 1
         else:
             return None
         if depth < 0:
             return None
         i += 1
-    return None if rest or depth else i
+    return None if done < len(wanted) or depth else i
+
+
+@lru_cache(maxsize=4096)
+def _words(tex: str) -> tuple[str, ...]:
+    """Return the tokens of a symbol without braces."""
+    return tuple(token.text for token in _tokens(tex) if token.text not in "{}")
+
+
+def _found(method: MethodRecord) -> list[tuple[int, int, Symbol | None]]:
+    """Return the range of each symbol in the update rule; None for one without an explanation. Computed once."""
+    kept: dict[str, list[tuple[int, int, Symbol | None]]] = method.kb.memo.setdefault("symbols", {})
+    if method.id not in kept:
+        kept[method.id] = list(_walk(method))
+    return kept[method.id]
 
 
 def _walk(method: MethodRecord) -> Iterator[tuple[int, int, Symbol | None]]:
-    """Yield the range of each symbol in the update rule; None for one without an explanation."""
     tokens = _tokens(method.entry.update)
-    known = [([t.text for t in _tokens(tex) if t.text not in "{}"], symbol) for tex, symbol in _known(method).items()]
+    known = [(_words(tex), symbol) for tex, symbol in _known(method).items()]
     known.sort(key=lambda pair: -len(pair[0]))
     i = 0
     while i < len(tokens):
@@ -155,7 +169,7 @@ def _walk(method: MethodRecord) -> Iterator[tuple[int, int, Symbol | None]]:
 
 def occurrences(method: MethodRecord) -> Iterator[tuple[int, int, Symbol]]:
     """Yield the range of each explained symbol in the LaTeX of the update rule, from left to right."""
-    yield from ((start, end, symbol) for start, end, symbol in _walk(method) if symbol is not None)
+    yield from ((start, end, symbol) for start, end, symbol in _found(method) if symbol is not None)
 
 
 def legend(method: MethodRecord) -> list[Symbol]:
@@ -166,7 +180,7 @@ def legend(method: MethodRecord) -> list[Symbol]:
 def unexplained(method: MethodRecord) -> list[str]:
     """Return the symbols of the update rule that nothing explains, each once."""
     tex = method.entry.update
-    found = (tex[start : min(len(tex), end + 12)] for start, end, symbol in _walk(method) if symbol is None)
+    found = (tex[start : min(len(tex), end + 12)] for start, end, symbol in _found(method) if symbol is None)
     return list(dict.fromkeys(_short(text) for text in found))
 
 

@@ -6,6 +6,7 @@ and the end of a sentence that starts with the method's name.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -401,7 +402,9 @@ def nearest(kb: Records[Any], method: str | None, described: Mapping[str, str | 
     known = aspects(kb)
     asked = _asked(kb, described) if method is None else traits(kb[method])
     name, year = ("the idea", None) if method is None else (kb[method].name, kb[method].year)
-    rated = [(_likeness(known, asked, traits(m)), m) for m in kb.values() if m.id != method]
+    likely = {key: likeness for key, likeness in zip(kb, _likenesses(kb, asked), strict=True) if key != method}
+    least = min(heapq.nlargest(n, likely.values()), default=0.0)
+    rated = [(likeness, kb[key]) for key, likeness in likely.items() if likeness >= least]
     # Among equals, the one of about the same time, or the oldest, which is the first to be known.
     rated.sort(key=lambda r: (-r[0], r[1].year if year is None else abs(r[1].year - year), r[1].id))
     found = [
@@ -428,11 +431,26 @@ def _asked(kb: Records[Any], described: Mapping[str, str | Sequence[str]]) -> di
     return found
 
 
-def _likeness(facets: Mapping[str, Facet], asked: Mapping[str, Trait], other: Mapping[str, Trait]) -> float:
-    """Return the weighted mean, over the asked aspects, of the shared values among all values of the two."""
-    total = shared = 0.0
+def _likenesses(kb: Records[Any], asked: Mapping[str, Trait]) -> list[float]:
+    """Return, for each method, the weighted mean over the asked aspects of the shared values among all values."""
+    facets, columns = aspects(kb), _columns(kb)
+    total, shared = 0.0, [0.0] * len(kb)
     for name, trait in asked.items():
-        a, b = {*trait.values}, {*other[name].values}
-        total += facets[name].weight
-        shared += facets[name].weight * len(a & b) / len(a | b)
-    return shared / total if total else 0.0
+        weight, wanted = facets[name].weight, {*trait.values}
+        distinct, numbers = columns[name]
+        shares = [weight * len(wanted.intersection(v)) / len(wanted.union(v)) for v in distinct]
+        total += weight
+        shared = [one + shares[number] for one, number in zip(shared, numbers, strict=True)]
+    return [one / total for one in shared] if total else shared
+
+
+def _columns(kb: Records[Any]) -> dict[str, tuple[list[tuple[str, ...]], list[int]]]:
+    """Return the values of each aspect: the distinct ones, and the number of each method's among them."""
+    if "columns" not in kb.memo:
+        kb.memo["columns"] = {}
+        for name in aspects(kb):
+            numbers: dict[tuple[str, ...], int] = {}
+            column = [numbers.setdefault(traits(m)[name].values, len(numbers)) for m in kb.values()]
+            kb.memo["columns"][name] = list(numbers), column
+    found: dict[str, tuple[list[tuple[str, ...]], list[int]]] = kb.memo["columns"]
+    return found

@@ -107,6 +107,9 @@ def _formulas(entry: MethodEntry) -> Iterator[tuple[Keys, Formula, frozenset[str
         for keys, formula, scope in entry.memory.formulas():
             step = {"operations": OF_STEP, "updates": OF_UPDATE}.get(str(keys[0]), frozenset[str]())
             yield ("memory", *keys), formula, everywhere | LOCAL[scope] | step
+    if entry.combines is not None:
+        for keys, formula, scope in entry.combines.formulas():
+            yield ("combines", *keys), formula, everywhere | LOCAL[scope] | OF_UPDATE
     for i, closed in enumerate(entry.closed_forms):
         yield ("closed_forms", i, "quantity"), closed.quantity, frozenset(QUANTITIES)
         yield ("closed_forms", i, "formula"), closed.formula, everywhere
@@ -204,6 +207,8 @@ def _roles(method: MethodRecord) -> Iterator[Finding]:
         named += [(("memory", "operations", k, "roles", i), role) for i, role in enumerate(act.roles or [])]
     for name, storage in entry.base_storage.items():
         named += [(("base_storage", name, "roles", i), role) for i, role in enumerate(storage.roles)]
+    for k, one in enumerate(entry.combines.passes if entry.combines else ()):
+        named += [(("combines", "passes", k, "roles", i), role) for i, role in enumerate(one.roles or [])]
     for keys, role in named:
         plain = role.rpartition(":")[2]
         if not any(fnmatchcase(one, plain) for one in known):
@@ -286,6 +291,34 @@ def _includes(method: MethodRecord) -> Iterator[Finding]:
                 yield Finding(
                     ("includes", i, "rename"), name, "one of our hyperparameters", closest(name, entry.hyperparameters)
                 )
+
+
+@rule(
+    "combines",
+    "The inputs of a combination are trained by another method that combines nothing, whose hyperparameters `rename` "
+    "and `set` name. Whether its sum is exact is declared if and only if the method merges into the weights.",
+)
+def _combines(method: MethodRecord) -> Iterator[Finding]:
+    kb, found = method.kb, method.entry.combines
+    if found is None:
+        return
+    if found.method not in kb or found.method == method.id or kb[found.method].entry.combines is not None:
+        known = [key for key in kb if key != method.id]
+        yield Finding(("combines", "method"), found.method, "another method that trains", closest(found.method, known))
+        return
+    theirs = kb[found.method].entry.hyperparameters
+    for field in ("rename", "set"):
+        for name in getattr(found, field):
+            if name not in theirs:
+                expected = f"a hyperparameter of {found.method}: {', '.join(theirs) or 'it has none'}"
+                yield Finding(("combines", field, name), name, expected, closest(name, theirs))
+    for inner, outer in found.rename.items():
+        if outer not in method.entry.hyperparameters:
+            hint = closest(outer, method.entry.hyperparameters)
+            yield Finding(("combines", "rename", inner), outer, "one of our hyperparameters", hint)
+    if (found.sum is None) == (method.merge == "exact"):
+        expected = "exact or approximate" if found.sum is None else "nothing, since a tensor stays beside the weights"
+        yield Finding(("combines", "sum"), found.sum or "nothing", expected)
 
 
 @rule(
@@ -514,7 +547,7 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
 @rule(
     "counted",
     "With its default hyperparameters and targets the method can be counted on at least one model, and so can the "
-    "memory of a training step if the entry declares it.",
+    "memory of a training step or of a combination if the entry declares it.",
 )
 def _counted(method: MethodRecord) -> Iterator[Finding]:
     def counted(model: str) -> None:
@@ -529,9 +562,16 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         check_length(plan, plan.values({}), setting)
         Asked(method.kb, plan, {}, setting).memory()
 
+    def combined(model: str) -> None:
+        from ..memory.combining import combination
+
+        combination(method.kb, method.plan(model), {}, "float32")
+
     reason = _reason(method, counted)
     if reason:
         yield Finding(("hyperparameters",), reason, "defaults that can be counted")
+    elif method.entry.combines is not None and (reason := _reason(method, combined)):
+        yield Finding(("combines",), reason, "a combination whose memory can be counted")
     elif method.entry.memory is not None and (reason := _reason(method, trained)):
         yield Finding(("memory",), reason, "a training step whose memory can be counted")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones.backbone import Backbone
 from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
-from ..costs.layout import Chosen
+from ..costs.layout import NamedSites
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import ConfigError, UsageError, shown
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from ..schema.library import Library, Task
 
 from .arguments import Arguments, numbers
+from .experts import convert
 from .extras import Configured, Extra
+from .loaded import Loaded, loaded
 from .selected import ALL_LINEAR, STRUCTURE, matrices, shares
 
 __all__ = ["Adapter", "Extra", "Reported", "read_named"]
@@ -179,9 +181,13 @@ class _Reading(Arguments):
         self._nothing_left(entry, inventory)
         try:
             late = said is not None and not said.all_linear
+            convert(self, inventory, saved, late=late)
             where = Configured(self, inventory, saved, late=late) if self.spec.accepts else None
             patterns: dict[str, dict[str, Value]] = {}
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
+            built_on = self._loaded(method, entry, inventory, given)
+            if built_on is not None:
+                chosen = NamedSites(built_on.sites, _nowhere)
             plan = Plan(method.parts, inventory, chosen=chosen, wider=entry.wider)
             if where is not None and not plan.targets:
                 self._covered(method, where, plan)
@@ -200,6 +206,8 @@ class _Reading(Arguments):
         groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
         if self.spec.mirrors:
             groups |= self._mirrored(where or Configured(self, inventory, saved))
+        if self.spec.loads is not None:
+            groups |= {"loaded": 0, "loaded_trained": 0, "loaded_added": 0} if built_on is None else built_on.names
         notes = tuple(self.notes)
         adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
@@ -338,6 +346,7 @@ class _Reading(Arguments):
         """Raise ConfigError for an argument with a value that is not supported."""
         understood = {
             *(STRUCTURE if self.spec.accepts else ["modules_to_save"]), *self.spec.patterns, *entry.set,
+            *([] if self.spec.loads is None else [self.spec.loads.trained]),
             *(theirs.partition(".")[0] for theirs in (*entry.rename.values(), *entry.write, *entry.apart.values())),
             *(name for formula in (*self.spec.computes.values(), *entry.read.values(), *entry.fit.values(),
                                    *entry.per_site.values(), *entry.per_group.values(), entry.trained, entry.stored,
@@ -402,19 +411,40 @@ class _Reading(Arguments):
             "task_head": sum(m.numel for m in where.modules if m.path.partition(".")[0] in heads),
         }  # fmt: skip
 
+    def _loaded(
+        self, method: MethodRecord, entry: Implementation, inventory: Inventory, given: dict[str, Any]
+    ) -> Loaded | None:
+        """Return the adapters that the configuration names, and set the hyperparameters that they share."""
+        if self.spec.loads is None:
+            return None
+
+        def read(source: str, raw: dict[str, Any]) -> Adapter:
+            asked = inventory.task, inventory.num_labels, "float32"
+            return read_named(self.kb, self.library, source, raw, self.backbone, None, *asked)
+
+        found = loaded(self, self.spec.loads, inventory, read)
+        if found is None:
+            return None
+        values = found.alike(method.entry.hyperparameters.keys() - {*entry.rename, *entry.read})
+        if values is None:
+            argument = self.spec.loads.argument
+            self.notes.append(f"{argument}: {method.id} has adapters of one size only; its ledgers assume that.")
+        given |= values or {}
+        return found
+
     # The modules
 
     def _chosen(
         self, method: MethodRecord, entry: Implementation, where: Configured, given: Mapping[str, Any],
         patterns: dict[str, dict[str, Value]],
-    ) -> Chosen:  # fmt: skip
+    ) -> NamedSites:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
         sites = tuple(where.sites())
         if self.spec.rows and isinstance(rows := self.values[self.spec.rows], list):
             for site in sites:
                 where.has_rows(site.module, self.spec.rows, [n for n in rows if type(n) is int])
         if not targeted:
-            return Chosen((), where.named)
+            return NamedSites((), where.named)
         picked, rest = {}, sites
         for argument in dict.fromkeys(entry.apart.values()):
             names = self._look(argument) or []
@@ -454,11 +484,11 @@ class _Reading(Arguments):
             values, sizes = {**given, **own.get(site, {})}, _sizes(site)
             named = [(name, sizes[size]) for name, size in entry.divides.items() if values.get(name)]
             own[site] = {**own.get(site, {}), **{name: _divisor(width, values[name]) for name, width in named}}
-        return Chosen(sites, where.named, apart, own)
+        return NamedSites(sites, where.named, apart, own)
 
     def _covered(self, method: MethodRecord, where: Configured, plan: Plan) -> None:
         """Raise ConfigError for a target that no tensor of a method without targets acts on."""
-        spots = [spot for piece in plan.pieces for _, spot in piece.places.spots]
+        spots = [spot for piece in plan.pieces for _, spot in piece.group.spots]
         paths = {spot.path.removesuffix(f".{spot.suffix}") for spot in spots}
         for site in where.sites():
             if site.module.path not in paths:
@@ -502,6 +532,10 @@ class _Reading(Arguments):
                 yield part
         for key in table.keys() - used:
             self.notes.append(f"{argument}: {shown(key)!r} matches no targeted module.")
+
+
+def _nowhere(path: str) -> bool:
+    return False
 
 
 def _besides(plan: Plan, names: Sequence[str]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..costs.cost import Cost, TensorCost
-from ..costs.layout import Chosen
+from ..costs.layout import NamedSites
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import ConfigError, FormulaError, UnknownName, UsageError, shown
@@ -182,7 +182,7 @@ def _together_possible(library: Library, source: str, parts: list[Counted]) -> N
     taken: dict[Any, str] = {}
     for part in parts:
         alone = [] if part.build.blocks else [library.types[part.kind].like or part.kind]
-        whole = [piece.per for piece in part.pieces if piece.shared or piece.per == "model"]
+        whole = [f"{part.build.needs}, {p.per}" for p in part.pieces if p.shared or p.per == "model"]
         for room in (*part.rooms, *alone, *dict.fromkeys(whole)):
             if room in taken:
                 what = room[0] if isinstance(room, tuple) else library.type_key
@@ -274,11 +274,13 @@ class _Part:
             if (value := self.values.get(theirs)) is not None:
                 self._put(given, method, ours, theirs, value)
         for ours, formula in entry.read.items():
-            if formula.names & mapped:
-                named = ", ".join(sorted(formula.names & mapped))
-                self.notes.append(f"{named}: {method.id} has one {ours} for all layers; its default is counted.")
-            else:
-                self._put(given, method, ours, ", ".join(sorted(formula.names)), formula(known))
+            named = ", ".join(sorted(formula.names & mapped))
+            others = {name: self.values[name].get("default") for name in formula.names & mapped}
+            if named:
+                whose = "its" if None in others.values() else "the mapping's"
+                self.notes.append(f"{named}: {method.id} has one {ours} for all layers; {whose} default is counted.")
+            if None not in others.values():
+                self._put(given, method, ours, ", ".join(sorted(formula.names)), formula(known | others))
         return given
 
     def _put(self, given: dict[str, Any], method: MethodRecord, ours: str, theirs: str, value: Any) -> None:
@@ -306,9 +308,9 @@ class _Part:
 
     def _plan(self, method: MethodRecord, entry: Implementation, given: Mapping[str, Any]) -> Plan:
         """Return the method on the modules that the library adapts; of several layouts the one with its counts."""
-        choices: list[Chosen | None] = [None]
+        choices: list[NamedSites | None] = [None]
         if method.entry.targets and (self.counted.sites or self.library.roles(str(entry.type))):
-            choices = [*(Chosen(tuple(sites), _nowhere) for sites in self._layouts(entry) if sites), None]
+            choices = [*(NamedSites(tuple(sites), _nowhere) for sites in self._layouts(entry) if sites), None]
         plans, problem = [], UsageError("")
         for chosen in choices:
             try:

@@ -21,6 +21,8 @@ __all__ = ["ALL_LINEAR", "STRUCTURE", "Selected", "holders_of", "matrices", "sha
 
 MOST_COMPARISONS = 2_000_000
 """The largest product of the numbers of names in a configuration and of modules in the model."""
+ANY_NAME = "another_module"
+"""A name that no module has."""
 How = Literal["match", "fullmatch", "search"]
 Test = Callable[[str], Any]
 ALL_LINEAR, THE_EMBEDDING = "all-linear", "input-embedding"
@@ -273,6 +275,18 @@ class Selected:
         found = next((match for test in self.layer_patterns if (match := test(path)) is not None), None)
         return None if found is None else int(found["idx"])
 
+    @property
+    def parameters(self) -> Iterator[str]:
+        """The names of all parameters."""
+        for module in self.modules:
+            for suffix, _ in module.parameters:
+                yield from (f"{path}.{suffix}".lstrip(".") for _, path in module.paths())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all modules and parameters."""
+        return self._paths | self._holders | {*self.parameters}
+
     def named(self, path: str) -> bool:
         """Return True if the configuration selects a module of this name."""
         return self._matches(path) and not self._excludes(path)
@@ -346,6 +360,10 @@ class Selected:
                         found_shape = f"{one.path}, of shape {list(shape)}"
                         raise self.refuse("target_parameters", found_shape, "parameters of two or three dimensions")
                     found = True
+                    owners = [path.rpartition(".")[0] for n, path in one.paths() if n in layers or n is None]
+                    if module.kind != "parameter" and (twice := next(filter(self.named, owners), None)) is not None:
+                        expected = f"parameters of other modules: target_modules selects {twice}"
+                        raise self.refuse("target_parameters", name, expected)
                     if module.kind == "parameter":
                         one = replace(one, d_out=shape[-2], d_in=shape[-1])
                     yield self._site(replace(one, kind="parameter"), tuple(n for n in layers if n is not None))
@@ -353,24 +371,27 @@ class Selected:
                 raise self.refuse("target_parameters", name, "the name of a weight, or of experts' matrices")
 
     def _named_well(self) -> None:
-        """Note names without a match. Refuse names of modules that contain modules, and names of experts."""
-        name = self.arguments.library.name
-        experts = self.arguments.backbone.family.expert_names if self.arguments.spec.converts else []
-        if experts and self.arguments.raw.get("target_modules") is None:
-            raise self.refuse("target_modules", "nothing", f"names: {name} has no default for a model with experts")
-        for word in self.targets if isinstance(self.targets, list) else [str(self.targets)]:
-            if experts and (isinstance(self.targets, str) or word.rpartition(".")[2] in experts):
-                expected = f"other names; in {name} this one may select tensors of experts, which are not counted"
-                raise self.refuse("target_modules", word, expected)
+        """Note names without a match. Refuse names of modules that contain modules."""
         leaves = self._paths
         holders = set() if self.arguments.spec.skips else self._holders - leaves
         wrong = min((path for path in holders if self.named(path)), default=None)
         if wrong is not None:
             raise self.refuse("target_modules", wrong, "modules; this one contains modules, so name those")
+        self.warn_of_others()
         endings = {ending for path in leaves for ending in _endings(path)}
         for word in self.targets if isinstance(self.targets, list) else ():
             if word not in endings:
                 self.arguments.notes.append(f"target_modules: {shown(word)!r} means no module of the model.")
+
+    def warn_of_others(self) -> None:
+        """Note an expression that matches any name inside a module, so also those of modules without parameters."""
+        if not isinstance(self.targets, str) or self.targets.lower() == ALL_LINEAR:
+            return
+        holders = {path.rpartition(".")[0] for path in self._paths if self.named(path)}
+        if any(self.named(f"{holder}.{ANY_NAME}") for holder in holders):
+            name = self.arguments.library.name
+            note = f"{name} fails if the expression matches a module without parameters, such as an activation."
+            self.arguments.notes.append(f"target_modules: {note}")
 
     def _nothing(self) -> ConfigError:
         arguments = self.arguments

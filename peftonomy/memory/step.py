@@ -248,35 +248,50 @@ class Step(Caller):
         self.depth = 0
         return results
 
+    def _inside(self, values: list[Value]) -> tuple[list[Value], dict[str, Value]]:
+        """Run the layer at hand. Returns its results, and what it put aside for functions around it, by name."""
+        before = dict(self.shared)
+        results = self._one(values)
+        return results, {name: x for name, x in self.shared.items() if before.get(name) is not x}
+
     def _checkpointed(self, values: list[Value]) -> list[Value]:
         """Run a layer as a checkpoint: only its inputs are kept."""
         self.recording, self.done, self.last = False, 0, 0
-        results = self._one(values)
+        results, aside = self._inside(values)
         self.recording = True
-        ys = [y for y in results if isinstance(y, Tensor) and y.live]
+        outputs = [*results, *aside.values()]
+        ys = [y for y in outputs if isinstance(y, Tensor) and y.live]
         if ys:
             given = [v for v in (*values, *self.used.values()) if isinstance(v, Tensor)]
             self._hold_all(given)
             state = self.stack, self.number, self.inside, self.base, dict(self.used), self.last
-            run = partial(self._again, list(values), results, given, state)
+            run = partial(self._again, list(values), outputs, list(aside), given, state)
             self.tape.records.append(Checkpoint(given, ys, [x.storage for x in given], run))
         return results
 
-    def _again(self, values: list[Value], results: list[Value], given: list[Tensor], state: Any) -> None:
-        """Run a layer forward again, until everything exists that its backward pass needs, and then backward."""
+    def _again(
+        self, values: list[Value], outputs: list[Value], aside: list[str], given: list[Tensor], state: Any
+    ) -> None:
+        """Run a layer forward again, until everything exists that its backward pass needs, and then backward.
+
+        outputs: what the first pass returned, and then what it put aside under the names `aside`.
+        """
         storages = [x.storage for x in given]
-        grads = [(i, y.grad) for i, y in enumerate(results) if isinstance(y, Tensor) and y.grad is not None]
+        grads = [(i, y.grad) for i, y in enumerate(outputs) if isinstance(y, Tensor) and y.grad is not None]
         if grads:
             records, self.tape.records = self.tape.records, []
             self.stack, self.number, self.inside, self.base, used, last = state
             self.names, self.scopes = self.base, [used]
-            self.done, self.limit = 0, last
-            again = self._one(values)
+            self.done, self.limit, before = 0, last, dict(self.shared)
+            results, new = self._inside(values)
             self.limit = -1
+            again = [*results, *(new[name] for name in aside)]
             for i, grad in grads:
-                results[i].grad = None  # before the next line, since it may be the same tensor
+                outputs[i].grad = None  # before the next line, since it may be the same tensor
                 again[i].grad = grad
-            self._let_go(again)
+            # functions around the layer do not run again, so nobody takes what is put aside for them
+            self._let_go([*results, *new.values()])
+            self.shared = before
             kept = next((r.kept for r in self.tape.records if isinstance(r, Record) and r.kept), None)
             if kept is not None:
                 kept.extend(storages)  # let go with the last of what is kept

@@ -21,7 +21,7 @@ from .base import Argument, Citation, Entry, FormulaField, Id, Line, Name, Prose
 from .builds import Build, Host, Shorthand
 from .support import Ability, Aspect, Support
 
-__all__ = ["ConfigType", "Introspection", "Library", "Task", "load_library"]
+__all__ = ["ConfigType", "Introspection", "Library", "Loads", "OldExperts", "Task", "load_library"]
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Kind = Literal["linear", "conv1d", "embedding", "conv", "norm"]
@@ -75,6 +75,35 @@ class Limit(Entry):
     """As in `ConfigType.requires`, also with the names `given_X`."""
     kinds: list[Kind | Literal["parameter"]]
     """`parameter` stands for a matrix that is targeted by its own name."""
+
+
+class OldExperts(Entry):
+    """Model families whose experts had linear modules of their own in older releases of `transformers`."""
+
+    names: dict[Name, Stem]
+    """The older names, each with the parameter that contains these matrices of all experts today. A parameter with
+    several names contains them side by side."""
+    models: list[Stem]
+    """The families by `model_type`."""
+
+    @cached_property
+    def fused(self) -> dict[str, list[str]]:
+        """The parameters that contain several matrices of each expert, with the older names of these."""
+        found = {new: [name for name, whose in self.names.items() if whose == new] for new in self.names.values()}
+        return {new: parts for new, parts in found.items() if len(parts) > 1}
+
+
+class Loads(Entry):
+    """Adapters that were trained before, which a configuration names by their folders."""
+
+    argument: Name
+    """The argument that maps names to folders."""
+    type: Word
+    """The type of the adapters."""
+    trained: Name
+    """The argument that trains them. The library numbers the adapters, and trains those whose name is their number."""
+    below: Stem
+    """The beginning of the names of all modules that the library finds when it loads the adapters."""
 
 
 class ConfigType(Entry):
@@ -142,6 +171,9 @@ class ConfigType(Entry):
     with the names of the size, of which the first one that the config has counts. Formulas have the names `mirror` (the
     parameters of the added model), `mirror_width`, `n_wrapped` (the number of targeted modules, by default all layers),
     and `task_head` (the parameters of the modules that the configuration's task trains in full)."""
+    loads: Loads | None = None
+    """Adapters on which the type is built. Formulas have the names `loaded` (1 if their files were read),
+    `loaded_added` (the parameters of all of them) and `loaded_trained` (the trained ones of these)."""
     skips: bool = False
     """True if the library passes over targeted modules of other kinds."""
     adds: list[Stem] = Field(default=[])
@@ -149,7 +181,7 @@ class ConfigType(Entry):
     untrainable: dict[Literal["checkpointing", "quantized"], Line] = Field(default={})
     """Settings of a training step that the library refuses with this type, each with the reason."""
     converts: bool = False
-    """True if the library replaces older names of experts' tensors (`expert_names` of the model family)."""
+    """True if the library replaces older names of experts' tensors (`Library.experts`)."""
     of_experts: Name | None = None
     """The argument that counts once for each expert, if the matrices of all experts are adapted as one."""
     remarks: dict[Line, FormulaField] = Field(default={})
@@ -217,6 +249,8 @@ class Library(Entry):
     """The length from which the library replaces a list of targets by the shortest endings with the same meaning."""
     replicates: Stem | None = None
     """The names of lists of layers that the library can repeat, as one expression; null for all."""
+    experts: list[OldExperts] = Field(default=[])
+    """Families whose targets the library replaces, in the types that convert them."""
     adds: list[Name] = Field(default=[])
     """Names of modules that the library puts into each targeted module."""
     embedding_names: list[Stem] = Field(default=[])

@@ -11,10 +11,10 @@ from ..formula import Formula
 from .base import Entry, FormulaField, Functions, Line, Name, Role
 from .tensors import Tensor
 
-__all__ = ["Act", "Memory", "Turns", "Update"]
+__all__ = ["Act", "Memory", "Turns", "Update", "placed"]
 
 
-def _placed(
+def placed(
     per: str, roles: list[str] | None, condition: Formula | None, count: Formula, second: Formula | bool = False,
     third: Formula | int = 1,
 ) -> Tensor:  # fmt: skip
@@ -52,7 +52,7 @@ class Act(Entry):
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""
-        return _placed(self.per, self.roles, self.if_, self.holds)
+        return placed(self.per, self.roles, self.if_, self.holds)
 
 
 class Update(Entry):
@@ -75,7 +75,7 @@ class Update(Entry):
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""
-        return _placed(self.per, self.roles, self.if_, self.states, self.temporary, self.together)
+        return placed(self.per, self.roles, self.if_, self.states, self.temporary, self.together)
 
 
 class Turns(Entry):

@@ -23,8 +23,10 @@ from ..files.documents import Document, dotted
 from ..formula import FUNCTIONS
 from .base import JS_RESERVED, Argument, Category, Citation, Entry, FormulaField, Id, Line, Name, Prose, Stem, validated
 from .claims import Claim, ClosedForm, Share
+from .combines import Combines
 from .implementations import Basis, Implementation, Pitfall, Relation, Shared, nothing_shared
 from .memory import Memory
+from .rates import LearningRate
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 __all__ = [
@@ -84,10 +86,13 @@ class MethodEntry(Entry):
     includes: list[Include] = []
     base_storage: dict[Name, BaseStorage] = {}
     properties: Properties
+    combines: Combines | None = None
     memory: Memory | None = None
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []
     shares: list[Share] = []
+    learning_rates: list[LearningRate] = []
+    """Learning rates that the authors' code, libraries and others use, each with its model and task."""
     relations: list[Relation] = []
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}

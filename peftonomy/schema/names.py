@@ -1,8 +1,8 @@
-"""The names for formulas besides hyperparameters: dimensions of a model, of a location in it, and of a step."""
+"""The names for formulas besides hyperparameters: sizes of a model, of a location in it, and of a step; and tasks."""
 
 from __future__ import annotations
 
-__all__ = ["BLOCKS", "DIMS", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE"]
+__all__ = ["BLOCKS", "DIMS", "LABELLED", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE", "TASKS"]
 
 DIMS = (
     "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
@@ -13,10 +13,13 @@ DIMS = (
 equals `d_model` unless a family declares another formula. `d_attn` and `d_kv` are the widths of queries and of keys (or
 values) over all heads. `vocab` is 0 without a vocabulary, and `max_positions` is 0 if positions have no limit."""
 MODEL_NAMES = frozenset({
-    *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_sites",
-    "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
+    *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_encoders",
+    "n_inputs", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
-"""Dimensions that every formula of an entry may name."""
+"""Dimensions that every formula of an entry may name.
+
+`n_encoders` is the number of encoder stacks. It is above 1 if an encoder has stages that merge positions, or if the
+model has an encoder for each kind of input. `n_inputs` is the number of kinds of input: texts, images and sounds."""
 OF_PARAMETERS = ("weight", "bias", "norm")
 """Scopes whose locations are the backbone's own parameters."""
 BLOCKS = ("attention", "mlp", "layer")
@@ -39,3 +42,17 @@ OF_STEP = frozenset({"width", "post_norm"})
 the same name hides them."""
 OF_UPDATE = frozenset({"width"})
 """Names that formulas of a method's updates may use too: `width` is the bytes of one trained parameter."""
+TASKS = {
+    "none": "base model",
+    "causal_lm": "language model",
+    "seq_cls": "classification",
+    "masked_lm": "masked language model",
+    "token_cls": "token classification",
+    "question_ans": "question answering",
+    "multiple_choice": "multiple choice",
+    "image_cls": "image classification",
+    "audio_cls": "audio classification",
+}
+"""The tasks, each with its meaning in a few words."""
+LABELLED = ("seq_cls", "token_cls", "question_ans", "image_cls", "audio_cls")
+"""The tasks whose classes take a number of labels of the user's choice."""

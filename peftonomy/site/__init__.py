@@ -131,7 +131,7 @@ def build(
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with naming(folder), tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
+        with uncollected(), naming(folder), tempfile.TemporaryDirectory(prefix=".peftonomy-", dir=folder) as beside:
             new = Path(beside, "new")
             _run_mkdocs(kb, new, strict, report)
             _exchange(folder, new, Path(beside, "old"))

@@ -29,6 +29,7 @@ FILES = {
     "combinations.json": "Which weighted sums of adapters and which conversions to LoRA are exact in a library.",
     "serving.json": "Methods at serving: mergeable, swappable, batched with others, and each engine's answer.",
     "evidence.json": "Published training runs of methods: the studies, and each run with its setting and results.",
+    "results.json": "Results of our own studies: each finished arm with its interval, group, costs and command.",
     "categories.json": "The category tree with definitions and the methods in each category.",
     "vocabulary.json": "Facets, relation types and module roles with their meanings.",
     "graph.json": "Categories, methods and papers as nodes, typed relations as edges.",
@@ -60,6 +61,12 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         "evidence.json": {
             "studies": {key: study.model_dump(mode="json") for key, study in kb.studies.items()},
             "runs": [run.model_dump(mode="json") for run in kb.evidence],
+        },
+        "results.json": {
+            "studies": {
+                key: study.model_dump(mode="json") | {"results": [study.told(one) for one in study.results]}
+                for key, study in kb.results.items()
+            },
         },
         "graph.json": kb.graph.to_dict(),
         "references.json": {"references": [_reference(kb, key) for key in kb.references]},
@@ -126,6 +133,8 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}
     record["measured"] = [run.model_dump(mode="json") for run in method.evidence]
+    record["known_rates"] = list(method.learning_rates)
+    record["results"] = [study.told(one) for study in method.kb.results.values() for one in study.of(method.id)]
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]
     return record

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator
 
 from ..knowledge.base import Method
-from . import _block, _equation, _scale
+from . import _equation, _scale
+from ._method import where
 from ._site import Site
 
 __all__ = ["cards"]
@@ -30,7 +31,7 @@ def _card(site: Site, method: Method) -> str:
         for library, found in entry.implementations.items()
         for d in found.deviations
     ]
-    equation, scale = _equation.equation(site, method), _scale.to_scale(site, method)
-    block = _block.picture(_block.acts(method))
+    equation, scale = site.once(_equation.equation, method), site.once(_scale.to_scale, method)
+    block = site.once(where, method)["block"]
     template = site.env.get_template("card.html")
     return template.render(entry=entry, equation=equation, block=block, scale=scale, deviations=deviations).strip()

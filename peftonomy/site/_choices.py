@@ -10,11 +10,12 @@ from typing import Any
 
 from ..costs.plan import BYTES
 from ..knowledge import choose
-from ..knowledge.base import Method
+from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.mechanism import Trait, aspects, traits
 from ..libraries import script as code
 from ..libraries.loading import PLACEHOLDER
 from ..memory import gpus
+from ..memory.fit import NUMBERS
 from ..schema.evidence import Study
 from ..schema.taxonomy import Facet
 from ._site import Site
@@ -45,6 +46,7 @@ def script(site: Site) -> str:
         | {key: one.name for key, one in kb.trainers.items()},
         "studies": {key: _study(kb.studies[key], kinds[key]) for key in kinds},
         "evidence": {key: _runs(site, key) for key in kinds},
+        "ours": {kind: _ours(kb, kind) for kind in sorted({one.kind for one in kb.results.values()})},
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
@@ -52,6 +54,7 @@ def script(site: Site) -> str:
         "whole": {key: names for key, method in kb.items() if (names := _whole(method))},
         "apart": {key: found for key, method in kb.items() if (found := _apart(method))},
         "priorities": choose.PRIORITIES, "relaxations": choose.RELAXATIONS, "widths": widths, "peft": choose.peft(kb),
+        "numbers": NUMBERS, "coded": choose.CODED,
         "code": {
             "types": code.TYPES, "optimizers": code.OPTIMIZERS, "quantized": code.QUANTIZED,
             "placeholder": PLACEHOLDER,
@@ -86,6 +89,19 @@ def _runs(site: Site, study: str) -> dict[str, Any]:
         method: {"study": run.study, "run": run.run, "metric": run.metric, "value": run.value, "trained": run.trained}
         for method, run in choose.best_runs(site.kb, study).items()
     }
+
+
+def _ours(kb: KnowledgeBase, kind: str) -> dict[str, Any]:
+    """Return our own study on a model of a kind, and each method's arm in it."""
+    found = choose.own_results(kb, kind)
+    study = next(study for study, _ in found.values()) if found else None
+    return {} if study is None else {
+        "study": study.study, "about": study.about, "metric": study.metric, "groups": study.groups,
+        "finished": len(study.results), "arms": study.arms,
+        "methods": {
+            method: one.model_dump(include={"value", "low", "high", "group"}) for method, (_, one) in found.items()
+        },
+    }  # fmt: skip
 
 
 def _apart(method: Method) -> dict[str, str]:

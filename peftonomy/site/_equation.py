@@ -41,8 +41,7 @@ def equation(site: Site, method: Method) -> View:
     def set_(text: str) -> Markup:
         return site.tex(text, file=file)
 
-    site.tex(source, display=True, file=file)  # an error in it has its own position
-    html = site.tex(tex + source[last:], display=True, file=file, marked=True)
+    html = site.tex(source, display=True, file=file, marked=tex + source[last:])
     return {
         "html": Markup(ANNOTATION.sub(lambda m: f"{m[1]}{escape(source)}{m[2]}", html)),
         "legend": [_shown(site, method, symbol, numbers[symbol], set_) for symbol in symbols],

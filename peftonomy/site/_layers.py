@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..costs.plan import Plan
 from ..errors import UsageError
 from ..knowledge.base import Method
 from . import _plot
@@ -20,7 +19,7 @@ def by_layer(site: Site, method: Method) -> View | None:
     for model in site.examples:
         backbone = site.kb.models[model]
         try:
-            plan = Plan(method.parts, backbone.inventory())
+            plan = site.plan(method, model)
             places, trained = plan.places({}), plan.cost({}).trained
         except UsageError:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,14 +11,20 @@ from typing import Any
 from ..files.output import binary_text, bytes_text
 from ..knowledge.base import Method
 from ..schema.evidence import MEASURES, Metric, Run, Study
-from ..studies.own import Measured
+from ..schema.results import MEASURES as MEASURED
+from ..schema.results import Result, Results
 from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["charts", "hues", "measured_page", "of_method", "ours", "pareto"]
+__all__ = [
+    "beaten_by_none", "charts", "hues", "measured_page", "of_method", "ours", "own_charts", "pareto", "table",
+    "tables",
+]  # fmt: skip
 
 GIB = 2**30
+TABLES = "results/"
+"""The folder of the tables of our own studies, in CSV."""
 CONTROLS = {"frozen": "Head alone", "reversed": "Updates with the wrong sign"}
 """The names of the controls of our studies."""
 MOST_SET = 3
@@ -30,6 +38,14 @@ AXES: dict[str, _plot.Axis] = {
     "seconds": _plot.Axis("training time, minutes", lambda v: f"{v:g}", log=True, unit=60),
     "file_bytes": _plot.Axis("size of the saved file", lambda v: bytes_text(int(v)), log=True),
 }
+OWN_AXES: dict[str, _plot.Axis] = {
+    "trained": AXES["trained"],
+    "peak_bytes": _plot.Axis("peak memory of a step, MiB", lambda v: f"{v:g}", log=True, unit=2**20),
+    "step_seconds": _plot.Axis("processor time of a step, ms", lambda v: f"{v:g}", unit=0.001),
+}
+OWN_TEXT: dict[str, Callable[[Any], str]] = {
+    "trained": count, "peak_bytes": binary_text, "step_seconds": lambda v: f"{1000 * v:,.0f} ms",
+}  # fmt: skip
 
 
 def hues(site: Site) -> list[View]:
@@ -118,39 +134,125 @@ def of_method(site: Site, method: Method) -> list[View]:
 
 def ours(site: Site, method: Method | None = None) -> Iterator[View]:
     """Yield the studies that we ran, each with its finished arms; only those of a method, if one is given."""
-    for study in site.own:
-        shown = [a for a in study.arms if method is None or (a.control is None and a.method == method.id)]
+    for study in site.kb.results.values():
+        shown = study.results if method is None else study.of(method.id)
         if shown:
+            controls = sum(1 for one in study.results if one.control is not None)
             yield {
-                "id": f"own-{study.name}".replace("_", "-"), "name": study.name, "about": study.about,
-                "seeds": study.seeds, "steps": study.steps, "rows": [_own_row(site, one) for one in shown],
+                "id": f"own-{study.study}".replace("_", "-"), "name": study.study, "about": study.about,
+                "seeds": study.seeds, "steps": study.steps, "metric": study.metric.capitalize(),
+                "finished": len(study.results), "arms": study.arms, "controls": controls, "groups": study.groups,
+                "failures": study.failures, "bases": [_named(site, base) for base in study.baselines],
+                "csv": f"{TABLES}{study.study}.csv",
+                "rows": [_own_row(site, study, one) for one in shown],
+                "charts": [] if method is not None else list(own_charts(site, study)),
             }  # fmt: skip
 
 
-def _own_row(site: Site, one: Measured) -> View:
+def _named(site: Site, method: str) -> str:
+    return site.kb[method].name if method in site.kb else method
+
+
+def own_charts(site: Site, study: Results) -> Iterator[View]:
+    """Yield a chart of quality against each cost, with intervals and the line of the best arms."""
+    frozen = next((one.value for one in study.results if one.control == "frozen"), None)
+    y = _plot.Axis(f"{study.metric}, %", lambda v: f"{v:g}", unit=0.01)
+    for measure, meaning in MEASURED.items():
+        known = [one for one in study.results if one.control is None and getattr(one, measure)]
+        if len(known) < 2:
+            continue
+        front = beaten_by_none(known, measure)
+        best = {id(one) for one in front}
+        dots = {id(one): _own_dot(site, one, measure, id(one) in best) for one in known}
+        told = (
+            f"{study.metric} against {meaning}, {len(known)} arms with 95 % intervals. On the line of the best means: "
+            f"{', '.join(_arm_name(site, one) for one in front)}."
+        )
+        yield {
+            "name": f"{study.metric.capitalize()} against {meaning}",
+            "picture": _plot.scatter(
+                list(dots.values()), OWN_AXES[measure], y, told, front=[dots[id(one)] for one in front],
+                level=None if frozen is None else (frozen, CONTROLS["frozen"].lower()),
+            ),
+        }  # fmt: skip
+
+
+def beaten_by_none(arms: Sequence[Result], measure: str) -> list[Result]:
+    """Return the arms whose mean no other arm beats at the same cost or less, from the cheapest."""
+    found: list[Result] = []
+    for one in sorted(arms, key=lambda r: (getattr(r, measure), -r.value)):
+        if not found or one.value > found[-1].value:
+            found.append(one)
+    return found
+
+
+def _own_dot(site: Site, one: Result, measure: str, best: bool) -> _plot.Dot:
+    method = site.kb.get(one.method) if one.method else None
+    cost, name = getattr(one, measure), _arm_name(site, one)
+    interval = f"{_percent(one.low)} to {_percent(one.high)}"
+    title = f"{name}: {_percent(one.value)} ({interval}), {MEASURED[measure]} {OWN_TEXT[measure](cost)}"
+    href = f"methods/{method.id}.html" if method else None
+    hue = site.hue(method.category) if method else 0
+    return _plot.Dot(cost, one.value, hue, title, name if best else "", href, (one.low, one.high))
+
+
+def _own_row(site: Site, study: Results, one: Result) -> View:
     method = site.kb.get(one.method) if one.method and not one.control else None
-    cells: dict[str, tuple[Any, Callable[[Any], str]]] = {
-        "value": (one.value, _percent), "rate": (one.learning_rate, lambda v: f"{v:g}"),
-        "trained": (one.trained, count),
-        "seconds": (one.step_seconds, lambda v: f"{1000 * v:,.0f} ms"), "peak": (one.peak_bytes, binary_text),
-        "predicted": (one.predicted_bytes, binary_text),
-    }  # fmt: skip
+    against = [one.against.get(base) for base in study.baselines]
+    cells: list[tuple[Any, Callable[[Any], str]]] = [
+        (one.value, _percent), (None if one.control else one.learning_rate, lambda v: f"{v:g}"),
+        (one.trained, count), (one.step_seconds, OWN_TEXT["step_seconds"]), (one.peak_bytes, binary_text),
+        (one.predicted_bytes, binary_text),
+    ]  # fmt: skip
     return {
-        "id": method.id if method else "", "name": _arm_name(one, method),
-        "hue": site.hue(method.category) if method else 0,
-        "range": f"{_percent(min(one.values))} to {_percent(max(one.values))}",
-        "cells": {
-            name: {"text": "–" if value is None else shown(value), "sort": "" if value is None else value}
-            for name, (value, shown) in cells.items()
-        },
+        "id": method.id if method else "", "name": _arm_name(site, one),
+        "hue": site.hue(method.category) if method else "", "group": one.group,
+        "interval": f"{_percent(one.low)} to {_percent(one.high)}",
+        "against": [
+            {"text": "–", "sort": ""} if d is None
+            else {"text": f"{100 * d.mean:+.1f} (p {_chance(d.p)})".replace("-", "−", 1), "sort": d.mean}
+            for d in against
+        ],
+        "cells": [
+            {"text": "–" if value is None else shown(value), "sort": "" if value is None else value}
+            for value, shown in cells
+        ],
+        "command": study.command(one),
     }  # fmt: skip
 
 
-def _arm_name(one: Measured, method: Method | None) -> str:
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _arm_name(site: Site, one: Result) -> str:
+    method = site.kb.get(one.method) if one.method and not one.control else None
     if method is None:
         return CONTROLS.get(one.control or "", one.arm)
     _, _, budget = one.arm.partition("@")
     return f"{method.name}, at most {int(budget):,} parameters" if budget else method.name
+
+
+def tables(site: Site) -> Iterator[tuple[str, str]]:
+    """Yield the path and the content of a table of each of our studies."""
+    yield from ((f"{TABLES}{key}.csv", table(study)) for key, study in site.kb.results.items() if study.results)
+
+
+def table(study: Results) -> str:
+    """Return the finished arms of a study as CSV."""
+    text = io.StringIO()
+    rows = [study.told(one) for one in study.results]
+    seeds = [f"seed_{n}" for n in range(1, study.seeds + 1)]
+    bases = [f"{base}_{part}" for base in study.baselines for part in ("difference", "p")]
+    plain = [name for name in rows[0] if name not in ("setting", "hyperparameters", "seeds", "against", "curve")]
+    written = csv.DictWriter(text, [*plain, *seeds, *bases], lineterminator="\n")
+    written.writeheader()
+    for one, row in zip(study.results, rows, strict=True):
+        found = {name: row[name] for name in plain} | dict(zip(seeds, one.seeds, strict=True))
+        for base, difference in one.against.items():
+            found |= {f"{base}_difference": difference.mean, f"{base}_p": difference.p}
+        written.writerow(found)
+    return text.getvalue()
 
 
 def _percent(value: float) -> str:

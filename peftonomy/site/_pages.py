@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..knowledge.base import KnowledgeBase
-from . import _about, _api, _cards, _choices, _engine, _operations, _radial, _scripts, _search
+from . import _about, _api, _cards, _choices, _engine, _measured, _operations, _radial, _scripts, _search
 from ._architectures import architectures_page
 from ._combine import combine_page
 from ._lists import category_page, model_page, picture, standing_pages
-from ._measured import measured_page
 from ._memory import memory_page
 from ._merging import merging_page
 from ._method import method_page
@@ -55,13 +54,14 @@ def each_page(site: Site, methods: Iterable[str]) -> Iterator[tuple[str, str | b
     yield from _cards.cards(site)
     yield "assets/taxonomy.svg", _radial.standalone(picture(site, labels=True), _colours(site))
     yield from _api.files(kb, site.examples, site.survey).items()
+    yield from _measured.tables(site)
     yield from ((f"models/{key}.md", model_page(site, key)) for key in kb.models)
     yield from _assets(site)
 
 
 def standing(site: Site) -> dict[str, str]:
     """Return the pages that are not about one method, category or model."""
-    measured = {"measured.md": measured_page(site)} if site.kb.studies else {}
+    measured = {"measured.md": _measured.measured_page(site)} if site.kb.studies or site.kb.results else {}
     if site.kb.combinations is not None:
         measured["combine.md"] = combine_page(site, site.kb.combinations)
     if site.kb.engines:

@@ -75,19 +75,23 @@ class Dot:
     title: str
     label: str = ""
     href: str | None = None
+    interval: tuple[float, float] | None = None
+    """The ends of the bar of error, upwards."""
 
 
 def scatter(
-    dots: Sequence[Dot], x: Axis, y: Axis, told: str, *, front: Sequence[Dot] = (), diagonal: bool = False
-) -> Markup:
+    dots: Sequence[Dot], x: Axis, y: Axis, told: str, *, front: Sequence[Dot] = (), diagonal: bool = False,
+    level: tuple[float, str] | None = None,
+) -> Markup:  # fmt: skip
     """Return points in two dimensions.
 
     told: the plot in words. front: the points that a line joins. diagonal: whether to draw the line where both are
-    equal, if the axes have the same scale.
+    equal, if the axes have the same scale. level: a value of `y` that a line shows, with its name.
     """
     if not dots:
         return Markup("")
-    across, up = x.ends([d.x for d in dots]), y.ends([d.y for d in dots])
+    heights = [value for d in dots for value in (d.interval or (d.y,))] + ([level[0]] if level else [])
+    across, up = x.ends([d.x for d in dots]), y.ends(heights)
     if diagonal:
         across = up = (min(across[0], up[0]), max(across[1], up[1]))
 
@@ -98,17 +102,30 @@ def scatter(
     if diagonal:
         ends = f"M{_n(_across(0))} {_n(_up(0))}L{_n(_across(1))} {_n(_up(1))}"
         parts.append(element("path", class_="diagonal", d=ends))
+    if level is not None:
+        height = _up(y.share(level[0], up))
+        line = {"x1": _n(LEFT), "x2": _n(WIDTH - RIGHT), "y1": _n(height), "y2": _n(height)}
+        parts.append(element("line", class_="level", **line))
+        parts.append(element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(height - 4)))
     if len(front) > 1:
         corners = [at(dot) for dot in front]
         parts.append(element("path", class_="front", d="M" + "L".join(f"{_n(a)} {_n(b)}" for a, b in corners)))
     for dot in dots:
         a, b = at(dot)
+        if dot.interval is not None:
+            low, high = (_n(_up(y.share(value, up))) for value in dot.interval)
+            parts.append(element("line", class_=f"error hue-{dot.hue}", x1=_n(a), x2=_n(a), y1=low, y2=high))
         circle = element(
             "circle", element("title", dot.title), class_=f"dot hue-{dot.hue}", cx=_n(a), cy=_n(b),
             r=4 if dot.label else 3,
         )  # fmt: skip
         parts.append(element("a", circle, href=dot.href, aria_label=dot.title) if dot.href else circle)
-    parts += _labels([(dot, *at(dot)) for dot in dots])
+    bars_ = [
+        (at(dot)[0] - 1, *(_up(y.share(value, up)) for value in reversed(dot.interval)))
+        for dot in dots if dot.interval is not None
+    ]  # fmt: skip
+    lines = [(left, top, left + 2, bottom) for left, top, bottom in bars_]
+    parts += _labels([(dot, *at(dot)) for dot in dots], lines)
     return _svg(parts, told, group=any(dot.href for dot in dots))
 
 
@@ -172,9 +189,12 @@ def _rows(y: Axis, up: tuple[float, float], height: float) -> Iterator[Markup]:
     yield element("text", y.title, class_="axis", x=2, y=11)
 
 
-def _labels(dots: Sequence[tuple[Dot, float, float]]) -> Iterator[Markup]:
-    """Yield the labels that find a free place beside their points."""
-    taken = [(a - 3, b - 3, a + 3, b + 3) for _, a, b in dots]
+Box = tuple[float, float, float, float]
+
+
+def _labels(dots: Sequence[tuple[Dot, float, float]], lines: Sequence[Box]) -> Iterator[Markup]:
+    """Yield the labels that find a free place beside their points. lines: the places of the bars of error."""
+    taken: list[Box] = [(a - 3, b - 3, a + 3, b + 3) for _, a, b in dots] + [*lines]
     for dot, a, b in dots:
         if not dot.label:
             continue
@@ -189,7 +209,7 @@ def _labels(dots: Sequence[tuple[Dot, float, float]]) -> Iterator[Markup]:
                 break
 
 
-def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _meet(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 

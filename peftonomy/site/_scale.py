@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..costs.plan import Place, Plan
+from ..costs.plan import Place
 from ..errors import UsageError
 from ..knowledge.base import Method
 from ..schema.tensors import Tensor
@@ -77,7 +77,7 @@ def to_scale(site: Site, method: Method) -> View | None:
     """Return the picture, its legend and its table; None if the method applies to no example model."""
     for model in site.examples:
         try:
-            places = Plan(method.parts, site.kb.models[model].inventory()).places({})
+            places = site.plan(method, model).places({})
         except UsageError:
             continue
         groups = list(_groups(places))

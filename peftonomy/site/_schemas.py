@@ -15,6 +15,7 @@ from ..schema.combinations import Combinations
 from ..schema.engines import Works
 from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
+from ..schema.results import Result, Results
 from ..schema.tensors import Properties
 
 __all__ = ["SCHEMAS", "schema"]
@@ -139,12 +140,39 @@ class EntryRecord(MethodEntry):
     properties: PropertiesRecord
 
 
+class RateRecord(Record):
+    """The learning rates of one source."""
+
+    values: list[float]
+    by: Literal["authors", "library", "others", "published", "ours"]
+    """Who used them. `published` and `ours` are derived from runs."""
+    model: str
+    task: str
+    note: str
+    source: str
+
+
+class ToldResult(Result):
+    """A finished arm with its study."""
+
+    study: str
+    metric: str
+    groups: int
+    """The number of groups among the finished arms of the study."""
+    command: str | None
+    """The command that trains the arm again; null for a control, which runs with the whole study."""
+
+
 class MethodRecord(EntryRecord):
     """An entry with values derived from it and from other entries."""
 
     evidence: EvidenceTally
     measured: list[Run]
     """Published training runs of the method. `evidence.json` describes their studies."""
+    known_rates: list[RateRecord]
+    """The entry's learning rates, with those of published runs and of our own studies."""
+    results: list[ToldResult]
+    """The method's arms in our own studies. `results.json` describes them."""
     """The evidence for each fact of the entry."""
     related: list[Related]
     """Relations in both directions, including those that other entries declare."""
@@ -632,6 +660,19 @@ class EvidenceAnswer(Answer):
     runs: list[Run]
 
 
+class ToldResults(Results):
+    """One of our own studies."""
+
+    results: list[ToldResult]  # type: ignore[assignment]
+
+
+class ResultsAnswer(Answer):
+    """results.json"""
+
+    studies: dict[str, ToldResults]
+    """Our own studies by name."""
+
+
 class CombinationsAnswer(Answer):
     """combinations.json"""
 
@@ -657,6 +698,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
     "combinations": (CombinationsAnswer, "combinations.json"),
     "serving": (ServingAnswer, "serving.json"),
     "evidence": (EvidenceAnswer, "evidence.json"),
+    "results": (ResultsAnswer, "results.json"),
     "references": (ReferencesAnswer, "references.json"),
 }
 """Kind -> its record, and the file that it describes. An entry and a cost are parts of files."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Callable, Set
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
@@ -18,7 +18,6 @@ from ..implementations.located import FOLDER
 from ..knowledge.base import KnowledgeBase, Method, data_root
 from ..schema.search import SearchWords, load_search_words
 from ..schema.settings import Settings, load_settings
-from ..studies.own import OwnStudy, own_studies
 from ._tex import shared_tex
 from ._text import count, front_matter, inline, percent, safe_url
 
@@ -34,6 +33,7 @@ PREVIEWS = {
 """The picture that links to a page show (`site/assets/previews`), by template."""
 KINDS = {"encoder": "encoder", "decoder": "decoder only", "encoder_decoder": "encoder and decoder"}
 
+T = TypeVar("T")
 View = dict[str, Any]
 """The values of one item for a template."""
 
@@ -46,6 +46,7 @@ class Site:
         self.folder = data_root() / "site"  # templates and scripts are code, so those beside other data are not used
         self.code = _beside(kb.root / "reference_impls", FOLDER)
         self._costs: dict[tuple[str, str], View] = {}
+        self._made: dict[tuple[Callable[..., Any], str], Any] = {}
         self.tex, self.env = shared_tex(), _environment(self.folder)
 
     def page(self, template: str, title: str, description: str, meta: View | None = None, **values: Any) -> str:
@@ -58,6 +59,13 @@ class Site:
         head = front_matter(title=title, description=description, card=card, **(meta or {}))
         return head + self.env.get_template(template).render(heading=Markup(inline(title)), **values)
 
+    def once(self, make: Callable[[Site, Method], T], method: Method) -> T:
+        """Return a part of a method's page that other files share, made on first use."""
+        if (make, method.id) not in self._made:
+            self._made[make, method.id] = make(self, method)
+        found: T = self._made[make, method.id]
+        return found
+
     # Contents
 
     @cached_property
@@ -65,11 +73,6 @@ class Site:
         """The content of `site/settings.yaml`: the examples for the pages. Raises DataError."""
         path = self._own_file("settings.yaml")
         return load_settings(path, self.kb.shown(path))
-
-    @cached_property
-    def own(self) -> list[OwnStudy]:
-        """The studies that we ran. Raises DataError."""
-        return own_studies(self.kb.root)
 
     @cached_property
     def search_words(self) -> SearchWords:
@@ -207,8 +210,7 @@ class Site:
 
     def _cost(self, method: Method, model: str) -> View:
         try:
-            # The plan is not cached: the plans of all methods on all models would fill the memory.
-            found = Plan(method.parts, self.kb.models[model].inventory()).cost({})
+            found = self.plan(method, model).cost({})
         except UsageError as error:
             return {"problem": str(error), "exact": None, "bytes": None}
         bits = f" + {count(found.stored_bits)} bits" if found.stored_bits else ""
@@ -217,6 +219,12 @@ class Site:
             "trained": count(found.trained), "percent": percent(found.percent),
             "stored": count(found.stored) + bits, "served": count(found.served),
         }  # fmt: skip
+
+    def plan(self, method: Method, model: str) -> Plan:
+        """Return a method on a model. Only those of the examples are cached: all of them would fill the memory."""
+        if model in self.examples:
+            return method.plan(model)
+        return Plan(method.parts, self.kb.models[model].inventory())
 
     def cite(self, text: str | None) -> View | None:
         """Return a citation `key#locator` for the `cite` macro."""

@@ -47,13 +47,13 @@ class Tex:
         self._done: dict[tuple[str, bool, bool], Markup] = {}
 
     def __call__(
-        self, tex: str, *, display: bool = False, file: str = "", field: str = "update", marked: bool = False
+        self, tex: str, *, display: bool = False, file: str = "", field: str = "update", marked: str = ""
     ) -> Markup:
         """Return HTML with MathML inside. Raises DataError with the entry's file if KaTeX rejects the formula.
 
-        marked: the formula is one that was rendered before, with `\\htmlData` of ours around symbols.
+        marked: the same formula with `\\htmlData` of ours around symbols, which is rendered in its place.
         """
-        key = (tex, display, marked)
+        key = (marked or tex, display, bool(marked))
         if key not in self._done:
             self._done[key] = self._render(tex, display, file, field, marked)
         return self._done[key]
@@ -67,14 +67,16 @@ class Tex:
             for tex, reason in zip(formulas, found, strict=True)
         ]
 
-    def _render(self, tex: str, display: bool, file: str, field: str, marked: bool) -> Markup:
+    def _render(self, tex: str, display: bool, file: str, field: str, marked: str) -> Markup:
         from py_mini_racer import JSEvalException
 
-        if len(tex) > LONGEST and not marked:
+        if len(tex) > LONGEST:
             raise DataError([Problem(file, 0, field, f"{len(tex):,} characters", f"at most {LONGEST:,}", rule="tex")])
         try:
-            html = str(self._engine.call("render", tex, display, marked))
+            html = str(self._engine.call("render", marked or tex, display, bool(marked)))
         except JSEvalException as error:
+            if marked:
+                self._render(tex, display, file, field, "")  # an error in it has its own position
             reason = next((line for line in str(error).splitlines() if "ParseError" in line), "KaTeX refuses it")
             reason = reason.split("ParseError: ")[-1]
             raise DataError([Problem(file, 0, field, tex, "a formula KaTeX can set", reason, rule="tex")]) from None

@@ -1,95 +1,42 @@
-"""The finished runs that the knowledge base holds: `studies/<study>.yaml` with `studies/<study>.jsonl` beside it."""
+"""Save the report of a study beside its runs, for the knowledge base to read: see `schema.results`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .design import Design, load_design
-from .records import Record, read_runs
+from ..files.documents import Document
+from ..files.output import write_atomically
+from ..schema.base import validated
+from ..schema.results import Results, digest
 
-__all__ = ["Measured", "OwnStudy", "measured", "own_studies"]
+if TYPE_CHECKING:
+    from .jobs import Study
+    from .report import Report
 
-SAME = ("batch", "seq", "steps", "head_rate", "weight_decay", "warmup", "calibration")
-"""The fields of a design that a test run repeats."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The test runs of one arm: a value for each seed, at the learning rate that the search chose."""
-
-    study: str
-    arm: str
-    method: str | None
-    control: str | None
-    hyperparameters: dict[str, Any]
-    metric: str
-    values: list[float]
-    learning_rate: float | None
-    trained: int | None
-    stored_bytes: int | None
-    step_seconds: float | None
-    peak_bytes: int | None
-    predicted_bytes: int | None
-
-    @property
-    def value(self) -> float:
-        """The mean over the seeds."""
-        return sum(self.values) / len(self.values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self) | {"value": self.value}
+__all__ = ["results", "save"]
 
 
-@dataclass(frozen=True)
-class OwnStudy:
-    """A study with its finished arms, the best first."""
-
-    name: str
-    about: str
-    steps: int
-    seeds: int
-    arms: list[Measured]
-
-
-def own_studies(root: Path) -> list[OwnStudy]:
-    """Return the studies below the root of a knowledge base that have runs.
-
-    An arm is finished if each seed of the design has a test run, and none failed. Raises DataError.
-    """
-    found = list[OwnStudy]()
-    for path in sorted((root / "studies").glob("*.yaml")):
-        runs = path.with_suffix(".jsonl")
-        if runs.is_file():
-            design = load_design(path)
-            arms = sorted(_arms(design, read_runs(runs).values()), key=lambda one: (-one.value, one.arm))
-            found.append(OwnStudy(design.name, design.about, design.steps, len(design.seeds), arms))
-    return found
+def results(study: Study, report: Report, runs: Path) -> Results:
+    """Return the report as a record. runs: the file of runs, whose digest it holds."""
+    design, rows = study.design, []
+    model = design.model
+    data = report.to_dict()
+    for row in data.pop("rows"):
+        row["curve"] = [{"learning_rate": rate, "value": value} for rate, value in row["curve"].items()]
+        rows.append(row)
+    data |= {
+        "model": model.package or model.checkpoint or str((model.config or {}).get("model_type")),
+        "kind": study.kb.backbone(study.backbone).family.kind, "steps": design.steps, "seeds": len(design.seeds),
+        "baselines": design.baselines, "arms": len(study.arms), "runs": digest(runs, str(runs)), "results": rows,
+    }  # fmt: skip
+    return validated(Results, Document(str(runs), json.loads(json.dumps(data, allow_nan=False)), {(): 0}))
 
 
-def measured(root: Path) -> list[Measured]:
-    """Return the finished arms of all studies. Raises DataError."""
-    return [arm for study in own_studies(root) for arm in study.arms]
-
-
-def _arms(design: Design, records: Any) -> Iterator[Measured]:
-    arms: dict[str, list[Record]] = {}
-    for record in records:
-        asked = record.asked
-        if asked["split"] == "test" and all(asked[name] == getattr(design, name) for name in SAME):
-            arms.setdefault(record.arm, []).append(record)
-    for arm, tests in arms.items():
-        first = tests[0]
-        values = {r.asked["seed"]: r.value for r in tests if r.value is not None}
-        if set(values) != set(design.seeds) or len(tests) != len(values):
-            continue
-        peak = next((r for r in tests if r.peak_bytes is not None), first)
-        times = sorted(r.step_seconds for r in tests if r.step_seconds is not None)
-        yield Measured(
-            design.name, arm, first.asked["method"], first.asked["control"], first.hyperparameters, first.metric,
-            [values[seed] for seed in design.seeds], first.learning_rate, first.trained, first.stored_bytes,
-            times[len(times) // 2] if times else None, peak.peak_bytes, peak.predicted_bytes,
-        )  # fmt: skip
+def save(found: Results, path: Path) -> None:
+    """Write a record, one line for each arm."""
+    data = found.model_dump(mode="json")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in data.pop("results"))
+    head = json.dumps(data, ensure_ascii=False, indent=1).removesuffix("\n}")
+    write_atomically({path: f'{head},\n "results": [\n{lines}\n]}}\n'})

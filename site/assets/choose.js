@@ -26,6 +26,7 @@
       this.settle();
       this.build();
     }
+    get shares() { return ["gpus", "shard"]; }
     libraries() { return Object.keys(peft.choices.names); }
     write() {
       var s = this.state, query = this.writeModel(new URLSearchParams());
@@ -46,15 +47,16 @@
       if (!this.steps) {
         var all = this.stepFields(stepped);
         this.lengths = all[0];
+        this.several = all[all.length - 1];
         this.steps = make("details", { class: "pf-details" }, [make("summary", {}, "More settings"), make("div", { class: "pf-stepfields" }, [
           this.input("trained", "Trained at most", s.trained, "text", change("trained"), "10M, 250k, 1e6, or 0.1% of the model"),
           this.tick("anywhere", "also methods outside libraries", s.anywhere, change("anywhere"), "ranked like all others")
-        ].concat(all.slice(1)))]);
+        ].concat(all.slice(1, -1)))]);
         this.steps.open = Boolean(s.trained || s.anywhere);
       }
       this.form.replaceChildren.apply(this.form, this.modelFields().concat([
         this.suggested("gpu", "GPU", s.gpu, gpus, change("gpu"), "A name such as A100 80GB, 4090 or T4, or its memory such as 24 GiB."),
-        this.lengths,
+        this.lengths, this.several,
         make("fieldset", { class: "pf-wishes" }, [make("legend", {}, "Requirements")].concat(Object.keys(known.wishes).map(function (id) {
           return self.tick("need-" + id, known.wishes[id].name, s.needs.indexOf(id) >= 0, function (on) {
             s.needs = Object.keys(known.wishes).filter(function (w) { return w === id ? on : s.needs.indexOf(w) >= 0; });
@@ -73,8 +75,10 @@
       this.show();
     }
     wishes(gpu) {
-      var s = this.state;
-      return { gpu: gpu, setting: this.setting(), needs: s.needs, library: s.library || null, trained: s.trained, by: s.by, anywhere: s.anywhere };
+      var s = this.state, setting = this.setting(), sharing = setting.gpus === null ? null : { gpus: setting.gpus, shard: setting.shard };
+      delete setting.gpus;
+      delete setting.shard;
+      return { gpu: gpu, setting: setting, sharing: sharing, needs: s.needs, library: s.library || null, trained: s.trained, by: s.by, anywhere: s.anywhere };
     }
     /* Say what is wrong with a field, below it. */
     complain(name, message) {
@@ -90,7 +94,7 @@
       var self = this, s = this.state, question = this.question(), gpu, choice;
       if (this.stop) this.stop();
       this.stop = null;
-      ["gpu", "trained", "batch", "seq"].forEach(function (name) { self.complain(name, ""); });
+      ["gpu", "trained", "batch", "seq", "gpus", "optimizer", "quantized"].forEach(function (name) { self.complain(name, ""); });
       if (!question) { this.out.replaceChildren(this.waiting()); return; }
       if (!s.gpu.trim()) { this.out.replaceChildren(this.invite()); return; }
       if (!this.remembers()) { this.out.replaceChildren(this.loading()); return; }
@@ -142,9 +146,9 @@
       return words.length > 1 ? words.slice(0, -1).join(", ") + " and " + words[words.length - 1] : words.join("");
     }
     answer(answer, wishes, question) {
-      var self = this, s = this.state, first = answer.found[0], size = pf.binary(wishes.gpu);
-      var head = first ? [make("strong", { "data-out": "first" }, this.nameOf(first.method)), " fits " + this.modelName() + " on " + size + (first.relaxed.length ? " with " + this.with_(first) : " as asked") + "."] :
-        ["No method fits " + this.modelName() + " on " + size + " with these requirements."];
+      var self = this, s = this.state, first = answer.found[0], size = pf.binary(wishes.gpu), each = wishes.sharing ? " each of " + number(wishes.sharing.gpus) + " GPUs" : "";
+      var head = first ? [make("strong", { "data-out": "first" }, this.nameOf(first.method)), " fits " + this.modelName() + " on " + size + each + (first.relaxed.length ? " with " + this.with_(first) : " as asked") + "."] :
+        ["No method fits " + this.modelName() + " on " + size + each + " with these requirements."];
       var cards = answer.found.map(function (c, i) { return self.card(c, i, wishes, question); });
       var more = answer.found.length === s.n && s.n < MOST ? make("button", { type: "button", class: "pf-button", onclick: function () {
         var at = s.n;
@@ -155,7 +159,7 @@
       this.out.replaceChildren.apply(this.out, [
         make("p", { class: "pf-decision", role: "status" }, head),
         cards.length ? make("ol", { class: "pf-choices" }, cards) : "", more,
-        this.refusals(answer.refused, wishes, !cards.length), this.criteria(), this.command(wishes)
+        this.refusals(answer.refused, wishes, !cards.length), this.criteria(wishes), this.command(wishes)
       ].filter(Boolean));
       if (this.focusOn && cards[this.focusOn]) cards[this.focusOn].querySelector("a").focus({ preventScroll: true });
       this.focusOn = 0;
@@ -164,7 +168,7 @@
       var self = this, method = peft.data.methods[c.method], use = peft.choices.use[c.method];
       var query = this.writeModel(new URLSearchParams({ method: c.method })), before = this.state.step;
       Object.keys(c.given).forEach(function (k) { query.set(pf.key(k), c.given[k]); });
-      this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: String(c.setting.seq) });
+      this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: String(c.setting.seq), gpus: String(c.setting.gpus || before.gpus), shard: c.setting.shard || before.shard });
       this.writeStep(query);
       this.state.step = before;
       var largest = peft.fit(c.method, Object.assign({}, question, { values: c.given }), c.setting, "batch", wishes.gpu).value;
@@ -173,11 +177,11 @@
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [
-          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu)), this.fact("Largest batch", number(largest), "at this length"),
+          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu) + (wishes.sharing ? ", on each GPU" : "")), this.fact("Largest batch", number(largest), wishes.sharing ? "on each GPU, at this length" : "at this length"),
           this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),
-        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence),
+        this.bars(c, wishes, question), this.reasons(c), this.evidence(c.evidence), this.ours(c.ours),
         make("p", { class: "pf-small pf-muted" }, why), this.code(c, question)
       ]);
     }
@@ -226,8 +230,20 @@
         make("strong", {}, study.metric + " " + shown), " with " + study.model + (run.trained ? ", " + number(run.trained) + " trained" : "") + " (", make("a", { href: "measured.html" }, study.name), "). ", make("span", { class: "pf-muted" }, study.limits)
       ]);
     }
+    /* The arm of our own study, where there is one. */
+    ours(arm) {
+      if (!arm) return "";
+      var study = peft.oursFor(this.backbone());
+      function share(v) { return (100 * v).toFixed(1); }
+      return make("p", { class: "pf-choice__evidence", "data-ours": true }, [
+        make("strong", {}, study.metric.charAt(0).toUpperCase() + study.metric.slice(1) + " " + share(arm.value) + " %"), " (" + share(arm.low) + " to " + share(arm.high) + "), group " + arm.group + " of " + study.groups + " in ",
+        make("a", { href: "measured.html#own-" + study.study.replace(/_/g, "-") }, "our study " + study.study), ". ", make("span", { class: "pf-muted" }, study.about + " " + study.finished + " of " + study.arms + " arms so far. An arm cannot be told apart from the best of its group.")
+      ]);
+    }
     code(c, question) {
       var text = pf.tried(function () { return peft.script(c, question); }).value;
+      var shard = c.setting.gpus ? c.setting.shard : null, coded = peft.choices.coded;
+      if (shard && shard !== coded) return make("p", { class: "pf-small pf-muted" }, "The code is written for one GPU, or for " + coded + ".");
       if (!text) return make("p", { class: "pf-small pf-muted" }, "PEFT has no configuration for this method that can be written here.");
       return make("details", { class: "pf-details" }, [make("summary", {}, "Code for PEFT"), make("div", { class: "pf-calc__foot" }, [
         make("div", { class: "pf-calc__bar" }, make("button", { type: "button", class: "pf-button", "data-copy-text": text }, "Copy")),
@@ -247,14 +263,14 @@
         refused.length > shown.length ? make("p", { class: "pf-small pf-muted" }, "And " + number(refused.length - shown.length) + " more.") : ""
       ]);
     }
-    criteria() {
+    criteria(wishes) {
       var s = this.state;
-      return make("p", { class: "pf-small pf-muted" }, (s.anywhere ? "" : "Methods in a library come first. ") + "They are ranked by " + peft.choices.priorities[s.by][1] + ". Ties: the most used, then the oldest. Each method has its default setting; the size is halved where a budget asks for it. Memory is the peak of a training step with an estimate of what a GPU adds.");
+      return make("p", { class: "pf-small pf-muted" }, (s.anywhere ? "" : "Methods in a library come first. ") + "They are ranked by " + peft.choices.priorities[s.by][1] + ". Ties: the most used, then the oldest. Each method has its default setting; the size is halved where a budget asks for it. Memory is the peak of a training step with an estimate of what a GPU adds." + (wishes.sharing ? " Not covered: " + peft.data.training.sharding.not_covered + "." : ""));
     }
     /* The same question as a command. */
     command(wishes) {
       var s = this.state, parts = ["peftonomy choose --model", this.pasted ? "config.json" : s.model, "--gpu", quoted(/^[\d.]+$/.test(s.gpu.trim()) && !peft.gpusNamed(s.gpu).length ? s.gpu.trim() + "GiB" : s.gpu.trim())];
-      this.stepArguments().forEach(function (a) { parts.push("--" + a[0] + (a[1] === true ? "" : " " + a[1])); });
+      parts = parts.concat(this.stepOptions());
       if (s.task) parts.push("--task", s.task);
       if (this.labelled() && Number(s.labels) !== 2) parts.push("--num-labels", s.labels);
       s.needs.forEach(function (need) { parts.push("--need", need); });

@@ -84,6 +84,7 @@
 
   /* ---- the training step ---- */
 
+  function refusal(id, reasons) { return { method: id, reasons: reasons, bytes: null, seq: null, gpus: null }; }
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
   /* A setting with some relaxations; one that changes nothing is left out. */
   function relaxed(setting, names) {
@@ -104,15 +105,16 @@
   }
   /* The settings that a library refuses for a method: the required library, else the one for which code is written. */
   function refusedBy(id, library) { return ((known().untrainable[id] || {})[library && library !== ANY ? library : known().peft]) || {}; }
-  /* A candidate, or {method, reasons, bytes, seq}. */
+  /* A candidate, or {method, reasons, bytes, seq, gpus}. */
   function fitted(id, options, found, wishes) {
     var asked = wishes.setting, set = merge(options, { values: found.given });
     if (method(id).parts.some(function (part) { return part.base.length; })) asked = merge(asked, { quantized: null });
     function taken(setting) { return whole(peft.memory(id, set, setting)); }
+    asked = merge(asked, wishes.sharing);
     var first = tried(function () { return taken(asked); });
-    if (first.problem) return { method: id, reasons: [first.problem.message], bytes: null, seq: null };
+    if (first.problem) return refusal(id, [first.problem.message]);
     var steps = [first.value], names = [], refused = refusedBy(id, wishes.library), all = Object.keys(known().relaxations);
-    for (var key in refused) if (asked[key]) return { method: id, reasons: [refused[key]], bytes: null, seq: null };
+    for (var key in refused) if (asked[key]) return refusal(id, [refused[key]]);
     all.concat(all).forEach(function (name) {
       var changed = relaxed(asked, names.concat(name)), last = steps[steps.length - 1];
       if (given(refused[name]) || names.indexOf(name) >= 0 || last <= wishes.gpu || same(changed, relaxed(asked, names))) return;
@@ -124,7 +126,7 @@
     var setting = relaxed(asked, names);
     if (steps[steps.length - 1] > wishes.gpu) {
       var batch = largest(function (value) { return taken(merge(setting, { batch: value })) <= wishes.gpu; }, asked.batch - 1);
-      if (!batch) return tooLarge(id, taken, merge(setting, { batch: 1 }), refused, wishes.gpu);
+      if (!batch) return tooLarge(id, taken, merge(setting, { batch: 1 }), refused, wishes);
       setting = merge(setting, { batch: batch });
       names.push("batch");
     }
@@ -142,15 +144,29 @@
       stored_bytes: cost.stored_bytes, libraries: libraries(id)
     };
   }
-  /* How much the smallest step takes, and which length would fit. */
-  function tooLarge(id, taken, setting, refused, gpu) {
-    var needed = taken(setting);
+  /* How much the smallest step takes, which length would fit, and how many GPUs would. */
+  function tooLarge(id, taken, setting, refused, wishes) {
+    var needed = taken(setting), gpu = wishes.gpu, kept = setting.checkpointing || given(refused.checkpointing);
+    var several = (kept ? null : fewest(taken, merge(setting, { checkpointing: true }), wishes)) || fewest(taken, setting, wishes);
     var seq = largest(function (value) {
       var shorter = tried(function () { return taken(merge(setting, { seq: value })); });
       return !shorter.problem && shorter.value <= gpu;
     }, setting.seq - 1);
     var reason = "needs " + binary(needed) + " with all that saves memory and one sequence" + (seq ? "; a length of " + inner.grouped(seq) + " fits" : "");
-    return { method: id, reasons: [reason].concat(Object.keys(refused).map(function (k) { return refused[k]; })), bytes: needed, seq: seq || null };
+    if (several) reason += "; " + inner.grouped(several.gpus) + " such GPUs fit it with " + several.shard + (several.optimizer === setting.optimizer ? "" : " and the optimizer " + several.optimizer);
+    return { method: id, reasons: [reason].concat(Object.keys(refused).map(function (k) { return refused[k]; })), bytes: needed, seq: seq || null, gpus: several ? several.gpus : null };
+  }
+  /* The setting with the smallest number of GPUs on which a step fits; null if no power of two helps. */
+  function fewest(taken, setting, wishes) {
+    var sharing = wishes.sharing || {}, least = sharing.gpus || 1, numbers = known().numbers.filter(function (n) { return n > least; });
+    var set = merge(setting, { shard: sharing.shard || peft.data.training.sharding.kinds[0] });
+    if (tried(function () { return peft.checkedSetting(merge(set, { gpus: numbers[0] })); }).problem) set.optimizer = wishes.setting.optimizer;
+    function fits(n) {
+      var bytes = tried(function () { return taken(merge(set, { gpus: n })); });
+      return !bytes.problem && bytes.value <= wishes.gpu;
+    }
+    var last = numbers.filter(function (n) { return Number.isInteger(Math.log2(n)); }).find(fits);
+    return last ? merge(set, { gpus: numbers.find(function (n) { return n === last || fits(n); }) }) : null;
   }
 
   /* ---- the choice ---- */
@@ -165,38 +181,45 @@
     var study = Object.keys(known().studies).filter(function (key) { return known().studies[key].kind === backbone.family.kind; })[0];
     return study ? known().evidence[study] : {};
   }
+  /* Our own study on a model of the same kind, with the arm of each method. */
+  function oursFor(backbone) { var found = known().ours[backbone.family.kind]; return found && found.methods ? found : { methods: {} }; }
   /* Lower for better runs; the highest for a method without one. */
   function quality(run) { return !run ? Infinity : known().studies[run.study].better === "higher" ? -run.value : run.value; }
   /* An answer that is found in steps: call `step` until it is true, then read `answer`. `wishes`: gpu (bytes), setting,
-     merge, needs, library, trained (text), by, anywhere. `only`: the methods to count, all if it is empty. */
+     sharing (gpus and shard, if several GPUs share the step), merge, needs, library, trained (text), by, anywhere. `only`: the methods to count, all if it is empty. */
   function choosing(options, wishes, n, only) {
     var backbone = peft.backbone(options), budget = trainedBudget(wishes.trained, backbone.parameters), widths = known().widths;
     var dtype = widths[peft.data.training.dtypes[wishes.setting.dtype][1]], by = wishes.by || "libraries";
     var ids = only && only.length ? Array.from(new Set(only)) : Object.keys(peft.data.methods), some = only && only.length, ready = [], refused = [], found = [], sorted = false;
+    if (wishes.sharing) peft.checkedSetting(merge(wishes.setting, wishes.sharing));
     var runs = runsFor(backbone);
     if (by === "evidence" && !Object.keys(runs).length) fail("No published comparison here has a model of this kind. Choose another order.", "by");
+    var own = oursFor(backbone);
+    if (by === "ours" && !Object.keys(own.methods).length) fail("None of our own studies has a model of this kind. Choose another order.", "by");
     function size(id) {
       var rank = [wishes.anywhere ? 0 : Number(!libraries(id).length)].concat(known().use[id], [method(id).year, id]), reasons = unmet(id, wishes);
       var answer = tried(function () { return sized(id, options, budget, dtype); });
-      if (answer.problem) { refused.push([rank, { method: id, reasons: reasons.concat(answer.problem.message), bytes: null, seq: null }]); return; }
+      if (answer.problem) { refused.push([rank, refusal(id, reasons.concat(answer.problem.message))]); return; }
       if (!answer.value.cost.trained) reasons.push("trains nothing by itself");
       if (answer.value.cost.trained >= answer.value.cost.backbone && !some) reasons.push("trains all parameters of the model");
       if (by === "stored") rank.splice(1, 0, answer.value.cost.stored_bytes);
       if (by === "evidence") rank.splice(1, 0, quality(runs[id]));
-      if (reasons.length) refused.push([rank, { method: id, reasons: reasons, bytes: null, seq: null }]);
+      if (by === "ours") rank.splice(1, 0, own.methods[id] ? own.methods[id].group : Infinity);
+      if (reasons.length) refused.push([rank, refusal(id, reasons)]);
       else ready.push([rank, id, answer.value]);
     }
     function fit(item) {
       var answer = fitted(item[1], options, item[2], wishes), rank = item[0];
       if (answer.reasons) { refused.push([rank, answer]); return false; }
       answer.evidence = runs[item[1]] || null;
+      answer.ours = own.methods[item[1]] ? merge({ study: own.study, metric: own.metric, groups: own.groups }, own.methods[item[1]]) : null;
       if (by === "memory") rank = [rank[0], answer.bytes].concat(rank.slice(1));
       found.push([rank, answer]);
       return by !== "memory" && !some && found.length === n;
     }
     function above(rank, last) {
       if (by === "memory") return rank[0] <= last[0];
-      return (["stored", "evidence"].indexOf(by) < 0 || rank.length >= last.length) && compared(rank, last) < 0;
+      return (["stored", "evidence", "ours"].indexOf(by) < 0 || rank.length >= last.length) && compared(rank, last) < 0;
     }
     return {
       step: function () {
@@ -263,11 +286,11 @@
     Object.keys(apart).forEach(function (tensor, i) { if (kept[i]) lines.push(apart[tensor] + "=" + quotedList(kept[i])); });
     return { symbol: found.symbol, arguments: lines };
   }
-  /* The whole code for a candidate; null where peft has no configuration of the method. */
+  /* The whole code for a candidate; null where peft has no configuration of the method, or the GPUs share more than `coded`. */
   function code(candidate, options) {
     var task = given(options.task) ? options.task : inner.trainedTask(peft.backbone(options)), asked = merge(options, { task: task });
     var config = configured(candidate.method, asked, candidate.given), setting = candidate.setting, say = known().code, kind = peft.backbone(options).type;
-    if (!config) return null;
+    if (!config || (given(setting.gpus) && setting.shard !== known().coded)) return null;
     var type = say.types[setting.dtype], only = peft.data.families[kind].only || {}, labelled = peft.data.tasks.labelled.indexOf(task) >= 0 && !(task in only);
     var name = known().classes[kind][task], checkpoint = (given(options.model) && peft.data.models[options.model].hub) || say.placeholder;
     var load = ['"' + checkpoint + '"', "dtype=torch." + type];
@@ -289,5 +312,5 @@
     ].join("\n");
   }
 
-  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, script: code });
+  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, oursFor: oursFor, script: code });
 })();

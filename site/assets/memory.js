@@ -373,6 +373,11 @@
   function whole(memory) { return memory.peak + memory.gpu_extra_estimate; }
 
   parts.sharing = ["gpus", "shard", "reshard_after_forward", "reduce_dtype", "quant_storage"];
+  /* A setting with its defaults, and how several GPUs share it. */
+  peft.checkedSetting = function (asked) {
+    var setting = settingOf(asked);
+    return merge(setting, sharingOf(asked, setting));
+  };
   peft.memory = memory;
   peft.fit = fit;
 })();

@@ -1,4 +1,5 @@
-/* Sort tables with `data-sort` by a column, and mark what belongs to a symbol of an equation.
+/* Sort tables with `data-sort` by a column, hide the categories of a legend with `data-hues`, and mark what belongs to a
+   symbol of an equation.
    A cell's `data-value` goes before its text. Rows without a value stay last. */
 (function () {
   "use strict";
@@ -37,6 +38,27 @@
     });
   }
 
+  /* Make each category of a legend a button that hides and shows its rows and points. */
+  function filtering(keys) {
+    var around = keys.closest("[data-filtered]");
+    Array.from(keys.children).forEach(function (key) {
+      var button = document.createElement("button"), hue = key.getAttribute("data-hue");
+      var rows = around.querySelectorAll('tr[data-hue="' + hue + '"]'), points = around.querySelectorAll("svg .hue-" + hue);
+      if (!rows.length) { key.remove(); return; }
+      button.type = "button";
+      button.className = "pf-key";
+      button.setAttribute("aria-pressed", "true");
+      button.append.apply(button, Array.from(key.childNodes));
+      button.addEventListener("click", function () {
+        var shown = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(shown));
+        rows.forEach(function (row) { row.hidden = !shown; });
+        points.forEach(function (point) { (point.closest("a") || point).classList.toggle("is-off", !shown); });
+      });
+      key.append(button);
+    });
+  }
+
   function of(element) { return (element.getAttribute("data-symbol") || "").split(" ").filter(Boolean); }
   function marks() {
     var all = Array.from(document.querySelectorAll("[data-symbol]")), pointed = [], focused = [];
@@ -57,6 +79,7 @@
   }
   function start() {
     document.querySelectorAll("table[data-sort]").forEach(sortable);
+    document.querySelectorAll("[data-hues]").forEach(filtering);
     marks();
     unfold();
     addEventListener("hashchange", unfold);

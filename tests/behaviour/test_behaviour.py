@@ -7,6 +7,7 @@ one at every setting, on the other at the first. With GRID=whole (`make grid`) i
 
 from __future__ import annotations
 
+import importlib
 import random
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from peftonomy import UsageError
 from peftonomy.conformance import checks, tiny
 from peftonomy.conformance.trial import KB, Trial, trials, with_module
-from tests.grid import WHOLE
+from tests.grid import WHOLE, drawn
 
 from .twins import TWINS, Twin
 
@@ -28,6 +29,15 @@ OF_IMAGES = ("adaptformer", "convpass", "fact", "repadapter", "ssf", "vpt")
 REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
+STAGES = (
+    "adapterdrop", "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter",
+    "loreft", "lst", "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning",
+    "propetl", "spot", "tiny_attn_adapter", "u_mam", "unipelt", "vpt", "warp", "x_lora",
+)  # fmt: skip
+"""Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens")]
+"""The other methods; bad_x acts there without its coupling only."""
+SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 
 
 LONG = frozenset({checks.training, checks.storing, checks.memory})
@@ -37,14 +47,16 @@ TRAINED_ON = 2
 def trained_on(method: str) -> list[str]:
     """Draw the families on which a method trains and stores."""
     known = [family for other, family in PAIRS if other == method]
-    return random.Random(method).sample(known, min(TRAINED_ON, len(known)))
+    chosen = random.Random(method).sample(known, min(TRAINED_ON, len(known)))
+    staged = [family for other, family in SAMPLE if other == method]
+    return [chosen[0], *(staged or chosen[1:])]
 
 
-@pytest.mark.parametrize(("method", "family"), PAIRS)
+@pytest.mark.parametrize(("method", "family"), [*PAIRS, *SAMPLE])
 def test_method(method: str, family: str) -> None:
-    drawn = trained_on(method)
+    trained = trained_on(method)
     for number, trial in enumerate(trials(method, family)):
-        everything = WHOLE or family == drawn[0] or (family in drawn and number == 0)
+        everything = WHOLE or family == trained[0] or (family in trained and number == 0)
         for check in checks.CHECKS:
             if everything or check not in LONG:
                 try:
@@ -53,8 +65,26 @@ def test_method(method: str, family: str) -> None:
                     raise AssertionError(f"{check.__name__} at {trial.hyperparameters}: {error}") from error
 
 
+def test_every_implementation_says_what_it_is() -> None:
+    for key in KB:
+        module = importlib.import_module(f"reference_impls.{key}")
+        source = KB[key].entry.source.partition("#")[0]
+        assert source in (module.__doc__ or ""), f"{key}: the docstring does not cite {source}"
+        assert callable(module.apply)
+
+
+def test_every_method_runs_on_several_families() -> None:
+    """What the suite leaves out is listed by name; a method acts on two families at least, or on images only."""
+    covered = {method: {f for m, f in PAIRS if m == method} for method in KB.methods}
+    tensors = {method: KB[method].entry.tensors.values() for method in covered}
+    images = {m for m in covered if any(t.requires is not None and "vocab" in t.requires.names for t in tensors[m])}
+    assert {m for m, families in covered.items() if len(families) < 2} == images
+    assert all(covered[method] == {"vit"} for method in images)
+    assert all(family in tiny.CONFIGS for _, family in NOWHERE_TO_ACT)
+
+
 def test_all_families_are_trained_on() -> None:
-    assert {family for method in KB for family in trained_on(method)} == set(tiny.CONFIGS)
+    assert {family for method in KB for family in trained_on(method)} == set(tiny.every())
 
 
 @pytest.mark.parametrize(("method", "family"), NOWHERE_TO_ACT)
@@ -69,6 +99,14 @@ def test_refused_by_entry_and_implementation(method: str, family: str) -> None:
         trials(method, family)
     with pytest.raises(UsageError):
         Trial(method, family, {}).make()
+
+
+@pytest.mark.parametrize("method", STAGES)
+def test_refused_on_stages_and_towers(method: str) -> None:
+    """At the defaults. Without its MLP, or without the coupling, a method may act."""
+    for model in ("swin_tiny", "clip_vit_b_32"):
+        with pytest.raises(UsageError, match=r"requires .*(n_encoders|vocab)"):
+            KB[method].cost(model)
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=str)

@@ -1,9 +1,6 @@
 /* The calculator: its question, and the form that changes it. */
 
-var RESERVED = ["method", "model", "config", "task", "labels", "dtype", "targets", "modules", "batch", "seq", "checkpointing", "gpus", "shard"].concat(CHOSEN.map(function (c) { return c.query; }));
-var ONE = "1";
-/* How several GPUs may share a step; the first is the default. */
-function kinds() { return peft.data.training.sharding.kinds; }
+var RESERVED = ["method", "model", "config", "task", "labels", "dtype", "targets", "modules", "batch", "seq", "checkpointing", "gpus", "shard"].concat(CHOSEN.concat(FSDP).map(function (c) { return c.query; }));
 function key(name) { return RESERVED.indexOf(name) < 0 ? name : "hp." + name; }
 
 class Calculator extends Coded {
@@ -37,36 +34,7 @@ class Calculator extends Coded {
     asked.forEach(function (role) { if ((s.targets || []).indexOf(role) < 0) q.refuse("the target", role, self.roles()); });
     this.build();
   }
-  /* Besides how a step is trained: on how many GPUs, and how they share it. */
-  readStep() {
-    super.readStep();
-    Object.assign(this.state.step, { gpus: this.query.get("gpus") || ONE, shard: this.query.one("shard", kinds()) || kinds()[0] });
-  }
-  setting() {
-    var setting = super.setting(), gpus = setting.gpus;
-    setting.gpus = gpus === ONE ? null : /^\d{1,10}$/.test(gpus) ? Number(gpus) : gpus;
-    if (gpus === ONE) setting.shard = null;
-    return setting;
-  }
-  writeStep(query) {
-    super.writeStep(query);
-    var step = this.state.step;
-    if (step.gpus !== ONE) query.set("gpus", step.gpus);
-    if (step.shard !== kinds()[0]) query.set("shard", step.shard);
-  }
-  stepFields(changed) {
-    var step = this.state.step;
-    return super.stepFields(changed).concat(make("div", { class: "pf-pair" }, [
-      this.input("gpus", "GPUs", step.gpus, "number", function (v) { step.gpus = v; changed(); }, "each with such a batch"),
-      this.select("shard", "Shared with", kinds().map(function (v) { return [v, v]; }), step.shard, function (v) { step.shard = v; changed(); }, "if there are several")
-    ]));
-  }
-  stepArguments() {
-    var setting = this.setting(), found = super.stepArguments();
-    if (setting.gpus !== null) found.push(["gpus", setting.gpus]);
-    if (setting.gpus !== null && setting.shard !== kinds()[0]) found.push(["shard", setting.shard]);
-    return found;
-  }
+  get shares() { return peft.data.training.sharding.options; }
   roles() {
     var question = this.question();
     return question ? peft.roles(this.state.method, question) : [];

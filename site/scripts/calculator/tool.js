@@ -8,6 +8,17 @@ var CHOSEN = [
   { field: "quantized", query: "quantized", label: "Frozen matrices", of: "quantized" }
 ];
 function choices(chosen) { var known = peft.data.training[chosen.of]; return Array.isArray(known) ? known : Object.keys(known); }
+var ONE = "1";
+/* How several GPUs may share a step; the first is the default. */
+function kinds() { return peft.data.training.sharding.kinds; }
+/* The other options of FSDP: what an empty choice means, and the other choices with the values of the setting. */
+var FSDP = [
+  { field: "reshard_after_forward", query: "reshard", label: "After a layer's forward pass", none: "release its weights", of: function () { return [["no", "keep them gathered"]]; }, values: { no: false } },
+  { field: "reduce_dtype", query: "reduce", label: "Gradients reduced in", none: "the trained type", of: function () { return named(Object.keys(peft.data.training.sharding.reduced)); } },
+  { field: "quant_storage", query: "storage", label: "NF4 is held in", none: peftStorage, of: function () { return named(peft.data.training.sharding.storage); } }
+];
+function named(words) { return words.map(function (w) { return [w, w]; }); }
+function peftStorage() { return peft.data.training.sharding.storage[0] + ", if there is NF4"; }
 var PASTED = "pasted";   // the choice, in the list of models, of a config.json of one's own
 
 /* A page element that holds a question in `state`, keeps it in the address and shows the answer. */
@@ -47,12 +58,23 @@ class Tool extends Fields {
     var q = this.query, usual = peft.data.training.setting, step = this.state.step = Object.assign({ batch: q.get("batch") || BATCH, seq: q.get("seq") || SEQ }, usual);
     CHOSEN.forEach(function (c) { step[c.field] = q.one(c.query, choices(c)) || usual[c.field]; }, this);
     step.checkpointing = q.flag("checkpointing");
+    if (!this.shares.length) return;
+    step.gpus = q.get("gpus") || ONE;
+    step.shard = q.one("shard", kinds()) || kinds()[0];
+    this.fsdp().forEach(function (c) { step[c.field] = q.one(c.query, c.of().map(function (o) { return o[0]; })) || ""; });
   }
+  /* The settings of several GPUs that a tool asks for. */
+  get shares() { return []; }
+  fsdp() { var shares = this.shares; return FSDP.filter(function (c) { return shares.indexOf(c.field) >= 0; }); }
   /* The same for engine.js: lengths as numbers, where they are some. */
   setting() {
     function whole(text) { return /^\d{1,10}$/.test(text) ? Number(text) : text; }
-    var step = this.state.step;
-    return Object.assign({}, step, { batch: whole(step.batch), seq: whole(step.seq) });
+    var step = this.state.step, setting = Object.assign({}, step, { batch: whole(step.batch), seq: whole(step.seq) });
+    if (!this.shares.length) return setting;
+    setting.gpus = step.gpus === ONE ? null : whole(step.gpus);
+    if (setting.gpus === null) setting.shard = null;
+    this.fsdp().forEach(function (c) { setting[c.field] = step[c.field] === "" ? null : c.values ? c.values[step[c.field]] : step[c.field]; });
+    return setting;
   }
   writeStep(query) {
     var step = this.state.step, usual = peft.data.training.setting;
@@ -60,6 +82,25 @@ class Tool extends Fields {
     if (step.seq !== SEQ) query.set("seq", step.seq);
     CHOSEN.forEach(function (c) { if (step[c.field] !== usual[c.field]) query.set(c.query, step[c.field]); });
     if (step.checkpointing) query.set("checkpointing", "1");
+    if (!this.shares.length) return;
+    if (step.gpus !== ONE) query.set("gpus", step.gpus);
+    if (step.shard !== kinds()[0]) query.set("shard", step.shard);
+    this.fsdp().forEach(function (c) { if (step[c.field] !== "") query.set(c.query, step[c.field]); });
+  }
+  /* The fields of several GPUs. */
+  shareFields(changed) {
+    var self = this, step = this.state.step;
+    function change(name) { return function (v) { step[name] = v; changed(); }; }
+    var fields = [make("div", { class: "pf-pair" }, [
+      this.input("gpus", "GPUs", step.gpus, "number", change("gpus"), "each with such a batch"),
+      this.select("shard", "Shared with", named(kinds()), step.shard, change("shard"), "if there are several")
+    ])];
+    var more = this.fsdp().map(function (c) {
+      var none = typeof c.none === "function" ? c.none() : c.none;
+      return self.select(c.field, c.label, [["", none]].concat(c.of()), step[c.field], change(c.field));
+    });
+    if (more.length) fields.push(make("details", { class: "pf-details", open: this.fsdp().some(function (c) { return step[c.field] !== ""; }) }, [make("summary", {}, "Options of FSDP"), make("div", { class: "pf-stepfields" }, more)]));
+    return fields;
   }
   stepFields(changed) {
     var self = this, step = this.state.step;
@@ -72,13 +113,23 @@ class Tool extends Fields {
       make("div", { class: "pf-pair" }, [this.input("batch", "Batch", step.batch, "number", change("batch"), "sequences"), this.input("seq", "Length", step.seq, "number", change("seq"), "tokens of each")]),
       make("div", { class: "pf-pair" }, chosen.slice(0, 2)), make("div", { class: "pf-pair" }, chosen.slice(2)),
       this.tick("checkpointing", "gradient checkpointing", step.checkpointing, change("checkpointing"), "layers keep only what they read")
-    ];
+    ].concat(this.shares.length ? this.shareFields(changed) : []);
   }
   /* What differs from the usual setting, as [name, value]; for code. */
   stepArguments() {
     var step = this.setting(), usual = peft.data.training.setting, found = [["batch", step.batch], ["seq", step.seq]];
     Object.keys(usual).forEach(function (name) { if (step[name] !== usual[name]) found.push([name, step[name]]); });
+    if (step.gpus) found.push(["gpus", step.gpus]);
+    if (step.gpus && step.shard !== kinds()[0]) found.push(["shard", step.shard]);
+    this.fsdp().forEach(function (c) { if (step[c.field] !== null) found.push([c.field, step[c.field]]); });
     return found;
+  }
+  /* The same as options of a command. */
+  stepOptions() {
+    return this.stepArguments().map(function (a) {
+      if (a[0] === "reshard_after_forward") return a[1] ? "--reshard" : "--no-reshard";
+      return "--" + a[0].replace(/_/g, "-") + (a[1] === true ? "" : " " + quoted(String(a[1])));
+    });
   }
   /* The pasted text as a model; what is wrong with it is kept for its field. */
   readText() {

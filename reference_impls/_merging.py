@@ -1,0 +1,54 @@
+"""What methods share that merge whole models: they change the pretrained weights in place, and add no tensor.
+
+An input maps the names of parameters to their values. Each is read when it is needed, so inputs may lie in files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _kit as kit
+from . import _recipe
+
+Input = Mapping[str, Tensor]
+
+
+def own(model: nn.Module) -> dict[str, Tensor]:
+    """Return the pretrained weights of the model by name; tied ones once."""
+    return {weight.name: weight.value for weight in kit.weights(model) if weight.pretrained}
+
+
+def change(given: Input, name: str, weight: Tensor) -> Tensor:
+    """Return the change of one weight in one input, as a new tensor."""
+    return given[name].to(weight) - weight
+
+
+def settings(model: nn.Module, inputs: Sequence[Input], name: str) -> dict[str, Any]:
+    """Return the hyperparameters that `apply` kept, without the number of inputs, which is checked."""
+    found = dict(_recipe.kept(model, name))
+    tasks = found.pop("tasks")
+    assert len(inputs) == tasks, f"found {len(inputs)} inputs, expected {tasks}"
+    return found
+
+
+@torch.no_grad()
+def add(weights: Mapping[str, Tensor], inputs: Sequence[Input], scale: float) -> None:
+    """Add the sum of the inputs' changes, times a number, to the weights."""
+    for name, weight in weights.items():
+        total = torch.zeros_like(weight)
+        for given in inputs:
+            total.add_(change(given, name, weight))
+        weight.add_(total, alpha=scale)
+
+
+def recorded(
+    model: nn.Module, inputs: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Return two weights of the model, and the inputs that a golden vector records for them."""
+    weights = {role: kit.sites(model, [f"mlp.{role}"])[0].module.weight for role in ("up", "down")}
+    number = sum(name.startswith("up ") for name in inputs)
+    return weights, [{role: inputs[f"{role} {i}"] for role in weights} for i in range(number)]
