@@ -24,8 +24,9 @@ NOWHERE_TO_ACT = [(m, f) for m in ("bitfit", "u_bitfit", "s_bitfit") for f in ("
 NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
-REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
-REFUSED += [(m, f) for m in ("adaptformer", "convpass", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
+REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")] + [("residual_prompt_tuning", "vit")]
+OF_IMAGES = ("adaptformer", "convpass", "fact", "repadapter", "ssf", "vpt")
+REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
