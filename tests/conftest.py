@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,24 +25,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def pytest_addoption(parser: pytest.Parser) -> None:
     about = "only tests of this method; repeatable"
     parser.addoption("--method", action="append", default=[], metavar="ID", help=about)
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave what helps tests unread, and with `-m "not torch and ..."` the modules that the mark excludes.
-
-    Pytest would import each helper to look for examples in its docstrings.
-    """
-    helps = Path(__file__).parent in collection_path.parents and not collection_path.name.startswith("test_")
-    if collection_path.suffix == ".py" and helps:
-        return True
-    left_out = re.findall(r"not (\w+)", config.option.markexpr) if " or " not in config.option.markexpr else []
-    if collection_path.suffix != ".py" or not left_out:
-        return None
-    text = collection_path.read_text(encoding="utf-8")
-    marks = re.search(r"^pytestmark = (\[.*?^\]|[^\n]*)", text, re.MULTILINE | re.DOTALL)
-    excluded = marks is not None and any(f"mark.{name}" in marks[1] for name in left_out)
-    imports = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
-    return True if excluded or imports else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
