@@ -192,7 +192,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
     asked = parser.parse_args()
     kb = trial.KB
-    everything = [m for key in asked.methods or kb for m in mutants(kb[key])]
+    chosen = [kb[key] for key in asked.methods or kb]
+    rejected = {method.id: why for method in chosen if (why := next(iter(_rejections(method)), ""))}
+    if rejected:
+        sys.exit("\n".join(f"{key}: rejected without a change: {why}" for key, why in rejected.items()))
+    everything = [mutant for method in chosen for mutant in mutants(method)]
     if asked.sample:
         everything = random.Random(0).sample(everything, min(asked.sample, len(everything)))
     alive = 0

@@ -39,7 +39,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "shira": {"r": 3}, "uni_lora": {"theta_d_length": 50}, "vb_lora": {"vector_length": 6},
     "waveft": {"n_frequency": 9}, "corda": {"r": 4}, "eva": {"r": 4}, "lora_ga": {"r": 4}, "olora": {"r": 4},
     "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2}, "lst": {"r": 4},
-    "lora_xs": {"r": 4}, "milora": {"r": 4}, "abba": {"r1": 4, "r2": 3}, "mora": {"r": 2},
+    "lora_xs": {"r": 4}, "lora_sb": {"r": 4}, "milora": {"r": 4}, "abba": {"r1": 4, "r2": 3}, "mora": {"r": 2},
     "attempt": {"prompt_length": 8}, "cpt": {"prompt_length": 8}, "mpt": {"prompt_length": 8},
     "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4}, "apollo": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},

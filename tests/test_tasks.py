@@ -8,7 +8,7 @@ import pytest
 from transformers.models.auto import modeling_auto as auto
 
 from peftonomy import ConfigError, UnknownName, UsageError
-from peftonomy.schema.family import LABELLED, TASKS
+from peftonomy.schema.names import LABELLED, TASKS
 
 from .backbones_kit import FAMILIES, LABELS, TINY, built
 from .cli_kit import Run

@@ -18,7 +18,7 @@ from ..schema.method import MethodEntry
 from ..schema.tensors import Tensor
 from .measure import Measure, measures
 
-__all__ = ["Chosen", "Part", "Places", "Spot", "flattened", "places", "sites"]
+__all__ = ["NamedSites", "Part", "Spot", "SpotGroup", "flattened", "sites", "spot_groups"]
 
 MOST_PARTS = 50
 
@@ -84,7 +84,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class NamedSites:
     """Locations that are named one by one, instead of by roles or suffixes.
 
     sites: the locations of tensors per site. named: a predicate for module names, for the tensors of a method without
@@ -97,9 +97,9 @@ class Chosen:
     apart: Mapping[str, tuple[SiteGroup, ...]] = field(default_factory=dict)
     own: Mapping[SiteGroup, Mapping[str, Value]] = field(default_factory=dict)
 
-    def places(
+    def spot_groups(
         self, name: str, measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]
-    ) -> Iterator[tuple[Places, Mapping[str, Value]]]:
+    ) -> Iterator[tuple[SpotGroup, Mapping[str, Value]]]:
         """Yield a tensor's locations among the chosen ones, with the hyperparameters set there."""
         owned: dict[tuple[tuple[str, Value], ...], list[tuple[int, Spot]]] = {}
         for number, spot in enumerate(self._spots(name, measured, inventory, targeted)):
@@ -185,7 +185,7 @@ def _default_sites(entry: MethodEntry, defaults: Sequence[str], inventory: Inven
 
 
 @dataclass
-class Places:
+class SpotGroup:
     """Spots with equal values of all dimensions that a tensor's sizes depend on.
 
     dims: dimensions that formulas may name besides the model's. spots: each with its number among the tensor's spots.
@@ -202,24 +202,24 @@ class Places:
         return dict(Counter(layer for _, spot in self.spots for layer in spot.layers))
 
 
-def places(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[Places]:
+def spot_groups(measured: Measure, inventory: Inventory, targeted: Sequence[SiteGroup]) -> list[SpotGroup]:
     """Return the locations of a tensor, grouped by equal dimensions."""
     key = measured.spread, tuple(map(id, targeted)) if measured.tensor.per in ("site", "role") else None
     if key not in inventory.memo:
         # The cache also references the targeted modules, so that no other objects can get their ids.
         inventory.memo[key] = targeted, alike(measured, enumerate(spots(measured, inventory, targeted)))
-    found: list[Places] = inventory.memo[key][1]
+    found: list[SpotGroup] = inventory.memo[key][1]
     return found
 
 
-def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[Places]:
+def alike(measured: Measure, numbered: Iterable[tuple[int, Spot]]) -> list[SpotGroup]:
     """Group spots that have equal values of all dimensions that the tensor's formulas name."""
-    groups: dict[tuple[Any, ...], Places] = {}
+    groups: dict[tuple[Any, ...], SpotGroup] = {}
     for number, spot in numbered:
         key = (spot.shape, *[spot.dims.get(name) for name in measured.names])
         group = groups.get(key)
         if group is None:
-            groups[key] = Places(spot.dims, [(number, spot)], spot.n)
+            groups[key] = SpotGroup(spot.dims, [(number, spot)], spot.n)
         else:
             group.spots.append((number, spot))
             group.n += spot.n

@@ -18,7 +18,7 @@ from ..formula import Formula
 from ..schema.base import Value
 from ..schema.tensors import Hyperparameter, Tensor
 from .cost import Cost, TensorCost
-from .layout import Chosen, Part, Places, Spot, Suffixes, places, sites
+from .layout import NamedSites, Part, Spot, SpotGroup, Suffixes, sites, spot_groups
 from .measure import HELD, Measure
 from .values import coerced
 
@@ -65,7 +65,7 @@ class Piece:
     part: int
     name: str
     measure: Measure
-    places: Places
+    group: SpotGroup
     own: Mapping[str, Value]
     """Hyperparameters with their own values at these locations."""
 
@@ -103,7 +103,7 @@ class Row:
 
     def spots(self) -> Iterator[tuple[Spot, int]]:
         """Yield each spot where the tensor exists, with the number of tensors there."""
-        for _, spot in self.piece.places.spots:
+        for _, spot in self.piece.group.spots:
             n = spot.n if self.layers is None else len(self.layers.intersection(spot.layers))
             if n:
                 yield spot, n * self.copies
@@ -123,7 +123,7 @@ class Plan:
         inventory: Inventory,
         targets: tuple[str, ...] | None = None,
         target_modules: Suffixes | None = None,
-        chosen: Chosen | None = None,
+        chosen: NamedSites | None = None,
         wider: Mapping[str, Formula] = NOTHING,
     ):
         """`wider`: domains of a library that replace those of the entry."""
@@ -151,16 +151,16 @@ class Plan:
         for index, part in enumerate(self.parts):
             for name, measured in part.measures.items():
                 label = part.prefix + name
-                found = self._places(index, label, measured)
+                found = self._groups(index, label, measured)
                 self.pieces += [Piece(index, label, measured, where, own) for where, own in found]
         self._check_all_used()
         self.shares = any(measured.across for part in self.parts for measured in part.measures.values())
 
-    def _places(self, index: int, name: str, measured: Measure) -> Iterable[tuple[Places, Mapping[str, Value]]]:
+    def _groups(self, index: int, name: str, measured: Measure) -> Iterable[tuple[SpotGroup, Mapping[str, Value]]]:
         """Return the locations of a part's tensor, with the hyperparameters that have their own values there."""
         if self.chosen is not None:
-            return self.chosen.places(name, measured, self.inventory, self.sites[index])
-        return [(where, NOTHING) for where in places(measured, self.inventory, self.sites[index])]
+            return self.chosen.spot_groups(name, measured, self.inventory, self.sites[index])
+        return [(where, NOTHING) for where in spot_groups(measured, self.inventory, self.sites[index])]
 
     def _check_all_used(self) -> None:
         """Raise UsageError if the method has no locations, or if no tensor acts on a targeted module."""
@@ -170,7 +170,7 @@ class Plan:
         for index, (part, group) in enumerate(zip(self.parts, self.sites, strict=True)):
             own = part.measures.values()
             if any(m.tensor.per == "site" for m in own) and not any(m.everywhere for m in own):
-                found = [piece.places for piece in self.pieces if piece.part == index]
+                found = [piece.group for piece in self.pieces if piece.part == index]
                 used = {id(spot.source) for where in found for _, spot in where.spots}
                 for site in group:
                     if id(site) not in used:
@@ -267,11 +267,11 @@ class Plan:
                 args = self.arguments({**values, **piece.own})[piece.part]
             try:
                 if measured.layered:
-                    common, dims, there = self.common, piece.places.dims, measured.there
-                    layers = frozenset([layer for layer in piece.places.layers if there(common, dims, layer, *args)[0]])
+                    common, dims, there = self.common, piece.group.dims, measured.there
+                    layers = frozenset([layer for layer in piece.group.layers if there(common, dims, layer, *args)[0]])
                     if not layers:
                         continue
-                found = measured.sizes(self.common, piece.places.dims, *args)
+                found = measured.sizes(self.common, piece.group.dims, *args)
             except FormulaError as error:
                 text = f"{self.id}: tensor {piece.name} has no size here: {error}"
                 raise UsageError(text, about=measured.hyperparameters) from None
@@ -288,7 +288,7 @@ class Plan:
             if type(number) is not int or not 0 <= number <= EXACT:
                 found = [self._whole(piece, what, n) for what, n in zip(measured.words, found, strict=True)]
                 break
-        where, copies, trained = piece.places, found[1], measured.trained
+        where, copies, trained = piece.group, found[1], measured.trained
         n = copies * (where.n if layers is None else sum(n for layer, n in where.layers.items() if layer in layers))
         held = [0, 0, 0, 0]
         for kind, at in measured.columns:
@@ -324,9 +324,9 @@ class Plan:
         return row
 
     def _unmet(self, piece: Piece, args: tuple[Any, ...]) -> UsageError:
-        formula, role = piece.measure.requires, piece.places.spots[0][1].role
+        formula, role = piece.measure.requires, piece.group.spots[0][1].role
         assert formula is not None
-        known = self.common | dict(piece.places.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
+        known = self.common | dict(piece.group.dims) | dict(zip(piece.measure.hyperparameters, args, strict=True))
         bound = ", ".join(f"{n} = {known[n]}" for n in sorted(formula.names))
         where = f" at {role}" if role else ""
         text = f"{self.id}: tensor {piece.name}{where} requires {formula.source}; found {bound}"
@@ -404,7 +404,7 @@ class Plan:
         """Return every declared tensor at each location, tensor by tensor in the network's order."""
         rows = self.each(self.values(given))
         order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
-        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.places.spots]
+        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.group.spots]
         found.sort(key=lambda place: place[:2])
         return [place for _, _, row, spot in found for place in self._single(row, spot, self.shape(row, spot))]
 
@@ -426,10 +426,10 @@ class Plan:
     def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
         """Return the shape of a row's tensors; None if they are merged from several locations, or not dense."""
         piece = row.piece
-        own = (spot or piece.places.spots[0][1]).shape
+        own = (spot or piece.group.spots[0][1]).shape
         if row.roles or own is not None or piece.tensor.shape is None:
             return None if row.roles else own
-        return tuple([int(size) for size in piece.measure.shape(self.common, piece.places.dims, *row.args)])
+        return tuple([int(size) for size in piece.measure.shape(self.common, piece.group.dims, *row.args)])
 
     def _merged(self, rows: Sequence[Row]) -> Iterator[TensorCost]:
         groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -457,6 +457,6 @@ def _roles(rows: Iterable[Row]) -> Iterator[str]:
 def _there(rows: Iterable[Row]) -> Iterator[tuple[int, str]]:
     """Yield the locations of the rows' tensors: the number of each in the network's order, and its role."""
     for row in rows:
-        for number, spot in row.piece.places.spots:
+        for number, spot in row.piece.group.spots:
             if row.layers is None or not row.layers.isdisjoint(spot.layers):
                 yield number, spot.role

@@ -323,7 +323,7 @@ def _groups(plans: Sequence[Plan]) -> Iterator[_Group]:
             owners.append(i)
             pieces.append(piece)
     for owners, pieces in found.values():
-        measured, dims = pieces[0].measure, [piece.places.dims for piece in pieces]
+        measured, dims = pieces[0].measure, [piece.group.dims for piece in pieces]
         everywhere = [plans[i].common for i in owners]
         sources = {name: dims if name in measured.local else everywhere for name in measured.names}
         known = {name: _rows_of([one[name] for one in source]) for name, source in sources.items()}
@@ -412,13 +412,13 @@ def _places(pieces: Sequence[Piece], known: Mapping[str, Any], args: Sequence[An
     """Return the number of locations at which each piece exists."""
     import numpy as np
 
-    measured, n = pieces[0].measure, np.array([piece.places.n for piece in pieces])[:, None]
+    measured, n = pieces[0].measure, np.array([piece.group.n for piece in pieces])[:, None]
     if measured.exists is None:
         return n
     if not measured.layered:
         (there,) = measured.there_arrays(known, known, known.get("layer", 0), *args)
         return np.asarray(there, bool) * n
-    each = [piece.places.layers for piece in pieces]
+    each = [piece.group.layers for piece in pieces]
     lengths = [len(layers) for layers in each]
     of = np.repeat(np.arange(len(pieces)), lengths)  # a row for each layer of each piece
     layers = np.array([*itertools.chain.from_iterable(each)])[:, None]

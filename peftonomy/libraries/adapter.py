@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones.backbone import Backbone
 from ..backbones.modules import INPUT_EMBEDDING, LINEAR, SiteGroup, totals
 from ..costs.cost import Cost
-from ..costs.layout import Chosen
+from ..costs.layout import NamedSites
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import ConfigError, UsageError, shown
@@ -187,7 +187,7 @@ class _Reading(Arguments):
             chosen = None if where is None else self._chosen(method, entry, where, given, patterns)
             built_on = self._loaded(method, entry, inventory, given)
             if built_on is not None:
-                chosen = Chosen(built_on.sites, _nowhere)
+                chosen = NamedSites(built_on.sites, _nowhere)
             plan = Plan(method.parts, inventory, chosen=chosen, wider=entry.wider)
             if where is not None and not plan.targets:
                 self._covered(method, where, plan)
@@ -437,14 +437,14 @@ class _Reading(Arguments):
     def _chosen(
         self, method: MethodRecord, entry: Implementation, where: Configured, given: Mapping[str, Any],
         patterns: dict[str, dict[str, Value]],
-    ) -> Chosen:  # fmt: skip
+    ) -> NamedSites:  # fmt: skip
         targeted = any(part.entry.targets for part in (method, *(self.kb[i.method] for i in method.entry.includes)))
         sites = tuple(where.sites())
         if self.spec.rows and isinstance(rows := self.values[self.spec.rows], list):
             for site in sites:
                 where.has_rows(site.module, self.spec.rows, [n for n in rows if type(n) is int])
         if not targeted:
-            return Chosen((), where.named)
+            return NamedSites((), where.named)
         picked, rest = {}, sites
         for argument in dict.fromkeys(entry.apart.values()):
             names = self._look(argument) or []
@@ -484,11 +484,11 @@ class _Reading(Arguments):
             values, sizes = {**given, **own.get(site, {})}, _sizes(site)
             named = [(name, sizes[size]) for name, size in entry.divides.items() if values.get(name)]
             own[site] = {**own.get(site, {}), **{name: _divisor(width, values[name]) for name, width in named}}
-        return Chosen(sites, where.named, apart, own)
+        return NamedSites(sites, where.named, apart, own)
 
     def _covered(self, method: MethodRecord, where: Configured, plan: Plan) -> None:
         """Raise ConfigError for a target that no tensor of a method without targets acts on."""
-        spots = [spot for piece in plan.pieces for _, spot in piece.places.spots]
+        spots = [spot for piece in plan.pieces for _, spot in piece.group.spots]
         paths = {spot.path.removesuffix(f".{spot.suffix}") for spot in spots}
         for site in where.sites():
             if site.module.path not in paths:

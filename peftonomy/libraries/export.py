@@ -262,7 +262,7 @@ def target_names(plan: Plan, accepts: Iterable[str], label: str) -> list[str]:
 
 def _sources(plan: Plan) -> list[tuple[str, Any]]:
     """Return the tensors of the plan with the modules to which they belong."""
-    return [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.places.spots]
+    return [(piece.name, spot.source) for piece in plan.pieces for _, spot in piece.group.spots]
 
 
 def _meant(plan: Plan, accepts: Iterable[str], label: str) -> dict[SiteGroup | Module, None]:

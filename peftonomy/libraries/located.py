@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..costs.cost import Cost, TensorCost
-from ..costs.layout import Chosen
+from ..costs.layout import NamedSites
 from ..costs.plan import BYTES, Plan
 from ..costs.values import coerced
 from ..errors import ConfigError, FormulaError, UnknownName, UsageError, shown
@@ -308,9 +308,9 @@ class _Part:
 
     def _plan(self, method: MethodRecord, entry: Implementation, given: Mapping[str, Any]) -> Plan:
         """Return the method on the modules that the library adapts; of several layouts the one with its counts."""
-        choices: list[Chosen | None] = [None]
+        choices: list[NamedSites | None] = [None]
         if method.entry.targets and (self.counted.sites or self.library.roles(str(entry.type))):
-            choices = [*(Chosen(tuple(sites), _nowhere) for sites in self._layouts(entry) if sites), None]
+            choices = [*(NamedSites(tuple(sites), _nowhere) for sites in self._layouts(entry) if sites), None]
         plans, problem = [], UsageError("")
         for chosen in choices:
             try:

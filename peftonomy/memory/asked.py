@@ -159,7 +159,7 @@ class Asked:
 
     def parts(self, step: Step) -> dict[int, list[tuple[int, ...]]]:
         """Return the parameters' sizes for each row whose tensor is split into several parameters."""
-        shapes = {i: step.shapes(row, row.piece.places.spots[0][1]) for i, row in enumerate(self.rows) if learned(row)}
+        shapes = {i: step.shapes(row, row.piece.group.spots[0][1]) for i, row in enumerate(self.rows) if learned(row)}
         return {i: several for i, several in shapes.items() if several}
 
     def ledger(self, step: Step) -> Ledger:
@@ -170,6 +170,8 @@ class Asked:
         rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
+                if (module.path, suffix) not in self.program.trained:
+                    continue
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
                 everything += number * math.prod(shape)
                 bucketed += number * math.prod(shape) * self._width(module)
@@ -183,7 +185,7 @@ class Asked:
         arrived = step.arrived()
         unreached = frozenset(
             i for i, row in enumerate(self.rows)
-            if learned(row) and not any(self.program.key(row, spot) in arrived for _, spot in row.piece.places.spots)
+            if learned(row) and not any(self.program.key(row, spot) in arrived for _, spot in row.piece.group.spots)
         )  # fmt: skip
         matrices = [
             (m, any(trains(m, "weight", n) for n in m.layers))
@@ -207,7 +209,7 @@ class Asked:
         arrived, rules = step.arrived(), self._ruled(step)
         for index, row in enumerate(self.rows):
             if learned(row):
-                for _, spot in row.piece.places.spots:
+                for _, spot in row.piece.group.spots:
                     if self.program.key(row, spot) not in arrived:
                         continue
                     stack = "" if spot.source is None else spot.source.stack

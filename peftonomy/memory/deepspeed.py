@@ -128,7 +128,7 @@ def _tensors(plan: Plan, values: Mapping[str, Value]) -> Iterator[tuple[int, int
             if row.learns or row.piece.tensor.served != "absent":
                 yield row.count, row.count if row.learns else 0, row.n
         elif row.learns:
-            for _, spot in row.piece.places.spots:
+            for _, spot in row.piece.group.spots:
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
                 selected.setdefault((module_path(spot), spot.suffix), set()).update(layers or (-1,))
     for module in plan.inventory.modules:

@@ -185,7 +185,7 @@ class Sized(Program):
         key = id(piece.own)
         if key not in self.args:
             self.args[key] = self.plan.arguments({**self.values, **piece.own})
-        found = piece.measure.shape(self.plan.common, piece.places.dims, *self.args[key][piece.part])
+        found = piece.measure.shape(self.plan.common, piece.group.dims, *self.args[key][piece.part])
         return [int(size) if isinstance(size, float) else size for size in found]
 
 

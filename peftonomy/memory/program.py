@@ -274,7 +274,7 @@ class Program:
     def _row(self, row: Row) -> None:
         tensor, index = row.piece.tensor, row.piece.part
         name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
-        for _, spot in row.piece.places.spots:
+        for _, spot in row.piece.group.spots:
             layers = frozenset(spot.layers) if row.layers is None else row.layers.intersection(spot.layers)
             if spot.layers and not layers:
                 continue
@@ -431,8 +431,10 @@ class Program:
 
     def trains(self, module: Module, suffix: str, layer: int) -> bool:
         """Return True if a parameter of the backbone is trained in a layer."""
-        found = self.trained.get((module.path, suffix), ())
-        return any(layers is None or layer in layers for layers in found)
+        for layers in self.trained.get((module.path, suffix), ()):  # noqa: SIM110 (it is asked often)
+            if layers is None or layer in layers:
+                return True
+        return False
 
     def at(self, stack: str, path: str, layer: int) -> list[Hook]:
         """Return the hooks around a module or block."""

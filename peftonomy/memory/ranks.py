@@ -122,7 +122,7 @@ class RankStep(Step):
                         if layer >= 0 and module.kind == "norm":
                             last.add((module.path, suffix))
         for row in asked.rows:
-            for spot in (spot for _, spot in row.piece.places.spots if learned(row)):
+            for spot in (spot for _, spot in row.piece.group.spots if learned(row)):
                 layers = spot.layers if row.layers is None else row.layers.intersection(spot.layers)
                 here = spot.source is not None and spot.source.stack == stack and layer in layers
                 if here if layer >= 0 else not spot.layers:

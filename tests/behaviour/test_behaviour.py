@@ -25,16 +25,17 @@ NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
-REFUSED += [(m, f) for m in ("adaptformer", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
+REFUSED += [(m, f) for m in ("adaptformer", "convpass", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
-    "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter", "loreft", "lst",
-    "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning", "propetl", "spot",
-    "tiny_attn_adapter", "unipelt", "vpt", "warp", "x_lora",
+    "adapterdrop", "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter",
+    "loreft", "lst", "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning",
+    "propetl", "spot", "tiny_attn_adapter", "u_mam", "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
-"""Methods that need layers of one width, or positions that stay: no encoder of stages, at their defaults."""
-ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "shadow_peft", "trainable_tokens")]
+"""Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens")]
+"""The other methods; bad_x acts there without its coupling only."""
 SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 
 
