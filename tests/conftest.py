@@ -30,11 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `--method`, keep the tests that have one of these methods among their parameters.
 
-    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one.
+    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one, and comes
+    first, so that no worker waits for it at the end.
     """
-    for item in items:
-        if item.nodeid.endswith("::peftonomy.site"):
-            item.add_marker(pytest.mark.slow)
+    for item in [item for item in items if item.nodeid.endswith("::peftonomy.site")]:
+        item.add_marker(pytest.mark.slow)
+        items.remove(item)
+        items.insert(0, item)
     wanted = set(config.getoption("--method"))
     if wanted:
         dropped = [item for item in items if not wanted & set(methods_of(item))]
