@@ -24,7 +24,7 @@ def own(model: nn.Module) -> dict[str, Tensor]:
 
 def change(given: Input, name: str, weight: Tensor) -> Tensor:
     """Return the change of one weight in one input, as a new tensor."""
-    return given[name] - weight
+    return given[name].to(weight) - weight
 
 
 def settings(model: nn.Module, inputs: Sequence[Input], name: str) -> dict[str, Any]:

@@ -304,7 +304,8 @@ def taken(model: nn.Module, run: Callable[[], Any]) -> int:
         before = memory.begin()
         run()
         memory.ends("optimizer")
-    return memory.account()[1]["optimizer"] - before
+    _, peaks = memory.account()
+    return peaks["optimizer"] - before
 
 
 class Training:

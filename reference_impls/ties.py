@@ -39,17 +39,24 @@ def merge_into(weights: Mapping[str, Tensor], inputs: Sequence[_merging.Input], 
     more = balance(weights, inputs, bounds)
     majority = (more > 0) - (more < 0)
     for name, weight in weights.items():
-        changes = weight.new_empty((len(inputs), *weight.shape))
-        for row, given, least in zip(changes, inputs, bounds, strict=True):
-            row.copy_(trimmed(_merging.change(given, name, weight), least))
-        sign = changes.sum(0).sign_()
-        sign.masked_fill_(sign == 0, majority)
-        for row in changes:
-            row.mul_(row * sign > 0)                # what disagrees becomes zero
-        count, total = sign.zero_(), changes.sum(0)
-        for row in changes:
-            count.add_(row != 0)
-        weight.add_(total.div_(count.clamp_(min=1)), alpha=scale)
+        weight.add_(agreed(name, weight, inputs, bounds, majority), alpha=scale)
+
+
+def agreed(
+    name: str, weight: Tensor, inputs: Sequence[_merging.Input], bounds: Sequence[float], majority: int
+) -> Tensor:
+    """Return the mean of the trimmed changes of one weight that have the elected sign."""
+    changes = weight.new_empty((len(inputs), *weight.shape))
+    for row, given, least in zip(changes, inputs, bounds, strict=True):
+        row.copy_(trimmed(_merging.change(given, name, weight), least))
+    sign = changes.sum(0).sign_()
+    sign.masked_fill_(sign == 0, majority)
+    for row in changes:
+        row.mul_(row * sign > 0)                    # what disagrees becomes zero
+    count, total = sign.zero_(), changes.sum(0)
+    for row in changes:
+        count.add_(row != 0)
+    return total.div_(count.clamp_(min=1))
 
 
 def bound(weights: Mapping[str, Tensor], given: _merging.Input, keep: float) -> float:

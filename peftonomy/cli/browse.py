@@ -9,7 +9,6 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from ..schema.support import ASPECTS
 from .options import (
     Assignment,
     Whole,
@@ -218,6 +217,7 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
     A dash stands for an unknown fact.
     """
     from ..knowledge.support import provider, records
+    from ..schema.support import ASPECTS
 
     kb = knowledge()
     wanted = {kb[method].id for method in methods} or set(kb)

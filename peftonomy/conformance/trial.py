@@ -128,7 +128,8 @@ class Trial:
         method = KB[self.entry.combines.method]
         targets = (self.targets or self.cost.targets) if method.entry.targets else None
         given = passed(KB, self.plan, self.plan.values(self.hyperparameters))
-        return Trial(method.id, self.family, dict(method.cost(layout(self.family)[0], **given).hyperparameters), targets)
+        trial = Trial(method.id, self.family, given, targets)
+        return replace(trial, hyperparameters=dict(trial.cost.hyperparameters))
 
     @cached_property
     def inputs(self) -> list[dict[str, Tensor]]:

@@ -44,6 +44,15 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     Properties: ("", {}),
     Include: ("", {}),
     BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    Combines: (
+        "",
+        {
+            "method": TODO,
+            "inputs": "2",
+            "sum": "exact",
+            "passes": "[{per: weight, temporary: numel * width}]",
+        },
+    ),
     Memory: ("", {"operations": "[{per: site, like: low_rank}]"}),
     Combines: ("", {"inputs": "tasks", "passes": '[{temporary: "width * numel"}]'}),
     ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),

@@ -24,7 +24,7 @@ from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _measured, _scale, _surveys
+from . import _about, _anchors, _block, _closed, _combine, _equation, _kin, _layers, _measured, _scale, _surveys
 from ._site import Site, View
 from ._text import count, prose, safe_url, volume
 
@@ -78,6 +78,7 @@ def method_page(site: Site, method: Method) -> str:
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
         n_models=len(site.kb.models),
+        combined=_combine.combined(site, method),
         evidence=_evidence(site, method, list(known.values())),
         update_level=_level(known, "update"),
         hyperparameters=[_hyperparameter(site, n, h, known) for n, h in entry.hyperparameters.items()],

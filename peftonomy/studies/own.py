@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..catalogue.records import STUDIES
 from ..files.documents import Document
-from ..files.output import naming
+from ..files.output import write_atomically
 from ..schema.base import validated
 from ..schema.results import Results, digest
 from .design import load_design
@@ -52,5 +52,4 @@ def save(found: Results, path: Path) -> None:
     data = found.model_dump(mode="json")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in data.pop("results"))
     head = json.dumps(data, ensure_ascii=False, indent=1).removesuffix("\n}")
-    with naming(path):
-        path.write_text(f'{head},\n "results": [\n{lines}\n]}}\n', encoding="utf-8")
+    write_atomically({path: f'{head},\n "results": [\n{lines}\n]}}\n'})
