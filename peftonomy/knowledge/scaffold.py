@@ -54,7 +54,6 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
         },
     ),
     Memory: ("", {"operations": "[{per: site, like: low_rank}]"}),
-    Combines: ("", {"inputs": "tasks", "passes": '[{temporary: "width * numel"}]'}),
     ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
     LearningRate: ("", {"values": "[0.0001]"}),

@@ -10,8 +10,8 @@ from ..catalogue.records import STUDIES
 from ..files.documents import Document
 from ..files.output import write_atomically
 from ..schema.base import validated
+from ..schema.design import load_design
 from ..schema.results import Results, digest
-from .design import load_design
 from .jobs import Study
 
 if TYPE_CHECKING:
