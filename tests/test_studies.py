@@ -450,7 +450,7 @@ def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
     for name, one in kb.results.items():
         path = root / "studies" / f"{name}.yaml"
         design, done = load_design(path), read_runs(path.with_suffix(".jsonl"))
-        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked["task"]["revision"])
+        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked.task.revision)
         assert results(study, report(study, done, ""), path.with_suffix(".jsonl")) == one
 
 
