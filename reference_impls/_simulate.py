@@ -305,7 +305,8 @@ def taken(model: nn.Module, run: Callable[[], Any]) -> int:
         run()
         memory.ends("optimizer")
     _, peaks = memory.account()
-    return peaks["optimizer"] - before
+    most: int = peaks["optimizer"] - before
+    return most
 
 
 class Training:

@@ -34,7 +34,7 @@ class Soup(kit.Child):
         return (self.A.view(len(shares), -1) * shares).view(self.A.shape)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        low = self.dropout(x) @ self.weighed().T                        # (..., tasks * r)
+        low: Tensor = self.dropout(x) @ self.weighed().T                # (..., tasks * r)
         return y + self.scale * (low @ self.B.T)
 
     def delta(self) -> Tensor:

@@ -292,9 +292,9 @@ def _study_problems(kb: Records[Any]) -> Iterator[Problem]:
                     hint = closest(method, kb)
                     yield Problem(file, document.line(keys), dotted(keys), method, "a method", hint, "studies")
             for number, run in enumerate(read_runs(runs, name=kb.shown(runs)).values() if runs.exists() else (), 1):
-                if (method := run.asked.method) is not None and method not in kb:
-                    hint = closest(method, kb)
-                    yield Problem(kb.shown(runs), number, "asked.method", method, "a method", hint, "studies")
+                if (asked := run.asked.method) is not None and asked not in kb:
+                    hint = closest(asked, kb)
+                    yield Problem(kb.shown(runs), number, "asked.method", asked, "a method", hint, "studies")
         except DataError as error:
             yield from error.problems
 
