@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..knowledge.base import KnowledgeBase, Method
 
 GROUPS = (
-    "Arms of one group cannot be told apart. The order of groups holds for this model, this task and this number of "
-    "steps."
+    "An arm cannot be told apart from the best of its group. The order of groups holds for this model, this task and "
+    "this number of steps."
 )
 """The meaning of the groups of a study."""
 
