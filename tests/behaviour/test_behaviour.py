@@ -25,6 +25,7 @@ NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
 REFUSED += [(m, f) for m in ("adaptformer", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
+REFUSED += [("lotr", f) for f in ("llama", "swin")]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
@@ -33,7 +34,7 @@ STAGES = (
     "tiny_attn_adapter", "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, or positions that stay: no encoder of stages, at their defaults."""
-ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "shadow_peft", "trainable_tokens")]
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "shadow_peft", "trainable_tokens", "lotr")]
 SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 
 
