@@ -28,4 +28,5 @@ class Mixture(kit.Child):
         low: Tensor = self.dropout(x) @ self.A.flatten(0, 1).T                              # (..., experts * r)
         weighed = (omega.unsqueeze(-1) * low.unflatten(-1, self.A.shape[:2])).flatten(-2)   # (..., experts * r)
         up = self.B.transpose(1, 2).flatten(0, 1)                                           # (experts * r, d_out)
-        return y + self.scale * (weighed @ up)
+        mixed: Tensor = y + self.scale * (weighed @ up)
+        return mixed

@@ -301,11 +301,12 @@ def taken(model: nn.Module, run: Callable[[], Any]) -> int:
     with Memory() as memory:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.detach()                     # the mode sees its storage
-        before: int = memory.begin()
+        before = memory.begin()
         run()
         memory.ends("optimizer")
-    peak: int = memory.account()[1]["optimizer"]
-    return peak - before
+    _, peaks = memory.account()
+    most: int = peaks["optimizer"] - before
+    return most
 
 
 class Training:

@@ -15,10 +15,10 @@ import peftonomy
 
 from .browser_kit import address, browser, page, site, watched  # noqa: F401 (fixtures)
 from .cli_kit import run, tree  # noqa: F401 (fixtures)
+from .knowledge import KB
 from .site_kit import made  # noqa: F401 (fixture)
 from .tools_kit import clipboard  # noqa: F401 (fixture)
 
-collect_ignore = ["oracles/adapters_side.py"]    # runs in an environment of its own, with another transformers
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -29,15 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m "not torch and ..."`, leave modules unread whose own mark that excludes, and what helps these."""
+    """Leave what helps tests unread, and with `-m "not torch and ..."` the modules that the mark excludes.
+
+    Pytest would import each helper to look for examples in its docstrings.
+    """
+    helps = Path(__file__).parent in collection_path.parents and not collection_path.name.startswith("test_")
+    if collection_path.suffix == ".py" and helps:
+        return True
     left_out = re.findall(r"not (\w+)", config.option.markexpr) if " or " not in config.option.markexpr else []
     if collection_path.suffix != ".py" or not left_out:
         return None
     text = collection_path.read_text(encoding="utf-8")
     marks = re.search(r"^pytestmark = (\[.*?^\]|[^\n]*)", text, re.MULTILINE | re.DOTALL)
     excluded = marks is not None and any(f"mark.{name}" in marks[1] for name in left_out)
-    helps = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
-    return True if excluded or helps else None
+    imports = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
+    return True if excluded or imports else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,8 +81,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def kb() -> peftonomy.KnowledgeBase:
-    """The knowledge base of the checkout. Its records are frozen, so all tests share it."""
-    return peftonomy.load(ROOT)
+    """The knowledge base of the checkout."""
+    return KB
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import peftonomy
-from peftonomy import KnowledgeBase, Method, PeftonomyError
+from peftonomy import Method, PeftonomyError
 from peftonomy.conformance import checks, tiny, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
@@ -27,6 +26,7 @@ from peftonomy.knowledge.rules import RULES
 from peftonomy.schema.combines import Combines
 from peftonomy.schema.method import MethodEntry
 from peftonomy.schema.tensors import Tensor
+from tests.knowledge import KB, another
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
@@ -119,7 +119,7 @@ def _filters(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str
 
 def caught(mutant: Mutant) -> str:
     """What rejects the mutant; nothing if it survives."""
-    kb = KnowledgeBase(trial.KB.root)
+    kb = another()
     method = Method(kb, mutant.entry, trial.KB[mutant.method].document)
     kb.methods.held[mutant.method] = method
     with patch.object(trial, "KB", kb), patch.object(checks, "KB", kb):
@@ -155,7 +155,7 @@ def _rejections(method: Method) -> Iterator[str]:
 def _acts_on(method: str, family: str) -> bool:
     backbone, task, labels = trial.layout(family)
     try:
-        peftonomy.load(trial.KB.root)[method].cost(backbone, task=task, num_labels=labels)
+        KB[method].cost(backbone, task=task, num_labels=labels)
     except PeftonomyError:
         return False
     return True

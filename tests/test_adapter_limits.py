@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-import peftonomy
 from peftonomy import ConfigError
+from tests.knowledge import KB
 from tests.peft_counts import Counts, configured, counts, plain, question, wrapped
 from tests.peft_random import FAMILIES
 
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore"),      # of peft: the configurations are odd on purpose
 ]
-KB = peftonomy.load()
 LORA: dict[str, Any] = {"peft_type": "LORA", "r": 2}
 
 

@@ -29,7 +29,7 @@ from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Language
 from peftonomy.memory.setting import OPTIMIZERS, PARTS, Memory, Setting
 
-KB = peftonomy.load()
+from .knowledge import KB
 
 
 def simulated(name: str) -> list[dict[str, str]]:

@@ -16,18 +16,17 @@ import torch
 import transformers
 from torch import nn
 
-import peftonomy
 from benchmarks import _truth as truth
 from peftonomy import UsageError
 from peftonomy.cli.main import main
 from reference_impls import _simulate
 from reference_impls._simulate import Memory, simulate
+from tests.knowledge import KB
 from tests.operations_kit import Case, predicted, tiny
 
 from .grid import WHOLE
 
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 LLAMA = truth.MODELS["llama"]
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "benchmarks/memory/truth.tsv"

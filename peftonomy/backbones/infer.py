@@ -19,7 +19,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigError
-from ..schema.family import LABELLED, Family
+from ..schema.family import Family
+from ..schema.names import LABELLED
 from .modules import joined
 
 __all__ = ["family"]

@@ -9,7 +9,6 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from ..schema.support import ASPECTS
 from .options import (
     Assignment,
     Whole,
@@ -98,6 +97,14 @@ def show(method: str, as_json: bool) -> None:
     section(("includes", "as"), [(i.method, i.as_) for i in entry.includes])
     relations = [(r.type, r.target, " ".join(r.note.split())) for r in entry.relations]
     section(("relation", "to", "why"), relations)
+    section(
+        ("learning rate", "used by", "model", "task", "source"),
+        [
+            (", ".join(f"{v:g}" for v in row["values"]), row["by"], row["model"],
+             row["task"] + f" ({row['note']})" * bool(row["note"]), row["source"])
+            for row in found.learning_rates
+        ],
+    )  # fmt: skip
     counts = ", ".join(f"{n} {name.replace('_', '-')}" for name, n in tally(known).items())
     return click.echo(f"source: {entry.source}\nfacts: {counts}")
 
@@ -210,6 +217,7 @@ def support(methods: tuple[str, ...], place: str | None, as_json: bool) -> None:
     A dash stands for an unknown fact.
     """
     from ..knowledge.support import provider, records
+    from ..schema.support import ASPECTS
 
     kb = knowledge()
     wanted = {kb[method].id for method in methods} or set(kb)

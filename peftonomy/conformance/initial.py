@@ -72,7 +72,7 @@ def draws(trial: Trial) -> dict[str, Draws]:
 
 def _known(held: Draws) -> bool:
     """Return True if few draws suffice, because each must equal the declared values or the first draw."""
-    return held.start.kind in ("zeros", "ones", "constant", "identity", "pretrained", "computed", "orthogonal")
+    return held.start.kind in ("zeros", "ones", "constant", "identity", "dirac", "pretrained", "computed", "orthogonal")
 
 
 def starts(trial: Trial) -> list[str]:
@@ -102,14 +102,21 @@ def _exactly(placed: Placed, laws: Sequence[Distribution]) -> str:
         for draw in drawn:
             if law.kind == "identity" and draw.ndim < 2:
                 return "is no matrix"
-            wanted = torch.full_like(draw, law.mean) if law.kind == "constant" else _identity(draw)
+            if law.kind == "dirac" and draw.ndim not in (3, 4, 5):
+                return "is no kernel of a convolution"
+            wanted = _fixed(draw, law)
             off = (draw - wanted).abs().max().item() if draw.numel() else 0.0
             if off > EXACT * max(1.0, abs(law.mean) if law.kind == "constant" else 1.0):
-                return f"starts up to {off:.3g} away from {law.mean:g}" if law.kind == "constant" else "no identity"
+                return f"starts up to {off:.3g} away from {law.mean:g}" if law.kind == "constant" else f"no {law.kind}"
     return ""
 
 
-def _identity(draw: Tensor) -> Tensor:
+def _fixed(draw: Tensor, law: Distribution) -> Tensor:
+    """Return the values of a deterministic start, in the shape of a draw."""
+    if law.kind == "constant":
+        return torch.full_like(draw, law.mean)
+    if law.kind == "dirac":
+        return torch.nn.init.dirac_(torch.empty_like(draw))
     return torch.eye(draw.shape[-2], draw.shape[-1], dtype=draw.dtype).expand_as(draw)
 
 
@@ -128,6 +135,8 @@ def _as_computed(own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distr
     alike = any(v.numel() > 1 for v in values) or len(set(map(float, first))) == 1
     if values and alike and all((v == v.flatten()[0]).all() for v in values):
         return f"is constant({first[0].item():g})"
+    if values and all(v.ndim > 2 and torch.equal(v, _fixed(v, Start.parse("dirac").at({}))) for v in values):
+        return "is dirac"
     return ""
 
 

@@ -334,6 +334,13 @@ class Method(MethodRecord):
         dtype = others.pop("dtype", "float32")
         return sweep_models([(b.id, b.parameters) for b in backbones], plans, others, dtype)
 
+    @property
+    def learning_rates(self) -> Table:
+        """The learning rates that sources print, published runs and our own studies used: a row for each source."""
+        from .rates import rates
+
+        return rates(self)
+
     def apply(
         self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
     ) -> Applied:

@@ -26,6 +26,7 @@ from .claims import Claim, ClosedForm, Share
 from .combines import Combines
 from .implementations import Basis, Implementation, Pitfall, Relation, Shared, nothing_shared
 from .memory import Memory
+from .rates import LearningRate
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 __all__ = [
@@ -90,6 +91,8 @@ class MethodEntry(Entry):
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []
     shares: list[Share] = []
+    learning_rates: list[LearningRate] = []
+    """Learning rates that the authors' code, libraries and others use, each with its model and task."""
     relations: list[Relation] = []
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}

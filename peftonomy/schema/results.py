@@ -91,6 +91,8 @@ class Results(Entry):
 
     study: Id
     about: str
+    model: str
+    """The package or checkpoint of the model, or the type of one with random weights."""
     kind: str
     """The kind of the model, such as encoder."""
     metric: Literal["accuracy"]

@@ -133,6 +133,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}
     record["measured"] = [run.model_dump(mode="json") for run in method.evidence]
+    record["known_rates"] = list(method.learning_rates)
     record["results"] = [study.told(one) for study in method.kb.results.values() for one in study.of(method.id)]
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]

@@ -27,8 +27,6 @@ from ..memory.sharding import MOST_GPUS, NOT_COVERED, OPTIONS, REDUCED, RUN, SHA
 from ..schema.base import Value
 from ..schema.combines import Combines, Pass
 from ..schema.family import (
-    LABELLED,
-    TASKS,
     ConfigKey,
     Conv,
     Embedding,
@@ -42,6 +40,7 @@ from ..schema.family import (
 from ..schema.implementations import Implementation
 from ..schema.memory import Act, Update
 from ..schema.method import MethodEntry
+from ..schema.names import LABELLED, TASKS
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from ._site import Site
 

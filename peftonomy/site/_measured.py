@@ -210,7 +210,7 @@ def _own_row(site: Site, study: Results, one: Result) -> View:
         "interval": f"{_percent(one.low)} to {_percent(one.high)}",
         "against": [
             {"text": "–", "sort": ""} if d is None
-            else {"text": f"{100 * d.mean:+.1f} (p {d.p:.2g})".replace("-", "−", 1), "sort": d.mean}
+            else {"text": f"{100 * d.mean:+.1f} (p {_chance(d.p)})".replace("-", "−", 1), "sort": d.mean}
             for d in against
         ],
         "cells": [
@@ -219,6 +219,10 @@ def _own_row(site: Site, study: Results, one: Result) -> View:
         ],
         "command": study.command(one),
     }  # fmt: skip
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _arm_name(site: Site, one: Result) -> str:

@@ -103,10 +103,10 @@ def scatter(
         ends = f"M{_n(_across(0))} {_n(_up(0))}L{_n(_across(1))} {_n(_up(1))}"
         parts.append(element("path", class_="diagonal", d=ends))
     if level is not None:
-        b = _n(_up(y.share(level[0], up)))
-        parts.append(element("line", class_="level", x1=_n(LEFT), x2=_n(WIDTH - RIGHT), y1=b, y2=b))
-        name = element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(float(b) - 4))
-        parts.append(name)
+        height = _up(y.share(level[0], up))
+        line = {"x1": _n(LEFT), "x2": _n(WIDTH - RIGHT), "y1": _n(height), "y2": _n(height)}
+        parts.append(element("line", class_="level", **line))
+        parts.append(element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(height - 4)))
     if len(front) > 1:
         corners = [at(dot) for dot in front]
         parts.append(element("path", class_="front", d="M" + "L".join(f"{_n(a)} {_n(b)}" for a, b in corners)))

@@ -32,6 +32,8 @@ GUIDES = {
 }
 """The guides with their titles and descriptions; their text is in `site/pages/guides/`."""
 PACKAGE = Path(__file__).parents[1]
+FRONTS = ("cli", "site")
+"""The rooms that use all others. No public name is theirs, and none returns an instance of theirs."""
 MARKED = re.compile(r"`([^`]+)`")
 NAMED = re.compile(r"(?:^|(?<=[.;] ))((?:\w+, )*\w+): ")
 """The start of `name: meaning.` in a docstring, as this package describes arguments and fields."""
@@ -102,10 +104,19 @@ def _tools() -> list[View]:
 # Python
 
 
+class _Finder(griffe.ModuleFinder):
+    """A finder that leaves out the rooms of `FRONTS`."""
+
+    def submodules(self, module: griffe.Module) -> list[tuple[tuple[str, ...], Path]]:
+        return [(parts, path) for parts, path in super().submodules(module) if parts[0] not in FRONTS]
+
+
 @cache
 def _documented() -> tuple[list[View], list[View]]:
     """Return the public names, and the other classes of which their methods and properties return instances."""
-    package: Any = griffe.load(PACKAGE.name, search_paths=[PACKAGE.parent], allow_inspection=False)
+    loader = griffe.GriffeLoader(search_paths=[PACKAGE.parent], allow_inspection=False)
+    loader.finder = _Finder([PACKAGE.parent])
+    package: Any = loader.load(PACKAGE.name)
     public = [_target(package["public"][name]) for name in package["public"].exports]
     known = {one.path: one for one in public}
     returned = {one.path: one for owner in public for one in _returned(owner, package) if one.path not in known}

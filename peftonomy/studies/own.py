@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files.documents import Document
-from ..files.output import naming
+from ..files.output import write_atomically
 from ..schema.base import validated
 from ..schema.results import Results, digest
 
@@ -21,11 +21,13 @@ __all__ = ["results", "save"]
 def results(study: Study, report: Report, runs: Path) -> Results:
     """Return the report as a record. runs: the file of runs, whose digest it holds."""
     design, rows = study.design, []
+    model = design.model
     data = report.to_dict()
     for row in data.pop("rows"):
         row["curve"] = [{"learning_rate": rate, "value": value} for rate, value in row["curve"].items()]
         rows.append(row)
     data |= {
+        "model": model.package or model.checkpoint or str((model.config or {}).get("model_type")),
         "kind": study.kb.backbone(study.backbone).family.kind, "steps": design.steps, "seeds": len(design.seeds),
         "baselines": design.baselines, "arms": len(study.arms), "runs": digest(runs, str(runs)), "results": rows,
     }  # fmt: skip
@@ -37,5 +39,4 @@ def save(found: Results, path: Path) -> None:
     data = found.model_dump(mode="json")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in data.pop("results"))
     head = json.dumps(data, ensure_ascii=False, indent=1).removesuffix("\n}")
-    with naming(path):
-        path.write_text(f'{head},\n "results": [\n{lines}\n]}}\n', encoding="utf-8")
+    write_atomically({path: f'{head},\n "results": [\n{lines}\n]}}\n'})

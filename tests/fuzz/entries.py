@@ -51,9 +51,14 @@ PROSE = ("One plain sentence.", "\\frac{1}{2}", "{" * 100 + "}" * 100, "$x$", "`
 
 def drawn(rng: random.Random, kb: KnowledgeBase, method: str) -> dict[str, Any]:
     """Return an entry's data with one to three changes. Its id stays."""
-    data = copy.deepcopy(kb[method].document.data)
+    return changed(rng, kb, MethodEntry, kb[method].document.data)
+
+
+def changed(rng: random.Random, kb: KnowledgeBase, schema: type[BaseModel], data: dict[str, Any]) -> dict[str, Any]:
+    """Return data of a record with one to three changes, drawn from its schema. Its id stays."""
+    data = copy.deepcopy(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = list(_places(MethodEntry, data, ()))
+        places = list(_places(schema, data, ()))
         keys, annotation = rng.choice(places)
         if keys == ("id",):
             continue
