@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
@@ -182,3 +182,15 @@ def chosen(kind: str, name: Any, known: Mapping[str, T]) -> T:
     if not isinstance(name, str) or name not in known:
         raise UnknownName(kind, name, known)
     return known[name]
+
+
+def id_list(given: Iterable[str], name: str = "methods") -> list[str]:
+    """Return ids, each once. Raises UsageError for anything but several texts."""
+    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
+    try:
+        found = list(given) if several else []
+    except Exception:  # of the caller's object
+        several, found = False, []
+    if not several or not all(isinstance(cast(object, one), str) for one in found):
+        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
+    return list(dict.fromkeys(found))

@@ -16,6 +16,7 @@ from ..costs.plan import BYTES
 from ..errors import DataError, FormulaError, PeftonomyError, Problem, UsageError, shown
 from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
+from ..libraries.built import LOCAL, known_names
 from ..schema.design import load_design
 from ..schema.engines import Engine
 from ..schema.family import Family
@@ -73,7 +74,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 load(path, kb.shown(path))
             except DataError as error:
                 problems += error.problems
-    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb)) if wanted(kb.root / p.file)]
+    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb, wanted)) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -280,10 +281,12 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, 0, f"results.{one.arm}.method", one.method, "a method", kb)
 
 
-def _study_problems(kb: Records[Any]) -> Iterator[Problem]:
+def _study_problems(kb: Records[Any], wanted: Callable[[Path], bool]) -> Iterator[Problem]:
     """Check our own studies, the methods that they name, and their finished runs."""
     for path in sorted((kb.root / STUDIES).glob("*.yaml")):
         file, runs = kb.shown(path), path.with_suffix(".jsonl")
+        if not wanted(path) and not wanted(runs):
+            continue
         try:
             design = load_design(path, file)
             document = load_yaml(path, file)
@@ -369,8 +372,20 @@ Unknown = tuple[Keys, str, str, Iterable[str]]
 
 
 def _unknown_in_library(kb: Records[Any], library: Library) -> Iterator[Unknown]:
-    """Yield the methods in a library's support that do not exist."""
+    """Yield the methods, arguments and names in formulas that do not exist."""
     yield from ((("support", m), m, "a method", kb) for m in library.support if m not in kb)
+    for kind, build in library.builds.items():
+        if kind not in library.types:
+            yield ("builds", kind), kind, "a type of the library", library.types
+            continue
+        arguments, everywhere = library.defaults(kind), set().union(*LOCAL.values())
+        for keys, argument in build.arguments():
+            if argument not in arguments:
+                yield ("builds", kind, *keys), argument, f"an argument of {kind}", arguments
+        for keys, formula, per in build.formulas():
+            known = known_names(library, kind, per) | (everywhere if keys[0] == "let" else set())
+            for name in sorted(formula.names - known):
+                yield ("builds", kind, *keys), name, "a name that formulas may use here", known
 
 
 def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:

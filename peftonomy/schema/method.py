@@ -64,7 +64,7 @@ class MethodEntry(Entry):
     """Other names and abbreviations that people search for."""
     year: int = Field(ge=1990, le=2100)
     category: Category
-    facets: dict[Id, Id | list[Id]]
+    facets: dict[Id, Id | Annotated[list[Id], Field(min_length=1)]]
     summary: Annotated[str, Field(min_length=20, max_length=160, pattern=r"^[A-Z][^\n\\$*^_{}<>=]*\.$")]
     """One plain sentence without symbols."""
     description: Prose

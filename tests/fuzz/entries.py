@@ -220,6 +220,8 @@ def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> Knowle
     found.libraries, found.trainers, found.engines = kb.libraries, kb.trainers, kb.engines
     found.__dict__["references"] = kb.references
     found.__dict__["taxonomy"] = replace(kb.taxonomy, lists={})  # a page counts all methods for each list
+    for name in ("gpus", "combinations", "unmerged", "studies", "evidence", "results"):
+        found.__dict__[name] = getattr(kb, name)
     found.memo["traits"] = {key: one for key, one in kb.memo.get("traits", {}).items() if key != method}
     found.methods.held = {key: Method(found, kb[key].entry, kb[key].document) for key in kb if key != method}
     return found
