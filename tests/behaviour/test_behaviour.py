@@ -31,9 +31,10 @@ REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
-    "adapterdrop", "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter",
-    "loreft", "lst", "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning",
-    "propetl", "spot", "tiny_attn_adapter", "u_mam", "unipelt", "vpt", "warp", "x_lora",
+    "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "fact", "hyperformer_pp",
+    "invertible_adapter", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
+    "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
+    "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
 ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens", "lotr")]
