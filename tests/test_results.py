@@ -44,6 +44,13 @@ def test_commands_and_files(base: Path, own: KnowledgeBase, run: Run, tmp_path: 
     again = tmp_path / "tiny.json"
     save(own.results["tiny"], again)
     assert again.read_bytes() == (base / "studies" / "tiny.json").read_bytes()
+    sound = again.read_text(encoding="utf-8")
+    # pages draw both
+    for old, new in (('"lora@1000"', '"lora@many"'), ('"step_seconds": 0.1', '"step_seconds": -0.1')):
+        again.write_text(sound.replace(old, new, 1), encoding="utf-8")
+        with pytest.raises(peftonomy.DataError, match="expected"):
+            load_results(again, "x.json", "x.jsonl")
+    again.write_text(sound, encoding="utf-8")
     (tmp_path / "tiny.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(peftonomy.DataError, match="found a digest of other runs; expected the digest of x.jsonl; run"):
         load_results(again, "x.json", "x.jsonl")
