@@ -245,7 +245,7 @@ def test_progress_is_for_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 HEAVY = ("torch", "transformers", "peft", "numpy", "networkx", "rich", "sympy", "mkdocs", "bibtexparser",
-         "peftonomy.knowledge.check", "peftonomy.libraries.adapter")  # fmt: skip
+         "peftonomy.knowledge.check", "peftonomy.libraries.named")  # fmt: skip
 FOR_DATA = ("pydantic", "yaml")
 """What reads entries, and help needs none."""
 

@@ -123,8 +123,8 @@ def export(method: MethodRecord, plan: Plan, given: Mapping[str, Any], library: 
 
 def _accepted(method: MethodRecord, found: Configuration, plan: Plan) -> Configuration:
     """Return a configuration. Raises UsageError if it cannot be read again, because the library refuses it here."""
-    from .adapter import read_named
     from .located import check_located
+    from .named import read_named
 
     inventory, library = plan.inventory, found.library
     try:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from ..catalogue.records import Records
     from ..schema.library import Library
 
-from .adapter import Adapter, read_named
+from .adapter import Adapter
 from .arguments import NESTED
+from .named import read_named
 
 __all__ = ["DEFAULT", "read_adapter"]
 

@@ -1,7 +1,7 @@
 """The schema of a library's configurations: its types, their arguments with defaults, and the default target modules.
 
 Facts about a library as a whole are in `taxonomy/libraries/<id>.yaml`. The names of one method's hyperparameters in the
-library are in that method's entry (`Implementation`). Both are needed to read a configuration (`libraries.adapter`) and
+library are in that method's entry (`Implementation`). Both are needed to read a configuration (`libraries.named`) and
 to write one (`libraries.export`).
 """
 
