@@ -14,7 +14,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["ConfigError", "DataError", "FormulaError", "PeftonomyError", "Problem", "UnknownName", "UsageError"]
 
@@ -23,8 +23,8 @@ SHOWN = 80
 """The number of characters of a user's value that a message repeats."""
 PATH_SHOWN = 200
 """The number of characters of a path that a message repeats."""
-
-
+LISTED_TEXT = 600
+"""The number of characters of known names up to which a message lists them."""
 LONGEST = 200
 """The number of characters of a name that are compared with known names."""
 
@@ -153,6 +153,7 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
     """A name that is not among the known ones. It is also a KeyError, as for any mapping."""
 
     LISTED = 40
+    """The number of known names up to which a message lists them."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str], where: str = ""):
         self.kind, self.name, self.known = kind, name if isinstance(name, str) else shown(name), sorted(known)
@@ -160,8 +161,9 @@ class UnknownName(UsageError, KeyError):  # noqa: N818 (it reads as what happene
         parts = [f"unknown {kind} {shown(self.name)!r}" + (f" {where}" if where else "")]
         if matches:
             parts.append("did you mean " + " or ".join(matches) + "?")
-        if len(self.known) <= self.LISTED:
-            parts.append("known: " + (", ".join(self.known) or "none"))
+        listed = ", ".join(self.known) or "none"
+        if len(self.known) <= self.LISTED and len(listed) <= LISTED_TEXT:
+            parts.append(f"known: {listed}")
         super().__init__("; ".join(parts))
 
     def __str__(self) -> str:
@@ -180,3 +182,15 @@ def chosen(kind: str, name: Any, known: Mapping[str, T]) -> T:
     if not isinstance(name, str) or name not in known:
         raise UnknownName(kind, name, known)
     return known[name]
+
+
+def id_list(given: Iterable[str], name: str = "methods") -> list[str]:
+    """Return ids, each once. Raises UsageError for anything but several texts."""
+    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
+    try:
+        found = list(given) if several else []
+    except Exception:  # of the caller's object
+        several, found = False, []
+    if not several or not all(isinstance(cast(object, one), str) for one in found):
+        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
+    return list(dict.fromkeys(found))

@@ -27,7 +27,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
-from .errors import FormulaError, PeftonomyError, near, shown
+from .errors import LISTED_TEXT, FormulaError, PeftonomyError, near, shown
 
 __all__ = ["FUNCTIONS", "Formula", "Number"]
 
@@ -96,9 +96,9 @@ class Formula:
             matches = near(unknown[0], known)
             hint = f"did you mean {' or '.join(matches)}? " if matches else ""
             listed = ", ".join(sorted(known))
-            raise FormulaError(
-                self.source, self._columns[unknown[0]], f"unknown name {shown(unknown[0])!r}; {hint}known: {listed}"
-            )
+            listed = f"known: {listed}" if len(listed) <= LISTED_TEXT else f"{len(known)} names are known"
+            found = f"unknown name {shown(unknown[0])!r}; {hint}{listed}"
+            raise FormulaError(self.source, self._columns[unknown[0]], found)
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
         """Return the value with `values[name]` for every name. Raises FormulaError if there is no finite value."""

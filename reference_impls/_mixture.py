@@ -29,4 +29,5 @@ class Mixture(kit.Child):
         each: Tensor = low.unflatten(-1, self.A.shape[:2])                                  # (..., experts, r)
         weighed = (omega.unsqueeze(-1) * each).flatten(-2)                                  # (..., experts * r)
         up = self.B.transpose(1, 2).flatten(0, 1)                                           # (experts * r, d_out)
-        return y + self.scale * (weighed @ up)
+        mixed: Tensor = y + self.scale * (weighed @ up)
+        return mixed

@@ -26,7 +26,8 @@ class MixedHeads(kit.Child):
         heads: Tensor = y.unflatten(-1, (len(self.L), -1)).clone()      # (..., heads, head_dim); fused slices need it
         omega = torch.softmax(heads @ self.G.T, dim=-1)                         # (..., heads, experts)
         vectors = torch.einsum("...he,hed->...hd", omega, self.L)
-        return (heads * vectors).flatten(-2)
+        scaled: Tensor = (heads * vectors).flatten(-2)
+        return scaled
 
 
 class MixedInput(kit.Child):

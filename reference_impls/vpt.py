@@ -16,10 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from peftonomy import UsageError
-
 from . import _kit as kit
-from ._image import require_images
+from ._image import require_one_width
 
 
 class Prompt(kit.Child):
@@ -58,11 +56,8 @@ def apply(
     model: nn.Module, *, prompt_length: int = 5, deep: bool = False, dropout: float = 0.0, name: str = "vpt"
 ) -> nn.Module:
     """Freeze the model and put prompts between its class token and its patches. Raises UsageError for other models."""
-    require_images(model)
-    dims = kit.inventory(model).dims
-    d = dims["d_embed"]
-    if d != dims["d_model"]:
-        raise UsageError(f"one width in all layers was expected; the embeddings are {d} wide, layers {dims['d_model']}")
+    require_one_width(model)
+    d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
     base = cast(Any, model).base_model
     patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from peftonomy.cli import main as _cli
+
+from .knowledge import KB
 
 
 class Result(NamedTuple):
@@ -24,10 +27,14 @@ Run = Callable[[str], Result]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command line in this process: one string of arguments, split at blanks (`~` stands for one)."""
+    """The command line in this process: one string of arguments, split at blanks (`~` stands for one).
+
+    It reads no files again: without `--root`, it has the knowledge base of all tests.
+    """
 
     def called(line: str) -> Result:
-        code = _cli.main([word.replace("~", " ") for word in line.split()])
+        words = [word.replace("~", " ") for word in line.split()]
+        code = _cli.main(words, None if "--root" in words or "PEFTONOMY_ROOT" in os.environ else KB)
         return Result(code, *capsys.readouterr())
 
     return called

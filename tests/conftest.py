@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ import peftonomy
 
 from .browser_kit import address, browser, page, site, watched  # noqa: F401 (fixtures)
 from .cli_kit import run, tree  # noqa: F401 (fixtures)
+from .knowledge import KB
 from .site_kit import made  # noqa: F401 (fixture)
 from .tools_kit import clipboard  # noqa: F401 (fixture)
 
-collect_ignore = ["oracles/adapters_side.py"]    # runs in an environment of its own, with another transformers
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -28,26 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--method", action="append", default=[], metavar="ID", help=about)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m "not torch and ..."`, leave modules unread whose own mark that excludes, and what helps these."""
-    left_out = re.findall(r"not (\w+)", config.option.markexpr) if " or " not in config.option.markexpr else []
-    if collection_path.suffix != ".py" or not left_out:
-        return None
-    text = collection_path.read_text(encoding="utf-8")
-    marks = re.search(r"^pytestmark = (\[.*?^\]|[^\n]*)", text, re.MULTILINE | re.DOTALL)
-    excluded = marks is not None and any(f"mark.{name}" in marks[1] for name in left_out)
-    helps = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
-    return True if excluded or helps else None
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `--method`, keep the tests that have one of these methods among their parameters.
 
-    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one.
+    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one, and comes
+    first, so that no worker waits for it at the end.
     """
-    for item in items:
-        if item.nodeid.endswith("::peftonomy.site"):
-            item.add_marker(pytest.mark.slow)
+    for item in [item for item in items if item.nodeid.endswith("::peftonomy.site")]:
+        item.add_marker(pytest.mark.slow)
+        items.remove(item)
+        items.insert(0, item)
     wanted = set(config.getoption("--method"))
     if wanted:
         dropped = [item for item in items if not wanted & set(methods_of(item))]
@@ -75,8 +64,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def kb() -> peftonomy.KnowledgeBase:
-    """The knowledge base of the checkout. Its records are frozen, so all tests share it."""
-    return peftonomy.load(ROOT)
+    """The knowledge base of the checkout."""
+    return KB
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,10 @@ def locators(kb: KnowledgeBase) -> Iterator[Locator]:
         }
         for keys, citation in method.entry.citations():
             yield from _locator(kb, method.id, keys, citation, values)
+        for i, rate in enumerate(method.entry.learning_rates):
+            for value in rate.values:
+                field = ("learning_rates", i, "source")
+                yield from _locator(kb, method.id, field, rate.source, {".".join(map(str, field)): value})
     for record in (*kb.libraries.values(), *kb.trainers.values(), *kb.engines.values()):
         for keys, citation in record.citations():
             yield from _locator(kb, record.id, keys, citation, {})

@@ -3,8 +3,9 @@
     python -m tests.mutations [METHOD...] [--sample N]
 
 A mutant changes one shape, count, scope, role filter, condition, `trained`, `stored` or `served` of one tensor, or one
-word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the behaviour suite rejects it. What
-survives is printed by name, with the share caught; the exit code is 1 if anything survives.
+word of a combination. It is caught when a rule of the knowledge base, a claim, a closed form or a check of the
+behaviour suite rejects it. What survives is printed by name, with the share caught; the exit code is 1 if anything
+survives.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import peftonomy
-from peftonomy import KnowledgeBase, Method, PeftonomyError
+from peftonomy import Method, PeftonomyError
 from peftonomy.conformance import checks, tiny, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
@@ -26,6 +26,7 @@ from peftonomy.knowledge.rules import RULES
 from peftonomy.schema.combines import Combines
 from peftonomy.schema.method import MethodEntry
 from peftonomy.schema.tensors import Tensor
+from tests.knowledge import KB, another
 
 ELSEWHERE = {
     "site": "layer", "role": "site", "attention": "layer", "mlp": "layer", "layer": "mlp", "model": "layer",
@@ -118,7 +119,7 @@ def _filters(tensor: Tensor, entry: MethodEntry) -> Iterator[tuple[str, dict[str
 
 def caught(mutant: Mutant) -> str:
     """What rejects the mutant; nothing if it survives."""
-    kb = KnowledgeBase(trial.KB.root)
+    kb = another()
     method = Method(kb, mutant.entry, trial.KB[mutant.method].document)
     kb.methods.held[mutant.method] = method
     with patch.object(trial, "KB", kb), patch.object(checks, "KB", kb):
@@ -154,7 +155,7 @@ def _rejections(method: Method) -> Iterator[str]:
 def _acts_on(method: str, family: str) -> bool:
     backbone, task, labels = trial.layout(family)
     try:
-        peftonomy.load(trial.KB.root)[method].cost(backbone, task=task, num_labels=labels)
+        KB[method].cost(backbone, task=task, num_labels=labels)
     except PeftonomyError:
         return False
     return True
@@ -191,7 +192,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
     asked = parser.parse_args()
     kb = trial.KB
-    everything = [m for key in asked.methods or kb for m in mutants(kb[key])]
+    chosen = [kb[key] for key in asked.methods or kb]
+    rejected = {method.id: why for method in chosen if (why := next(iter(_rejections(method)), ""))}
+    if rejected:
+        sys.exit("\n".join(f"{key}: rejected without a change: {why}" for key, why in rejected.items()))
+    everything = [mutant for method in chosen for mutant in mutants(method)]
     if asked.sample:
         everything = random.Random(0).sample(everything, min(asked.sample, len(everything)))
     alive = 0

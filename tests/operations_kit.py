@@ -18,12 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import peftonomy
 from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
+from tests.knowledge import KB
 
 __all__ = ["Case", "by_operations", "predicted", "simulated"]
 
@@ -54,11 +52,6 @@ FITTING: dict[str, dict[str, Any]] = {
 def tiny(family: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
     return found
-
-
-@cache
-def knowledge() -> peftonomy.KnowledgeBase:
-    return peftonomy.load()
 
 
 @dataclass
@@ -92,18 +85,18 @@ class Case:
     @property
     def trains(self) -> str:
         """The task: the family's own or, where that has no loss, classification."""
-        default: str = knowledge().backbone(self.model).default_task
+        default: str = KB.backbone(self.model).default_task
         own: str = self.task or tiny(self.family).get("task", "")
         return own or ("seq_cls" if default == "none" else default)
 
     def asked(self) -> Asked:
         """The question, as operations answer it."""
-        plan = knowledge()[self.method].plan(
-            knowledge().backbone(self.model), task=self.trains, targets=self.targets
+        plan = KB[self.method].plan(
+            KB.backbone(self.model), task=self.trains, targets=self.targets
         )  # fmt: skip
         setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
         check_length(plan, plan.values(self.hyperparameters), setting)
-        return Asked(knowledge(), plan, self.hyperparameters, setting)
+        return Asked(KB, plan, self.hyperparameters, setting)
 
     def simulate(self) -> Any:
         """The same step, simulated."""
@@ -114,6 +107,8 @@ class Case:
 
     def run(self) -> Any:
         """The same step on real tensors; None where the CPU lacks an operation or needs other values."""
+        import torch
+
         from reference_impls import _simulate
 
         torch.manual_seed(0)
@@ -137,7 +132,7 @@ class Case:
 
         warnings.simplefilter("ignore")
         return _simulate.Setup.of(
-            knowledge(), self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
+            KB, self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
             optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
             targets=self.targets, task=self.trains, hyperparameters=self.hyperparameters,
         )  # fmt: skip
@@ -178,6 +173,8 @@ def highest(log: list[tuple[tuple[int, str], int]]) -> Alive:
 
 def simulated(case: Case) -> tuple[Any, Alive, Alive]:
     """A simulated step, the storages that its forward pass leaves, and those alive at the peak before the update."""
+    import torch
+
     from reference_impls import _simulate
 
     left: Alive = Counter()

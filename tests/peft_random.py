@@ -34,16 +34,15 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
-import peftonomy
 from peftonomy import ConfigError, PeftonomyError
 from peftonomy.conformance import tiny
 from peftonomy.libraries.selected import STRUCTURE
 from tests.families import OTHERS
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS
+from tests.knowledge import KB
 from tests.peft_counts import Counts, configured, counts, plain, question, wrapped
 
-KB = peftonomy.load()
 PEFT = KB.libraries["hf_peft"]
 CONFIGS = {str(getattr(kind, "value", kind)): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 FAMILIES = {**tiny.CONFIGS, **OTHERS, **ENCODERS, **DECODERS}

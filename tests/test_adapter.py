@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from peft.utils.error import NoMatchingPeftModuleError
 
-import peftonomy
 from peftonomy import ConfigError, PeftonomyError
 from tests.families import OTHERS
 from tests.families import TINY as ENCODERS
 from tests.families_decoders import TINY as DECODERS
+from tests.knowledge import KB
 from tests.peft_counts import Counts, counts, model_of, question, wrapped
 
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
 ]
-KB = peftonomy.load()
 PEFT = KB.libraries["hf_peft"]
 TIED = {"llama tied": ("LlamaForCausalLM", {
     "vocab_size": 37, "hidden_size": 18, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,

@@ -29,18 +29,17 @@ import pytest
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-import peftonomy
 from peftonomy import ConfigError, PeftonomyError, UsageError
 from peftonomy.conformance import tiny
 from peftonomy.schema.builds import Kind
 
 from . import shapes  # noqa: F401 (adds families)
+from .knowledge import KB
 
 pytestmark = [pytest.mark.torch, pytest.mark.xdist_group("adapters")]
 ROOT = Path(__file__).parent.parent
 SIDE = ROOT / "tests/oracles/adapters_side.py"
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", ROOT / ".venv-adapters/bin/python"))
-KB = peftonomy.load()
 LIBRARY = KB.libraries["adapters"]
 SAMPLE = 250
 MORE = {"deberta-v2": {"max_position_embeddings": 17}}

@@ -10,7 +10,7 @@ import torch
 
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.conformance import tiny
-from peftonomy.conformance.trial import KB, Trial, trials
+from peftonomy.conformance.trial import KB, Trial, shake, trials
 
 pytestmark = pytest.mark.torch
 
@@ -81,6 +81,31 @@ def test_what_does_not_fit_is_refused_before_the_model_is_touched(kb: KnowledgeB
     applied.merge()
     with pytest.raises(UsageError, match="lora changed .*weight.* load the model again"):
         applied.remove()
+
+
+def test_saved_models_are_combined(kb: KnowledgeBase, tmp_path: Path) -> None:
+    files = []
+    for seed in range(2):
+        tuned = kb["full_fine_tuning"].apply(tiny.model("llama"))
+        shake(tuned.model, seed)
+        files.append(tuned.save(tmp_path / f"{seed}.safetensors"))
+    first, second = (kb["full_fine_tuning"].apply(tiny.model("llama")).load(file).model for file in files)
+    merged = kb["task_arithmetic"].apply(tiny.model("llama"), tasks=2, scale=0.5).combine([files[0], files[1]])
+    for name, value in merged.model.named_parameters():
+        assert torch.allclose(value, (first.get_parameter(name) + second.get_parameter(name)) / 2), name
+    with pytest.raises(UsageError, match="task_arithmetic: found 1 inputs; expected 2"):
+        merged.combine(files[:1])
+    with pytest.raises(UsageError, match="lora combines nothing"):
+        kb["lora"].apply(tiny.model("llama"), r=2).combine(files)
+    lora = kb["lora"].apply(tiny.model("llama"), r=2).save(tmp_path / "lora.safetensors")
+    with pytest.raises(DataError, match="method: found lora; expected full_fine_tuning"):
+        merged.combine([files[0], lora])
+    (tmp_path / "none.safetensors").write_bytes(b"none")
+    with pytest.raises(DataError, match="a safetensors file"):
+        merged.combine([files[0], tmp_path / "none.safetensors"])
+    bert = kb["task_arithmetic"].apply(tiny.model("bert"))
+    with pytest.raises(DataError, match="no such tensor"):
+        bert.combine(files)
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ SPOILT = {
     "a tower of powers": ("r >= 1", "r >= 9**9**9", "column"),
     "ten thousand terms": ("r >= 1", f'r >= {"+".join(["1"] * 10_000)}', "domain"),
     "deep nesting": ("r >= 1", f'r >= {"(" * 500}1{")" * 500}', "domain"),
+    "an aspect without a value": ("acts_on: weight", "acts_on: []", "at least 1"),
     "an unknown name in a formula": ("shape: [r, d_in]", "shape: [r, d_inn]", "did you mean d_in"),
 }
 

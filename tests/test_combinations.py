@@ -12,13 +12,12 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.knowledge.check import check
 
 from .cli_kit import Run
+from .knowledge import KB
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
-KB = peftonomy.load()
 FILE = KB.combinations
 assert FILE is not None
 WEIGHTS, RANK = [0.7, -0.4], 6

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from pathlib import Path
 
-import pytest
-
 from peftonomy import KnowledgeBase
-from peftonomy.conformance import tiny, trial
 from peftonomy.knowledge.check import check
-
-from .behaviour.test_behaviour import NOWHERE_TO_ACT, PAIRS
 
 
 def test_every_leaf_of_the_tree_has_a_method(kb: KnowledgeBase) -> None:
@@ -25,26 +19,6 @@ def test_every_entry_has_an_implementation_and_no_implementation_lacks_an_entry(
 ) -> None:
     modules = {path.stem for path in (root / "reference_impls").glob("[!_]*.py")}
     assert modules == {*kb.methods}
-
-
-@pytest.mark.torch
-def test_every_implementation_says_what_it_is(kb: KnowledgeBase) -> None:
-    for key in kb:
-        module = importlib.import_module(f"reference_impls.{key}")
-        source = kb[key].entry.source.partition("#")[0]
-        assert source in (module.__doc__ or ""), f"{key}: the docstring does not cite {source}"
-        assert callable(module.apply)
-
-
-@pytest.mark.torch
-def test_every_method_runs_on_several_families() -> None:
-    """What the suite leaves out is listed by name; a method acts on two families at least, or on images only."""
-    covered = {method: {f for m, f in PAIRS if m == method} for method in trial.KB.methods}
-    tensors = {method: trial.KB[method].entry.tensors.values() for method in covered}
-    images = {m for m in covered if any(t.requires is not None and "vocab" in t.requires.names for t in tensors[m])}
-    assert {m for m, families in covered.items() if len(families) < 2} == images
-    assert all(covered[method] == {"vit"} for method in images)
-    assert all(family in tiny.CONFIGS for _, family in NOWHERE_TO_ACT)
 
 
 def test_what_the_survey_has_stands_where_the_survey_has_it(kb: KnowledgeBase, root: Path, tmp_path: Path) -> None:

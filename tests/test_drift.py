@@ -16,10 +16,10 @@ from peftonomy.libraries.drift import changes, installed, rewritten
 from peftonomy.schema.library import Library, load_library
 
 from .cli_kit import Run
+from .knowledge import KB
 
 pytestmark = pytest.mark.torch
 ROOT = Path(__file__).parent.parent
-KB = peftonomy.load()
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", ROOT / ".venv-adapters/bin/python")).absolute()
 PEFT, ADAPTERS = (KB.libraries[name] for name in ("hf_peft", "adapters"))
 

@@ -285,6 +285,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("method", list(peftonomy.load(ROOT)))
 
 
+def test_a_combination_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer) -> None:
+    """Every method that combines, at each number of inputs, and the refusal of one that does not."""
+    answers = 0
+    combining = [method for method in kb if kb[method].entry.combines is not None]
+    models = ["roberta_base", "llama_2_7b", {"model_type": "t5", **T5}, {"model_type": "gpt2", **GPT2}]
+    for method, model, dtype in itertools.product([*combining, "lora"], models, ("bfloat16", "float32")):
+        counts = [n for n, h in kb[method].entry.hyperparameters.items() if h.type == "int"]
+        for given in [{}, *({name: number} for name in counts for number in (0, 1, 3, 40))]:
+            named = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
+            ours = ask(engine, "combination", method, named | {"dtype": dtype, "values": given})
+            try:
+                theirs = kb[method].combination(model, dtype=dtype, **given).to_dict()
+            except PeftonomyError:
+                assert ours["user"], (method, model, given, ours)
+                continue
+            assert {**ours, "model": theirs["model"], "dtype": dtype} == theirs, (method, model, given)
+            answers += 1
+    assert answers > 20 * len(combining)
+
+
 @pytest.mark.slow
 def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
     """On a quarter of the families, which are others for each method (`make grid`: on all)."""

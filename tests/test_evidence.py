@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-import peftonomy
 from benchmarks.published import HALF, MODEL, OPTIMIZERS, runs
 from peftonomy.schema.evidence import Run
 
-KB = peftonomy.load()
+from .knowledge import KB
+
 RUNS = {run.run: run for run in runs(KB)}
 BUFFERS = {"GLORA", "FROD"}
 """Types that save what they do not train in the model's bfloat16, and positions (two for each entry) as int64."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 SAMPLE = {
-    "command": 60, "config": 40, "adapter": 40, "python": 60, "assistant": 40, "entry": 6, "text": 6, "site": 4,
-    "process": 3,
+    "command": 60, "config": 40, "adapter": 40, "python": 60, "assistant": 40, "agreement": 12, "entry": 6, "text": 6,
+    "site": 4, "process": 3,
 }  # fmt: skip
 """The number of cases of each group. Those of the last groups take long."""
 
@@ -127,6 +127,12 @@ def test_a_wrong_answer_is_noticed(world: fuzz.World) -> None:
 @pytest.mark.parametrize("page", ["<script>a</script>", "<b onclick='a'>", "[a](javascript:b)", "# a {: onclick='b' }"])
 def test_what_runs_in_a_page_is_noticed(page: str) -> None:
     assert [*trees._inert(f"---\n---\n{page}\n")] != []
+
+
+def test_check_accepts_the_small_tree(tmp_path: Path) -> None:
+    """Otherwise no case of `text` and `site` would show that a command fails on what `check` accepts."""
+    trees._small(tmp_path)
+    assert fuzz.kit.command(["--root", str(tmp_path), "check"])[0].code == 0
 
 
 def test_an_entry_of_the_checkout_stays_the_same_when_written(world: fuzz.World, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ CALLS: dict[str, Callable[[KnowledgeBase, Any], Any]] = {
     "budget": lambda kb, value: kb.choose("bert_base", gpu="24GiB", trained=value),
     "plan": lambda kb, value: kb["lora"].plan("bert_base").values(value),
     "serving": lambda kb, value: kb["lora"].serving("bert_base", tp=value),
+    "selection": lambda kb, value: kb.query("").only(value),
+    "file of a method": lambda kb, value: kb.methods.path(value),
     "name of a file": lambda kb, value: kb.shown(value),
 }
 VALUES = {
@@ -69,7 +71,7 @@ VALUES = {
 }  # fmt: skip
 
 
-FINE = {("formula", "number"), ("name of a file", "long"), ("budget", "number")}
+FINE = {("formula", "number"), ("name of a file", "long"), ("file of a method", "long"), ("budget", "number")}
 """Calls that have an answer."""
 
 

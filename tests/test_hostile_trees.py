@@ -96,6 +96,24 @@ def test_a_type_that_a_library_lacks_is_refused(root: Path, tmp_path: Path) -> N
         kb["m0"].export("roberta_base")
 
 
+def test_what_a_library_builds_names_only_what_exists(root: Path, tmp_path: Path) -> None:
+    kb = grown(root, tmp_path, {})
+    path = kb.root / "taxonomy" / "libraries" / "adapters.yaml"
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        ("not vera or", "not verra or"), ("skips: leave_out", "skips: leav_out"),
+        ("\n  PromptTuningConfig:\n    n", "\n  PromptTuningConfg:\n    n"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+    found = [p for p in peftonomy.check(kb, [path]) if p.field.startswith("builds")]
+    assert {p.found: p.hint.partition(" or ")[0].rstrip("?") for p in found} == {
+        "verra": "did you mean vera", "leav_out": "did you mean leave_out",
+        "PromptTuningConfg": "did you mean PromptTuningConfig",
+    }  # fmt: skip
+
+
 def test_a_relation_of_no_type_is_refused(root: Path, tmp_path: Path) -> None:
     kb = grown(root, tmp_path, {"m0": descends("lora")})
     path = kb.methods.path("m0")

@@ -19,11 +19,11 @@ from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.utils import constants
 from peft.utils import transformers_weight_conversion as conversion
 
-import peftonomy
 from peftonomy.costs.values import coerced
 
+from .knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 PEFT, ADAPTERS = (KB.libraries[name] for name in ("hf_peft", "adapters"))
 PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters/bin/python")).absolute()
 DUMP = """

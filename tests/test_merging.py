@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import peftonomy
 from benchmarks.merging import cases, quantised
 from peftonomy import DataError, UsageError
 from peftonomy.files.safetensors import Tensors
 from peftonomy.serving.rounding import FORMATS, gaussian_scale, rounded
 
 from .cli_kit import Run
+from .knowledge import KB
 
-KB = peftonomy.load()
 RANDOM = np.random.default_rng(5)
 SIZES = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 256,
@@ -148,10 +147,14 @@ def test_what_does_not_fit_is_one_line(saved: Path, run: Run) -> None:
     refused("found a folder without a safetensors file", weights=saved)
     for length, content in ((10**9, b"{}"), (2, b"{}"), (4, b"nope"), (9, b'{"a":"b"}')):
         file.write_bytes(length.to_bytes(8, "little") + content)
-        refused("expected a safetensors file")
+        refused("a safetensors file")
+    overlapping = json.dumps({k: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for k in "ab"}).encode()
+    for content in (overlapping + b"1234", overlapping.replace(b"[0, 4]", b"[4, 8]", 1) + b"x" * 12):
+        file.write_bytes(len(overlapping).to_bytes(8, "little") + content)
+        refused("expected a safetensors file")      # as safetensors refuses it
     for content in (b"", b"1234567", sound[:-1]):
         file.write_bytes(content)
-        refused("expected a safetensors file")
+        refused("a safetensors file")
     found = run(f"{line} --to nf4")
     assert (found.code, found.out, found.err.count("\n")) == (1, "", 1)
     for tensors, message in (

@@ -10,10 +10,10 @@ from peftonomy.conformance import trial
 
 from . import mutations
 
+pytestmark = pytest.mark.torch
 SAMPLE = 40
 
 
-@pytest.mark.torch
 def test_a_sample_of_mutants_is_caught() -> None:
     everything = [mutant for key in trial.KB for mutant in mutations.mutants(trial.KB[key])]
     chosen = random.Random(1).sample(everything, SAMPLE)

@@ -25,8 +25,10 @@ ASIDE = shutil.ignore_patterns(".*", "build", "__pycache__", "node_modules")
 QUICK = (
     "tests/test_coverage.py", "tests/test_knowledge.py", "tests/test_rules.py", "tests/test_evidence.py",
     "tests/test_cli.py", "tests/test_locators.py", "tests/test_libraries.py", "tests/test_commands.py",
+    "tests/behaviour/test_behaviour.py::test_every_implementation_says_what_it_is",
+    "tests/behaviour/test_behaviour.py::test_every_method_runs_on_several_families",
 )  # fmt: skip
-"""The modules among the quick tests that look at every entry or at how many there are."""
+"""Those of the quick tests that look at every entry or at how many there are."""
 
 
 @pytest.fixture(scope="module")

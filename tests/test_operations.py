@@ -19,13 +19,13 @@ from peftonomy.memory.program import compressed, padded
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
+from tests.knowledge import KB
 from tests.operations_kit import Case, predicted, tiny
 
 from .grid import WHOLE
 
 pytestmark = pytest.mark.slow
 
-KB = peftonomy.load()
 FAMILIES = sorted(name for name, family in KB.families.items() if family.operations is not None)
 METHODS = sorted(
     name for name, method in KB.items()

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-import peftonomy
 from peftonomy import UsageError
 from peftonomy.memory.program import family_functions, fixed_options
 from peftonomy.memory.rules import load_language
 from peftonomy.schema.family import Family
+from tests.knowledge import KB
 from tests.operations_kit import Case, predicted
 
-KB = peftonomy.load()
 LANGUAGE = load_language(KB.root / "backbones" / "operations.yaml")
 FAMILIES = sorted(name for name, family in KB.families.items() if family.operations is not None)
 READ = re.compile(r'config\.(\w+)|getattr\(\w*\.?config, "(\w+)"')

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-import peftonomy
 from peftonomy import ConfigError, Configuration, Cost, UsageError
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import _candidates
 from tests import shapes  # noqa: F401 (adds families)
 from tests.families import OTHERS
+from tests.knowledge import KB
 from tests.peft_counts import Counts, counts, plain, question, wrapped
 from tests.test_adapter import ELSEWHERE
 
@@ -32,7 +32,6 @@ pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
 ]
-KB = peftonomy.load()
 PEFT = KB.libraries["hf_peft"]
 METHODS = [m.id for m in KB.values() if (i := m.entry.implementations.get("hf_peft")) is not None and i.type]
 MEDIUM_SIZES = {

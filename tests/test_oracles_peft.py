@@ -15,20 +15,19 @@ import transformers
 from peft.optimizers import create_lorafa_optimizer
 from torch import nn
 
-import peftonomy
 from peftonomy import Backbone
 from peftonomy.conformance import tiny
 from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import adalora, ia3, lora, lora_fa
 from tests.families import OTHERS
+from tests.knowledge import KB
 
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),      # peft asks transformers by the old name
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to"),         # and corrects itself on GPT-2's Conv1D
 ]
-KB = peftonomy.load()
 QUERIES_AND_VALUES = {
     "bert": ["query", "value"], "roberta": ["query", "value"], "t5": ["q", "v"], "gpt2": ["c_attn"],
     "llama": ["q_proj", "v_proj"], "vit": ["q_proj", "v_proj"], "deberta-v2": ["query_proj", "value_proj"],

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import cartridges, cpt, mpt, p_tuning, prefix_tuning, prompt_tuning, warp
 from tests import families
 from tests import families_decoders as decoders
 
+from .knowledge import KB
+
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.filterwarnings("ignore:.*(past_key_values|is_gradient_checkpointing)"),
 ]
-KB = peftonomy.load()
 LENGTH, HIDDEN = 3, 5
 TASKS = {
     "bert": "FEATURE_EXTRACTION", "roberta": "FEATURE_EXTRACTION",

@@ -12,7 +12,8 @@ from peftonomy import KnowledgeBase, UsageError
 from peftonomy.memory.answer import remembered
 from peftonomy.memory.asked import Asked
 
-from .operations_kit import Case, knowledge, predicted
+from .knowledge import KB
+from .operations_kit import Case, predicted
 
 pytestmark = pytest.mark.torch
 TURNS = [
@@ -98,7 +99,7 @@ def test_a_form_answers_for_each_turn() -> None:
     case = Case("llama", "lisa", hyperparameters={"n": 2})
     for seq in (8, 9, 60):
         asked = replace(case, seq=seq).asked()
-        found = remembered(knowledge(), asked.plan, {"n": 2}, asked.setting)
+        found = remembered(KB, asked.plan, {"n": 2}, asked.setting)
         assert found == asked.memory()
 
 

@@ -13,6 +13,7 @@ from peftonomy.files.documents import Document, parse_yaml
 from peftonomy.knowledge.check import _problem
 from peftonomy.knowledge.rules import RULES, Rule
 from peftonomy.schema.method import method_from
+from tests.knowledge import another
 from tests.trees import small_tree
 
 BASE = """
@@ -45,9 +46,9 @@ def problems(kb: KnowledgeBase, rule: Rule, fragment: str) -> list[Problem]:
 
 
 @pytest.fixture
-def fresh(kb: KnowledgeBase) -> KnowledgeBase:
+def fresh() -> KnowledgeBase:
     """A knowledge base of its own, since the examples move in."""
-    return KnowledgeBase(kb.root)
+    return another()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.knowledge.check import check
 
 from .cli_kit import Run
+from .knowledge import KB
 
-KB = peftonomy.load()
 RECORDED = json.loads((Path(__file__).parent / "data" / "vllm_slots.json").read_text(encoding="utf-8"))
 GROUPS = {"attn": 0, "mlp": 0, "moe": 1, "embed": 2, "head": 2}
 
@@ -164,6 +163,10 @@ def test_a_spoilt_engine_is_one_problem(tree: Path) -> None:
     found = [str(problem) for problem in check(KnowledgeBase(tree), [path])]
     assert len(found) == len(expected)
     assert [m for m in expected if not any(m in one for one in found)] == []
+    path.write_text(text.replace("4 * rank", "4 / (tp - 1)", 1), encoding="utf-8")
+    (found,) = [str(problem) for problem in check(KnowledgeBase(tree), [path])]
+    assert "expected a value on" in found
+    assert "division by zero" in found
     for old, new, message in (
         ("4 * rank", "4 * rnk", "names rnk"),
         ("adapter: 4 * rank * 2 * n_layers * n_heads * head_dim\n", "", "either kinds or adapter"),

@@ -39,7 +39,7 @@ def described(answers: dict[str, Any], kind: str) -> dict[str, Any]:
     records = {p: a["method"] for p, a in answers.items() if p.startswith("methods/")}
     if kind == "cost":
         return {f"{p} {c['model']}": c for p, r in records.items() for c in r["costs"]}
-    derived = ("evidence", "measured", "results", "related", "costs")
+    derived = ("evidence", "measured", "results", "known_rates", "related", "costs")
     return {p: {k: v for k, v in r.items() if k not in derived} for p, r in records.items()}
 
 

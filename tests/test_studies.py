@@ -17,12 +17,13 @@ import pytest
 
 import peftonomy
 from peftonomy import DataError, UsageError
-from peftonomy.studies.design import Task, load_design
+from peftonomy.schema.design import Task, load_design
+from peftonomy.schema.runs import Record, read_runs
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study, model_place
-from peftonomy.studies.own import results
+from peftonomy.studies.own import arms, results
 from peftonomy.studies.parts import read_task
 from peftonomy.studies.pool import Died, Pool
-from peftonomy.studies.records import Record, Runs, read_runs
+from peftonomy.studies.records import Runs
 from peftonomy.studies.report import report
 from peftonomy.studies.runner import TRIES, as_work, progress
 from peftonomy.studies.runner import run as run_study
@@ -62,6 +63,7 @@ WRONG = {
     "one seed": ("seeds: [0, 1]", "seeds: [0]", "seeds"),
     "an unknown method": ("methods: [lora,", "methods: [lorra,", "did you mean lora"),
     "a number as text": ("batch: 16", 'batch: "16"', "batch"),
+    "one example": ("test: 400", "test: 1", "at least 2 examples"),
     "too few examples": ("test: 400", "test: 4000", "the task has 1,797 examples"),
     "an unknown method with a setting": ("seeds:", "set: {ia4: {}}\nseeds:", "did you mean ia3"),
     "a missing package": ("  config:", "  package: no_such_package\nset:\n  lora:", "which is not installed"),
@@ -99,10 +101,12 @@ def test_a_query_selects_the_most_used_first(kb: peftonomy.KnowledgeBase, tmp_pa
 
 
 def record(job: Job, value: float | None, error: str | None = None, **fields: Any) -> dict[str, Any]:
+    right = [i < (value or 0) * 400 for i in range(400)]
+    answers = None if value is None or job.split != "test" else np.packbits(right).tobytes().hex()
     return {
         "run": job.key, "study": "tiny", "arm": job.arm.name, "rung": job.rung, "learning_rate": job.rate,
         "asked": job.asked, "metric": "accuracy", "value": value, "loss": None if value is None else 1 - value,
-        "answers": None, "error": error, "curve": None, "trained": 1, "stored": 1, "stored_bytes": 4, "head": 1,
+        "answers": answers, "error": error, "curve": None, "trained": 1, "stored": 1, "stored_bytes": 4, "head": 1,
         "step_seconds": 0.1, "seconds": 6.0, "peak_bytes": None, "predicted_bytes": None, "model": "0" * 16,
         "sizes": {"train": 1197, "validation": 200, "test": 400}, "commonest": 0.1, "versions": {}, "hardware": {},
         "started": "2026-01-01T00:00:00+00:00", **fields,
@@ -171,6 +175,90 @@ def test_a_half_line_is_removed_and_a_run_is_there_once(study: Study, tmp_path: 
     path.write_bytes(whole + whole)
     with pytest.raises(DataError, match=rf"{one.key} again \(line 1\)"):
         read_runs(path)
+
+
+EDITED = {
+    "another value": (lambda run: run.update(value=0.25), "value: 0.5, the share of right answers, was expected"),
+    "other answers": (lambda run: run.update(answers="ff" + run["answers"][2:-2] + "ff"), "the share of right answers"),
+    "too few answers": (lambda run: run.update(answers=run["answers"][2:]), "a bit for each example"),
+    "no answers": (lambda run: run.update(answers=None), "a bit for each example"),
+    "other sizes": (lambda run: run["sizes"].update(test=399), "a bit for each example"),
+    "another seed": (lambda run: run["asked"].update(seed=7), "which is the digest of `asked`"),
+    "another rate": (lambda run: run.update(learning_rate=0.5), "learning_rate: None, as in `asked`"),
+    "a missing setting": (lambda run: run["asked"].pop("batch"), "asked.batch: found nothing"),
+    "no revision": (lambda run: run["asked"]["task"].pop("revision"), "asked.task.revision: found nothing"),
+    "a value and an error": (lambda run: run.update(error="no"), "either an error, or a value and a loss"),
+    "a negative time": (lambda run: run.update(seconds=-1.0), "greater than or equal to 0"),
+}
+
+
+@pytest.mark.parametrize("what", EDITED)
+def test_a_line_that_contradicts_itself_is_refused(study: Study, run: Run, tmp_path: Path, what: str) -> None:
+    """Otherwise `bench report` and `evidence --ours` would differ, or fail."""
+    path, (job, *_) = tmp_path / "runs.jsonl", (job for job in study.due({}) if job.split == "test")
+    line = record(job, 0.5)
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert list(read_runs(path)) == [job.key]
+    change, expected = EDITED[what]
+    line = json.loads(json.dumps(line))
+    change(line)
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    result = run(f"bench status {TINY} --runs {path}")
+    assert (result.code, result.out) == (1, "")
+    assert_one_line(result.err)
+    assert expected in result.err
+
+
+def test_a_text_of_a_run_may_have_every_character(study: Study, tmp_path: Path) -> None:
+    path, (job, *_) = tmp_path / "runs.jsonl", study.due({})
+    error = "one\u2028two\x85three\x0cfour"
+    with Runs.open(path) as runs:
+        runs.add(record(job, None, error))
+    assert [one.error for one in read_runs(path).values()] == [error]
+    path.write_text(path.read_text(encoding="utf-8").replace('"head": 1', '"head": 1e999'), encoding="utf-8")
+    with pytest.raises(DataError, match="beyond the range of numbers"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("content", ["my notes", "first\nsecond", '{"a": 1}', '{"a": 1}\n{"b"', "x: 1\n{y"])
+def test_no_line_of_a_foreign_file_is_removed(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError), Runs.open(path):
+        pass
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_results_never_replace_the_study(run: Run, tmp_path: Path) -> None:
+    study = tmp_path / "tiny.json"
+    study.write_text("{}", encoding="utf-8")
+    result = run(f"bench report {study} --save")
+    assert (result.code, result.out) == (2, "")
+    assert "rename the study to tiny.yaml" in result.err
+    assert study.read_text(encoding="utf-8") == "{}"
+
+
+def test_check_reads_our_studies(study: Study, root: Path, tmp_path: Path) -> None:
+    """`evidence --ours` and the site read them, so that `check` must find what they would not accept."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for path in root.iterdir():
+        if path.name not in ("studies", ".git"):
+            (tmp_path / path.name).symlink_to(path)
+    text = TINY.read_text(encoding="utf-8").replace("bitfit", "bitfitt").replace("reversed: lora", "reversed: lra")
+    (folder / "tiny.yaml").write_text(text + "where: yeer > 2000\n", encoding="utf-8")
+    job = study.due({})[0]
+    lines = [record(job, 0.5), record(job, 0.5) | {"run": "0" * 16}]
+    (folder / "tiny.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    kb = peftonomy.load(tmp_path)
+    found = [str(one) for one in peftonomy.check(kb)]
+    assert [one.partition(";")[0] for one in found] == [
+        "studies/tiny.jsonl:2: found a mapping of 26",
+        "studies/tiny.yaml:20: methods[3]: found bitfitt",
+        "studies/tiny.yaml:24: canary.reversed: found lra",
+        "studies/tiny.yaml:36: where: found unknown field 'yeer'",
+    ]
+    assert len(peftonomy.check(kb, [folder / "tiny.yaml"])) == 2
 
 
 # Workers
@@ -341,17 +429,18 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     copy = base / "studies" / "tiny.yaml"
     assert run(f"bench report {copy} --save").out == printed.out.replace(str(TINY), str(copy))
     own = peftonomy.load(base).results["tiny"]
-    assert (own.kind, own.arms, own.unfinished) == ("encoder", 6, [])
+    assert (own.kind, arms(peftonomy.load(base), own)) == ("encoder", 6)
     assert {one.arm: (one.value, one.low, one.group) for one in own.results} == {
         arm: (row.value, row.low, row.group) for arm, row in rows.items()
     }
     assert_one_line(run(f"bench report {TINY} --runs {finished} --save").err)
 
     spoilt, lines = tmp_path / "spoilt.jsonl", [json.loads(line) for line in finished.read_text().splitlines()]
-    answers = {(line["arm"], line["asked"]["seed"]): line["answers"] for line in lines}
+    answers = {(line["arm"], line["asked"]["seed"]): (line["answers"], line["value"]) for line in lines}
     for line in lines:
         if line["arm"] in (FROZEN, REVERSED) and line["answers"]:
-            line["answers"] = answers[REVERSED if line["arm"] == FROZEN else FROZEN, line["asked"]["seed"]]
+            other = REVERSED if line["arm"] == FROZEN else FROZEN
+            line["answers"], line["value"] = answers[other, line["asked"]["seed"]]
     spoilt.write_text("".join(json.dumps(line) + "\n" for line in lines))
     refused = run(f"bench report {TINY} --runs {spoilt}")
     assert refused.code == 1
@@ -370,7 +459,7 @@ def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
     for name, one in kb.results.items():
         path = root / "studies" / f"{name}.yaml"
         design, done = load_design(path), read_runs(path.with_suffix(".jsonl"))
-        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked["task"]["revision"])
+        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked.task.revision)
         assert results(study, report(study, done, ""), path.with_suffix(".jsonl")) == one
 
 

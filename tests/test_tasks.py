@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 from transformers.models.auto import modeling_auto as auto
 
-import peftonomy
 from peftonomy import ConfigError, UnknownName, UsageError
-from peftonomy.schema.family import LABELLED, TASKS
+from peftonomy.schema.names import LABELLED, TASKS
 
 from .backbones_kit import FAMILIES, LABELS, TINY, built
 from .cli_kit import Run
+from .knowledge import KB
 from .peft_counts import Counts, counts, wrapped
 
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 CLASSES = {
     "seq_cls": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "masked_lm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,

@@ -20,8 +20,9 @@ from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import adalora, child_tuning_d, child_tuning_f, ia3, lora, lora_fa, qlora
 
+from .knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def before_and_after(model: nn.Module, family: str) -> list[tuple[str, Tensor, Tensor]]:

@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-import peftonomy
 from peftonomy import DataError, KnowledgeBase, UsageError
 from peftonomy.knowledge.check import check
 from peftonomy.libraries.trainers import Run as Written
 
 from .cli_kit import Run
+from .knowledge import KB
 
 MODEL = "llama_3_2_1b"
-KB = peftonomy.load()
 WRITTEN = [
     (trainer.id, method)
     for trainer in KB.trainers.values()

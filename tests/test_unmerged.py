@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import peftonomy
 from peftonomy.knowledge.check import check
 
 from .cli_kit import Run
+from .knowledge import KB
 from .test_combinations import configured
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
-KB = peftonomy.load()
 FILE = KB.unmerged
 assert FILE is not None
 VIEWS = {"view", "t", "transpose", "expand", "permute", "unsqueeze", "squeeze", "alias", "detach", "slice", "select",

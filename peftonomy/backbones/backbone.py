@@ -23,7 +23,8 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, Problem, UnknownName, UsageError, described, near, shown
 from ..files.documents import Document
-from ..schema.family import LABELLED, Family, ModelFile, Shape, Stack, load_model_file
+from ..schema.family import Family, ModelFile, Shape, Stack, load_model_file
+from ..schema.names import LABELLED
 from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built

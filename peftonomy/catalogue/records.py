@@ -71,7 +71,9 @@ class Shelf(Mapping[str, T], Generic[T]):
         return dict.fromkeys(sorted(path.stem for path in self.folder.glob("*.yaml")))
 
     def path(self, key: str) -> Path:
-        """Return the file of one record."""
+        """Return the file of one record, which need not exist. Raises UnknownName for anything but a text."""
+        if not isinstance(cast(object, key), str):
+            raise UnknownName(self.kind, key, self.ids)
         return self.folder / f"{key}.yaml"
 
     def __getitem__(self, key: str) -> T:

@@ -12,22 +12,22 @@ import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
-from .options import Whole, cli, completes, count, json_option, knowledge, section
+from .options import FilePath, Whole, cli, completes, count, json_option, knowledge, section
 
 if TYPE_CHECKING:
     pass
 
 
 @cli.command()
-@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=FilePath(exists=True, dir_okay=False))
 @json_option
 def check(files: tuple[str, ...], as_json: bool) -> int:
     """Validate all files, or only those named. The exit code is 1 if there is a problem.
 
     With the site extra, formulas for readers are validated too.
     """
-    from .. import check as problems_of
     from .. import site
+    from ..knowledge.check import check as problems_of
 
     kb = knowledge()
     with out.progress("checking"):
@@ -66,7 +66,7 @@ def new(id: str, category: str | None, year: int | None, source: str | None) -> 
 @cli.command()
 @click.argument("library", metavar="LIBRARY")
 @click.option(
-    "--python", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+    "--python", metavar="FILE", type=FilePath(exists=True, dir_okay=False),
     help="The Python of the library's environment. Default: the one that runs this command.",
 )  # fmt: skip
 @click.option("--write", is_flag=True, help="Write the installed types, arguments and defaults into the file.")
@@ -110,7 +110,7 @@ def drift(library: str, python: str | None, write: bool, as_json: bool) -> int:
     "--junit",
     metavar="FILE",
     help="Write a JUnit XML report to this file.",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
 )
 @json_option
 def verify(

@@ -10,13 +10,13 @@ import click
 
 from ..errors import UsageError
 from ..files import output as out
-from .options import F, Whole, cli, completes, count, json_option, knowledge, section
+from .options import F, FilePath, Whole, cli, completes, count, json_option, knowledge, section
 
 if TYPE_CHECKING:
+    from ..schema.runs import Record
     from ..studies.jobs import Study
-    from ..studies.records import Record
 
-study_argument = click.argument("study", metavar="STUDY", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+study_argument = click.argument("study", metavar="STUDY", type=FilePath(exists=True, dir_okay=False, path_type=Path))
 NEAR = 0.03
 """The difference of a measured peak from the predicted one that counts as near, as a share."""
 SHOWN = 20
@@ -26,7 +26,7 @@ SHOWN = 20
 def runs_option(command: F) -> F:
     """Add the option that names the file of runs."""
     return click.option(
-        "--runs", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+        "--runs", "file", metavar="FILE", type=FilePath(dir_okay=False, path_type=Path),
         help="The file of runs. Default: beside the study, with the ending .jsonl.",
     )(command)  # fmt: skip
 
@@ -44,7 +44,7 @@ def bench() -> None:
 
 @bench.command()
 @study_argument
-@click.option("--out", "file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", "file", metavar="FILE", type=FilePath(dir_okay=False, path_type=Path),
               help="Append the runs to this file. Default: beside the study, with the ending .jsonl.")  # fmt: skip
 @click.option("--jobs", metavar="N", type=Whole(1, 4096), help="Runs at a time. Default: one for each core.")
 @click.option("--limit", metavar="N", type=Whole(1, 10**9), help="Stop after this many runs.")
@@ -116,6 +116,8 @@ def report_(study: Path, file: Path | None, as_json: bool, saving: bool) -> None
     path = file or _beside(study)
     if saving and path != _beside(study):
         raise UsageError(f"--save: found --runs {path}; expected the runs beside the study, {_beside(study)}")
+    if saving and study.suffix == ".json":
+        raise UsageError(f"--save: {study} has the name of the results; rename the study to {study.stem}.yaml")
     done = _done(path)
     asked = _study(study, (), done)
     found = report(asked, done, str(path))
@@ -151,10 +153,10 @@ def report_(study: Path, file: Path | None, as_json: bool, saving: bool) -> None
 
 def _study(path: Path, only: tuple[str, ...], done: Mapping[str, Record] | None = None) -> Study:
     """Read a study. If runs have ended, their line names the examples, which need not be here."""
-    from ..studies.design import load_design
+    from ..schema.design import load_design
     from ..studies.jobs import Study
 
-    last = list(done.values())[-1].asked["task"]["revision"] if done else None
+    last = list(done.values())[-1].asked.task.revision if done else None
     return Study(knowledge(), load_design(path), path.parent, only, last)
 
 
@@ -163,7 +165,7 @@ def _beside(study: Path) -> Path:
 
 
 def _done(path: Path) -> dict[str, Record]:
-    from ..studies.records import read_runs
+    from ..schema.runs import read_runs
 
     if not path.exists():
         raise UsageError(f"{path}: no such file; `peftonomy bench run` writes it")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..costs.plan import BYTES
 from ..files import output as out
 from .options import (
+    FilePath,
     cli,
     completes,
     json_option,
@@ -34,7 +34,7 @@ def method_or_configuration(ctx: click.Context, param: click.Parameter, method: 
     return method
 
 
-class SavedOrShort(click.Path):
+class SavedOrShort(FilePath):
     """A path that exists, or a configuration's short name. A text with a slash or `.json` can only be a path."""
 
     def __init__(self) -> None:
@@ -97,6 +97,8 @@ def adapter_cost(adapter: Adapter, model: str, as_json: bool) -> None:
 
 def print_cost(found: Cost, model: str) -> None:
     """Print the counts, and the tensors that they are sums of."""
+    from ..costs.plan import BYTES
+
     plain = found.base_bytes == found.backbone * BYTES[found.dtype]
     base = f"in {found.dtype}" if plain else "as the method stores it"
     click.echo(f"{found.method} on {found.model or model}, task {found.task}")

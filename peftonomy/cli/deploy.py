@@ -8,6 +8,7 @@ import click
 
 from ..files import output as out
 from .options import (
+    FilePath,
     Whole,
     cli,
     completes,
@@ -83,11 +84,11 @@ def serving(
 
 
 @cli.command()
-@click.argument("adapter", metavar="ADAPTER", type=click.Path(exists=True))
+@click.argument("adapter", metavar="ADAPTER", type=FilePath(exists=True))
 @click.option("--model", metavar="MODEL", required=True, shell_complete=completes("models"),
               help="An id of the catalogue, a name on the Hugging Face Hub, or the path of a config.json.")
 @click.option("--to", metavar="FORMAT", required=True, help="nf4 or int8.")
-@click.option("--weights", metavar="PATH", type=click.Path(exists=True),
+@click.option("--weights", metavar="PATH", type=FilePath(exists=True),
               help="The model's safetensors file, or a folder with such files.")
 @json_option
 def merge_check(adapter: str, model: str, to: str, weights: str | None, as_json: bool) -> None:

@@ -7,6 +7,7 @@ fraction of the time that importing torch takes.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from click.shell_completion import CompletionItem
 from ..errors import PeftonomyError, UnknownName, UsageError, shown, whole
 from ..files import output as out
 from ..knowledge.compare import check_settings, compared, hyperparameter_names, own_settings
-from ..schema.family import TASKS
+from ..schema.names import TASKS
 
 if TYPE_CHECKING:
     from ..costs.cost import Cost
@@ -31,10 +32,21 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FilePath(click.Path):
+    """The path of a file or a folder. A text that no file system takes is refused like a file that is missing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            os.fsencode(value)
+            return super().convert(value, param, ctx)
+        except ValueError:  # half a character, or a null character
+            self.fail(f"{shown(value)!r} is no path.", param, ctx)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="peftonomy", message="%(prog)s %(version)s")
 @click.option(
-    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=click.Path(exists=True, file_okay=False),
+    "--root", metavar="PATH", envvar="PEFTONOMY_ROOT", type=FilePath(exists=True, file_okay=False),
     help="Use the data of another knowledge base (or PEFTONOMY_ROOT). Its code does not run.",
 )  # fmt: skip
 def cli(root: str | None) -> None:
@@ -201,10 +213,10 @@ def once(settings: Iterable[tuple[str, str]], option: str = "--set") -> dict[str
 
 def knowledge() -> KnowledgeBase:
     """Return the knowledge base of the caller, or load the one that `--root`, the environment or the package names."""
-    import peftonomy
+    from ..knowledge.base import load
 
     root = click.get_current_context().find_root()
-    found: KnowledgeBase = root.obj or peftonomy.load(root.params["root"])
+    found: KnowledgeBase = root.obj or load(root.params["root"])
     return found
 
 
@@ -212,10 +224,10 @@ def completes(kind: str) -> Callable[[click.Context, click.Parameter, str], list
     """Complete the ids of one of the knowledge base's mappings."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        import peftonomy
+        from ..knowledge.base import load
 
         try:
-            kb = peftonomy.load(ctx.find_root().params.get("root"))
+            kb = load(ctx.find_root().params.get("root"))
             known = kb.taxonomy.categories if kind == "categories" else getattr(kb, kind)
         except PeftonomyError:
             return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..files import output as out
-from .options import Whole, cli, knowledge
+from .options import FilePath, Whole, cli, knowledge
 
 if TYPE_CHECKING:
     pass
@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     "-o",
     metavar="FILE",
     help="Write to this file instead of stdout.",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
 )
 def graph(form: str, output: Path | None) -> None:
     """Print the graph of categories, methods and papers."""
@@ -50,7 +50,7 @@ PAGES = Path("build/pages")
 
 def folder_option(default: Path) -> Callable[[F], F]:
     """Add the option that names the output folder."""
-    kind = click.Path(file_okay=False, path_type=Path)
+    kind = FilePath(file_okay=False, path_type=Path)
     return click.option(
         "--out", "folder", metavar="DIR", default=default, show_default=True, type=kind, help="Output folder."
     )
@@ -93,7 +93,7 @@ def write_pages(folder: Path, repository: str) -> None:
     metavar="DIR",
     default=SITE,
     show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False, path_type=Path),
     help="The folder that `site build` wrote.",
 )
 @click.option(

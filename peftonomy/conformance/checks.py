@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..implementations.live import kit
 from ..implementations.located import module as implementation
 from ..memory.answer import Asked
 from ..memory.setting import Setting
@@ -128,6 +129,7 @@ def merging(trial: Trial) -> None:
     shake(model)
     wanted = trial.outputs(model)
     if not all(place.spec.selecting for place in trial.places):
+        assert hasattr(trial.reference, "merge"), "the entry says that the method merges, the module cannot"
         trial.reference.merge(model)
     _same(trial.outputs(model), wanted, "merging changed the outputs")
     plain = tiny.plain(trial.family)
@@ -278,7 +280,7 @@ def combining(trial: Trial) -> None:
     if declared.sum is not None:
         apart = _apart(trial)
         assert (apart < tiny.TOLERANCE) == (declared.sum == "exact"), (
-            f"the changes of the weights are {apart:.2g} apart from sums of the inputs' changes, declared {declared.sum}"
+            f"the changes are {apart:.2g} apart from weighted sums of the inputs' changes, declared {declared.sum}"
         )
 
 
@@ -308,28 +310,37 @@ class Saved(Mapping[str, Tensor]):
 
 
 def _apart(trial: Trial) -> float:
-    """Return how far the change of any weight is from the nearest weighted sum of the inputs' changes of it."""
-    plain = tiny.plain(trial.family).state_dict()
+    """Return how far the change of any module is from the nearest weighted sum of the inputs' changes of it."""
+    before = _modules(tiny.plain(trial.family))
     model = trial.make()
     shake(model)
-    found = _merged(trial, model)
-    given = [_merged(trial.of, trial.of.restored(one)) for one in trial.inputs]
+    found = _modules(_merged(trial, model))
+    given = [_modules(_merged(trial.of, trial.of.restored(one))) for one in trial.inputs]
     furthest = 0.0
-    for name, before in plain.items():
-        if not before.is_floating_point():
-            continue
-        changes = torch.stack([(one[name] - before).flatten() for one in given], 1)
-        change = (found[name] - before).flatten()
+    for name, plain in before.items():
+        changes = torch.stack([(one[name] - plain).flatten() for one in given], 1)
+        change = (found[name] - plain).flatten()
         nearest = changes @ (torch.linalg.pinv(changes) @ change)
         furthest = max(furthest, (nearest - change).abs().max().item())
     return furthest
 
 
-def _merged(trial: Trial, model: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a model after its method is merged into them."""
+def _modules(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model by name, with the weight of a fused module as one of each of its roles."""
+    found = {name: value.detach() for name, value in model.named_parameters()}
+    parts = kit.inventory(model)
+    for site in kit.sites(model, [role for role in ("attn.*", "xattn.*", "mlp.*") if parts.has_role(role)]):
+        if not site.whole:
+            found.pop(f"{site.path}.weight", None)
+            found[f"{site.path}.{site.role}"] = site.weight.detach()
+    return found
+
+
+def _merged(trial: Trial, model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model after its method is merged into its weights."""
     if hasattr(trial.reference, "merge"):
         trial.reference.merge(model)
-    return model.state_dict()
+    return model
 
 
 def _step(trial: Trial) -> tuple[Asked, Any]:

@@ -2,7 +2,8 @@
 
 A case is one check on one small model, or one golden vector. The implementation is ours (`reference_impls`) or a third
 party's. It is a module with a function `apply(model, *, <hyperparameters>, targets)` that changes a `transformers`
-model in place and returns it. It may also have `merge`, `calibrate`, `finish`, `pack`, `unpack`, `probe` and `NAMES`.
+model in place and returns it. It may also have `merge`, `combine`, `calibrate`, `finish`, `pack`, `unpack`, `probe`
+and `NAMES`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .trial import KB, Trial, trials, with_module
 
 __all__ = ["KB", "Case", "Result", "cases", "implementation", "junit", "run"]
 
-OPTIONAL = ("merge", "calibrate", "finish", "pack", "unpack", "probe", "NAMES")
+OPTIONAL = ("merge", "combine", "calibrate", "finish", "pack", "unpack", "probe", "NAMES")
 """The optional attributes of an implementation, besides `apply`."""
 
 

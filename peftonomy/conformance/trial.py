@@ -128,7 +128,8 @@ class Trial:
         method = KB[self.entry.combines.method]
         targets = (self.targets or self.cost.targets) if method.entry.targets else None
         given = passed(KB, self.plan, self.plan.values(self.hyperparameters))
-        return Trial(method.id, self.family, dict(method.cost(layout(self.family)[0], **given).hyperparameters), targets)
+        trial = Trial(method.id, self.family, given, targets)
+        return replace(trial, hyperparameters=dict(trial.cost.hyperparameters))
 
     @cached_property
     def inputs(self) -> list[dict[str, Tensor]]:
@@ -136,7 +137,7 @@ class Trial:
         found = []
         for seed in range(self.combination.inputs):
             model = self.of.make(seed)
-            shake(model, seed, power=3)
+            shake(model, seed, rare=True)
             found.append(self.of.stored(self.of.finish(model)))
         return found
 
@@ -288,17 +289,18 @@ def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] 
     return (spec.default,) if alike else (not spec.default,)
 
 
-def shake(model: nn.Module, seed: int = 3, power: int = 1) -> None:
+def shake(model: nn.Module, seed: int = 3, rare: bool = False) -> None:
     """Change all trained tensors from their initial values, because zeros and ones hide errors.
 
-    power: of the normal noise. With 3, few changes are large, as after training.
+    rare: few of the changes are large, as after training. Their spread is the same.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(0.3 * (noise**power).to(parameter.dtype))
+                noise = noise**3 / 15**0.5 if rare else noise       # 15: the mean of the sixth powers
+                parameter.add_(0.3 * noise.to(parameter.dtype))
 
 
 def with_module(trial: Trial, module: Any) -> Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ MOST_DIGITS = 400
 """The number of digits of the largest integer in a JSON file. The largest float has 309."""
 
 
-def read_text(path: Path, name: str, most: int, expected: str = "a readable file") -> str:
+def read_text(path: Path, name: str, most: int, expected: str = "a readable file", end: int | None = None) -> str:
     """Return the text of a file, without a byte order mark and with `\\n` as line ends.
 
     Devices and pipes might never end, so they are refused. name: the file's name in messages. most: the largest number
-    of bytes. expected: the kind of file, in messages. Raises DataError.
+    of bytes. expected: the kind of file, in messages. end: the number of bytes to read; all without it. Raises
+    DataError.
     """
 
     def refused(found: str, wanted: str = expected, line: int = 0) -> DataError:
@@ -37,6 +39,7 @@ def read_text(path: Path, name: str, most: int, expected: str = "a readable file
         raise refused("no name of a file") from None
     if len(raw) > most:
         raise refused(f"more than {most:,} bytes", f"{expected} of at most {most:,}")
+    raw = raw[:end]
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,9 +56,13 @@ def read_object(path: Path, name: str, most: int, expected: str) -> dict[str, An
     return _parsed(read_text(path, name, most, expected), refused, expected)
 
 
-def read_lines(path: Path, name: str, most: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a file with one JSON object a line, each with the number of its line. Raises DataError."""
-    for number, text in enumerate(read_text(path, name, most).splitlines(), start=1):
+def read_lines(path: Path, name: str, most: int, end: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file with one JSON object a line, each with the number of its line. Raises DataError.
+
+    Lines end with a line feed alone: JSON allows U+2028 and other ends of lines in a text.
+    """
+    content = read_text(path, name, most, end=end)
+    for number, text in enumerate(content.removesuffix("\n").split("\n") if content else (), start=1):
 
         def refused(found: str, wanted: str, line: int = 0, at: int = number) -> DataError:
             return DataError([Problem(name, at, "", found, wanted)])
@@ -65,7 +72,8 @@ def read_lines(path: Path, name: str, most: int) -> Iterator[tuple[int, dict[str
 
 def _parsed(text: str, refused: Callable[..., DataError], expected: str) -> dict[str, Any]:
     try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
+                          parse_float=_float)  # fmt: skip
     except RecursionError:
         raise refused("deep nesting", f"the few levels of {expected}") from None
     except json.JSONDecodeError as error:
@@ -88,6 +96,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(text: str) -> None:
     raise ValueError(f"{text}, which JSON does not have")
+
+
+def _float(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{shown(text)}, which is beyond the range of numbers")
+    return value
 
 
 def _integer(text: str) -> int:

@@ -42,18 +42,25 @@ class Tensors:
         except (ValueError, RecursionError):
             raise self._wrong("a header that is no JSON") from None
         self._start = 8 + length
-        self._held: dict[str, tuple[str, tuple[int, ...], int]] = {}
+        self._held: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
+        end = 0
         for name, one in header.items() if isinstance(header, dict) else ():
             if name != "__metadata__":
                 self._held[name] = self._described(name, one)
         if not self._held:
             raise self._wrong("no tensor")
+        for name, (_, _, start, stop) in sorted(self._held.items(), key=lambda item: item[1][2:]):
+            if start != end:
+                raise self._wrong(f"{shown(name)} from byte {start:,}, after one that ends at {end:,}")
+            end = stop
+        if end != self.size - self._start:
+            raise self._wrong(f"{self.size - self._start:,} bytes of values, of which tensors take {end:,}")
 
     def _wrong(self, found: str) -> DataError:
         return DataError([Problem(str(self.path), 0, "", found, "a safetensors file")])
 
-    def _described(self, name: str, one: Any) -> tuple[str, tuple[int, ...], int]:
-        """Return the type, the shape and the offset of a tensor."""
+    def _described(self, name: str, one: Any) -> tuple[str, tuple[int, ...], int, int]:
+        """Return the type, the shape and the offsets of a tensor."""
         try:
             kind, shape, (start, stop) = one["dtype"], tuple(one["shape"]), one["data_offsets"]
             sound = all(type(n) is int and n >= 0 for n in (*shape, start, stop)) and stop <= self.size - self._start
@@ -61,8 +68,9 @@ class Tensors:
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound or not isinstance(kind, str):
-            raise self._wrong(f"the tensor {shown(name)} with {shown(one)}")
-        return kind, shape, start
+            expected = "a type, a shape and offsets of a safetensors file"
+            raise DataError([Problem(str(self.path), 0, name, shown(one), expected)])
+        return kind, shape, start, stop
 
     @property
     def names(self) -> list[str]:
@@ -77,7 +85,7 @@ class Tensors:
         """Return a tensor as a numpy array in float32 (float64 stays)."""
         import numpy as np
 
-        kind, shape, start = self._held[name]
+        kind, shape, start, _ = self._held[name]
         if kind not in WIDTH:
             raise DataError([Problem(str(self.path), 0, shown(name), kind, f"one of {', '.join(WIDTH)}")])
         count = math.prod(shape)
@@ -86,4 +94,5 @@ class Tensors:
             values = np.frombuffer(file.read(count * WIDTH[kind]), READ[kind])
         if kind == "BF16":
             values = (values.astype("<u4") << 16).view("<f4")
-        return values.reshape(shape) if kind == "F64" else values.astype("<f4").reshape(shape)
+        with np.errstate(all="ignore"):  # a signalling NaN warns
+            return values.reshape(shape) if kind == "F64" else values.astype("<f4").reshape(shape)

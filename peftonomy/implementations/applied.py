@@ -7,16 +7,18 @@ requirements are checked, and its counts are predicted. Needs the torch extra.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError, DataError, Problem, UsageError, shown
+from ..memory.combining import passed
 from .live import kit
 from .located import module
 from .naming import Naming, restore
@@ -49,7 +51,8 @@ class Applied:
         self.predicted: Cost = method.cost(backbone, **asked, **given)
         self.hyperparameters: dict[str, Any] = dict(self.predicted.hyperparameters)
         self.targets: tuple[str, ...] = tuple(self.predicted.targets) if method.entry.targets else ()
-        self._places: list[Place] = method.plan(backbone, **asked).places(self.hyperparameters)
+        self._plan = method.plan(backbone, **asked)
+        self._places: list[Place] = self._plan.places(self.hyperparameters)
         roles = {"targets": self.targets} if self.targets else {}
         self._module.apply(model, **self.hyperparameters, **roles)
 
@@ -78,6 +81,22 @@ class Applied:
     def calibrates(self) -> bool:
         """True if the method starts from gradients or activations: call `calibrate` before training."""
         return hasattr(self._module, "calibrate")
+
+    def combine(self, inputs: Sequence[str | Path | Mapping[str, Tensor]]) -> Applied:
+        """Combine trained models or adapters: files that `save` wrote, or what they contain.
+
+        A file is read tensor by tensor. Raises UsageError for a method that combines nothing and for another number of
+        inputs, DataError for a file of another method or setting.
+        """
+        act, declared = self._function("combine", "combines nothing"), self.method.entry.combines
+        assert declared is not None
+        expected = int(declared.inputs({**self._plan.common, **self.hyperparameters}))
+        if len(inputs) != expected:
+            raise UsageError(f"{self.method.id}: found {len(inputs)} inputs; expected {expected}")
+        setting = passed(self.method.kb, self._plan, self.hyperparameters)
+        given = [one if isinstance(one, Mapping) else _Saved(Path(one), declared.method, setting) for one in inputs]
+        act(self.model, given)
+        return self
 
     def optimizer(self, **settings: Any) -> torch.optim.Optimizer:
         """Return the optimizer of the trained parameters: the method's own if it has one, else AdamW.
@@ -179,15 +198,54 @@ def apply(
         raise UsageError(f"{type(model).__name__} cannot be described: {error}") from None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+class _Saved(Mapping[str, Tensor]):
+    """A file that `Applied.save` wrote, read tensor by tensor."""
+
+    def __init__(self, path: Path, method: str, setting: Mapping[str, Any]):
+        with _opened(path) as file:
+            described = _description(path, file)
+            self._names = tuple(file.keys())
+        wanted = {"method": method, **setting}
+        for field, expected in wanted.items():
+            found = described["method"] if field == "method" else described["hyperparameters"].get(field)
+            if found != expected:
+                raise DataError([Problem(str(path), 0, field, shown(found), shown(expected))])
+        self._path = path
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise DataError([Problem(str(self._path), 0, shown(name), "no such tensor", "a tensor of this name")])
+        with _opened(self._path) as file:
+            return cast(Tensor, file.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file. Raises DataError for anything else."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with cast(Any, safe_open(path, framework="pt")) as file:
-            metadata = file.metadata() or {}
-        held = load_file(path)
+            yield file
     except (OSError, SafetensorError) as error:
         raise DataError([Problem(str(path), 0, "", shown(str(error)), "a safetensors file")]) from None
+
+
+def _description(path: Path, file: Any) -> dict[str, Any]:
+    """Return the method and the setting that `Applied.save` wrote into an open file."""
+    metadata = file.metadata() or {}
     if "peftonomy" not in metadata:
         raise DataError([Problem(str(path), 0, "", "no such metadata", "a file that peftonomy saved")])
-    return held, json.loads(metadata["peftonomy"])
+    described: dict[str, Any] = json.loads(metadata["peftonomy"])
+    return described
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _description(path, file)  # noqa: SIM118

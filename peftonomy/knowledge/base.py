@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..catalogue.records import MethodRecord, ModelLike, Records
 from ..costs.cost import Cost
 from ..costs.plan import Place, Plan
 from ..costs.table import Table
-from ..errors import UnknownName, UsageError, shown
+from ..errors import UnknownName, UsageError, id_list, shown
 
 if TYPE_CHECKING:
     from ..costs.sweep import Sweep
@@ -334,6 +334,13 @@ class Method(MethodRecord):
         dtype = others.pop("dtype", "float32")
         return sweep_models([(b.id, b.parameters) for b in backbones], plans, others, dtype)
 
+    @property
+    def learning_rates(self) -> Table:
+        """The learning rates that sources print, published runs and our own studies used: a row for each source."""
+        from .rates import rates
+
+        return rates(self)
+
     def apply(
         self, model: Any, *, targets: str | list[str] | tuple[str, ...] | None = None, **hyperparameters: Any
     ) -> Applied:
@@ -371,7 +378,7 @@ class KnowledgeBase(Records[Method]):
 
     def reread(self, methods: Iterable[str]) -> KnowledgeBase:
         """Return a knowledge base that reads these entries again and shares everything else with this one."""
-        found, again = KnowledgeBase(self.root), set(_ids(methods))
+        found, again = KnowledgeBase(self.root), set(id_list(methods))
         found.families, found.models = self.families, self.models
         found.libraries, found.trainers, found.engines = self.libraries, self.trainers, self.engines
         for name in ("taxonomy", "references", "studies", "evidence"):
@@ -473,7 +480,7 @@ class KnowledgeBase(Records[Method]):
         """
         from .compare import Costs, compared
 
-        ids = _ids(methods)
+        ids = id_list(methods)
         place = {
             "model": model, "targets": targets, "target_modules": target_modules, "task": task,
             "num_labels": num_labels,
@@ -549,9 +556,9 @@ class KnowledgeBase(Records[Method]):
 
         size = gpu_memory(self.gpus, gpu) if isinstance(gpu, str) else gpu
         setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
-        wanted = tuple(_ids(needs, "needs"))
+        wanted = tuple(id_list(needs, "needs"))
         wishes = Wishes(size, setting, merge, wanted, library, trained, by, anywhere, sharding(gpus, shard))
-        return choose(self, model, wishes, n, task, num_labels, _ids(methods))
+        return choose(self, model, wishes, n, task, num_labels, id_list(methods))
 
     def merge_check(
         self, adapter: str | Path, model: ModelLike, *, to: str, weights: str | Path | None = None
@@ -571,7 +578,7 @@ class KnowledgeBase(Records[Method]):
         """Return how two or more methods differ, with a sentence for each aspect. Raises UsageError."""
         from .mechanism import compare
 
-        return compare(self, _ids(methods))
+        return compare(self, id_list(methods))
 
     def nearest(self, method: str | None = None, *, n: int = 5, **described: str | Sequence[str]) -> Nearest:
         """Return the methods nearest to a method, or to a mechanism that is described by aspects, best first.
@@ -594,15 +601,6 @@ def _expect_text(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str | None):
             raise UsageError(f"{name}: found {shown(value)}; expected text")
-
-
-def _ids(given: Iterable[str], name: str = "methods") -> list[str]:
-    """Return ids, each once. Raises UsageError for anything but several texts."""
-    several = isinstance(cast(object, given), Iterable) and not isinstance(given, str | Mapping)
-    found = list(given) if several else []
-    if not several or not all(isinstance(cast(object, one), str) for one in found):
-        raise UsageError(f"{name}: found {shown(given)}; expected a list of ids")
-    return list(dict.fromkeys(found))
 
 
 def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import EVIDENCE, STUDIES
 from ..costs.plan import BYTES
-from ..errors import DataError, PeftonomyError, Problem, shown
+from ..errors import DataError, FormulaError, PeftonomyError, Problem, UsageError, shown
 from ..files.collector import uncollected
 from ..files.documents import dotted, load_yaml
+from ..libraries.built import LOCAL, known_names
+from ..schema.design import load_design
 from ..schema.engines import Engine
 from ..schema.family import Family
 from ..schema.library import Library
+from ..schema.runs import read_runs
 from ..schema.search import load_search_words
 from ..schema.settings import load_settings
 from ..schema.support import Trainer
+from ..serving.slots import Ask, sizes
 from .evidence import recordings
+from .query import select
 from .query import stored as in_list
 
 if TYPE_CHECKING:
@@ -56,7 +61,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
     paths = [shelf.path(key) for shelf in shelves for key in shelf]
     taxonomy = sorted((kb.root / "taxonomy").iterdir())
     of_site = {kb.root / "site" / name: load for name, load in OF_SITE.items()}
-    runs = sorted((kb.root / EVIDENCE).glob("*"))
+    runs = sorted(path for folder in (EVIDENCE, STUDIES) for path in (kb.root / folder).glob("*"))
     strangers = chosen - {real(p) for p in [*paths, *taxonomy, *runs, *of_site]}
     if strangers:
         stranger = min(strangers)
@@ -69,7 +74,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 load(path, kb.shown(path))
             except DataError as error:
                 problems += error.problems
-    problems += [p for p in _evidence_problems(kb) if wanted(kb.root / p.file)]
+    problems += [p for p in (*_evidence_problems(kb), *_study_problems(kb, wanted)) if wanted(kb.root / p.file)]
     for reference in kb.references.values():
         problems += _reference_problems(kb, reference)
     broken = set()
@@ -98,7 +103,7 @@ def check(kb: Records[Any], files: Sequence[str | Path] = ()) -> list[Problem]:
                 problems += _support_problems(kb, shelf.path(key), shelf[key])
     if not broken and not chosen:
         problems += [*_list_problems(kb), *_survey_problems(kb), *_category_problems(kb), *_gpu_problems(kb)]
-        problems += [*_combination_problems(kb), *_unmerged_problems(kb)]
+        problems += [*_combination_problems(kb), *_unmerged_problems(kb), *_condition_problems(kb)]
     return sorted(set(problems))
 
 
@@ -276,6 +281,39 @@ def _evidence_problems(kb: Records[Any]) -> Iterator[Problem]:
                 yield problem(file, 0, f"results.{one.arm}.method", one.method, "a method", kb)
 
 
+def _study_problems(kb: Records[Any], wanted: Callable[[Path], bool]) -> Iterator[Problem]:
+    """Check our own studies, the methods that they name, and their finished runs."""
+    for path in sorted((kb.root / STUDIES).glob("*.yaml")):
+        file, runs = kb.shown(path), path.with_suffix(".jsonl")
+        if not wanted(path) and not wanted(runs):
+            continue
+        try:
+            design = load_design(path, file)
+            document = load_yaml(path, file)
+            for keys, method in design.named():
+                if method not in kb:
+                    hint = closest(method, kb)
+                    yield Problem(file, document.line(keys), dotted(keys), method, "a method", hint, "studies")
+            for number, run in enumerate(read_runs(runs, name=kb.shown(runs)).values() if runs.exists() else (), 1):
+                if (asked := run.asked.method) is not None and asked not in kb:
+                    hint = closest(asked, kb)
+                    yield Problem(kb.shown(runs), number, "asked.method", asked, "a method", hint, "studies")
+        except DataError as error:
+            yield from error.problems
+
+
+def _condition_problems(kb: Records[Any]) -> Iterator[Problem]:
+    """Check the conditions by which our own studies select methods."""
+    for path in sorted((kb.root / STUDIES).glob("*.yaml")):
+        try:
+            select(kb, load_design(path).where or "")
+        except DataError:  # reported already
+            continue
+        except UsageError as error:
+            line = load_yaml(path, kb.shown(path)).line(("where",))
+            yield Problem(kb.shown(path), line, "where", str(error), "a condition on methods", "", "studies")
+
+
 def _reference_problems(kb: Records[Any], reference: Any) -> Iterator[Problem]:
     from ..files.bibliography import READ
 
@@ -334,8 +372,20 @@ Unknown = tuple[Keys, str, str, Iterable[str]]
 
 
 def _unknown_in_library(kb: Records[Any], library: Library) -> Iterator[Unknown]:
-    """Yield the methods in a library's support that do not exist."""
+    """Yield the methods, arguments and names in formulas that do not exist."""
     yield from ((("support", m), m, "a method", kb) for m in library.support if m not in kb)
+    for kind, build in library.builds.items():
+        if kind not in library.types:
+            yield ("builds", kind), kind, "a type of the library", library.types
+            continue
+        arguments, everywhere = library.defaults(kind), set().union(*LOCAL.values())
+        for keys, argument in build.arguments():
+            if argument not in arguments:
+                yield ("builds", kind, *keys), argument, f"an argument of {kind}", arguments
+        for keys, formula, per in build.formulas():
+            known = known_names(library, kind, per) | (everywhere if keys[0] == "let" else set())
+            for name in sorted(formula.names - known):
+                yield ("builds", kind, *keys), name, "a name that formulas may use here", known
 
 
 def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:
@@ -347,6 +397,17 @@ def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:
         for role in family.layers:
             if role not in kb.taxonomy.roles:
                 yield ("families", name, "layers", role), role, "a role of taxonomy/roles.yaml", kb.taxonomy.roles
+    models = {model.family.model_type: model for model in kb.models.values()}
+    ask = Ask(1, engine.ranks[0] if engine.ranks else 1)
+    for name in sorted(models.keys() & engine.families.keys()):
+        known = sizes(models[name].inventory("none").dims, ask) | {"d_in": 1, "d_out": 1}
+        for keys, formula in engine.formulas():
+            try:
+                value = formula(known)
+                if isinstance(value, str) or value != int(value):
+                    yield keys, f"{formula.source} = {shown(value)}", f"a whole number on {models[name].id}", ()
+            except FormulaError as error:
+                yield keys, formula.source, f"a value on {models[name].id} ({error.message})", ()
     types = {kind for library in kb.libraries.values() for kind in library.types}
     yield from ((("saved_as",), kind, "a type of a library", types) for kind in engine.saved_as if kind not in types)
     yield from ((("dtypes",), name, "a dtype", BYTES) for name in engine.dtypes if name not in BYTES)

@@ -159,6 +159,8 @@ def _facts(method: MethodRecord) -> Iterator[Fact]:
         yield from cited(("closed_forms", i), form.source)
     for i, claim in enumerate(entry.claims):
         yield Fact(("claims", i), claim.evidence, claim.source)
+    for i, rate in enumerate(entry.learning_rates):
+        yield from cited(("learning_rates", i), rate.source)
     for i, relation in enumerate(entry.relations):
         yield from cited(("relations", i), relation.source)
     for i, pitfall in enumerate(entry.pitfalls):

@@ -185,9 +185,7 @@ class Graph:
 
     def export(self, form: str) -> str:
         """Return the graph as text: json (node-link), graphml, dot or mermaid. Raises UnknownName."""
-        if form not in FORMATS:
-            raise UnknownName("format", form, FORMATS)
-        text: str = getattr(self, f"_{form}")()
+        text: str = getattr(self, f"_{chosen('format', form, {name: name for name in FORMATS})}")()
         return text
 
     def to_dict(self) -> dict[str, Any]:

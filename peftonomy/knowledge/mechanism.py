@@ -51,7 +51,7 @@ ADJECTIVES = {
 STARTS = {
     "random": "at random", "zeros": "at zero", "constant": "at a constant", "pretrained": "at its pretrained values",
 }  # fmt: skip
-FIXED = {"zeros": "zeros", "ones": "constant", "constant": "constant", "identity": "constant"} | {
+FIXED = {"zeros": "zeros", "ones": "constant", "constant": "constant", "identity": "constant", "dirac": "constant"} | {
     kind: kind for kind in ("pretrained", "computed")
 }
 """Kinds of start that are not random, by the values of an aspect."""

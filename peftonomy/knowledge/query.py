@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..catalogue.records import M, Merge, MethodRecord, Records
 from ..costs.table import Table
-from ..errors import FormulaError, UnknownName, UsageError, shown
+from ..errors import FormulaError, UnknownName, UsageError, id_list, shown
 from ..formula import PYTHON, Formula, Node
 from ..schema.tensors import Properties, Stored, Tensor
 from .support import offered
@@ -55,8 +55,8 @@ class Selection(Table, Generic[M]):
         return [m.id for m in self.methods]
 
     def only(self, ids: Iterable[str]) -> Selection[M]:
-        """Return the methods that `ids` names."""
-        wanted = set(ids)
+        """Return the methods that `ids` names. Raises UsageError for anything but several texts."""
+        wanted = set(id_list(ids, "ids"))
         return Selection([m for m in self.methods if m.id in wanted], self.caption)
 
 

@@ -20,9 +20,11 @@ from pydantic.fields import FieldInfo
 
 from ..errors import UnknownName, UsageError, shown
 from ..schema.claims import Claim, ClosedForm, Share
+from ..schema.combines import Combines
 from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
 from ..schema.memory import Memory
 from ..schema.method import Meaning, MethodEntry
+from ..schema.rates import LearningRate
 from ..schema.tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 if TYPE_CHECKING:
@@ -42,9 +44,19 @@ EXAMPLES: dict[type[BaseModel], tuple[str, dict[str, str]]] = {
     Properties: ("", {}),
     Include: ("", {}),
     BaseStorage: ("codes", {"count": '"numel"', "bits": "4"}),
+    Combines: (
+        "",
+        {
+            "method": TODO,
+            "inputs": "2",
+            "sum": "exact",
+            "passes": "[{per: weight, temporary: numel * width}]",
+        },
+    ),
     Memory: ("", {"operations": "[{per: site, like: low_rank}]"}),
     ClosedForm: ("", {"quantity": "trained", "formula": '"n_sites * r"'}),
     Claim: ("", {"quantity": "trained", "reported": '"37.7M"'}),
+    LearningRate: ("", {"values": "[0.0001]"}),
     Share: ("", {"quantity": '"trained / backbone"', "between": "[0.001, 0.002]", "model": TODO}),
     Relation: ("", {}),
     Pitfall: ("", {}),

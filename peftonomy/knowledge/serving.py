@@ -198,8 +198,8 @@ def _own_operations(kb: Records[Any], plan: Plan) -> int | None:
     They are those of a method that only selects parameters of the model and declares no operation of its own.
     """
     inventory, key = plan.inventory, "own_operations"
-    if key not in plan.memo:
-        plan.memo[key] = None
+    if key not in inventory.memo:
+        inventory.memo[key] = None
         for one in kb.values():
             memory = one.entry.memory
             tensors = one.entry.tensors.values()
@@ -208,11 +208,11 @@ def _own_operations(kb: Records[Any], plan: Plan) -> int | None:
             if all(tensor.selecting for tensor in tensors):
                 try:
                     found = Plan(one.parts, inventory)
-                    plan.memo[key] = remembered(kb, found, {}, TOKEN).forward_flops
+                    inventory.memo[key] = remembered(kb, found, {}, TOKEN).forward_flops
                 except UsageError:
                     continue
                 break
-    own: int | None = plan.memo[key]
+    own: int | None = inventory.memo[key]
     return own
 
 

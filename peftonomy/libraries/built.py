@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..backbones.backbone import Inventory
 from ..backbones.modules import OUTPUT_BIAS, OUTPUT_EMBEDDING, Block, SiteGroup, joined, role_matches, site_of
 from ..errors import ConfigError, near
+from ..schema.builds import Place
+from ..schema.names import DIMS, MODEL_NAMES
 
 if TYPE_CHECKING:
     from ..schema.builds import Build, Built, Host
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 from .arguments import numbers
 from .extras import Extra
 
-__all__ = ["Counted", "Location", "Piece", "heads_trained", "refusal"]
+__all__ = ["LOCAL", "Counted", "Location", "Piece", "heads_trained", "known_names", "refusal"]
 
 WHOLE = "all"
 """The part of `Host.linear` that is selected whatever the configuration picks."""
@@ -34,6 +36,9 @@ OTHERS: dict[str, type] = {"bool": bool, "null": type(None), "text": str}
 """The kinds of plain values in `Build.values`, with their types."""
 
 
+OF_LINEAR = frozenset({"d_in", "d_out", "heads", "fused", "conv1d"})
+LOCAL = {"prefix": frozenset({"n"}), "linear": OF_LINEAR, "first_linear": OF_LINEAR}
+"""The names that a formula may use at a location only."""
 SAID = {
     "bool": "true or false", "int": "a whole number", "float": "a number with a decimal point", "number": "a number",
     "null": "null", "text": "a text", "layers": "a list of layer numbers", "names": "a list of texts",
@@ -324,6 +329,15 @@ class Counted:
         """The blocks, by argument and layer. A model has room for one configuration at each."""
         numbers_ = [n for block in self._of("layer") for n in self._layers(block)]
         return [(name, n) for name in self.build.blocks if self.values[name] for n in numbers_]
+
+
+def known_names(library: Library, kind: str, per: str | None = None) -> set[str]:
+    """Return the names that the formulas of a type may use outside of any location, or at one of a kind."""
+    values = library.defaults(kind)
+    found = {*MODEL_NAMES, *DIMS, *values, *library.builds[kind].let, "hooked", "fused", "head_width"}
+    found |= {f"{word}_{name}" for word in ("given", "mapped", "float") for name in values}
+    found |= {f"supports_{method}" for host in library.hosts.values() for method in host.methods}
+    return found | {f"n_{place}" for place in get_args(Place)} | LOCAL.get(per or "", frozenset())
 
 
 def host_of(library: Library, source: str, inventory: Inventory) -> Host:

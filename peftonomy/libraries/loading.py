@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..schema.family import LABELLED
+from ..schema.names import LABELLED
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone

@@ -312,7 +312,8 @@ class Selected:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
                 raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
-            self.arguments.limited(site.module.kind, site.module.path)
+            bare = site.module.kind == "parameter" and not site.module.path.endswith(".weight")
+            self.arguments.limited("tensor" if bare else site.module.kind, site.module.path)
         yield from found
 
     def _targeted(self) -> Iterator[SiteGroup]:
@@ -360,6 +361,10 @@ class Selected:
                         found_shape = f"{one.path}, of shape {list(shape)}"
                         raise self.refuse("target_parameters", found_shape, "parameters of two or three dimensions")
                     found = True
+                    owners = [path.rpartition(".")[0] for n, path in one.paths() if n in layers or n is None]
+                    if module.kind != "parameter" and (twice := next(filter(self.named, owners), None)) is not None:
+                        expected = f"parameters of other modules: target_modules selects {twice}"
+                        raise self.refuse("target_parameters", name, expected)
                     if module.kind == "parameter":
                         one = replace(one, d_out=shape[-2], d_in=shape[-1])
                     yield self._site(replace(one, kind="parameter"), tuple(n for n in layers if n is not None))

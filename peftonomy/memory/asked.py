@@ -170,6 +170,8 @@ class Asked:
         rules = self._ruled(step)
         for module in inventory.modules:
             for suffix, shape in module.parameters:
+                if (module.path, suffix) not in self.program.trained:
+                    continue
                 number = sum(trains(module, suffix, n) for n in module.layers or (-1,))
                 everything += number * math.prod(shape)
                 bucketed += number * math.prod(shape) * self._width(module)

@@ -21,6 +21,11 @@ from .tensor import Storage, Tensor
 __all__ = ["Caller"]
 
 PARAMETERISED = (Module, Part)
+UNREAD = frozenset({"each", "share", "part", "unadapted", "doubled", "nth", "every"})
+"""The kinds of lines whose arguments are not all values."""
+OWN = frozenset({"return", "loop", "stacked", "detached", "sized", "observed", "only", "none", "either", "reads"})
+"""The other kinds that are no operations."""
+NOWHERE: Mapping[str, Value] = {}
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """The errors that Python raises for lines that are no computation."""
 
@@ -95,6 +100,26 @@ class Caller(Machine):
 
     def _line(self, line: Line, function: Function) -> list[Value]:
         kind = line.kind
+        if kind in UNREAD:
+            return self._unread(kind, line, function)
+        scope = self.scopes[-1] if len(self.scopes) > max(self.floor, self.depth) else NOWHERE
+        values = [
+            scope[word] if word.__class__ is str and word in scope else self._value(word, line, function)
+            for word in line.arguments
+        ]
+        if line.borrows and self.hook is not None and self.hook.module is not None:
+            borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
+            results = self.apply(kind, values, line, function)
+            self._let_go(borrowed)
+            return results
+        if kind in OWN:
+            return self._own_kind(kind, line, function, values)
+        if self.tape.log is not None:
+            self.tape.origin = f"{self.stack}{self.number if self.stack else ''} {function.name}: {line.text}"
+        return self.apply(kind, values, line, function)
+
+    def _unread(self, kind: str, line: Line, function: Function) -> list[Value]:
+        """Run a line whose arguments are not all values."""
         if kind == "each":
             return self.layers(line, function)
         if kind == "share":
@@ -107,14 +132,10 @@ class Caller(Machine):
             return self._double(line, function)
         if kind == "nth":
             return self._nth(line, function)
-        if kind == "every":
-            return self._every(line, function)
-        values = [self._value(word, line, function) for word in line.arguments]
-        if line.borrows and self.hook is not None and self.hook.module is not None:
-            borrowed = [v for w, v in zip(line.arguments, values, strict=True) if w in (".weight", ".bias", ".bias?")]
-            results = self.apply(kind, values, line, function)
-            self._let_go(borrowed)
-            return results
+        return self._every(line, function)
+
+    def _own_kind(self, kind: str, line: Line, function: Function, values: list[Value]) -> list[Value]:
+        """Run a line that is no operation."""
         if kind == "return":
             return [self.tape.hold(v) if isinstance(v, Tensor) else v for v in values]
         if kind == "loop":
@@ -135,11 +156,7 @@ class Caller(Machine):
             first = [v for v in values if v is not None][:1]
             self._hold_all(first)
             return first
-        if kind == "reads":  # by name only: a layer is called with it, so that a checkpoint holds it
-            return []
-        if self.tape.log is not None:
-            self.tape.origin = f"{self.stack}{self.number if self.stack else ''} {function.name}: {line.text}"
-        return self.apply(kind, values, line, function)
+        return []  # `reads`: by name only; a layer is called with it, so that a checkpoint holds it
 
     def apply(self, kind: str, values: list[Value], line: Line, function: Function) -> list[Value]:
         """Run an operation, or a function that is called like one. Hold the results once."""

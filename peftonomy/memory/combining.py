@@ -3,7 +3,7 @@
     >>> import peftonomy
     >>> found = peftonomy.load()["task_arithmetic"].combination("roberta_base", tasks=8)
     >>> found.inputs, found.each, found.stored
-    (8, 124647170, 124647170)
+    (8, 124055040, 124055040)
 
 The result lies in the model's place, and the inputs are read from their files tensor by tensor. So the peak is the
 model's weights with the tensors of the method, and what the largest pass takes besides. It contains no measured number.
@@ -106,8 +106,9 @@ def _inputs(kb: Records[Any], plan: Plan, found: Combines) -> Plan:
     """Return the layout of the inputs' method on the same model, at the same targets. All settings share it."""
     if "inputs" not in plan.memo:
         method = kb[found.method]
-        targets = plan.targets if method.entry.targets is not None and plan.targets else None
-        plan.memo["inputs"] = Plan(method.parts, plan.inventory, targets)
+        aimed = any(part.entry.targets is not None for part in method.parts)
+        targets = plan.targets if aimed and plan.target_modules is None else None
+        plan.memo["inputs"] = Plan(method.parts, plan.inventory, targets, plan.target_modules if aimed else None)
     laid: Plan = plan.memo["inputs"]
     return laid
 

@@ -372,7 +372,11 @@ class Machine:
             return inputs[rule.like].width
         if not inputs:
             return self.flags.width
-        return max(x.width for x in inputs[: rule.through or 1])
+        width = inputs[0].width
+        for x in inputs[1 : rule.through]:
+            if x.width > width:
+                width = x.width
+        return width
 
     # Of a tensor itself
 

@@ -431,8 +431,10 @@ class Program:
 
     def trains(self, module: Module, suffix: str, layer: int) -> bool:
         """Return True if a parameter of the backbone is trained in a layer."""
-        found = self.trained.get((module.path, suffix), ())
-        return any(layers is None or layer in layers for layers in found)
+        for layers in self.trained.get((module.path, suffix), ()):  # noqa: SIM110 (it is asked often)
+            if layers is None or layer in layers:
+                return True
+        return False
 
     def at(self, stack: str, path: str, layer: int) -> list[Hook]:
         """Return the hooks around a module or block."""

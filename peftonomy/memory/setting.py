@@ -91,8 +91,10 @@ class Memory(Tabled):
     peak: the most that is alive at once; phase: when (forward, backward or optimizer). weights, gradients,
     optimizer_states, activations (what the forward pass leaves for the backward pass), temporaries: what the peak is
     made of. kept: what is alive besides weights and optimizer states when the forward pass ends. gpu_extra: what a GPU
-    adds, an estimate. paged: optimizer states that may leave the GPU, not in the peak. forward_flops, step_flops: of
-    one step, in products of matrices, a multiplication and an addition being two.
+    adds, an estimate. paged: optimizer states that may leave the GPU, not in the peak. trained: entries of the tensors
+    that the optimizer has, with the head; a tensor of which a mask or some rows are trained counts whole, unlike in
+    `Cost.trained`. forward_flops, step_flops: of one step, in products of matrices, a multiplication and an addition
+    being two.
     """
 
     method: str

@@ -127,10 +127,15 @@ class Tape:
         left = []
         for record in reversed(self.records):
             if isinstance(record, Record | Checkpoint):
-                if not any(id(y) in wanted for y in record.outputs):
+                for y in record.outputs:
+                    if id(y) in wanted:
+                        break
+                else:
                     self.drop(one for one in record.kept if isinstance(one, Storage))
                     continue
-                wanted.update(id(x) for x in record.inputs if x.live)
+                for x in record.inputs:
+                    if x.live:
+                        wanted.add(id(x))
             left.append(record)
         self.records = left[::-1]
         return wanted
@@ -159,7 +164,9 @@ class Tape:
         given = [y.grad for y in outputs if y.grad is not None]
         passed: list[tuple[Tensor, Storage]] = []
         if given:
-            kept[:] = [self.again(k) if isinstance(k, Anew) else k for k in kept]
+            for i, one in enumerate(kept):
+                if isinstance(one, Anew):
+                    kept[i] = self.again(one)
             y, raw = outputs[0], 0
             for output in outputs:
                 output.grad = None

@@ -6,14 +6,17 @@ tensors here. Its counts then follow from the configuration alone, also where no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..formula import Formula
 from .base import Entry, FormulaField, Line, Name, Role, Stem
 
-__all__ = ["Build", "Built", "Host", "Remark", "Requirement", "Shorthand"]
+__all__ = ["Build", "Built", "Host", "Place", "Remark", "Requirement", "Shorthand"]
 
+Keys = tuple[str | int, ...]
 Kind = Literal["bool", "int", "float", "number", "null", "text", "layers", "names", "map"]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=60)]
 Place = Literal["block", "prefix", "gate", "layer", "linear", "first_linear", "model"]
@@ -78,6 +81,27 @@ class Build(Entry):
     requires: list[Requirement] = Field(default=[])
     remarks: list[Remark] = Field(default=[])
     tensors: list[Built]
+
+    def arguments(self) -> Iterator[tuple[Keys, str]]:
+        """Yield every argument that is named, with its place."""
+        yield from ((("values", name), name) for name in self.values)
+        for field in ("blocks", "apart"):
+            yield from (((field, i), name) for i, name in enumerate(getattr(self, field)))
+        for field in ("skips", "layers", "picks"):
+            if (name := getattr(self, field)) is not None:
+                yield (field,), name
+        for field in ("requires", "remarks"):
+            yield from (((field, i, "argument"), one.argument) for i, one in enumerate(getattr(self, field)))
+
+    def formulas(self) -> Iterator[tuple[Keys, Formula, str | None]]:
+        """Yield every formula with its place, and the location at which it is evaluated."""
+        yield from ((("let", name), formula, None) for name, formula in self.let.items())
+        yield from ((("requires", i, "holds"), one.holds, one.per) for i, one in enumerate(self.requires))
+        yield from ((("remarks", i, "when"), one.when, None) for i, one in enumerate(self.remarks))
+        for i, tensor in enumerate(self.tensors):
+            for field in ("when", "count", "saved"):
+                if (formula := getattr(tensor, field)) is not None:
+                    yield ("tensors", i, field), formula, tensor.per
 
 
 class Host(Entry):

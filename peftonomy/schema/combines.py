@@ -51,8 +51,9 @@ class Combines(Entry):
     inputs: FormulaField
     """The number of inputs."""
     sum: Literal["exact", "approximate"] | None = None
-    """`exact`: the change of each weight is a weighted sum of the inputs' changes, with the same weights for all its
-    entries. `approximate`: it is another change by design. Only a method that merges into the weights declares it."""
+    """`exact`: the change of each module's weight is a weighted sum of the inputs' changes, with the same weights for
+    all its entries. `approximate`: it is another change by design. Only a method that merges into the weights declares
+    it."""
     passes: list[Pass] = Field(min_length=1)
     note: Line | None = None
 

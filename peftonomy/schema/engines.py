@@ -14,6 +14,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from ..files.documents import load_yaml
+from ..formula import Formula
 from .base import Citation, Entry, FormulaField, Id, Line, Name, Prose, Role, Stem, validated
 from .names import DIMS
 
@@ -119,14 +120,21 @@ class Engine(Entry):
             for role in family.without:
                 if role not in other.layers:
                     raise ValueError(f"family {name} is without a layer that {family.like} lacks too: {role}")
-        formulas = [f for kind in self.kinds.values() for f in (kind.numbers, *kind.divides)]
-        formulas += [f for f in (self.rank, self.adapter, self.requires) if f is not None]
-        for formula in formulas:
+        for _, formula in self.formulas():
             if unknown := formula.names - KNOWN:
                 raise ValueError(f"{formula.source} names {', '.join(sorted(unknown))}, which no location has")
         if (self.adapter is None) == (not self.kinds):
             raise ValueError("either kinds or adapter")
         return self
+
+    def formulas(self) -> Iterator[tuple[tuple[str | int, ...], Formula]]:
+        """Yield every formula with its place in the file."""
+        for name, kind in self.kinds.items():
+            yield ("kinds", name, "numbers"), kind.numbers
+            yield from ((("kinds", name, "divides", i), one) for i, one in enumerate(kind.divides))
+        for field in ("rank", "adapter", "requires"):
+            if (formula := getattr(self, field)) is not None:
+                yield (field,), formula
 
     def layers(self, family: str) -> Mapping[str, str]:
         """Return the kind of each adapted layer of a family, by role."""

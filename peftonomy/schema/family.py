@@ -19,25 +19,11 @@ from ..files.documents import Document, dotted, load_yaml
 from ..formula import Formula
 from ..patterns import linear
 from .base import Citation, Entry, FormulaField, Functions, Id, Line, Name, Prose, Stem, validated
-from .names import DIMS
+from .names import DIMS, TASKS
 
-__all__ = ["DIMS", "LABELLED", "TASKS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
+__all__ = ["DIMS", "Family", "Fixed", "ModelFile", "load_family", "load_model_file", "load_roles"]
 
 MAX_DIMENSION = 10**9
-TASKS = {
-    "none": "base model",
-    "causal_lm": "language model",
-    "seq_cls": "classification",
-    "masked_lm": "masked language model",
-    "token_cls": "token classification",
-    "question_ans": "question answering",
-    "multiple_choice": "multiple choice",
-    "image_cls": "image classification",
-    "audio_cls": "audio classification",
-}
-"""The tasks, each with its meaning in a few words."""
-LABELLED = ("seq_cls", "token_cls", "question_ans", "image_cls", "audio_cls")
-"""The tasks whose classes take a number of labels of the user's choice."""
 ConfigValue = bool | int | float | str | list[int] | list[str] | list[list[Any]] | None
 Keys = tuple[str | int, ...]
 
@@ -96,6 +82,9 @@ class ConfigKey(Entry):
     formula is over `layer` and gives whether that layer is in the list."""
     if_null: FormulaField | None = None
     """The value if the key is null, if it differs from the default."""
+    follows: bool = False
+    """True if `transformers` computes an absent value in the model. A copy of the config with other sizes then has
+    another value."""
     min: int = 1
     max: int = MAX_DIMENSION
 

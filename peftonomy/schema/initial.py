@@ -8,7 +8,8 @@
 
 A start is one of
 
-- `zeros`, `ones`, `constant(v)`, `identity` (ones on the diagonal): always the same values;
+- `zeros`, `ones`, `constant(v)`, `identity` (ones on the diagonal), `dirac` (a convolution that changes nothing: ones
+  at the centre of its kernels from each channel to itself): always the same values;
 - `normal(std)`, `normal(std, mean)`, `truncated_normal(std, bound)`, `uniform(bound)` (from -bound to bound),
   `uniform(low, high)`, `signs(scale)`, `integers(low, high)` (high excluded): independent draws for each entry;
 - `orthogonal`, `orthogonal(gain)`: a random matrix whose rows or columns, whichever are fewer, are orthonormal;
@@ -35,8 +36,9 @@ from ..formula import Formula
 __all__ = ["Distribution", "Start"]
 
 WORDS: dict[str, tuple[int, int]] = {
-    "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "identity": (0, 0), "orthogonal": (0, 1), "normal": (1, 2),
-    "truncated_normal": (2, 2), "uniform": (1, 2), "signs": (1, 1), "integers": (2, 2), "pretrained": (0, 0),
+    "zeros": (0, 0), "ones": (0, 0), "constant": (1, 1), "identity": (0, 0), "dirac": (0, 0), "orthogonal": (0, 1),
+    "normal": (1, 2), "truncated_normal": (2, 2), "uniform": (1, 2), "signs": (1, 1), "integers": (2, 2),
+    "pretrained": (0, 0),
 }  # fmt: skip
 """The kinds of start, each with its minimum and maximum number of arguments."""
 PROSE = ("computed", "drawn")
@@ -57,7 +59,7 @@ class Distribution:
     @property
     def fixed(self) -> bool:
         """True if every entry is known without drawing."""
-        return self.kind in ("constant", "identity")
+        return self.kind in ("constant", "identity", "dirac")
 
     @property
     def kurtosis(self) -> float | None:

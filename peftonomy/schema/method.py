@@ -26,6 +26,7 @@ from .claims import Claim, ClosedForm, Share
 from .combines import Combines
 from .implementations import Basis, Implementation, Pitfall, Relation, Shared, nothing_shared
 from .memory import Memory
+from .rates import LearningRate
 from .tensors import BaseStorage, Hyperparameter, Include, Properties, Targets, Tensor
 
 __all__ = [
@@ -63,7 +64,7 @@ class MethodEntry(Entry):
     """Other names and abbreviations that people search for."""
     year: int = Field(ge=1990, le=2100)
     category: Category
-    facets: dict[Id, Id | list[Id]]
+    facets: dict[Id, Id | Annotated[list[Id], Field(min_length=1)]]
     summary: Annotated[str, Field(min_length=20, max_length=160, pattern=r"^[A-Z][^\n\\$*^_{}<>=]*\.$")]
     """One plain sentence without symbols."""
     description: Prose
@@ -90,6 +91,8 @@ class MethodEntry(Entry):
     closed_forms: list[ClosedForm] = []
     claims: list[Claim] = []
     shares: list[Share] = []
+    learning_rates: list[LearningRate] = []
+    """Learning rates that the authors' code, libraries and others use, each with its model and task."""
     relations: list[Relation] = []
     pitfalls: list[Pitfall] = []
     implementations: dict[Id, Implementation] = {}

@@ -1,8 +1,8 @@
-"""The names for formulas besides hyperparameters: dimensions of a model, of a location in it, and of a step."""
+"""The names for formulas besides hyperparameters: sizes of a model, of a location in it, and of a step; and tasks."""
 
 from __future__ import annotations
 
-__all__ = ["BLOCKS", "DIMS", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE"]
+__all__ = ["BLOCKS", "DIMS", "LABELLED", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE", "TASKS"]
 
 DIMS = (
     "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
@@ -42,3 +42,17 @@ OF_STEP = frozenset({"width", "post_norm"})
 the same name hides them."""
 OF_UPDATE = frozenset({"width"})
 """Names that formulas of a method's updates may use too: `width` is the bytes of one trained parameter."""
+TASKS = {
+    "none": "base model",
+    "causal_lm": "language model",
+    "seq_cls": "classification",
+    "masked_lm": "masked language model",
+    "token_cls": "token classification",
+    "question_ans": "question answering",
+    "multiple_choice": "multiple choice",
+    "image_cls": "image classification",
+    "audio_cls": "audio classification",
+}
+"""The tasks, each with its meaning in a few words."""
+LABELLED = ("seq_cls", "token_cls", "question_ans", "image_cls", "audio_cls")
+"""The tasks whose classes take a number of labels of the user's choice."""

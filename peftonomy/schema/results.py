@@ -14,7 +14,7 @@ from pydantic import Field
 from ..errors import DataError, Problem
 from ..files.documents import Document
 from ..files.reading import read_object, read_text
-from .base import Entry, Id, Stem, validated
+from .base import Entry, Id, validated
 
 __all__ = ["MEASURES", "Difference", "Rate", "Result", "Results", "digest", "load_results"]
 
@@ -48,7 +48,8 @@ class Rate(Entry):
 class Result(Entry):
     """A finished arm: a method with a setting, or a control."""
 
-    arm: Stem
+    arm: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(@[1-9][0-9]*)?$", max_length=80)]
+    """The method's id or the control, and the budget if there is one."""
     method: Id | None
     """Null if only the head is trained."""
     control: Literal["frozen", "reversed"] | None
@@ -72,7 +73,7 @@ class Result(Entry):
     curve: list[Rate]
     sensitivity: Number | None
     """The mean over all rates of the first round, as a share of the best of them."""
-    step_seconds: Number | None
+    step_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     """The processor time of a step."""
     peak_bytes: Amount | None
     """The most bytes alive in tensors in a real step."""
@@ -87,10 +88,12 @@ class Result(Entry):
 
 
 class Results(Entry):
-    """The results of one study so far."""
+    """The results of one study so far. The number of arms that are to come depends on the methods of the day."""
 
     study: Id
     about: str
+    model: str
+    """The package or checkpoint of the model, or the type of one with random weights."""
     kind: str
     """The kind of the model, such as encoder."""
     metric: Literal["accuracy"]
@@ -100,17 +103,12 @@ class Results(Entry):
     seeds: Amount
     """The number of seeds of each arm."""
     baselines: list[Id]
-    arms: Amount
-    """The arms that can run, finished or not, with the controls."""
     runs: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """The SHA-256 digest of the file of runs."""
     results: list[Result]
     """The finished arms, the best first."""
     failures: dict[str, str]
     """The arms whose runs failed, with the reason."""
-    refused: dict[str, str]
-    """The arms that cannot run, with the reason."""
-    unfinished: list[str]
 
     @property
     def groups(self) -> int:

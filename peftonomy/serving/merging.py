@@ -142,7 +142,10 @@ def _updates(file: Path, config: Adapter, places: Mapping[str, Place]) -> dict[s
         a, b = tensors.read(pair["A"]).astype("f8"), tensors.read(pair["B"]).astype("f8")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise wrong(module, "values that are not finite", "finite numbers")
-        square = float(np.einsum("ij,ji->", b.T @ b, a @ a.T))
+        with np.errstate(all="ignore"):
+            square = float(np.einsum("ij,ji->", b.T @ b, a @ a.T))
+        if not math.isfinite(square):
+            raise wrong(module, f"an update of the norm {square}", "a finite norm")
         found[module] = rank, _scale(config, place.known, rank) * math.sqrt(max(square, 0.0))
     return found
 
@@ -186,7 +189,7 @@ def _merged(name: str, rank: int, norm: float, held: _Weights, to: str, place: P
     if not norm:
         return Merged(name, rank, 0.0, length, 0.0, 0.0, 1.0, "kept")
     flat = np.abs(weight.reshape(-1)[: weight.size // size * size]).reshape(-1, size).max(1)
-    largest = np.sort(flat[flat > 0]) * (math.sqrt(weight.size) / length)
+    largest = np.sort(flat[flat > 0]).astype("f8") * (math.sqrt(weight.size) / length)
     scales = tuple(float(part.mean()) for part in np.array_split(largest, SHARES) if part.size)
     rho = norm / length
     left = rounded(to, scales, size, rho)

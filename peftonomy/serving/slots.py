@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import INPUT_EMBEDDING, LINEAR, OUTPUT_EMBEDDING, Module
 from ..costs.plan import BYTES, EXACT
-from ..errors import UnknownName, UsageError, shown
+from ..errors import FormulaError, UnknownName, UsageError, shown
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Inventory
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..formula import Formula
     from ..schema.engines import Engine
 
-__all__ = ["Ask", "slot"]
+__all__ = ["Ask", "sizes", "slot"]
 
 TABLES = (INPUT_EMBEDDING, OUTPUT_EMBEDDING)
 """Roles that an engine may leave out."""
@@ -63,9 +63,7 @@ def slot(engine: Engine, plan: Plan, ask: Ask) -> dict[str, int]:
     if family not in engine.families:
         lacks = f"{engine.name} {engine.version}: the layers of {family} ({inventory.backbone.id}) are not described"
         raise UsageError(f"{lacks}; described are {', '.join(sorted(engine.families))}")
-    rank = ask.rank
-    known: dict[str, Any] = {**inventory.dims, "tp": ask.tp, "sharded": ask.fully_sharded, "rank": rank}
-    known |= {"d_in": 0, "d_out": 0, "experts": 1}
+    known = sizes(inventory.dims, ask)
     if engine.requires is not None and not engine.requires(known):
         bound = ", ".join(f"{n} = {known[n]}" for n in sorted(engine.requires.names))
         raise UsageError(f"{engine.name} {engine.version} requires {engine.requires.source}; found {bound}")
@@ -90,6 +88,12 @@ def slot(engine: Engine, plan: Plan, ask: Ask) -> dict[str, int]:
                 raise UsageError(f"tp: {ask.tp} GPUs do not divide {divided.source} = {total:,} of {role}")
         found[role] = found.get(role, 0) + size * count * _whole(kind.numbers, here)
     return found
+
+
+def sizes(dims: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+    """Return the values of the names in an engine's formulas, outside of any layer."""
+    asked = {"tp": ask.tp, "sharded": ask.fully_sharded, "rank": ask.rank}
+    return {**dims, **asked, "d_in": 0, "d_out": 0, "experts": 1}
 
 
 def _layers(
@@ -136,9 +140,12 @@ def _outputs(module: Module) -> int:
 
 
 def _whole(formula: Formula, known: Mapping[str, Any]) -> int:
-    value = formula(known)
-    if value != int(value) or not 0 <= value <= EXACT:
-        raise UsageError(f"{formula.source} is {value}; expected a whole number below 2**53")
+    try:
+        value = formula(known)
+    except FormulaError as error:
+        raise UsageError(str(error)) from None
+    if isinstance(value, str) or value != int(value) or not 0 <= value <= EXACT:
+        raise UsageError(f"{formula.source} is {shown(value)}; expected a whole number below 2**53")
     return int(value)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.evidence import facts, tally
+from ..studies.own import arms
 from . import _surveys
 from ._schemas import SCHEMAS, schema
 
@@ -64,7 +65,8 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         },
         "results.json": {
             "studies": {
-                key: study.model_dump(mode="json") | {"results": [study.told(one) for one in study.results]}
+                key: study.model_dump(mode="json")
+                | {"arms": arms(kb, study), "results": [study.told(one) for one in study.results]}
                 for key, study in kb.results.items()
             },
         },
@@ -133,6 +135,7 @@ def method_record(method: Method, examples: list[str]) -> dict[str, Any]:
     listed = [{"field": fact.field, "level": fact.level, "by": fact.by} for fact in known]
     record["evidence"] = {"counts": tally(known), "facts": listed}
     record["measured"] = [run.model_dump(mode="json") for run in method.evidence]
+    record["known_rates"] = list(method.learning_rates)
     record["results"] = [study.told(one) for study in method.kb.results.values() for one in study.of(method.id)]
     record["related"] = method.kb.graph.related(method.id)
     record["costs"] = [c for m in examples if (c := _cost(method, m)) is not None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..backbones.backbone import KNOWN_TYPES, MAX_LABELS, Backbone
@@ -25,9 +25,8 @@ from ..memory import setting as _setting
 from ..memory.ranks import PACKED
 from ..memory.sharding import MOST_GPUS, NOT_COVERED, OPTIONS, REDUCED, RUN, SHARD, STORAGE, RankMemory
 from ..schema.base import Value
+from ..schema.combines import Combines, Pass
 from ..schema.family import (
-    LABELLED,
-    TASKS,
     ConfigKey,
     Conv,
     Embedding,
@@ -39,11 +38,13 @@ from ..schema.family import (
     Stack,
 )  # fmt: skip
 from ..schema.implementations import Implementation
+from ..schema.memory import Act, Update
 from ..schema.method import MethodEntry
+from ..schema.names import LABELLED, TASKS
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from ._site import Site
 
-__all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "script", "unless"]
+__all__ = ["SCRIPTS", "Formulas", "assigned", "filled", "placed", "script", "unless"]
 
 NUMBERS = ("int", "float")
 SCRIPTS = ("program", "tape", "machine", "caller", "step", "ranks", "programs", "memory")
@@ -126,6 +127,29 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
             key: _library(site, key, found, formulas) for key, found in entry.implementations.items()
         },
         "parts": [_part(part, name, formulas) for part, name in zip(parts, names, strict=True)],
+        **({} if entry.combines is None else {"combines": _combines(site, entry.combines, formulas)}),
+    }  # fmt: skip
+
+
+def _combines(site: Site, combines: Combines, formulas: Formulas) -> dict[str, Any]:
+    inner = site.kb[combines.method].entry
+    return {
+        "method": combines.method, "rename": combines.rename, "inputs": formulas.add(combines.inputs),
+        "set": {n: _fixed(inner, n, v, formulas) for n, v in combines.set.items()}, "sum": combines.sum,
+        "passes": [
+            placed(one, (one.temporary, one.together), formulas)
+            | {"temporary": formulas.add(one.temporary), "together": formulas.add(one.together)}
+            for one in combines.passes
+        ],
+    }  # fmt: skip
+
+
+def placed(record: Act | Update | Pass, sizes: Sequence[Formula], formulas: Formulas) -> dict[str, Any]:
+    """Laid out like a tensor. layered: whether only its condition names the layer."""
+    by_layer = [f for f in (record.if_, *sizes) if f is not None and "layer" in f.names]
+    return {
+        "per": record.per, "roles": record.roles, "by_layer": bool(by_layer), "layered": by_layer == [record.if_],
+        "guard": formulas.add(record.if_),
     }  # fmt: skip
 
 

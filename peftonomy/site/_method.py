@@ -17,13 +17,14 @@ from ..knowledge.claims import judge
 from ..knowledge.evidence import LEVELS, Fact, recorded, tally
 from ..knowledge.evidence import facts as known_facts
 from ..knowledge.query import facts
+from ..knowledge.rates import BY, reach
 from ..knowledge.support import offered
 from ..libraries.export import export
 from ..schema.claims import Claim, ClosedForm
 from ..schema.implementations import Implementation
 from ..schema.method import MethodEntry
 from ..schema.tensors import Hyperparameter, Moved, Stored, Tensor
-from . import _about, _anchors, _block, _closed, _equation, _kin, _layers, _measured, _scale, _surveys
+from . import _about, _anchors, _block, _closed, _combine, _equation, _kin, _layers, _measured, _scale, _surveys
 from ._site import Site, View
 from ._text import count, prose, safe_url, volume
 
@@ -77,6 +78,7 @@ def method_page(site: Site, method: Method) -> str:
         examples=[{"id": m, "name": site.kb.models[m].name} | site.cost(method, m) for m in site.examples],
         setting=", ".join(f"{n} = {_plain(h.default)}" for n, h in entry.hyperparameters.items()),
         n_models=len(site.kb.models),
+        combined=_combine.combined(site, method),
         evidence=_evidence(site, method, list(known.values())),
         update_level=_level(known, "update"),
         hyperparameters=[_hyperparameter(site, n, h, known) for n, h in entry.hyperparameters.items()],
@@ -92,6 +94,7 @@ def method_page(site: Site, method: Method) -> str:
         relations=list(_relations(site, method, known)),
         kin=_kin.kin(site, method),
         measured=_measured.of_method(site, method),
+        rates=_rates(site, method, known), reach=reach(method.learning_rates),
         ours=list(_measured.ours(site, method)),
         nearest=_nearest(site, method),
         filed=list(_filed(site, method)),
@@ -161,6 +164,20 @@ def _stores(site: Site, method: Method) -> View:
     except UsageError:  # the method has no targets in this model
         return fact
     return fact | {"note": f"{volume(size)} on {site.kb.models[site.examples[0]].name}"}
+
+
+def _rates(site: Site, method: Method, known: Mapping[str, Fact]) -> list[View]:
+    """Return the known learning rates, each with its source."""
+    found = []
+    for i, row in enumerate(method.learning_rates):
+        key = row["source"].partition("#")[0]
+        found.append({
+            "shown": ", ".join(f"{v:g}" for v in row["values"]), "sort": row["values"][0], "by": BY[row["by"]],
+            "model": row["model"], "task": row["task"], "note": row["note"],
+            "source": site.cite(row["source"]) if key in site.kb.references else None,
+            "level": _level(known, f"learning_rates.{i}"),
+        })  # fmt: skip
+    return found
 
 
 def _evidence(site: Site, method: Method, known: list[Fact]) -> View:

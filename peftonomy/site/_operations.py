@@ -18,7 +18,7 @@ from ..schema.family import Family, Operations
 from ..schema.memory import Act, Memory, Update
 from ..schema.method import MethodEntry
 from ..schema.programs import Function, Line, parse_all
-from ._engine import Formulas, assigned, filled
+from ._engine import Formulas, assigned, filled, placed
 from ._site import Site
 
 __all__ = ["script"]
@@ -168,7 +168,7 @@ def _acts(entry: MethodEntry, language: Language, formulas: Formulas) -> list[di
 
 
 def _act(act: Act, language: Language, formulas: Formulas) -> dict[str, Any]:
-    return _placed(act, (act.holds,), formulas) | {
+    return placed(act, (act.holds,), formulas) | {
         "at": act.at, "holds": formulas.add(act.holds),
         "functions": _functions(program.functions_of(act, language), formulas),
     }  # fmt: skip
@@ -182,16 +182,7 @@ def _recipe(memory: Memory, formulas: Formulas) -> dict[str, Any]:
 
 
 def _update(update: Update, formulas: Formulas) -> dict[str, Any]:
-    return _placed(update, (update.states, update.temporary, update.together), formulas) | {
+    return placed(update, (update.states, update.temporary, update.together), formulas) | {
         "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
         "together": formulas.add(update.together),
-    }  # fmt: skip
-
-
-def _placed(record: Act | Update, sizes: Sequence[Formula], formulas: Formulas) -> dict[str, Any]:
-    """Laid out like a tensor. layered: whether only its condition names the layer."""
-    by_layer = [f for f in (record.if_, *sizes) if f is not None and "layer" in f.names]
-    return {
-        "per": record.per, "roles": record.roles, "by_layer": bool(by_layer), "layered": by_layer == [record.if_],
-        "guard": formulas.add(record.if_),
     }  # fmt: skip

@@ -47,7 +47,8 @@ class Axis:
         """Return round values between the ends."""
         if self.log:
             powers = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
-            finer = (1, 2, 5) if ends[1] - ends[0] < 2 else (1,)
+            wide = ends[1] - ends[0]
+            finer = (1, 1.5, 2, 3, 4, 5, 7) if wide < 1 else (1, 2, 5) if wide < 2 else (1,)
             every = [m * 10.0**n * self.unit for n in powers for m in finer]
             inside = [v for v in every if ends[0] <= self._scaled(v) <= ends[1]]
             return inside[:: max(1, math.ceil(len(inside) / most))]
@@ -103,10 +104,10 @@ def scatter(
         ends = f"M{_n(_across(0))} {_n(_up(0))}L{_n(_across(1))} {_n(_up(1))}"
         parts.append(element("path", class_="diagonal", d=ends))
     if level is not None:
-        b = _n(_up(y.share(level[0], up)))
-        parts.append(element("line", class_="level", x1=_n(LEFT), x2=_n(WIDTH - RIGHT), y1=b, y2=b))
-        name = element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(float(b) - 4))
-        parts.append(name)
+        height = _up(y.share(level[0], up))
+        line = {"x1": _n(LEFT), "x2": _n(WIDTH - RIGHT), "y1": _n(height), "y2": _n(height)}
+        parts.append(element("line", class_="level", **line))
+        parts.append(element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(height - 4)))
     if len(front) > 1:
         corners = [at(dot) for dot in front]
         parts.append(element("path", class_="front", d="M" + "L".join(f"{_n(a)} {_n(b)}" for a, b in corners)))

@@ -32,6 +32,8 @@ GUIDES = {
 }
 """The guides with their titles and descriptions; their text is in `site/pages/guides/`."""
 PACKAGE = Path(__file__).parents[1]
+FRONTS = ("cli", "site")
+"""The rooms that use all others. No public name is theirs, and none returns an instance of theirs."""
 MARKED = re.compile(r"`([^`]+)`")
 NAMED = re.compile(r"(?:^|(?<=[.;] ))((?:\w+, )*\w+): ")
 """The start of `name: meaning.` in a docstring, as this package describes arguments and fields."""
@@ -56,7 +58,7 @@ def reference_pages(site: Site) -> Iterator[tuple[str, str]]:
     yield page("reference/cli.md", "Command line", "Every command with its options.", commands=_commands())
     yield page("reference/assistants.md", "Assistants", "The tools that an assistant can call.", tools=_tools())
     for key, (title, description) in GUIDES.items():
-        yield page(f"guides/{key}.md", title, description)
+        yield page(f"guides/{key}.md", title, description, measured=bool(site.kb.studies))
 
 
 # The command line. It imports this package when it builds the site, so it is imported when a page needs it.
@@ -102,10 +104,19 @@ def _tools() -> list[View]:
 # Python
 
 
+class _Finder(griffe.ModuleFinder):
+    """A finder that leaves out the rooms of `FRONTS`."""
+
+    def submodules(self, module: griffe.Module) -> list[tuple[tuple[str, ...], Path]]:
+        return [(parts, path) for parts, path in super().submodules(module) if parts[0] not in FRONTS]
+
+
 @cache
 def _documented() -> tuple[list[View], list[View]]:
     """Return the public names, and the other classes of which their methods and properties return instances."""
-    package: Any = griffe.load(PACKAGE.name, search_paths=[PACKAGE.parent], allow_inspection=False)
+    loader = griffe.GriffeLoader(search_paths=[PACKAGE.parent], allow_inspection=False)
+    loader.finder = _Finder([PACKAGE.parent])
+    package: Any = loader.load(PACKAGE.name)
     public = [_target(package["public"][name]) for name in package["public"].exports]
     known = {one.path: one for one in public}
     returned = {one.path: one for owner in public for one in _returned(owner, package) if one.path not in known}

@@ -140,6 +140,18 @@ class EntryRecord(MethodEntry):
     properties: PropertiesRecord
 
 
+class RateRecord(Record):
+    """The learning rates of one source."""
+
+    values: list[float]
+    by: Literal["authors", "library", "others", "published", "ours"]
+    """Who used them. `published` and `ours` are derived from runs."""
+    model: str
+    task: str
+    note: str
+    source: str
+
+
 class ToldResult(Result):
     """A finished arm with its study."""
 
@@ -157,6 +169,8 @@ class MethodRecord(EntryRecord):
     evidence: EvidenceTally
     measured: list[Run]
     """Published training runs of the method. `evidence.json` describes their studies."""
+    known_rates: list[RateRecord]
+    """The entry's learning rates, with those of published runs and of our own studies."""
     results: list[ToldResult]
     """The method's arms in our own studies. `results.json` describes them."""
     """The evidence for each fact of the entry."""
@@ -649,6 +663,8 @@ class EvidenceAnswer(Answer):
 class ToldResults(Results):
     """One of our own studies."""
 
+    arms: int
+    """The arms that can run, finished or not, with the controls."""
     results: list[ToldResult]  # type: ignore[assignment]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..knowledge import choose, size
+from ..schema.runs import key
 from .parts import Task, read_task
 
 if TYPE_CHECKING:
     from ..catalogue.records import ModelLike
     from ..knowledge.base import KnowledgeBase, Method
-    from .design import Design
-    from .records import Record
+    from ..schema.design import Design
+    from ..schema.runs import Record
 
 __all__ = ["FROZEN", "REVERSED", "Arm", "Job", "Study", "model_place"]
 
@@ -67,8 +66,7 @@ class Job:
     @cached_property
     def key(self) -> str:
         """The name of the run, which two runs share only if they are the same."""
-        text = json.dumps(self.asked, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return key(self.asked)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for another process."""

@@ -14,7 +14,7 @@ from ..errors import DataError, Problem, UsageError, shown
 from ..files.reading import read_lines, read_text
 
 if TYPE_CHECKING:
-    from . import design
+    from ..schema import design
 
 __all__ = ["SPLITS", "Task", "read_task"]
 

@@ -14,8 +14,8 @@ from .jobs import FROZEN, REVERSED
 from .statistics import Difference, bootstrap, groups, holm, paired, surpasses
 
 if TYPE_CHECKING:
+    from ..schema.runs import Record
     from .jobs import Arm, Study
-    from .records import Record
     from .statistics import Answers
 
 __all__ = ["Report", "Row", "report"]

@@ -12,8 +12,9 @@ from .jobs import Job, Study
 from .pool import Died
 
 if TYPE_CHECKING:
+    from ..schema.runs import Record
     from .pool import Workers
-    from .records import Record, Runs
+    from .records import Runs
 
 __all__ = ["Progress", "as_work", "progress", "run"]
 

@@ -27,7 +27,7 @@ from ..errors import PeftonomyError, UsageError
 from ..implementations.live import kit
 from ..implementations.located import FOLDER, module
 from ..knowledge.base import load
-from .design import Design
+from ..schema.design import Design
 from .jobs import model_place
 from .parts import Task, order, read_task
 

@@ -16,13 +16,14 @@ var peft = (function () {
   /* include settings */
   /* include rows */
   /* include answer */
+  /* include combining */
   /* include largest */
   /* include python */
 
   return {
     load: function (records) { data = records; formulas = records.formulas; held.clear(); return this; },
     get data() { return data; },
-    cost: cost, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
+    cost: cost, combination: combination, written: written, roles: roles, targets: targets, suffixes: suffixes, same: same, endings: function (options) { return endings(inventory(backboneOf(options), options.task)); },
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, quantity: quantity, gpuBytes: gpuBytes,
     named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },

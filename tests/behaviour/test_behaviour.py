@@ -7,6 +7,7 @@ one at every setting, on the other at the first. With GRID=whole (`make grid`) i
 
 from __future__ import annotations
 
+import importlib
 import random
 
 import pytest
@@ -24,17 +25,19 @@ NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
-REFUSED += [(m, f) for m in ("adaptformer", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
-REFUSED += [("lotr", f) for f in ("llama", "swin")]
+REFUSED += [("residual_prompt_tuning", "vit"), ("lotr", "llama")]
+OF_IMAGES = ("adaptformer", "convpass", "fact", "repadapter", "ssf", "vpt")
+REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
-    "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter", "loreft", "lst",
-    "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning", "propetl", "spot",
-    "tiny_attn_adapter", "unipelt", "vpt", "warp", "x_lora",
+    "adapterdrop", "attempt", "attentionfusion", "coda", "cpt", "direft", "hyperformer_pp", "invertible_adapter",
+    "loreft", "lst", "mad_x", "mam_adapter", "mpt", "noreft", "p_tuning", "pasta", "prefix_tuning", "prompt_tuning",
+    "propetl", "spot", "tiny_attn_adapter", "u_mam", "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
-"""Methods that need layers of one width, or positions that stay: no encoder of stages, at their defaults."""
-ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "shadow_peft", "trainable_tokens", "lotr")]
+"""Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens", "lotr")]
+"""The other methods; bad_x acts there without its coupling only."""
 SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 
 
@@ -61,6 +64,24 @@ def test_method(method: str, family: str) -> None:
                     check(trial)
                 except AssertionError as error:
                     raise AssertionError(f"{check.__name__} at {trial.hyperparameters}: {error}") from error
+
+
+def test_every_implementation_says_what_it_is() -> None:
+    for key in KB:
+        module = importlib.import_module(f"reference_impls.{key}")
+        source = KB[key].entry.source.partition("#")[0]
+        assert source in (module.__doc__ or ""), f"{key}: the docstring does not cite {source}"
+        assert callable(module.apply)
+
+
+def test_every_method_runs_on_several_families() -> None:
+    """What the suite leaves out is listed by name; a method acts on two families at least, or on images only."""
+    covered = {method: {f for m, f in PAIRS if m == method} for method in KB.methods}
+    tensors = {method: KB[method].entry.tensors.values() for method in covered}
+    images = {m for m in covered if any(t.requires is not None and "vocab" in t.requires.names for t in tensors[m])}
+    assert {m for m, families in covered.items() if len(families) < 2} == images
+    assert all(covered[method] == {"vit"} for method in images)
+    assert all(family in tiny.CONFIGS for _, family in NOWHERE_TO_ACT)
 
 
 def test_all_families_are_trained_on() -> None:

@@ -5,7 +5,7 @@ A suite that cannot fail is a defect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -16,7 +16,19 @@ from torch import Tensor, nn
 
 from peftonomy.conformance import checks
 from reference_impls import _kit as kit
-from reference_impls import bitfit, child_tuning_d, child_tuning_f, galore, ia3, lisa, lora, mezo, p_tuning
+from reference_impls import _merging as models
+from reference_impls import (
+    bitfit,
+    child_tuning_d,
+    child_tuning_f,
+    galore,
+    ia3,
+    lisa,
+    lora,
+    mezo,
+    p_tuning,
+    task_arithmetic,
+)
 
 Fault = Callable[[nn.Module], object]
 
@@ -54,6 +66,28 @@ def after_apply(module: ModuleType, fault: Fault) -> SimpleNamespace:
 
 def pairs(model: nn.Module) -> Iterator[lora.LoRA]:
     return (child for _, child in kit.at_sites(model, "lora", lora.LoRA))
+
+
+# Combinations
+
+
+@torch.no_grad()
+def combine_at_once(model: nn.Module, inputs: Sequence[models.Input]) -> nn.Module:
+    """Hold the changes of all inputs at one parameter."""
+    for name, weight in models.own(model).items():
+        weight.add_(torch.stack([one[name] - weight for one in inputs]).sum(0))
+    return model
+
+
+@torch.no_grad()
+def combine_increases(model: nn.Module, inputs: Sequence[models.Input]) -> nn.Module:
+    """Add only the positive changes, in as little memory."""
+    for name, weight in models.own(model).items():
+        total = torch.zeros_like(weight)
+        for one in inputs:
+            total.add_(models.change(one, name, weight).clamp_(min=0))
+        weight.add_(total)
+    return model
 
 
 QV = ("attn.q", "attn.v", "xattn.q", "xattn.v")
@@ -299,4 +333,7 @@ TWINS = (
     _of("lisa", lisa, checks.memory)("no layer rests", "a step saves", "t5", optimizer=never_freeze),
     _of("mezo", mezo, checks.training)("a backward pass", "which is not trained now", optimizer=differentiate),
     _of("lora", lora, checks.updating)("an optimizer of its own", "if and only if", optimizer=plain_adam),
+    _of("lora", lora, checks.combining)("combines undeclared", "if and only if", combine=combine_at_once),
+    _of("task_arithmetic", task_arithmetic, checks.combining)("reads all", "takes", combine=combine_at_once),
+    _of("task_arithmetic", task_arithmetic, checks.combining)("one sign", "apart", combine=combine_increases),
 )

@@ -10,7 +10,7 @@ other than 0, 1, 2 (and 130 for Ctrl-C), a message that is not one short line, o
 independent one.
 """
 
-from . import addresses, calls, configs, kit, lines, processes, trees
+from . import addresses, agreement, calls, configs, kit, lines, processes, trees
 from .kit import Case, Problems, World
 from .kit import run_case as run_case
 
@@ -19,5 +19,5 @@ __all__ = ["GROUPS", "Case", "Problems", "World", "kit", "run_case"]
 GROUPS: dict[str, kit.Generate] = {
     "command": lines.command_line, "config": configs.config, "adapter": configs.adapter, "entry": trees.entry,
     "text": trees.plain_text, "python": calls.python, "assistant": calls.tool, "site": trees.site,
-    "address": addresses.address, "process": processes.process,
+    "agreement": agreement.agreement, "address": addresses.address, "process": processes.process,
 }  # fmt: skip

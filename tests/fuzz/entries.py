@@ -51,9 +51,14 @@ PROSE = ("One plain sentence.", "\\frac{1}{2}", "{" * 100 + "}" * 100, "$x$", "`
 
 def drawn(rng: random.Random, kb: KnowledgeBase, method: str) -> dict[str, Any]:
     """Return an entry's data with one to three changes. Its id stays."""
-    data = copy.deepcopy(kb[method].document.data)
+    return changed(rng, kb, MethodEntry, kb[method].document.data)
+
+
+def changed(rng: random.Random, kb: KnowledgeBase, schema: type[BaseModel], data: dict[str, Any]) -> dict[str, Any]:
+    """Return data of a record with one to three changes, drawn from its schema. Its id stays."""
+    data = copy.deepcopy(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = list(_places(MethodEntry, data, ()))
+        places = list(_places(schema, data, ()))
         keys, annotation = rng.choice(places)
         if keys == ("id",):
             continue
@@ -215,6 +220,8 @@ def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> Knowle
     found.libraries, found.trainers, found.engines = kb.libraries, kb.trainers, kb.engines
     found.__dict__["references"] = kb.references
     found.__dict__["taxonomy"] = replace(kb.taxonomy, lists={})  # a page counts all methods for each list
+    for name in ("gpus", "combinations", "unmerged", "studies", "evidence", "results"):
+        found.__dict__[name] = getattr(kb, name)
     found.memo["traits"] = {key: one for key, one in kb.memo.get("traits", {}).items() if key != method}
     found.methods.held = {key: Method(found, kb[key].entry, kb[key].document) for key in kb if key != method}
     return found

@@ -17,6 +17,9 @@ from peftonomy import KnowledgeBase
 from peftonomy.cli import main as cli
 from peftonomy.costs.cost import Cost
 from peftonomy.knowledge.mechanism import traits
+from peftonomy.site import _engine
+
+from ..engine_kit import started
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 5.0
@@ -58,6 +61,11 @@ class World:
     def traits(self) -> list[Any]:
         """The traits of all methods, which the page of each one needs."""
         return [traits(method) for method in self.kb.values()]
+
+    @cached_property
+    def engine(self) -> Any:
+        """The site's engine, which counts on the pages."""
+        return self.stack.enter_context(started(self.kb, *_engine.SCRIPTS))
 
     @cached_property
     def small(self) -> list[str]:

@@ -14,10 +14,17 @@ from typing import Any
 
 import markdown
 import yaml
+from pydantic import BaseModel
 
 import peftonomy
 from peftonomy import KnowledgeBase
+from peftonomy.schema.design import Design, load_design
+from peftonomy.schema.engines import Engine
+from peftonomy.schema.family import Family
+from peftonomy.schema.library import Library
+from peftonomy.schema.support import Trainer
 from peftonomy.site import preview
+from peftonomy.studies.jobs import Study
 
 from . import entries
 from .kit import ROOT, Case, World, command, last_line, spoilt
@@ -42,6 +49,12 @@ b"\\'{e}",
        b"@comment{", b"%", b"read = {paper}", b"url = {javascript:alert(1)}", b"{" * 150 + b"}" * 150)  # fmt: skip
 
 
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "engines": Engine, "libraries": Library, "trainers": Trainer, "families": Family, "studies": Design,
+}  # fmt: skip
+"""The schema of the files in a folder."""
+
+
 def plain_text(rng: random.Random, world: World) -> Case:
     """Change the text of an entry, a model, a file of the taxonomy or the bibliography."""
     if rng.random() < 0.5:
@@ -52,21 +65,27 @@ def plain_text(rng: random.Random, world: World) -> Case:
         _small(tree)
     path = rng.choice(_files(tree))
     before = path.read_bytes()
-    path.write_bytes(spoilt(rng, before, BIB if path.suffix == ".bib" else TOKENS))
+    if (schema := SCHEMAS.get(path.parent.name)) and path.suffix == ".yaml" and rng.random() < 0.7:
+        path.write_bytes(entries.written(entries.changed(rng, world.kb, schema, yaml.safe_load(before))))
+    else:
+        path.write_bytes(spoilt(rng, before, BIB if path.suffix == ".bib" else TOKENS))
     try:
         checked, problems = command(["--root", str(tree), "check"])
         words = rng.choice([
             ["methods"], ["cost", "lora", "--model", "bert_base"], ["cite", "lora", "--all"], ["graph", "--format",
             "dot"],
-            ["lists"], ["categories"], ["show", "lora"], ["memory", "lora", "--model", "bert_base", "--batch", "1",
+            ["serving", "lora", "--model", "tinyllama_1_1b", "--engine", rng.choice([*world.kb.engines])],
+            ["evidence", "--ours"], ["evidence", "--ours", "--json"], ["lists"], ["categories"], ["show", "lora"],
+            ["memory", "lora", "--model", "bert_base", "--batch", "1",
             "--seq", "8"],
             ["site", "pages", "--out", str(world.folder / "pages")], ["evidence"], ["support"], ["combine"],
             ["nearest", "lora"], ["choose", "--model", "bert_base", "--gpu", "8GiB"], ["deviations"],
-            ["export", "lora", "--to", "axolotl", "--model", "bert_base"],
+            ["export", "lora", "--to", "axolotl", "--model", "tinyllama_1_1b"],
             ["fit", "lora", "--model", "bert_base", "--gpu", "24GiB"],
         ])  # fmt: skip
         result, more = command(["--root", str(tree), *words])
-        if checked.code == 0 and result.code != 0:
+        refusal = result.code == 2 and words[0] == "serving"    # an engine may refuse a model
+        if checked.code == 0 and result.code != 0 and not refusal:
             more.append(f"check accepts it, and {words[0]} does not: {result.err[:300]}")
         return Case(f"{path.relative_to(tree)} {words} {path.read_bytes()[:600]!r}", problems + more, checked.code)
     finally:
@@ -75,43 +94,85 @@ def plain_text(rng: random.Random, world: World) -> Case:
 
 def _files(tree: Path) -> list[Path]:
     """Return the files of a tree that a user may write, except entries of methods."""
-    found = [path for name in ("taxonomy", "backbones", "evidence") for path in (tree / name).rglob("*.*")]
+    found = [path for name in ("taxonomy", "backbones", "evidence", "studies") for path in (tree / name).rglob("*.*")]
     return sorted([*found, tree / "site" / "settings.yaml"])
 
 
+ONLY = {"methods": {"lora"}, "models": {"bert_base", "tinyllama_1_1b"}, "families": {"bert", "llama"}}
+"""The entries, models and families of a small tree."""
+
+
 def _small(tree: Path) -> None:
-    """Write a tree with one method, one model, its family and the sources that they name."""
-    for name in ("taxonomy", "site"):
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("vendor", "pictures", "*.py", "assets"))
-    for name in ("methods/lora.yaml", "reference_impls/lora.py", "backbones/models/bert_base.yaml",
-    "backbones/families/bert.yaml",
-                 "backbones/operations.yaml"):  # fmt: skip
+    """Write a tree with one method, few models, and what the other files say about them. `check` accepts it."""
+    for name in ("taxonomy", "site", "evidence"):
+        skipped = shutil.ignore_patterns("vendor", "pictures", "*.py", "assets")
+        shutil.copytree(ROOT / name, tree / name, ignore=skipped)
+    kb = peftonomy.load(ROOT)
+    kept = ["backbones/operations.yaml", *(f"reference_impls/{method}.py" for method in ONLY["methods"])]
+    for shelf, names in ONLY.items():
+        kept += [str(getattr(kb, shelf).path(name).relative_to(kb.root)) for name in names]
+    for name in kept:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
-    texts = [path.read_text() for path in tree.rglob("*.yaml")]
-    kb = peftonomy.load(ROOT)
-    kept = [key for key in kb.references if any(key in one for one in texts)]
-    whole = (ROOT / "taxonomy" / "references.bib").read_text()
-    blocks = {m[1]: m[0] for m in re.finditer(r"^@\w+\{([^,]+),.*?^\}\n", whole, re.MULTILINE | re.DOTALL)}
-    (tree / "taxonomy" / "references.bib").write_text("\n".join(blocks[key] for key in kept))
     lists = "lists:\n  recent: {name: Recent, meaning: Not from before the year 2000., where: year >= 2000}\n"
     (tree / "taxonomy" / "lists.yaml").write_text(lists)
     (tree / "taxonomy" / "surveys.yaml").write_text("surveys: {}\n")
-    for one in [*(tree / "taxonomy" / "libraries").iterdir(), *(tree / "taxonomy" / "trainers").iterdir()]:
-        data = yaml.safe_load(one.read_text())
-        if "support" in data:  # it is the last field, and names other methods
-            kept = {"support": {"lora": data["support"]["lora"]}} if "lora" in data["support"] else {}
-            one.write_text(one.read_text().partition("\nsupport:\n")[0] + "\n" + yaml.safe_dump(kept) * bool(kept))
-    (tree / "evidence").mkdir()
-    studies = yaml.safe_load((ROOT / "evidence" / "studies.yaml").read_text())
-    study = next(key for key, one in studies.items() if "model" not in one)
-    (tree / "evidence" / "studies.yaml").write_text(yaml.safe_dump({study: studies[study]}))
-    runs = (ROOT / "evidence" / f"{study}.jsonl").read_text().splitlines()
-    (tree / "evidence" / f"{study}.jsonl").write_text("\n".join(r for r in runs if '"method": "lora"' in r) + "\n")
-    lora = tree / "methods" / "lora.yaml"
-    lora.write_text(
-        re.sub(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", "", lora.read_text(), flags=re.MULTILINE)
-    )
+    for one in ONLY["methods"]:
+        path = tree / "methods" / f"{one}.yaml"
+        others = re.compile(r"^(claims|shares|relations|closed_forms):\n(?:[ -].*\n)+", re.MULTILINE)
+        path.write_text(others.sub("", path.read_text()))
+    gone = {key for shelf, names in ONLY.items() for key in {*getattr(kb, shelf)} - names}
+    for path in (tree / "taxonomy").rglob("*.yaml"):
+        data = yaml.safe_load(path.read_text())
+        if (left := _without(data, gone)) != data:
+            path.write_bytes(entries.written(left))
+    studies = {key: one for key, one in yaml.safe_load((tree / "evidence" / "studies.yaml").read_text()).items()
+               if one.get("model") not in gone}  # fmt: skip
+    (tree / "evidence" / "studies.yaml").write_text(yaml.safe_dump(studies))
+    for path in (tree / "evidence").glob("*.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["method"] in ONLY["methods"]]
+        path.write_text("".join(f"{line}\n" for line in lines)) if path.stem in studies else path.unlink()
+    (tree / "studies").mkdir()
+    plain = yaml.safe_load((ROOT / "studies" / "tiny.yaml").read_text())
+    only = sorted(ONLY["methods"])
+    plain |= {"methods": only, "baselines": only, "canary": {"full": only[0], "reversed": only[0]}}
+    (tree / "studies" / "tiny.yaml").write_bytes(entries.written(plain))
+    lines = [json.dumps(run) for run in _runs(kb, tree / "studies")]
+    (tree / "studies" / "tiny.jsonl").write_text("\n".join(lines) + "\n")
+    texts = [path.read_text() for path in tree.rglob("*.*") if path.suffix in (".yaml", ".jsonl")]
+    whole = (ROOT / "taxonomy" / "references.bib").read_text()
+    blocks = {m[1]: m[0] for m in re.finditer(r"^@\w+\{([^,]+),.*?^\}\n", whole, re.MULTILINE | re.DOTALL)}
+    named = [block for key, block in blocks.items() if any(key in text for text in texts)]
+    (tree / "taxonomy" / "references.bib").write_text("\n".join(named))
+
+
+def _runs(kb: KnowledgeBase, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the first test runs of a study, with made-up results."""
+    study = Study(kb, load_design(folder / "tiny.yaml"), folder, (), "0" * 16)
+    for job in study.due({}):
+        if job.split == "test":
+            sizes = {"train": 100, **{split: job.asked["task"][split] for split in ("validation", "test")}}
+            nothing = ("error", "curve", "trained", "stored", "stored_bytes", "step_seconds", "peak_bytes")
+            yield dict.fromkeys((*nothing, "predicted_bytes")) | {
+                "run": job.key, "study": "tiny", "arm": job.arm.name, "rung": job.rung, "learning_rate": job.rate,
+                "asked": job.asked, "metric": "accuracy", "value": 1.0, "loss": 0.0, "head": 1,
+                "answers": "f" * (sizes["test"] // 4), "seconds": 1.0, "model": "", "sizes": sizes, "commonest": 0.1,
+                "versions": {}, "hardware": {}, "started": "",
+            }  # fmt: skip
+
+
+def _without(value: Any, gone: set[str]) -> Any:
+    """Return data without the keys, values and items that are gone, and without records about them."""
+
+    def kept(one: Any) -> bool:
+        about = [one.get(field) for field in ("method", "like", "needs")] if isinstance(one, dict) else [one]
+        return not any(isinstance(name, str) and name in gone for name in about)
+
+    if isinstance(value, dict):  # types, tables and builds of a library only name each other
+        tables = {key: value[key] for key in ("types", "tables", "builds") if key in value}
+        rest = {key: _without(one, gone) for key, one in value.items() if key not in gone and kept(one)}
+        return rest | tables
+    return [_without(one, gone) for one in value if kept(one)] if isinstance(value, list) else value
 
 
 def _judged(rng: random.Random, world: World, method: str, content: bytes, *, inert: bool = False) -> Case:
@@ -130,6 +191,9 @@ def judged(kb: KnowledgeBase, method: str, model: str, content: bytes, *, inert:
     words = [
         ["cost", method, "--model", model], ["show", method], ["export", method, "--model", model], ["cite", method],
         ["memory", method, "--model", model, "--batch", "1", "--seq", "8"],
+        ["memory", method, "--model", model, "--batch", "2", "--seq", "8", "--checkpointing", "--gpus", "2"],
+        ["fit", method, "--model", model, "--gpu", "24GiB"], ["serving", method, "--model", model],
+        ["deepspeed", method, "--model", model, "--gpus", "2", "--stage", "3"],
     ]  # fmt: skip
     for line in words if checked.code == 0 else words[:1]:
         result, more = command(line, kb)

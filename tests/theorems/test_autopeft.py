@@ -8,14 +8,14 @@ import itertools
 import pytest
 import torch
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import layout
 from reference_impls import autopeft
 from reference_impls.autopeft import Configuration
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def subsets(n: int) -> list[frozenset[int]]:

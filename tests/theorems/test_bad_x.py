@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-import peftonomy
 from peftonomy.conformance import tiny
 from reference_impls import bad_x, mad_x
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 @pytest.mark.parametrize("k", [1, 3])

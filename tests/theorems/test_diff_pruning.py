@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.checks import shake
 from peftonomy.conformance.trial import layout
 from reference_impls import diff_pruning
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def gate(alpha: float, *, structured: bool = False, low: float = -1.5, high: float = 1.5) -> diff_pruning.Gate:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-import peftonomy
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import hyperformer_pp
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def adapted(family: str = "t5") -> nn.Module:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.checks import shake
 from peftonomy.conformance.trial import layout
 from reference_impls import _kit as kit
 from reference_impls import kernel_mix
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 RANKS: dict[str, Any] = {"q_rank": 2, "v_rank": 3, "mix": False}
 
 

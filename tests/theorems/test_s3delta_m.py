@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import layout
 from reference_impls import _kit as kit
 from reference_impls import s3delta_m
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def applied(family: str, kept: float) -> nn.Module:

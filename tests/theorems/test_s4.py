@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-import peftonomy
 from reference_impls import _kit as kit
 from reference_impls import s4
 from reference_impls.s4 import Design
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 @functools.cache

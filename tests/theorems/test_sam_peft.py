@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import layout
 from reference_impls import _sparse as sparse
 from reference_impls import sam_peft
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def best_value(gradient: Tensor, hessian: Tensor, entries: list[int]) -> float:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from reference_impls import sparseadapter
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def adapted(*, kept: float, score: str = "snip", bottleneck: int = 4) -> nn.Module:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import threshold_mask
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 PAPER = ("attn.*", "mlp.*", "pooler")
 
 

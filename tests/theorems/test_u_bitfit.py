@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import peftonomy
 from peftonomy.conformance import tiny
 from peftonomy.conformance.trial import layout
 from reference_impls import _sparse as sparse
 from reference_impls import s_bitfit, u_bitfit
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
-KB = peftonomy.load()
 
 
 def losses(model: nn.Module, family: str, steps: int) -> Iterator[Tensor]:

@@ -39,6 +39,11 @@ class Answers extends Tool {
     ];
     if (cost.head) facts.push(this.ledger("New task head", this.out_("head", cost.head), "counted apart"));
     if (cost.positions) facts.push(this.ledger("Extra positions", this.out_("positions", cost.positions), "in every sequence"));
+    var combined = peft.data.methods[s.method].combines ? peft.combination(s.method, this.question()) : null;
+    if (combined) facts.push(
+      this.ledger("Inputs of the merge", this.out_("inputs_bytes", combined.inputs_bytes), "bytes: " + number(combined.inputs) + " × " + bytes(combined.each_bytes) + ", " + peft.data.methods[combined.of].name),
+      this.ledger("Peak of the merge", this.out_("merge_peak", combined.peak), "bytes: " + bytes(combined.weights) + " for the model and " + bytes(combined.temporary) + " besides")
+    );
     var meter = make("div", { class: "pf-meter", "aria-hidden": "true" }, make("i", {}));
     meter.firstChild.style.width = Math.min(100, cost.percent) + "%";
     return [

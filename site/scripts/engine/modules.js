@@ -103,6 +103,8 @@ function dimsOf(inv) {
   }
   return merge(inv.backbone.dims, inv.backbone.own[inv.stacks[0]], {
     n_layers: layers(""), n_encoder_layers: layers("encoder"), n_decoder_layers: layers("decoder"),
-    n_attention: total(inv.blocks.filter(function (b) { return b.kind === "attention"; }), "n")
+    n_attention: total(inv.blocks.filter(function (b) { return b.kind === "attention"; }), "n"),
+    n_encoders: inv.stacks.filter(function (name) { return name.indexOf("encoder") === 0; }).length,
+    n_inputs: INPUTS.filter(function (role) { return inv.modules.some(function (m) { return m.role === role; }); }).length
   });
 }

@@ -1,6 +1,6 @@
 var EXACT = Math.pow(2, 53), LARGEST = Math.pow(2, 31), INDEX_BYTES = 4, SHOWN = 80, MOST_STEPS = 200000;
 var BYTES = { float64: 8, float32: 4, bfloat16: 2, float16: 2 };
-var LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
+var INPUTS = ["embed.token", "embed.patch", "embed.audio"], LINEAR = ["linear", "conv1d"], OF_PARAMETERS = ["weight", "bias", "norm"], SUMS = ["trained", "stored", "bits", "indices", "served", "served_bits"];
 var SAVED_BY_PEFT = /(classifier|score)(\.|$)/, ANSWERS_SAVED_BY_PEFT = /qa_outputs(\.|$)/, NUMBER = /(^|\.)\d+(\.|$)/;
 var data = null, formulas = null, held = new Map();
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
-from ..schema.base import Entry, Id, Line, Name, Stem, Value, validated
+from .base import Entry, Id, Line, Name, Stem, Value, validated
 
 __all__ = ["Canary", "Design", "Model", "Rung", "Task", "Tuning", "load_design"]
 
@@ -142,8 +143,17 @@ class Design(Entry):
     record: list[Literal["memory", "curve"]] = []
     """`memory`: the peak of a real step, in the first test run of each arm. `curve`: the loss of every step."""
 
+    def named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield every method that the study names, with its place in the file."""
+        for field in ("methods", "baselines"):
+            yield from (((field, i), method) for i, method in enumerate(getattr(self, field)))
+        yield from ((("set", method), method) for method in self.set)
+        yield from ((("canary", name), method) for name, method in self.canary.model_dump().items())
+
     @model_validator(mode="after")
     def _whole(self) -> Design:
+        if self.task.test < 2:  # an interval needs two examples
+            raise ValueError("task.test: at least 2 examples were expected")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("each seed once was expected")
         if self.tuning.seed in self.seeds:
@@ -153,6 +163,6 @@ class Design(Entry):
         return self
 
 
-def load_design(path: Path) -> Design:
-    """Read a study. Raises DataError with every problem of the file."""
-    return validated(Design, load_yaml(path, str(path)))
+def load_design(path: Path, name: str | None = None) -> Design:
+    """Read a study. name: the file's name in messages. Raises DataError with every problem of the file."""
+    return validated(Design, load_yaml(path, name or str(path)))

@@ -19,14 +19,14 @@ from . import _merging, _recipe
 
 
 def apply(
-    model: nn.Module, *, tasks: int = 7, keep: float = 0.2, scale: float = 1.0, name: str = "ties"
+    model: nn.Module, *, tasks: int = 7, keep: float = 0.2, scale: float = 1.0, name: str = "ties_merging"
 ) -> nn.Module:
     """Freeze the model. Its weights stay the pretrained ones until `combine`."""
     _recipe.keep(model, name, tasks=tasks, keep=keep, scale=scale)
     return model
 
 
-def combine(model: nn.Module, inputs: Sequence[_merging.Input], *, name: str = "ties") -> nn.Module:
+def combine(model: nn.Module, inputs: Sequence[_merging.Input], *, name: str = "ties_merging") -> nn.Module:
     """Merge fine-tuned models into the weights."""
     merge_into(_merging.own(model), inputs, **_merging.settings(model, inputs, name))
     return model
@@ -39,17 +39,24 @@ def merge_into(weights: Mapping[str, Tensor], inputs: Sequence[_merging.Input], 
     more = balance(weights, inputs, bounds)
     majority = (more > 0) - (more < 0)
     for name, weight in weights.items():
-        changes = weight.new_empty((len(inputs), *weight.shape))
-        for row, given, least in zip(changes, inputs, bounds, strict=True):
-            row.copy_(trimmed(_merging.change(given, name, weight), least))
-        sign = changes.sum(0).sign_()
-        sign.masked_fill_(sign == 0, majority)
-        for row in changes:
-            row.mul_(row * sign > 0)                # what disagrees becomes zero
-        count, total = sign.zero_(), changes.sum(0)
-        for row in changes:
-            count.add_(row != 0)
-        weight.add_(total.div_(count.clamp_(min=1)), alpha=scale)
+        weight.add_(agreed(name, weight, inputs, bounds, majority), alpha=scale)
+
+
+def agreed(
+    name: str, weight: Tensor, inputs: Sequence[_merging.Input], bounds: Sequence[float], majority: int
+) -> Tensor:
+    """Return the mean of the trimmed changes of one weight that have the elected sign."""
+    changes = weight.new_empty((len(inputs), *weight.shape))
+    for row, given, least in zip(changes, inputs, bounds, strict=True):
+        row.copy_(trimmed(_merging.change(given, name, weight), least))
+    sign = changes.sum(0).sign_()
+    sign.masked_fill_(sign == 0, majority)
+    for row in changes:
+        row.mul_(row * sign > 0)                    # what disagrees becomes zero
+    count, total = sign.zero_(), changes.sum(0)
+    for row in changes:
+        count.add_(row != 0)
+    return total.div_(count.clamp_(min=1))
 
 
 def bound(weights: Mapping[str, Tensor], given: _merging.Input, keep: float) -> float:
@@ -85,7 +92,7 @@ def balance(weights: Mapping[str, Tensor], inputs: Sequence[_merging.Input], bou
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Merge recorded models of two matrices; for the golden vectors."""
     weights, given = _merging.recorded(model, inputs)
-    settings = _merging.settings(model, given, "ties")
+    settings = _merging.settings(model, given, "ties_merging")
     bounds = [bound(weights, one, settings["keep"]) for one in given]
     found = {"bounds": torch.tensor(bounds), "balance": torch.tensor(balance(weights, given, bounds))}
     merge_into(weights, given, **settings)
