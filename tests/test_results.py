@@ -43,7 +43,7 @@ def test_commands_and_files(base: Path, own: KnowledgeBase, run: Run, tmp_path: 
     save(own.results["tiny"], again)
     assert again.read_bytes() == (base / "studies" / "tiny.json").read_bytes()
     sound = again.read_text(encoding="utf-8")
-    for old, new in (('"lora@1000"', '"lora@many"'), ('"step_seconds": 0.1', '"step_seconds": -0.1')):  # pages draw them
+    for old, new in (('"lora@1000"', '"lora@many"'), ('"step_seconds": 0.1', '"step_seconds": -0.1')):
         again.write_text(sound.replace(old, new, 1), encoding="utf-8")
         with pytest.raises(peftonomy.DataError, match="expected"):
             load_results(again, "x.json", "x.jsonl")
