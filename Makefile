@@ -18,9 +18,12 @@ JOBS   ?= 2
 bin   := $(VENV)/bin
 other := $(VENV)-adapters
 pip   := $(bin)/python -m pip --disable-pip-version-check install --quiet
-tests := OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
+tests := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(bin)/pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: site test check lint chromium bench mutants fuzz grid drift pictures clean
+# Linters run beside tests, and one environment is installed beside the other.
+MAKEFLAGS += --jobs=$(JOBS)
+
+.PHONY: site test suite check quick lint chromium bench mutants fuzz grid drift pictures clean
 .DELETE_ON_ERROR:
 
 site: $(VENV)/site.stamp
@@ -31,10 +34,14 @@ ifneq ($(SERVE),0)
 	$(bin)/peftonomy site serve --dir build/site --port $(PORT)
 endif
 
-test: $(VENV)/dev.stamp $(other)/stamp lint
+test: lint suite
+
+suite: $(VENV)/dev.stamp $(other)/stamp
 	CHROMIUM=$$(.ci/chromium) && export CHROMIUM && ADAPTERS_PYTHON=$(other)/bin/python $(tests)
 
-check: $(VENV)/dev.stamp lint
+check: lint quick
+
+quick: $(VENV)/dev.stamp
 	$(bin)/peftonomy check
 	$(tests) -m "not slow and not browser and not torch"
 

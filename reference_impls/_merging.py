@@ -1,6 +1,7 @@
-"""What methods share that merge whole models: they change the pretrained weights in place, and add no tensor.
+"""What methods share that merge trained models or adapters.
 
 An input maps the names of parameters to their values. Each is read when it is needed, so inputs may lie in files.
+Methods that merge whole models change the pretrained weights in place, and add no tensor.
 """
 
 from __future__ import annotations
@@ -43,6 +44,13 @@ def add(weights: Mapping[str, Tensor], inputs: Sequence[Input], scale: float) ->
         for given in inputs:
             total.add_(change(given, name, weight))
         weight.add_(total, alpha=scale)
+
+
+def pair(host: kit.Child, name: str) -> tuple[str, str]:
+    """Return the names of the factors of LoRA at the same place as a method's child; name: that of the method."""
+    assert host.site is not None
+    path = f"{host.site.path}.lora{host.attached.removeprefix(name)}"
+    return f"{path}.A", f"{path}.B"
 
 
 def recorded(

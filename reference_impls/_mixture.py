@@ -26,7 +26,8 @@ class Mixture(kit.Child):
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         omega = self.shares(x)
         low: Tensor = self.dropout(x) @ self.A.flatten(0, 1).T                              # (..., experts * r)
-        weighed = (omega.unsqueeze(-1) * low.unflatten(-1, self.A.shape[:2])).flatten(-2)   # (..., experts * r)
+        each: Tensor = low.unflatten(-1, self.A.shape[:2])                                  # (..., experts, r)
+        weighed = (omega.unsqueeze(-1) * each).flatten(-2)                                  # (..., experts * r)
         up = self.B.transpose(1, 2).flatten(0, 1)                                           # (experts * r, d_out)
         mixed: Tensor = y + self.scale * (weighed @ up)
         return mixed

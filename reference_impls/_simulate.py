@@ -301,12 +301,11 @@ def taken(model: nn.Module, run: Callable[[], Any]) -> int:
     with Memory() as memory:
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.detach()                     # the mode sees its storage
-        before = memory.begin()
+        before: int = memory.begin()
         run()
         memory.ends("optimizer")
-    _, peaks = memory.account()
-    most: int = peaks["optimizer"] - before
-    return most
+    peak: int = memory.account()[1]["optimizer"]
+    return peak - before
 
 
 class Training:

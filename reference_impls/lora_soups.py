@@ -7,12 +7,13 @@ side, frozen. `combine` copies them from trained LoRAs. Trained: w (tasks), one 
 inference the products are added to W_0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from . import _kit as kit
+from . import _merging
 
 
 class Soup(kit.Child):
@@ -53,14 +54,14 @@ def apply(
 
 
 @torch.no_grad()
-def combine(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]]) -> nn.Module:
+def combine(model: nn.Module, inputs: Sequence[_merging.Input]) -> nn.Module:
     """Copy the factors of trained LoRAs, which have the same rank and targets."""
-    for site, soup in kit.at_sites(model, "lora_soups", Soup):
+    for _, soup in kit.at_sites(model, "lora_soups", Soup):
         assert len(inputs) == len(soup.w), f"found {len(inputs)} inputs, expected {len(soup.w)}"
-        path = f"{site.path}.lora{soup.attached.removeprefix('lora_soups')}"
+        first, second = _merging.pair(soup, "lora_soups")
         for a, b, given in zip(soup.A.chunk(len(inputs)), soup.B.chunk(len(inputs), 1), inputs, strict=True):
-            a.copy_(given[f"{path}.A"])
-            b.copy_(given[f"{path}.B"])
+            a.copy_(given[first])
+            b.copy_(given[second])
     return model
 
 

@@ -110,11 +110,14 @@ def apply(
 
 
 def around(model: Any, coupling: Coupling) -> list[Any]:
-    """Put the coupling behind the token embeddings of every stack, and its inverse before the output embedding."""
+    """Put the coupling behind the token embeddings of every stack, and its inverse before the output embedding.
+
+    A stack that reads sounds begins with a convolution and has none.
+    """
     base = model.base_model
     stacks = [base.encoder, base.decoder] if hasattr(base, "encoder") and hasattr(base, "decoder") else [base]
     tables = dict.fromkeys(stack.get_input_embeddings() for stack in stacks)
-    hooks = [table.register_forward_hook(coupling.enter) for table in tables]
+    hooks = [table.register_forward_hook(coupling.enter) for table in tables if not isinstance(table, nn.Conv1d)]
     head = model.get_output_embeddings()
     return hooks + ([] if head is None else [head.register_forward_pre_hook(coupling.leave)])
 

@@ -23,7 +23,7 @@ class MixedHeads(kit.Child):
         self.G = nn.Parameter(0.02 * torch.randn(experts, d_out // heads))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        heads = y.unflatten(-1, (len(self.L), -1)).clone()      # (..., heads, head_dim); as a fused slice must be
+        heads: Tensor = y.unflatten(-1, (len(self.L), -1)).clone()      # (..., heads, head_dim); fused slices need it
         omega = torch.softmax(heads @ self.G.T, dim=-1)                         # (..., heads, experts)
         vectors = torch.einsum("...he,hed->...hd", omega, self.L)
         scaled: Tensor = (heads * vectors).flatten(-2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,32 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--method", action="append", default=[], metavar="ID", help=about)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave what helps tests unread, and with `-m "not torch and ..."` the modules that the mark excludes.
-
-    Pytest would import each helper to look for examples in its docstrings.
-    """
-    helps = Path(__file__).parent in collection_path.parents and not collection_path.name.startswith("test_")
-    if collection_path.suffix == ".py" and helps:
-        return True
-    left_out = re.findall(r"not (\w+)", config.option.markexpr) if " or " not in config.option.markexpr else []
-    if collection_path.suffix != ".py" or not left_out:
-        return None
-    text = collection_path.read_text(encoding="utf-8")
-    marks = re.search(r"^pytestmark = (\[.*?^\]|[^\n]*)", text, re.MULTILINE | re.DOTALL)
-    excluded = marks is not None and any(f"mark.{name}" in marks[1] for name in left_out)
-    imports = "torch" in left_out and re.search(r"^(import|from) (torch|reference_impls)\b", text, re.MULTILINE)
-    return True if excluded or imports else None
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `--method`, keep the tests that have one of these methods among their parameters.
 
-    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one.
+    The example of `peftonomy.site` makes every page, which takes as long as a slow test: it is marked as one, and comes
+    first, so that no worker waits for it at the end.
     """
-    for item in items:
-        if item.nodeid.endswith("::peftonomy.site"):
-            item.add_marker(pytest.mark.slow)
+    for item in [item for item in items if item.nodeid.endswith("::peftonomy.site")]:
+        item.add_marker(pytest.mark.slow)
+        items.remove(item)
+        items.insert(0, item)
     wanted = set(config.getoption("--method"))
     if wanted:
         dropped = [item for item in items if not wanted & set(methods_of(item))]

@@ -46,9 +46,9 @@ def published(base: Path) -> Path:
     )  # fmt: skip
     data = {
         "study": "tiny", "about": "A small model reads digits.", "model": "bert", "kind": "encoder",
-        "metric": "accuracy", "commonest": 0.1, "steps": 100, "seeds": 2, "arms": 9,
+        "metric": "accuracy", "commonest": 0.1, "steps": 100, "seeds": 2,
         "baselines": ["lora", "full_fine_tuning"],
-        "runs": digest(studies / "tiny.jsonl", ""), "failures": {}, "refused": {}, "unfinished": ["full_fine_tuning"],
+        "runs": digest(studies / "tiny.jsonl", ""), "failures": {},
         "results": [
             {
                 "arm": arm, "method": method, "control": control, "setting": {}, "hyperparameters": {}, "value": value,

@@ -7,6 +7,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from peftonomy import ConfigError
@@ -87,6 +88,42 @@ def test_the_shadow_copies_the_head_of_its_task_only() -> None:
         same({"peft_type": "SHADOW", "task_type": "SEQ_CLS"}, kind, settings)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_that_a_copied_config_computes(family: str) -> None:
+    """A family says which absent sizes `transformers` computes in the model instead of writing them into the config."""
+    kind, settings = FAMILIES[family]
+    config_class = getattr(transformers, kind).config_class
+    for name, key in KB.families[config_class.model_type].config.items():
+        if key.default is not None and key.default.names and key.type != "layers":
+            label = key.key or name
+            config = config_class(**{n: v for n, v in settings.items() if n not in (label, *key.aliases)})
+            assert key.follows == (getattr(config, label, None) is None), label
+
+
+NARROW = [("phi3", {}, {"shadow_num_attention_heads": 6}), ("qwen2", {}, {"shadow_num_attention_heads": 2}),
+          ("gpt2", {"n_inner": None}, {"shadow_hidden_size": 12}), ("starcoder2", {}, {"shadow_hidden_size": 8}),
+          ("llama", {}, {"shadow_hidden_size": 12, "shadow_intermediate_size": 5})]
+
+
+@pytest.mark.parametrize(("family", "settings", "sizes"), NARROW)
+def test_a_narrow_shadow(family: str, settings: dict[str, Any], sizes: dict[str, Any]) -> None:
+    kind, usual = FAMILIES[family]
+    same({"peft_type": "SHADOW", "r": 2, **sizes}, kind, usual | settings)
+
+
+@pytest.mark.parametrize("family", ["bart", "whisper", "bert"])
+def test_no_shadow_of_an_encoder(family: str) -> None:
+    """peft builds it beside a decoder that reads an encoder, and fails when the two inputs differ in length."""
+    model = plain(*FAMILIES[family], "cpu")
+    backbone, asked = question(model)
+    with pytest.raises(ConfigError, match="peft_type: .* requires n_encoder_layers == 0"):
+        KB.adapter({"peft_type": "SHADOW"}, backbone, **asked)
+    if family == "bart":
+        ids = torch.ones(2, 7, dtype=torch.long)
+        with pytest.raises(ValueError, match="does not match base hidden"):
+            wrapped(model, {"peft_type": "SHADOW"})(input_ids=ids, decoder_input_ids=ids[:, :5])
+
+
 def test_a_copy_of_a_targeted_matrix() -> None:
     config = LORA | PARAMETER | {"target_modules": ["q_proj"], "modules_to_save": ["0.self_attn"]}
     with pytest.raises(ConfigError, match="modules_to_save: .* without a parameter of target_parameters"):
@@ -103,6 +140,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "init_lora_weights of a convolution": ("vit", LORA | {"target_modules": ["projection"],
                                                           "init_lora_weights": "pissa"}),
     "kasa_config of a Conv1D": ("gpt2", LORA | {"target_modules": ["c_attn"], "kasa_config": {}}),
+    **{f"init_lora_weights of experts by {word}": ("mixtral", LORA | {
+        "target_modules": [], "target_parameters": ["down_proj"], "init_lora_weights": word})
+       for word in ("pissa", "olora", "orthogonal")},
+    "init_lora_weights, lora_bias": ("llama", LORA | {"init_lora_weights": "orthogonal", "lora_bias": True}),
+    "target_parameters of targets": ("llama", LORA | PARAMETER | {"target_modules": ["k_proj"]}),
+    "trainable_token_indices of a copy": ("llama", LORA | {
+        "target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "trainable_token_indices": {"lm_head": [3]}}),
     "init_lora_weights, loftq_config": ("llama", LORA | {"init_lora_weights": "loftq"}),
     "trainable_token_indices of targets": ("llama", LORA | EMBEDDING | {"trainable_token_indices": [1]}),
     "trainable_token_indices of Conv1D": ("gpt2", LORA | {"target_modules": ["wte"],

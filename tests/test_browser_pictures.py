@@ -42,7 +42,7 @@ def test_descendants_are_folded_by_category(watched: Page, address: str) -> None
 
 def test_a_table_sorts_by_keyboard(watched: Page, address: str) -> None:
     watched.goto(f"{address}measured.html")
-    table = watched.locator("table[data-sort]").first
+    table = watched.get_by_role("region", name="Runs of PEFT method comparison, MetaMathQA").locator("table")
 
     def column(n: int) -> list[str]:
         return table.locator(f"tbody tr > :nth-child({n})").all_inner_texts()
@@ -61,6 +61,26 @@ def test_a_table_sorts_by_keyboard(watched: Page, address: str) -> None:
     table.get_by_role("button", name="Method").click()
     names = [name.strip().lower() for name in column(1)]
     assert names == sorted(names)
+
+
+def test_categories_of_results_hide_and_show(watched: Page, address: str) -> None:
+    watched.goto(f"{address}measured.html")
+    part = watched.locator("[data-filtered]").first
+    key = part.locator(".pf-key").first
+    name = key.inner_text().strip()
+    hue = key.locator("i").get_attribute("class")
+    rows, points = part.locator(f"tr[data-hue='{(hue or '').removeprefix('hue-')}']"), part.locator(f"svg .dot.{hue}")
+    assert name
+    assert rows.count() > 0
+    assert points.count() > 0
+    for pressed, hidden in (("false", True), ("true", False)):
+        key.click()
+        expect(key).to_have_attribute("aria-pressed", pressed)
+        for found in (rows.first, points.first):
+            if hidden:
+                expect(found).to_be_hidden()
+            else:
+                expect(found).to_be_visible()
 
 
 def test_pictures_fit_a_phone(watched: Page, address: str) -> None:

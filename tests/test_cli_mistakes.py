@@ -94,8 +94,8 @@ MISTAKES = {
     "check README.md": (1, "README.md", "no file of this knowledge base"),
     "--root /no/such/folder methods": (2, "/no/such/folder", "does not exist"),
     "completion tcsh": (2, "'tcsh'", "bash"),
-    "bench report \ud800((": (2, "'\\ud800((' is no path", "STUDY"),
-    "merge-check --model gpt2 --to nf4 \ud800": (2, "'\\ud800' is no path", "ADAPTER"),
+    "bench report \ud800((": (2, "'\\\\ud800((' is no path", "STUDY"),
+    "merge-check --model gpt2 --to nf4 \ud800": (2, "'\\\\ud800' is no path", "ADAPTER"),
     "site serve --port 99999": (2, "99999", "65535"),
 }
 

@@ -33,7 +33,7 @@ def test_the_inputs_are_whole_models_and_so_is_the_result(kb: KnowledgeBase) -> 
 
 def test_the_largest_pass_counts(kb: KnowledgeBase) -> None:
     """The first holds the sizes of a whole model, the second the changes of all models at one parameter."""
-    first, second = (kb["ties"].combination(MODEL, tasks=n, dtype="float32") for n in (2, 40))
+    first, second = (kb["ties_merging"].combination(MODEL, tasks=n, dtype="float32") for n in (2, 40))
     assert first.temporary == 4 * (NUMBERS + 2 * LARGEST)
     assert second.temporary == LARGEST * (4 * 42 + 1)
 
@@ -72,8 +72,8 @@ def test_what_has_no_answer_is_refused_in_a_line(
 
 
 def test_the_command_prints_what_python_returns(kb: KnowledgeBase, run: Run) -> None:
-    line = "merge ties --model roberta_base --set tasks=3 --dtype float32"
-    found = kb["ties"].combination("roberta_base", tasks=3, dtype="float32")
+    line = "merge ties_merging --model roberta_base --set tasks=3 --dtype float32"
+    found = kb["ties_merging"].combination("roberta_base", tasks=3, dtype="float32")
     assert json.loads(run(f"{line} --json").out) == json.loads(json.dumps(found.to_dict()))
     printed = run(line).out
     assert f"{found.peak:,}" in printed

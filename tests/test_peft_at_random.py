@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.peft_random import cases, drawn, outcomes
+from tests import peft_pairs
+from tests.peft_random import cases, drawn, outcomes, theirs
 
 from .grid import WHOLE
 
@@ -16,6 +17,7 @@ pytestmark = [
 ]
 SEED, CHUNK = 20, 50
 CASES = 10_000 if WHOLE else 200
+PAIRS = 4_000 if WHOLE else 60
 
 
 @pytest.mark.parametrize("start", range(0, CASES, CHUNK))
@@ -25,6 +27,17 @@ def test_at_random(start: int) -> None:
         (name, form, outcome.detail, outcome.ours, outcome.theirs, case.family, case.config)
         for name, case, answer in cases(SEED, CHUNK, start=start)
         for form, outcome in outcomes(case, answer).items()
+        if outcome.word == "wrong"
+    ]
+    assert wrong == []
+
+
+def test_pairs_of_options() -> None:
+    """Two options of the most used types on each kind of module; all of them with `python -m tests.peft_pairs`."""
+    wrong = [
+        (name, form, outcome.detail, outcome.ours, outcome.theirs)
+        for name, case in random.Random(SEED).sample([*peft_pairs.cases()], PAIRS)
+        for form, outcome in outcomes(case, theirs(case)).items()
         if outcome.word == "wrong"
     ]
     assert wrong == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ import peftonomy
 from peftonomy import KnowledgeBase, UsageError
 from peftonomy.schema.results import load_results
 from peftonomy.site import _engine, _measured
+from peftonomy.site._method import method_page
 from peftonomy.site._site import Site
 from peftonomy.studies.own import save
 
@@ -34,7 +36,7 @@ def own(base: Path) -> KnowledgeBase:
 
 def test_commands_and_files(base: Path, own: KnowledgeBase, run: Run, tmp_path: Path) -> None:
     printed = run(f"--root {base} evidence lora --ours").out
-    assert "A small model reads digits. 6 of 9 arms so far." in printed
+    assert "A small model reads digits. 6 of 6 arms so far." in printed
     assert "again: peftonomy bench run studies/tiny.yaml --method lora --out again.jsonl" in printed
     found = json.loads(run(f"--root {base} evidence lora --ours --study tiny --json").out)
     assert [(one["arm"], one["group"], one["groups"]) for one in found] == [("lora", 2, 4), ("lora@1000", 2, 4)]
@@ -43,6 +45,7 @@ def test_commands_and_files(base: Path, own: KnowledgeBase, run: Run, tmp_path: 
     save(own.results["tiny"], again)
     assert again.read_bytes() == (base / "studies" / "tiny.json").read_bytes()
     sound = again.read_text(encoding="utf-8")
+    # pages draw both
     for old, new in (('"lora@1000"', '"lora@many"'), ('"step_seconds": 0.1', '"step_seconds": -0.1')):
         again.write_text(sound.replace(old, new, 1), encoding="utf-8")
         with pytest.raises(peftonomy.DataError, match="expected"):
@@ -76,7 +79,7 @@ def test_groups_rank_and_may_be_left_out(own: KnowledgeBase) -> None:
 def test_pages_and_tables(own: KnowledgeBase) -> None:
     site = Site(own, "")
     (every,), (one,) = _measured.ours(site), _measured.ours(site, own["lora"])
-    assert (every["finished"], every["arms"], every["controls"], every["groups"]) == (6, 9, 2, 4)
+    assert (every["finished"], every["arms"], every["controls"], every["groups"]) == (6, 6, 2, 4)
     assert [row["name"] for row in every["rows"]][-2:] == ["Head alone", "Updates with the wrong sign"]
     assert [row["name"] for row in one["rows"]] == ["LoRA", "LoRA, at most 1,000 parameters"]
     assert one["rows"][0]["command"].endswith("--method lora --out again.jsonl")
@@ -91,5 +94,12 @@ def test_pages_and_tables(own: KnowledgeBase) -> None:
     assert [(row["arm"], float(row["seed_2"]), row["lora_p"]) for row in rows[:3]] == [
         ("ia3", 0.7, "0.5"), ("bitfit", 0.69, "0.5"), ("lora", 0.5, ""),
     ]  # fmt: skip
+    rates = method_page(site, own["lora"]).partition("{ #learning-rates }")[2]
+    assert "From 0.0001 to 0.01." in rates
+    assert re.search(r'data-value="0.0005">0.0005</th><td>[^<]* authors</td><td>RoBERTa base</td>', rates)
+    assert own["lora"].learning_rates[-1] == {
+        "values": [0.01], "by": "ours", "model": "bert", "task": "A small model reads digits.",
+        "note": "the best of 0.01", "source": "studies/tiny.yaml",
+    }  # fmt: skip
     page = _measured.measured_page(site)
-    assert "<strong>6 of 9 arms so far</strong>, 2 of them controls" in page
+    assert "<strong>6 of 6 arms so far</strong>, 2 of them controls" in page

@@ -192,6 +192,12 @@ x = 1
 
 <p>hidden as well</p></section>
 
+<details><summary>One</summary>1</details>
+<details><summary>Two</summary>2</details>
+## Next { #next }
+
+<nav>here</nav>
+
 ## In { #in }
 
 <div>seen</div> and then prose
@@ -228,6 +234,12 @@ x = 1
 ```
 
 ## Out { #out }
+
+-
+
+-
+-
+## Next { #next }
 
 -
 

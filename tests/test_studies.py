@@ -20,7 +20,7 @@ from peftonomy import DataError, UsageError
 from peftonomy.schema.design import Task, load_design
 from peftonomy.schema.runs import Record, read_runs
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study, model_place
-from peftonomy.studies.own import results
+from peftonomy.studies.own import arms, results
 from peftonomy.studies.parts import read_task
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Runs
@@ -429,7 +429,7 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
     copy = base / "studies" / "tiny.yaml"
     assert run(f"bench report {copy} --save").out == printed.out.replace(str(TINY), str(copy))
     own = peftonomy.load(base).results["tiny"]
-    assert (own.kind, own.arms, own.unfinished) == ("encoder", 6, [])
+    assert (own.kind, arms(peftonomy.load(base), own)) == ("encoder", 6)
     assert {one.arm: (one.value, one.low, one.group) for one in own.results} == {
         arm: (row.value, row.low, row.group) for arm, row in rows.items()
     }
@@ -459,7 +459,7 @@ def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
     for name, one in kb.results.items():
         path = root / "studies" / f"{name}.yaml"
         design, done = load_design(path), read_runs(path.with_suffix(".jsonl"))
-        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked["task"]["revision"])
+        study = Study(kb, design, path.parent, (), [*done.values()][-1].asked.task.revision)
         assert results(study, report(study, done, ""), path.with_suffix(".jsonl")) == one
 
 

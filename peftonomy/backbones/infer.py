@@ -325,8 +325,8 @@ def _modules(model: Any, prefix: str) -> Iterator[_Module]:
         for where, spec in ({place: whole} if whole else bare).items():
             names = own if whole else [where.rpartition(".")[2]]
             found = _Module(where, spec, outside, _head_dim(model, path))
-            if ties := [name for name in names if name in tied]:
-                found.tie = {"tied_to": tied[ties[0]], "ties": ties}
+            if same := [name for name in names if name in tied]:
+                found.tie = {"tied_to": tied[same[0]], "ties": same}
             found.role = "head.lm" if live is output else _role(found)
             yield found
 

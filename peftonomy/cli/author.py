@@ -26,8 +26,8 @@ def check(files: tuple[str, ...], as_json: bool) -> int:
 
     With the site extra, formulas for readers are validated too.
     """
-    from .. import check as problems_of
     from .. import site
+    from ..knowledge.check import check as problems_of
 
     kb = knowledge()
     with out.progress("checking"):

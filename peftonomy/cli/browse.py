@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..knowledge.base import KnowledgeBase, Method
 
 GROUPS = (
-    "Arms of one group cannot be told apart. The order of groups holds for this model, this task and this number of "
-    "steps."
+    "An arm cannot be told apart from the best of its group. The order of groups holds for this model, this task and "
+    "this number of steps."
 )
 """The meaning of the groups of a study."""
 
@@ -266,6 +266,8 @@ def evidence(methods: tuple[str, ...], study: str | None, ours: bool, as_json: b
 
 def _ours(kb: KnowledgeBase, wanted: Container[str], study: str | None, as_json: bool) -> None:
     """Print the results of our own studies, with 95 % intervals and groups."""
+    from ..studies.own import arms
+
     every = kb.results
     if study is not None and study not in every:
         raise UnknownName("study", study, every)
@@ -287,7 +289,7 @@ def _ours(kb: KnowledgeBase, wanted: Container[str], study: str | None, as_json:
     ]  # fmt: skip
     out.print_table(columns, rows, right=[c for c in columns[1:] if c not in ("arm", "metric", "95 %")])
     for one in asked:
-        click.echo(f"\n{one.study}: {one.about} {len(one.results):,} of {one.arms:,} arms so far. {GROUPS}")
+        click.echo(f"\n{one.study}: {one.about} {len(one.results):,} of {arms(kb, one):,} arms so far. {GROUPS}")
     for command in dict.fromkeys(one.command(row) for one, row in found):
         click.echo(f"again: {command}")
     return None

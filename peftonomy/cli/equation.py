@@ -79,6 +79,8 @@ def _converter() -> Callable[[str], str]:
     index, power = _script("_", BELOW), _script("^", ABOVE)
 
     def arguments(node: Any, l2t: Any) -> list[str]:
+        if node.nodeargd is None:  # an index of nothing
+            return [""]
         return [l2t.nodelist_to_text([one]) if one is not None else "" for one in node.nodeargd.argnlist]
 
     def fraction(node: Any, l2tobj: Any) -> str:

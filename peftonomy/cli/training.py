@@ -200,6 +200,7 @@ def choose(
     batch. If a method fits on several such GPUs only, the answer says on how many. With methods: count only these.
     """
     from ..knowledge.choose import RELAXATIONS
+    from ..memory.sharding import NOT_COVERED
 
     with out.progress("choosing"):
         found = knowledge().choose(model, methods=methods, **asked)
@@ -220,6 +221,8 @@ def choose(
     section(("does not fit", "because"), [(r.method, "; ".join(r.reasons)) for r in found.refused[:SHOWN]])
     if len(found.refused) > SHOWN:
         click.echo(f"and {len(found.refused) - SHOWN} more, which --json lists")
+    if found.sharding is not None:
+        click.echo(f"Memory of one of {found.sharding.gpus:,} GPUs. Not covered: {NOT_COVERED}.")
     return None
 
 

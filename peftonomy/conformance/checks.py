@@ -129,6 +129,7 @@ def merging(trial: Trial) -> None:
     shake(model)
     wanted = trial.outputs(model)
     if not all(place.spec.selecting for place in trial.places):
+        assert hasattr(trial.reference, "merge"), "the entry says that the method merges, the module cannot"
         trial.reference.merge(model)
     _same(trial.outputs(model), wanted, "merging changed the outputs")
     plain = tiny.plain(trial.family)

@@ -84,7 +84,7 @@ def differing(held: Draws, start: Start) -> Iterator[str]:
     """Yield the difference between the draws and a start; at most one."""
     placed = [(place, drawn) for place, drawn in held.places if drawn]
     laws = [start.at(place.known) for place, _ in placed]
-    for check in (_exactly, partial(_as_computed, held.own), partial(_as_drawn, start), _orthogonal, _random):
+    for check in (_exactly, partial(_as_computed, held.own), partial(_as_drawn, start, held.own), _orthogonal, _random):
         problem = check(placed, laws)
         if problem:
             yield problem
@@ -150,17 +150,19 @@ def _copied(place: Place, draw: Tensor, own: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _as_drawn(start: Start, placed: Placed, laws: Sequence[Distribution]) -> str:
+def _as_drawn(start: Start, own: Mapping[str, Tensor], placed: Placed, laws: Sequence[Distribution]) -> str:
     """Check that a drawn start differs from seed to seed, and that no plain distribution describes it.
 
     A text that names its distribution is accepted: the parameters may come from the backbone, which formulas cannot
-    use.
+    use. Rows of a matrix of the backbone are accepted, whatever distribution they have.
     """
     mine = [drawn for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "drawn"]
     if not mine:
         return ""
     if all(torch.equal(draw, drawn[0]) for drawn in mine for draw in drawn):
         return "is the same for every seed"
+    if all(any(_chosen(draw, value.double()) for value in own.values()) for drawn in mine for draw in drawn):
+        return ""
     z = torch.cat([((d := torch.stack(drawn)) - d.mean()).flatten() / d.std().clamp_min(1e-30) for drawn in mine])
     alone = all(map(_independent, (drawn[0] for drawn in mine)))
     kurtosis, furthest = (z**4).mean().item() - 3, z.abs().max().item()
@@ -176,6 +178,13 @@ def _as_drawn(start: Start, placed: Placed, laws: Sequence[Distribution]) -> str
         if abs(kurtosis + 0.63) < 0.2 and furthest < 2.5:
             return "looks like a normal distribution cut at two standard deviations"
     return ""
+
+
+def _chosen(draw: Tensor, matrix: Tensor) -> bool:
+    """Return True if a matrix consists of rows of another one."""
+    if not draw.ndim == matrix.ndim == 2 or draw.shape[1] != matrix.shape[1]:
+        return False
+    return bool((draw[:, None] == matrix).all(-1).any(-1).all())
 
 
 def _named(start: Start) -> bool:

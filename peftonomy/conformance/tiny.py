@@ -39,7 +39,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "head_dim": 4, "intermediate_size": 28, "max_position_embeddings": 40,
     }),
     "vit": ("ViTForImageClassification", {
-        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20, "image_size": 12,
+        "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24, "image_size": 12,
         "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "num_labels": 3,
     }),
 }  # fmt: skip

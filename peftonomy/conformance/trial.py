@@ -137,7 +137,7 @@ class Trial:
         found = []
         for seed in range(self.combination.inputs):
             model = self.of.make(seed)
-            shake(model, seed, power=3)
+            shake(model, seed, rare=True)
             found.append(self.of.stored(self.of.finish(model)))
         return found
 
@@ -289,17 +289,18 @@ def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] 
     return (spec.default,) if alike else (not spec.default,)
 
 
-def shake(model: nn.Module, seed: int = 3, power: int = 1) -> None:
+def shake(model: nn.Module, seed: int = 3, rare: bool = False) -> None:
     """Change all trained tensors from their initial values, because zeros and ones hide errors.
 
-    power: of the normal noise. With 3, few changes are large, as after training.
+    rare: few of the changes are large, as after training. Their spread is the same.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.add_(0.3 * (noise**power).to(parameter.dtype))
+                noise = noise**3 / 15**0.5 if rare else noise       # 15: the mean of the sixth powers
+                parameter.add_(0.3 * noise.to(parameter.dtype))
 
 
 def with_module(trial: Trial, module: Any) -> Trial:

@@ -360,12 +360,13 @@ class Plan:
                 masks += row.kept
             else:
                 served += row.kept
-        if max(trained, stored + indices, shared, served, bits) > EXACT:
-            raise UsageError(f"{self.id}: these hyperparameters give more than 2**53 numbers")
+        stored_bytes = stored * size + indices * INDEX_BYTES + -(-bits // 8)
+        if max(trained, stored_bytes, shared, served, bits) > EXACT:
+            raise UsageError(f"{self.id}: these hyperparameters give more than 2**53 numbers or bytes")
         inventory = self.inventory
         return Cost(
             self.id, inventory.backbone.id, values, self.targets, self.target_modules, inventory.task, dtype,
-            trained, stored + indices, bits, stored * size + indices * INDEX_BYTES + -(-bits // 8),
+            trained, stored + indices, bits, stored_bytes,
             shared, served, masks,
             inventory.head, inventory.backbone.parameters, lambda: tuple(self._merged(rows)),
             lambda: self.base_bytes(values, size),

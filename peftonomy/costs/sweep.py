@@ -195,8 +195,8 @@ def _fill(
         suspect |= ~(np.abs(checked[name]) <= EXACT) | (np.abs(checked[name] - numbers) > 0.5)
     stored, indices, bits = (counted[kind] for kind in ("values", "indices", "bits"))
     counted |= {"stored": stored + indices, "stored_bits": bits}
-    suspect |= counted["stored"] > EXACT
     counted["stored_bytes"] = stored * size + indices * INDEX_BYTES - (-bits // 8)
+    suspect |= counted["stored_bytes"] > EXACT
     for name, array in ledgers.items():
         array[...] = counted[name]
     for at in zip(*(numbers.tolist() for numbers in np.nonzero(suspect)), strict=True):

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ __all__ = ["Document", "load_yaml", "parse_yaml"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MOST_DOCUMENTS = 1000
+"""The number of parsed texts that a process caches."""
 MOST_PROBLEMS = 100
 """The number of problems after which a file is not read on."""
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,8 +67,9 @@ def load_yaml(path: str | Path, name: str | None = None) -> Document:
     return parse_yaml(read_text(path, name, MAX_BYTES), name)
 
 
+@lru_cache(MOST_DOCUMENTS)
 def parse_yaml(text: str, name: str = "<yaml>") -> Document:
-    """Parse text in the same way as `load_yaml`."""
+    """Parse text in the same way as `load_yaml`. Equal text gives the same document, so do not change its data."""
     reader = _Reader(name)
     try:
         events = iter(_events(text, reader))

@@ -205,6 +205,7 @@ class _Reading(Arguments):
         extras = tuple((where or Configured(self, inventory, saved)).extras(plan))
         groups = dict(_per_group(entry, plan, where, numbers(self.values))) if where is not None else {}
         if self.spec.mirrors:
+            self._possible(method, entry, plan, given)
             groups |= self._mirrored(where or Configured(self, inventory, saved))
         if self.spec.loads is not None:
             groups |= {"loaded": 0, "loaded_trained": 0, "loaded_added": 0} if built_on is None else built_on.names
@@ -220,6 +221,13 @@ class _Reading(Arguments):
         found = [(note, formula(adapter.known)) for note, formula in entry.remarks.items()]
         remarks = tuple(note.replace("{n}", f"{n:,}") for note, n in found if n)
         return replace(adapter, notes=notes + remarks) if remarks else adapter
+
+    def _possible(self, method: MethodRecord, entry: Implementation, plan: Plan, given: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the method does not act on the model."""
+        try:
+            plan.cost(given)
+        except UsageError as error:
+            raise self._invalid(method, entry, error) from None
 
     def _invalid(self, method: MethodRecord, entry: Implementation, error: UsageError) -> ConfigError:
         """Return the error for arguments that the method, or the method on this model, does not accept."""
@@ -396,13 +404,13 @@ class _Reading(Arguments):
             if named is None:
                 expected = f"nothing: {self.library.name} looks for {', '.join(keys)} in the model's config"
                 raise self.refuse(argument, value, expected)
-            for name, key in family.config.items():
-                follows = key.default is not None and named in key.default.names
-                if follows and sizes[named] != value and self.backbone.raw.get(key.key or name) is None:
-                    raise self.refuse(argument, value, f"nothing, as the model's config has no {key.key or name}")
+            for key in family.config.values():
                 if key.type == "layers" and key.over is not None and named in key.over.names and sizes[named] < value:
                     raise self.refuse(argument, value, f"at most the model's {sizes[named]}, as its layers differ")
             sizes[named] = value
+        for name, key in family.config.items():
+            if key.follows and key.default is not None and self.backbone.raw.get(key.key or name) is None:
+                sizes[name] = key.default(sizes)
         inventory = Backbone(self.backbone.id, family, sizes).inventory("none")
         said = self._said()
         heads = said.saved if said is not None else []

@@ -172,6 +172,8 @@ class Configured(Selected):
             expected = f"{tied[0].path}, whose table several of these share"
             raise self.refuse("trainable_token_indices", [*asked], expected)
         for name, rows in asked.items():
+            if name in self._words("modules_to_save"):
+                raise self.refuse("trainable_token_indices", name, "a module that modules_to_save does not name")
             if not isinstance(rows, list) or any(type(n) is not int for n in rows):
                 raise self.refuse("trainable_token_indices", rows, "a list of token ids")
             found = [(m, [path for _, path in m.paths() if path.endswith(name)]) for m in self.leaves]

@@ -312,7 +312,8 @@ class Selected:
             if site.module.kind not in (*kinds, "parameter"):
                 what = f"{site.module.path}, of kind {site.module.kind}"
                 raise self.refuse("target_modules", what, f"modules of kind {' or '.join(kinds)}")
-            self.arguments.limited(site.module.kind, site.module.path)
+            bare = site.module.kind == "parameter" and not site.module.path.endswith(".weight")
+            self.arguments.limited("tensor" if bare else site.module.kind, site.module.path)
         yield from found
 
     def _targeted(self) -> Iterator[SiteGroup]:

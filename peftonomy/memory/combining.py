@@ -3,7 +3,7 @@
     >>> import peftonomy
     >>> found = peftonomy.load()["task_arithmetic"].combination("roberta_base", tasks=8)
     >>> found.inputs, found.each, found.stored
-    (8, 124647170, 124647170)
+    (8, 124055040, 124055040)
 
 The result lies in the model's place, and the inputs are read from their files tensor by tensor. So the peak is the
 model's weights with the tensors of the method, and what the largest pass takes besides. It contains no measured number.

@@ -82,6 +82,9 @@ class ConfigKey(Entry):
     formula is over `layer` and gives whether that layer is in the list."""
     if_null: FormulaField | None = None
     """The value if the key is null, if it differs from the default."""
+    follows: bool = False
+    """True if `transformers` computes an absent value in the model. A copy of the config with other sizes then has
+    another value."""
     min: int = 1
     max: int = MAX_DIMENSION
 

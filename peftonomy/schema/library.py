@@ -73,8 +73,8 @@ class Limit(Entry):
 
     when: FormulaField
     """As in `ConfigType.requires`, also with the names `given_X`."""
-    kinds: list[Kind | Literal["parameter"]]
-    """`parameter` stands for a matrix that is targeted by its own name."""
+    kinds: list[Kind | Literal["parameter", "tensor"]]
+    """`parameter` stands for a module's weight that is targeted by its own name, `tensor` for any other parameter."""
 
 
 class OldExperts(Entry):

@@ -88,7 +88,7 @@ class Result(Entry):
 
 
 class Results(Entry):
-    """The results of one study so far."""
+    """The results of one study so far. The number of arms that are to come depends on the methods of the day."""
 
     study: Id
     about: str
@@ -103,17 +103,12 @@ class Results(Entry):
     seeds: Amount
     """The number of seeds of each arm."""
     baselines: list[Id]
-    arms: Amount
-    """The arms that can run, finished or not, with the controls."""
     runs: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """The SHA-256 digest of the file of runs."""
     results: list[Result]
     """The finished arms, the best first."""
     failures: dict[str, str]
     """The arms whose runs failed, with the reason."""
-    refused: dict[str, str]
-    """The arms that cannot run, with the reason."""
-    unfinished: list[str]
 
     @property
     def groups(self) -> int:

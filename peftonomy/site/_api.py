@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..knowledge.base import KnowledgeBase, Method
 from ..knowledge.evidence import facts, tally
+from ..studies.own import arms
 from . import _surveys
 from ._schemas import SCHEMAS, schema
 
@@ -64,7 +65,8 @@ def files(kb: KnowledgeBase, examples: list[str], survey: str) -> dict[str, str]
         },
         "results.json": {
             "studies": {
-                key: study.model_dump(mode="json") | {"results": [study.told(one) for one in study.results]}
+                key: study.model_dump(mode="json")
+                | {"arms": arms(kb, study), "results": [study.told(one) for one in study.results]}
                 for key, study in kb.results.items()
             },
         },

@@ -18,6 +18,7 @@ from ..memory import gpus
 from ..memory.fit import NUMBERS
 from ..schema.evidence import Study
 from ..schema.taxonomy import Facet
+from ..studies.own import arms
 from ._site import Site
 
 __all__ = ["script"]
@@ -97,7 +98,7 @@ def _ours(kb: KnowledgeBase, kind: str) -> dict[str, Any]:
     study = next(study for study, _ in found.values()) if found else None
     return {} if study is None else {
         "study": study.study, "about": study.about, "metric": study.metric, "groups": study.groups,
-        "finished": len(study.results), "arms": study.arms,
+        "finished": len(study.results), "arms": arms(kb, study),
         "methods": {
             method: one.model_dump(include={"value", "low", "high", "group"}) for method, (_, one) in found.items()
         },

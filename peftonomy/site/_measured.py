@@ -13,6 +13,7 @@ from ..knowledge.base import Method
 from ..schema.evidence import MEASURES, Metric, Run, Study
 from ..schema.results import MEASURES as MEASURED
 from ..schema.results import Result, Results
+from ..studies.own import arms
 from . import _plot
 from ._site import Site, View
 from ._text import count
@@ -141,7 +142,8 @@ def ours(site: Site, method: Method | None = None) -> Iterator[View]:
             yield {
                 "id": f"own-{study.study}".replace("_", "-"), "name": study.study, "about": study.about,
                 "seeds": study.seeds, "steps": study.steps, "metric": study.metric.capitalize(),
-                "finished": len(study.results), "arms": study.arms, "controls": controls, "groups": study.groups,
+                "finished": len(study.results), "arms": arms(site.kb, study), "controls": controls,
+                "groups": study.groups,
                 "failures": study.failures, "bases": [_named(site, base) for base in study.baselines],
                 "csv": f"{TABLES}{study.study}.csv",
                 "rows": [_own_row(site, study, one) for one in shown],

@@ -172,7 +172,7 @@ def _rates(site: Site, method: Method, known: Mapping[str, Fact]) -> list[View]:
     for i, row in enumerate(method.learning_rates):
         key = row["source"].partition("#")[0]
         found.append({
-            "values": ", ".join(f"{v:g}" for v in row["values"]), "sort": row["values"][0], "by": BY[row["by"]],
+            "shown": ", ".join(f"{v:g}" for v in row["values"]), "sort": row["values"][0], "by": BY[row["by"]],
             "model": row["model"], "task": row["task"], "note": row["note"],
             "source": site.cite(row["source"]) if key in site.kb.references else None,
             "level": _level(known, f"learning_rates.{i}"),

@@ -47,7 +47,8 @@ class Axis:
         """Return round values between the ends."""
         if self.log:
             powers = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
-            finer = (1, 2, 5) if ends[1] - ends[0] < 2 else (1,)
+            wide = ends[1] - ends[0]
+            finer = (1, 1.5, 2, 3, 4, 5, 7) if wide < 1 else (1, 2, 5) if wide < 2 else (1,)
             every = [m * 10.0**n * self.unit for n in powers for m in finer]
             inside = [v for v in every if ends[0] <= self._scaled(v) <= ends[1]]
             return inside[:: max(1, math.ceil(len(inside) / most))]

@@ -58,7 +58,7 @@ def reference_pages(site: Site) -> Iterator[tuple[str, str]]:
     yield page("reference/cli.md", "Command line", "Every command with its options.", commands=_commands())
     yield page("reference/assistants.md", "Assistants", "The tools that an assistant can call.", tools=_tools())
     for key, (title, description) in GUIDES.items():
-        yield page(f"guides/{key}.md", title, description)
+        yield page(f"guides/{key}.md", title, description, measured=bool(site.kb.studies))
 
 
 # The command line. It imports this package when it builds the site, so it is imported when a page needs it.

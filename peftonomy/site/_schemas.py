@@ -663,6 +663,8 @@ class EvidenceAnswer(Answer):
 class ToldResults(Results):
     """One of our own studies."""
 
+    arms: int
+    """The arms that can run, finished or not, with the controls."""
     results: list[ToldResult]  # type: ignore[assignment]
 
 

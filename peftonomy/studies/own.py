@@ -6,30 +6,43 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..catalogue.records import STUDIES
 from ..files.documents import Document
 from ..files.output import write_atomically
 from ..schema.base import validated
+from ..schema.design import load_design
 from ..schema.results import Results, digest
+from .jobs import Study
 
 if TYPE_CHECKING:
-    from .jobs import Study
+    from ..knowledge.base import KnowledgeBase
     from .report import Report
 
-__all__ = ["results", "save"]
+__all__ = ["arms", "results", "save"]
+
+
+def arms(kb: KnowledgeBase, found: Results) -> int:
+    """Return the number of arms of a study that can run with the methods of today, controls included."""
+    known: dict[str, int] = kb.memo.setdefault("arms", {})
+    if found.study not in known:
+        path = kb.root / STUDIES / f"{found.study}.yaml"
+        # A revision is given so that the examples are not read; counts do not depend on it.
+        known[found.study] = len(Study(kb, load_design(path), path.parent, (), found.runs).arms)
+    return known[found.study]
 
 
 def results(study: Study, report: Report, runs: Path) -> Results:
     """Return the report as a record. runs: the file of runs, whose digest it holds."""
     design, rows = study.design, []
     model = design.model
-    data = report.to_dict()
+    data = {name: value for name, value in report.to_dict().items() if name not in ("refused", "unfinished")}
     for row in data.pop("rows"):
         row["curve"] = [{"learning_rate": rate, "value": value} for rate, value in row["curve"].items()]
         rows.append(row)
     data |= {
         "model": model.package or model.checkpoint or str((model.config or {}).get("model_type")),
         "kind": study.kb.backbone(study.backbone).family.kind, "steps": design.steps, "seeds": len(design.seeds),
-        "baselines": design.baselines, "arms": len(study.arms), "runs": digest(runs, str(runs)), "results": rows,
+        "baselines": design.baselines, "runs": digest(runs, str(runs)), "results": rows,
     }  # fmt: skip
     return validated(Results, Document(str(runs), json.loads(json.dumps(data, allow_nan=False)), {(): 0}))
 

@@ -25,7 +25,9 @@ NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
-REFUSED += [(m, f) for m in ("adaptformer", "convpass", "repadapter", "ssf", "vpt") for f in tiny.CONFIGS if f != "vit"]
+REFUSED += [("residual_prompt_tuning", "vit"), ("lotr", "llama")]
+OF_IMAGES = ("adaptformer", "convpass", "fact", "repadapter", "ssf", "vpt")
+REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
@@ -34,7 +36,7 @@ STAGES = (
     "propetl", "spot", "tiny_attn_adapter", "u_mam", "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
-ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens")]
+ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens", "lotr")]
 """The other methods; bad_x acts there without its coupling only."""
 SAMPLE = [(m, f) for f in tiny.STAGED for m in drawn(f, ON_STAGES, 8)]
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from reference_impls import loramoe
 
+pytestmark = pytest.mark.torch
+
 
 def _shares(use: list[list[float]]) -> Tensor:
     """Weights of the experts at three positions of each example, with these sums over the positions."""

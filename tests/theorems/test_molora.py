@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,6 +10,8 @@ from peftonomy.conformance import tiny
 from peftonomy.conformance.checks import shake
 from reference_impls import _kit as kit
 from reference_impls import lora, molora
+
+pytestmark = pytest.mark.torch
 
 
 def _mixture(experts: int = 3) -> molora.MoLoRA:
@@ -45,6 +48,6 @@ def test_a_certain_router_leaves_one_lora() -> None:
     x = x.abs()
     child.G.data.zero_()
     child.G.data[1] = 1e4
-    one = lora.LoRA(child.A.shape[-1], child.B.shape[1], r=2, alpha=4.0)
+    one = lora.LoRA(child.A.shape[-1], child.B.shape[1], r=2, alpha=4.0, dropout=0.0)
     one.A.data, one.B.data = child.A.data[1], child.B.data[1]
     assert torch.allclose(child.after(x, y), one.after(x, y))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from reference_impls import ia3, mov
+
+pytestmark = pytest.mark.torch
 
 
 def _heads(experts: int = 3) -> mov.MixedHeads:

@@ -13,7 +13,7 @@ function written(id, options, library) {
 }
 function answer(plan, filled, size) {
   var rows = rowsOf(plan, filled), sum = sumsOf(rows, size), backbone = plan.inv.backbone.parameters;
-  if (most(sum) > EXACT) fail("these hyperparameters give more than 2**53 numbers");
+  if (most(sum) > EXACT) fail("these hyperparameters give more than 2**53 numbers or bytes");
   return {
     hyperparameters: filled, targets: plan.targets, target_modules: plan.target_modules, task: plan.inv.task,
     trained: sum.trained, stored: sum.stored, stored_bits: sum.bits, stored_bytes: sum.stored_bytes, served: sum.served, served_bits: sum.served_bits,

@@ -71,7 +71,7 @@ function sumsOf(rows, size) {
   sum.stored_bytes = (sum.stored - sum.indices) * size + sum.indices * INDEX_BYTES + Math.ceil(sum.bits / 8);
   return sum;
 }
-function most(sum) { return Math.max(sum.trained, sum.stored, sum.served, sum.bits); }
+function most(sum) { return Math.max(sum.trained, sum.stored, sum.stored_bytes, sum.served, sum.bits); }
 function sizeOf(options) {
   var dtype = options.dtype || "float32";
   return at(BYTES, dtype) || fail("unknown dtype " + dtype + "; known: " + Object.keys(BYTES).join(", "));

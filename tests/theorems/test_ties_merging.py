@@ -7,7 +7,7 @@ import torch
 from peft.utils.merge_utils import ties as peft_ties
 from torch import Tensor
 
-from reference_impls import ties
+from reference_impls import ties_merging
 
 pytestmark = pytest.mark.torch
 
@@ -17,7 +17,7 @@ def merge(changes: dict[str, list[list[float]]], keep: float = 1.0, scale: float
     weights = {name: torch.zeros(len(rows[0]), dtype=torch.float64) for name, rows in changes.items()}
     number = len(next(iter(changes.values())))
     inputs = [{n: torch.tensor(rows[i], dtype=torch.float64) for n, rows in changes.items()} for i in range(number)]
-    ties.merge_into(weights, inputs, keep, scale)
+    ties_merging.merge_into(weights, inputs, keep, scale)
     return {name: value.tolist() for name, value in weights.items()}
 
 

@@ -19,14 +19,14 @@ from . import _merging, _recipe
 
 
 def apply(
-    model: nn.Module, *, tasks: int = 7, keep: float = 0.2, scale: float = 1.0, name: str = "ties"
+    model: nn.Module, *, tasks: int = 7, keep: float = 0.2, scale: float = 1.0, name: str = "ties_merging"
 ) -> nn.Module:
     """Freeze the model. Its weights stay the pretrained ones until `combine`."""
     _recipe.keep(model, name, tasks=tasks, keep=keep, scale=scale)
     return model
 
 
-def combine(model: nn.Module, inputs: Sequence[_merging.Input], *, name: str = "ties") -> nn.Module:
+def combine(model: nn.Module, inputs: Sequence[_merging.Input], *, name: str = "ties_merging") -> nn.Module:
     """Merge fine-tuned models into the weights."""
     merge_into(_merging.own(model), inputs, **_merging.settings(model, inputs, name))
     return model
@@ -92,7 +92,7 @@ def balance(weights: Mapping[str, Tensor], inputs: Sequence[_merging.Input], bou
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Merge recorded models of two matrices; for the golden vectors."""
     weights, given = _merging.recorded(model, inputs)
-    settings = _merging.settings(model, given, "ties")
+    settings = _merging.settings(model, given, "ties_merging")
     bounds = [bound(weights, one, settings["keep"]) for one in given]
     found = {"bounds": torch.tensor(bounds), "balance": torch.tensor(balance(weights, given, bounds))}
     merge_into(weights, given, **settings)
