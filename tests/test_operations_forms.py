@@ -17,7 +17,7 @@ from peftonomy.memory import answer, forms
 from peftonomy.memory.answer import Asked, remembered
 from peftonomy.memory.forms import Form, Question
 from peftonomy.memory.setting import DTYPES, OPTIMIZERS, QUANTIZED, Setting
-from peftonomy.memory.symbols import Compiled, Real, Trace, at, int_of
+from peftonomy.memory.symbols import Compiled, Real, Trace, at, dominates, int_of, undominated
 from tests.grid import WHOLE
 from tests.operations_kit import Case
 from tests.test_operations import FAMILIES, HOMES, KB, METHODS, PLAIN
@@ -239,6 +239,15 @@ def test_a_polynomial_is_the_expression(expression: Expression, example: Any, ot
         values = compiled.values(numbers, [])
         if values is not None:
             assert at(row, values) == computed(expression, numbers)
+
+
+@given(st.lists(st.lists(st.integers(-(2**70), 2**70) | st.integers(-2, 2), min_size=3, max_size=3), max_size=12))
+def test_rows_are_compared_at_once_as_one_by_one(rows: list[list[int]]) -> None:
+    kept: list[int] = []
+    for i, row in enumerate(rows):
+        if not any(dominates(rows[k], row) for k in kept):
+            kept.append(i)
+    assert undominated(rows) == kept
 
 
 def test_sizes_that_are_too_large_for_a_polynomial() -> None:

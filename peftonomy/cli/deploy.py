@@ -54,6 +54,7 @@ def serving(
     )  # fmt: skip
     if as_json:
         return out.print_json(found.to_dict())
+    package = None if kb.unmerged is None else kb.libraries[kb.unmerged.library].package  # an error prints nothing else
     click.echo(f"{method} on {found.model}, {found.dtype}, on {'one of ' * (tp > 1)}{count(tp, 'GPU')}")
     if engine is not None:
         one = kb.engines[engine]
@@ -71,8 +72,8 @@ def serving(
         parts = [f"{out.binary_text(found.unmerged_bytes)} beside the model"]
         if found.unmerged_flops is not None:
             parts.append(f"{found.unmerged_flops:,} operations a token")
-        if found.unmerged_launches is not None and kb.unmerged is not None:
-            parts.append(f"{found.unmerged_launches:,} kernel launches in {kb.libraries[kb.unmerged.library].package}")
+        if found.unmerged_launches is not None and package is not None:
+            parts.append(f"{found.unmerged_launches:,} kernel launches in {package}")
         click.echo(f"Unmerged: {', '.join(parts)}.")
     if found.key_value_bytes is None:
         click.echo("The key-value cache of this model is not described.")

@@ -21,7 +21,7 @@ from .machine import Flags
 from .program import Model, Program, Turn
 from .setting import DTYPES, Setting
 from .sharding import Sharding
-from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed
+from .symbols import Compiled, Real, Terms, Trace, at, dominates, int_of, packed, undominated
 from .tape import Tape
 
 if TYPE_CHECKING:
@@ -123,11 +123,9 @@ class Moments(Tape):
             if peaks and dominates(row, rows[peaks[-1]]):
                 peaks.pop()
             peaks.append(i)
-        kept: list[int] = []
-        for i in sorted(peaks, key=lambda i: -int_of(found[i][0])):
-            if not any(dominates(rows[k], rows[i]) for k in kept):
-                kept.append(i)
-        return [tuple(map(self.trace.terms, found[i])) for i in sorted(kept)]
+        ranked = sorted(peaks, key=lambda i: -int_of(found[i][0]))
+        kept = sorted(ranked[i] for i in undominated([rows[i] for i in ranked]))
+        return [tuple(map(self.trace.terms, found[i])) for i in kept]
 
 
 class Symbolic(Asked):

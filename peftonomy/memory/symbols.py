@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UsageError
 
-__all__ = ["Compiled", "Real", "Terms", "Trace", "Whole", "at", "dominates", "int_of", "packed"]
+__all__ = ["Compiled", "Real", "Terms", "Trace", "Whole", "at", "dominates", "int_of", "packed", "undominated"]
 
 Terms = Mapping[int, int]
 """A polynomial: the coefficient of each monomial, by the monomial's number. Monomial 0 is 1."""
@@ -391,6 +391,23 @@ def int_of(value: Any) -> int:
 def dominates(a: Sequence[int], b: Sequence[int]) -> bool:
     """Return whether no coefficient of a is below that of b. Then a is at least b for all positive numbers."""
     return all(map(operator.ge, a, b))
+
+
+def undominated(rows: Sequence[Sequence[int]]) -> list[int]:
+    """Return the numbers of the rows that no kept row before them dominates.
+
+    Rows may be hundreds. So each is one integer, with a field for each coefficient and a bit above it: after a
+    subtraction, all these bits are left if and only if no field was below the other row's.
+    """
+    width = max((abs(c).bit_length() for row in rows for c in row), default=0) + 2
+    bits = sum(1 << (width * i + width - 1) for i in range(max(map(len, rows), default=0)))
+    kept, found = list[int](), list[int]()
+    for number, row in enumerate(rows):
+        one = sum((c + (1 << width - 2)) << width * i for i, c in enumerate(row))
+        if not any((above - one) & bits == bits for above in kept):
+            kept.append(one | bits)
+            found.append(number)
+    return found
 
 
 class Compiled:

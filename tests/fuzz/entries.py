@@ -180,7 +180,8 @@ PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z")
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
-    """Quote each text, so that it is read as text again."""
+    """Quote each text, so that it is read as text again. The library writes no half of a character."""
+    text = text.encode("utf-8", "replace").decode()
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 
 
