@@ -1,6 +1,6 @@
 # make site       build the site and serve it on 127.0.0.1 (SERVE=0 only builds)
 # make test       everything CI does: lint, types, all tests
-# make check      what to run before a commit: a minute or two once installed
+# make check      what to run before a commit: about a minute once installed
 # make bench      the timings of benchmarks/README.md
 # make mutants    change each word of each entry and see that a test notices
 # make fuzz       20,000 hostile inputs with each of three seeds, and the table of benchmarks/README.md
