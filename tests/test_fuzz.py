@@ -139,4 +139,6 @@ def test_an_entry_of_the_checkout_stays_the_same_when_written(world: fuzz.World,
     """Otherwise an entry drawn would differ in more than its changes."""
     for method in list(world.kb)[::20]:
         content = entries.written(world.kb[method].document.data)
-        assert entries.reread(world.kb, tmp_path / method, method, content)[method].entry == world.kb[method].entry
+        kb = entries.reread(world.kb, tmp_path / method, method, content)
+        assert kb[method].entry == world.kb[method].entry
+    assert fuzz.kit.command(["check", str(kb.methods.path(method))], kb)[0].code == 0, "no case would be accepted"

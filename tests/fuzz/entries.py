@@ -209,7 +209,7 @@ def reread(kb: KnowledgeBase, tree: Path, method: str, content: bytes) -> Knowle
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for path in sorted(kb.root.iterdir()):
-            if path.name in ("taxonomy", "backbones", "reference_impls", "golden", "site"):
+            if path.name in ("taxonomy", "backbones", "reference_impls", "golden", "site", "evidence", "studies"):
                 (tree / path.name).symlink_to(path)
         for path in kb.methods.folder.glob("*.yaml"):
             (folder / path.name).symlink_to(path)

@@ -115,9 +115,9 @@ def command(arguments: list[str], kb: KnowledgeBase | None = None) -> tuple[Resu
     """Run the command line in this process, and return what its answer breaks."""
     _last[:] = arguments
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _loaded(kb):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = cli.main(arguments)
+            code = cli.main(arguments, kb)
         except Exception:
             return Result(None, out.getvalue(), err.getvalue()), [f"traceback: {last_line()}"]
         except SystemExit as error:
@@ -131,18 +131,6 @@ def last_line() -> str:
     lines = traceback.format_exc().strip().splitlines()
     where = [line.strip() for line in lines if line.strip().startswith("File ") and "/peftonomy/" in line]
     return f"{lines[-1][:200]} ({where[-1].split('peftonomy/', 1)[-1] if where else 'outside'})"
-
-
-@contextlib.contextmanager
-def _loaded(kb: KnowledgeBase | None) -> Iterator[None]:
-    """Let commands without `--root` use a knowledge base that is loaded already."""
-    before = peftonomy.load
-    if kb is not None:
-        peftonomy.load = lambda root=None: kb if root is None else before(root)
-    try:
-        yield
-    finally:
-        peftonomy.load = before
 
 
 def rules(result: Result, arguments: list[str]) -> Iterator[str]:
