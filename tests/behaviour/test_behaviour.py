@@ -79,7 +79,8 @@ def test_every_method_runs_on_several_families() -> None:
     """What the suite leaves out is listed by name; a method acts on two families at least, or on images only."""
     covered = {method: {f for m, f in PAIRS if m == method} for method in KB.methods}
     tensors = {method: KB[method].entry.tensors.values() for method in covered}
-    images = {m for m in covered if any(t.requires is not None and "vocab" in t.requires.names for t in tensors[m])}
+    requirements = {m: [t.requires.source for t in tensors[m] if t.requires is not None] for m in covered}
+    images = {m for m, wanted in requirements.items() if any("vocab == 0" in text for text in wanted)}
     assert {m for m, families in covered.items() if len(families) < 2} == images
     assert all(covered[method] == {"vit"} for method in images)
     assert all(family in tiny.CONFIGS for _, family in NOWHERE_TO_ACT)
