@@ -193,36 +193,46 @@
       this.depth = 0;
       return results;
     }
+    /* The layer at hand: what it returns, and what it puts aside for functions around it, by name. */
+    within(values) {
+      var before = new Map(this.shared), results = this.one(values), aside = new Map();
+      this.shared.forEach(function (x, name) { if (before.get(name) !== x) aside.set(name, x); });
+      return { results: results, aside: aside };
+    }
     /* A layer of which only what it is given is kept. */
     checkpointed(values) {
       var self = this;
       this.recording = false; this.done = this.last = 0;
-      var results = this.one(values);
+      var found = this.within(values), results = found.results, outputs = results.concat(Array.from(found.aside.values()));
       this.recording = true;
-      var live = results.filter(function (y) { return y instanceof Tensor && y.live; });
+      var live = outputs.filter(function (y) { return y instanceof Tensor && y.live; });
       if (!live.length) return results;
       var kept = values.concat(Array.from(this.used.values())).filter(function (v) { return v instanceof Tensor; });
       var state = { stack: this.stack, number: this.number, inside: this.inside, base: this.base, used: new Map(this.used), last: this.last };
       this.tape.holdAll(kept);
-      this.tape.records.push(new parts.Checkpoint(kept, live, function () { self.again(values, results, kept, state); }));
+      this.tape.records.push(new parts.Checkpoint(kept, live, function () { self.again(values, outputs, Array.from(found.aside.keys()), kept, state); }));
       return results;
     }
-    /* Forward once more, until all is there that the backward pass needs, and back. */
-    again(values, results, given, state) {
+    /* Forward once more, until all is there that the backward pass needs, and back. outputs: what the first pass returned,
+       and then what it put aside under the names `aside`. */
+    again(values, outputs, aside, given, state) {
       var tape = this.tape, storages = given.map(function (x) { return x.storage; }), records = tape.records;
-      var found = results.map(function (y) { return y instanceof Tensor ? y.grad : null; });
+      var found = outputs.map(function (y) { return y instanceof Tensor ? y.grad : null; });
       if (found.some(Boolean)) {
         tape.records = [];
         this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base; this.scopes = [state.used];
         this.done = 0; this.limit = state.last;
-        var made = this.one(values);
+        var before = new Map(this.shared), second = this.within(values);
         this.limit = -1;
+        var made = second.results.concat(aside.map(function (name) { return second.aside.get(name); }));
         found.forEach(function (grad, i) {
           if (!grad) return;
-          results[i].grad = null;   // before the next line, since it may be the same tensor
+          outputs[i].grad = null;   // before the next line, since it may be the same tensor
           made[i].grad = grad;
         });
-        tape.letGo(made);
+        // functions around the layer do not run again, so nobody takes what is put aside for them
+        tape.letGo(second.results.concat(Array.from(second.aside.values())));
+        this.shared = before;
         var holder = tape.records.filter(function (record) { return record instanceof parts.Record && record.kept.length; })[0];
         if (holder) { holder.kept = holder.kept.concat(storages); storages = []; }   // let go with the last of what is kept
         tape.back();
