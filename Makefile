@@ -98,8 +98,10 @@ $(VENV)/dev.stamp: pyproject.toml | $(bin)/python
 	$(pip) --editable '.[dev]'
 	touch $@ $(VENV)/site.stamp
 
-# AdapterHub's library is an oracle as well. It pins a transformers that is too old for ours, so it lives by itself.
+# AdapterHub's library is an oracle as well. It pins a transformers that is too old for ours, so it lives by itself, with
+# bitsandbytes, which peft would load in every test if it were in ours.
 $(other)/stamp: Makefile | $(bin)/python
 	$(PYTHON) -m venv $(other)
-	$(other)/bin/python -m pip --disable-pip-version-check install --quiet adapters==1.3.0 transformers==4.57.6 torch
+	$(other)/bin/python -m pip --disable-pip-version-check install --quiet adapters==1.3.0 transformers==4.57.6 \
+	  bitsandbytes==0.50.2 torch
 	touch $@

@@ -1,12 +1,14 @@
 """Merging into quantised weights: the prediction against measured merges, adapter files, and the exact cases.
 
-The quantiser is that of `benchmarks.merging`. Where bitsandbytes is installed, a test compares the two.
+The quantiser is that of `benchmarks.merging`. bitsandbytes, in the environment of other libraries, gives the same, and
+merges the exact cases exactly.
 """
 
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,30 @@ from .cli_kit import Run
 from .knowledge import KB
 
 RANDOM = np.random.default_rng(5)
+OTHERS = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters/bin/python")).absolute()
+THEIRS = """
+import sys
+import bitsandbytes.functional as theirs
+import numpy as np
+import torch
+
+given = {name: torch.tensor(value) for name, value in np.load(sys.argv[1]).items()}
+
+def nf4(weight):
+    return theirs.dequantize_4bit(*theirs.quantize_4bit(weight, quant_type="nf4", compress_statistics=False))
+
+def int8(weight):
+    codes, scales, _ = theirs.int8_vectorwise_quant(weight.half())
+    return codes, codes.float() * scales[:, None] / 127
+
+held, (codes, coarse) = nf4(given["weight"]), int8(given["weight"])
+found = {"held": held, "again": nf4(held), "codes": codes}
+for name in ("rows", "columns"):
+    found[name] = nf4(held * given[name])
+    found[f"codes_{name}"], _ = int8(coarse * given[name])
+np.savez(sys.argv[2], **{name: value.numpy() for name, value in found.items()})
+"""
+"""Quantise, merge a factor for each row or each column, and quantise again, all with bitsandbytes."""
 SIZES = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 256,
     "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -210,12 +236,20 @@ def test_the_codes_of_nf4_are_those_of_the_reference() -> None:
     assert np.abs(np.array(FORMATS["nf4"].codes) - normal_float().numpy()).max() < 1e-6
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.filterwarnings("ignore")
-def test_our_quantiser_is_that_of_bitsandbytes() -> None:
-    import bitsandbytes.functional as theirs
-    import torch
-
+@pytest.mark.slow
+@pytest.mark.torch
+def test_bitsandbytes_merges_the_exact_cases_exactly(tmp_path: Path) -> None:
+    """Its nf4 is ours. A factor for each row is exact in its nf4, and leaves the codes of its int8; others are not."""
     weight = RANDOM.standard_normal((64, 128)).astype("f4")
-    codes, state = theirs.quantize_4bit(torch.tensor(weight), quant_type="nf4", compress_statistics=False)
-    assert np.abs(theirs.dequantize_4bit(codes, state).numpy() - quantised(weight, "nf4")).max() < 1e-5
+    rows, columns = (np.abs(1 + 0.3 * RANDOM.standard_normal(size)).astype("f4") for size in ((64, 1), (1, 128)))
+    np.savez(tmp_path / "given.npz", weight=weight, rows=rows, columns=columns)
+    made = [str(tmp_path / name) for name in ("given.npz", "found.npz")]
+    subprocess.run([str(OTHERS), "-W", "ignore", "-c", THEIRS, *made], check=True, capture_output=True)
+    found = np.load(made[1])
+    held = found["held"]
+    assert np.abs(held - quantised(weight, "nf4")).max() < 1e-6
+    assert np.array_equal(found["again"], held)
+    assert np.linalg.norm(found["rows"] - held * rows) < 1e-6 * np.linalg.norm(held * rows)
+    assert np.linalg.norm(found["columns"] - held * columns) > 0.01 * np.linalg.norm(held * columns)
+    assert np.array_equal(found["codes_rows"], found["codes"])
+    assert not np.array_equal(found["codes_columns"], found["codes"])
