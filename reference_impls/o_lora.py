@@ -60,8 +60,8 @@ def corrections(model: nn.Module) -> list[OLoRA]:
 
 def penalty(model: nn.Module) -> Tensor:
     """Return the sum of |A_p A^T| over all weights, of which the authors' script adds one half to the loss."""
-    products = [(child.A_p @ child.A.T).abs().sum() for child in corrections(model) if child.past]
-    return torch.stack(products).sum() if products else torch.zeros(())
+    products = ((child.A_p @ child.A.T).abs().sum() for child in corrections(model) if child.past)
+    return sum(products, torch.tensor(0.0))
 
 
 def next_task(model: nn.Module) -> nn.Module:

@@ -67,7 +67,7 @@ runpy.run_module("peftonomy", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("module", ["click", "pydantic", "peftonomy.public", "networkx"])
+@pytest.mark.parametrize("module", ["click", "pydantic", "peftonomy.knowledge.base", "networkx"])
 def test_ctrl_c_is_quiet_while_modules_load(module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTING, module, "graph", "--format", "dot"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -74,7 +74,7 @@ def test_pages_take_strange_addresses(world: fuzz.World, browser: Browser, addre
 def test_every_command_and_every_option_is_drawn(world: fuzz.World) -> None:
     """A new command belongs to a group without a change of the fuzzer, or this test names it."""
     rng = random.Random(0)
-    drawn = [lines.declared(rng, world) for _ in range(600)]
+    drawn = [lines.declared(rng, world) for _ in range(1200)]
     every = [*drawn, *(line.split() for line in processes.LINES), ["site", "pages"]]  # the group `site` runs the last
     assert [path for path, _ in lines.leaves() if not any(path == (*words[: len(path)],) for words in every)] == []
     found = [command for path, command in lines.leaves() if path[-1] not in lines.ELSEWHERE]

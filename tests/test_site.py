@@ -329,7 +329,7 @@ def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any], argument
     spots = {
         (id(spot.source), spot.role, spot.suffix, layer): (1 if layers else spot.n, dims)
         for p in plan.pieces
-        for _, spot in p.places.spots
+        for _, spot in p.group.spots
         for layers in [spot.layers if p.measure.by_layer else ()]
         for layer in layers or [None]
         for dims in [spot.dims | ({} if layer is None else {"layer": layer})]
@@ -339,7 +339,7 @@ def added_up(term: Any, label: str, plan: Any, numbers: dict[str, Any], argument
     for piece in {p.name: p for p in plan.pieces}.values():
         members = [p for p in plan.pieces if p.name == piece.name]
         own = dict(zip(piece.measure.hyperparameters, arguments[piece.part], strict=True))
-        size = sum(p.places.n * p.measure.wanted[0](plan.common | p.places.dims | own) for p in members)
+        size = sum(p.group.n * p.measure.wanted[0](plan.common | p.group.dims | own) for p in members)
         name = _closed.over(piece.name.rpartition(".")[2], piece.tensor)
         assert wholes.setdefault(name, size) == size or not any(part.across for part in piece.tensor.stored)
     total = 0.0
