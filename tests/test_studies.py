@@ -65,6 +65,14 @@ WRONG = {
         "  pretraining: {kind: mnist, steps: 1, batch: 1, learning_rate: 0.1}\n  checkpoint: x\nset:\n  lora:",
         "pretraining belongs to config",
     ),
+    "words without a prompt": ("kind: digits", "kind: digits\n  words: {'0': zero, '1': one}", "words and prompt"),
+    "words for tokens": (
+        "kind: digits", "kind: digits\n  prompt: 'Digit {text}:'\n  words: {'0': zero, '1': one}", "a kind of texts",
+    ),
+    "no rate of the head": ("head_rate: 0.05\n", "", "head_rate: missing"),
+    "a file of llama.cpp": (
+        "model:\n  config:", "model:\n  package: x\n  gguf: y.gguf\nset:\n  lora:", "a config.json was expected",
+    ),
     "a seed in both": ("  seed: 1000", "  seed: 1", "must not be one of the seeds of the test"),
     "a rising rung": ("    - share: 0.5", "    - share: 0.5\n    - {share: 1.0, keep: 2}", "fewer than 2 rates"),
     "one seed": ("seeds: [0, 1]", "seeds: [0]", "seeds"),
@@ -459,7 +467,8 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
 
 
 def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
-    assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny", "vision"}
+    names = {load_design(path).name for path in (root / "studies").glob("*.yaml")}
+    assert names >= {"decoder", "encoder", "tiny", "vision"}
     encoder = load_design(root / "studies" / "encoder.yaml")
     counted, shipped = kb.backbone(encoder.configuration or {}), kb.backbone(model_place(encoder, root / "studies"))
     assert (counted.parameters, counted.inventory().dims) == (shipped.parameters, shipped.inventory().dims)
@@ -508,6 +517,54 @@ def test_a_run_on_texts(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_text(text + text)
     with pytest.raises(DataError, match=r"lines.jsonl:401: text: found the text again"):
         _ = Study(kb, design, tmp_path).task
+
+
+def test_a_language_model_answers_with_a_word(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    """The loss is that of the word alone, and an answer is right if its word is the likeliest of the words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from peftonomy.studies.training import Place
+    from peftonomy.studies.training import run as train
+
+    names = ["<unk>", "Is", "it", ":", "yes", "no", *(words := [f"w{i}" for i in range(20)])]
+    raw = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>").save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(names), **sizes)).save_pretrained(tmp_path / "model")
+    lines = [{"text": f"{a} {b}", "label": f"l{i % 3}"} for i, a in enumerate(words) for b in words]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = TINY.read_text(encoding="utf-8").partition("model:\n")[2].partition("task:")[0]
+    task = "kind: lines\n  file: lines.jsonl\n  words: {l0: 'yes', l1: 'no'}\n  prompt: 'Is {text} it:'"
+    changes = (
+        (config, "  checkpoint: model\n"), ("kind: digits", task), ("validation: 200", "validation: 20"),
+        ("test: 400", "test: 50"), ("head_rate: 0.05\n", ""), ("steps: 100", "steps: 60"),
+        ("rates: [0.005, 0.02]", "rates: [0.02]"),
+    )  # fmt: skip
+    design = load_design(edited(tmp_path, *changes, ("seq: 32", "seq: 7")))
+    asked = Study(kb, design, tmp_path)
+    assert asked.task.sizes == {"train": 280 - 70, "validation": 20, "test": 50}     # the third label is left out
+    place = Place(str(kb.root), design, tmp_path)
+    batch = place.batch("test", [0, 1])
+    targets = asked.task.targets["test"][:2]
+    for i in range(2):
+        text = asked.task.inputs["test"][i]
+        shown = [names[token] for token in batch["input_ids"][i].tolist()]
+        answer = asked.task.names[targets[i]]
+        assert shown == ["Is", *str(text).split(), "it", ":", answer, "<unk>"]
+        assert batch["labels"][i].tolist() == [-100] * 5 + [names.index(answer), -100]
+    jobs = asked.tests(asked.arms[1], {one.key: done(**record(one, 0.5)) for one in asked.first_round(asked.arms[1])})
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        found = runs.add(train(as_work(asked, jobs[0])))
+        assert (found.error, found.head, found.peak_bytes) == (None, 0, found.predicted_bytes)
+        assert found.value == 1.0       # each first word has one label
+        frozen = runs.add(train(as_work(asked, asked.tests(asked.arms[0], {})[0])))
+        assert (frozen.error, frozen.step_seconds, frozen.trained) == (None, None, None)
+        assert (frozen.value or 0) < 0.8
+    short = load_design(edited(tmp_path, *changes, ("seq: 32", "seq: 4")))
+    with pytest.raises(UsageError, match="seq: found 4; prompt, a token of the text and word take 5"):
+        Place(str(kb.root), short, tmp_path).batch("test", [0])
 
 
 def test_a_run_on_images(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ Images = Literal["mnist", "turned_digits"]
 `turned_digits`: scikit-learn's digits of 8 x 8 pixels, each turned four times, labelled with the digit and the turn."""
 
 
+TEXTS = ("wordnet", "lines")
+"""The kinds of examples that are texts."""
+Digits = Annotated[str, Field(pattern=r"^[0-9]{1,6}$")]
+
+
 class Pretraining(Entry):
     """The training of a model with random weights that comes before all runs, so that it has something to transfer."""
 
@@ -41,6 +46,8 @@ class Model(Entry):
     """A Python package that ships the model."""
     folder: Stem | None = None
     """The folder of the model in the package."""
+    gguf: Stem | None = None
+    """The file of the model in that folder, if it is one of llama.cpp. Its weights are unpacked to float32."""
     checkpoint: Stem | None = None
     """The folder of a model, or its name on the Hugging Face Hub."""
     revision: Stem | None = None
@@ -56,7 +63,8 @@ class Model(Entry):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"one of package, checkpoint and config was expected; found {found}")
-        for name, owner in (("folder", "package"), ("revision", "checkpoint"), ("pretraining", "config")):
+        owners = {"folder": "package", "gguf": "package", "revision": "checkpoint", "pretraining": "config"}
+        for name, owner in owners.items():
             if getattr(self, name) is not None and owner not in given:
                 raise ValueError(f"{name} belongs to {owner}")
         return self
@@ -73,6 +81,11 @@ class Task(Entry):
     """Of WordNet's files. The environment variable WNSEARCHDIR takes precedence, as in WordNet."""
     file: Stem | None = None
     """The path of the lines, relative to the study."""
+    words: dict[Name | Digits, Stem] | None = None
+    """The labels that are kept, each with the word that a language model is to say. Without them, the model has a head
+    that tells all labels apart."""
+    prompt: Annotated[str, Field(min_length=8, max_length=400)] | None = None
+    """What the model reads before it says the word: {text} stands for the text, which is cut if it is too long."""
     validation: Count
     test: Count
 
@@ -81,11 +94,24 @@ class Task(Entry):
         """Whether the examples are images. They are texts or sequences of tokens otherwise."""
         return self.kind in get_args(Images)
 
+    @property
+    def asks(self) -> str:
+        """The task of the model, as for `Method.on`."""
+        return "causal_lm" if self.words is not None else "image_cls" if self.of_images else "seq_cls"
+
     @model_validator(mode="after")
     def _place(self) -> Task:
         for name, kind in (("folder", "wordnet"), ("file", "lines")):
             if (getattr(self, name) is not None) != (self.kind == kind):
                 raise ValueError(f"{name} belongs to the kind {kind}, which needs it")
+        if (self.words is None) != (self.prompt is None):
+            raise ValueError("words and prompt, or neither, were expected")
+        if self.words is not None and self.kind not in TEXTS:
+            raise ValueError(f"words: a kind of texts ({' or '.join(TEXTS)}) was expected; found {self.kind}")
+        if self.words is not None and len(set(self.words.values())) < max(2, len(self.words)):
+            raise ValueError("words: at least two, each once, were expected")
+        if self.prompt is not None and self.prompt.count("{text}") != 1:
+            raise ValueError("prompt: {text} once was expected")
         return self
 
 
@@ -149,8 +175,8 @@ class Design(Entry):
     """The methods with which all others are compared."""
     canary: Canary
     tuning: Tuning
-    head_rate: Rate
-    """The learning rate of the task head, the same for all methods."""
+    head_rate: Rate | None = None
+    """The learning rate of the task head, the same for all methods. A model that answers in words has no head."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The share of the steps in which the rates rise. They fall to zero in the others."""
@@ -177,6 +203,10 @@ class Design(Entry):
     def _whole(self) -> Design:
         if (self.seq is None) != self.task.of_images:
             raise ValueError("seq: " + ("no length was expected for images" if self.seq else "a length was expected"))
+        if (self.head_rate is None) != (self.task.words is not None):
+            raise ValueError("head_rate: " + ("none was expected: words need no head" if self.head_rate else "missing"))
+        if self.model.gguf is not None and self.configuration is None:
+            raise ValueError("configuration: the content of a config.json was expected, as the gguf file has none")
         if self.task.test < 2:  # an interval needs two examples
             raise ValueError("task.test: at least 2 examples were expected")
         if len(set(self.seeds)) < len(self.seeds):

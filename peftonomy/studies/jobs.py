@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..knowledge import choose, size
+from ..schema.names import LABELLED
 from ..schema.runs import key
 from .parts import Task, read_task
 
@@ -108,11 +109,12 @@ class Study:
     def shared(self) -> dict[str, Any]:
         """What all runs share, as in their keys."""
         names = ("batch", "seq", "head_rate", "weight_decay", "warmup", "calibration")
-        task = self.design.task.model_dump(exclude={"folder", "file"})
+        task, model = self.design.task.model_dump(exclude={"folder", "file"}), self.design.model.model_dump()
+        for part, later in ((task, ("words", "prompt")), (model, ("gguf", "pretraining"))):
+            for name in later:      # so that the keys of runs stay that are older than these settings
+                if part[name] is None:
+                    del part[name]
         task["revision"] = self._revision or self.task.revision
-        model = self.design.model.model_dump()
-        if model["pretraining"] is None:        # so that the keys of runs from before it was known stay
-            del model["pretraining"]
         return {"model": model, "task": task} | {name: getattr(self.design, name) for name in names}
 
     def _arms(self) -> Iterator[Arm]:
@@ -158,8 +160,9 @@ class Study:
     @cached_property
     def where(self) -> dict[str, Any]:
         """The task, as for `Method.on`. Counts of a method without the head do not depend on the labels."""
-        task = "image_cls" if self.design.task.of_images else "seq_cls"
-        return {"task": task} | ({} if self._revision else {"num_labels": self.task.labels})
+        asked = self.design.task.asks
+        labelled = asked in LABELLED and self._revision is None
+        return {"task": asked} | ({"num_labels": self.task.labels} if labelled else {})
 
     @cached_property
     def backbone(self) -> ModelLike:

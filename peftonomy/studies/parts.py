@@ -44,9 +44,15 @@ class Task:
 
     name: str
     revision: str
-    labels: int
     inputs: dict[str, list[Given]]
     targets: dict[str, list[int]]
+    names: list[str]
+    """Of the labels, in the order of their numbers."""
+
+    @property
+    def labels(self) -> int:
+        """The number of labels."""
+        return len(self.names)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -70,6 +76,10 @@ def read_task(asked: design.Task, folder: Path) -> Task:
         examples: Iterable[Example] = images(asked.kind)
     else:
         examples = {"wordnet": _wordnet, "digits": _digits, "lines": _lines}[asked.kind](asked, folder)
+    if asked.words is not None:
+        examples = [(key, given, asked.words[label]) for key, given, label in examples if label in asked.words]
+        if missing := sorted(set(asked.words.values()) - {word for *_, word in examples}):
+            raise UsageError(f"task.words: no example has the label of {missing[0]!r}")
     ordered = sorted((hashlib.sha256(key.encode()).hexdigest(), key, given, label) for key, given, label in examples)
     held = asked.validation + asked.test
     if len(ordered) <= held:
@@ -87,7 +97,7 @@ def read_task(asked: design.Task, folder: Path) -> Task:
     inputs = {split: [given for _, _, given, _ in part] for split, part in parts.items()}
     number = {name: i for i, name in enumerate(names)}
     targets = {split: [number[label] for *_, label in part] for split, part in parts.items()}
-    return Task(asked.kind, digest.hexdigest()[:16], len(names), inputs, targets)
+    return Task(asked.kind, digest.hexdigest()[:16], inputs, targets, names)
 
 
 def _wordnet(asked: design.Task, folder: Path) -> Iterable[Example]:
