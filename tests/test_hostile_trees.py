@@ -96,6 +96,22 @@ def test_a_type_that_a_library_lacks_is_refused(root: Path, tmp_path: Path) -> N
         kb["m0"].export("roberta_base")
 
 
+def test_an_item_of_an_argument_that_is_no_mapping_is_refused(root: Path, tmp_path: Path) -> None:
+    peft = {"type": "LORA", "symbol": "LoraConfig", "source": "editors", "set": {"eva_config": "x"}}
+    kb = grown(root, tmp_path, {"m0": lambda data: data.update(implementations={
+        "hf_peft": peft | {"rename": {"r": "eva_config.rho"}}}
+    )})  # fmt: skip
+    found = [(p.field, p.found, p.expected) for p in problems_of(kb) if p.rule == "configurations"]
+    assert found == [("implementations.hf_peft.rename.r", "eva_config.rho", "a mapping as the value of eva_config")]
+    with pytest.raises(PeftonomyError, match="eva_config.rho: found x for eva_config; expected a mapping"):
+        kb["m0"].export("roberta_base")
+    path = kb.root / "taxonomy" / "trainers" / "axolotl.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("    micro_batch_size: 2\n", "    base_model.x: 2\n", 1), encoding="utf-8")
+    found = [(p.found, p.expected) for p in peftonomy.check(peftonomy.load(kb.root), [path]) if "mapping" in p.expected]
+    assert found == [("base_model.x", "a mapping as the value of base_model")]
+
+
 def test_what_a_library_builds_names_only_what_exists(root: Path, tmp_path: Path) -> None:
     kb = grown(root, tmp_path, {})
     path = kb.root / "taxonomy" / "libraries" / "adapters.yaml"
