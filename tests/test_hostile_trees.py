@@ -112,6 +112,11 @@ def test_an_item_of_an_argument_that_is_no_mapping_is_refused(root: Path, tmp_pa
     assert found == [("base_model.x", "a mapping as the value of base_model")]
 
 
+def test_a_reason_from_elsewhere_is_printed_without_control_characters() -> None:
+    problem = Problem("methods/m0.yaml", 1, "update", "\0", "a formula in TeX", "Unexpected character: '\0'\n")
+    assert str(problem) == r"methods/m0.yaml:1: update: found \x00; expected a formula in TeX; Unexpected character: '\x00'\n"
+
+
 def test_what_a_library_builds_names_only_what_exists(root: Path, tmp_path: Path) -> None:
     kb = grown(root, tmp_path, {})
     path = kb.root / "taxonomy" / "libraries" / "adapters.yaml"
