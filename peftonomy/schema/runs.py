@@ -55,7 +55,7 @@ class Asked(Entry):
     model: dict[str, Any]
     task: Examples
     batch: Amount
-    seq: Amount
+    seq: Amount | None
     head_rate: Number
     weight_decay: Number
     warmup: Number

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..schema.design import Design
     from ..schema.runs import Record
 
-__all__ = ["FROZEN", "REVERSED", "Arm", "Job", "Study", "model_place"]
+__all__ = ["FROZEN", "REVERSED", "Arm", "Job", "Study", "model_place", "tokens"]
 
 FROZEN, REVERSED = "frozen", "reversed"
 """The controls: only the head is trained, and updates with the wrong sign."""
@@ -73,6 +73,11 @@ class Job:
         return asdict(self) | {"key": self.key, "asked": self.asked}
 
 
+def tokens(design: Design) -> int:
+    """Return the tokens of a sequence, as for `Method.memory`. An image has its own number, whatever is asked."""
+    return design.seq or 1
+
+
 class Study:
     """A design with its arms, laid out on the model.
 
@@ -105,9 +110,10 @@ class Study:
         names = ("batch", "seq", "head_rate", "weight_decay", "warmup", "calibration")
         task = self.design.task.model_dump(exclude={"folder", "file"})
         task["revision"] = self._revision or self.task.revision
-        return {"model": self.design.model.model_dump(), "task": task} | {
-            name: getattr(self.design, name) for name in names
-        }
+        model = self.design.model.model_dump()
+        if model["pretraining"] is None:        # so that the keys of runs from before it was known stay
+            del model["pretraining"]
+        return {"model": model, "task": task} | {name: getattr(self.design, name) for name in names}
 
     def _arms(self) -> Iterator[Arm]:
         design = self.design
@@ -152,7 +158,8 @@ class Study:
     @cached_property
     def where(self) -> dict[str, Any]:
         """The task, as for `Method.on`. Counts of a method without the head do not depend on the labels."""
-        return {"task": "seq_cls"} | ({} if self._revision else {"num_labels": self.task.labels})
+        task = "image_cls" if self.design.task.of_images else "seq_cls"
+        return {"task": task} | ({} if self._revision else {"num_labels": self.task.labels})
 
     @cached_property
     def backbone(self) -> ModelLike:

@@ -27,9 +27,9 @@ from ..errors import PeftonomyError, UsageError
 from ..implementations.live import kit
 from ..implementations.located import FOLDER, module
 from ..knowledge.base import load
-from ..schema.design import Design
-from .jobs import model_place
-from .parts import Task, order, read_task
+from ..schema.design import Design, Pretraining
+from .jobs import model_place, tokens
+from .parts import WHITE, Given, Task, images, order, read_task
 
 if TYPE_CHECKING:
     from ..implementations.applied import Applied
@@ -67,6 +67,11 @@ def _place(root: str, design: str, folder: str) -> Place:
     return Place(root, Design.model_validate_json(design), Path(folder))
 
 
+def pixels(rows: Sequence[Given]) -> Tensor:
+    """Return images as a model reads them: (images, 1, height, width), from -1 for black to 1 for white."""
+    return torch.tensor(rows, dtype=torch.float32).unsqueeze(1) / (WHITE / 2) - 1
+
+
 class Place:
     """All that the runs of a study share in one process: the examples and the model's weights."""
 
@@ -83,17 +88,16 @@ class Place:
 
     def model(self, seed: int) -> nn.Module:
         """Return a fresh model. The seed draws its head. Raises UsageError."""
-        class_ = transformers.AutoModelForSequenceClassification
         torch.manual_seed(seed)
         if isinstance(self.source, Mapping):
-            model = self._built()
-            body = dict(self._random_body)
+            model = self._built(self.task.labels)
+            body = dict(self._own_body)
             for weight in kit.weights(model):
                 if weight.pretrained:
                     weight.value.data.copy_(body[weight.name])
         else:
             try:
-                model = class_.from_pretrained(
+                model = self.class_.from_pretrained(
                     self.source, revision=self.design.model.revision or "main", num_labels=self.task.labels,
                     ignore_mismatched_sizes=True,
                 )  # fmt: skip
@@ -101,17 +105,48 @@ class Place:
                 raise UsageError(f"the model {self.source} cannot be read: {str(error).splitlines()[0]}") from None
         return cast(nn.Module, model)
 
-    def _built(self) -> Any:
+    @property
+    def kind(self) -> str:
+        """The task, as for `Method.on`."""
+        return "image_cls" if self.design.task.of_images else "seq_cls"
+
+    @property
+    def class_(self) -> Any:
+        """The class of the model."""
+        if self.design.task.of_images:
+            return transformers.AutoModelForImageClassification
+        return transformers.AutoModelForSequenceClassification
+
+    def _built(self, labels: int) -> Any:
         assert isinstance(self.source, Mapping)
-        config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
-        return transformers.AutoModelForSequenceClassification.from_config(config)
+        return self.class_.from_config(transformers.AutoConfig.for_model(**self.source, num_labels=labels))
 
     @cached_property
-    def _random_body(self) -> list[tuple[str, Tensor]]:
-        """The weights of a model that no checkpoint has, the same in every run."""
+    def _own_body(self) -> list[tuple[str, Tensor]]:
+        """The weights of a model that no checkpoint has, the same in every run: random ones, or trained from them."""
         torch.manual_seed(0)
-        model = self._built()
+        if self.design.model.pretraining is None:
+            model = self._built(self.task.labels)
+        else:
+            model = self._pretrained(self.design.model.pretraining)
         return [(w.name, w.value.detach()) for w in kit.weights(model) if w.pretrained]
+
+    def _pretrained(self, asked: Pretraining) -> Any:
+        """Return a model that has learned to tell the examples of the pretraining apart."""
+        keys, given, labels = zip(*images(asked.kind), strict=True)
+        names = sorted(set(labels))
+        targets, model = torch.tensor([names.index(label) for label in labels]), self._built(len(names))
+        values, draws = pixels(given), order(len(keys), asked.steps * asked.batch, asked.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=asked.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / asked.steps)
+        model.train()
+        for step in range(asked.steps):
+            rows = draws[step * asked.batch : (step + 1) * asked.batch]
+            model(pixel_values=values[rows], labels=targets[rows]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        return model
 
     @cached_property
     def digest(self) -> str:
@@ -131,8 +166,11 @@ class Place:
 
     def batch(self, split: str, numbers: Sequence[int]) -> Batch:
         """Return some examples of a split, cut and padded to one length."""
-        seq, given = self.design.seq, [self.task.inputs[split][i] for i in numbers]
+        given = [self.task.inputs[split][i] for i in numbers]
         labels = torch.tensor([self.task.targets[split][i] for i in numbers])
+        if self.design.task.of_images:
+            return {"pixel_values": pixels(given), "labels": labels}
+        seq = tokens(self.design)
         if given and isinstance(given[0], str):
             found = self.tokenizer(given, padding="max_length", truncation=True, max_length=seq, return_tensors="pt")
             return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"], "labels": labels}
@@ -278,8 +316,8 @@ class Run:
     def measured(self) -> dict[str, int | None]:
         """Return the memory of a step: counted in a real step, and predicted. None where it cannot be."""
         place, design, simulation = self.place, self.design, module("_simulate")
-        asked = {"batch": design.batch, "seq": design.seq, "dtype": "float32", "optimizer": "adamw"}
-        where = {"task": "seq_cls", "num_labels": place.task.labels}
+        asked = {"batch": design.batch, "seq": tokens(design), "dtype": "float32", "optimizer": "adamw"}
+        where = {"task": place.kind, "num_labels": place.task.labels}
         method, setting = place.kb[self.arm["method"]], self.arm["setting"]
         found: dict[str, int | None] = {"peak_bytes": None, "predicted_bytes": None}
         try:
