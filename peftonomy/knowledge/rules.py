@@ -558,7 +558,7 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
     tensors = {"weight", "bias", *method.entry.tensors}
     for k, line in lines:
         at, keys = ORDERS.get(line.kind, (0, 0, None))[2], ("memory", "operations", k, "functions")
-        called = line.arguments[at] if at is not None else line.kind
+        called = line.kind if at is None or at >= len(line.arguments) else line.arguments[at]
         if isinstance(called, str) and called not in kinds:
             expected = "an operation, or a function of the entry or of a family"
             yield Finding(keys, f"{called} in {line.text!r}", expected, closest(called, kinds))
