@@ -33,7 +33,7 @@ PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOW
 STAGES = (
     "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "fact", "hyperformer_pp",
     "invertible_adapter", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
-    "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
+    "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "s2ft", "spot", "tiny_attn_adapter", "u_mam",
     "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
