@@ -51,7 +51,7 @@ def signature(trial: Trial) -> None:
 
 def tensors(trial: Trial) -> None:
     """Check that exactly the declared tensors exist: names, shapes, trained or frozen as declared, and the counts."""
-    model = trial.make()
+    model = trial.made
     state, names = trial.state(model), trial.names(model)
     for place, found in zip(trial.places, names, strict=True):
         label = f"{place.tensor} at {place.path or 'the model'}"
@@ -73,8 +73,7 @@ def tensors(trial: Trial) -> None:
 def identity(trial: Trial) -> None:
     """Check that the adapted model equals the original at the start, if the entry declares it."""
     if trial.entry.properties.identity_at_init == "exact":
-        plain = trial.outputs(tiny.plain(trial.family))
-        _same(trial.outputs(trial.make()), plain, "the adapted model starts elsewhere")
+        _same(trial.outputs(trial.made), tiny.plain_outputs(trial.family), "the adapted model starts elsewhere")
 
 
 def training(trial: Trial) -> None:

@@ -118,6 +118,11 @@ class Trial:
         return model
 
     @cached_property
+    def made(self) -> nn.Module:
+        """A model with the method applied, which no check changes."""
+        return self.make()
+
+    @cached_property
     def combination(self) -> Combination:
         """The count of the combination. Raises UsageError if the method combines nothing."""
         return combination(KB, self.plan, self.hyperparameters, "float64")
