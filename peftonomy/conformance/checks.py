@@ -147,7 +147,7 @@ def storing(trial: Trial) -> None:
 
     seeded = any(part.as_ == "seed" for place in trial.places for part in place.spec.stored)
     again = tiny.model(trial.family)
-    torch.manual_seed(0 if seeded else 1)
+    tiny.seed(0 if seeded else 1)
     targets = {} if trial.targets is None else {"targets": trial.targets}
     trial.reference.apply(again, **trial.hyperparameters, **targets)
     trial.finish(again)
@@ -222,7 +222,7 @@ def memory(trial: Trial) -> None:
     predicted, setup = _step(trial)
     for turn in setup.turns or (None,):
         wanted = predicted.in_turn(turn).kept
-        torch.manual_seed(0)
+        tiny.seed(0)
         kept = simulation.saved(setup, turn)
         if wanted != kept:
             with simulation.fake():
@@ -243,7 +243,7 @@ def updating(trial: Trial) -> None:
         return
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
-    torch.manual_seed(0)
+    tiny.seed(0)
     with simulation.conventions():
         for turn in setup.turns or (None,):
             found, wanted = _kept(simulation.Training(setup), turn), predicted.in_turn(turn).optimizer_states

@@ -69,6 +69,11 @@ def config(name: str) -> dict[str, Any]:
     return {**config_class(**settings).to_dict(), "model_type": config_class.model_type}
 
 
+def seed(number: int) -> None:
+    """Seed the generator of the CPU, in a hundredth of the time of `torch.manual_seed`, which also seeds accelerators."""
+    torch.default_generator.manual_seed(number)
+
+
 @functools.cache
 def plain(name: str) -> nn.Module:
     """Return the shared tiny model of a family. Callers must not change it."""
@@ -93,7 +98,7 @@ def built(kind: str, settings: dict[str, Any]) -> nn.Module:
     model_class = getattr(transformers, kind)
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        seed(0)
         model: nn.Module = model_class(config).double().eval()
         with torch.no_grad():
             for parameter in model.parameters():
