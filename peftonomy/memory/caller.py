@@ -37,8 +37,8 @@ class Caller(Machine):
         """Run all layers of a stack."""
         raise NotImplementedError
 
-    def unadapted(self, wanted: int) -> list[Value]:
-        """Run the whole model without the method and without gradients."""
+    def unadapted(self, function: Function | None, wanted: int) -> list[Value]:
+        """Run the whole model, or one function of it, without the method and without gradients."""
         raise NotImplementedError
 
     def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
@@ -127,7 +127,8 @@ class Caller(Machine):
         if kind == "part":
             return self._parts(line, function)
         if kind == "unadapted":
-            return self.unadapted(len(line.targets))
+            named = None if not line.arguments else self._model_function(line.arguments[0], line, function)
+            return self.unadapted(named, len(line.targets))
         if kind == "doubled":
             return self._double(line, function)
         if kind == "nth":
@@ -353,12 +354,17 @@ class Caller(Machine):
         """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of
         the method's own in place of the parameters that they are beside."""
         name, count, *words = line.arguments
-        if name not in self.model.functions:
-            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
         assert self.hook is not None
         places = (self.hook.places.get(str(word)[1:], {}) for word in words)
         owns = {place[1:]: own for several in places for place, found in several.items() for own in found}
-        return self.doubled(self.model.functions[str(name)], int(self._value(count, line, function)), owns)
+        known = self._model_function(name, line, function)
+        return self.doubled(known, int(self._value(count, line, function)), owns)
+
+    def _model_function(self, name: str | Formula, line: Line, function: Function) -> Function:
+        """Return a function of the model that a line names."""
+        if name not in self.model.functions:
+            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        return self.model.functions[str(name)]
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""
