@@ -24,7 +24,7 @@ NOWHERE_TO_ACT = [(m, f) for m in ("bitfit", "u_bitfit", "s_bitfit") for f in ("
 NOWHERE_TO_ACT += [("coda", f) for f in ("gpt2", "llama")]
 NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
-REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
+REFUSED = [(m, f) for m in ("llama_pro", "shadow_peft") for f in ("bert", "roberta", "t5", "vit")]
 REFUSED += [("residual_prompt_tuning", "vit"), ("lotr", "llama")]
 OF_IMAGES = ("adaptformer", "convpass", "fact", "repadapter", "ssf", "vpt")
 REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
@@ -32,9 +32,9 @@ REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
     "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "fact", "hyperformer_pp",
-    "invertible_adapter", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
-    "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
-    "unipelt", "vpt", "warp", "x_lora",
+    "invertible_adapter", "llama_pro", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning",
+    "pasta", "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter",
+    "u_mam", "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
 ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens", "lotr")]
