@@ -440,7 +440,7 @@ def test_a_pass_without_the_method_keeps_nothing() -> None:
     """X-LoRA runs the whole model before; it keeps only the states that its router reads."""
     asked = Case("llama", "x_lora", attention="eager").asked()
     step = Step(asked.program, asked.flags())
-    flops, states = step.tape.flops, step.unadapted(1)
+    flops, states = step.tape.flops, step.unadapted(None, 1)
     assert step.tape.flops > flops
     assert step.tape.now == sum(state.bytes for state in states)
     assert not step.tape.records

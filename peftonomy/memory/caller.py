@@ -37,8 +37,8 @@ class Caller(Machine):
         """Run all layers of a stack."""
         raise NotImplementedError
 
-    def unadapted(self, wanted: int) -> list[Value]:
-        """Run the whole model without the method and without gradients."""
+    def unadapted(self, function: Function | None, wanted: int) -> list[Value]:
+        """Run the whole model, or one function of it, without the method and without gradients."""
         raise NotImplementedError
 
     def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
@@ -131,7 +131,8 @@ class Caller(Machine):
         if kind == "part":
             return self._parts(line, function)
         if kind == "unadapted":
-            return self.unadapted(len(line.targets))
+            named = None if not line.arguments else self._model_function(line.arguments[0], line, function)
+            return self.unadapted(named, len(line.targets))
         if kind == "doubled":
             return self._double(line, function)
         if kind == "another":
@@ -359,10 +360,8 @@ class Caller(Machine):
         """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of
         the method's own in place of the parameters that they are beside."""
         name, count, *words = line.arguments
-        if name not in self.model.functions:
-            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
-        layers = int(self._value(count, line, function))
-        return self.doubled(self.model.functions[str(name)], layers, self._beside(words))
+        layers, known = int(self._value(count, line, function)), self._model_function(name, line, function)
+        return self.doubled(known, layers, self._beside(words))
 
     def _another(self, line: Line, function: Function) -> list[Value]:
         """`y = another h .A .B`: the current layer runs once more on h, without the method, and with tensors of the
@@ -377,6 +376,12 @@ class Caller(Machine):
         assert self.hook is not None
         places = (self.hook.places.get(str(word)[1:], {}) for word in words)
         return {place[1:]: own for several in places for place, found in several.items() for own in found}
+
+    def _model_function(self, name: str | Formula, line: Line, function: Function) -> Function:
+        """Return a function of the model that a line names."""
+        if name not in self.model.functions:
+            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        return self.model.functions[str(name)]
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""

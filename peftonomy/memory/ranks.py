@@ -305,7 +305,7 @@ class RankStep(Step):
 
     # What FSDP2 would gather twice
 
-    def unadapted(self, wanted: int) -> list[Any]:
+    def unadapted(self, function: Function | None, wanted: int) -> list[Any]:
         """Refuse a pass of the model without the method."""
         raise self._twice()
 

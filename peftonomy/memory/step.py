@@ -140,22 +140,26 @@ class Step(Caller):
         """Return the bytes of the parameters that a rank stores, if they are sharded."""
         return 0
 
-    def unadapted(self, wanted: int) -> list[Value]:
+    def unadapted(self, function: Function | None, wanted: int) -> list[Value]:
         """`e d = unadapted`: the whole model runs once without the method and without gradients; the states that its
-        last stacks give."""
+        last stacks give. `h = unadapted body`: only this function of it runs, and gives its result."""
         state, marks = dict(vars(self)), (len(self.tape.records), len(self.held), len(self.stayed), len(self.groups))
         self.program, self.recording, self.flags = self.program.bare(), False, self.flags._replace(checkpointing=False)
         self.every = {stack: {**names, "checkpointing": 0} for stack, names in self.every.items()}
         self.names = self.base = self.every[""]
         self.scopes, self.hook, self.module, self.casts, self.sequences, self.states = [], None, None, {}, {}, []
-        results = self.call(self.model.functions[self.model.inventory.computed], [])
-        self._let_go(results)
+        results = self.call(function or self.model.functions[self.model.inventory.computed], [])
+        if function is None:
+            self._let_go(results)
         for storage in self.held[marks[1] :]:
             self.tape.free(storage)
         for entries, mark in zip((self.tape.records, self.held, self.stayed, self.groups), marks, strict=True):
             del entries[mark:]  # type: ignore[attr-defined]
         states = self.states or []
         vars(self).update(state)
+        if function is not None:
+            self._let_go(states)
+            states = results
         self._let_go(states[: len(states) - wanted])
         return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
 

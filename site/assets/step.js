@@ -100,19 +100,23 @@
     turns() {}
     ends() {}
     /* `e d = unadapted`: the whole model runs once without the method and without gradients; the states that its last stacks
-       give. */
-    unadapted(wanted) {
+       give. `h = unadapted body`: only this function of it runs, and gives its result. */
+    unadapted(name, wanted) {
       var tape = this.tape, state = Object.assign({}, this), lists = [tape.records, this.held, this.stayed, this.groups], marks = lists.map(function (list) { return list.length; });
       this.program = this.program.bare(); this.recording = false;
       this.flags = inner.merge(this.flags, { checkpointing: false });
       this.flagged = inner.merge(this.flagged, { checkpointing: 0 });
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
       this.scopes = []; this.hook = this.module = null; this.casts = new Map(); this.sequences = new Map(); this.states = [];
-      tape.letGo(this.call(this.model.functions.get(this.model.inv.computed), []));
+      if (name && !this.model.functions.has(name)) this.wrong("unadapted: found no function " + name);
+      var results = this.call(this.model.functions.get(name || this.model.inv.computed), []);
+      if (!name) tape.letGo(results);
       this.held.slice(marks[1]).forEach(function (storage) { tape.free(storage); });
       lists.forEach(function (list, i) { list.length = marks[i]; });
-      var states = this.states, rest = states.length - wanted;
+      var states = this.states;
       Object.assign(this, state);
+      if (name) { tape.letGo(states); states = results; }
+      var rest = states.length - wanted;
       tape.letGo(states.slice(0, rest));
       return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
     }
