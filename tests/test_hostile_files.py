@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bibtexparser.bparser import BibTexParser
 
 import peftonomy
 from peftonomy import ConfigError, DataError, PeftonomyError
 from peftonomy.files.bibliography import Bibliography
-from peftonomy.files.bibliography import _usual as usual
-from peftonomy.files.bibliography import _whole as whole
 from peftonomy.files.documents import MAX_BYTES, parse_yaml
 from peftonomy.files.reading import read_object, read_text
 from tests.trees import small_tree
@@ -168,40 +163,6 @@ def test_blank_lines_cost_no_time_and_macros_are_expanded() -> None:
     found = Bibliography(text, "x.bib")
     assert found["last"].authors == ("Somebody",)
     assert not found.problems()
-
-
-def test_the_usual_form_of_an_entry_is_read_as_by_bibtexparser(root: Path) -> None:
-    """The quick reader agrees with the library on entries that are changed at random, or leaves them to it."""
-    drawn, read = random.Random(1), 0
-    known = Bibliography.read(root / "taxonomy" / "references.bib", "x.bib")
-    blocks = drawn.sample([whole(known._blocks[key]) for key in known], 100)
-    parser = BibTexParser(common_strings=True, ignore_nonstandard_types=False)
-    parser.expect_multiple_parse = True
-    for text in [*blocks[:20], "@Misc{a, t = {{}}, u={}, v = {{ }}}", *(changed(block, drawn) for block in blocks)]:
-        quick = usual(text)
-        if quick is not None:
-            parser.bib_database.entries.clear()
-            parser.parse(text, partial=True)
-            [slow] = parser.bib_database.entries
-            assert words(quick) == words(slow), text
-            read += 1
-    assert usual('@misc{a, title = "b"}') is usual("@misc{a, title = b}") is usual("@misc{a}") is None
-    assert read > 50
-
-
-def words(fields: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """Return the fields in their order, each value as words."""
-    return [(name, value.split()) for name, value in fields.items()]
-
-
-def changed(block: str, drawn: random.Random) -> str:
-    """Replace, insert, remove or repeat some characters of an entry, and cut it where its braces close."""
-    for _ in range(100):
-        at = drawn.randrange(1, len(block))
-        more, rest = drawn.choice(["", *'{},=@"#\\ \t%é', block[at - 1 : at + 20]]), drawn.randrange(2)
-        with contextlib.suppress(ValueError):
-            return whole(block[:at] + more + block[at + rest :])
-    return block
 
 
 def test_an_entry_without_a_key_is_reported() -> None:

@@ -23,11 +23,6 @@ START = re.compile(r"^[ \t]*@(\w+)[ \t]*\{", re.MULTILINE)
 KEY = re.compile(r"[^{]*\{\s*([^,\s{}]+)\s*,")
 COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,40})")
 BRACE = re.compile("[{}]")
-BRACED = r"(?>\{(?>[^{}]+|\{(?>[^{}]+|\{(?>[^{}]+|\{[^{}]*\})*\})*\})*\})"
-"""Matches text in balanced braces, at most four deep."""
-SPACE = " \t\r\n"
-FIELD = re.compile(rf"[{SPACE}]*([A-Za-z0-9_().+-]+)[{SPACE}]*=[{SPACE}]*({BRACED})[{SPACE}]*")
-HEAD = re.compile(rf"[ \t]*@([A-Za-z]+)[ \t]*\{{[{SPACE}]*([^,\s{{}}]+)[{SPACE}]*,")
 MAX_BYTES = 10_000_000
 MAX_ENTRY = 20_000
 """The number of characters of the longest entry that is parsed."""
@@ -190,34 +185,13 @@ UNPARSED = "text that does not parse"
 
 @functools.lru_cache(maxsize=4096)
 def _entry(macros: tuple[str, ...], block: str) -> Mapping[str, str]:
-    """Parse the text of one entry, with bibtexparser unless it has the usual form."""
-    usual = _usual(block)
-    if usual is not None:
-        return usual
+    """Parse the text of one entry, which takes milliseconds: who loads a tree again waits for what changed only."""
     parser = _parser(macros)
     entries: list[dict[str, str]] = parser.bib_database.entries
     entries.clear()
     parser.parse(block, partial=True)
     [parsed] = entries
     return parsed
-
-
-def _usual(block: str) -> Mapping[str, str] | None:
-    """Parse an entry whose values are all in braces, in a hundredth of bibtexparser's time; None for another one."""
-    head = HEAD.match(block)
-    if head is None:
-        return None
-    found, at, end = list[tuple[str, str]](), head.end(), len(block) - 1
-    while field := FIELD.match(block, at, end):
-        found.append((field[1].lower(), "" if field[2] == "{{}}" else field[2][1:-1]))
-        at = field.end()
-        if at < end and block[at] != ",":
-            return None
-        at = min(at + 1, end)
-    fields = dict(reversed(found))
-    if not fields or len(fields) < len(found) or block[at:end].strip(SPACE):
-        return None
-    return {**fields, "ENTRYTYPE": head[1].lower(), "ID": head[2]}
 
 
 @functools.lru_cache(maxsize=4)
