@@ -25,31 +25,31 @@ class Offset(kit.Child):
 
     mask: Tensor
 
-    def __init__(self, d_in: int, head_dim: int, *, heads: int):
+    def __init__(self, d_in: int, n_heads: int, *, heads: int):
         super().__init__()
-        self.head_dim, self.heads = head_dim, heads
-        self.scale: Tensor | None = None            # A, in phase 1 only
-        self.mask = torch.ones(d_in // head_dim, dtype=torch.bool)
+        self.head_dim, self.heads = d_in // n_heads, heads
+        self.scale: Tensor | None = None  # A, in phase 1 only
+        self.mask = torch.ones(n_heads, dtype=torch.bool)
         self.v = nn.Parameter(torch.empty(d_in).normal_(0, 1e-3))
 
     def before(self, x: Tensor) -> Tensor:
         if self.scale is not None:
-            return x + self.scale * x                               # (..., d_in)
+            return x + self.scale * x  # (..., d_in)
         return x + self.v
 
     @property
     def each(self) -> Tensor:
         """The vector of each head."""
-        return self.v.detach().view(-1, self.head_dim)              # (heads here, head_dim)
+        return self.v.detach().view(-1, self.head_dim)  # (heads here, head_dim)
 
 
-def apply(model: nn.Module, *, heads: int = 32, targets: tuple[str, ...] = ("attn.o", "xattn.o")) -> nn.Module:
+def apply(model: nn.Module, *, heads: int = 32, targets: tuple[str, ...] = ("attn.o",)) -> nn.Module:
     """Freeze the model and put a vector in front of every output projection; `calibrate` then chooses heads."""
     kit.freeze(model)
-    sizes = {(block.stack, block.layer): block.dims["head_dim"] for block in kit.blocks(model, "attention")}
+    numbers = {(block.stack, block.layer): block.dims["n_heads"] for block in kit.blocks(model, "attention")}
     for site in kit.sites(model, targets):
         assert site.layer is not None
-        kit.attach(site, "lofit", Offset(site.d_in, sizes[site.stack, site.layer], heads=heads))
+        kit.attach(site, "lofit", Offset(site.d_in, numbers[site.stack, site.layer], heads=heads))
     return model
 
 
@@ -81,7 +81,7 @@ def choose(model: nn.Module, scales: Iterable[Tensor]) -> nn.Module:
     for i, mask in sparse.choose(sizes(model, scales), children[0].heads).items():
         child = children[int(i)]
         child.scale, child.mask = None, mask
-        entries = mask.repeat_interleave(child.head_dim)            # (d_in,)
+        entries = mask.repeat_interleave(child.head_dim)  # (d_in,)
         child.v.normal_(0, 1e-3).mul_(entries)
         child.v.register_hook(partial(torch.mul, entries))
     return model
@@ -91,8 +91,8 @@ def pack(model: nn.Module) -> dict[str, Tensor]:
     """What one task stores: the vectors of the chosen heads, and their numbers."""
     state: dict[str, Tensor] = {}
     for i, child in enumerate(_children(model)):
-        state[f"{i}.v"] = child.each[child.mask]                    # (chosen here, head_dim)
-        state[f"{i}.v@"] = child.mask.nonzero()[:, 0]               # (chosen here,)
+        state[f"{i}.v"] = child.each[child.mask]  # (chosen here, head_dim)
+        state[f"{i}.v@"] = child.mask.nonzero()[:, 0]  # (chosen here,)
     return state
 
 
@@ -117,8 +117,8 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         "output": model(input_ids=inputs["x"]).logits,
         "first": first,
-        "norms": torch.stack([*sizes(model, scales).values()]),     # (attentions, heads)
-        "mask": torch.stack([child.mask for child in children]),    # (attentions, heads)
+        "norms": torch.stack([*sizes(model, scales).values()]),  # (attentions, heads)
+        "mask": torch.stack([child.mask for child in children]),  # (attentions, heads)
     }
 
 

@@ -32,7 +32,7 @@ REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
     "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "fact", "hyperformer_pp",
-    "invertible_adapter", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
+    "invertible_adapter", "lofit", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
     "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "s2ft", "spot", "tiny_attn_adapter", "u_mam",
     "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
