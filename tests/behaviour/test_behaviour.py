@@ -26,7 +26,7 @@ NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [(m, f) for m in ("llama_pro", "shadow_peft") for f in ("bert", "roberta", "t5", "vit")]
 REFUSED += [("residual_prompt_tuning", "vit"), ("lotr", "llama")]
-OF_IMAGES = ("adaptformer", "convpass", "fact", "l2p", "repadapter", "ssf", "vpt")
+OF_IMAGES = ("adaptformer", "convpass", "fact", "l2p", "repadapter", "sct", "ssf", "vpt")
 REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
@@ -57,6 +57,7 @@ STAGES = (
     "propetl",
     "residual_prompt_tuning",
     "s2ft",
+    "sct",
     "spot",
     "tiny_attn_adapter",
     "u_mam",
