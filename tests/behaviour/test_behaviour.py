@@ -26,14 +26,14 @@ NOWHERE_TO_ACT += [("trainable_tokens", "vit")]
 """Where a method finds nothing in a family at all: families without biases, without an encoder, without tokens."""
 REFUSED = [("shadow_peft", f) for f in ("bert", "roberta", "t5", "vit")]
 REFUSED += [("residual_prompt_tuning", "vit"), ("lotr", "llama")]
-OF_IMAGES = ("adaptformer", "convpass", "fact", "l2p", "repadapter", "ssf", "vpt")
+OF_IMAGES = ("adaptformer", "convpass", "dualprompt", "fact", "l2p", "repadapter", "ssf", "vpt")
 REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
-    "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "fact", "hyperformer_pp",
-    "invertible_adapter", "l2p", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft", "p_tuning", "pasta",
-    "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
+    "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "dualprompt", "fact",
+    "hyperformer_pp", "invertible_adapter", "l2p", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft",
+    "p_tuning", "pasta", "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
     "unipelt", "vpt", "warp", "x_lora",
 )  # fmt: skip
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
