@@ -31,11 +31,40 @@ REFUSED += [(m, f) for m in OF_IMAGES for f in tiny.CONFIGS if f != "vit"]
 """Where a method would find something, and its entry requires of the model what this family does not have."""
 PAIRS = [(m, f) for m in KB.methods for f in tiny.CONFIGS if (m, f) not in (*NOWHERE_TO_ACT, *REFUSED)]
 STAGES = (
-    "adapterdrop", "attempt", "attentionfusion", "coda", "convpass", "cpt", "direft", "dualprompt", "fact",
-    "hyperformer_pp", "invertible_adapter", "l2p", "loreft", "lst", "mad_x", "mam_adapter", "mov", "mpt", "noreft",
-    "p_tuning", "pasta", "prefix_tuning", "prompt_tuning", "propetl", "residual_prompt_tuning", "spot", "tiny_attn_adapter", "u_mam",
-    "unipelt", "vpt", "warp", "x_lora",
-)  # fmt: skip
+    "adapterdrop",
+    "attempt",
+    "attentionfusion",
+    "coda",
+    "convpass",
+    "cpt",
+    "direft",
+    "dualprompt",
+    "fact",
+    "hyperformer_pp",
+    "invertible_adapter",
+    "l2p",
+    "loreft",
+    "lst",
+    "mad_x",
+    "mam_adapter",
+    "mov",
+    "mpt",
+    "noreft",
+    "p_tuning",
+    "pasta",
+    "prefix_tuning",
+    "prompt_tuning",
+    "propetl",
+    "residual_prompt_tuning",
+    "s2ft",
+    "spot",
+    "tiny_attn_adapter",
+    "u_mam",
+    "unipelt",
+    "vpt",
+    "warp",
+    "x_lora",
+)
 """Methods that need layers of one width, positions that stay, or one numbering of layers: no encoder of stages."""
 ON_STAGES = [m for m in KB.methods if m not in (*STAGES, "bad_x", "shadow_peft", "trainable_tokens", "lotr")]
 """The other methods; bad_x acts there without its coupling only."""

@@ -47,9 +47,8 @@ def test_inference_uses_the_expert_of_the_nearest_key() -> None:
 
     alone = dualprompt.apply(tiny.model("vit"), **SIZES | {"tasks": 1}).eval()
     _, own = _parts(alone)
-    given, general = (
-        child for m in (model, alone) for child in kit.attached(m, "dualprompt") if isinstance(child, dualprompt.General)
-    )
+    children = [child for one in (model, alone) for child in kit.attached(one, "dualprompt")]
+    given, general = (child for child in children if isinstance(child, dualprompt.General))
     general.load_state_dict(given.state_dict())
     prefixes = [(expert.O_k[1], expert.O_v[1]), (expert.O_k[0], expert.O_v[0]), (expert.E_k, expert.E_v)]
     for image, (k, v) in enumerate(prefixes):
