@@ -100,7 +100,8 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _split(p: Tensor, heads: int) -> Tensor:
-    return p.unflatten(-1, (heads, -1)).transpose(-2, -3)           # (..., length, d_kv) -> (..., heads, length, d)
+    parts: Tensor = p.unflatten(-1, (heads, -1))                    # (..., length, heads, head_dim)
+    return parts.transpose(-2, -3)
 
 
 def apply(
@@ -110,17 +111,17 @@ def apply(
     """Freeze the model and give its first attentions prefixes. Raises UsageError for a model that does not fit."""
     require_one_width(model)
     blocks = kit.blocks(model, "attention")
-    if len(blocks) < g_layers + e_layers:
-        raise UsageError(f"{g_layers} + {e_layers} layers were expected at least; the model has {len(blocks)}")
+    general, expert = blocks[:g_layers], blocks[g_layers:][:e_layers]
+    if len(expert) < e_layers:
+        raise UsageError(f"{g_layers} and {e_layers} layers were expected at least; the model has {len(blocks)}")
     kit.freeze(model)
     keys = Keys(kit.inventory(model).dims["d_model"], tasks=tasks, batchwise=batchwise, pull=pull)
     kit.attach(model, name, keys).append(keys.listen(model))
-    for block in blocks[: g_layers + e_layers]:
-        child: General | Expert
-        if block.layer < g_layers:
-            child = General(block, keys, length=g_length)
-        else:
-            child = Expert(block, keys, length=e_length, tasks=tasks, first=block.layer == g_layers)
+    pairs: list[tuple[kit.Block, General | Expert]] = [
+        *((block, General(block, keys, length=g_length)) for block in general),
+        *((block, Expert(block, keys, length=e_length, tasks=tasks, first=block is expert[0])) for block in expert),
+    ]
+    for block, child in pairs:
         kit.attach(block.module, name, child).append(widen(model, block.module, child.keys_values))
     return model
 
