@@ -7,7 +7,8 @@ four layers, in memory/families.tsv. large: of seven methods on models that many
 settings: with other optimizers and types of numbers, there as well.
 entry: the first case of each of these methods, among the rows that the tests read, in place of the one there.
 stale: the rows whose hyperparameters are no longer the entry's defaults, in their place.
-predict: the predictions for all simulated rows, in memory/predicted.tsv. Run it after a row or a prediction changes.
+predict: the predictions for all simulated rows, in memory/predicted.tsv. Run it after a prediction changes; what
+simulates rows runs it too.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
 Otherwise rows that are there stay: a run that was stopped goes on where it ended.
 """
@@ -345,7 +346,9 @@ if __name__ == "__main__":
     commands = {"simulate": simulate, "large": large, "settings": settings, "families": families, "truth": truth}
     if sys.argv[1] == "entry":
         entry(sys.argv[2:])
-    elif sys.argv[1] in ("stale", "predict"):
-        {"stale": stale, "predict": predict}[sys.argv[1]]()
-    else:
+    elif sys.argv[1] == "stale":
+        stale()
+    elif sys.argv[1] != "predict":
         commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))
+    if sys.argv[1] != "truth":
+        predict()

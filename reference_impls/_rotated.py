@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 
-__all__ = ["Rotated", "cayley", "merge", "skew"]
+__all__ = ["Rotated", "along", "cayley", "merge", "skew"]
 
 
 class Rotated(kit.Child):
@@ -25,6 +25,13 @@ class Rotated(kit.Child):
     def merged(self, weight: Tensor) -> Tensor:
         """Return W T for a weight W (d_out, d_in)."""
         return weight @ self.rotate(torch.eye(weight.shape[1]).to(weight)).T
+
+
+def along(x: Tensor, normals: Tensor) -> Tensor:
+    """Return the part of each block of x (..., blocks * size) that lies along its normal (blocks, size)."""
+    unit = nn.functional.normalize(normals, dim=-1)
+    parts = x.unflatten(-1, unit.shape)
+    return ((parts * unit).sum(-1, keepdim=True) * unit).flatten(-2)
 
 
 def skew(entries: Tensor, size: int) -> Tensor:

@@ -21,7 +21,7 @@ from .tensor import Storage, Tensor
 __all__ = ["Caller"]
 
 PARAMETERISED = (Module, Part)
-UNREAD = frozenset({"each", "share", "part", "unadapted", "doubled", "nth", "every"})
+UNREAD = frozenset({"each", "share", "part", "unadapted", "doubled", "another", "nth", "every"})
 """The kinds of lines whose arguments are not all values."""
 OWN = frozenset({"return", "loop", "stacked", "detached", "sized", "observed", "only", "none", "either", "reads"})
 """The other kinds that are no operations."""
@@ -43,6 +43,10 @@ class Caller(Machine):
 
     def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
         """Run a function of the model, with fewer layers and with other parameters."""
+        raise NotImplementedError
+
+    def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run the current layer once more, with other parameters."""
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
@@ -131,6 +135,8 @@ class Caller(Machine):
             return self.unadapted(named, len(line.targets))
         if kind == "doubled":
             return self._double(line, function)
+        if kind == "another":
+            return self._another(line, function)
         if kind == "nth":
             return self._nth(line, function)
         return self._every(line, function)
@@ -354,11 +360,22 @@ class Caller(Machine):
         """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of
         the method's own in place of the parameters that they are beside."""
         name, count, *words = line.arguments
+        layers, known = int(self._value(count, line, function)), self._model_function(name, line, function)
+        return self.doubled(known, layers, self._beside(words))
+
+    def _another(self, line: Line, function: Function) -> list[Value]:
+        """`y = another h .A .B`: the current layer runs once more on h, without the method, and with tensors of the
+        method's own in place of the parameters that they are beside."""
+        name, *words = line.arguments
+        if not self.stack:
+            raise self._wrong(line.text, "no layer here", "a function that acts at the layers", function)
+        return self.another([self._value(name, line, function)], self._beside(words))
+
+    def _beside(self, words: Sequence[str | Formula]) -> dict[tuple[str, str], Own]:
+        """Return tensors of the method's own by the parameter of the model that each is beside."""
         assert self.hook is not None
         places = (self.hook.places.get(str(word)[1:], {}) for word in words)
-        owns = {place[1:]: own for several in places for place, found in several.items() for own in found}
-        known = self._model_function(name, line, function)
-        return self.doubled(known, int(self._value(count, line, function)), owns)
+        return {place[1:]: own for several in places for place, found in several.items() for own in found}
 
     def _model_function(self, name: str | Formula, line: Line, function: Function) -> Function:
         """Return a function of the model that a line names."""

@@ -176,6 +176,18 @@ class Step(Caller):
         vars(self).update(state)
         return results
 
+    def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run the current layer once more, with other parameters. It is a checkpoint if the layers are."""
+        names = ("program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "block")
+        state = {name: getattr(self, name) for name in names}
+        self.program, self.owns, self.names = self.program.bare(), owns, self.base
+        self.scopes, self.floor = self.scopes[: self.floor], 0
+        self.hook, self.module, self.copy, self.block = None, None, None, ""
+        results = self.layer(values, [], 0)
+        vars(self).update(state)
+        self._let_go(results[1:])
+        return results[:1]
+
     def reached(self, module: Module, suffix: str) -> bool:
         """Return True if an operation has read a parameter. Outside the layers, some serve other tasks only."""
         return module.stack in self.sequences if module.layers else (module.path, suffix) in self.outside
@@ -268,7 +280,8 @@ class Step(Caller):
         if ys:
             given = [v for v in (*values, *self.used.values()) if isinstance(v, Tensor)]
             self._hold_all(given)
-            state = self.stack, self.number, self.inside, self.base, dict(self.used), self.last
+            place = self.stack, self.number, self.inside, self.base, self.program, self.owns
+            state = place, dict(self.used), self.last
             run = partial(self._again, list(values), outputs, list(aside), given, state)
             self.tape.records.append(Checkpoint(given, ys, [x.storage for x in given], run))
         return results
@@ -284,7 +297,8 @@ class Step(Caller):
         grads = [(i, y.grad) for i, y in enumerate(outputs) if isinstance(y, Tensor) and y.grad is not None]
         if grads:
             records, self.tape.records = self.tape.records, []
-            self.stack, self.number, self.inside, self.base, used, last = state
+            outer, (place, used, last) = (self.program, self.owns), state
+            self.stack, self.number, self.inside, self.base, self.program, self.owns = place
             self.names, self.scopes = self.base, [used]
             self.done, self.limit, before = 0, last, dict(self.shared)
             results, new = self._inside(values)
@@ -302,5 +316,6 @@ class Step(Caller):
                 storages = []
             self.tape.back()
             self.tape.records, self.stack, self.number, self.scopes = records, "", -1, []
+            self.program, self.owns = outer
         for storage in storages:
             self.tape.free(storage)
