@@ -13,7 +13,7 @@ of the sum. New components start orthogonal to all older ones, each of length on
 orthogonal too, the same in every model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,20 +50,17 @@ class Components(kit.Child):
                 self.register_parameter(f"old_{name}", nn.Parameter(old, requires_grad=False))
             self.register_parameter(name, nn.Parameter(behind(old, components)))
 
-    def all(self, name: str) -> Tensor:
-        """The older components and those of this task, (all components, ...)."""
-        own = self.get_parameter(name)
-        return torch.cat([self.get_parameter(f"old_{name}"), own]) if hasattr(self, f"old_{name}") else own
-
-    def weights(self, query: Tensor) -> Tensor:
-        """The proportions for each image, (batch, all components)."""
-        seen = normalize(query[:, None] * self.all("A"), dim=-1)                    # (batch, components, d_model)
-        return (seen * normalize(self.all("K"), dim=-1)).sum(-1)
+    def parts(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """P, K and A: of the older tasks, if there are any, and of this one."""
+        for start in ("old_", "") if hasattr(self, "old_P") else ("",):
+            p, k, a = (self.get_parameter(f"{start}{name}") for name in "PKA")
+            yield p, k, a
 
     def prefix(self, query: Tensor) -> Tensor:
         """The prefix of each image, (batch, prompt_length, d_kv)."""
-        p = self.all("P")                                                           # (components, length, d_kv)
-        return (self.weights(query) @ p.flatten(1)).unflatten(-1, p.shape[1:])
+        # The parts are summed apart: a gradient of both together would stay as long as that of P.
+        terms = [(weights(query, k, a) @ p.flatten(1)).unflatten(-1, p.shape[1:]) for p, k, a in self.parts()]
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     def keys_values(self) -> tuple[Tensor, Tensor]:
         if self.query.reading:
@@ -75,6 +72,12 @@ class Components(kit.Child):
     def split(self, p: Tensor) -> Tensor:
         parts: Tensor = p.unflatten(-1, (self.heads, -1))               # (..., length, heads, head_dim)
         return parts.transpose(-2, -3)
+
+
+def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
+    """The weights of components for each image, (batch, components)."""
+    seen = normalize(query[:, None] * attention, dim=-1)                            # (batch, components, d_model)
+    return (seen * normalize(keys, dim=-1)).sum(-1)
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4}, "apollo": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},
     "diablo": {"n": 4}, "ether": {"n": 2}, "ether_plus": {"n": 2},
+    "coda_prompt": {"components": 2, "prompt_length": 4, "tasks": 3},
 }  # fmt: skip
 """By method, hyperparameters that fit tiny models where its own are too large."""
 
