@@ -45,6 +45,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4}, "apollo": {"r": 4},
     "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "diablo": {"n": 4}, "ether": {"n": 2},
     "ether_plus": {"n": 2},
+    "coda_prompt": {"components": 2, "prompt_length": 4, "tasks": 3},
 }  # fmt: skip
 """By method, hyperparameters for tiny models that show more than those that `fitting` finds."""
 SMALL: dict[str, tuple[Any, ...]] = {"int": (4, 5, 3, 2, 6, 7, 8, 1), "float": (0.2, 0.5)}
