@@ -20,6 +20,7 @@ from peftonomy.memory.rules import Rule
 from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED
 from peftonomy.site import _engine, _operations
 from tests.engine_kit import Answer, changed, differential, started
+from tests.operations_kit import FITTING
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -93,7 +94,10 @@ def test_every_method_is_as_in_python(kb: KnowledgeBase, engine: MiniRacer, meth
         least = {"checkpointing": checkpointing, "quantized": draw.choice((None, None, "nf4", "int8"))}
         answered += "peak" in drawn(kb, engine, method, tiny(family), draw, least)
         mixed = {"batch": 2, "seq": 8, "dtype": "mixed", "checkpointing": checkpointing}
-        answered += "peak" in differential(kb, engine, method, tiny(family), {}, mixed)
+        found = differential(kb, engine, method, tiny(family), {}, mixed)
+        if "peak" not in found and method in FITTING:       # its own hyperparameters do not fit a tiny model
+            found = differential(kb, engine, method, tiny(family), {"values": FITTING[method]}, mixed)
+        answered += "peak" in found
     model = draw.choice(PUBLIC)
     drawn(kb, engine, method, model, draw)
     answered += "peak" in differential(kb, engine, method, model, {}, {"batch": 2, "seq": 8})
