@@ -62,7 +62,7 @@ fuzz: $(VENV)/dev.stamp
 grid: $(VENV)/dev.stamp
 	GRID=whole $(tests) tests/behaviour tests/test_oracles_counts.py tests/test_peft_at_random.py tests/test_simulator.py \
 	  tests/test_backbones.py tests/test_backbones_selection.py tests/test_engine.py tests/test_engine_memory.py \
-	  tests/test_operations.py tests/test_operations_forms.py tests/test_oracles_outputs.py
+	  tests/test_engine_operations.py tests/test_operations.py tests/test_operations_forms.py tests/test_oracles_outputs.py
 
 # Each newest release gets an environment of its own; what they print is compared with the files and the pinned release.
 drift: $(VENV)/dev.stamp

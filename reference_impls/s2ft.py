@@ -46,7 +46,7 @@ class Units(kit.Child):
         return torch.zeros_like(self.site.weight).index_copy(1, columns, change)  # (d_out, d_in)
 
 
-def number(ratio: float, layer: int, units: float) -> int:
+def number(ratio: float, layer: int, units: int) -> int:
     """Return how many of a layer's units are trained, so that those of all layers add up to the ratio of all."""
     return math.floor((layer + 1) * ratio * units) - math.floor(layer * ratio * units)
 
@@ -60,15 +60,15 @@ def apply(
 ) -> nn.Module:
     """Freeze the model and train the columns of random heads and channels."""
     kit.freeze(model)
-    sizes = {(block.stack, block.layer): block.dims["head_dim"] for block in kit.blocks(model, "attention")}
+    heads = {(block.stack, block.layer): block.dims["n_heads"] for block in kit.blocks(model, "attention")}
     for site in kit.sites(model, targets):
         assert site.layer is not None
-        size, ratio, names = sizes[site.stack, site.layer], o_ratio, ("heads", "S_o")
+        total, ratio, names = heads[site.stack, site.layer], o_ratio, ("heads", "S_o")
         if site.role == "mlp.down":
-            size, ratio, names = 1, d_ratio, ("channels", "S_d")
-        if count := number(ratio, site.layer, site.d_in / size):
-            units = torch.randperm(site.d_in // size)[:count]
-            kit.attach(site, "s2ft", Units(site.d_out, units, size=size, names=names))
+            total, ratio, names = site.d_in, d_ratio, ("channels", "S_d")
+        if count := number(ratio, site.layer, total):
+            units = torch.randperm(total)[:count]
+            kit.attach(site, "s2ft", Units(site.d_out, units, size=site.d_in // total, names=names))
     if not kit.attached(model, "s2ft"):
         raise UsageError(f"o_ratio {o_ratio} and d_ratio {d_ratio} select nothing; expected a head or a channel")
     return model

@@ -58,12 +58,13 @@ def ask(engine: MiniRacer, name: str, *given: Any) -> Any:
 
 
 def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: Answer) -> Answer:
-    """Python's answer, as plain data, or its refusal."""
+    """Python's answer, as plain data, or its refusal. A step of one GPU is run: to derive its form takes longer."""
     where = {name: value for name, value in more.items() if name != "values"}
     try:
         shared = sharding(**{name: setting.get(name) for name in OPTIONS})
         step = Setting(**{name: value for name, value in setting.items() if name not in OPTIONS})
-        memory = kb[method].on(model, **where).training.shared(shared).memory(more.get("values", {}), step)
+        training = kb[method].on(model, **where).training.shared(shared)
+        memory = (training.memory if shared else training.once)(more.get("values", {}), step)
     except PeftonomyError as error:
         return {"problem": str(error)}
     answer: Answer = json.loads(json.dumps(memory.to_dict()))

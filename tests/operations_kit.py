@@ -8,6 +8,7 @@ of the config (`config.hidden_dropout_prob=0.0`); `peak` lists what is alive at 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import warnings
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peftonomy import UsageError
 from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
@@ -33,26 +35,51 @@ type of numbers in which torch simulates the family: its meta kernel of `_groupe
 
 
 FITTING: dict[str, dict[str, Any]] = {
-    "adamss": {"r": 7, "num_subspaces": 3}, "bat": {"r": 4}, "c3a": {"block_size": 4}, "fourierft": {"n_frequency": 9},
+    "adamss": {"r": 7, "num_subspaces": 3}, "fourierft": {"n_frequency": 9},
     "intrinsic_said": {"d": 100}, "krona": {"a1": 4, "a2": 3}, "krona_b": {"a1": 4, "a2": 3}, "miss": {"r": 5},
-    "miss_mini": {"r": 5, "mini_r": 4}, "psoft": {"r": 5}, "randlora": {"r": 5}, "road": {"group_size": 4},
+    "miss_mini": {"r": 5, "mini_r": 4}, "psoft": {"r": 5}, "randlora": {"r": 5},
     "shira": {"r": 3}, "uni_lora": {"theta_d_length": 50}, "vb_lora": {"vector_length": 6},
-    "waveft": {"n_frequency": 9}, "corda": {"r": 4}, "eva": {"r": 4}, "lora_ga": {"r": 4}, "olora": {"r": 4},
-    "pissa": {"r": 4}, "qa_lora": {"r": 4, "group": 4}, "s4": {"budget": 0.2}, "lst": {"r": 4},
-    "lora_xs": {"r": 4}, "lora_sb": {"r": 4}, "milora": {"r": 4}, "abba": {"r1": 4, "r2": 3}, "mora": {"r": 2},
+    "waveft": {"n_frequency": 9}, "qa_lora": {"r": 4, "group": 4},
+    "abba": {"r1": 4, "r2": 3}, "mora": {"r": 2},
     "attempt": {"prompt_length": 8}, "cpt": {"prompt_length": 8}, "mpt": {"prompt_length": 8},
     "prompt_tuning": {"prompt_length": 8}, "galore": {"r": 4}, "apollo": {"r": 4},
-    "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "s3delta_m": {"reduction": 4},
-    "diablo": {"n": 4}, "ether": {"n": 2}, "ether_plus": {"n": 2},
+    "hyperformer_pp": {"bottleneck": 3}, "adapterdrop": {"n_drop": 2}, "diablo": {"n": 4}, "ether": {"n": 2},
+    "ether_plus": {"n": 2},
     "coda_prompt": {"components": 2, "prompt_length": 4, "tasks": 3},
 }  # fmt: skip
-"""By method, hyperparameters that fit tiny models where its own are too large."""
+"""By method, hyperparameters for tiny models that show more than those that `fitting` finds."""
+SMALL: dict[str, tuple[Any, ...]] = {"int": (4, 5, 3, 2, 6, 7, 8, 1), "float": (0.2, 0.5)}
+"""The values that `fitting` tries."""
 
 
 @cache
 def tiny(family: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
     return found
+
+
+def configured(family: str) -> dict[str, Any]:
+    """Return the config.json of a family's tiny model."""
+    return {"model_type": family, **{k: v for k, v in tiny(family).items() if k not in ("task", "simulated_in")}}
+
+
+@cache
+def fitting(family: str, method: str) -> dict[str, Any]:
+    """Return hyperparameters for a tiny model: as few as possible, where a method's defaults are too large."""
+    if method in FITTING:
+        return FITTING[method]
+    tried = {name: SMALL[spec.type] for name, spec in KB[method].entry.hyperparameters.items() if spec.type in SMALL}
+    model, setting = KB.backbone(configured(family)), Setting(2, 8)
+    for number in range(min(len(tried), 2) + 1):
+        for chosen in itertools.combinations(tried, number):
+            for values in itertools.product(*(tried[name] for name in chosen)):
+                given = dict(zip(chosen, values, strict=True))
+                with contextlib.suppress(UsageError):
+                    KB[method].cost(model, **given)
+                    plan = KB[method].plan(model)
+                    check_length(plan, plan.values(given), setting)
+                    return given
+    return {}
 
 
 @dataclass
@@ -73,15 +100,12 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.hyperparameters = FITTING.get(self.method, {}) | self.hyperparameters
+        self.hyperparameters = {**fitting(self.family, self.method), **self.hyperparameters}
 
     @property
     def model(self) -> dict[str, Any]:
         """The config.json."""
-        config = {"model_type": self.family, **tiny(self.family), **self.config}
-        for own in ("task", "simulated_in"):
-            config.pop(own, None)
-        return config
+        return configured(self.family) | self.config
 
     @property
     def trains(self) -> str:

@@ -337,6 +337,15 @@ def test_memory_that_is_not_known_is_told_in_one_line(watched: Page, address: st
 # Compare.
 
 
+def test_a_combination_has_no_training_step(watched: Page, address: str) -> None:
+    watched.goto(f"{address}calculator.html?method=ties_merging&model=gpt2")
+    wanted = re.compile(r"TIES-Merging trains nothing, so it has no training step. It combines \d results of Full fine-tuning")
+    watched.locator(".pf-step", has_text=wanted).wait_for()
+    assert not watched.get_by_role("form", name="Training step").is_visible()
+    watched.goto(f"{address}calculator.html?method=lora&model=gpt2")
+    watched.get_by_role("form", name="Training step").wait_for()
+
+
 def test_five_methods_are_compared_and_taken_along(watched: Page, address: str, kb: KnowledgeBase) -> None:
     """Journey 3."""
     watched.goto(address)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from .cli_kit import LLAMA, Run, assert_one_line
 
 MODEL = "llama_3_1_8b"
 METHODS = ["lora", "full_fine_tuning", "qlora"]
+PYTHON = Path(os.environ.get("ADAPTERS_PYTHON", Path(__file__).parents[1] / ".venv-adapters/bin/python")).absolute()
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +131,10 @@ def test_requirements_and_budgets(kb: KnowledgeBase) -> None:
     smallest = kb.choose("roberta_base", gpu="T4", seq=128, by="stored", needs=["side_by_side"], anywhere=True)
     sizes = [c.stored_bytes for c in smallest.found]
     assert sizes == sorted(sizes)
-    assert {c.method for c in smallest.found} <= {*kb.stored_list("side_by_side").ids}
-    everything = kb.choose("roberta_base", gpu="T4", seq=128, by="stored", methods=list(kb)).found
-    assert sizes[0] == min(c.stored_bytes for c in everything if c.method in kb.stored_list("side_by_side").ids)
+    listed = list(kb.stored_list("side_by_side").ids)
+    assert {c.method for c in smallest.found} <= {*listed}
+    every = kb.choose("roberta_base", gpu="T4", seq=128, by="stored", methods=listed).found
+    assert sizes[0] == min(c.stored_bytes for c in every)
 
 
 def test_published_runs_rank_and_show(kb: KnowledgeBase) -> None:
@@ -203,8 +208,60 @@ def test_the_command_line_answers(run: Run, found: Choice) -> None:
     assert_one_line(wrong.err)
 
 
+ADAPTERS = """
+import json, re, sys
+import adapters
+
+found = {}
+for method, program in json.load(sys.stdin).items():
+    before, after = program.split("arguments = transformers.TrainingArguments(")
+    names = {}
+    exec(compile(before, method, "exec"), names)
+    model = names["model"]
+    exec(compile(after.splitlines()[-1], method, "exec"), names)
+    trainer = re.search(r"trainer = adapters[.](\\w+)[(]", after)[1]
+    found[method] = [
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sorted({str(p.dtype) for p in model.parameters()}),
+        callable(getattr(adapters, trainer)),
+    ]
+print(json.dumps(found))
+"""
+"""Runs programs up to their training, for which the environment lacks accelerate, and saves what they made."""
+
+
+@pytest.mark.torch
+@pytest.mark.xdist_group("adapters")
+def test_the_code_runs_with_adapters(kb: KnowledgeBase, tmp_path: Path) -> None:
+    """The same with AdapterHub's library, for methods that peft lacks or that are asked for there."""
+    if not PYTHON.exists():
+        absent = f"{PYTHON} is not there: `make test` builds it"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(absent)
+    import transformers
+
+    config = {**LLAMA, "num_key_value_heads": 2}
+    live = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    live.save_pretrained(tmp_path / "path" / "to" / "model")
+    methods = ["lora", "sequential_adapter", "pfeiffer_adapter", "parallel_adapter", "compacter"]
+    choice = kb.choose(config, gpu="1GiB", seq=16, methods=methods)
+    assert {c.method for c in choice.found} == {*methods}
+    programs = {one.method: one.program("adapters") for one in choice.found}
+    assert {one.method for one in choice.found if one.code != programs[one.method]} == {"lora"}, "peft has it too"
+    ran = subprocess.run(
+        [str(PYTHON), "-c", ADAPTERS], input=json.dumps(programs), capture_output=True, text=True, timeout=300,
+        check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    for one in choice.found:
+        there = kb.adapter(kb[one.method].export(config, to="adapters").to_dict(), config, method=one.method)
+        assert found[one.method] == [there.cost.trained, ["torch.bfloat16"], True], one.method
+        assert list((tmp_path / "output").glob("*.json"))
+
+
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 def test_the_code_runs_with_peft(kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method of the answer that peft has trains as many parameters as counted, in the type that is counted."""
     import torch
@@ -214,6 +271,7 @@ def test_the_code_runs_with_peft(kb: KnowledgeBase, tmp_path: Path, monkeypatch:
     live = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
     live.save_pretrained(tmp_path / "path" / "to" / "model")
     monkeypatch.chdir(tmp_path)
+    torch.save([{"input_ids": [1] * 8, "labels": [1] * 8}] * 2, tmp_path / "path" / "to" / "dataset.pt")
     methods = ["lora", "dora", "ia3", "prompt_tuning"]
     choice = kb.choose(config, gpu="1GiB", seq=16, checkpointing=True, methods=methods)
     assert {c.method for c in choice.found} == {*methods}
@@ -225,3 +283,6 @@ def test_the_code_runs_with_peft(kb: KnowledgeBase, tmp_path: Path, monkeypatch:
         if not names["config"].is_prompt_learning:    # whose prompts peft always makes in float32
             assert {p.dtype for p in names["model"].parameters()} == {torch.bfloat16}
         assert names["arguments"].per_device_train_batch_size == 1
+        assert names["trainer"].state.global_step > 0
+        assert (tmp_path / "output" / "adapter_config.json").is_file()
+        shutil.rmtree(tmp_path / "output")

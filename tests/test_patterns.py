@@ -132,7 +132,10 @@ def test_an_endless_expression_of_a_configuration_ends(kb: KnowledgeBase, argume
 
 
 BAD = [
-    ({"target_modules": f"(?=m){ENDLESS}"}, "expected an expression that takes less time to match"),
+    pytest.param(
+        {"target_modules": f"(?=m){ENDLESS}"}, "expected an expression that takes less time to match",
+        marks=pytest.mark.slow,
+    ),
     ({"target_modules": "x{99999999999999999999}"}, "the repetition number is too large"),
     ({"target_modules": ".*[[:alpha:]]"}, "within a set, which Python warns of"),
     ({"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "(?P<idx>a)"}, "redefinition of"),

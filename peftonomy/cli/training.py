@@ -187,7 +187,7 @@ def deepspeed(
                    "(published runs) or ours (groups of our own study).")
 @click.option("--anywhere", is_flag=True, help="Do not rank methods in a library before all others.")
 @click.option("-n", metavar="N", type=Whole(), default=5, show_default=True, help="The number of methods.")
-@click.option("--code", is_flag=True, help="Print the whole code for the first method, with peft.")
+@click.option("--code", is_flag=True, help="Print the program for the first method, from loading to saving.")
 @step_options
 @gpus_options
 @json_option
@@ -209,7 +209,8 @@ def choose(
     if code:
         if not found.found:
             raise UsageError(f"no method fits; {found.refused[0].method}: {found.refused[0].reasons[0]}")
-        return click.echo(found.found[0].code)
+        library = asked.get("library")
+        return click.echo(found.found[0].program(library if library in knowledge().libraries else None))
     rows = [
         (c.method, ", ".join(f"{n} = {v}" for n, v in c.given.items()) or "default", out.number(c.trained),
          out.bytes_text(c.stored_bytes), out.binary_text(c.steps[0]), out.binary_text(c.bytes),

@@ -51,7 +51,7 @@ def signature(trial: Trial) -> None:
 
 def tensors(trial: Trial) -> None:
     """Check that exactly the declared tensors exist: names, shapes, trained or frozen as declared, and the counts."""
-    model = trial.make()
+    model = trial.made
     state, names = trial.state(model), trial.names(model)
     for place, found in zip(trial.places, names, strict=True):
         label = f"{place.tensor} at {place.path or 'the model'}"
@@ -73,8 +73,7 @@ def tensors(trial: Trial) -> None:
 def identity(trial: Trial) -> None:
     """Check that the adapted model equals the original at the start, if the entry declares it."""
     if trial.entry.properties.identity_at_init == "exact":
-        plain = trial.outputs(tiny.plain(trial.family))
-        _same(trial.outputs(trial.make()), plain, "the adapted model starts elsewhere")
+        _same(trial.outputs(trial.made), tiny.plain_outputs(trial.family), "the adapted model starts elsewhere")
 
 
 def training(trial: Trial) -> None:
@@ -148,7 +147,7 @@ def storing(trial: Trial) -> None:
 
     seeded = any(part.as_ == "seed" for place in trial.places for part in place.spec.stored)
     again = tiny.model(trial.family)
-    torch.manual_seed(0 if seeded else 1)
+    tiny.seed(0 if seeded else 1)
     targets = {} if trial.targets is None else {"targets": trial.targets}
     trial.reference.apply(again, **trial.hyperparameters, **targets)
     trial.finish(again)
@@ -223,7 +222,7 @@ def memory(trial: Trial) -> None:
     predicted, setup = _step(trial)
     for turn in setup.turns or (None,):
         wanted = predicted.in_turn(turn).kept
-        torch.manual_seed(0)
+        tiny.seed(0)
         kept = simulation.saved(setup, turn)
         if wanted != kept:
             with simulation.fake():
@@ -244,7 +243,7 @@ def updating(trial: Trial) -> None:
         return
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
-    torch.manual_seed(0)
+    tiny.seed(0)
     with simulation.conventions():
         for turn in setup.turns or (None,):
             found, wanted = _kept(simulation.Training(setup), turn), predicted.in_turn(turn).optimizer_states

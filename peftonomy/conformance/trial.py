@@ -98,7 +98,7 @@ class Trial:
     def applied(self, seed: int = 0) -> nn.Module:
         """Return a fresh model with the method applied."""
         model = tiny.model(self.family)
-        torch.manual_seed(seed)
+        tiny.seed(seed)
         targets = {} if self.targets is None else {"targets": self.targets}
         same = self.reference.apply(model, **self.hyperparameters, **targets) is model
         assert same, "apply returns its model"
@@ -116,6 +116,11 @@ class Trial:
         if hasattr(self.reference, "calibrate"):
             self.reference.calibrate(model, (self.loss(model) for _ in range(2)))
         return model
+
+    @cached_property
+    def made(self) -> nn.Module:
+        """A model with the method applied, which no check changes."""
+        return self.make()
 
     @cached_property
     def combination(self) -> Combination:

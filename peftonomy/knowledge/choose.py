@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..costs.cost import Cost
     from ..schema.evidence import Run
     from ..schema.family import Family
+    from ..schema.library import Library
     from ..schema.results import Result, Results
 
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
@@ -117,18 +118,32 @@ class Candidate:
 
     @property
     def code(self) -> str:
-        """The whole code for peft: model, configuration and arguments of the training. Raises UsageError."""
+        """The program for peft, or else for another library that has a configuration. Raises UsageError."""
+        return self.program()
+
+    def program(self, library: str | None = None) -> str:
+        """Return the program: model, configuration, training and saving. Raises UsageError.
+
+        library: its id or package; None: peft, or else the first one that has a configuration of the method.
+        """
         from ..libraries.export import export, library_called
         from ..libraries.script import script
 
         if self.sharding is not None and self.sharding.shard != CODED:
             raise UsageError(f"shard: found {self.sharding.shard}; the code is written for one GPU, or for {CODED}")
-        plan = self.placed.training.plan
-        library = library_called(self.placed.method.kb.libraries, PEFT)
-        found = export(self.placed.method, plan, self.given, library)
-        labels = plan.inventory.num_labels
-        backbone = plan.inventory.backbone
-        return script(found, backbone, plan.inventory.task, labels, self.setting, self.accumulate)
+        plan, kb = self.placed.training.plan, self.placed.method.kb
+        wanted = coded(kb) if library is None else [library_called(kb.libraries, library)]
+        for one in wanted:
+            try:
+                found = export(self.placed.method, plan, self.given, one)
+            except UsageError:
+                if one is wanted[-1]:
+                    raise
+                continue
+            break
+        inventory = plan.inventory
+        labels = inventory.num_labels
+        return script(found, inventory.backbone, inventory.task, labels, self.setting, self.accumulate)
 
     @property
     def sharding(self) -> Sharding | None:
@@ -510,6 +525,11 @@ def untrainable(method: MethodRecord) -> dict[str, dict[str, str]]:
 def peft(kb: Records[Any]) -> str | None:
     """Return the id of the library for which the code is written, if it is known."""
     return next((key for key, library in kb.libraries.items() if library.package == PEFT), None)
+
+
+def coded(kb: Records[Any]) -> list[Library]:
+    """Return the libraries for which programs are written, peft first."""
+    return sorted((one for one in kb.libraries.values() if one.trainer), key=lambda one: one.package != PEFT)
 
 
 def _refused(method: MethodRecord, wishes: Wishes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Write the whole code that loads a model, adapts it with peft, and sets up a training step as it was counted."""
+"""Write the program that loads a model, adapts it with a library, trains it as it was counted, and saves the result."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..memory.setting import Setting
 
-__all__ = ["OPTIMIZERS", "QUANTIZED", "TYPES", "script"]
+__all__ = ["DATASET", "HALF", "OPTIMIZERS", "QUANTIZED", "TYPES", "script"]
 
 TYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "mixed": "bfloat16"}
 """The type of the frozen model for each type of training."""
+HALF = ("bfloat16", "float16")
+"""The types of training in which trained tensors have the model's type."""
+DATASET = 'dataset = torch.load("path/to/dataset.pt")  # a list of examples: {"input_ids": ..., "labels": ...}'
 OPTIMIZERS = {
     "adamw": "adamw_torch_fused", "adamw-foreach": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit",
     "paged-adamw": "paged_adamw_32bit", "paged-adamw-8bit": "paged_adamw_8bit", "adafactor": "adafactor", "sgd": "sgd",
@@ -31,13 +34,13 @@ QUANTIZED = {
 def script(
     configuration: Configuration, model: Backbone, task: str, num_labels: int, setting: Setting, accumulate: int
 ) -> str:
-    """Return the code. Raises UsageError for a method with several configurations.
+    """Return the program. Raises UsageError for a library without a trainer.
 
     accumulate: batches whose gradients are added up before an update.
     """
     library = configuration.library
-    if configuration.type is None:
-        raise UsageError(f"{configuration.method} has several configurations in {library.name}, so there is no script")
+    if library.trainer is None:
+        raise UsageError(f"{library.name} has no trainer of its own, so no program is written")
     load, (name, *labels) = loading(model, task, num_labels)
     dtype = TYPES[setting.dtype]
     arguments = [f"    {argument}," for argument in (name, f"dtype=torch.{dtype}", *labels)]
@@ -56,9 +59,8 @@ def script(
         step += ["    gradient_checkpointing=True,", '    gradient_checkpointing_kwargs={"use_reentrant": False},']
     if setting.dtype == "mixed":
         step.append("    bf16=True,")
-    kept = "" if setting.dtype in ("mixed", "float32") else ", autocast_adapter_dtype=False"
     config = [f"    {key}={literal(value)}," for key, value in configuration.arguments.items()]
-    call = f"{library.package}.{configuration.symbol}"
+    usage = library.half if library.half and setting.dtype in HALF else library.usage
     return "\n".join([
         f"import {library.package}",
         "import torch",
@@ -67,13 +69,17 @@ def script(
         f"model = {load}(",
         *arguments,
         ")",
-        f"config = {call}(",
+        f"config = {library.package}.{configuration.symbol}(",
         *config,
         ")",
-        f"model = {library.package}.get_peft_model(model, config{kept})",
-        "model.print_trainable_parameters()",
+        *(line.format(config="config", dtype=f"torch.{dtype}") for line in usage),
+        *library.report,
         "",
         "arguments = transformers.TrainingArguments(",
         *step,
         ")",
+        DATASET,
+        f"trainer = {library.trainer}(model=model, args=arguments, train_dataset=dataset)",
+        "trainer.train()",
+        *library.save,
     ])  # fmt: skip

@@ -230,6 +230,12 @@ class Library(Entry):
     """The calls that apply a configuration; `{config}` stands for it."""
     report: list[Stem] = Field(default=[])
     """The calls that print what is trained afterwards."""
+    half: list[Stem] = Field(default=[])
+    """The calls in place of `usage` that give the trained tensors the model's type, `{dtype}`."""
+    trainer: Stem | None = None
+    """The class that trains an adapted model as `transformers.Trainer` does. Without it no program is written."""
+    save: list[Stem] = Field(default=[])
+    """The calls that save what was trained."""
     arguments: dict[Name, Any] = Field(default={})
     """Arguments of every type, with their defaults."""
     inert: list[Name] = Field(default=[])

@@ -24,6 +24,9 @@ from ._site import Site
 
 __all__ = ["script"]
 
+CALLS = {"name", "package", "usage", "half", "report", "trainer", "save"}
+"""The fields of a library from which a program is written."""
+
 
 def script(site: Site) -> str:
     """Return the text of `assets/choices.js`."""
@@ -59,7 +62,8 @@ def script(site: Site) -> str:
         "numbers": NUMBERS, "coded": choose.CODED,
         "code": {
             "types": code.TYPES, "optimizers": code.OPTIMIZERS, "quantized": code.QUANTIZED,
-            "placeholder": PLACEHOLDER,
+            "placeholder": PLACEHOLDER, "half": code.HALF, "dataset": code.DATASET,
+            "libraries": {one.id: one.model_dump(include=CALLS) for one in choose.coded(kb)},
         },
         "aspects": {
             key: facet.model_dump(mode="json", include={"name", "meaning", "phrase", "phrases", "weight", "multiple"})

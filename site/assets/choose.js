@@ -244,7 +244,11 @@
       var text = pf.tried(function () { return peft.script(c, question); }).value;
       var shard = c.setting.gpus ? c.setting.shard : null, coded = peft.choices.coded;
       if (shard && shard !== coded) return make("p", { class: "pf-small pf-muted" }, "The code is written for one GPU, or for " + coded + ".");
-      if (!text) return make("p", { class: "pf-small pf-muted" }, "PEFT has no configuration for this method that can be written here.");
+      if (!text) {
+        var key = peft.elsewhere(c), about = "PEFT has no configuration for this method that can be written here.";
+        if (!key) return make("p", { class: "pf-small pf-muted" }, about);
+        return make("p", { class: "pf-small" }, [about + " Its program for " + peft.choices.names[key] + ": ", make("code", {}, this.asked() + " " + c.method + " --code")]);
+      }
       return make("details", { class: "pf-details" }, [make("summary", {}, "Code for PEFT"), make("div", { class: "pf-calc__foot" }, [
         make("div", { class: "pf-calc__bar" }, make("button", { type: "button", class: "pf-button", "data-copy-text": text }, "Copy")),
         make("div", { class: "pf-command pf-command--block", tabindex: "0", role: "region", "aria-label": "Code for " + this.nameOf(c.method) }, text)
@@ -268,7 +272,7 @@
       return make("p", { class: "pf-small pf-muted" }, (s.anywhere ? "" : "Methods in a library come first. ") + "They are ranked by " + peft.choices.priorities[s.by][1] + ". Ties: the most used, then the oldest. Each method has its default setting; the size is halved where a budget asks for it. Memory is the peak of a training step with an estimate of what a GPU adds." + (wishes.sharing ? " Not covered: " + peft.data.training.sharding.not_covered + "." : ""));
     }
     /* The same question as a command. */
-    command(wishes) {
+    asked() {
       var s = this.state, parts = ["peftonomy choose --model", this.pasted ? "config.json" : s.model, "--gpu", quoted(/^[\d.]+$/.test(s.gpu.trim()) && !peft.gpusNamed(s.gpu).length ? s.gpu.trim() + "GiB" : s.gpu.trim())];
       parts = parts.concat(this.stepOptions());
       if (s.task) parts.push("--task", s.task);
@@ -278,7 +282,10 @@
       if (s.trained) parts.push("--trained", quoted(s.trained));
       if (s.by !== Object.keys(peft.choices.priorities)[0]) parts.push("--by", s.by);
       if (s.anywhere) parts.push("--anywhere");
-      var text = parts.join(" ");
+      return parts.join(" ");
+    }
+    command() {
+      var text = this.asked();
       return make("div", { class: "pf-actions" }, [make("code", { class: "pf-choice__command" }, text), make("button", { type: "button", class: "pf-button", "data-copy-text": text }, "Copy command"), make("button", { type: "button", class: "pf-button", "data-copy-address": true }, "Copy link")]);
     }
   }

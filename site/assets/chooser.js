@@ -305,15 +305,20 @@
     if (setting.checkpointing) step.push("gradient_checkpointing=True", 'gradient_checkpointing_kwargs={"use_reentrant": False}');
     if (setting.dtype === "mixed") step.push("bf16=True");
     function call(head, lines) { return head + "(\n" + lines.map(function (line) { return "    " + line + ",\n"; }).join("") + ")"; }
-    return [
-      "import peft", "import torch", "import transformers", "",
+    var library = say.libraries[known().peft], calls = say.half.indexOf(setting.dtype) >= 0 && library.half.length ? library.half : library.usage;
+    return ["import " + library.package, "import torch", "import transformers", "",
       call("model = transformers." + name + ".from_pretrained", load),
-      call("config = peft." + config.symbol, config.arguments),
-      "model = peft.get_peft_model(model, config" + (["mixed", "float32"].indexOf(setting.dtype) >= 0 ? "" : ", autocast_adapter_dtype=False") + ")",
-      "model.print_trainable_parameters()", "",
-      call("arguments = transformers.TrainingArguments", step)
-    ].join("\n");
+      call("config = " + library.package + "." + config.symbol, config.arguments)
+    ].concat(calls.map(function (line) { return line.replace("{config}", "config").replace("{dtype}", "torch." + type); }), library.report, ["",
+      call("arguments = transformers.TrainingArguments", step), say.dataset,
+      "trainer = " + library.trainer + "(model=model, args=arguments, train_dataset=dataset)", "trainer.train()"
+    ], library.save).join("\n");
+  }
+  /* The library, besides peft, for which Python writes the program of a candidate; none where there is none. */
+  function elsewhere(candidate) {
+    var libraries = known().code.libraries;
+    return candidate.libraries.filter(function (key) { return key !== known().peft && libraries[key] && (method(candidate.method).libraries[key] || {}).symbol; })[0];
   }
 
-  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, oursFor: oursFor, script: code });
+  Object.assign(peft, { gpusNamed: gpusNamed, gpuMemory: gpuMemory, trainedBudget: trainedBudget, choosing: choosing, choose: choose, oursFor: oursFor, script: code, elsewhere: elsewhere });
 })();

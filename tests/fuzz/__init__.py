@@ -5,8 +5,8 @@
     python -m tests.fuzz config:7:123           one case again
 
 A case is named by its group, seed and number, and depends on nothing else. A problem is: a traceback, an exit code
-other than 0, 1, 2 (and 130 for Ctrl-C), a message that is not one short line, output beside an error, more than
-`LIMIT` seconds of processor time, a partly written output, a page that fails, or an answer that differs from an
+other than 0, 1, 2 (and 130 for Ctrl-C), a message that is not one short line, output beside an error, a command of more
+than `LIMIT` seconds of processor time, a partly written output, a page that fails, or an answer that differs from an
 independent one.
 """
 

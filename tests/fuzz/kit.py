@@ -77,7 +77,7 @@ Generate = Callable[[random.Random, World], Case]
 
 
 def run_case(generate: Generate, name: str, world: World) -> Case:
-    """Run a case within its processor time."""
+    """Run a case. It, and each command in it, has its processor time."""
     rng = random.Random(name)
     if not hasattr(signal, "ITIMER_PROF"):
         return generate(rng, world)
@@ -114,6 +114,8 @@ _last: list[str] = []
 def command(arguments: list[str], kb: KnowledgeBase | None = None) -> tuple[Result, Problems]:
     """Run the command line in this process, and return what its answer breaks."""
     _last[:] = arguments
+    if hasattr(signal, "ITIMER_PROF") and signal.getitimer(signal.ITIMER_PROF)[0]:
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -197,8 +197,16 @@ class Calculator extends Coded {
     this.specs().forEach(function (h) { self.wrong("hp-" + h.name, wrong === h.name); });
     this.toggleAttribute("data-wrong", !!found.problem);
     this.out.replaceChildren.apply(this.out, found.problem ? [this.problem(found.problem.message)] : this.answer(found.value));
+    this.stepForm.hidden = !found.problem && found.value.trained === 0;
     if (found.problem) this.stepOut.replaceChildren(make("p", { class: "pf-muted pf-wait" }, "Nothing to train with this setting."));
+    else if (this.stepForm.hidden) this.stepOut.replaceChildren(make("p", { class: "pf-muted pf-wait" }, this.untrained()));
     else this.showStep(question);
+  }
+  untrained() {
+    var method = peft.data.methods[this.state.method], none = method.name + " trains nothing, so it has no training step.";
+    if (!method.combines) return none;
+    var combined = peft.combination(this.state.method, this.question());
+    return none + " It combines " + number(combined.inputs) + " results of " + peft.data.methods[combined.of].name + ": the bytes of the inputs and of the merge are above.";
   }
 }
 /* The roles that are targeted, whatever the hyperparameters. */
