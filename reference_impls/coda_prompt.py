@@ -41,7 +41,7 @@ class Components(kit.Child):
         super().__init__()
         kit.share(self, query=query)
         dims, older = block.dims, components * (tasks - 1)
-        self.heads, self.half = dims["n_kv_heads"], prompt_length // 2
+        self.heads, self.n_keys = dims["n_kv_heads"], prompt_length // 2
         shapes = {"P": (prompt_length, dims["d_kv"]), "K": (dims["d_model"],), "A": (dims["d_model"],)}
         fixed = torch.Generator().manual_seed(0)
         for name, shape in shapes.items():
@@ -59,7 +59,7 @@ class Components(kit.Child):
     def prefix(self, query: Tensor) -> Tensor:
         """The prefix of each image, (batch, prompt_length, d_kv)."""
         # The parts are summed apart: a gradient of both together would stay as long as that of P.
-        terms = [(weights(query, k, a) @ p.flatten(1)).unflatten(-1, p.shape[1:]) for p, k, a in self.parts()]
+        terms = [(weights(query, k, a) @ p.flatten(1)).view(-1, *p.shape[1:]) for p, k, a in self.parts()]
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
     def keys_values(self) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class Components(kit.Child):
             nothing = self.split(self.P[0, :0])
             return nothing, nothing
         p = self.prefix(self.query.query)
-        return self.split(p[:, : self.half]), self.split(p[:, self.half :])
+        return self.split(p[:, : self.n_keys]), self.split(p[:, self.n_keys :])
 
     def split(self, p: Tensor) -> Tensor:
         parts: Tensor = p.unflatten(-1, (self.heads, -1))               # (..., length, heads, head_dim)

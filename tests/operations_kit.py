@@ -25,7 +25,7 @@ from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from tests.knowledge import KB
 
-__all__ = ["Case", "by_operations", "predicted", "simulated"]
+__all__ = ["FITTING", "Case", "by_operations", "predicted", "simulated"]
 
 
 CONFIGS = Path(__file__).parent / "data" / "operations"

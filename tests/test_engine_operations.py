@@ -21,6 +21,7 @@ from peftonomy.memory.setting import ATTENTION, DTYPES, OPTIMIZERS, QUANTIZED
 from peftonomy.site import _engine, _operations
 from tests.engine_kit import Answer, changed, differential, started
 from tests.grid import WHOLE
+from tests.operations_kit import FITTING
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -97,7 +98,11 @@ def test_every_method_is_as_in_python(kb: KnowledgeBase, engine: MiniRacer, meth
             drawn(kb, engine, method, tiny(family), draw, least)
             mixed = {"batch": 2, "seq": 8, "dtype": "mixed", "checkpointing": checkpointing}
             differential(kb, engine, method, tiny(family), {}, mixed)
-        answered += "peak" in differential(kb, engine, method, tiny(family), {}, {"batch": 2, "seq": 8})
+        plain = {"batch": 2, "seq": 8}
+        found = differential(kb, engine, method, tiny(family), {}, plain)
+        if "peak" not in found and method in FITTING:       # its own hyperparameters do not fit a tiny model
+            found = differential(kb, engine, method, tiny(family), {"values": FITTING[method]}, plain)
+        answered += "peak" in found
         if answered == 2 and not WHOLE:
             break
     model = draw.choice(PUBLIC)
