@@ -7,6 +7,8 @@ four layers, in memory/families.tsv. large: of seven methods on models that many
 settings: with other optimizers and types of numbers, there as well.
 entry: the first case of each of these methods, among the rows that the tests read, in place of the one there.
 stale: the rows whose hyperparameters are no longer the entry's defaults, in their place.
+predict: the predictions for all simulated rows, in memory/predicted.tsv. Run it after a prediction changes; what
+simulates rows runs it too.
 truth: simulated against measured on the CPU, for small models (`_truth.py`), in memory/truth.tsv.
 Otherwise rows that are there stay: a run that was stopped goes on where it ended.
 """
@@ -30,9 +32,14 @@ from typing import Any
 
 import peftonomy
 from peftonomy import UsageError
+from peftonomy.costs.plan import Plan
+from peftonomy.memory.answer import Training
+from peftonomy.memory.setting import Setting
+from peftonomy.site import _memory as page
 
 FOLDER = Path(__file__).parent / "memory"
 SIMULATED, FAMILIES, TRUTH = (FOLDER / f"{name}.tsv" for name in ("simulated", "families", "truth"))
+PREDICTED = FOLDER / page.PREDICTED
 KB = peftonomy.load()
 Case = dict[str, Any]
 Answer = Callable[[Case], Case]
@@ -288,6 +295,41 @@ def simulated(case: Case) -> Case:
     return {name: found[name] for name in FOUND if name in found}
 
 
+def predict() -> None:
+    """Write the predictions anew."""
+    with PREDICTED.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, (*page.CASE, "predicted_peak"), delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(predictions())
+
+
+def predictions() -> Iterator[Case]:
+    """Yield the prediction for each simulated step, in the order of the tables."""
+    trainings: dict[tuple[str, ...], Training] = {}
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in itertools.chain(_rows(SIMULATED), _rows(FAMILIES)):
+        if not row["refused"]:
+            rows.setdefault(page.case(row), row)
+    for key, row in rows.items():
+        of = row["method"], row["model"], row["task"], row.get("config", ""), row["targets"]
+        if of not in trainings:
+            trainings[of] = training(row)
+        setting = Setting(
+            int(row["batch"]), int(row["seq"]), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
+            row["attends"],
+        )  # fmt: skip
+        given = json.loads(row.get("hyperparameters") or "{}")
+        yield dict(zip(page.CASE, key, strict=True)) | {"predicted_peak": trainings[of].once(given, setting).peak}
+
+
+def training(row: Mapping[str, str]) -> Training:
+    """Return the training of a row's method on its model."""
+    config = row.get("config", "")  # of a model that was cut down to a few layers
+    model = KB.backbone(json.loads(config)) if config else KB.models[row["model"]]
+    targets = tuple(row["targets"].split(",")) if row["targets"] else None
+    return Training(KB, Plan(KB[row["method"]].parts, model.inventory(row["task"]), targets))
+
+
 def truth(limit: float) -> None:
     import _truth
 
@@ -306,5 +348,7 @@ if __name__ == "__main__":
         entry(sys.argv[2:])
     elif sys.argv[1] == "stale":
         stale()
-    else:
+    elif sys.argv[1] != "predict":
         commands[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else float("inf"))
+    if sys.argv[1] != "truth":
+        predict()

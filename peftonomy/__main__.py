@@ -1,6 +1,7 @@
 """Run the command line as a process: `python -m peftonomy` and the script `peftonomy`."""
 
 import _thread
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ def main() -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGINT, _exit)
+        gc.freeze()     # at exit, Python would look at every object once more
 
 
 def _exit(*_: Any) -> None:

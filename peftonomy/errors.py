@@ -94,7 +94,7 @@ class Problem:
         where = ":".join(str(p) for p in (shortened(self.file), self.line or "") if p)
         head = ": ".join(p for p in (where, shown(self.field)) if p)
         body = "; ".join(p for p in (f"found {shown(self.found)}", f"expected {self.expected}", self.hint) if p)
-        return f"{head}: {body}" + (f" [{self.rule}]" if self.rule else "")
+        return escaped(f"{head}: {body}" + (f" [{self.rule}]" if self.rule else ""))
 
 
 class PeftonomyError(Exception):

@@ -10,7 +10,7 @@ from peftonomy import UsageError
 
 from . import _kit as kit
 
-__all__ = ["grid", "require_images", "require_one_width"]
+__all__ = ["final_norm", "grid", "require_images", "require_one_width"]
 
 
 def require_images(model: nn.Module) -> None:
@@ -33,3 +33,9 @@ def grid(model: nn.Module) -> tuple[int, int]:
     config = cast(Any, model).config
     image, patch = ((size, size) if isinstance(size, int) else size for size in (config.image_size, config.patch_size))
     return image[0] // patch[0], image[1] // patch[1]
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """Return the norm behind the last layer."""
+    path = next(module.path for module in kit.inventory(model).modules if module.role == "norm.final")
+    return model.get_submodule(path)

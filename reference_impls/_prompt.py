@@ -1,8 +1,9 @@
 """Extra input positions for any `transformers` model.
 
 `prepend` puts vectors in front of the embedded input, so that the encoder of an encoder-decoder, or else the only
-stack, receives [P; X]. The model treats them as ordinary positions: they get position embeddings, the mask is padded
-with ones, the tokens move to the right, and a cache stores them.
+stack, receives [P; X]. With `prepend_each` every input has vectors of its own. The model treats them as ordinary
+positions: they get position embeddings, the mask is padded with ones, the tokens move to the right, and a cache stores
+them.
 
 The heads do not see the extra positions. They are removed at the end of the stack and before its pooler, so the logits
 are as long as the input and the first token is still the first. A decoder sees them through cross-attention.
@@ -21,31 +22,44 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-__all__ = ["by_name", "cached", "prepend", "reader"]
+__all__ = ["by_name", "cached", "prepend", "prepend_each", "reader"]
 
-Prompt = Callable[[], Tensor]
+Prompts = Callable[[Tensor, Tensor | None], Tensor]
 Arguments = tuple[tuple[()], dict[str, Any]]
 
 
-def prepend(model: nn.Module, prompt: Prompt) -> list[RemovableHandle]:
+def prepend(model: nn.Module, prompt: Callable[[], Tensor], length: int) -> list[RemovableHandle]:
     """Prepend `prompt()`, of shape (length, d_embed), to every embedded input of `model`."""
+    return prepend_each(model, partial(_alike, prompt), length)
+
+
+def _alike(prompt: Callable[[], Tensor], embedded: Tensor, mask: Tensor | None) -> Tensor:
+    return prompt()
+
+
+def prepend_each(model: nn.Module, prompts: Prompts, length: int) -> list[RemovableHandle]:
+    """Prepend `prompts(embedded, mask)`, of shape (batch, length, d_embed), to every embedded input of `model`.
+
+    The embedded input is (batch, n, d_embed), and its mask (batch, n) or None. `prompts` may also return
+    (length, d_embed).
+    """
     base = cast(Any, cast(PreTrainedModel, model).base_model)
     stack = reader(base)
     if hasattr(base, "encoder") and hasattr(base, "decoder"):
         return [
-            stack.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True),
-            base.decoder.register_forward_pre_hook(partial(_widen_source, prompt), with_kwargs=True),
+            stack.register_forward_pre_hook(partial(_enter, prompts, length), with_kwargs=True),
+            base.decoder.register_forward_pre_hook(partial(_widen_source, length), with_kwargs=True),
         ]
     if base.main_input_name == "input_ids":
-        enter = stack.register_forward_pre_hook(partial(_enter, prompt), with_kwargs=True)
+        enter = stack.register_forward_pre_hook(partial(_enter, prompts, length), with_kwargs=True)
     else:       # an image has no token embeddings: the prompt is prepended to the embedded patches
-        enter = base.embeddings.register_forward_hook(partial(_enter_patches, prompt))
+        enter = base.embeddings.register_forward_hook(partial(_enter_patches, prompts))
     pooler = getattr(stack, "pooler", None)
     chosen = isinstance(pooler, nn.Linear)      # reads the first vector only, which must be a token's
     end = stack.encoder if chosen else stack
-    handles = [enter, end.register_forward_hook(partial(_leave, prompt), with_kwargs=True)]
+    handles = [enter, end.register_forward_hook(partial(_leave, length), with_kwargs=True)]
     if pooler is not None and not chosen:
-        handles.append(pooler.register_forward_pre_hook(partial(_before_pooler, prompt)))
+        handles.append(pooler.register_forward_pre_hook(partial(_before_pooler, length)))
     return handles
 
 
@@ -58,44 +72,44 @@ def reader(base: Any) -> Any:
     return next((getattr(base, name) for name in inner if hasattr(base, name)), base)
 
 
-def _enter(prompt: Prompt, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def _enter(prompts: Prompts, length: int, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     given = by_name(stack, args, kwargs)
-    p = prompt()
-    new = 0 if cached(given) else len(p)
+    new = 0 if cached(given) else length
     if new:
         tokens = given.pop("input_ids", None)
         embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
+        p = prompts(embedded, given.get("attention_mask"))
         given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_embed)
     if "attention_mask" in given:       # also covers the cached positions
-        given["attention_mask"] = pad(given["attention_mask"], (len(p), 0), value=1)    # (batch, length + n)
+        given["attention_mask"] = pad(given["attention_mask"], (length, 0), value=1)    # (batch, length + n)
     if "token_type_ids" in given:
         given["token_type_ids"] = pad(given["token_type_ids"], (new, 0))            # (batch, length + n)
     if "position_ids" in given:
-        moved = given["position_ids"] + len(p)
+        moved = given["position_ids"] + length
         first = torch.arange(new, device=moved.device).expand(len(moved), -1)
         given["position_ids"] = torch.cat([first, moved], dim=1)                    # (batch, length + n)
     return (), given
 
 
-def _enter_patches(prompt: Prompt, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
-    return _join(prompt(), embedded)                                                # (batch, length + n, d_embed)
+def _enter_patches(prompts: Prompts, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+    return _join(prompts(embedded, None), embedded)                                 # (batch, length + n, d_embed)
 
 
-def _leave(prompt: Prompt, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def _leave(length: int, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     if kwargs.get("input_ids") is None:     # otherwise `_enter` found the prompt in the cache
-        output.last_hidden_state = output.last_hidden_state[:, len(prompt()) :]     # (batch, n, d_embed)
+        output.last_hidden_state = output.last_hidden_state[:, length:]            # (batch, n, d_embed)
     return output
 
 
-def _before_pooler(prompt: Prompt, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return args[0][:, len(prompt()) :], *args[1:]                                   # (batch, n, d_embed)
+def _before_pooler(length: int, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return args[0][:, length:], *args[1:]                                           # (batch, n, d_embed)
 
 
-def _widen_source(prompt: Prompt, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+def _widen_source(length: int, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     given = by_name(decoder, args, kwargs)
     if "encoder_attention_mask" in given:
         mask = given["encoder_attention_mask"]
-        given["encoder_attention_mask"] = pad(mask, (len(prompt()), 0), value=1)    # (batch, length + n)
+        given["encoder_attention_mask"] = pad(mask, (length, 0), value=1)           # (batch, length + n)
     return (), given
 
 

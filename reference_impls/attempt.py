@@ -72,7 +72,7 @@ def apply(
         prompt_length=prompt_length, n_sources=n_sources, bottleneck=bottleneck, temperature=temperature,
     )  # fmt: skip
     hooks = kit.attach(model, name, prompts)
-    hooks += prepend(model, prompts.vectors)        # P makes room; the mixture then takes its place
+    hooks += prepend(model, prompts.vectors, prompt_length)        # P makes room; the mixture then takes its place
     hooks.append(_mix(cast(Any, model).base_model, prompts))
     return model
 

@@ -43,7 +43,12 @@ class CorDA(_starts.Anchored):
 
 
 def damped(context: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the damped second moments and their inverse. The damping doubles until the inverse is accurate."""
+    """Return the damped second moments and their inverse. The damping doubles until the inverse is accurate.
+
+    Raises ValueError for moments that no damping makes invertible.
+    """
+    if not bool(context.isfinite().all()):
+        raise ValueError("a layer reads zeros alone, or numbers that are not finite; there is nothing to start from")
     one, damping = torch.eye(len(context)).to(context), DAMPING
     while True:
         found = context + damping * context.diagonal().mean() * one

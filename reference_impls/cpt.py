@@ -60,7 +60,7 @@ def apply(
         kit.inventory(model).dims["d_embed"],
         prompt_length=prompt_length, labels=labels, epsilon=epsilon, format_epsilon=format_epsilon,
     )  # fmt: skip
-    kit.attach(model, "cpt", child).extend(prepend(model, child.vectors))
+    kit.attach(model, "cpt", child).extend(prepend(model, child.vectors, prompt_length))
     return model
 
 

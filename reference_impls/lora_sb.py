@@ -59,8 +59,11 @@ def apply(
     return model
 
 
-def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 1e-4) -> nn.Module:
-    """Start all factors from the weights' gradients of the losses, added up. lr is the rate of the first step."""
+def calibrate(model: nn.Module, losses: Iterable[Tensor], lr: float = 3e-7) -> nn.Module:
+    """Start all factors from the weights' gradients of the losses, added up.
+
+    lr is the rate of the first step, not that of training. The default is what the authors' script computes.
+    """
     pairs = list(kit.at_sites(model, "lora_sb", LoRASB))
     found = _starts.gradients([site for site, _ in pairs], losses)
     for (_, child), gradient in zip(pairs, found, strict=True):

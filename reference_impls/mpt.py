@@ -35,7 +35,7 @@ def apply(model: nn.Module, *, prompt_length: int = 100, rank: int = 1, name: st
     """Freeze the model and put the task's form of the shared prompt in front of its inputs."""
     kit.freeze(model)
     prompt = MultitaskPrompt(kit.inventory(model).dims["d_embed"], prompt_length=prompt_length, rank=rank)
-    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
+    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors, prompt_length))
     return model
 
 

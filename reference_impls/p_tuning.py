@@ -50,7 +50,7 @@ def apply(
     kit.freeze(model)
     d_embed = kit.inventory(model).dims["d_embed"]
     prompt = PromptEncoder(d_embed, prompt_length=prompt_length, encoder=encoder, encoder_hidden=encoder_hidden)
-    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
+    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors, prompt_length))
     return model
 
 

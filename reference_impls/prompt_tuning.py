@@ -34,7 +34,7 @@ def apply(model: nn.Module, *, prompt_length: int = 100, name: str = "prompt_tun
     """Freeze the model and put a prompt in front of its inputs."""
     kit.freeze(model)
     prompt = Prompt(kit.inventory(model).dims["d_embed"], prompt_length=prompt_length)
-    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors))
+    kit.attach(model, name, prompt).extend(prepend(model, prompt.vectors, prompt_length))
     return model
 
 

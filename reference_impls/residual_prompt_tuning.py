@@ -65,7 +65,7 @@ def apply(
     table = cast(Tensor, cast(PreTrainedModel, model).get_input_embeddings().weight)
     tokens = table.detach()[torch.randint(len(table), (prompt_length,))].clone()
     child = ResidualPrompt(tokens, bottleneck=bottleneck, dropout=dropout, separate=separate, norm=norm)
-    kit.attach(model, name, child).extend(prepend(model, child.vectors))
+    kit.attach(model, name, child).extend(prepend(model, child.vectors, prompt_length))
     return model
 
 

@@ -24,6 +24,7 @@ from torch.nn.functional import gelu, linear
 from peftonomy import UsageError
 
 from . import _kit as kit
+from ._doubles import Double
 
 ENDS = ("norm.embed", "embed.position", "norm.final")
 
@@ -48,14 +49,6 @@ class Step(kit.Child):
         t = linear(gelu(linear(h, self.T_in, self.b_T_in)), self.T_out, self.b_T_out)
         g = linear(gelu(linear(h, self.G_in, self.b_G_in)), self.G_out, self.b_G_out)
         return torch.lerp(s, t.to(s.dtype), torch.sigmoid(g).to(s.dtype))       # (batch, n, d_model)
-
-
-class Double(kit.Child):
-    """One parameter of the shadow network, beside the backbone's parameter that it doubles."""
-
-    def __init__(self, name: str, parameter: nn.Parameter):
-        super().__init__()
-        self.register_parameter(name, parameter)
 
 
 class Shadow(kit.Child):

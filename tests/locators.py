@@ -4,8 +4,9 @@
 
 MIRRORS is a folder of git directories, `<owner>+<name>/repo` for each repository. Every citation of a file of code is
 looked up there, at the commit of its record, and `taxonomy/locators.json` is written: the full commit, and for each
-cited file its blob and the cited symbols and defaults that stand in it. A test without network holds the entries to
-that file, so that nobody cites what was not looked up. Libraries that the tests install are looked up as installed.
+cited file its blob, the cited symbols and defaults that stand in it, and for a learning rate the optimizers other than
+AdamW that the file chooses. A test without network holds the entries to that file, so that nobody cites what was not
+looked up. Libraries that the tests install are looked up as installed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ FILE = ROOT / "taxonomy" / "locators.json"
 REPOSITORY = re.compile(r"https://github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?(?:/.*)?\Z")
 INSTALLED = {"hf_peft": "peft", "adapters_lib": "adapters", "hf_transformers": "transformers"}
 """Records of libraries whose release the tests install, and the package."""
+OPTIMIZER = re.compile(r"(?:optim\w*|\bopt)[\"']?[\s=:]+[\"']?(\w+)|--use_(adafactor|lion|sgd)\b", re.I)
+"""An option that sets the optimizer."""
+NOT_ADAM = {"adafactor", "adagrad", "lion", "prodigy", "rmsprop", "sgd"}
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,12 @@ def has_default(text: str, default: str) -> bool:
     return any(float(number) == abs(value) for number in numbers)
 
 
+def other_optimizers(text: str) -> list[str]:
+    """Return the optimizers that a file of settings chooses, if AdamW or a variant of it is not among them."""
+    chosen = {(found[1] or found[2]).lower() for found in OPTIMIZER.finditer(text)}
+    return [] if any("adam" in name for name in chosen) else sorted(chosen & NOT_ADAM)
+
+
 class Mirror:
     """One git directory at one commit."""
 
@@ -155,6 +165,8 @@ def look_up(kb: KnowledgeBase, mirrors: Path, before: dict[str, Any]) -> tuple[d
                 file["symbols"] = sorted({*file.get("symbols", ()), one.symbol})
             else:
                 problems.append(f"{one.where}: {one.key}#{one.file} has no {one.symbol}")
+        if "learning_rates" in one.where and (chosen := other_optimizers(text)):
+            file["optimizers"] = chosen
         if one.default:
             if has_default(text, one.default):
                 file["defaults"] = sorted({*file.get("defaults", ()), one.default})

@@ -45,7 +45,7 @@ def published(base: Path) -> Path:
         ("frozen", None, "frozen", 0.2, 3, None), ("reversed", "lora", "reversed", 0.1, 4, 2048),
     )  # fmt: skip
     data = {
-        "study": "tiny", "about": "A small model reads digits.", "model": "bert", "kind": "encoder",
+        "study": "tiny", "about": "A small model reads digits.", "model": "bert", "kind": "encoder", "task": "seq_cls",
         "metric": "accuracy", "commonest": 0.1, "steps": 100, "seeds": 2,
         "baselines": ["lora", "full_fine_tuning"],
         "runs": digest(studies / "tiny.jsonl", ""), "failures": {},

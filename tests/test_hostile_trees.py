@@ -96,6 +96,33 @@ def test_a_type_that_a_library_lacks_is_refused(root: Path, tmp_path: Path) -> N
         kb["m0"].export("roberta_base")
 
 
+def test_arguments_and_formulas_without_a_meaning_in_a_library_are_refused(root: Path, tmp_path: Path) -> None:
+    peft = {"type": "LORA", "symbol": "LoraConfig", "source": "editors"}
+    nested = {"set": {"eva_config": "x"}, "rename": {"r": "eva_config.rho"}}
+    counts = {"rename": {"r": "r", "alpha": "lora_alpha"}, "added": "numel", "holds": ["d_inn > r"]}
+    kb = grown(root, tmp_path, {
+        "m0": lambda data: data.update(implementations={"hf_peft": peft | nested}),
+        "m1": lambda data: data.update(implementations={"hf_peft": peft | counts}),
+    })  # fmt: skip
+    assert [(p.field, p.found, p.expected) for p in problems_of(kb) if p.rule == "configurations"] == [
+        ("implementations.hf_peft.rename.r", "eva_config.rho", "a mapping as the value of eva_config"),
+        ("implementations.hf_peft.added", "numel in 'numel'", "a name for formulas about PEFT"),
+        ("implementations.hf_peft.holds[0]", "d_inn in 'd_inn > r'", "a name for formulas about PEFT"),
+    ]
+    with pytest.raises(PeftonomyError, match="eva_config.rho: found x for eva_config; expected a mapping"):
+        kb["m0"].export("roberta_base")
+    path = kb.root / "taxonomy" / "trainers" / "axolotl.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("    micro_batch_size: 2\n", "    base_model.x: 2\n", 1), encoding="utf-8")
+    found = [(p.found, p.expected) for p in peftonomy.check(peftonomy.load(kb.root), [path]) if "mapping" in p.expected]
+    assert found == [("base_model.x", "a mapping as the value of base_model")]
+
+
+def test_a_reason_from_elsewhere_is_printed_without_control_characters() -> None:
+    problem = Problem("m0.yaml", 1, "update", "\0", "a formula in TeX", "unexpected character '\0'\n")
+    assert str(problem) == r"m0.yaml:1: update: found \x00; expected a formula in TeX; unexpected character '\x00'\n"
+
+
 def test_what_a_library_builds_names_only_what_exists(root: Path, tmp_path: Path) -> None:
     kb = grown(root, tmp_path, {})
     path = kb.root / "taxonomy" / "libraries" / "adapters.yaml"

@@ -54,6 +54,21 @@ def test_every_cited_file_symbol_and_default_was_found(kb: KnowledgeBase, lock: 
     assert len(missing(wrong, lock)) == 2
 
 
+def test_a_learning_rate_names_an_optimizer_other_than_adamw(kb: KnowledgeBase, lock: dict[str, Any]) -> None:
+    unnamed, named = [], 0
+    for method in kb.values():
+        for rate in method.entry.learning_rates:
+            key, _, place = rate.source.partition("#")
+            for optimizer in lock.get(key, {}).get("files", {}).get(place.partition(":")[0], {}).get("optimizers", ()):
+                named += 1
+                if optimizer not in (rate.note or "").lower():
+                    unnamed.append(f"{method.id}: {rate.source} trains with {optimizer}")
+    assert unnamed == []
+    assert named, "one source at least has another optimizer"
+    assert locators.other_optimizers("python sft.py --use_lion --lr 1\noptim: SGD") == ["lion", "sgd"]
+    assert locators.other_optimizers("### SGD results\n--opt sgd\n--opt scaled_adamw") == []
+
+
 def test_every_cited_row_of_a_table_is_there(kb: KnowledgeBase) -> None:
     cited = {tuple(text.partition("#")[::2]) for method in kb.values() for _, text in method.entry.citations()}
     found = [(key, row) for key, row in cited if row and locators.table(key).exists()]

@@ -29,6 +29,7 @@ from peftonomy.memory.optimizer import COUNTER
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Language
 from peftonomy.memory.setting import OPTIMIZERS, PARTS, Memory, Setting
+from peftonomy.site._memory import case
 
 from .grid import drawn
 from .knowledge import KB
@@ -49,6 +50,14 @@ EXCEPTIONS = {
     if row["table"] == "simulated"
 }
 """Cases whose simulated bytes between the passes are others, each with the reason."""
+
+
+STORED = {case(row): int(row["predicted_peak"]) for row in published.read(tables.PREDICTED)}
+"""The predictions that the site shows. `python benchmarks/memory.py predict` writes them."""
+
+
+def test_a_prediction_is_stored_for_each_row() -> None:
+    assert set(STORED) == set(map(case, ROWS + FAMILY_ROWS))
 
 
 def remembered(row: dict[str, str]) -> Memory:
@@ -91,8 +100,9 @@ def test_predictions_are_the_simulated_steps() -> None:
     assert worst[0] <= WORST, worst
     assert statistics.median(errors) <= MEDIAN
     for row, memory in found:
-        case = f"{row['method']} {row['model']} {row['dtype']}"
-        assert (memory.kept == int(row["kept"])) != (case in EXCEPTIONS), (case, memory.kept, row["kept"])
+        name = f"{row['method']} {row['model']} {row['dtype']}"
+        assert (memory.kept == int(row["kept"])) != (name in EXCEPTIONS), (name, memory.kept, row["kept"])
+        assert memory.peak == STORED[case(row)], f"{name}: run `python benchmarks/memory.py predict`"
         if row in COUNTED:
             assert_operations(row, memory)
     assert len({row["method"] for row in COUNTED}) >= 100
@@ -169,6 +179,7 @@ def test_what_a_family_keeps_is_what_is_simulated(name: str) -> None:
         assert memory.setting.attention == row["attends"], asked
         assert memory.kept == int(row["kept"]), asked
         assert memory.peak == pytest.approx(int(row["peak"]), rel=WORST), asked
+        assert memory.peak == STORED[case(row)], "run `python benchmarks/memory.py predict`"
         if row["attends"] == "eager":
             assert memory.forward_flops == int(row["forward_flops"]), asked
             assert memory.step_flops == int(row["step_flops"]), asked

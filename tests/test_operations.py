@@ -440,7 +440,7 @@ def test_a_pass_without_the_method_keeps_nothing() -> None:
     """X-LoRA runs the whole model before; it keeps only the states that its router reads."""
     asked = Case("llama", "x_lora", attention="eager").asked()
     step = Step(asked.program, asked.flags())
-    flops, states = step.tape.flops, step.unadapted(1)
+    flops, states = step.tape.flops, step.unadapted(None, 1)
     assert step.tape.flops > flops
     assert step.tape.now == sum(state.bytes for state in states)
     assert not step.tape.records
@@ -544,3 +544,20 @@ def test_a_part_that_makes_no_sense(line: str, message: str) -> None:
 def test_a_word_of_a_method_that_makes_no_sense(line: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run_with(Case("t5", "lst"), "before x", line)
+
+
+def test_a_layer_runs_again_only_at_a_layer() -> None:
+    with pytest.raises(UsageError, match="found no layer here; expected a function that acts at the layers"):
+        run_with(Case("vit", "ssf", task="image_cls"), "after x y", "another x .gain")
+
+
+def test_a_copy_of_a_layer_costs_a_layer() -> None:
+    """Each copy of LLaMA Pro computes, keeps and trains as much as the layer that it copies."""
+    plain, one, two = (
+        predicted(Case("llama", "llama_pro", hyperparameters={"every": every}, config={"num_hidden_layers": layers}))
+        for every, layers in ((5, 5), (4, 5), (2, 5))
+    )
+    deeper = predicted(Case("llama", "llama_pro", hyperparameters={"every": 6}, config={"num_hidden_layers": 6}))
+    assert deeper.forward_flops - plain.forward_flops == two.forward_flops - one.forward_flops > 0
+    assert two.trained == 2 * one.trained == 2 * plain.trained
+    assert two.kept > one.kept

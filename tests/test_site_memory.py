@@ -68,13 +68,23 @@ def percent(text: str) -> float:
 def test_no_simulated_case_is_dropped(kb: KnowledgeBase, tables: dict[str, list[list[str]]]) -> None:
     rows = [row for file in FILES for row in published.read(file)]
     here = [row for row in rows if row["method"] in kb and row["model"] in kb.models]
-    cases = {tuple(row.get(c) for c in _memory.DISTINCT) for row in here}
+    cases = set(map(_memory.case, here))
     compared, apart = tables["Predicted against simulated"], tables["Steps that are not compared"]
     assert len(compared) + len(apart) == len(cases)
     assert all(row[-1] for row in apart)
     sizes = [abs(percent(row[5])) for row in compared]
     assert sizes == sorted(sizes, reverse=True)
     assert all(row[6] for row in compared if abs(percent(row[5])) > 100 * WORST), "each with its reason"
+
+
+def test_a_step_without_a_stored_prediction_is_not_compared(
+    kb: KnowledgeBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = FILES[0].read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / FILES[0].name).write_text("".join(text[:2]), encoding="utf-8")
+    monkeypatch.setattr(_memory, "FOLDER", tmp_path)
+    found = Tables(_memory.memory_page(Site(kb))).found
+    assert [row[-1].strip() for row in found["Steps that are not compared"][1:]] == ["no prediction is stored for it"]
 
 
 def test_predictions_are_those_of_now(kb: KnowledgeBase, tables: dict[str, list[list[str]]]) -> None:

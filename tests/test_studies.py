@@ -21,7 +21,7 @@ from peftonomy.schema.design import Task, load_design
 from peftonomy.schema.runs import Record, read_runs
 from peftonomy.studies.jobs import FROZEN, REVERSED, Job, Study, model_place
 from peftonomy.studies.own import arms, results
-from peftonomy.studies.parts import read_task
+from peftonomy.studies.parts import images, read_task
 from peftonomy.studies.pool import Died, Pool
 from peftonomy.studies.records import Runs
 from peftonomy.studies.report import report
@@ -58,6 +58,21 @@ WRONG = {
     "a near match": ("record:", "recrod:", "did you mean record?"),
     "two models": ("model:\n", "model:\n  package: some\n", "found package and config"),
     "a place of another kind": ("kind: digits", "kind: digits\n  file: x.jsonl", "file belongs to the kind lines"),
+    "a length of images": ("kind: digits", "kind: turned_digits", "seq: no length was expected for images"),
+    "no length": ("seq: 32\n", "", "seq: a length was expected"),
+    "a pretrained checkpoint": (
+        "  config:",
+        "  pretraining: {kind: mnist, steps: 1, batch: 1, learning_rate: 0.1}\n  checkpoint: x\nset:\n  lora:",
+        "pretraining belongs to config",
+    ),
+    "words without a prompt": ("kind: digits", "kind: digits\n  words: {'0': zero, '1': one}", "words and prompt"),
+    "words for tokens": (
+        "kind: digits", "kind: digits\n  prompt: 'Digit {text}:'\n  words: {'0': zero, '1': one}", "a kind of texts",
+    ),
+    "no rate of the head": ("head_rate: 0.05\n", "", "head_rate: missing"),
+    "a file of llama.cpp": (
+        "model:\n  config:", "model:\n  package: x\n  gguf: y.gguf\nset:\n  lora:", "a config.json was expected",
+    ),
     "a seed in both": ("  seed: 1000", "  seed: 1", "must not be one of the seeds of the test"),
     "a rising rung": ("    - share: 0.5", "    - share: 0.5\n    - {share: 1.0, keep: 2}", "fewer than 2 rates"),
     "one seed": ("seeds: [0, 1]", "seeds: [0]", "seeds"),
@@ -452,7 +467,8 @@ def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_p
 
 
 def test_our_studies_are_sound(kb: peftonomy.KnowledgeBase, root: Path) -> None:
-    assert {load_design(path).name for path in (root / "studies").glob("*.yaml")} >= {"encoder", "tiny"}
+    names = {load_design(path).name for path in (root / "studies").glob("*.yaml")}
+    assert names >= {"decoder", "encoder", "tiny", "vision"}
     encoder = load_design(root / "studies" / "encoder.yaml")
     counted, shipped = kb.backbone(encoder.configuration or {}), kb.backbone(model_place(encoder, root / "studies"))
     assert (counted.parameters, counted.inventory().dims) == (shipped.parameters, shipped.inventory().dims)
@@ -501,6 +517,103 @@ def test_a_run_on_texts(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_text(text + text)
     with pytest.raises(DataError, match=r"lines.jsonl:401: text: found the text again"):
         _ = Study(kb, design, tmp_path).task
+
+
+def test_a_language_model_answers_with_a_word(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    """The loss is that of the word alone, and an answer is right if its word is the likeliest of the words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from peftonomy.studies.training import Place
+    from peftonomy.studies.training import run as train
+
+    names = ["<unk>", "Is", "it", ":", "yes", "no", *(words := [f"w{i}" for i in range(20)])]
+    raw = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>").save_pretrained(tmp_path / "model")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(names), **sizes)).save_pretrained(tmp_path / "model")
+    lines = [{"text": f"{a} {b}", "label": f"l{i % 3}"} for i, a in enumerate(words) for b in words]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = TINY.read_text(encoding="utf-8").partition("model:\n")[2].partition("task:")[0]
+    task = "kind: lines\n  file: lines.jsonl\n  words: {l0: 'yes', l1: 'no'}\n  prompt: 'Is {text} it:'"
+    changes = (
+        (config, "  checkpoint: model\n"), ("kind: digits", task), ("validation: 200", "validation: 20"),
+        ("test: 400", "test: 50"), ("head_rate: 0.05\n", ""), ("steps: 100", "steps: 60"),
+        ("rates: [0.005, 0.02]", "rates: [0.02]"),
+    )  # fmt: skip
+    design = load_design(edited(tmp_path, *changes, ("seq: 32", "seq: 7")))
+    asked = Study(kb, design, tmp_path)
+    assert asked.task.sizes == {"train": 280 - 70, "validation": 20, "test": 50}     # the third label is left out
+    place = Place(str(kb.root), design, tmp_path)
+    batch = place.batch("test", [0, 1])
+    targets = asked.task.targets["test"][:2]
+    for i in range(2):
+        text = asked.task.inputs["test"][i]
+        shown = [names[token] for token in batch["input_ids"][i].tolist()]
+        answer = asked.task.names[targets[i]]
+        assert shown == ["Is", *str(text).split(), "it", ":", answer, "<unk>"]
+        assert batch["labels"][i].tolist() == [-100] * 5 + [names.index(answer), -100]
+    jobs = asked.tests(asked.arms[1], {one.key: done(**record(one, 0.5)) for one in asked.first_round(asked.arms[1])})
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        found = runs.add(train(as_work(asked, jobs[0])))
+        assert (found.error, found.head, found.peak_bytes) == (None, 0, found.predicted_bytes)
+        assert found.value == 1.0       # each first word has one label
+        frozen = runs.add(train(as_work(asked, asked.tests(asked.arms[0], {})[0])))
+        assert (frozen.error, frozen.step_seconds, frozen.trained) == (None, None, None)
+        assert (frozen.value or 0) < 0.8
+    short = load_design(edited(tmp_path, *changes, ("seq: 32", "seq: 4")))
+    with pytest.raises(UsageError, match="seq: found 4; prompt, a token of the text and word take 5"):
+        Place(str(kb.root), short, tmp_path).batch("test", [0])
+
+
+def test_a_run_on_images(kb: peftonomy.KnowledgeBase, tmp_path: Path) -> None:
+    """The body is pretrained the same way in every worker, and a run does not change it."""
+    from peftonomy.studies.training import Place
+    from peftonomy.studies.training import run as train
+
+    text = TINY.read_text(encoding="utf-8")
+    config = text.partition("model:\n")[2].partition("task:")[0]
+    sizes = "image_size: 8, patch_size: 4, num_channels: 1, hidden_size: 32, intermediate_size: 64"
+    vit = f"  config: {{model_type: vit, {sizes}, num_hidden_layers: 2, num_attention_heads: 2}}\n"
+    pretraining = "  pretraining: {kind: turned_digits, steps: 5, batch: 16, learning_rate: 0.01}\n"
+    design = load_design(edited(
+        tmp_path, (config, vit + pretraining), ("kind: digits", "kind: turned_digits"), ("seq: 32\n", ""),
+        ("steps: 100", "steps: 4"),
+    ))  # fmt: skip
+    asked = Study(kb, design, tmp_path)
+    assert asked.task.sizes == {"train": 4 * 1797 - 600, "validation": 200, "test": 400}
+    assert asked.task.labels == 40
+    tuned = {one.key: done(**record(one, 0.5)) for one in asked.first_round(asked.arms[1])}
+    (job, *_) = asked.tests(asked.arms[1], tuned)
+    with Runs.open(tmp_path / "runs.jsonl") as runs:
+        found = runs.add(train(as_work(asked, job)))
+    assert (found.arm, found.error, found.trained, found.head) == ("lora", None, 2048, 40 * 33)
+    assert found.peak_bytes == found.predicted_bytes
+    assert (found.peak_bytes or 0) > 0
+    fresh = Place(str(kb.root), design, tmp_path)
+    assert fresh.digest == found.model
+    other = design.model_copy(update={"model": design.model.model_copy(update={"pretraining": None})})
+    assert Place(str(kb.root), other, tmp_path).digest != found.model
+    assert {job.key for job in Study(kb, other, tmp_path).due({})}.isdisjoint(job.key for job in asked.due({}))
+    cut = load_design(edited(tmp_path, (config, vit), ("kind: digits", "kind: turned_digits"), ("seq: 32\n", ""),
+                             ("test: 400", "test: 401")))  # fmt: skip
+    with pytest.raises(UsageError, match="the turns of one image are in two splits"):
+        _ = Study(kb, cut, tmp_path).task
+
+
+def test_images_of_mnist_are_like_the_digits() -> None:
+    """The means of one set's digits name images of the other, and best the right way up: they have one form."""
+    sets = {}
+    for kind in ("mnist", "turned_digits"):
+        held = [(image, label) for _, image, label in images(kind) if kind == "mnist" or label.endswith("turned 0")]
+        sets[kind] = np.array([image for image, _ in held]), np.array([int(label[0]) for _, label in held])
+    (here, names), (there, known) = sets["mnist"], sets["turned_digits"]
+    assert (here.shape, there.shape, here.min(), here.max()) == ((5000, 8, 8), (1797, 8, 8), 0, 16)
+    means = np.array([there[known == digit].mean(axis=0) for digit in range(10)])
+    ways = [np.rot90(way, turn, (1, 2)) for way in (here, here[:, :, ::-1]) for turn in range(4)]
+    right = [(((way[:, None] - means) ** 2).sum(axis=(2, 3)).argmin(axis=1) == names).mean() for way in ways]
+    assert right[0] > max(0.35, 1.25 * max(right[1:]))      # the hands differ: a tenth would be chance
 
 
 def test_definitions_of_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from .layout import NamedSites, Part, Spot, SpotGroup, Suffixes, sites, spot_gro
 from .measure import HELD, Measure
 from .values import coerced
 
-__all__ = ["BYTES", "Place", "Plan", "Row"]
+__all__ = ["BYTES", "Place", "Plan", "Row", "in_order"]
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 INDEX_BYTES = 4
@@ -107,6 +107,13 @@ class Row:
             n = spot.n if self.layers is None else len(self.layers.intersection(spot.layers))
             if n:
                 yield spot, n * self.copies
+
+    def locations(self, spot: Spot) -> Iterator[tuple[str, int | None]]:
+        """Yield the module's path and the layer of each location of a spot where the tensor exists."""
+        path = spot.path
+        for layer in spot.layers or (None,):
+            if self.layers is None or layer in self.layers:
+                yield path if layer is None else path.replace("{layer}", str(layer)), layer
 
     @property
     def kept(self) -> int:
@@ -403,25 +410,20 @@ class Plan:
 
     def places(self, given: Mapping[str, Any]) -> list[Place]:
         """Return every declared tensor at each location, tensor by tensor in the network's order."""
-        rows = self.each(self.values(given))
-        order = {name: i for i, name in enumerate(dict.fromkeys(piece.name for piece in self.pieces))}
-        found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.group.spots]
-        found.sort(key=lambda place: place[:2])
-        return [place for _, _, row, spot in found for place in self._single(row, spot, self.shape(row, spot))]
+        pairs = in_order(self.each(self.values(given)))
+        return [place for row, spot in pairs for place in self._single(row, spot, self.shape(row, spot))]
 
     def _single(self, row: Row, spot: Spot, shape: tuple[int, ...] | None) -> Iterator[Place]:
-        source = spot.source
+        source, dims = spot.source, spot.dims
         own = dict(zip(row.piece.measure.hyperparameters, row.args, strict=True))
+        known = {**self.common, **dims, **own, "numel": row.count}
         start, stop = (source.start, source.stop) if isinstance(source, SiteGroup) else (0, 0)
         stack = "" if source is None else source.stack
-        for layer in spot.layers or (None,):
-            if row.layers is not None and layer not in row.layers:
-                continue
-            path = spot.path if layer is None else spot.path.replace("{layer}", str(layer))
+        for path, layer in row.locations(spot):
+            here = known if layer is None else known | {"layer": layer}
             yield Place(
-                row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, spot.dims.get("d_in", 0),
-                spot.dims.get("d_out", 0), shape, row.count, row.copies,
-                {**self.common, **spot.dims, **own, "numel": row.count, **({} if layer is None else {"layer": layer})},
+                row.piece.name, row.piece.tensor, path, spot.role, stack, layer, start, stop, dims.get("d_in", 0),
+                dims.get("d_out", 0), shape, row.count, row.copies, here,
             )  # fmt: skip
 
     def shape(self, row: Row, spot: Spot | None = None) -> tuple[int, ...] | None:
@@ -448,6 +450,14 @@ class Plan:
                 sum(r.shared for r in members), sum(r.kept for r in members if not r.bits),
                 sum(r.kept for r in members if r.bits), roles,
             )  # fmt: skip
+
+
+def in_order(rows: Sequence[Row]) -> list[tuple[Row, Spot]]:
+    """Return each row with each of its spots, tensor by tensor in the network's order."""
+    order = {name: i for i, name in enumerate(dict.fromkeys(row.piece.name for row in rows))}
+    found = [(order[row.piece.name], number, row, spot) for row in rows for number, spot in row.piece.group.spots]
+    found.sort(key=lambda place: place[:2])
+    return [(row, spot) for _, _, row, spot in found]
 
 
 def _roles(rows: Iterable[Row]) -> Iterator[str]:

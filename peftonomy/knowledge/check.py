@@ -415,6 +415,8 @@ def _unknown_in_engine(kb: Records[Any], engine: Engine) -> Iterator[Unknown]:
 
 def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]:
     """Yield the methods, hyperparameters and libraries in a trainer's file that do not exist."""
+    from ..libraries.export import misplaced
+
     for method in trainer.methods:
         if method not in kb:
             yield ("methods", method), method, "a method", kb
@@ -428,6 +430,11 @@ def _unknown_in_trainer(kb: Records[Any], trainer: Trainer) -> Iterator[Unknown]
         for name in named:
             if name not in settings:
                 yield ("methods", method), name, f"a hyperparameter of {method}", settings
+        recipe = trainer.recipe
+        said = {**(recipe.keys if recipe else {}), **offer.set, **{key.key: None for key in offer.keys.values()}}
+        said |= dict.fromkeys((*offer.write, *([recipe.modules] if recipe else ())))
+        for key in misplaced(said.items()):
+            yield ("methods", method), key, f"a mapping as the value of {key.rpartition('.')[0]}", ()
     if trainer.through is not None and trainer.through not in kb.libraries:
         yield ("through",), trainer.through, "a library", kb.libraries
     if trainer.recipe is not None and trainer.through is None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
     from ..schema.evidence import Run
+    from ..schema.family import Family
     from ..schema.results import Result, Results
 
 __all__ = ["LIBRARY", "PRIORITIES", "RELAXATIONS", "Candidate", "Choice", "Refusal", "choose", "libraries", "use"]
@@ -242,7 +243,7 @@ def choose(
     runs = best_runs(kb, study_for(kb, backbone))
     if wishes.by == "evidence" and not runs:
         raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
-    own = own_results(kb, backbone.family.kind)
+    own = own_results(kb, backbone.family)
     if wishes.by == "ours" and not own:
         raise UsageError(f"by: none of our own studies has a model of the kind of {backbone.id}; choose another")
     budget = trained_budget(wishes.trained, backbone.parameters)
@@ -421,14 +422,13 @@ def _quality(kb: Records[Any], run: Run | None) -> float:
     return run.value if kb.studies[run.study].metrics[run.metric].better == "higher" else -run.value
 
 
-def own_results(kb: Records[Any], kind: str) -> dict[str, tuple[Results, Result]]:
-    """Return each method's arm at its default setting in our own study on a model of this kind, with the study."""
-    study = next((one for one in kb.results.values() if one.kind == kind), None)
-    if study is None:
-        return {}
-    return {
-        str(one.method): (study, one) for one in study.results if one.control is None and one.arm == one.method
-    }  # fmt: skip
+def own_results(kb: Records[Any], family: Family) -> dict[str, tuple[Results, Result]]:
+    """Return each method's arm at its default setting in our own study on a model of this kind, with the study.
+
+    The family must have the study's task too: encoders of images and of texts are of one kind.
+    """
+    study = next((one for one in kb.results.values() if one.kind == family.kind and one.task in family.tasks), None)
+    return {} if study is None else {method: (study, one) for method, one in study.at_defaults().items()}
 
 
 # The training step

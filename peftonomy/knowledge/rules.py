@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FormulaError, PeftonomyError, UsageError, near
 from ..formula import Formula
+from ..schema.implementations import Implementation
 from ..schema.initial import Start
+from ..schema.library import Library
 from ..schema.method import MethodEntry
 from ..schema.names import LOCAL, MODEL_NAMES, OF_STEP, OF_UPDATE
 from ..schema.programs import ORDERS, parse_all
@@ -489,6 +491,8 @@ def _configurations(method: MethodRecord) -> Iterator[Finding]:
                 if argument not in known:
                     expected = f"an argument of {library.types[implementation.type].symbol}"
                     yield Finding((*keys, field, name), argument, expected, closest(argument, known))
+        yield from _misplaced(implementation, keys)
+        yield from _unknown_there(entry, implementation, library, keys)
         for ours, theirs in implementation.rename.items():
             spec = entry.hyperparameters.get(ours)
             said = implementation.defaults.get(ours, None if spec is None else spec.default)
@@ -496,6 +500,29 @@ def _configurations(method: MethodRecord) -> Iterator[Finding]:
             if spec is not None and isinstance(default, bool | int | float) and said != default:
                 expected = f"{default}, which is {library.name}'s for {theirs}"
                 yield Finding((*keys, "defaults", ours), str(said), expected)
+
+
+def _unknown_there(
+    entry: MethodEntry, implementation: Implementation, library: Library, keys: Keys
+) -> Iterator[Finding]:
+    """Yield the names in formulas about a library that have no value there."""
+    from ..libraries.adapter import formulas
+
+    for place, formula, known in formulas(entry, implementation, library, str(implementation.type)):
+        for unknown in sorted(formula.names - known):
+            expected = f"a name for formulas about {library.name}"
+            yield Finding((*keys, *place), f"{unknown} in {formula.source!r}", expected, closest(unknown, known))
+
+
+def _misplaced(implementation: Implementation, keys: Keys) -> Iterator[Finding]:
+    """Yield the arguments within another argument (`a.b`) whose value is no mapping."""
+    from ..libraries.export import misplaced
+
+    places = {theirs: ("rename", ours) for ours, theirs in implementation.rename.items()}
+    said = {**implementation.set, **{theirs: ours for theirs, (_, ours) in places.items()}, **implementation.write}
+    for name in misplaced(said.items()):
+        place = places.get(name, ("set" if name in implementation.set else "write", name))
+        yield Finding((*keys, *place), name, f"a mapping as the value of {name.rpartition('.')[0]}")
 
 
 @rule(
@@ -531,7 +558,7 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
     tensors = {"weight", "bias", *method.entry.tensors}
     for k, line in lines:
         at, keys = ORDERS.get(line.kind, (0, 0, None))[2], ("memory", "operations", k, "functions")
-        called = line.arguments[at] if at is not None else line.kind
+        called = line.kind if at is None or at >= len(line.arguments) else line.arguments[at]
         if isinstance(called, str) and called not in kinds:
             expected = "an operation, or a function of the entry or of a family"
             yield Finding(keys, f"{called} in {line.text!r}", expected, closest(called, kinds))

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from ..errors import UnknownName, UsageError, shown
 from ..schema.claims import Claim, ClosedForm, Share
 from ..schema.combines import Combines
+from ..schema.described import description
 from ..schema.implementations import Basis, Deviation, Implementation, Pitfall, Relation
 from ..schema.memory import Memory
 from ..schema.method import Meaning, MethodEntry
@@ -123,7 +124,7 @@ def _field(name: str, field: FieldInfo, known: Mapping[str, str], more: Sequence
     """Return one field of the entry: its documentation, then its line or lines."""
     models = list(_models(field.annotation))
     wanted = field.is_required() or name in ("hyperparameters", "targets", "tensors")
-    about = textwrap.wrap(_sentence(field), 98) + list(more)
+    about = textwrap.wrap(_sentence(MethodEntry, name), 98) + list(more)
     if models:
         about += [f"  {line}" for line in _fields_help(models[0])]
         body = _example(name, field, models[0])
@@ -165,7 +166,7 @@ def _fields_help(model: type[BaseModel]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         words = " | ".join(map(str, _choices(field.annotation)))
         head = f"{field.alias or name}{'' if field.is_required() else '?'}: "
-        text = "; ".join(p for p in (words, _sentence(field)) if p)
+        text = "; ".join(p for p in (words, _sentence(model, name)) if p)
         if text:
             yield from textwrap.wrap(head + text, 96, subsequent_indent="  ")
 
@@ -184,8 +185,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _sentence(field: FieldInfo) -> str:
-    return re.sub(r"\s+", " ", field.description or "").strip()
+def _sentence(model: type[BaseModel], name: str) -> str:
+    return " ".join((description(model, name) or "").split())
 
 
 def module_skeleton(source: str) -> str:

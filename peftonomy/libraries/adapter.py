@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,22 @@ from ..costs.cost import Cost
 from ..costs.plan import BYTES, Plan
 from ..schema.base import Value
 from ..schema.implementations import Deviation, Implementation
+from ..schema.names import DIMS, MODEL_NAMES
 
 if TYPE_CHECKING:
     from ..catalogue.records import MethodRecord
+    from ..formula import Formula
     from ..schema.library import Library
+    from ..schema.method import MethodEntry
 
 from .arguments import numbers
 from .extras import Extra
 from .selected import shares
 
-__all__ = ["Adapter", "Extra", "Reported", "module_sizes"]
+__all__ = ["Adapter", "Extra", "Reported", "formulas", "module_sizes"]
+
+LEDGERS = ("trained", "stored", "stored_bits", "shared", "served", "head")
+"""The ledgers of a cost that a library's formulas may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Adapter:
         """The names that the library's formulas may use, with their values."""
         entry, cost = self.implementation, self.cost
         found = numbers(self.arguments) | self.plan.common | {**cost.hyperparameters} | {
-            name: getattr(cost, name) for name in ("trained", "stored", "stored_bits", "shared", "served", "head")
+            name: getattr(cost, name) for name in LEDGERS
         } | {"added": self._grown} | _besides(self.plan, self.library.embedding_names) | _totals(cost)  # fmt: skip
         return found | _per_site(entry, self.plan, found) | self.groups
 
@@ -128,6 +134,39 @@ class Adapter:
 
     def __repr__(self) -> str:
         return f"<Adapter {self.library.id} {self.type}: {self.method.id} on {self.plan.inventory.backbone.id}>"
+
+
+BESIDES = ("n_tied", "table", "named_table", "n_biased", "biased_d_in", "biased_d_out")
+"""The names of `_besides`."""
+MIRRORED = ("mirror", "mirror_width", "n_wrapped", "task_head")
+"""The names about the model that a type adds (`mirrors`)."""
+LOADED = ("loaded", "loaded_trained", "loaded_added")
+"""The names about adapters that a configuration loads (`loads`)."""
+
+
+def formulas(
+    entry: MethodEntry, implementation: Implementation, library: Library, kind: str
+) -> Iterator[tuple[tuple[str | int, ...], Formula, set[str]]]:
+    """Yield the formulas of an entry about a library, each with its place and the names that it may use."""
+    own, spec, arguments = {*entry.hyperparameters}, library.types[kind], {*library.defaults(kind)}
+    model, sizes = {*MODEL_NAMES, *DIMS}, {"d_in", "d_out", "biased"}
+    totals = {f"{word}_{name}" for name in entry.tensors for word in ("n", "total")}
+    counted = {*own, *model, *arguments, *LEDGERS, "added", *BESIDES, *totals}
+    summed = {*implementation.per_site, *(implementation.per_group if spec.accepts else ())}
+    added = {*(MIRRORED if spec.mirrors else ()), *(LOADED if spec.loads is not None else ())}
+    everything = counted | summed | added
+    fitted = own | model | arguments | sizes | {"n_weights"} | {f"global_{name}" for name in own}
+    tables: list[tuple[str, Mapping[str, Formula], set[str]]] = [
+        ("read", implementation.read, model | arguments), ("wider", implementation.wider, own | model),
+        ("fit", implementation.fit, fitted), ("per_site", implementation.per_site, counted | sizes),
+        ("per_group", implementation.per_group, model | arguments | sizes | {"n"}),
+        ("remarks", implementation.remarks, everything),
+    ]  # fmt: skip
+    yield from (((field, name), one, known) for field, table, known in tables for name, one in table.items())
+    yield from ((("holds", i), one, everything | sizes) for i, one in enumerate(implementation.holds))
+    for field in ("trained", "stored", "added"):
+        if (one := getattr(implementation, field)) is not None:
+            yield (field,), one, everything
 
 
 def _besides(plan: Plan, names: Sequence[str]) -> dict[str, int]:

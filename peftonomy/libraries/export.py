@@ -30,7 +30,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..backbones.modules import Module, SiteGroup
-from ..errors import ConfigError, UnknownName, UsageError
+from ..errors import ConfigError, UnknownName, UsageError, shown
 from .loading import loading
 
 if TYPE_CHECKING:
@@ -202,11 +202,23 @@ def _expressed(
 
 
 def put(arguments: dict[str, Any], name: str, value: Any) -> None:
-    """Set an argument; a dotted name is an item of a mapping."""
+    """Set an argument; a dotted name is an item of a mapping. Raises UsageError if another value is in its place."""
     *above, last = name.split(".")
     for holder in above:
         arguments = arguments.setdefault(holder, {})
+        if not isinstance(arguments, dict):
+            raise UsageError(f"{shown(name)}: found {shown(arguments)} for {shown(holder)}; expected a mapping")
     arguments[last] = value
+
+
+def misplaced(said: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """Yield the names of arguments that `put` cannot set after those before them."""
+    arguments: dict[str, Any] = {}
+    for name, value in said:
+        try:
+            put(arguments, name, copy.deepcopy(value))
+        except UsageError:
+            yield name
 
 
 def _as_there(value: Any, default: Any) -> Any:

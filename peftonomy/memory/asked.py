@@ -343,7 +343,8 @@ def billed(
         ("backward", *totals.second),
         ("optimizer", gradients + max(optimizer.temporary, int(totals.updating)), 0, gradients, 0, 0),
     ]
-    phase, peak, left, grads, gathered, buffers = max(moments, key=lambda m: m[1])
+    phase, *sums = max(moments, key=lambda m: m[1])
+    peak, left, grads, gathered, buffers = map(int, sums)  # a size such as `bottleneck/2` is a float
     if gpus > 1 and phase == "forward":
         left = totals.first[1]
     if max(weights + peak + states, kept, paged) > EXACT:

@@ -21,7 +21,7 @@ from .tensor import Storage, Tensor
 __all__ = ["Caller"]
 
 PARAMETERISED = (Module, Part)
-UNREAD = frozenset({"each", "share", "part", "unadapted", "doubled", "nth", "every"})
+UNREAD = frozenset({"each", "share", "part", "unadapted", "doubled", "another", "nth", "every"})
 """The kinds of lines whose arguments are not all values."""
 OWN = frozenset({"return", "loop", "stacked", "detached", "sized", "observed", "only", "none", "either", "reads"})
 """The other kinds that are no operations."""
@@ -37,12 +37,16 @@ class Caller(Machine):
         """Run all layers of a stack."""
         raise NotImplementedError
 
-    def unadapted(self, wanted: int) -> list[Value]:
-        """Run the whole model without the method and without gradients."""
+    def unadapted(self, function: Function | None, wanted: int) -> list[Value]:
+        """Run the whole model, or one function of it, without the method and without gradients."""
         raise NotImplementedError
 
     def doubled(self, function: Function, layers: int, owns: Mapping[tuple[str, str], Own]) -> list[Value]:
         """Run a function of the model, with fewer layers and with other parameters."""
+        raise NotImplementedError
+
+    def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run the current layer once more, with other parameters."""
         raise NotImplementedError
 
     def call(self, function: Function, values: Sequence[Value]) -> list[Value]:
@@ -127,9 +131,12 @@ class Caller(Machine):
         if kind == "part":
             return self._parts(line, function)
         if kind == "unadapted":
-            return self.unadapted(len(line.targets))
+            named = None if not line.arguments else self._model_function(line.arguments[0], line, function)
+            return self.unadapted(named, len(line.targets))
         if kind == "doubled":
             return self._double(line, function)
+        if kind == "another":
+            return self._another(line, function)
         if kind == "nth":
             return self._nth(line, function)
         return self._every(line, function)
@@ -353,12 +360,28 @@ class Caller(Machine):
         """`h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of
         the method's own in place of the parameters that they are beside."""
         name, count, *words = line.arguments
-        if name not in self.model.functions:
-            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        layers, known = int(self._value(count, line, function)), self._model_function(name, line, function)
+        return self.doubled(known, layers, self._beside(words))
+
+    def _another(self, line: Line, function: Function) -> list[Value]:
+        """`y = another h .A .B`: the current layer runs once more on h, without the method, and with tensors of the
+        method's own in place of the parameters that they are beside."""
+        name, *words = line.arguments
+        if not self.stack:
+            raise self._wrong(line.text, "no layer here", "a function that acts at the layers", function)
+        return self.another([self._value(name, line, function)], self._beside(words))
+
+    def _beside(self, words: Sequence[str | Formula]) -> dict[tuple[str, str], Own]:
+        """Return tensors of the method's own by the parameter of the model that each is beside."""
         assert self.hook is not None
         places = (self.hook.places.get(str(word)[1:], {}) for word in words)
-        owns = {place[1:]: own for several in places for place, found in several.items() for own in found}
-        return self.doubled(self.model.functions[str(name)], int(self._value(count, line, function)), owns)
+        return {place[1:]: own for several in places for place, found in several.items() for own in found}
+
+    def _model_function(self, name: str | Formula, line: Line, function: Function) -> Function:
+        """Return a function of the model that a line names."""
+        if name not in self.model.functions:
+            raise self._wrong(line.text, f"no function {name}", "a function of the family", function)
+        return self.model.functions[str(name)]
 
     def _detached(self, line: Line, function: Function, values: list[Value]) -> list[Value]:
         """`y = detached f x ...`: f runs, and what autograd kept of it goes at once: nothing asks for it."""

@@ -305,7 +305,7 @@ class RankStep(Step):
 
     # What FSDP2 would gather twice
 
-    def unadapted(self, wanted: int) -> list[Any]:
+    def unadapted(self, function: Function | None, wanted: int) -> list[Any]:
         """Refuse a pass of the model without the method."""
         raise self._twice()
 
@@ -313,8 +313,13 @@ class RankStep(Step):
         """Refuse a second model."""
         raise self._twice()
 
+    def another(self, values: list[Any], owns: Mapping[tuple[str, str], Own]) -> list[Any]:
+        """Refuse a second pass of a layer."""
+        raise self._twice()
+
     def _twice(self) -> UsageError:
-        return UsageError(f"{self.asked.plan.id} runs the model twice in a step, which is not covered with fsdp")
+        method = self.asked.plan.id
+        return UsageError(f"{method} runs layers of the model twice in a step, which is not covered with fsdp")
 
 
 class RankAsked(Asked):

@@ -140,22 +140,26 @@ class Step(Caller):
         """Return the bytes of the parameters that a rank stores, if they are sharded."""
         return 0
 
-    def unadapted(self, wanted: int) -> list[Value]:
+    def unadapted(self, function: Function | None, wanted: int) -> list[Value]:
         """`e d = unadapted`: the whole model runs once without the method and without gradients; the states that its
-        last stacks give."""
+        last stacks give. `h = unadapted body`: only this function of it runs, and gives its result."""
         state, marks = dict(vars(self)), (len(self.tape.records), len(self.held), len(self.stayed), len(self.groups))
         self.program, self.recording, self.flags = self.program.bare(), False, self.flags._replace(checkpointing=False)
         self.every = {stack: {**names, "checkpointing": 0} for stack, names in self.every.items()}
         self.names = self.base = self.every[""]
         self.scopes, self.hook, self.module, self.casts, self.sequences, self.states = [], None, None, {}, {}, []
-        results = self.call(self.model.functions[self.model.inventory.computed], [])
-        self._let_go(results)
+        results = self.call(function or self.model.functions[self.model.inventory.computed], [])
+        if function is None:
+            self._let_go(results)
         for storage in self.held[marks[1] :]:
             self.tape.free(storage)
         for entries, mark in zip((self.tape.records, self.held, self.stayed, self.groups), marks, strict=True):
             del entries[mark:]  # type: ignore[attr-defined]
         states = self.states or []
         vars(self).update(state)
+        if function is not None:
+            self._let_go(states)
+            states = results
         self._let_go(states[: len(states) - wanted])
         return [Tensor(x.shape, x.width, False, x.storage) for x in states[len(states) - wanted :]]
 
@@ -171,6 +175,18 @@ class Step(Caller):
         results = self.call(function, [])
         vars(self).update(state)
         return results
+
+    def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
+        """Run the current layer once more, with other parameters. It is a checkpoint if the layers are."""
+        names = ("program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "block")
+        state = {name: getattr(self, name) for name in names}
+        self.program, self.owns, self.names = self.program.bare(), owns, self.base
+        self.scopes, self.floor = self.scopes[: self.floor], 0
+        self.hook, self.module, self.copy, self.block = None, None, None, ""
+        results = self.layer(values, [], 0)
+        vars(self).update(state)
+        self._let_go(results[1:])
+        return results[:1]
 
     def reached(self, module: Module, suffix: str) -> bool:
         """Return True if an operation has read a parameter. Outside the layers, some serve other tasks only."""
@@ -264,7 +280,8 @@ class Step(Caller):
         if ys:
             given = [v for v in (*values, *self.used.values()) if isinstance(v, Tensor)]
             self._hold_all(given)
-            state = self.stack, self.number, self.inside, self.base, dict(self.used), self.last
+            place = self.stack, self.number, self.inside, self.base, self.program, self.owns
+            state = place, dict(self.used), self.last
             run = partial(self._again, list(values), outputs, list(aside), given, state)
             self.tape.records.append(Checkpoint(given, ys, [x.storage for x in given], run))
         return results
@@ -280,7 +297,8 @@ class Step(Caller):
         grads = [(i, y.grad) for i, y in enumerate(outputs) if isinstance(y, Tensor) and y.grad is not None]
         if grads:
             records, self.tape.records = self.tape.records, []
-            self.stack, self.number, self.inside, self.base, used, last = state
+            outer, (place, used, last) = (self.program, self.owns), state
+            self.stack, self.number, self.inside, self.base, self.program, self.owns = place
             self.names, self.scopes = self.base, [used]
             self.done, self.limit, before = 0, last, dict(self.shared)
             results, new = self._inside(values)
@@ -298,5 +316,6 @@ class Step(Caller):
                 storages = []
             self.tape.back()
             self.tape.records, self.stack, self.number, self.scopes = records, "", -1, []
+            self.program, self.owns = outer
         for storage in storages:
             self.tape.free(storage)

@@ -20,6 +20,7 @@ from pydantic import (
 from ..errors import DataError, FormulaError, Problem, described, near
 from ..files.documents import Document, dotted
 from ..formula import Formula
+from .described import Described
 from .initial import Start
 from .programs import parse_all
 
@@ -88,11 +89,11 @@ JS_RESERVED = frozenset(
 """Names that a formula compiled to JavaScript cannot use."""
 
 
-class Entry(BaseModel):
+class Entry(Described):
     """Base of all records: closed (an unknown field is an error), strict (no silent conversion) and frozen."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True,
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True,
         defer_build=True,  # a query reads few of the records, so the other validators are never built
     )  # fmt: skip
 

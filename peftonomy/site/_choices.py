@@ -17,6 +17,7 @@ from ..libraries.loading import PLACEHOLDER
 from ..memory import gpus
 from ..memory.fit import NUMBERS
 from ..schema.evidence import Study
+from ..schema.results import Results
 from ..schema.taxonomy import Facet
 from ..studies.own import arms
 from ._site import Site
@@ -47,7 +48,7 @@ def script(site: Site) -> str:
         | {key: one.name for key, one in kb.trainers.items()},
         "studies": {key: _study(kb.studies[key], kinds[key]) for key in kinds},
         "evidence": {key: _runs(site, key) for key in kinds},
-        "ours": {kind: _ours(kb, kind) for kind in sorted({one.kind for one in kb.results.values()})},
+        "ours": [_ours(kb, study) for study in kb.results.values()],
         "use": {key: choose.use(method) for key, method in kb.items()},
         "untrainable": {
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
@@ -92,16 +93,13 @@ def _runs(site: Site, study: str) -> dict[str, Any]:
     }
 
 
-def _ours(kb: KnowledgeBase, kind: str) -> dict[str, Any]:
-    """Return our own study on a model of a kind, and each method's arm in it."""
-    found = choose.own_results(kb, kind)
-    study = next(study for study, _ in found.values()) if found else None
-    return {} if study is None else {
-        "study": study.study, "about": study.about, "metric": study.metric, "groups": study.groups,
-        "finished": len(study.results), "arms": arms(kb, study),
-        "methods": {
-            method: one.model_dump(include={"value", "low", "high", "group"}) for method, (_, one) in found.items()
-        },
+def _ours(kb: KnowledgeBase, study: Results) -> dict[str, Any]:
+    """Return one of our own studies, and each method's arm in it."""
+    shown = {"value", "low", "high", "group"}
+    return {
+        "study": study.study, "kind": study.kind, "task": study.task, "about": study.about, "metric": study.metric,
+        "groups": study.groups, "finished": len(study.results), "arms": arms(kb, study),
+        "methods": {method: one.model_dump(include=shown) for method, one in study.at_defaults().items()},
     }  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 """The page on memory: predictions against simulated steps, simulated against measured steps, and published runs.
 
-All data come from the tables of `benchmarks/memory`. The predictions for simulated steps are computed again in each
-build of the site.
+All data come from the tables of `benchmarks/memory`. The predictions for simulated steps are stored there too; a test
+computes them again.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,23 +14,21 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..costs.plan import Plan
-from ..errors import PeftonomyError
 from ..files.output import binary_text
 from ..knowledge.base import data_root
-from ..memory.answer import Training
-from ..memory.setting import Setting
 from ..schema.evidence import Run
 from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["memory_page"]
+__all__ = ["CASE", "SIMULATED", "case", "memory_page"]
 
-SIMULATED = ("simulated.tsv", "families.tsv")
+SIMULATED, PREDICTED = ("simulated.tsv", "families.tsv"), "predicted.tsv"
 FOLDER = Path("benchmarks", "memory")
-SETTING = ("batch", "seq", "dtype", "optimizer")
-DISTINCT = ("method", "model", *SETTING, "attends", "checkpointing", "task", "targets", "layers")
+CASE = (
+    "method", "model", "batch", "seq", "dtype", "optimizer", "attends", "checkpointing", "task", "targets", "layers",
+)  # fmt: skip
+"""The columns that identify a simulated step."""
 GIB = 2**30
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -99,29 +96,25 @@ def _percent(value: float) -> str:
 # Predictions against simulated steps
 
 
+def case(row: Row) -> tuple[str, ...]:
+    """Return the values that identify a simulated step. A table may lack a column that is empty in all its rows."""
+    return tuple(row.get(column) or "" for column in CASE)
+
+
 def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
     """Return rows with their errors, the largest first, and the rows that are not compared, each with its reason."""
     compared: list[View] = []
     apart: list[View] = []
-    steps: dict[tuple[object, ...], Training] = {}
-    for row in _distinct(site):
+    stored = {case(row): int(row["predicted_peak"]) for row in _rows(site, PREDICTED)}
+    for key, row in _distinct(site).items():
         shown = _shown(site, row)
         if row.get("refused"):
             apart.append(shown | {"reason": row["refused"].partition(": ")[2]})
             continue
-        config = row.get("config", "")  # for a model reduced to a few layers
-        targets = tuple(row["targets"].split(",")) if row.get("targets") else None
-        place = row["method"], row["model"], row["task"], config, targets
-        try:
-            if place not in steps:
-                model = site.kb.backbone(json.loads(config)) if config else site.kb.models[row["model"]]
-                plan = Plan(site.kb[row["method"]].parts, model.inventory(row["task"]), targets)
-                steps[place] = Training(site.kb, plan)
-            predicted = steps[place].once(json.loads(row.get("hyperparameters") or "{}"), _setting(row)).peak
-        except PeftonomyError as error:
-            apart.append(shown | {"reason": str(error)})
+        if key not in stored:
+            apart.append(shown | {"reason": "no prediction is stored for it"})
             continue
-        simulated = int(row["peak"])
+        predicted, simulated = stored[key], int(row["peak"])
         compared.append(shown | {
             "predicted": binary_text(predicted), "simulated": binary_text(simulated), "peak": simulated,
             "bytes": f"{count(predicted)} predicted, {count(simulated)} simulated",
@@ -132,22 +125,14 @@ def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[Vi
     return compared, apart
 
 
-def _distinct(site: Site) -> Iterator[Row]:
-    """Yield each simulated case once, for methods and models of this knowledge base."""
-    seen = set()
+def _distinct(site: Site) -> dict[tuple[str, ...], Row]:
+    """Return each simulated case once, for methods and models of this knowledge base."""
+    found: dict[tuple[str, ...], Row] = {}
     for name in SIMULATED:
         for row in _rows(site, name):
-            key = tuple(row.get(c) for c in DISTINCT)
-            if row["method"] in site.kb and row["model"] in site.kb.models and key not in seen:
-                seen.add(key)
-                yield row
-
-
-def _setting(row: Row) -> Setting:
-    return Setting(
-        int(row["batch"]), int(row["seq"]), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
-        row["attends"],
-    )  # fmt: skip
+            if row["method"] in site.kb and row["model"] in site.kb.models:
+                found.setdefault(case(row), row)
+    return found
 
 
 def _shown(site: Site, row: Row) -> View:

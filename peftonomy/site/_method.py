@@ -47,6 +47,8 @@ PLACES = {
     "norm": "every norm parameter",
 }  # fmt: skip
 
+LEXER, FORMATTER = PythonLexer(), HtmlFormatter(nowrap=True)
+
 
 def method_page(site: Site, method: Method) -> str:
     """Return `methods/<id>.md`."""
@@ -352,7 +354,7 @@ def _code(site: Site, key: str) -> Markup | None:
 
 def _coloured(code: str) -> Markup:
     """Return Python code as the site builder highlights it, without anchors for its lines."""
-    inner = pygments.highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
+    inner = pygments.highlight(code, LEXER, FORMATTER)
     return Markup(f'<div class="highlight"><pre><code>{inner}</code></pre></div>')
 
 

@@ -107,7 +107,6 @@ def scatter(
         height = _up(y.share(level[0], up))
         line = {"x1": _n(LEFT), "x2": _n(WIDTH - RIGHT), "y1": _n(height), "y2": _n(height)}
         parts.append(element("line", class_="level", **line))
-        parts.append(element("text", level[1], class_="tick", x=_n(LEFT + 4), y=_n(height - 4)))
     if len(front) > 1:
         corners = [at(dot) for dot in front]
         parts.append(element("path", class_="front", d="M" + "L".join(f"{_n(a)} {_n(b)}" for a, b in corners)))
@@ -126,7 +125,10 @@ def scatter(
         for dot in dots if dot.interval is not None
     ]  # fmt: skip
     lines = [(left, top, left + 2, bottom) for left, top, bottom in bars_]
-    parts += _labels([(dot, *at(dot)) for dot in dots], lines)
+    taken = [*lines, *((a - 3, b - 3, a + 3, b + 3) for a, b in map(at, dots))]
+    if level is not None:
+        parts.append(_named(level[1], height, taken))
+    parts += _labels([(dot, *at(dot)) for dot in dots], taken)
     return _svg(parts, told, group=any(dot.href for dot in dots))
 
 
@@ -193,9 +195,19 @@ def _rows(y: Axis, up: tuple[float, float], height: float) -> Iterator[Markup]:
 Box = tuple[float, float, float, float]
 
 
-def _labels(dots: Sequence[tuple[Dot, float, float]], lines: Sequence[Box]) -> Iterator[Markup]:
-    """Yield the labels that find a free place beside their points. lines: the places of the bars of error."""
-    taken: list[Box] = [(a - 3, b - 3, a + 3, b + 3) for _, a, b in dots] + [*lines]
+def _named(name: str, height: float, taken: list[Box]) -> Markup:
+    """Return the name of a level, above or below its line where fewest other things are, and take that place."""
+    wide = LETTER * len(name)
+    places = [(left, base) for left in (LEFT + 4, WIDTH - RIGHT - wide) for base in (height - 4, height + LINE)]
+    boxes = [(left, base - LINE + 2, left + wide, base + 1) for left, base in places]
+    inside = [i for i, box in enumerate(boxes) if box[3] <= HEIGHT - BOTTOM]
+    best = min(inside, key=lambda i: sum(_meet(boxes[i], other) for other in taken))
+    taken.append(boxes[best])
+    return element("text", name, class_="tick", x=_n(places[best][0]), y=_n(places[best][1]))
+
+
+def _labels(dots: Sequence[tuple[Dot, float, float]], taken: list[Box]) -> Iterator[Markup]:
+    """Yield the labels that find a free place beside their points, and take those places."""
     for dot, a, b in dots:
         if not dot.label:
             continue

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..costs.plan import Place
+from ..costs.layout import Spot
+from ..costs.plan import Plan, Row, in_order
 from ..errors import UsageError
 from ..knowledge.base import Method
 from ..schema.tensors import Tensor
@@ -77,10 +78,10 @@ def to_scale(site: Site, method: Method) -> View | None:
     """Return the picture, its legend and its table; None if the method applies to no example model."""
     for model in site.examples:
         try:
-            places = site.plan(method, model).places({})
+            plan = site.plan(method, model)
+            groups = list(_groups(plan, in_order(plan.each(plan.values({})))))
         except UsageError:
             continue
-        groups = list(_groups(places))
         if groups:
             kinds = [k for k in WORDS if any(i.kind == k for g in groups for i in g.items)]
             return {
@@ -90,20 +91,21 @@ def to_scale(site: Site, method: Method) -> View | None:
     return None
 
 
-def _groups(places: Sequence[Place]) -> Iterator[Group]:
-    by_scope: dict[str, dict[str, list[Place]]] = {}
-    for place in places:
-        by_scope.setdefault(place.spec.per, {}).setdefault(place.tensor, []).append(place)
+def _groups(plan: Plan, spots: Sequence[tuple[Row, Spot]]) -> Iterator[Group]:
+    by_scope: dict[str, dict[str, list[tuple[Row, Spot]]]] = {}
+    for row, spot in spots:
+        by_scope.setdefault(row.piece.tensor.per, {}).setdefault(row.piece.name, []).append((row, spot))
     for scope in (s for s in TITLES if s in by_scope):
         tensors = by_scope[scope]
-        paths = {p.path for found in tensors.values() for p in found}
-        first = next(iter(tensors.values()))[0]
+        paths = {path for found in tensors.values() for row, spot in found for path, _ in row.locations(spot)}
+        first = next(iter(tensors.values()))[0][1]
+        wide, high = (first.dims.get(name, 0) for name in ("d_in", "d_out"))
         items = []
-        if scope in ("site", "role") and first.d_in:
-            items.append(Item("weight", (first.d_out, first.d_in), first.d_out * first.d_in, 1, FROZEN))
+        if scope in ("site", "role") and wide:
+            items.append(Item("weight", (high, wide), high * wide, 1, FROZEN))
         for name, found in tensors.items():
-            here = next((p for p in found if p.path == first.path), found[0])
-            items.append(Item(name, here.shape, here.count, here.copies, _kind(here.spec)))
+            row, spot = next((pair for pair in found if pair[1].path == first.path), found[0])
+            items.append(Item(name, plan.shape(row, spot), row.count, row.copies, _kind(row.piece.tensor)))
         yield Group(TITLES[scope], len(paths), tuple(items))
 
 

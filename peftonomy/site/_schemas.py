@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..catalogue.records import Merge
 from ..schema.combinations import Combinations
+from ..schema.described import Described
 from ..schema.engines import Works
 from ..schema.evidence import Run, Study
 from ..schema.method import MethodEntry
@@ -24,10 +25,8 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Value = bool | int | float | str
 
 
-class Record(BaseModel):
+class Record(Described):
     """A part of a response. Its docstrings are the descriptions in the schema."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Answer(Record):
@@ -682,7 +681,7 @@ class CombinationsAnswer(Answer):
     """The content of taxonomy/combinations.yaml; null without that file."""
 
 
-SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
+SCHEMAS: dict[str, tuple[type[Described], str]] = {
     "index": (IndexAnswer, "index.json"),
     "all": (AllAnswer, "all.json"),
     "method": (EntryRecord, ""),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
 from ..knowledge import choose, size
+from ..schema.names import LABELLED
 from ..schema.runs import key
 from .parts import Task, read_task
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..schema.design import Design
     from ..schema.runs import Record
 
-__all__ = ["FROZEN", "REVERSED", "Arm", "Job", "Study", "model_place"]
+__all__ = ["FROZEN", "REVERSED", "Arm", "Job", "Study", "model_place", "tokens"]
 
 FROZEN, REVERSED = "frozen", "reversed"
 """The controls: only the head is trained, and updates with the wrong sign."""
@@ -73,6 +74,11 @@ class Job:
         return asdict(self) | {"key": self.key, "asked": self.asked}
 
 
+def tokens(design: Design) -> int:
+    """Return the tokens of a sequence, as for `Method.memory`. An image has its own number, whatever is asked."""
+    return design.seq or 1
+
+
 class Study:
     """A design with its arms, laid out on the model.
 
@@ -103,11 +109,13 @@ class Study:
     def shared(self) -> dict[str, Any]:
         """What all runs share, as in their keys."""
         names = ("batch", "seq", "head_rate", "weight_decay", "warmup", "calibration")
-        task = self.design.task.model_dump(exclude={"folder", "file"})
+        task, model = self.design.task.model_dump(exclude={"folder", "file"}), self.design.model.model_dump()
+        for part, later in ((task, ("words", "prompt")), (model, ("gguf", "pretraining"))):
+            for name in later:      # so that the keys of runs stay that are older than these settings
+                if part[name] is None:
+                    del part[name]
         task["revision"] = self._revision or self.task.revision
-        return {"model": self.design.model.model_dump(), "task": task} | {
-            name: getattr(self.design, name) for name in names
-        }
+        return {"model": model, "task": task} | {name: getattr(self.design, name) for name in names}
 
     def _arms(self) -> Iterator[Arm]:
         design = self.design
@@ -152,7 +160,9 @@ class Study:
     @cached_property
     def where(self) -> dict[str, Any]:
         """The task, as for `Method.on`. Counts of a method without the head do not depend on the labels."""
-        return {"task": "seq_cls"} | ({} if self._revision else {"num_labels": self.task.labels})
+        asked = self.design.task.asks
+        labelled = asked in LABELLED and self._revision is None
+        return {"task": asked} | ({"num_labels": self.task.labels} if labelled else {})
 
     @cached_property
     def backbone(self) -> ModelLike:

@@ -41,7 +41,8 @@ def results(study: Study, report: Report, runs: Path) -> Results:
         rows.append(row)
     data |= {
         "model": model.package or model.checkpoint or str((model.config or {}).get("model_type")),
-        "kind": study.kb.backbone(study.backbone).family.kind, "steps": design.steps, "seeds": len(design.seeds),
+        "kind": study.kb.backbone(study.backbone).family.kind, "task": study.where["task"],
+        "steps": design.steps, "seeds": len(design.seeds),
         "baselines": design.baselines, "runs": digest(runs, str(runs)), "results": rows,
     }  # fmt: skip
     return validated(Results, Document(str(runs), json.loads(json.dumps(data, allow_nan=False)), {(): 0}))

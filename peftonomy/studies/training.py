@@ -27,9 +27,9 @@ from ..errors import PeftonomyError, UsageError
 from ..implementations.live import kit
 from ..implementations.located import FOLDER, module
 from ..knowledge.base import load
-from ..schema.design import Design
-from .jobs import model_place
-from .parts import Task, order, read_task
+from ..schema.design import Design, Pretraining
+from .jobs import model_place, tokens
+from .parts import WHITE, Given, Task, images, order, read_task
 
 if TYPE_CHECKING:
     from ..implementations.applied import Applied
@@ -39,6 +39,10 @@ __all__ = ["run"]
 EVALUATED = 64
 """Examples in a batch of the evaluation."""
 PACKAGES = ("peftonomy", "torch", "transformers", "numpy", "scipy")
+CLASSES = {
+    "seq_cls": "AutoModelForSequenceClassification", "image_cls": "AutoModelForImageClassification",
+    "causal_lm": "AutoModelForCausalLM",
+}  # fmt: skip
 MOST_SHOWN = 300
 """Characters of an error in a record."""
 
@@ -67,6 +71,11 @@ def _place(root: str, design: str, folder: str) -> Place:
     return Place(root, Design.model_validate_json(design), Path(folder))
 
 
+def pixels(rows: Sequence[Given]) -> Tensor:
+    """Return images as a model reads them: (images, 1, height, width), from -1 for black to 1 for white."""
+    return torch.tensor(rows, dtype=torch.float32).unsqueeze(1) / (WHITE / 2) - 1
+
+
 class Place:
     """All that the runs of a study share in one process: the examples and the model's weights."""
 
@@ -79,39 +88,68 @@ class Place:
     @cached_property
     def config(self) -> Any:
         """The model as the memory of a step is asked about it: a name, or the content of a `config.json`."""
+        if self.design.configuration is not None:
+            return self.design.configuration
         return read_json(self.source / "config.json") if isinstance(self.source, Path) else self.source
 
     def model(self, seed: int) -> nn.Module:
         """Return a fresh model. The seed draws its head. Raises UsageError."""
-        class_ = transformers.AutoModelForSequenceClassification
         torch.manual_seed(seed)
         if isinstance(self.source, Mapping):
-            model = self._built()
-            body = dict(self._random_body)
+            model = self._built(self.task.labels)
+            body = dict(self._own_body)
             for weight in kit.weights(model):
                 if weight.pretrained:
                     weight.value.data.copy_(body[weight.name])
         else:
             try:
-                model = class_.from_pretrained(
-                    self.source, revision=self.design.model.revision or "main", num_labels=self.task.labels,
-                    ignore_mismatched_sizes=True,
-                )  # fmt: skip
+                labels = {} if self.words else {"num_labels": self.task.labels, "ignore_mismatched_sizes": True}
+                model = self.class_.from_pretrained(self.source, dtype=torch.float32, **self._file, **labels)
             except (OSError, ValueError) as error:
                 raise UsageError(f"the model {self.source} cannot be read: {str(error).splitlines()[0]}") from None
         return cast(nn.Module, model)
 
-    def _built(self) -> Any:
+    @property
+    def class_(self) -> Any:
+        """The class of the model."""
+        return getattr(transformers, CLASSES[self.design.task.asks])
+
+    @property
+    def _file(self) -> dict[str, Any]:
+        """What tells a model's files apart from others in the same place."""
+        gguf, revision = self.design.model.gguf, self.design.model.revision
+        return {"gguf_file": gguf} if gguf is not None else {"revision": revision or "main"}
+
+    def _built(self, labels: int) -> Any:
         assert isinstance(self.source, Mapping)
-        config = transformers.AutoConfig.for_model(**self.source, num_labels=self.task.labels)
-        return transformers.AutoModelForSequenceClassification.from_config(config)
+        return self.class_.from_config(transformers.AutoConfig.for_model(**self.source, num_labels=labels))
 
     @cached_property
-    def _random_body(self) -> list[tuple[str, Tensor]]:
-        """The weights of a model that no checkpoint has, the same in every run."""
+    def _own_body(self) -> list[tuple[str, Tensor]]:
+        """The weights of a model that no checkpoint has, the same in every run: random ones, or trained from them."""
         torch.manual_seed(0)
-        model = self._built()
+        if self.design.model.pretraining is None:
+            model = self._built(self.task.labels)
+        else:
+            model = self._pretrained(self.design.model.pretraining)
         return [(w.name, w.value.detach()) for w in kit.weights(model) if w.pretrained]
+
+    def _pretrained(self, asked: Pretraining) -> Any:
+        """Return a model that has learned to tell the examples of the pretraining apart."""
+        keys, given, labels = zip(*images(asked.kind), strict=True)
+        names = sorted(set(labels))
+        targets, model = torch.tensor([names.index(label) for label in labels]), self._built(len(names))
+        values, draws = pixels(given), order(len(keys), asked.steps * asked.batch, asked.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=asked.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / asked.steps)
+        model.train()
+        for step in range(asked.steps):
+            rows = draws[step * asked.batch : (step + 1) * asked.batch]
+            model(pixel_values=values[rows], labels=targets[rows]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        return model
 
     @cached_property
     def digest(self) -> str:
@@ -127,12 +165,67 @@ class Place:
         """The model's tokenizer. Raises UsageError."""
         if isinstance(self.source, Mapping):
             raise UsageError("a model with random weights has no tokenizer; expected a task of tokens")
-        return transformers.AutoTokenizer.from_pretrained(self.source, revision=self.design.model.revision or "main")
+        return transformers.AutoTokenizer.from_pretrained(self.source, **self._file)
+
+    @cached_property
+    def words(self) -> list[int]:
+        """The first token of each label's word, as it follows the prompt; none if the model has a head.
+
+        Raises UsageError if two words begin with the same token.
+        """
+        if self.design.task.words is None:
+            return []
+        first = [self.tokenizer(" " + word, add_special_tokens=False)["input_ids"][0] for word in self.task.names]
+        seen: dict[int, str] = {}
+        for token, word in zip(first, self.task.names, strict=True):
+            if token in seen:
+                raise UsageError(f"task.words: {word} and {seen[token]} begin with the same token")
+            seen[token] = word
+        return first
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The tokens of the prompt before and behind the text. Raises UsageError if they leave no room for it."""
+        before, behind = (self.design.task.prompt or "").split("{text}")
+        head = self.tokenizer(before.rstrip(" "))["input_ids"] if before else []
+        tail = self.tokenizer(behind.rstrip(" "), add_special_tokens=False)["input_ids"]
+        if len(head) + len(tail) + 2 > tokens(self.design):
+            needed = len(head) + len(tail) + 2
+            raise UsageError(f"seq: found {self.design.seq}; prompt, a token of the text and word take {needed}")
+        return head, tail
+
+    def _asked(self, texts: Sequence[Given], targets: Tensor) -> Batch:
+        """Return prompts with the word that answers each of them, the only token that has a loss."""
+        (head, tail), seq, rows = self._around, tokens(self.design), []
+        for text in texts:
+            inner = self.tokenizer(f" {text}" if head else text, add_special_tokens=False)["input_ids"]
+            rows.append([*head, *inner[: seq - 1 - len(head) - len(tail)], *tail])
+        ids, mask, labels = (torch.full((len(rows), seq), value) for value in (0, 0, -100))
+        for i, (row, target) in enumerate(zip(rows, targets.tolist(), strict=True)):
+            ids[i, : len(row) + 1] = torch.tensor([*row, self.words[target]])
+            mask[i, : len(row) + 1] = 1
+            labels[i, len(row)] = self.words[target]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def right(self, batch: Batch, logits: Tensor) -> list[bool]:
+        """Return for each example of a batch whether the model's answer is right. logits: what the model returns."""
+        labels = batch["labels"]
+        if not self.words:
+            return cast(list[bool], (logits.argmax(-1) == labels).tolist())
+        rows, places = (labels != -100).nonzero(as_tuple=True)
+        words, before = torch.tensor(self.words), logits.shape[1] - labels.shape[1]     # prompts that a method adds
+        said = words[logits[rows, before + places - 1][:, words].argmax(-1)]    # a token is predicted one place earlier
+        return cast(list[bool], (said == labels[rows, places]).tolist())
 
     def batch(self, split: str, numbers: Sequence[int]) -> Batch:
         """Return some examples of a split, cut and padded to one length."""
-        seq, given = self.design.seq, [self.task.inputs[split][i] for i in numbers]
+        given = [self.task.inputs[split][i] for i in numbers]
         labels = torch.tensor([self.task.targets[split][i] for i in numbers])
+        if self.design.task.of_images:
+            return {"pixel_values": pixels(given), "labels": labels}
+        if self.words:
+            return self._asked(given, labels)
+        seq = tokens(self.design)
         if given and isinstance(given[0], str):
             found = self.tokenizer(given, padding="max_length", truncation=True, max_length=seq, return_tensors="pt")
             return {"input_ids": found["input_ids"], "attention_mask": found["attention_mask"], "labels": labels}
@@ -213,9 +306,11 @@ class Run:
             optimizers.append(self.applied.optimizer(lr=job.rate, weight_decay=design.weight_decay))
         for parameter in head:
             parameter.requires_grad_(True)
-        optimizers.append(torch.optim.AdamW(head, lr=design.head_rate, weight_decay=design.weight_decay))
+        if head and design.head_rate is not None:
+            optimizers.append(torch.optim.AdamW(head, lr=design.head_rate, weight_decay=design.weight_decay))
         _seed(job.seed)
-        self._train(model, draws, optimizers, mine if self.arm["control"] == "reversed" else [])
+        if optimizers:      # nothing is trained if the body is frozen and there is no head
+            self._train(model, draws, optimizers, mine if self.arm["control"] == "reversed" else [])
         if self.applied is not None:
             self.applied.finish()
         return counts | self._evaluate(model)
@@ -265,7 +360,7 @@ class Run:
         with torch.no_grad():
             for batch in self.place.evaluated(self.job.split):
                 found = model(**batch)
-                right += (found.logits.argmax(-1) == batch["labels"]).tolist()
+                right += self.place.right(batch, found.logits)
                 losses += found.loss.item() * len(batch["labels"])
         if not math.isfinite(losses):
             raise Failed("the loss of the evaluation is not finite")
@@ -278,8 +373,8 @@ class Run:
     def measured(self) -> dict[str, int | None]:
         """Return the memory of a step: counted in a real step, and predicted. None where it cannot be."""
         place, design, simulation = self.place, self.design, module("_simulate")
-        asked = {"batch": design.batch, "seq": design.seq, "dtype": "float32", "optimizer": "adamw"}
-        where = {"task": "seq_cls", "num_labels": place.task.labels}
+        asked = {"batch": design.batch, "seq": tokens(design), "dtype": "float32", "optimizer": "adamw"}
+        where = {"task": design.task.asks} | ({} if place.words else {"num_labels": place.task.labels})
         method, setting = place.kb[self.arm["method"]], self.arm["setting"]
         found: dict[str, int | None] = {"peak_bytes": None, "predicted_bytes": None}
         try:

@@ -52,7 +52,8 @@
       if (kind === "every") return this.every(line);
       if (kind === "nth") return this.nth(line);
       if (kind === "doubled") return this.doubled(line);
-      if (kind === "unadapted") return this.unadapted(line.targets.length);
+      if (kind === "another") return this.another(line);
+      if (kind === "unadapted") return this.unadapted(words[0], line.targets.length);
       for (var values = [], i = 0; i < words.length; i++) values.push(this.value(words[i], line));
       if (line.borrowed && this.hook && this.hook.module) {
         var results = this.apply(kind, values, line);

@@ -181,8 +181,11 @@
     var study = Object.keys(known().studies).filter(function (key) { return known().studies[key].kind === backbone.family.kind; })[0];
     return study ? known().evidence[study] : {};
   }
-  /* Our own study on a model of the same kind, with the arm of each method. */
-  function oursFor(backbone) { var found = known().ours[backbone.family.kind]; return found && found.methods ? found : { methods: {} }; }
+  /* Our own study on a model of the same kind and task, with the arm of each method. */
+  function oursFor(backbone) {
+    function like(one) { return one.kind === backbone.family.kind && backbone.tasks.indexOf(one.task) >= 0; }
+    return known().ours.filter(like)[0] || { methods: {} };
+  }
   /* Lower for better runs; the highest for a method without one. */
   function quality(run) { return !run ? Infinity : known().studies[run.study].better === "higher" ? -run.value : run.value; }
   /* An answer that is found in steps: call `step` until it is true, then read `answer`. `wishes`: gpu (bytes), setting,

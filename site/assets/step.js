@@ -100,31 +100,32 @@
     turns() {}
     ends() {}
     /* `e d = unadapted`: the whole model runs once without the method and without gradients; the states that its last stacks
-       give. */
-    unadapted(wanted) {
+       give. `h = unadapted body`: only this function of it runs, and gives its result. */
+    unadapted(name, wanted) {
       var tape = this.tape, state = Object.assign({}, this), lists = [tape.records, this.held, this.stayed, this.groups], marks = lists.map(function (list) { return list.length; });
       this.program = this.program.bare(); this.recording = false;
       this.flags = inner.merge(this.flags, { checkpointing: false });
       this.flagged = inner.merge(this.flagged, { checkpointing: 0 });
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
       this.scopes = []; this.hook = this.module = null; this.casts = new Map(); this.sequences = new Map(); this.states = [];
-      tape.letGo(this.call(this.model.functions.get(this.model.inv.computed), []));
+      if (name && !this.model.functions.has(name)) this.wrong("unadapted: found no function " + name);
+      var results = this.call(this.model.functions.get(name || this.model.inv.computed), []);
+      if (!name) tape.letGo(results);
       this.held.slice(marks[1]).forEach(function (storage) { tape.free(storage); });
       lists.forEach(function (list, i) { list.length = marks[i]; });
-      var states = this.states, rest = states.length - wanted;
+      var states = this.states;
       Object.assign(this, state);
+      if (name) { tape.letGo(states); states = results; }
+      var rest = states.length - wanted;
       tape.letGo(states.slice(0, rest));
       return states.slice(rest).map(function (x) { return new Tensor(x.shape, x.width, false, x.storage); });
     }
     /* `h = doubled f n .A .B`: the model's function f runs with n layers, without the method, and with tensors of the method's
        own in place of the parameters that they are beside. Its layers are no checkpoints. */
     doubled(line) {
-      var state = Object.assign({}, this), f = this.model.functions.get(line.words[0]), n = Math.trunc(this.value(line.words[1], line)), owns = new Map();
+      var state = Object.assign({}, this), f = this.model.functions.get(line.words[0]), n = Math.trunc(this.value(line.words[1], line));
       if (!f) this.wrong("doubled: found no function " + line.words[0]);
-      line.words.slice(2).forEach(function (word) {
-        this.program.places(this.hook, word.slice(1)).forEach(function (found, place) { owns.set(place.replace(/^parameter\|/, ""), found[found.length - 1]); });
-      }, this);
-      this.program = this.program.bare(); this.owns = owns;
+      this.owns = this.beside(line.words.slice(2)); this.program = this.program.bare();
       this.flags = inner.merge(this.flags, { checkpointing: false });
       this.flagged = inner.merge(this.flagged, { checkpointing: 0, n_layers: n });
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
@@ -135,6 +136,28 @@
       var results = this.call(f, []);
       Object.assign(this, state);
       return results;
+    }
+    /* `y = another h .A .B`: the layer at hand runs once more on h, without the method, and with tensors of the method's own in
+       place of the parameters that they are beside. It is a checkpoint if the layers are. */
+    another(line) {
+      if (!this.stack) this.wrong("another: found no layer here");
+      var self = this, state = {}, values = [this.value(line.words[0], line)];
+      ["program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "block"].forEach(function (name) { state[name] = self[name]; });
+      this.owns = this.beside(line.words.slice(1)); this.program = this.program.bare();
+      this.names = this.base; this.scopes = this.scopes.slice(0, this.floor);
+      this.hook = this.module = this.copy = null; this.floor = 0; this.block = "";
+      var results = this.layer(values);
+      Object.assign(this, state);
+      this.tape.letGo(results.slice(1));
+      return results.slice(0, 1);
+    }
+    /* Tensors of the method's own by the parameter of the model that each is beside. */
+    beside(words) {
+      var owns = new Map();
+      words.forEach(function (word) {
+        this.program.places(this.hook, word.slice(1)).forEach(function (found, place) { owns.set(place.replace(/^parameter\|/, ""), found[found.length - 1]); });
+      }, this);
+      return owns;
     }
     /* Whether an operation has read a parameter: outside of layers one may wait for other tasks. */
     reached(m, suffix) { return m.layers ? this.sequences.has(m.stack) : this.outside.has(m.path + "|" + suffix); }
@@ -208,7 +231,7 @@
       var live = outputs.filter(function (y) { return y instanceof Tensor && y.live; });
       if (!live.length) return results;
       var kept = values.concat(Array.from(this.used.values())).filter(function (v) { return v instanceof Tensor; });
-      var state = { stack: this.stack, number: this.number, inside: this.inside, base: this.base, used: new Map(this.used), last: this.last };
+      var state = { stack: this.stack, number: this.number, inside: this.inside, base: this.base, program: this.program, owns: this.owns, used: new Map(this.used), last: this.last };
       this.tape.holdAll(kept);
       this.tape.records.push(new parts.Checkpoint(kept, live, function () { self.again(values, outputs, Array.from(found.aside.keys()), kept, state); }));
       return results;
@@ -221,7 +244,8 @@
       if (found.some(Boolean)) {
         tape.records = [];
         this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base; this.scopes = [state.used];
-        this.done = 0; this.limit = state.last;
+        var outer = [this.program, this.owns];
+        this.program = state.program; this.owns = state.owns; this.done = 0; this.limit = state.last;
         var before = new Map(this.shared), second = this.within(values);
         this.limit = -1;
         var made = second.results.concat(aside.map(function (name) { return second.aside.get(name); }));
@@ -237,6 +261,7 @@
         if (holder) { holder.kept = holder.kept.concat(storages); storages = []; }   // let go with the last of what is kept
         tape.back();
         tape.records = records; this.stack = ""; this.number = -1; this.scopes = [];
+        this.program = outer[0]; this.owns = outer[1];
       }
       storages.forEach(function (storage) { tape.free(storage); });
     }

@@ -33,6 +33,13 @@ def test_the_extreme_singular_values_of_weight_times_context(method: str) -> Non
     assert child.delta().abs().max() < 1e-12
 
 
+def test_inputs_that_are_all_zero_have_no_start() -> None:
+    """Their moments are divided by zero, and no damping would ever end the search."""
+    moments = torch.zeros(3, 3) / torch.zeros(())
+    with pytest.raises(ValueError, match="nothing to start from"):
+        corda.damped(moments)
+
+
 @pytest.mark.parametrize("method", ["ipm", "kpm"])
 def test_peft_starts_with_the_same_product(method: Any) -> None:
     """One sample for each forward pass, as peft needs them."""
