@@ -30,7 +30,7 @@ class Rotated(kit.Child):
 def along(x: Tensor, normals: Tensor) -> Tensor:
     """Return the part of each block of x (..., blocks * size) that lies along its normal (blocks, size)."""
     unit = nn.functional.normalize(normals, dim=-1)
-    parts = x.unflatten(-1, unit.shape)
+    parts: Tensor = x.unflatten(-1, unit.shape)
     return ((parts * unit).sum(-1, keepdim=True) * unit).flatten(-2)
 
 
