@@ -339,7 +339,7 @@ def test_memory_that_is_not_known_is_told_in_one_line(watched: Page, address: st
 
 def test_a_combination_has_no_training_step(watched: Page, address: str) -> None:
     watched.goto(f"{address}calculator.html?method=ties_merging&model=gpt2")
-    wanted = re.compile(r"TIES-Merging trains nothing, so it has no training step. It combines \d results of Full fine-tuning")
+    wanted = re.compile(r"TIES-Merging trains nothing, so it has no training step. It combines \d results of Full")
     watched.locator(".pf-step", has_text=wanted).wait_for()
     assert not watched.get_by_role("form", name="Training step").is_visible()
     watched.goto(f"{address}calculator.html?method=lora&model=gpt2")
