@@ -10,7 +10,7 @@ from ..backbones.modules import INPUT_EMBEDDING
 from ..catalogue.records import MethodRecord, Records
 from ..costs.plan import BYTES, Plan
 from ..costs.table import Table, Tabled
-from ..errors import UsageError, chosen, shown
+from ..errors import FormulaError, UsageError, chosen, shown
 from ..memory.answer import remembered
 from ..memory.setting import Setting
 from ..schema.base import Value
@@ -135,11 +135,14 @@ def _rank(values: Mapping[str, Value], engine: Engine) -> int | None:
 
 
 def _positions(plan: Plan, values: Mapping[str, Value]) -> int:
-    """Return the positions that the method adds to every input at inference."""
+    """Return the positions that the method adds to every input at inference. Raises UsageError without a value."""
     found = 0
     for part, arguments in zip(plan.parts, plan.arguments(dict(values)), strict=True):
         known = {**plan.common, **dict(zip(part.entry.hyperparameters, arguments, strict=True))}
-        found += int(part.entry.properties.inference_positions(known))
+        try:
+            found += int(part.entry.properties.inference_positions(known))
+        except FormulaError as error:
+            raise UsageError(f"{part.entry.id} on {plan.inventory.backbone.id}: {error}") from None
     return found
 
 

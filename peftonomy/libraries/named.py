@@ -17,7 +17,7 @@ from ..backbones.modules import LINEAR, SiteGroup, totals
 from ..costs.layout import NamedSites
 from ..costs.plan import Plan
 from ..costs.values import coerced
-from ..errors import ConfigError, UsageError, shown
+from ..errors import ConfigError, FormulaError, UsageError, shown
 from ..schema.base import Value
 from ..schema.implementations import Implementation
 
@@ -108,12 +108,14 @@ class _Reading(Arguments):
         adapter = Adapter(
             self.library, self.type, method, plan, self.values, given, patterns, extras, groups, notes, dtype
         )
-        self._holds(entry, adapter)
         try:
+            self._holds(entry, adapter)
             adapter.reported  # noqa: B018 (a setting that does not fit the model's sizes)
+            found = [(note, formula(adapter.known)) for note, formula in entry.remarks.items()]
         except UsageError as error:
             raise self._invalid(method, entry, error) from None
-        found = [(note, formula(adapter.known)) for note, formula in entry.remarks.items()]
+        except FormulaError as error:
+            raise self._invalid(method, entry, UsageError(str(error))) from None
         remarks = tuple(note.replace("{n}", f"{n:,}") for note, n in found if n)
         return replace(adapter, notes=notes + remarks) if remarks else adapter
 

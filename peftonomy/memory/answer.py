@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue.records import Records
@@ -43,17 +43,35 @@ class Training:
     def once(self, given: Mapping[str, Any], setting: Setting) -> Memory:
         """Return the same by running the step of one GPU, which is quicker for a question that is not asked again."""
         check_length(self.plan, self.plan.values(given), setting)
-        return Asked(self.kb, self.plan, given, setting).memory()
+        with _valued(self.plan):
+            return Asked(self.kb, self.plan, given, setting).memory()
 
     def shared(self, sharding: Sharding | None) -> Training:
         """Return the same training on several GPUs, or on one."""
         return Training(self.kb, self.plan, sharding)
 
 
+@contextlib.contextmanager
+def _valued(plan: Plan) -> Iterator[None]:
+    """Raise UsageError for a formula that has no value on the model."""
+    try:
+        yield
+    except FormulaError as error:
+        raise UsageError(f"{plan.id} on {plan.inventory.backbone.id}: {error}") from None
+
+
 def remembered(
     kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None = None
 ) -> Memory:
-    """Return the memory of a step with these hyperparameters. Raises UsageError.
+    """Return the memory of a step with these hyperparameters. Raises UsageError."""
+    with _valued(plan):
+        return _remembered(kb, plan, given, setting, sharding)
+
+
+def _remembered(
+    kb: Records[Any], plan: Plan, given: Mapping[str, Any], setting: Setting, sharding: Sharding | None = None
+) -> Memory:
+    """Return the memory of a step with these hyperparameters.
 
     The first question of its kind derives a form, which then answers similar questions. If no form applies, a new one
     is derived or the step is run.
