@@ -143,7 +143,9 @@ class Candidate:
             break
         inventory = plan.inventory
         labels = inventory.num_labels
-        return script(found, inventory.backbone, inventory.task, labels, self.setting, self.accumulate)
+        known = self.placed.method.entry.implementations[found.library.id].deviations
+        notes = [deviation.note for deviation in known if deviation.effect == "counts"]
+        return script(found, inventory.backbone, inventory.task, labels, self.setting, self.accumulate, notes)
 
     @property
     def sharding(self) -> Sharding | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -32,11 +34,13 @@ QUANTIZED = {
 
 
 def script(
-    configuration: Configuration, model: Backbone, task: str, num_labels: int, setting: Setting, accumulate: int
-) -> str:
+    configuration: Configuration, model: Backbone, task: str, num_labels: int, setting: Setting, accumulate: int,
+    notes: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Return the program. Raises UsageError for a library without a trainer.
 
-    accumulate: batches whose gradients are added up before an update.
+    accumulate: batches whose gradients are added up before an update. notes: why its numbers may be others than those
+    that were counted.
     """
     library = configuration.library
     if library.trainer is None:
@@ -72,6 +76,7 @@ def script(
         f"config = {library.package}.{configuration.symbol}(",
         *config,
         ")",
+        *(f"# {line}" for note in notes for line in wrap(f"Counts may differ. {library.name}: {note}", 100)),
         *(line.format(config="config", dtype=f"torch.{dtype}") for line in usage),
         *library.report,
         "",
