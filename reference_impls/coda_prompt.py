@@ -26,6 +26,9 @@ from ._attention import widen
 from ._image import require_one_width
 from ._pool import Querying
 
+LEAST = 1e-4
+"""The share of a draw that its orthogonal part must have."""
+
 
 class Query(Querying):
     """What the plain model computes for an image."""
@@ -45,7 +48,7 @@ class Components(kit.Child):
         shapes = {"P": (prompt_length, dims["d_kv"]), "K": (dims["d_model"],), "A": (dims["d_model"],)}
         fixed = torch.Generator().manual_seed(0)
         for name, shape in shapes.items():
-            old = behind(torch.zeros(0, *shape), older, fixed)
+            old = behind(torch.empty(0, *shape), older, fixed)
             if older:
                 self.register_parameter(f"old_{name}", nn.Parameter(old, requires_grad=False))
             self.register_parameter(name, nn.Parameter(behind(old, components)))
@@ -82,14 +85,18 @@ def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
 
 @torch.no_grad()
 def behind(old: Tensor, number: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw components that are orthogonal to the old ones and to each other, each of length one (Gram-Schmidt)."""
-    rows, made = list(old.flatten(1)), []
-    for _ in range(number):
-        drawn = torch.randn(old.shape[1:].numel(), generator=generator)
+    """Draw components that are orthogonal to the old ones and to each other, each of length one (Gram-Schmidt).
+
+    Draws again if nearly nothing but rounding is left, as where a seed gives the older components once more.
+    """
+    rows, made = list(old.flatten(1).double()), []
+    while len(made) < number:
+        drawn = torch.randn(old.shape[1:].numel(), generator=generator).double()
         new = drawn - sum((drawn @ row) / (row @ row) * row for row in rows)
-        made.append(new / new.norm())
-        rows.append(made[-1])
-    return torch.stack(made).view(number, *old.shape[1:]) if made else old
+        if new.norm() > LEAST * drawn.norm():
+            made.append(new / new.norm())
+            rows.append(made[-1])
+    return torch.stack(made).view(number, *old.shape[1:]).to(old) if made else old
 
 
 def apply(

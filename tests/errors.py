@@ -178,10 +178,13 @@ def recorded() -> list[str]:
 
 
 def one_each(seed: int) -> list[Error]:
-    """One error for each method that has a vector: a kind is drawn among those it has, then a place."""
-    draw, found = random.Random(seed), []
+    """One error for each method that has a vector: a kind is drawn among those it has, then a place.
+
+    Another method changes none of the other draws.
+    """
+    found = []
     for method in recorded():
-        there = list(errors(method))
+        draw, there = random.Random(f"{seed} {method}"), list(errors(method))
         kind = draw.choice(sorted({error.kind for error in there})) if there else ""
         found += [draw.choice([error for error in there if error.kind == kind])] if there else []
     return found
