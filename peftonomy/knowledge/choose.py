@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..costs.plan import BYTES
 from ..costs.table import Table
-from ..errors import UnknownName, UsageError, shown
+from ..errors import PeftonomyError, UnknownName, UsageError, shown
 from ..files.output import binary_text
 from ..memory.answer import Training
 from ..memory.fit import NUMBERS, checked_gpu
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord, ModelLike, Records
     from ..costs.cost import Cost
+    from ..libraries.export import Configuration
     from ..schema.evidence import Run
     from ..schema.family import Family
     from ..schema.library import Library
@@ -143,9 +144,26 @@ class Candidate:
             break
         inventory = plan.inventory
         labels = inventory.num_labels
-        known = self.placed.method.entry.implementations[found.library.id].deviations
-        notes = [deviation.note for deviation in known if deviation.effect == "counts"]
+        notes = self._otherwise(found)
         return script(found, inventory.backbone, inventory.task, labels, self.setting, self.accumulate, notes)
+
+    def _otherwise(self, found: Configuration) -> list[str]:
+        """Return what the program says if the library trains another number of parameters than was counted."""
+        from ..libraries.reading import read_adapter
+
+        inventory, method = self.placed.training.plan.inventory, self.placed.method
+        try:
+            trained = read_adapter(
+                method.kb, found.to_dict(), inventory.backbone, library=found.library.id, method=method.id,
+                task=inventory.task, num_labels=inventory.num_labels, dtype="float32",
+            ).cost.trained  # fmt: skip
+        except PeftonomyError:
+            return []
+        if trained == self.trained:
+            return []
+        known = method.entry.implementations[found.library.id].deviations
+        reasons = [deviation.note for deviation in known if deviation.effect == "counts"]
+        return [f"{found.library.name} trains {trained:,} parameters here; {self.trained:,} were counted.", *reasons]
 
     @property
     def sharding(self) -> Sharding | None:

@@ -39,8 +39,8 @@ def script(
 ) -> str:  # fmt: skip
     """Return the program. Raises UsageError for a library without a trainer.
 
-    accumulate: batches whose gradients are added up before an update. notes: why its numbers may be others than those
-    that were counted.
+    accumulate: batches whose gradients are added up before an update. notes: what differs from the counts,
+    as comments.
     """
     library = configuration.library
     if library.trainer is None:
@@ -76,7 +76,7 @@ def script(
         f"config = {library.package}.{configuration.symbol}(",
         *config,
         ")",
-        *(f"# {line}" for note in notes for line in wrap(f"Counts may differ. {library.name}: {note}", 100)),
+        *(f"# {line}" for note in notes for line in wrap(note, 100)),
         *(line.format(config="config", dtype=f"torch.{dtype}") for line in usage),
         *library.report,
         "",
