@@ -485,7 +485,8 @@ def test_the_charts_keep_their_size_whatever_changes(browser: Browser, address: 
     field(page, "Length").fill("512")
     drawn_as(page, first)
     page.set_viewport_size({"width": width - 60, "height": 900})
-    page.wait_for_function(f"({DRAWN})().every(c => c.width < {first[0]['width']} && Math.abs(c.scale - 1) < 0.02)")
+    smaller = f"() => ({DRAWN})().every(c => c.width < {first[0]['width']} && Math.abs(c.scale - 1) < 0.02)"
+    page.wait_for_function(smaller)     # a function: the page's policy forbids to evaluate an expression again
     context.close()
     assert complaints == []
 
