@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from . import _kit as kit
 
-__all__ = ["Querying", "likeness", "most", "pulled"]
+__all__ = ["Querying", "by_head", "likeness", "most", "pulled"]
 
 
 class Querying(kit.Child):
@@ -41,6 +41,12 @@ class Querying(kit.Child):
         finally:
             self.reading = False
             base.train(training)
+
+
+def by_head(p: Tensor, heads: int) -> Tensor:
+    """Return keys or values by their heads, (..., length, heads * head_dim) -> (..., heads, length, head_dim)."""
+    parts: Tensor = p.unflatten(-1, (heads, -1))
+    return parts.transpose(-2, -3)
 
 
 def likeness(query: Tensor, keys: Tensor) -> Tensor:

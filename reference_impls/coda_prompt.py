@@ -24,7 +24,7 @@ from peftonomy import UsageError
 from . import _kit as kit
 from ._attention import widen
 from ._image import require_one_width
-from ._pool import Querying
+from ._pool import Querying, by_head
 
 LEAST = 1e-4
 """The share of a draw that its orthogonal part must have."""
@@ -67,14 +67,10 @@ class Components(kit.Child):
 
     def keys_values(self) -> tuple[Tensor, Tensor]:
         if self.query.reading:
-            nothing = self.split(self.P[0, :0])
+            nothing = by_head(self.P[0, :0], self.heads)
             return nothing, nothing
         p = self.prefix(self.query.query)
-        return self.split(p[:, : self.n_keys]), self.split(p[:, self.n_keys :])
-
-    def split(self, p: Tensor) -> Tensor:
-        parts: Tensor = p.unflatten(-1, (self.heads, -1))               # (..., length, heads, head_dim)
-        return parts.transpose(-2, -3)
+        return by_head(p[:, : self.n_keys], self.heads), by_head(p[:, self.n_keys :], self.heads)
 
 
 def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
@@ -89,7 +85,7 @@ def behind(old: Tensor, number: int, generator: torch.Generator | None = None) -
 
     Draws again if nearly nothing but rounding is left, as where a seed gives the older components once more.
     """
-    rows, made = list(old.flatten(1).double()), []
+    rows, made = list(old.flatten(1).double()), list[Tensor]()
     while len(made) < number:
         drawn = torch.randn(old.shape[1:].numel(), generator=generator).double()
         new = drawn - sum((drawn @ row) / (row @ row) * row for row in rows)

@@ -22,7 +22,7 @@ from peftonomy import UsageError
 from . import _kit as kit
 from ._attention import widen
 from ._image import require_one_width
-from ._pool import Querying, likeness, most, pulled
+from ._pool import Querying, by_head, likeness, most, pulled
 
 
 class Keys(Querying):
@@ -63,8 +63,8 @@ class General(kit.Child):
 
     def keys_values(self) -> tuple[Tensor, Tensor]:
         if self.keys.reading:
-            return _split(self.G_k[:0], self.heads), _split(self.G_v[:0], self.heads)
-        return _split(self.G_k, self.heads), _split(self.G_v, self.heads)
+            return by_head(self.G_k[:0], self.heads), by_head(self.G_v[:0], self.heads)
+        return by_head(self.G_k, self.heads), by_head(self.G_v, self.heads)
 
 
 class Expert(kit.Child):
@@ -84,24 +84,19 @@ class Expert(kit.Child):
 
     def keys_values(self) -> tuple[Tensor, Tensor]:
         if self.keys.reading:
-            return _split(self.E_k[:0], self.heads), _split(self.E_v[:0], self.heads)
+            return by_head(self.E_k[:0], self.heads), by_head(self.E_v[:0], self.heads)
         if self.training:
             k = pulled(self.E_k, self.keys.near(), self.keys.pull) if self.first else self.E_k
-            return _split(k, self.heads), _split(self.E_v, self.heads)
+            return by_head(k, self.heads), by_head(self.E_v, self.heads)
         if not hasattr(self, "O_k"):
-            return _split(self.E_k, self.heads), _split(self.E_v, self.heads)
+            return by_head(self.E_k, self.heads), by_head(self.E_v, self.heads)
         task = self.keys.task()
         k, v = (torch.cat([old, own[None]])[task] for old, own in ((self.O_k, self.E_k), (self.O_v, self.E_v)))
-        return _split(k, self.heads), _split(v, self.heads)
+        return by_head(k, self.heads), by_head(v, self.heads)
 
 
 def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _split(p: Tensor, heads: int) -> Tensor:
-    parts: Tensor = p.unflatten(-1, (heads, -1))                    # (..., length, heads, head_dim)
-    return parts.transpose(-2, -3)
 
 
 def apply(

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 import peftonomy
-from peftonomy import Backbone, KnowledgeBase, PeftonomyError, Problem, UsageError
+from peftonomy import Backbone, ConfigError, KnowledgeBase, PeftonomyError, Problem, UsageError
 from peftonomy.backbones import infer
 from peftonomy.knowledge.graph import shortest_cycles
+from peftonomy.memory.setting import Setting
 from tests.trees import small_tree
 
 Data = dict[str, Any]
@@ -116,6 +117,31 @@ def test_arguments_and_formulas_without_a_meaning_in_a_library_are_refused(root:
     path.write_text(text.replace("    micro_batch_size: 2\n", "    base_model.x: 2\n", 1), encoding="utf-8")
     found = [(p.found, p.expected) for p in peftonomy.check(peftonomy.load(kb.root), [path]) if "mapping" in p.expected]
     assert found == [("base_model.x", "a mapping as the value of base_model")]
+
+
+def test_a_formula_without_a_value_refuses_this_model_alone(root: Path, tmp_path: Path) -> None:
+    """`check` accepts an entry that counts on one model, so every question must refuse the others in one line."""
+    nothing = "1 // n_decoder_layers >= 0"      # has no value on an encoder
+    peft = {"type": "LORA", "symbol": "LoraConfig", "source": "editors", "rename": {"r": "r", "alpha": "lora_alpha"}}
+    remarks = {"remarks": {"It has {n} decoder layers.": "1 // n_decoder_layers"}}
+    kb = grown(root, tmp_path, {
+        "m0": lambda data: data["properties"].update(inference_positions="1 // n_decoder_layers"),
+        "m1": lambda data: data.update(implementations={"hf_peft": peft | remarks}),
+        "m2": lambda data: data["memory"]["operations"][0].update({"if": nothing}),
+    })  # fmt: skip
+    assert [p for p in problems_of(kb) if p.file.startswith("methods/")] == []
+    questions: dict[str, Callable[[str], Any]] = {
+        "m0": kb["m0"].serving,
+        "m1": lambda model: kb.adapter(kb["m1"].export(model).to_dict(), model, method="m1"),
+        "m2": lambda model: kb["m2"].memory(model, batch=1, seq=8),
+        "m2 once": lambda model: kb["m2"].on(model).training.once({}, Setting(1, 8)),
+    }
+    for name, ask in questions.items():
+        with pytest.raises(PeftonomyError, match="has no value here: .* by zero") as refused:
+            ask("roberta_base")
+        assert isinstance(refused.value, UsageError | ConfigError), name
+        assert "\n" not in str(refused.value)
+        ask("t5_base")
 
 
 def test_a_reason_from_elsewhere_is_printed_without_control_characters() -> None:

@@ -153,12 +153,14 @@ class Candidate:
 
         inventory, method = self.placed.training.plan.inventory, self.placed.method
         try:
-            trained = read_adapter(
+            there = read_adapter(
                 method.kb, found.to_dict(), inventory.backbone, library=found.library.id, method=method.id,
                 task=inventory.task, num_labels=inventory.num_labels, dtype="float32",
-            ).cost.trained  # fmt: skip
-        except PeftonomyError:
-            return []
+            )  # fmt: skip
+        except PeftonomyError as error:
+            why = str(error).splitlines()[0]
+            return [f"How many parameters {found.library.name} trains here is not known: {why}"]
+        trained = there.reported.trained - sum(extra.trained for extra in there.extras)     # without the task head
         if trained == self.trained:
             return []
         known = method.entry.implementations[found.library.id].deviations

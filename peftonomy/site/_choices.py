@@ -22,7 +22,7 @@ from ..schema.taxonomy import Facet
 from ..studies.own import arms
 from ._site import Site
 
-__all__ = ["script"]
+__all__ = ["otherwise", "script"]
 
 CALLS = {"name", "package", "usage", "half", "report", "trainer", "save"}
 """The fields of a library from which a program is written."""
@@ -57,6 +57,7 @@ def script(site: Site) -> str:
             key: refused for key, method in kb.items() if (refused := choose.untrainable(method))
         },
         "whole": {key: names for key, method in kb.items() if (names := _whole(method))},
+        "otherwise": [key for key, method in kb.items() if otherwise(method)],
         "apart": {key: found for key, method in kb.items() if (found := _apart(method))},
         "priorities": choose.PRIORITIES, "relaxations": choose.RELAXATIONS, "widths": widths, "peft": choose.peft(kb),
         "numbers": NUMBERS, "coded": choose.CODED,
@@ -105,6 +106,12 @@ def _ours(kb: KnowledgeBase, study: Results) -> dict[str, Any]:
         "groups": study.groups, "finished": len(study.results), "arms": arms(kb, study),
         "methods": {method: one.model_dump(include=shown) for method, one in study.at_defaults().items()},
     }  # fmt: skip
+
+
+def otherwise(method: Method) -> bool:
+    """Return whether peft's count of trained parameters is another formula, and not ours with an addition."""
+    found = method.entry.implementations.get(str(choose.peft(method.kb)))
+    return found is not None and found.trained is not None and "trained" not in found.trained.names
 
 
 def _apart(method: Method) -> dict[str, str]:

@@ -249,7 +249,10 @@
         if (!key) return make("p", { class: "pf-small pf-muted" }, about);
         return make("p", { class: "pf-small" }, [about + " Its program for " + peft.choices.names[key] + ": ", make("code", {}, this.asked() + " " + c.method + " --code")]);
       }
-      return make("details", { class: "pf-details" }, [make("summary", {}, "Code for PEFT"), make("div", { class: "pf-calc__foot" }, [
+      var otherwise = peft.choices.otherwise.indexOf(c.method) < 0 ? "" : make("p", { class: "pf-small pf-muted", "data-otherwise": true }, [
+        "PEFT may train another number of parameters. How many, this says: ", make("code", {}, this.asked() + " " + c.method + " --code")
+      ]);
+      return make("details", { class: "pf-details" }, [make("summary", {}, "Code for PEFT"), otherwise, make("div", { class: "pf-calc__foot" }, [
         make("div", { class: "pf-calc__bar" }, make("button", { type: "button", class: "pf-button", "data-copy-text": text }, "Copy")),
         make("div", { class: "pf-command pf-command--block", tabindex: "0", role: "region", "aria-label": "Code for " + this.nameOf(c.method) }, text)
       ])]);

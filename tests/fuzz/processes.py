@@ -122,7 +122,7 @@ def process(rng: random.Random, world: World) -> Case:
 def _process_rules(code: int, out: str, err: str, interrupted: bool, environment: dict[str, str]) -> Problems:
     allowed = {0, 1, 2} | ({130, -signal.SIGINT} if interrupted else set())
     problems = [] if code in allowed else [f"exit code: {code}"]
-    starting = interrupted and ", in main\n" not in err  # Python was starting, or imported what `main` is in
+    starting = interrupted and "site-packages" not in err and "peftonomy" not in err  # Python itself was starting
     if "Traceback" in err and not starting:
         problems.append(f"traceback: {err.strip().splitlines()[-1][:200]}")
     elif (
