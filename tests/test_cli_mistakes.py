@@ -131,7 +131,11 @@ CONFIGS: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+LONG = ("unknown-model-type",)
+"""Those for which `transformers` is imported."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CONFIGS])
 def test_a_config_json_that_cannot_be_counted_is_one_line(run: Run, tmp_path: Path, name: str) -> None:
     text, hint = CONFIGS[name]
     path = tmp_path / "config.json"

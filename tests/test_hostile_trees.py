@@ -192,6 +192,7 @@ LLAMA = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_export_for_many_layers_names_the_same_modules(kb: KnowledgeBase) -> None:
     model = Backbone.from_config(LLAMA | {"num_hidden_layers": 10_000}, families=kb.families)
     written = kb["lora"].export(model, targets=["attn.q", "mlp.up"]).to_dict()

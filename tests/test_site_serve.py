@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ def port(kb: peftonomy.KnowledgeBase, tmp_path: Path, monkeypatch: pytest.Monkey
     bound = site._bound
 
     def kept(*arguments: object) -> site._Server:
-        servers.append(bound(*arguments))  # type: ignore[arg-type]
-        return servers[-1]
+        server = bound(*arguments)  # type: ignore[arg-type]
+        monkeypatch.setattr(server, "serve_forever", partial(server.serve_forever, 0.01))   # ends sooner
+        servers.append(server)
+        return server
 
     monkeypatch.setattr(site, "_bound", kept)
     options = {"port": 0, "ready": lambda url: ready.set()}
