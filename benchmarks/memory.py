@@ -60,7 +60,7 @@ HOMES: dict[str, dict[str, Any]] = {
     "t5_base": SMALL | {"batch": 8, "seq": 128},
 }
 """The models that every method is tried on, each with its first case."""
-IMAGES: dict[str, dict[str, Any]] = {"vit_base": SMALL | {"batch": 8, "seq": 197}}
+IMAGES: dict[str, dict[str, Any]] = {"vit_base": SMALL | {"batch": 8, "seq": None}}
 """The same for methods that act on models of images only."""
 CORE = (
     "full_fine_tuning", "lora", "bitfit", "ia3", "sequential_adapter", "prompt_tuning", "prefix_tuning", "lst",
@@ -144,7 +144,7 @@ def family_cases(kb: peftonomy.KnowledgeBase) -> Iterator[Case]:
             assert model.family.operations is not None
             if change.get("checkpointing") and not model.family.operations.checkpointing:
                 continue
-            seq = (model.family.operations.pixels(model.config) and model.dims["max_positions"]) or 128
+            seq = 128 if model.inventory(model.trained_task).reads_tokens else None
             yield PLAIN | {"model": model.id, "layers": LAYERS, "batch": 2, "seq": seq} | change
 
 
@@ -203,6 +203,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines(), delimiter="\t")) if path.exists() else []
 
 
+def written(value: Any) -> str:
+    """Return a value as it stands in a table."""
+    return "" if value is None else str(value)
+
+
 def grow(
     path: Path, asked: Sequence[str], found: Sequence[str], cases: Iterable[Case], answer: Answer, limit: float
 ) -> None:
@@ -218,7 +223,7 @@ def grow(
         if not rows:
             writer.writeheader()
         for case in cases:
-            key = tuple(str(case[name]) for name in asked)
+            key = tuple(written(case[name]) for name in asked)
             if key in done:
                 continue
             if time.monotonic() > end:
@@ -253,7 +258,7 @@ def stale() -> None:
     for row in _rows(SIMULATED):
         if is_stale(row):
             case: Case = {name: row[name] for name in ASKED}
-            numbers = {"batch": int(row["batch"]), "seq": int(row["seq"])}
+            numbers = {"batch": int(row["batch"]), "seq": page.length(row)}
             replace([case | numbers | {"checkpointing": row["checkpointing"] == "True"}])
 
 
@@ -268,7 +273,7 @@ def is_stale(row: Mapping[str, str]) -> bool:
 
 def replace(again: Sequence[Case]) -> None:
     """Simulate these cases and put the rows in place of those that are there."""
-    keys = [[str(case[name]) for name in ASKED] for case in again]
+    keys = [[written(case[name]) for name in ASKED] for case in again]
     found = [case | simulated(case) for case in again]      # before any row goes
     print(*(" ".join(map(str, row.values())) for row in found), sep="\n", flush=True)
     rows = [row for row in _rows(SIMULATED) if [row[name] for name in ASKED] not in keys]
@@ -315,7 +320,7 @@ def predictions() -> Iterator[Case]:
         if of not in trainings:
             trainings[of] = training(row)
         setting = Setting(
-            int(row["batch"]), int(row["seq"]), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
+            int(row["batch"]), page.length(row), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
             row["attends"],
         )  # fmt: skip
         given = json.loads(row.get("hyperparameters") or "{}")

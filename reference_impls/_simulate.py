@@ -70,13 +70,13 @@ PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries
 
 @dataclass(frozen=True)
 class Question:
-    """The setting of a simulation. seq: tokens of a sequence (in both stacks of an encoder-decoder)."""
+    """The setting of a simulation. seq: tokens of a sequence, in both stacks of an encoder-decoder; None without tokens."""
 
     method: str
     model: str
     task: str
     batch: int
-    seq: int
+    seq: int | None
     dtype: str
     optimizer: str
     checkpointing: bool
@@ -128,7 +128,7 @@ def simulate(
     model: str | Path | Mapping[str, Any],
     *,
     batch: int,
-    seq: int,
+    seq: int | None = None,
     dtype: str = "bfloat16",
     optimizer: str = "adamw",
     checkpointing: bool = False,
@@ -140,10 +140,10 @@ def simulate(
 ) -> Simulation:
     """Simulate one training step of a method on a model.
 
-    model: an id of the catalogue, a path to a `config.json`, or its content. batch: sequences, each of `seq` tokens.
-    dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods that
-    change the attention always use eager. targets: roles. task: by default the model's own, or sequence classification
-    with `num_labels` if it has none. Raises UsageError for a setting that is not possible.
+    model: an id of the catalogue, the path or the content of a `config.json`. batch: sequences of `seq` tokens, or
+    images. dtype: float32, bfloat16 or mixed. optimizer: adamw, adamw-foreach or sgd. attention: eager or sdpa; methods
+    that change the attention always use eager. targets: roles. task: by default the model's own, or classification of
+    sequences with `num_labels` if it has none. Raises UsageError for a setting that is not possible.
     """
     setup = Setup.of(
         kb, method, model, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
@@ -172,8 +172,8 @@ class Setup:
 
     @classmethod
     def of(
-        cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, batch: int, seq: int,
-        dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
+        cls, kb: KnowledgeBase, method: str, model: str | Path | Mapping[str, Any], *, batch: int,
+        seq: int | None, dtype: str, optimizer: str, checkpointing: bool, attention: str, targets: Sequence[str] | None,
         task: str | None, hyperparameters: Mapping[str, Any], num_labels: int = 2, implementation: Any = None,
     ) -> Setup:
         """Look up the model. implementation: ours if None. Raises UsageError for a setting that is not possible."""
@@ -182,14 +182,13 @@ class Setup:
         ):  # fmt: skip
             if given not in known:
                 raise UnknownName(name, given, known)
-        for name, number in (("batch", batch), ("seq", seq)):
-            if type(number) is not int or number < 1:
-                raise UsageError(f"{name}: found {number}; expected a whole number from 1")
+        setting = MemorySetting(batch, seq, attention=attention, checkpointing=checkpointing)
         backbone = kb.backbone(model)
         inventory = backbone.inventory(backbone.trained_task if task is None else task, num_labels)
         task = inventory.task
         if task not in SIMULATED:
             raise UsageError(f"task: found {task}; expected one of {', '.join(SIMULATED)}")
+        setting.check(inventory)
         roles = None if targets is None else tuple(targets)
         plan = kb[method].on(backbone, task=task, num_labels=num_labels, targets=roles).plan
         cost = plan.cost(hyperparameters)
@@ -204,14 +203,13 @@ class Setup:
         config.num_labels = num_labels
         if num_labels > 1:      # some models, unless they are told, look into the labels, and fake ones cannot say
             config.problem_type = "single_label_classification"
-        positions = getattr(config, "max_position_embeddings", None) or seq
-        if seq > positions:
+        positions = getattr(config, "max_position_embeddings", None)
+        if seq and positions and seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
         found = cls(question, class_, config, frozenset(inventory.parameters()), implementation)
         recipes = [part.entry.memory for part in plan.parts if part.entry.memory is not None]
         if any(recipe.turns is not None for recipe in recipes):
-            setting = MemorySetting(batch, seq, dtype, optimizer, checkpointing, attention)
-            asked = Asked(kb, plan, hyperparameters, setting)
+            asked = Asked(kb, plan, hyperparameters, replace(setting, dtype=dtype, optimizer=optimizer))
             turns = tuple(turn for turn in asked.turns() if turn is not None)
             found = replace(found, turns=turns, drops=asked.program.drops)
         return replace(found, forward_only=any(recipe.forward_only for recipe in recipes))
@@ -359,7 +357,7 @@ class Training:
     def _batch(self) -> dict[str, Tensor]:
         """Return inputs without padding, and labels."""
         question, config = self.question, self.model.config
-        shape = question.batch, question.seq
+        shape = question.batch, question.seq or 1
         labels = torch.ones(shape if question.task in PER_TOKEN else shape[:1], dtype=torch.long)
         if self.model.main_input_name == "pixel_values":
             pictures = getattr(config, "vision_config", config)

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,12 @@ def python(kb: KnowledgeBase, method: str, model: Any, more: Answer, setting: An
 def differential(
     kb: KnowledgeBase, engine: MiniRacer, method: str, model: Any, more: Answer, setting: Answer
 ) -> Answer:
-    """Compare one question; Python's answer."""
+    """Compare one question; Python's answer. A model that reads no tokens is asked without a length."""
     if isinstance(model, dict) and "task" in model:
         model, more = {k: v for k, v in model.items() if k != "task"}, {"task": model["task"], **more}
+    with suppress(PeftonomyError):
+        if not kb.backbone(model).inventory().reads_tokens:
+            setting = setting | {"seq": None}
     options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
     ours = ask(engine, "memory", method, options | more, setting)
     theirs = python(kb, method, model, more, setting)

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from peftonomy import UsageError
+from peftonomy.backbones.backbone import Inventory
 from peftonomy.memory.answer import Asked, check_length
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from tests.knowledge import KB
 
-__all__ = ["FITTING", "Case", "by_operations", "predicted", "simulated"]
+__all__ = ["FITTING", "Case", "by_operations", "length", "predicted", "simulated"]
 
 
 CONFIGS = Path(__file__).parent / "data" / "operations"
@@ -63,13 +64,18 @@ def configured(family: str) -> dict[str, Any]:
     return {"model_type": family, **{k: v for k, v in tiny(family).items() if k not in ("task", "simulated_in")}}
 
 
+def length(model: Inventory, seq: int) -> int | None:
+    """Return the length of a sequence of a model of text, None for one that reads no tokens."""
+    return seq if model.reads_tokens else None
+
+
 @cache
 def fitting(family: str, method: str) -> dict[str, Any]:
     """Return hyperparameters for a tiny model: as few as possible, where a method's defaults are too large."""
     if method in FITTING:
         return FITTING[method]
     tried = {name: SMALL[spec.type] for name, spec in KB[method].entry.hyperparameters.items() if spec.type in SMALL}
-    model, setting = KB.backbone(configured(family)), Setting(2, 8)
+    model = KB.backbone(configured(family))
     for number in range(min(len(tried), 2) + 1):
         for chosen in itertools.combinations(tried, number):
             for values in itertools.product(*(tried[name] for name in chosen)):
@@ -77,7 +83,7 @@ def fitting(family: str, method: str) -> dict[str, Any]:
                 with contextlib.suppress(UsageError):
                     KB[method].cost(model, **given)
                     plan = KB[method].plan(model)
-                    check_length(plan, plan.values(given), setting)
+                    check_length(plan, plan.values(given), Setting(2, length(plan.inventory, 8)))
                     return given
     return {}
 
@@ -119,7 +125,8 @@ class Case:
         plan = KB[self.method].plan(
             KB.backbone(self.model), task=self.trains, targets=self.targets
         )  # fmt: skip
-        setting = Setting(self.batch, self.seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
+        seq = length(plan.inventory, self.seq)
+        setting = Setting(self.batch, seq, self.dtype, self.optimizer, self.checkpointing, self.attention)
         check_length(plan, plan.values(self.hyperparameters), setting)
         return Asked(KB, plan, self.hyperparameters, setting)
 
@@ -156,8 +163,9 @@ class Case:
         from reference_impls import _simulate
 
         warnings.simplefilter("ignore")
+        seq = length(KB.backbone(self.model).inventory(self.trains), self.seq)
         return _simulate.Setup.of(
-            KB, self.method, self.model, batch=self.batch, seq=self.seq, dtype=self.dtype,
+            KB, self.method, self.model, batch=self.batch, seq=seq, dtype=self.dtype,
             optimizer=self.optimizer, checkpointing=self.checkpointing, attention=self.attention,
             targets=self.targets, task=self.trains, hyperparameters=self.hyperparameters,
         )  # fmt: skip

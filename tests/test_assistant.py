@@ -113,7 +113,7 @@ def test_schemas_are_those_of_the_commands() -> None:
         jsonschema.Draft202012Validator.check_schema(found)
         assert all(prop["description"] for prop in found["properties"].values()), name
     memory = assistant.schema(assistant.tools()["memory"])
-    assert memory["required"] == ["method", "model", "batch", "seq"]
+    assert memory["required"] == ["method", "model", "batch"]
     assert memory["properties"]["optimizer"]["default"] == "adamw"
     assert not {"new", "verify", "site", "mcp"} & assistant.tools().keys()
 

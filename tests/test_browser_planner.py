@@ -132,6 +132,7 @@ def test_a_model_is_found_by_any_of_its_names(watched: Page, address: str, text:
         ("calculator.html?method=lora&targets=attn.q,attn.x", ["the target 'attn.x'"]),
         ("calculator.html?model=gpt2&task=xyz&precision=fp8", ["task 'xyz'", "precision 'fp8'"]),
         ("methods/lora.html?method=ia3", ["the field 'method'"]),
+        ("calculator.html?model=vit_base&seq=197", ["a length of 197; ViT base"]),
         ("compare.html?methods=lora,iaa3&sort=traind", ["the method 'iaa3'", "did you mean trained"]),
         ("compare.html?methods=lora,ia3,vera,oft,boft,hra,poly", ["asks for 7 methods; shown are the first 6."]),
         ("planner.html?library=pefft&need=mergable", ["did you mean mergeable", "hf_peft"]),

@@ -64,7 +64,8 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
         ("prompt_tuning", "llama_2_7b", {"seq": 4090}), ("lora", "gpt2", {"dtype": "float8"}),
         ("lora", "gpt2", {"optimizer": "adamx"}), ("lora", "gpt2", {"attention": "flash"}),
         ("lora", "gpt2", {"quantized": "nf5"}), ("full_fine_tuning", "llama_2_7b", {"quantized": "nf4"}),
-        ("lora", "swin_tiny", {"checkpointing": True}), ("lora", "t5_base", {"batch": 10**9, "seq": 10**6}),
+        ("lora", "swin_tiny", {"checkpointing": True, "seq": None}),
+        ("lora", "t5_base", {"batch": 10**9, "seq": 10**6}),
         ("lora", "gpt2", {"gpus": 1}), ("lora", "gpt2", {"shard": "ddp"}), ("lora", "gpt2", {"gpus": 2, "shard": "x"}),
         ("lora", "gpt2", {"gpus": 2, "shard": "ddp", "reduce_dtype": "float32"}),
         ("lora", "gpt2", {"gpus": 2, "optimizer": "adafactor"}), ("lora", "gpt2", {"gpus": 2, "quantized": "int8"}),
@@ -80,6 +81,20 @@ def test_a_refusal_is_the_same_line(
     theirs = differential(kb, engine, method, model, {}, asked)["problem"]
     ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
     assert named(kb, theirs).startswith(ours)
+
+
+@pytest.mark.parametrize(("model", "seq", "says"), [
+    ("vit_base", 197, "seq: found 197; vit_base reads no tokens, so that no length is chosen"),
+    ("llama_2_7b", None, "seq: found nothing; expected the tokens of a sequence of llama_2_7b"),
+])  # fmt: skip
+def test_only_text_has_a_length(
+    kb: KnowledgeBase, engine: MiniRacer, model: str, seq: int | None, says: str
+) -> None:
+    asked = {"batch": 2, "seq": seq}
+    assert python(kb, "lora", model, {}, asked) == {"problem": says}
+    told = ask(engine, "memory", "lora", {"model": model}, asked)["problem"]
+    assert told == says.replace(model, kb.models[model].name)
+    assert ask(engine, "readsTokens", {"model": model}) is (seq is None)
 
 
 # Several GPUs.

@@ -29,7 +29,7 @@ from peftonomy.memory.optimizer import COUNTER
 from peftonomy.memory.program import acts
 from peftonomy.memory.rules import Language
 from peftonomy.memory.setting import OPTIMIZERS, PARTS, Memory, Setting
-from peftonomy.site._memory import case
+from peftonomy.site._memory import case, length
 
 from .grid import drawn
 from .knowledge import KB
@@ -63,9 +63,9 @@ def test_a_prediction_is_stored_for_each_row() -> None:
 def remembered(row: dict[str, str]) -> Memory:
     """What is predicted for a row."""
     return KB[row["method"]].memory(
-        row["model"], batch=int(row["batch"]), seq=int(row["seq"]), dtype=row["dtype"], optimizer=row["optimizer"],
-        checkpointing=row["checkpointing"] == "True", attention=row["attends"], task=row["task"],
-        targets=row["targets"].split(",") if row["targets"] else None,
+        row["model"], batch=int(row["batch"]), seq=length(row), dtype=row["dtype"],
+        optimizer=row["optimizer"], checkpointing=row["checkpointing"] == "True", attention=row["attends"],
+        task=row["task"], targets=row["targets"].split(",") if row["targets"] else None,
     )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_large_models_are_the_simulated() -> None:
 def of_family(row: dict[str, str]) -> Memory:
     """What is predicted for a family's model that was cut down to a few layers."""
     return KB[row["method"]].memory(
-        json.loads(row["config"]), batch=int(row["batch"]), seq=int(row["seq"]), dtype=row["dtype"],
+        json.loads(row["config"]), batch=int(row["batch"]), seq=length(row), dtype=row["dtype"],
         optimizer=row["optimizer"], checkpointing=row["checkpointing"] == "True", attention=row["attention"],
         task=row["task"],
     )  # fmt: skip
@@ -201,7 +201,7 @@ def test_a_family_that_keeps_less_would_be_noticed(monkeypatch: pytest.MonkeyPat
     for row in FAMILY_ROWS:
         if row["method"] == "full_fine_tuning":
             model = kb.backbone(json.loads(row["config"]))
-            setting = Setting(int(row["batch"]), int(row["seq"]), row["dtype"], attention=row["attends"])
+            setting = Setting(int(row["batch"]), length(row), row["dtype"], attention=row["attends"])
             memory = kb["full_fine_tuning"].on(model, task=row["task"]).training.memory({}, setting)
             assert memory.kept < int(row["kept"])
 
@@ -390,9 +390,30 @@ def test_what_is_solved_for_is_not_given() -> None:
     assert lora.fit(gpu="24GiB", solve="r", batch=1).value > 8
     for given, solve, message in (
         ({"r": 8}, "r", "r is both given and solved for"), ({}, "alpha", "unknown size 'alpha'"),
+        ({"batch": 2}, "batch", "batch is both given"), ({"seq": 2}, "seq", "seq is both given"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             lora.fit(gpu="24GiB", solve=solve, **given)
+
+
+def test_only_text_has_a_length() -> None:
+    """A length that is given is refused, in every question about a step."""
+    lora, says = KB["lora"].on("vit_base"), "vit_base reads no tokens, so that no length is chosen"
+    peak = lora.memory(batch=8).peak
+    assert lora.memory(batch=9).peak > peak
+    found = lora.fit(gpu=peak + lora.memory(batch=8).gpu_extra)
+    assert (found.value, found.memory) == (8, lora.memory(batch=8))
+    (chosen,) = KB.choose("vit_base", gpu="8GiB", methods=["lora"], batch=8).found
+    assert (chosen.memory, chosen.to_dict()["seq"]) == (lora.memory(batch=8), None)
+    assert KB.choose("vit_base", gpu="1MiB", methods=["lora"]).refused[0].seq is None
+    for ask in (
+        lambda: lora.memory(batch=8, seq=197), lambda: lora.fit(gpu="8GiB", seq=197),
+        lambda: lora.fit(gpu="8GiB", solve="seq"), lambda: KB.choose("vit_base", gpu="8GiB", seq=197),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=says):
+            ask()
+    with pytest.raises(UsageError, match="seq: found nothing; expected the tokens of a sequence of llama_2_7b"):
+        KB["lora"].memory("llama_2_7b", batch=1)
 
 
 def test_shortcuts_answer_as_the_method_on_a_model_does() -> None:
@@ -505,6 +526,9 @@ def test_fit_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
         ("memory lora --model llama_2_7b --batch 0 --seq 8", "batch: found 0"),
         ("memory lora --model llama_2_7b --batch 1 --seq 9999", "4,096 positions"),
         ("memory lora --model llama_2_7b --batch 1 --seq 8 --dtype int4", "unknown dtype"),
+        ("memory lora --model llama_2_7b --batch 1", "seq: found nothing; expected the tokens"),
+        ("memory lora --model vit_base --batch 1 --seq 8", "seq: found 8; vit_base reads images"),
+        ("fit lora --model llama_2_7b --gpu 24GiB --batch 8", "batch is both given and solved for"),
         ("fit lora --model llama_2_7b --gpu big", "expected a size"),
         ("fit lora --model llama_2_7b --gpu 24GiB --solve rr", "unknown size 'rr'"),
     ],

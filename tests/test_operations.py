@@ -19,6 +19,7 @@ from peftonomy.memory.program import compressed, padded
 from peftonomy.memory.setting import Memory, Setting
 from peftonomy.memory.step import Step
 from peftonomy.schema.programs import parse
+from peftonomy.site._memory import length
 from tests.knowledge import KB
 from tests.operations_kit import Case, predicted, tiny
 
@@ -151,7 +152,7 @@ def public() -> list[tuple[dict[str, str], Memory]]:
         targets = tuple(row["targets"].split(",")) if row["targets"] else None
         plan = KB[row["method"]].plan(row["model"], task=row["task"], targets=targets)
         setting = Setting(
-            int(row["batch"]), int(row["seq"]), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
+            int(row["batch"]), length(row), row["dtype"], row["optimizer"], row["checkpointing"] == "True",
             row["attends"],
         )  # fmt: skip
         found.append((row, remembered(KB, plan, {}, setting)))

@@ -19,7 +19,7 @@ from peftonomy.memory.forms import Form, Question
 from peftonomy.memory.setting import DTYPES, OPTIMIZERS, QUANTIZED, Setting
 from peftonomy.memory.symbols import Compiled, Real, Trace, at, dominates, int_of, undominated
 from tests.grid import WHOLE
-from tests.operations_kit import Case
+from tests.operations_kit import Case, length
 from tests.test_operations import FAMILIES, HOMES, KB, METHODS, PLAIN
 
 EVERYWHERE = ("full_fine_tuning", "lora")
@@ -67,6 +67,7 @@ def questions(plan: Plan, rng: random.Random) -> Iterator[tuple[dict[str, Any], 
         attention, quantized = rng.choice(["eager", "sdpa"]), rng.choice([None, None, *QUANTIZED])
         for _ in range(QUESTIONS):
             batch, seq = rng.choice([1, 2, 3, rng.randint(1, 64)]), rng.choice([1, 2, 7, rng.randint(1, 3000)])
+            seq = length(plan.inventory, seq)
             optimizer = rng.choice([*OPTIMIZERS])
             yield (
                 hyperparameters(plan, rng),

@@ -28,7 +28,7 @@ from ..schema.names import LABELLED
 from .config import MAX_LAYERS, MAX_PARAMETERS, read_json, values
 from .infer import family as inferred_family
 from .listing import built
-from .modules import ANSWERS_SAVED_BY_PEFT, INPUTS, SAVED_BY_PEFT, Block, Memo, Selection, joined
+from .modules import ANSWERS_SAVED_BY_PEFT, INPUT_EMBEDDING, INPUTS, SAVED_BY_PEFT, Block, Memo, Selection, joined
 
 __all__ = ["Backbone", "Inventory", "load_model"]
 
@@ -60,6 +60,11 @@ class Inventory(Selection):
     def total(self) -> int:
         """The number of all parameters, tied ones once."""
         return sum(m.numel for m in self.modules)
+
+    @cached_property
+    def reads_tokens(self) -> bool:
+        """Whether the model reads tokens. Images and speech have a length that the model determines."""
+        return any(m.role == INPUT_EMBEDDING for m in self.modules)
 
     @cached_property
     def head(self) -> int:

@@ -184,13 +184,12 @@ class Question:
 
         The method takes the settings that it has. Raises PeftonomyError.
         """
-        from ..memory.fit import largest
-        from ..memory.setting import Setting
+        from ..memory.fit import begun, largest
 
         known = own_settings(method, once(self.settings))
         place = self.place if method.entry.targets else self.place | {"targets": None, "target_modules": None}
         training = method.on(**place).training.shared(sharding)
-        return largest(training, known, Setting(dtype=self.dtype, **step), solve, gpu)
+        return largest(training, known, begun(solve, dtype=self.dtype, **step), solve, gpu)
 
     def ask_all(self, methods: Sequence[Method]) -> list[Cost]:
         """Count each method; a setting applies to every method that has it. Raises PeftonomyError."""

@@ -73,12 +73,12 @@ SUMS = {
 @method_argument
 @model_options
 @click.option("--batch", metavar="N", type=Whole(), required=True, help="Sequences in a step.")
-@click.option("--seq", metavar="N", type=Whole(), required=True, help="Tokens in a sequence.")
+@click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence; for models of text.")
 @step_options
 @rank_options
 @click.option("--simulate", is_flag=True, help="Run the reference implementation on fake tensors (the torch extra).")
 @json_option
-def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **asked: Any) -> None:
+def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int | None, **asked: Any) -> None:
     """Predict the memory and the operations of a training step."""
     from ..memory.setting import PARTS
     from ..memory.sharding import NOT_COVERED, OPTIONS, RankMemory, sharding
@@ -96,7 +96,7 @@ def memory(method: str, as_json: bool, simulate: bool, batch: int, seq: int, **a
         return out.print_json(found)
     click.echo(f"{method} on {found['model'] or asked['model']}, task {found['task']}")
     click.echo(", ".join(f"{n} = {v}" for n, v in found["hyperparameters"].items()) or "no hyperparameters")
-    how = [f"batch {batch} x {seq}", found["dtype"], found["optimizer"], found["attention"]]
+    how = [f"batch {batch}" + (f" x {seq}" if seq else ""), found["dtype"], found["optimizer"], found["attention"]]
     how += ["checkpointing"] * found["checkpointing"] + ([found["quantized"]] if found.get("quantized") else [])
     if shared is not None:
         how.append(f"{shared.shard} on {shared.gpus:,} GPUs" + ", not resharded" * (not shared.reshards))
@@ -176,7 +176,7 @@ def deepspeed(
               help="Number of labels of a classification head.")
 @click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
 @click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
-@click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
+@click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence. Default: 512 for models of text.")
 @click.option("--merge", is_flag=True, help="Only methods that merge exactly into the weights.")
 @click.option("--need", "needs", metavar="LIST", multiple=True,
               help="Only methods of a saved query, such as side_by_side; repeatable. `peftonomy lists` prints them.")
@@ -231,14 +231,14 @@ def choose(
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
 @click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
-@click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
-@click.option("--seq", metavar="N", type=Whole(), default=512, show_default=True, help="Tokens in a sequence.")
+@click.option("--batch", metavar="N", type=Whole(), help="Sequences in a step. Default: 1.")
+@click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence. Default: 512 for models of text.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
               help="What to solve for: batch, seq, gpus (the fewest), or a hyperparameter that is a whole number.")
 @step_options
 @rank_options
 @json_option
-def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int, solve: str, **asked: Any) -> None:
+def fit(methods: tuple[str, ...], as_json: bool, gpu: str, solve: str, **asked: Any) -> None:
     """Find the largest batch, sequence length or size that fits a given GPU, or the smallest number of such GPUs.
 
     Without methods: every method that can be solved for on the model. The last column is the single change of the
@@ -248,7 +248,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
     from ..memory.gpus import gpu_memory
     from ..memory.sharding import OPTIONS, sharding
 
-    kb, step = knowledge(), {name: asked.pop(name) for name in STEP}
+    kb, step = knowledge(), {name: asked.pop(name) for name in ("batch", "seq", *STEP)}
     ranks = {name: asked.pop(name) for name in OPTIONS}
     shared = sharding(asked_gpus(ranks.pop("gpus"), solve), **ranks)
     size, asking = gpu_memory(kb.gpus, gpu), question(asked)
@@ -258,7 +258,7 @@ def fit(methods: tuple[str, ...], as_json: bool, gpu: str, batch: int, seq: int,
         for done, method in enumerate(wanted):
             report(done, len(wanted))
             try:
-                found.append(asking.fit(method, solve, size, shared, batch=batch, seq=seq, **step))
+                found.append(asking.fit(method, solve, size, shared, **step))
             except UsageError:
                 if methods:
                     raise

@@ -346,12 +346,13 @@ def _step(trial: Trial) -> tuple[Asked, Any]:
     """Return the question about a training step on the tiny model, and the set-up of the same step."""
     config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
     method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
-    setting = Setting(batch=2, seq=8, dtype="float32", attention="eager")
-    asked = Asked(KB, method.training.plan, trial.hyperparameters, setting)
+    plan = method.training.plan
+    setting = Setting(2, 8 if plan.inventory.reads_tokens else None, dtype="float32", attention="eager")
+    asked = Asked(KB, plan, trial.hyperparameters, setting)
     setup = implementation("_simulate").Setup.of(
-        KB, trial.method, config, batch=2, seq=8, dtype="float32", checkpointing=False,
+        KB, trial.method, config, batch=2, seq=setting.seq, dtype="float32", checkpointing=False,
         optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
-        attention="eager", targets=trial.targets, task=method.training.plan.inventory.task,
+        attention="eager", targets=trial.targets, task=plan.inventory.task,
         hyperparameters=trial.hyperparameters, implementation=trial.module,
     )  # fmt: skip
     return asked, setup

@@ -97,7 +97,7 @@ class MethodOn:
         self,
         *,
         batch: int,
-        seq: int,
+        seq: int | None = None,
         dtype: str = "bfloat16",
         optimizer: str = "adamw",
         checkpointing: bool = False,
@@ -112,9 +112,10 @@ class MethodOn:
     ) -> Memory:
         """Return the bytes that a training step needs, without running it.
 
-        batch: sequences, each of `seq` tokens. dtype: float32, bfloat16, float16 or mixed (trained tensors in float32,
-        the rest and the activations in half precision). optimizer: see `memory.setting.OPTIMIZERS`. attention: sdpa or
-        eager. quantized: nf4 or int8, the storage of the layers' frozen matrices.
+        batch: sequences, each of `seq` tokens; or images, without `seq`. dtype: float32, bfloat16, float16 or mixed
+        (trained tensors in float32, the rest and the activations in half precision). optimizer: see
+        `memory.setting.OPTIMIZERS`. attention: sdpa or eager. quantized: nf4 or int8, the storage of the layers' frozen
+        matrices.
 
         gpus: how many GPUs share the step; the answer is then a `RankMemory`, of the rank that takes the most, and the
         batch is one rank's. shard: fsdp (the default), ddp or zero1. For fsdp: reshard_after_forward (default True),
@@ -146,8 +147,8 @@ class MethodOn:
         *,
         gpu: str | int,
         solve: str = "batch",
-        batch: int = 1,
-        seq: int = 512,
+        batch: int | None = None,
+        seq: int | None = None,
         dtype: str = "bfloat16",
         optimizer: str = "adamw",
         checkpointing: bool = False,
@@ -163,15 +164,17 @@ class MethodOn:
         """Return the largest batch, sequence length or size hyperparameter whose training step fits on a GPU.
 
         gpu: bytes, a size such as "24GiB", or the name of a GPU such as "A100 80GB". solve: batch, seq, a
-        hyperparameter of type int, or gpus: the smallest number of such GPUs. Other arguments as for `memory`. Raises
-        UsageError.
+        hyperparameter of type int, or gpus: the smallest number of such GPUs. Other arguments as for `memory`; by
+        default a batch has one sequence, and a sequence has 512 tokens. Raises UsageError.
         """
-        from ..memory.fit import asked_gpus, largest
+        from ..memory.fit import asked_gpus, begun, largest
         from ..memory.gpus import gpu_memory
-        from ..memory.setting import Setting
         from ..memory.sharding import sharding
 
-        setting = Setting(batch, seq, dtype, optimizer, checkpointing, attention, quantized)
+        setting = begun(
+            solve, batch=batch, seq=seq, dtype=dtype, optimizer=optimizer, checkpointing=checkpointing,
+            attention=attention, quantized=quantized,
+        )  # fmt: skip
         size = gpu_memory(self.method.kb.gpus, gpu) if isinstance(gpu, str) else gpu
         shared = sharding(
             asked_gpus(gpus, solve), shard, reshard_after_forward=reshard_after_forward, reduce_dtype=reduce_dtype,
@@ -519,7 +522,7 @@ class KnowledgeBase(Records[Method]):
         model: ModelLike,
         *,
         gpu: str | int,
-        seq: int = 512,
+        seq: int | None = None,
         batch: int = 1,
         task: str | None = None,
         num_labels: int = 2,
@@ -546,8 +549,8 @@ class KnowledgeBase(Records[Method]):
         library: the id of a library, or "any". trained: the most trained parameters, such as "10M" or "0.1%". by: the
         first criterion, one of `choose.PRIORITIES`. anywhere: do not rank methods in a library before all others. n:
         the number of methods. methods: count only these, and all of them. The other arguments are those of
-        `MethodOn.memory`; `gpus` are several such GPUs. A step that does not fit is relaxed, and the answer says how.
-        Raises UsageError.
+        `MethodOn.memory`; a sequence has 512 tokens by default, and `gpus` are several such GPUs. A step that does not
+        fit is relaxed, and the answer says how. Raises UsageError.
         """
         from ..memory.gpus import gpu_memory
         from ..memory.setting import Setting

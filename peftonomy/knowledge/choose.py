@@ -277,6 +277,10 @@ def choose(
     if wishes.sharding is not None:
         checked(wishes.setting, wishes.sharding)
     backbone = kb.backbone(model)
+    trained = task if task is not None else backbone.trained_task
+    inventory = backbone.inventory(trained, num_labels)
+    wishes = replace(wishes, setting=wishes.setting.usual(inventory))
+    wishes.setting.check(inventory)
     runs = best_runs(kb, study_for(kb, backbone))
     if wishes.by == "evidence" and not runs:
         raise UsageError(f"by: no published comparison here has a model of the kind of {backbone.id}; choose another")
@@ -592,7 +596,7 @@ def _too_large(
             return False
 
     needed = placed.taken(given, setting, wishes.sharding)
-    seq = _largest(fits, setting.seq - 1)
+    seq = _largest(fits, setting.seq - 1) if setting.seq is not None else 0
     shorter = f"; a length of {seq:,} fits" if seq else ""
     kept = setting.checkpointing or "checkpointing" in refused    # on one GPU it may save nothing at the peak
     settings = [setting] if kept else [replace(setting, checkpointing=True), setting]

@@ -584,8 +584,8 @@ def _counted(method: MethodRecord) -> Iterator[Finding]:
         from ..memory.answer import Asked, check_length
         from ..memory.setting import Setting
 
-        setting = Setting(1, 8, dtype="float32")
         plan = method.plan(model, task=method.kb.models[model].trained_task)
+        setting = Setting(1, 8 if plan.inventory.reads_tokens else None, dtype="float32")
         check_length(plan, plan.values({}), setting)
         Asked(method.kb, plan, {}, setting).memory()
 

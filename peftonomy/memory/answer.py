@@ -116,7 +116,12 @@ def _in_turn(
 
 
 def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> None:
-    """Raise UsageError if the tokens, with the positions that the method adds, are more than the model has."""
+    """Raise UsageError if the tokens, with the positions that the method adds, are more than the model has.
+
+    A model of text needs a length, and one that reads no tokens has its own.
+    """
+    backbone = plan.inventory.backbone
+    setting.check(plan.inventory)
     added = plan.memo.get("positions")
     if added is None:
         added = plan.memo["positions"] = [
@@ -136,9 +141,9 @@ def check_length(plan: Plan, values: Mapping[str, Value], setting: Setting) -> N
                 raise UsageError(f"{plan.id}: found {found} positions; expected a count from 0 to 2**53")
             more += int(found)
     limit = plan.common["max_positions"]
-    if limit and setting.seq + more > limit and any(m.role == "embed.token" for m in plan.inventory.modules):
+    if limit and setting.seq is not None and setting.seq + more > limit:
         prompt = f" with {more:,} more" if more else ""
-        raise UsageError(f"seq: found {setting.seq:,}{prompt}; {plan.inventory.backbone.id} has {limit:,} positions")
+        raise UsageError(f"seq: found {setting.seq:,}{prompt}; {backbone.id} has {limit:,} positions")
 
 
 def _applied(forms: Sequence[Form], question: Question) -> tuple[Totals, Ledger] | None:

@@ -120,7 +120,7 @@ class Asked:
         """Return how the step is run."""
         s = self.setting
         mixed = s.dtype == "mixed"
-        return Flags(s.batch, s.seq, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
+        return Flags(s.batch, s.tokens, self.w, self.w_t, mixed, s.attention == "eager", s.checkpointing, "cpu", whole)
 
     def turns(self) -> list[Turn | None]:
         """Return the turns of which one takes the most memory; None alone if everything is trained at a time."""
@@ -408,10 +408,10 @@ def _unquantised(plan: Plan, module: Module, trained: bool, setting: Setting) ->
 
 def _inputs(setting: Setting, task: str, pixels: int) -> int:
     """Return the bytes of a batch: tokens or pixels, and labels."""
-    labels = setting.seq if task == "causal_lm" else 1
+    labels = setting.tokens if task == "causal_lm" else 1
     if pixels:
         return setting.batch * (pixels * DTYPES[setting.dtype][0] + LABEL_BYTES * labels)
-    return setting.batch * (setting.seq * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
+    return setting.batch * (setting.tokens * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
 
 def _requantised(plan: Plan, setting: Setting, values: Mapping[str, Value], ledger: Ledger) -> int:

@@ -17,7 +17,7 @@ from ..errors import UnknownName, UsageError, shown
 from .answer import Training
 from .setting import Memory, Setting
 
-__all__ = ["SOLVED", "Change", "Fit", "asked_gpus", "beside", "checked_gpu", "largest"]
+__all__ = ["SOLVED", "Change", "Fit", "asked_gpus", "begun", "beside", "checked_gpu", "largest"]
 
 GPUS = "gpus"
 NUMBERS = (*range(2, 65), *range(72, 1025, 8))
@@ -76,13 +76,22 @@ def checked_gpu(gpu: int) -> None:
         raise UsageError(f"gpu: found {shown(gpu)}; expected bytes, or a size such as 24GiB or 80GB")
 
 
+def begun(solved: str, *, batch: int | None, seq: int | None, **step: Any) -> Setting:
+    """Return the setting with which a search begins. Raises UsageError if what is solved for is given too."""
+    _apart(solved, {"batch": batch, "seq": seq})
+    return Setting(1 if batch is None else batch, seq, **step)
+
+
+def _apart(solved: str, given: Mapping[str, Any]) -> None:
+    """Raise UsageError if what is solved for is given too. None is no value."""
+    if given.get(solved) is not None:
+        raise UsageError(f"{solved} is both given and solved for; give one of them")
+
+
 def asked_gpus(gpus: int | None, solved: str) -> int | None:
     """Return the number of GPUs of a question; any number if it is solved for. Raises UsageError if it is given too."""
-    if solved != GPUS:
-        return gpus
-    if gpus is not None:
-        raise UsageError("gpus is both given and solved for; give one of them")
-    return int(NUMBERS[0])
+    _apart(solved, {GPUS: gpus})
+    return int(NUMBERS[0]) if solved == GPUS else gpus
 
 
 def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
@@ -91,14 +100,18 @@ def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     sizes = [name for name, spec in specs.items() if spec.type == "int"]
     if solved not in (*SOLVED, *sizes):
         raise UnknownName("size", solved, [*SOLVED, *sorted(sizes)], f"of {training.plan.id}")
-    if solved in training.plan.named(given):
-        raise UsageError(f"{solved} is both given and solved for; give one of them")
+    _apart(solved, training.plan.named(given))
+    if solved == "seq" and not training.plan.inventory.reads_tokens:
+        name = training.plan.inventory.backbone.id
+        raise UsageError(f"seq: {name} reads no tokens, so that no length is chosen; expected batch or a size")
 
 
 def largest(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:
     """Return the largest value of `solved` that fits, `gpu_extra` included. Raises UsageError if no value is valid."""
     checked_gpu(gpu)
     _check(training, given, solved)
+    if solved != "seq":
+        setting = setting.usual(training.plan.inventory)
     if solved == GPUS:
         return _fewest(training, given, setting, gpu)
     value, limited = _solve(training, given, setting, solved, gpu)

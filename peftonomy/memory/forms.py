@@ -53,7 +53,7 @@ class Question(NamedTuple):
     ) -> Question:  # fmt: skip
         """Return the question that these values and rows ask. sharding: of a rank whose step is its own. turn: the
         layers that are trained now."""
-        numbers, reals, others = [setting.batch, setting.seq], list[float](), list[Any]()
+        numbers, reals, others = [setting.batch, setting.tokens], list[float](), list[Any]()
         for value in values.values():
             if symbolic(value):
                 numbers.append(value)
@@ -135,7 +135,7 @@ class Symbolic(Asked):
         self, kb: Records[Any], plan: Plan, values: Mapping[str, Value], rows: Sequence[Row], setting: Setting
     ):
         self.trace = Trace()
-        self.batch, self.seq = self.trace.whole(setting.batch), self.trace.whole(setting.seq)
+        self.batch, self.seq = self.trace.whole(setting.batch), self.trace.whole(setting.tokens)
         symbols: dict[str, Any] = {}
         reals = 0
         for name, value in values.items():

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, cast
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ..costs.table import Table, Tabled
 from ..errors import UsageError, chosen, shown
 from ..schema.base import Value
 
+if TYPE_CHECKING:
+    from ..backbones.backbone import Inventory
+
 __all__ = [
-    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZER", "OPTIMIZERS", "PARTS", "QUANTIZED", "STATE_BLOCK",
-    "TOKEN_BYTES", "Memory", "Optimizer", "Setting",
+    "ATTENTION", "BLOCK", "DTYPES", "LABEL_BYTES", "OPTIMIZER", "OPTIMIZERS", "PARTS", "QUANTIZED", "SEQ",
+    "STATE_BLOCK", "TOKEN_BYTES", "Memory", "Optimizer", "Setting",
 ]  # fmt: skip
 
 DTYPES = {"float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "mixed": (2, 4)}
 """Bytes of a number of the frozen weights (and of activations), and of one that is trained."""
 ATTENTION = ("sdpa", "eager")
+SEQ = 512
+"""The tokens of a sequence for `fit` and `choose`, if none are given."""
 PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries")
 TOKEN_BYTES = 8 * 3
 """Of a token's number, its place in the mask and its label, which are 64-bit integers."""
@@ -61,10 +66,13 @@ OPTIMIZER = "adamw"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The setting of a training step, apart from method and model."""
+    """The setting of a training step, apart from method and model.
+
+    seq: the tokens of a sequence; None for a model that reads none (of images or speech), whose length is its own.
+    """
 
     batch: int
-    seq: int
+    seq: int | None = None
     dtype: str = "bfloat16"
     optimizer: str = OPTIMIZER
     checkpointing: bool = False
@@ -74,6 +82,8 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("batch", "seq"):
             number = getattr(self, name)
+            if number is None and name == "seq":
+                continue
             if type(number) is not int or not 1 <= number <= MAX_TOKENS:
                 raise UsageError(f"{name}: found {shown(number)}; expected a whole number from 1")
         if not isinstance(cast(object, self.checkpointing), bool):
@@ -82,6 +92,23 @@ class Setting:
             chosen(name, getattr(self, name), dict.fromkeys(known))
         if self.quantized is not None:
             chosen("quantization", self.quantized, QUANTIZED)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a sequence; 1 for a model that reads none."""
+        return self.seq or 1
+
+    def check(self, model: Inventory) -> None:
+        """Raise UsageError for a model of text without a length, and for one that reads no tokens with a length."""
+        name = model.backbone.id
+        if model.reads_tokens and self.seq is None:
+            raise UsageError(f"seq: found nothing; expected the tokens of a sequence of {name}")
+        if not model.reads_tokens and self.seq is not None:
+            raise UsageError(f"seq: found {self.seq:,}; {name} reads no tokens, so that no length is chosen")
+
+    def usual(self, model: Inventory) -> Setting:
+        """Return the setting with the usual length if a model of text has none."""
+        return replace(self, seq=SEQ) if model.reads_tokens and self.seq is None else self
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def model_page(site: Site, key: str) -> str:
         dims=[(name, count(value)) for name, value in inventory.dims.items() if value],
         klass=family.tasks[inventory.task].class_,
         modules=[_module(m) for m in inventory.modules],
-        costs=rows, n_methods=len(site.kb), step={"batch": BATCH, "seq": SEQ},
+        costs=rows, n_methods=len(site.kb), step={"batch": BATCH, "seq": SEQ if inventory.reads_tokens else None},
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -21,7 +21,7 @@ from . import _plot
 from ._site import Site, View
 from ._text import count
 
-__all__ = ["CASE", "SIMULATED", "case", "memory_page"]
+__all__ = ["CASE", "SIMULATED", "case", "length", "memory_page"]
 
 SIMULATED, PREDICTED = ("simulated.tsv", "families.tsv"), "predicted.tsv"
 FOLDER = Path("benchmarks", "memory")
@@ -101,6 +101,11 @@ def case(row: Row) -> tuple[str, ...]:
     return tuple(row.get(column) or "" for column in CASE)
 
 
+def length(row: Mapping[str, str]) -> int | None:
+    """Return the tokens of a simulated step's sequences; None for images and speech."""
+    return int(row["seq"]) if row["seq"] else None
+
+
 def _simulated(site: Site, reasons: dict[str, str]) -> tuple[list[View], list[View]]:
     """Return rows with their errors, the largest first, and the rows that are not compared, each with its reason."""
     compared: list[View] = []
@@ -137,7 +142,7 @@ def _distinct(site: Site) -> dict[tuple[str, ...], Row]:
 
 def _shown(site: Site, row: Row) -> View:
     method = site.kb[row["method"]]
-    how = [f"{row['batch']} × {row['seq']}", row["dtype"], row["attends"]]
+    how = [f"{row['batch']} × {row['seq']}" if row["seq"] else f"batch {row['batch']}", row["dtype"], row["attends"]]
     how += [row["optimizer"]] * (row["optimizer"] != "adamw") + ["checkpointing"] * (row["checkpointing"] == "True")
     how += [f"{row['layers']} layers" if row.get("layers") else "", row.get("targets", "")]
     return {

@@ -75,8 +75,9 @@ class Job:
 
 
 def tokens(design: Design) -> int:
-    """Return the tokens of a sequence, as for `Method.memory`. An image has its own number, whatever is asked."""
-    return design.seq or 1
+    """Return the tokens of a sequence of text."""
+    assert design.seq is not None
+    return design.seq
 
 
 class Study:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PeftonomyError
-from .jobs import Job, Study, tokens
+from .jobs import Job, Study
 from .pool import Died
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def predicted(study: Study, job: Job) -> int | None:
     design = study.design
     try:
         return study.kb[method].memory(
-            study.backbone, batch=design.batch, seq=tokens(design), dtype="float32", **study.where, **job.arm.setting
+            study.backbone, batch=design.batch, seq=design.seq, dtype="float32", **study.where, **job.arm.setting
         ).peak  # fmt: skip
     except PeftonomyError:
         return None

@@ -373,7 +373,7 @@ class Run:
     def measured(self) -> dict[str, int | None]:
         """Return the memory of a step: counted in a real step, and predicted. None where it cannot be."""
         place, design, simulation = self.place, self.design, module("_simulate")
-        asked = {"batch": design.batch, "seq": tokens(design), "dtype": "float32", "optimizer": "adamw"}
+        asked = {"batch": design.batch, "seq": design.seq, "dtype": "float32", "optimizer": "adamw"}
         where = {"task": design.task.asks} | ({} if place.words else {"num_labels": place.task.labels})
         method, setting = place.kb[self.arm["method"]], self.arm["setting"]
         found: dict[str, int | None] = {"peak_bytes": None, "predicted_bytes": None}

@@ -95,12 +95,13 @@
       if (this.stop) this.stop();
       this.stop = null;
       ["gpu", "trained", "batch", "seq", "gpus", "optimizer", "quantized"].forEach(function (name) { self.complain(name, ""); });
+      this.showLength();
       if (!question) { this.out.replaceChildren(this.waiting()); return; }
       if (!s.gpu.trim()) { this.out.replaceChildren(this.invite()); return; }
       if (!this.remembers()) { this.out.replaceChildren(this.loading()); return; }
       gpu = pf.tried(function () { return peft.gpuMemory(s.gpu); });
       if (gpu.problem) { this.complain("gpu", gpu.problem.message); this.out.replaceChildren(this.problem(gpu.problem.message)); return; }
-      var wishes = this.wishes(gpu.value), bad = ["batch", "seq"].filter(function (name) { return typeof wishes.setting[name] !== "number" || wishes.setting[name] < 1; })[0];
+      var wishes = this.wishes(gpu.value), bad = ["batch", "seq"].filter(function (name) { var asked = wishes.setting[name]; return asked !== null && (typeof asked !== "number" || asked < 1); })[0];
       if (bad) { this.complain(bad, "A whole number from 1."); this.out.replaceChildren(this.problem("Batch and length are whole numbers from 1.")); return; }
       choice = pf.tried(function () { return peft.choosing(question, wishes, s.n, []); });
       if (choice.problem) {
@@ -168,7 +169,7 @@
       var self = this, method = peft.data.methods[c.method], use = peft.choices.use[c.method];
       var query = this.writeModel(new URLSearchParams({ method: c.method })), before = this.state.step;
       Object.keys(c.given).forEach(function (k) { query.set(pf.key(k), c.given[k]); });
-      this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: String(c.setting.seq), gpus: String(c.setting.gpus || before.gpus), shard: c.setting.shard || before.shard });
+      this.state.step = Object.assign({}, c.setting, { batch: String(c.setting.batch), seq: c.setting.seq === null ? before.seq : String(c.setting.seq), gpus: String(c.setting.gpus || before.gpus), shard: c.setting.shard || before.shard });
       this.writeStep(query);
       this.state.step = before;
       var largest = peft.fit(c.method, Object.assign({}, question, { values: c.given }), c.setting, "batch", wishes.gpu).value;
@@ -177,7 +178,7 @@
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [
-          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu) + (wishes.sharing ? ", on each GPU" : "")), this.fact("Largest batch", number(largest), wishes.sharing ? "on each GPU, at this length" : "at this length"),
+          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu) + (wishes.sharing ? ", on each GPU" : "")), this.fact("Largest batch", number(largest), (wishes.sharing ? "on each GPU, " : "") + (c.setting.seq === null ? "of whole inputs" : "at this length")),
           this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),

@@ -148,7 +148,7 @@
   function tooLarge(id, taken, setting, refused, wishes) {
     var needed = taken(setting), gpu = wishes.gpu, kept = setting.checkpointing || given(refused.checkpointing);
     var several = (kept ? null : fewest(taken, merge(setting, { checkpointing: true }), wishes)) || fewest(taken, setting, wishes);
-    var seq = largest(function (value) {
+    var seq = !given(setting.seq) ? 0 : largest(function (value) {
       var shorter = tried(function () { return taken(merge(setting, { seq: value })); });
       return !shorter.problem && shorter.value <= gpu;
     }, setting.seq - 1);

@@ -200,6 +200,7 @@
       this.answers = null;
       this.wrong("budget", s.iso && !budget);
       if (!s.methods.length) { this.out.replaceChildren(make("p", { class: "pf-muted" }, "Add two methods or more.")); return; }
+      this.showLength();
       this.querySelector("[data-clear]").hidden = s.methods.length < 2;
       if (!question) { this.out.replaceChildren(this.waiting(), this.chips()); return; }
       if (s.iso && !budget) { this.out.replaceChildren(this.problem("A budget is a number such as 10M, 250k or 1e6.")); return; }
@@ -254,7 +255,7 @@
     chips() {
       return make("p", { class: "pf-small" }, "Chosen: " + this.state.methods.map(function (id) { return peft.data.methods[id].name; }).join(", "));
     }
-    stepName() { return "batch " + this.state.step.batch + " × " + this.state.step.seq; }
+    stepName() { return "batch " + this.state.step.batch + (this.readsTokens() ? " × " + this.state.step.seq : ""); }
     groups() { return [["Cost", COSTS], ["Training step, " + this.stepName(), steps()], ["What it is", FACTS.concat(facets())], ["Where to get it", SUPPORT]]; }
     rows() { return [].concat.apply([], this.groups().map(function (g) { return g[1]; })); }
     order() {

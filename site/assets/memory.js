@@ -12,8 +12,10 @@
 
   function settingOf(asked) {
     var known = constants(), setting = merge(known.setting, asked), lists = { dtype: Object.keys(known.dtypes), optimizer: Object.keys(known.optimizers), attention: known.attention };
+    if (!given(setting.seq)) setting.seq = null;   // of images and speech
     ["batch", "seq"].forEach(function (name) {
       var n = setting[name];
+      if (name === "seq" && n === null) return;
       if (!Number.isInteger(n) || n < 1 || n > known.most) fail(name + ": found " + inner.shown(String(n)) + "; expected a whole number from 1", name);
     });
     if (given(setting.quantized)) lists.quantized = Object.keys(known.quantized);
@@ -65,11 +67,13 @@
       return formula ? Math.trunc(formula(inner.atop(plan.common, args[i]))) : 0;
     });
   }
-  /* Refuse a length that is more than the model has positions for, with those that the method adds. */
+  /* Refuse a length that is more than the model has positions for, with those that the method adds; text without a
+     length, and images or speech with one. */
   function checkLength(plan, seq, more) {
-    var limit = plan.common.max_positions, prompt = more ? " with " + inner.grouped(more) + " more" : "";
-    if (!limit || seq + more <= limit || !plan.inv.modules.some(function (m) { return m.role === "embed.token"; })) return;
-    fail("seq: found " + inner.grouped(seq) + prompt + "; " + plan.inv.backbone.name + " has " + inner.grouped(limit) + " positions", "seq");
+    var limit = plan.common.max_positions, prompt = more ? " with " + inner.grouped(more) + " more" : "", text = inner.readsTokens(plan.inv), name = plan.inv.backbone.name;
+    if (text && seq === null) fail("seq: found nothing; expected the tokens of a sequence of " + name, "seq");
+    if (!text && seq !== null) fail("seq: found " + inner.grouped(seq) + "; " + name + " reads no tokens, so that no length is chosen", "seq");
+    if (limit && seq !== null && seq + more > limit) fail("seq: found " + inner.grouped(seq) + prompt + "; " + name + " has " + inner.grouped(limit) + " positions", "seq");
   }
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */
   function memory(id, options, asked) {
@@ -82,7 +86,7 @@
     if (how && (program.evaluations || program.together !== null)) fail("gpus: found " + how.gpus + "; the recipe of " + program.plan.id + " is covered on one GPU only", "gpus");
     function started(program) {
       var known = constants(), flags = {
-        batch: setting.batch, seq: setting.seq, width: widths[0], trained: fsdp ? widths[0] : widths[1], autocast: mixed && !fsdp,
+        batch: setting.batch, seq: setting.seq || 1, width: widths[0], trained: fsdp ? widths[0] : widths[1], autocast: mixed && !fsdp,
         eager: setting.attention === "eager", checkpointing: setting.checkpointing, device: "cpu"
       };
       if (!fsdp) return new parts.Step(program, flags);

@@ -158,7 +158,7 @@ var pf = (function () {
     }
     /* The memory of a step in the cell that waits for it, or why it is not known. */
     step(id, model, row) {
-      var cell = row.querySelector("[data-step]"), asked = { batch: Number(this.dataset.batch), seq: Number(this.dataset.seq), dtype: "bfloat16" };
+      var cell = row.querySelector("[data-step]"), asked = { batch: Number(this.dataset.batch), seq: this.dataset.seq ? Number(this.dataset.seq) : null, dtype: "bfloat16" };
       if (!cell) return;
       try {
         var peak = peft.memory(id, { model: model }, asked).peak;

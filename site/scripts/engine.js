@@ -27,11 +27,12 @@ var peft = (function () {
     backbone: backboneOf, reduced: reduced, readJson: readJson, largest: largest, quantity: quantity, gpuBytes: gpuBytes,
     named: named,
     modules: function (options) { return inventory(backboneOf(options), options.task, options.num_labels); },
+    readsTokens: function (options) { var model = backboneOf(options); return readsTokens(inventory(model, given(options.task) ? options.task : trainedTask(model), options.num_labels)); },
     dtypes: Object.keys(BYTES), bytesOf: BYTES,
     python: { coded: coded, spelled: spelled, put: put },
     /* What the scripts of memory go on with. */
     inner: {
-      trainedTask: trainedTask,
+      trainedTask: trainedTask, readsTokens: readsTokens,
       EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, baseBytes: baseBytes, lookup: lookup, seen: seen
     }

@@ -3,6 +3,7 @@
 class Answers extends Tool {
   /* What a step of training takes. */
   showStep(question) {
+    this.showLength();
     if (!this.near || !this.remembers()) { this.stepOut.replaceChildren(this.loading()); return; }
     var self = this, s = this.state, setting = this.setting(), found = tried(function () { return peft.memory(s.method, question, setting); });
     ["batch", "seq", "quantized", "optimizer"].concat(this.shares).forEach(function (name) { self.wrong(name, found.problem && found.problem.field === name); });

@@ -43,7 +43,7 @@ class Coded extends Answers {
     if (s.modules) args.push("target_modules=" + (s.modules === "all-linear" ? '"all-linear"' : list(s.modules)));
     if (s.task) args.push("task=" + JSON.stringify(s.task));
     if (this.labelled() && Number(s.labels) !== 2) args.push("num_labels=" + s.labels);
-    if (of === "memory") this.stepArguments().forEach(function (a, i) { args.push(a[0] + "=" + (i < 2 ? a[1] : typeof a[1] === "boolean" ? (a[1] ? "True" : "False") : JSON.stringify(a[1]))); });
+    if (of === "memory") this.stepArguments().forEach(function (a) { args.push(a[0] + "=" + (typeof a[1] === "number" ? a[1] : typeof a[1] === "boolean" ? (a[1] ? "True" : "False") : JSON.stringify(a[1]))); });
     else if (s.dtype !== "float32") args.push("dtype=" + JSON.stringify(s.dtype));
     return "import peftonomy\n\n" + of + " = peftonomy.load()[" + JSON.stringify(s.method) + "]." + of + "(" + args.join(", ") + ")";
   }

@@ -56,6 +56,7 @@ class Tool extends Fields {
   /* How a step is trained, as it is asked for. */
   readStep() {
     var q = this.query, usual = peft.data.training.setting, step = this.state.step = Object.assign({ batch: q.get("batch") || BATCH, seq: q.get("seq") || SEQ }, usual);
+    if (q.has("seq") && !this.readsTokens()) q.odd.push("The address asks for a length of " + q.get("seq").slice(0, 60) + "; " + this.modelName() + " reads no tokens, so that no length is chosen.");
     CHOSEN.forEach(function (c) { step[c.field] = q.one(c.query, choices(c)) || usual[c.field]; }, this);
     step.checkpointing = q.flag("checkpointing");
     if (!this.shares.length) return;
@@ -63,13 +64,20 @@ class Tool extends Fields {
     step.shard = q.one("shard", kinds()) || kinds()[0];
     this.fsdp().forEach(function (c) { step[c.field] = q.one(c.query, c.of().map(function (o) { return o[0]; })) || ""; });
   }
+  /* Whether the model reads tokens, and its sequences have a length that one chooses. */
+  readsTokens() {
+    var question = Tool.prototype.question.call(this);   // of the model alone
+    return !question || tried(function () { return peft.readsTokens(question); }).value !== false;
+  }
+  /* Ask for a length only where it counts. */
+  showLength() { this.querySelector('[data-field="seq"]').hidden = !this.readsTokens(); }
   /* The settings of several GPUs that a tool asks for. */
   get shares() { return []; }
   fsdp() { var shares = this.shares; return FSDP.filter(function (c) { return shares.indexOf(c.field) >= 0; }); }
   /* The same for engine.js: lengths as numbers, where they are some. */
   setting() {
     function whole(text) { return /^\d{1,10}$/.test(text) ? Number(text) : text; }
-    var step = this.state.step, setting = Object.assign({}, step, { batch: whole(step.batch), seq: whole(step.seq) });
+    var step = this.state.step, setting = Object.assign({}, step, { batch: whole(step.batch), seq: this.readsTokens() ? whole(step.seq) : null });
     if (!this.shares.length) return setting;
     setting.gpus = step.gpus === ONE ? null : whole(step.gpus);
     if (setting.gpus === null) setting.shard = null;
@@ -79,7 +87,7 @@ class Tool extends Fields {
   writeStep(query) {
     var step = this.state.step, usual = peft.data.training.setting;
     if (step.batch !== BATCH) query.set("batch", step.batch);
-    if (step.seq !== SEQ) query.set("seq", step.seq);
+    if (step.seq !== SEQ && this.readsTokens()) query.set("seq", step.seq);
     CHOSEN.forEach(function (c) { if (step[c.field] !== usual[c.field]) query.set(c.query, step[c.field]); });
     if (step.checkpointing) query.set("checkpointing", "1");
     if (!this.shares.length) return;
@@ -117,7 +125,7 @@ class Tool extends Fields {
   }
   /* What differs from the usual setting, as [name, value]; for code. */
   stepArguments() {
-    var step = this.setting(), usual = peft.data.training.setting, found = [["batch", step.batch], ["seq", step.seq]];
+    var step = this.setting(), usual = peft.data.training.setting, found = [["batch", step.batch]].concat(step.seq === null ? [] : [["seq", step.seq]]);
     Object.keys(usual).forEach(function (name) { if (step[name] !== usual[name]) found.push([name, step[name]]); });
     if (step.gpus) found.push(["gpus", step.gpus]);
     if (step.gpus && step.shard !== kinds()[0]) found.push(["shard", step.shard]);

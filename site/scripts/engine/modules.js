@@ -13,6 +13,9 @@ function trainedTask(backbone) {
   return tasks.filter(function (task) { return backbone.tasks.indexOf(task) >= 0; })[0] || backbone.default_task;
 }
 
+/* Whether a model reads tokens. Images and speech have a length that the model determines. */
+function readsTokens(inv) { return inv.modules.some(function (m) { return m.role === "embed.token"; }); }
+
 function inventory(backbone, task, labels) {
   task = given(task) ? task : backbone.default_task;
   labels = given(labels) ? labels : 2;
