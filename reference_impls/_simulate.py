@@ -70,7 +70,7 @@ PARTS = ("weights", "gradients", "optimizer_states", "activations", "temporaries
 
 @dataclass(frozen=True)
 class Question:
-    """The setting of a simulation. seq: tokens of a sequence, in both stacks of an encoder-decoder; None without tokens."""
+    """The setting of a simulation. seq: tokens of a sequence, in both stacks if there are two; None without tokens."""
 
     method: str
     model: str
