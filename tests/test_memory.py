@@ -527,7 +527,7 @@ def test_fit_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
         ("memory lora --model llama_2_7b --batch 1 --seq 9999", "4,096 positions"),
         ("memory lora --model llama_2_7b --batch 1 --seq 8 --dtype int4", "unknown dtype"),
         ("memory lora --model llama_2_7b --batch 1", "seq: found nothing; expected the tokens"),
-        ("memory lora --model vit_base --batch 1 --seq 8", "seq: found 8; vit_base reads images"),
+        ("memory lora --model vit_base --batch 1 --seq 8", "seq: found 8; vit_base reads no tokens"),
         ("fit lora --model llama_2_7b --gpu 24GiB --batch 8", "batch is both given and solved for"),
         ("fit lora --model llama_2_7b --gpu big", "expected a size"),
         ("fit lora --model llama_2_7b --gpu 24GiB --solve rr", "unknown size 'rr'"),
