@@ -78,7 +78,8 @@ def differential(
     if isinstance(model, dict) and "task" in model:
         model, more = {k: v for k, v in model.items() if k != "task"}, {"task": model["task"], **more}
     with suppress(PeftonomyError):
-        if not kb.backbone(model).inventory().reads_tokens:
+        backbone = kb.backbone(model)
+        if not backbone.inventory(more.get("task", backbone.trained_task)).reads_tokens:
             setting = setting | {"seq": None}
     options = {"model": model} if isinstance(model, str) else {"config": json.dumps(model)}
     ours = ask(engine, "memory", method, options | more, setting)
