@@ -32,8 +32,9 @@ class Dash(lora.LoRA):
         self.register_buffer("V", torch.zeros(directions, d_in))
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        along = self.dropout(x) @ self.V.T * self.s                         # (..., n)
-        return super().after(x, y) + along @ self.U.T
+        along: Tensor = self.dropout(x) @ self.V.T * self.s                 # (..., n)
+        dash: Tensor = along @ self.U.T                                     # (..., d_out)
+        return super().after(x, y) + dash
 
     def delta(self) -> Tensor:
         return super().delta() + (self.U * self.s) @ self.V                 # (d_out, d_in)
