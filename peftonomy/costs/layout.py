@@ -295,7 +295,11 @@ def _parameters(
         for suffix, shape in module.parameters:
             if tensor.per != "bias" or suffix == "bias":
                 rows, columns = shape if module.kind in LINEAR and suffix == "weight" else (0, 0)
-                dims = {"numel": math.prod(shape), "rows": rows, "columns": columns, "bias": int(suffix == "bias")}
+                outputs = module.d_out if module.kind in (*LINEAR, "conv") and suffix == "weight" else 0
+                dims = {
+                    "numel": math.prod(shape), "rows": rows, "columns": columns, "outputs": outputs,
+                    "bias": int(suffix == "bias"),
+                }  # fmt: skip
                 own = shape if tensor.selecting else None
                 yield Spot(module.role, len(module.layers) or 1, dims, module, module.layers, own, suffix)
 

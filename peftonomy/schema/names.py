@@ -29,11 +29,12 @@ LOCAL: dict[str, frozenset[str]] = {
     "role": frozenset({"d_in", "d_out", "n_sharing"}),
     "model": frozenset(),
     **dict.fromkeys(BLOCKS, frozenset({"layer", "cross"})),
-    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "rows", "columns", "bias", "layer"})),
+    **dict.fromkeys(OF_PARAMETERS, frozenset({"numel", "rows", "columns", "outputs", "bias", "layer"})),
 }
 """Dimensions that a formula may name besides the model's, by the scope of its tensor.
 
 `rows` and `columns` are the sides of a linear module's matrix, as it is held. Both are 0 for any other parameter.
+`outputs` is the number of outputs of a linear module's matrix or of a convolution's kernel, and 0 for any other.
 `bias` is 1 for a module that has a bias, and for a parameter that is one."""
 OF_STEP = frozenset({"width", "post_norm"})
 """Names that formulas of a method's operations may use too.

@@ -64,7 +64,8 @@ function spotsOf(tensor, inv, sites, common) {
     if (!m.pretrained || !wanted(tensor.roles, m.role, m.stack) || (tensor.per === "norm" && m.kind !== "norm")) return;
     m.parameters.forEach(function (p) {
       var sides = LINEAR.indexOf(m.kind) >= 0 && p[0] === "weight" ? p[1] : [0, 0];
-      if (tensor.per !== "bias" || p[0] === "bias") add(m.role, m, { numel: product(p[1]), rows: sides[0], columns: sides[1], bias: Number(p[0] === "bias") }, tensor.selecting ? p[1] : undefined, p[0]);
+      var outputs = p[0] === "weight" ? { linear: p[1][0], conv1d: p[1][1], conv: p[1][0] }[m.kind] || 0 : 0;
+      if (tensor.per !== "bias" || p[0] === "bias") add(m.role, m, { numel: product(p[1]), rows: sides[0], columns: sides[1], outputs: outputs, bias: Number(p[0] === "bias") }, tensor.selecting ? p[1] : undefined, p[0]);
     });
   });
   else inv.blocks.forEach(function (b) {
