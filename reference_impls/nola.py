@@ -82,11 +82,12 @@ class NOLA(kit.Child):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = self.factors()
-        return y + self.scale * (self.dropout(x) @ a.T @ b.T)                   # (..., d_in) -> (..., d_out)
+        low: Tensor = self.dropout(x) @ a.T                                     # (..., d_in) -> (..., r)
+        return y + self.scale * (low @ b.T)                                     # (..., r) -> (..., d_out)
 
     def delta(self) -> Tensor:
         a, b = self.factors()
-        return self.scale * (b @ a)                                             # (d_out, d_in)
+        return b @ a * self.scale                                               # (d_out, d_in)
 
 
 def apply(

@@ -63,7 +63,8 @@ class RoSA(lora.LoRA):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         y = super().after(x, y)
-        kind, values = x.device.type, self.values
+        kind = x.device.type
+        values: Tensor = self.values
         if torch.is_autocast_enabled(kind):
             x, values = x.to(torch.get_autocast_dtype(kind)), values.to(torch.get_autocast_dtype(kind))
         return y + cast(Tensor, Product.apply(x, values, self.positions, y.shape[-1]))     # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peftonomy.conformance import tiny
-from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import shake
 from reference_impls import _kit as kit
 from reference_impls import rosa
 
