@@ -71,8 +71,12 @@ def gradients(sites: Sequence[kit.Site], losses: Iterable[Tensor]) -> list[Tenso
             total[host] += gradient
     for weight in held:
         weight.requires_grad_(False)
-    wholes = [total[site.module].T if site.transposed else total[site.module] for site in sites]
-    return [whole[site.start : site.stop] for site, whole in zip(sites, wholes, strict=True)]
+    return [part(site, total[site.module]) for site in sites]
+
+
+def part(site: kit.Site, whole: Tensor) -> Tensor:
+    """Return the site's part (d_out, d_in) of a tensor of the size of its module's weight."""
+    return (whole.T if site.transposed else whole)[site.start : site.stop]
 
 
 def read(hosts: Sequence[nn.Module], losses: Iterable[Tensor], see: Callable[[nn.Module, Tensor], None]) -> None:
