@@ -30,13 +30,14 @@ class Mona(kit.Child):
         for block in ("attn", "mlp"):
             made = {"gain": torch.ones(d), "shift": torch.zeros(d), "gamma": torch.full((d,), 1e-6),
                     "gammax": torch.ones(d), "b_down": torch.zeros(bottleneck), "b_up": torch.zeros(d)}  # fmt: skip
-            for name, shape in {"W_down": (bottleneck, d), "W_up": (d, bottleneck)}.items():
-                made[name] = nn.init.trunc_normal_(torch.empty(shape), std=0.02)
+            for name, rows, columns in (("W_down", bottleneck, d), ("W_up", d, bottleneck)):
+                made[name] = nn.init.trunc_normal_(torch.empty(rows, columns), std=0.02)
             for size in (3, 5, 7):
                 made[f"K{size}"] = torch.empty(bottleneck, 1, size, size).uniform_(-1 / size, 1 / size)
                 made[f"c{size}"] = torch.empty(bottleneck).uniform_(-1 / size, 1 / size)
-            for name, shape in {"P": (bottleneck, bottleneck, 1, 1), "p": (bottleneck,)}.items():
-                made[name] = torch.empty(shape).uniform_(-(bottleneck**-0.5), bottleneck**-0.5)
+            bound = bottleneck**-0.5
+            made["P"] = torch.empty(bottleneck, bottleneck, 1, 1).uniform_(-bound, bound)
+            made["p"] = torch.empty(bottleneck).uniform_(-bound, bound)
             for name, value in made.items():
                 self.register_parameter(f"{name}_{block}", nn.Parameter(value))
         self.dropout = nn.Dropout(dropout)
@@ -71,7 +72,7 @@ class Mona(kit.Child):
         def filtered(z: Tensor, size: tuple[int, int]) -> Tensor:
             u = z.unflatten(1, size).permute(0, 3, 1, 2)            # (batch, bottleneck, height, width)
             seen = [conv2d(u, own(f"K{k}"), own(f"c{k}"), padding=k // 2, groups=len(own("p"))) for k in (3, 5, 7)]
-            v = sum(seen[1:], seen[0]) / 3 + u
+            v = (seen[0] + seen[1] + seen[2]) / 3 + u
             return (v + conv2d(v, own("P"), own("p"))).flatten(2).transpose(1, 2)
 
         n = layer_norm(x, x.shape[-1:], own("gain"), own("shift")) * own("gamma") + x * own("gammax")
