@@ -45,7 +45,8 @@ def to_words(codes: Tensor, bits: int) -> Tensor:
 def from_words(packed: Tensor, bits: int, numel: int) -> Tensor:
     """Return the first `numel` packed codes as integers of 8 bits."""
     codes = packed[:, None] >> _shifts(bits, packed.device) & (2**bits - 1)     # (numel / each, each)
-    return codes.to(torch.int8).flatten()[:numel]
+    first: Tensor = codes.to(torch.int8).flatten()[:numel]
+    return first
 
 
 def _shifts(bits: int, device: torch.device) -> Tensor:
@@ -85,7 +86,8 @@ class Quantised(Recomputed):
         s = self.steps.s.unsqueeze(self.inputs + 1)                             # (d_out, groups, 1)
         q = from_words(codes, self.bits, self.shape.numel()).view(self.shape).unflatten(self.inputs, (-1, self.group))
         z = from_words(zero, self.bits, s.numel()).view(s.shape)
-        return ((q - z) * s).view(self.shape)                                   # (d_out, d_in)
+        weight: Tensor = ((q - z) * s).view(self.shape)                         # (d_out, d_in)
+        return weight
 
 
 @torch.no_grad()
