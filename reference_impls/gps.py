@@ -11,6 +11,7 @@ of the class token, because the head is random before training.
 """
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ def calibrate(model: nn.Module, losses: Iterable[Tensor]) -> nn.Module:
             summed += gradient
     child = sparse.of(model, "gps")
     assert isinstance(child, Chosen)
-    return sparse.only(model, "gps", {w.name: largest(w, g.abs(), child.k) for w, g in zip(weights, total, strict=True)})
+    masks = {w.name: largest(w, g.abs(), child.k) for w, g in zip(weights, total, strict=True)}
+    return sparse.only(model, "gps", masks)
 
 
 def largest(weight: kit.Weight, scores: Tensor, k: int) -> Tensor:
@@ -78,9 +80,10 @@ def contrastive(features: Tensor, labels: Tensor, *, temperature: float = 0.07) 
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Choose by the contrastive loss of recorded views, and mask the gradient of a recorded batch; for golden vectors."""
-    images, labels = inputs["images"], inputs["labels"]                     # (batches, views, size, ...), (batches, size)
-    last = [model.base_model(pixel_values=x.flatten(0, 1)).last_hidden_state[:, 0] for x in images]
+    """Choose by the contrastive loss of recorded views, and mask a recorded gradient; for the golden vectors."""
+    images, labels = inputs["images"], inputs["labels"]             # (batches, views, size, ...), (batches, size)
+    body = cast(Any, model).base_model
+    last = [body(pixel_values=x.flatten(0, 1)).last_hidden_state[:, 0] for x in images]
     losses = [contrastive(h.unflatten(0, x.shape[:2]), y) for h, x, y in zip(last, images, labels, strict=True)]
     calibrate(model, losses)
     model.zero_grad()
