@@ -352,6 +352,8 @@ class Training:
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.detach().float()
+                    if getattr(parameter, "constant", None) is not None:
+                        cast(Any, parameter).constant = None        # of a fake number, which would have the old type
         if question.checkpointing:
             # the states of random generators, which checkpoints keep by default, are in the host's memory
             model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
