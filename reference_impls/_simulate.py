@@ -37,12 +37,13 @@ from peftonomy.errors import UnknownName
 from peftonomy.memory.answer import Asked
 from peftonomy.memory.program import Turn
 from peftonomy.memory.setting import Setting as MemorySetting
+from peftonomy.schema.names import BY_TEXTS
 
 from . import _kit as kit
 
 PER_TOKEN = ("causal_lm", "masked_lm", "token_cls")
 """The tasks with a label for every token."""
-SIMULATED = (*PER_TOKEN, "seq_cls", "image_cls", "audio_cls")
+SIMULATED = (*PER_TOKEN, "seq_cls", BY_TEXTS, "image_cls", "audio_cls")
 """The tasks whose inputs and labels are known here."""
 
 __all__ = ["ATTENTION", "DTYPES", "OPTIMIZERS", "PARTS", "PHASES", "Simulation", "simulate"]
@@ -203,7 +204,7 @@ class Setup:
         config.num_labels = num_labels
         if num_labels > 1:      # some models, unless they are told, look into the labels, and fake ones cannot say
             config.problem_type = "single_label_classification"
-        positions = getattr(config, "max_position_embeddings", None)
+        positions = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
         if seq and positions and seq > positions:
             raise UsageError(f"seq: found {seq}; {backbone.id} has {positions:,} positions")
         found = cls(question, class_, config, frozenset(inventory.parameters()), implementation)
@@ -349,6 +350,8 @@ class Training:
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.detach().float()
+                    if getattr(parameter, "constant", None) is not None:
+                        cast(Any, parameter).constant = None        # of a fake number, which would have the old type
         if question.checkpointing:
             # the states of random generators, which checkpoints keep by default, are in the host's memory
             model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
@@ -359,13 +362,18 @@ class Training:
         question, config = self.question, self.model.config
         shape = question.batch, question.seq or 1
         labels = torch.ones(shape if question.task in PER_TOKEN else shape[:1], dtype=torch.long)
-        if self.model.main_input_name == "pixel_values":
+        if self.model.main_input_name == "pixel_values" or question.task == BY_TEXTS:
             pictures = getattr(config, "vision_config", config)
             size = pictures.image_size
             sides = size if isinstance(size, list | tuple) else (size, size)
             sizes = question.batch, pictures.num_channels, *sides
             images = torch.linspace(-1, 1, math.prod(sizes)).reshape(sizes)     # a method may start from its inputs
-            return {"pixel_values": images.to(DTYPES[question.dtype]), "labels": labels}
+            given = {"pixel_values": images.to(DTYPES[question.dtype]), "labels": labels}
+            if question.task == BY_TEXTS:
+                given["labels"] = labels.clamp(max=config.num_labels - 1)
+                given["input_ids"] = torch.full((config.num_labels, shape[1]), 2)
+                given["attention_mask"] = torch.ones_like(given["input_ids"])
+            return given
         if self.model.main_input_name == "input_features":
             sound = torch.zeros(question.batch, config.num_mel_bins, 2 * config.max_source_positions)
             return {"input_features": sound.to(DTYPES[question.dtype]), "labels": labels}
@@ -379,7 +387,10 @@ class Training:
 
     def loss(self) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.question.dtype == "mixed"):
-            return cast(Tensor, self.model(**self.given).loss)
+            if self.question.task != BY_TEXTS:
+                return cast(Tensor, self.model(**self.given).loss)
+            inputs = {name: value for name, value in self.given.items() if name != "labels"}
+            return nn.functional.cross_entropy(self.model(**inputs).logits_per_image, self.given["labels"])
 
     def begin(self, turn: Turn | None) -> None:
         """Begin a turn, after turns of the other layers. Of a method that drops their states, one is enough."""

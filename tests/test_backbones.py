@@ -153,6 +153,7 @@ def test_sizes_of_the_model_and_of_its_blocks() -> None:
         "d_model": 10, "d_embed": 10, "d_ff": 22, "n_heads": 4, "n_kv_heads": 4, "head_dim": 3, "d_attn": 12,
         "d_kv": 12, "vocab": 31, "max_positions": 0, "n_layers": 5,
         "n_encoder_layers": 2, "n_decoder_layers": 3, "n_attention": 8, "n_encoders": 1, "n_inputs": 1,
+        "n_labels": 0,
     }  # fmt: skip
     blocks = [(b.stack, b.kind, b.name, b.path, b.dims["n_layers"]) for b in inventory.blocks]
     assert blocks == [

@@ -192,7 +192,7 @@ def test_every_role_is_explained_and_used() -> None:
 TASK_TYPES = {
     "none": "FEATURE_EXTRACTION", "causal_lm": "CAUSAL_LM", "seq_cls": "SEQ_CLS", "masked_lm": None,
     "token_cls": "TOKEN_CLS", "question_ans": "QUESTION_ANS", "multiple_choice": "SEQ_CLS", "image_cls": "SEQ_CLS",
-    "audio_cls": "SEQ_CLS",
+    "audio_cls": "SEQ_CLS", "zero_shot_image_cls": "FEATURE_EXTRACTION",
 }  # fmt: skip
 PEFT_FAILS = ("distilbert", "seq_cls", "all-linear")
 FAILS = (PEFT_FAILS, ("distilbert", "multiple_choice", "all-linear"))

@@ -57,7 +57,7 @@ MEDIAN, WORST, TINY = 1e-4, 1e-2, 2e-2
 
 def home(method: str) -> str:
     """The first of the homes on which a method finds something to act on."""
-    for family in (*HOMES, "vit"):
+    for family in (*HOMES, "vit", "clip"):
         case = Case(family, method)
         try:
             KB[method].cost(case.model, **case.hyperparameters)
@@ -101,6 +101,18 @@ def chosen() -> list[tuple[str, str, str]]:
         family, method, _ = case
         first.setdefault(family if method in ("full_fine_tuning", "lora") else method, case)
     return sorted(first.values())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("setting", [
+    {"batch": 3}, {"checkpointing": True}, {"targets": ("encoder_text:attn.q",)}, {"task": "image_cls"},
+    {"config": {"text_config": {**tiny("clip")["text_config"], "hidden_act": "gelu", "attention_dropout": 0.1}},
+     "attention": "eager"},
+], ids=["batch", "checkpointing", "text", "image_cls", "text dropout"])  # fmt: skip
+def test_two_towers_take_what_a_simulated_step_takes(setting: dict[str, Any]) -> None:
+    case = Case("clip", "lora", **setting)
+    ours, theirs = predicted(case), case.simulate()
+    assert (ours.kept, ours.peak, ours.step_flops) == (theirs.kept, theirs.peak, theirs.step_flops)
 
 
 @pytest.mark.torch

@@ -119,8 +119,6 @@ def test_operations_use_every_module(name: str) -> None:
             continue
         if spec.role in ("pooler", "embed.mask") or fixed.keys() & spec.when.names:
             continue
-        if name == "clip" and (not spec.path.startswith("vision_model.") or spec.role == "norm.final"):
-            continue  # classification trains the encoder of images alone, without the output's norm
         assert {spec.role, spec.path, *getattr(spec, "slices", {})} & words, spec.path
 
 

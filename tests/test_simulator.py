@@ -230,7 +230,7 @@ def test_a_model_of_405_billion_parameters_takes_little_memory() -> None:
         ({"dtype": "float8"}, "unknown dtype 'float8'; "),
         ({"optimizer": "adamv"}, "unknown optimizer 'adamv'; did you mean adamw"),
         ({"attention": "flash"}, "unknown attention 'flash'; known: eager, sdpa"),
-        ({"task": "none"}, "task: found none; expected one of causal_lm, masked_lm, token_cls, seq_cls, image_cls"),
+        ({"task": "none"}, "task: found none; expected one of causal_lm, masked_lm, token_cls, seq_cls, zero_shot"),
         ({"task": "song"}, "unknown task 'song'"),
         ({"rank": 4}, "unknown hyperparameter 'rank'"),
     ],

@@ -22,6 +22,7 @@ CLASSES = {
     "token_cls": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     "question_ans": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "multiple_choice": auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    "zero_shot_image_cls": auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "image_cls": auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "audio_cls": auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
 }
@@ -49,6 +50,25 @@ def test_images_and_sounds_are_classified_by_their_own_names(model: str, task: s
     ).to_dict()
     with pytest.raises(UnknownName, match=f"unknown task '{task}' for bert_base"):
         KB.backbone("bert_base").inventory(task)
+
+
+def test_labels_that_are_texts() -> None:
+    """Each label is a text: it takes tokens, activations and operations, and no parameter of a head."""
+    backbone = KB.backbone("clip_vit_b_16")
+    found = [backbone.inventory("zero_shot_image_cls", n) for n in (2, 9)]
+    assert [(i.head, i.total, i.dims["n_labels"]) for i in found] == [(0, 149_620_737, 2), (0, 149_620_737, 9)]
+    assert backbone.inventory("none").dims["n_labels"] == 0
+    few, many = (KB["lora"].on(backbone, num_labels=n).memory(batch=1, seq=77) for n in (2, 9))
+    assert many.kept - few.kept >= 7 * 77 * 16
+    assert many.forward_flops > 1.8 * few.forward_flops
+
+
+@pytest.mark.parametrize(("targets", "modules"), [
+    (["encoder_text:attn.q"], 12), (["encoder_vision:attn.q"], 12), (["attn.q"], 24), (["head.text"], 1),
+    (["head.image"], 1),
+])  # fmt: skip
+def test_methods_name_the_tower(targets: list[str], modules: int) -> None:
+    assert sum(site.count for site in KB.backbone("clip_vit_b_16").inventory().resolve_roles(targets)) == modules
 
 
 def test_a_class_that_takes_one_number_of_labels() -> None:

@@ -73,7 +73,7 @@ class Inventory(Selection):
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        """The first stack's sizes, the numbers of layers, attentions and encoders, and of kinds of input."""
+        """The first stack's sizes, the numbers of layers, attentions and encoders, of kinds of input, and of labels."""
         layers = {name: self.backbone.layers[name] for name in self.stacks}
         return {
             **self.backbone.dims,
@@ -84,6 +84,7 @@ class Inventory(Selection):
             "n_attention": sum([len(b.layers) for b in self.blocks if b.kind == "attention"]),
             "n_encoders": sum([name.startswith("encoder") for name in layers]),
             "n_inputs": len({m.role for m in self.modules} & INPUTS),
+            "n_labels": self.num_labels if self.task in LABELLED else 0,
         }
 
     def parameters(self) -> dict[str, Shape]:

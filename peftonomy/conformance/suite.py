@@ -20,9 +20,9 @@ from xml.etree import ElementTree
 from peftonomy import UsageError
 from peftonomy.errors import near
 
-from . import checks, golden, tiny
+from . import checks, golden
 from .initial import starts
-from .trial import KB, Trial, trials, with_module
+from .trial import KB, Trial, homes, trials, with_module
 
 __all__ = ["KB", "Case", "Result", "cases", "implementation", "junit", "run"]
 
@@ -85,7 +85,7 @@ def cases(method: str, module: Any = None, families: Iterable[str] | None = None
     module: the implementation, ours if None. families: of small models; those on which the method acts if None.
     """
     entry = KB[method].entry
-    wanted = list(tiny.CONFIGS) if families is None else list(families)
+    wanted = homes(method) if families is None else list(families)
     first = True
     for family in wanted:
         try:

@@ -53,20 +53,35 @@ STAGED: dict[str, tuple[str, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 """Models of which the layers have different widths. Only a sample of the methods runs on them."""
+TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("CLIPModel", {
+        "projection_dim": 10, "num_labels": 3,
+        "text_config": {
+            "vocab_size": 37, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 22, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1,
+        },
+        "vision_config": {
+            "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 20,
+            "image_size": 12, "patch_size": 4,
+        },
+    }),
+}  # fmt: skip
+"""Models that compare images with a text for each label. The methods made for them run on them, and a sample of the
+others."""
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {}
 """Models of other families that are used for their shapes only. Tests that need them add them."""
 
 
 def every() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the tiny models with values, by family."""
-    return CONFIGS | STAGED
+    return CONFIGS | STAGED | TOWERS
 
 
 def config(name: str) -> dict[str, Any]:
     """Return the content of the config.json of a family's tiny model."""
     kind, settings = every()[name]
     config_class = getattr(transformers, kind).config_class
-    return {**config_class(**settings).to_dict(), "model_type": config_class.model_type}
+    return {**config_class(**copy.deepcopy(settings)).to_dict(), "model_type": config_class.model_type}
 
 
 def seed(number: int) -> None:
@@ -96,12 +111,13 @@ def built(kind: str, settings: dict[str, Any]) -> nn.Module:
     It does not affect the state of the random generator.
     """
     model_class = getattr(transformers, kind)
+    settings = copy.deepcopy(settings)      # a config takes the settings of its parts as its own
     config = model_class.config_class(**settings, attn_implementation="eager", use_cache=False)
     with torch.random.fork_rng(devices=[]):
         seed(0)
         model: nn.Module = model_class(config).double().eval()
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in (p for p in model.parameters() if p.ndim):     # a single number keeps its start
                 scale = 0.5 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
                 parameter.copy_((parameter == 1) + scale * torch.randn_like(parameter))
     return model
@@ -157,12 +173,14 @@ def plain_outputs(name: str) -> Tensor:
 
 @functools.cache
 def batch(name: str) -> dict[str, Tensor]:
-    """Return the model's input: four sequences, two of them padded, or four images."""
+    """Return the model's input: four sequences, two of them padded, or four images, with a text for each label."""
     generator = torch.Generator().manual_seed(1)
-    if name in ("vit", "swin"):
-        sizes = {"num_channels": 3, **every()[name][1]}
+    if name in ("vit", "swin", *TOWERS):
+        settings = every()[name][1]
+        sizes = {"num_channels": 3, **settings.get("vision_config", settings)}
         shape = 4, sizes["num_channels"], sizes["image_size"], sizes["image_size"]
-        return {"pixel_values": torch.randn(shape, generator=generator, dtype=torch.float64)}
+        images = {"pixel_values": torch.randn(shape, generator=generator, dtype=torch.float64)}
+        return images | _texts(settings, generator) if name in TOWERS else images
     ids = torch.randint(3, 37, (4, 7), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, 5:] = mask[2, 4:] = 0
@@ -172,10 +190,22 @@ def batch(name: str) -> dict[str, Tensor]:
     return given
 
 
+def _texts(settings: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a text for each label, which ends in the token that marks the end; one is padded behind it."""
+    ids = torch.randint(3, 37, (settings["num_labels"], 7), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[:, -1] = ids[1, -2:] = settings["text_config"]["eos_token_id"]
+    mask[1, -1] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
 def outputs(model: nn.Module, name: str) -> Tensor:
     """Return the model's output for its family's batch: logits, or the last hidden state. Padding is left out."""
     given = batch(name)
     found = model(**given)
+    if name in TOWERS:
+        similarities: Tensor = found.logits_per_image
+        return similarities
     values: Tensor = found.logits if hasattr(found, "logits") else found.last_hidden_state
     if values.ndim == 3 and name != "t5":
         values = values[given["attention_mask"].bool()]
@@ -188,7 +218,7 @@ def loss(model: Any, name: str) -> Tensor:
     A classifier uses the state of one position only. To reach a method's change at the other positions of the last
     layer, the last hidden states count as well.
     """
-    if "num_labels" not in every()[name][1]:
+    if name in TOWERS or "num_labels" not in every()[name][1]:
         return _error(outputs(model, name))
     states: list[Tensor] = []
     hook = model.base_model.register_forward_hook(lambda _, __, found: states.append(found.last_hidden_state))

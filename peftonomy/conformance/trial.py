@@ -230,6 +230,22 @@ def layout(family: str) -> tuple[Backbone, str, int]:
     return parts.backbone, parts.task, parts.num_labels
 
 
+def homes(method: str) -> list[str]:
+    """Return the families on which a method is verified: those with one tower if it acts on any of them."""
+    return [*tiny.CONFIGS] if any(acts(method, family) for family in tiny.CONFIGS) else [*tiny.TOWERS]
+
+
+def acts(method: str, family: str) -> bool:
+    """Return whether a method can be counted on a family, with its defaults or with a small setting."""
+    backbone, task, labels = layout(family)
+    with contextlib.suppress(UsageError):
+        KB[method].cost(backbone, task=task, num_labels=labels)
+        return True
+    with contextlib.suppress(UsageError):
+        return bool(trials(method, family))
+    return False
+
+
 def trials(method: str, family: str) -> list[Trial]:
     """Return two settings: small numbers at the default targets, and other numbers at the first target alone.
 

@@ -11,6 +11,7 @@ from ..catalogue.records import Records
 from ..costs.layout import Spot
 from ..errors import UsageError
 from ..schema.base import Value
+from ..schema.names import BY_TEXTS
 from .machine import SINGLE
 from .optimizer import Trained, Update, update
 from .program import Model, Program, Turn
@@ -219,7 +220,7 @@ class Asked:
             for suffix, shape in m.parameters:
                 trained = step.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
                 if trained and step.reached(m, suffix):
-                    yield math.prod(shape) * self._width(m), -1, shape[0]
+                    yield math.prod(shape) * self._width(m), -1, shape[0] if shape else 1
             yield from beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> Iterator[Single]:
@@ -336,7 +337,7 @@ def billed(
     else:
         held += ledger.widened + _requantised(plan, setting, values, ledger)
         weights = (inventory.total + numbers + frozen - trained) * w + trained * w_t + held
-    inputs = _inputs(setting, inventory.computed, ledger.pixels)
+    inputs = _inputs(setting, inventory.computed, inventory.num_labels, ledger.pixels)
     kept, first = totals.kept, totals.first[0]
     moments: list[tuple[Any, ...]] = [
         ("forward", first, min(first, kept), 0, *totals.first[3:]),
@@ -406,11 +407,12 @@ def _unquantised(plan: Plan, module: Module, trained: bool, setting: Setting) ->
     return module.d_in * module.d_out
 
 
-def _inputs(setting: Setting, task: str, pixels: int) -> int:
-    """Return the bytes of a batch: tokens or pixels, and labels."""
+def _inputs(setting: Setting, task: str, num_labels: int, pixels: int) -> int:
+    """Return the bytes of a batch: tokens or pixels, or both, and labels."""
     labels = setting.tokens if task == "causal_lm" else 1
     if pixels:
-        return setting.batch * (pixels * DTYPES[setting.dtype][0] + LABEL_BYTES * labels)
+        texts = num_labels * setting.tokens * (TOKEN_BYTES - LABEL_BYTES) if task == BY_TEXTS else 0
+        return setting.batch * (pixels * DTYPES[setting.dtype][0] + LABEL_BYTES * labels) + texts
     return setting.batch * (setting.tokens * (TOKEN_BYTES - LABEL_BYTES) + LABEL_BYTES * labels)
 
 

@@ -170,10 +170,10 @@ class Model:
         flags |= {f"has_{flat(m.role)}": 1 for m in self.inventory.modules if not m.stack}
         every = {**flags, **self.config, **self.inventory.dims, "num_labels": self.inventory.num_labels}
         every["post_norm"] = int(bool(self.operations.post_norm(self.config)))
-        every |= {"in_encoder": 0, "in_decoder": 0, "layer": -1}
+        every |= {"in_encoder": 0, "in_decoder": 0, "layer": -1, **{f"in_{name}": 0 for name in self.family.stacks}}
 
         def inside(stack: str) -> dict[str, Any]:
-            here = {f"in_{stack.partition('_')[0]}": 1, "n_layers": backbone.layers[stack]}
+            here = {f"in_{stack.partition('_')[0]}": 1, f"in_{stack}": 1, "n_layers": backbone.layers[stack]}
             return {**every, **backbone.dims, **backbone.stack_dims[stack], **here}
 
         return {"": every} | {name: inside(name) for name in self.inventory.stacks}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCKS", "DIMS", "LABELLED", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE", "TASKS"]
+__all__ = [
+    "BLOCKS", "BY_TEXTS", "DIMS", "LABELLED", "LOCAL", "MODEL_NAMES", "OF_PARAMETERS", "OF_STEP", "OF_UPDATE", "TASKS",
+]  # fmt: skip
 
 DIMS = (
     "d_model", "d_embed", "d_ff", "n_heads", "n_kv_heads", "head_dim", "d_attn", "d_kv", "vocab", "max_positions",
@@ -14,12 +16,13 @@ equals `d_model` unless a family declares another formula. `d_attn` and `d_kv` a
 values) over all heads. `vocab` is 0 without a vocabulary, and `max_positions` is 0 if positions have no limit."""
 MODEL_NAMES = frozenset({
     *set(DIMS) - {"max_positions"}, "n_layers", "n_encoder_layers", "n_decoder_layers", "n_attention", "n_encoders",
-    "n_inputs", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
+    "n_inputs", "n_labels", "n_sites", "max_d_in", "max_d_out", "sum_d_in", "sum_d_out", "backbone",
 })  # fmt: skip
 """Dimensions that every formula of an entry may name.
 
 `n_encoders` is the number of encoder stacks. It is above 1 if an encoder has stages that merge positions, or if the
-model has an encoder for each kind of input. `n_inputs` is the number of kinds of input: texts, images and sounds."""
+model has an encoder for each kind of input. `n_inputs` is the number of kinds of input: texts, images and sounds.
+`n_labels` is the number of labels of a task that has them (see `LABELLED`), otherwise 0."""
 OF_PARAMETERS = ("weight", "bias", "norm")
 """Scopes whose locations are the backbone's own parameters."""
 BLOCKS = ("attention", "mlp", "layer")
@@ -52,8 +55,11 @@ TASKS = {
     "question_ans": "question answering",
     "multiple_choice": "multiple choice",
     "image_cls": "image classification",
+    "zero_shot_image_cls": "image classification by texts",
     "audio_cls": "audio classification",
 }
 """The tasks, each with its meaning in a few words."""
-LABELLED = ("seq_cls", "token_cls", "question_ans", "image_cls", "audio_cls")
-"""The tasks whose classes take a number of labels of the user's choice."""
+BY_TEXTS = "zero_shot_image_cls"
+"""The task whose labels are texts: the model compares each image with a text for each label."""
+LABELLED = ("seq_cls", "token_cls", "question_ans", BY_TEXTS, "image_cls", "audio_cls")
+"""The tasks with a number of labels of the user's choice, the first of a model's being the one that is trained."""

@@ -40,7 +40,7 @@ from ..schema.family import (
 from ..schema.implementations import Implementation
 from ..schema.memory import Act, Update
 from ..schema.method import MethodEntry
-from ..schema.names import LABELLED, TASKS
+from ..schema.names import BY_TEXTS, LABELLED, TASKS
 from ..schema.tensors import Hyperparameter, Moved, Tensor
 from ._site import Site
 
@@ -56,7 +56,7 @@ def script(site: Site) -> str:
     """Return the text of `assets/data.js`."""
     kb, formulas = site.kb, Formulas()
     records: dict[str, Any] = {
-        "tasks": {"names": TASKS, "labelled": LABELLED, "types": _task_types(site)},
+        "tasks": {"names": TASKS, "labelled": LABELLED, "by_texts": BY_TEXTS, "types": _task_types(site)},
         "limits": {"bytes": MAX_BYTES, "layers": MAX_LAYERS, "labels": MAX_LABELS, "types": KNOWN_TYPES},
         "methods": {m: _method(site, kb[m], formulas) for m in kb},
         "families": {k: _family(f, formulas) for k, f in kb.families.items()},

@@ -298,10 +298,11 @@
       return m.n * (Math.ceil(n * T.quantized[kind] / 8) + 4 * scales - n * w);
     });
   }
-  /* Bytes of a batch: numbers of tokens or pixels, and labels. */
+  /* Bytes of a batch: numbers of tokens or pixels, or both, and labels. */
   function batchOf(model, setting, w) {
     var T = constants(), pixels = model.operations.pixels(model.inv.backbone.config), labels = model.inv.computed === "causal_lm" ? setting.seq : 1;
-    return setting.batch * ((pixels ? pixels * w : setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES)) + T.LABEL_BYTES * labels);
+    var tokens = setting.seq * (T.TOKEN_BYTES - T.LABEL_BYTES), texts = model.inv.task === peft.data.tasks.by_texts ? model.inv.labels * tokens : 0;
+    return setting.batch * ((pixels ? pixels * w : tokens) + T.LABEL_BYTES * labels) + texts;
   }
 
   /* ---- what fits ---- */

@@ -105,9 +105,10 @@
     every = names[""] = merge(flags, backbone.config, inv.dims, { num_labels: inv.labels });
     every.post_norm = Number(Boolean(this.operations.post_norm(backbone.config)));
     Object.assign(every, { in_encoder: 0, in_decoder: 0, layer: -1 });
+    Object.keys(family.stacks).forEach(function (name) { every["in_" + name] = 0; });
     inv.stacks.forEach(function (name) {
       var here = { n_layers: backbone.layers[name] };
-      here["in_" + name.split("_")[0]] = 1;
+      here["in_" + name.split("_")[0]] = here["in_" + name] = 1;
       names[name] = merge(every, backbone.dims, backbone.own[name], here);
     });
     return names;

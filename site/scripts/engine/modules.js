@@ -108,6 +108,7 @@ function dimsOf(inv) {
     n_layers: layers(""), n_encoder_layers: layers("encoder"), n_decoder_layers: layers("decoder"),
     n_attention: total(inv.blocks.filter(function (b) { return b.kind === "attention"; }), "n"),
     n_encoders: inv.stacks.filter(function (name) { return name.indexOf("encoder") === 0; }).length,
-    n_inputs: INPUTS.filter(function (role) { return inv.modules.some(function (m) { return m.role === role; }); }).length
+    n_inputs: INPUTS.filter(function (role) { return inv.modules.some(function (m) { return m.role === role; }); }).length,
+    n_labels: data.tasks.labelled.indexOf(inv.task) >= 0 ? inv.labels : 0
   });
 }
