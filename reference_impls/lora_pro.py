@@ -107,7 +107,7 @@ def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     for grad_a, grad_b in zip(inputs["grads_A"], inputs["grads_B"], strict=True):
         one.A.grad, one.B.grad = grad_a.clone(), grad_b.clone()
         one.adjust((0.9, 0.999), 1e-8)
-        one.A -= inputs["lr"] * one.A.grad
-        one.B -= inputs["lr"] * one.B.grad
+        one.A.sub_(inputs["lr"] * one.A.grad)
+        one.B.sub_(inputs["lr"] * one.B.grad)
     assert one.moments is not None
     return {"output": output, "A": one.A, "B": one.B, "first": one.moments[0], "second": one.moments[1]}
