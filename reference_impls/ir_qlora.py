@@ -114,8 +114,8 @@ class Elastic(kit.Child):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         pooled = x.unflatten(-1, (len(self.A), -1)).mean(-1)                            # (..., d_in) -> (..., r)
-        z = self.dropout(x) @ self.A.T + self.beta_1 * pooled                           # (..., r)
-        high = (z @ self.B.T).unflatten(-1, (len(self.A), -1)) + (self.beta_2 * z)[..., None]
+        z: Tensor = self.dropout(x) @ self.A.T + self.beta_1 * pooled                   # (..., r)
+        high: Tensor = (z @ self.B.T).unflatten(-1, (len(self.A), -1)) + (self.beta_2 * z)[..., None]
         return y + self.scale * high.flatten(-2)                                        # (..., d_out)
 
 

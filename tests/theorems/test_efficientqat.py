@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,9 +19,13 @@ pytestmark = pytest.mark.torch
 ROLES = ("attn.*", "mlp.*")
 
 
+def steps_of(site: kit.Site) -> Tensor:
+    return cast(efficientqat.Steps, site.module.get_submodule("efficientqat.weight")).s
+
+
 def codes_of(site: kit.Site, group: int) -> Tensor:
     """Return code minus zero point of each weight, (d_out, groups, group), computed from the weights."""
-    s = site.module.get_submodule("efficientqat.weight").s
+    s = steps_of(site)
     return site.weight.unflatten(1, (-1, group)) / (s.T if site.transposed else s)[site.start : site.stop, :, None]
 
 
@@ -74,7 +80,7 @@ def test_all_weights_of_a_group_move_in_proportion_to_their_distance_from_the_ze
     model = efficientqat.apply(tiny.model("llama"), bits=4, group=2)
     site = kit.sites(model, ("attn.q",))[0]
     before = site.weight.detach().clone()
-    s = site.module.get_submodule("efficientqat.weight").s
+    s = steps_of(site)
     with torch.no_grad():
         s[1, 2] *= 1.5
     wanted = before.clone()
