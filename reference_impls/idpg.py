@@ -38,7 +38,7 @@ class Generator(Querying):
     def weight(self, name: str) -> Tensor:
         """The sum of the Kronecker products, (d_in, d_out)."""
         s, a = self.get_parameter(f"S_{name}"), self.get_parameter(f"A_{name}")
-        (n, rows, columns), (_, r, c) = s.shape, a.shape
+        (_, rows, columns), (_, r, c) = s.shape, a.shape
         w = s.flatten(1).T @ a.flatten(1)                                   # (n * n, r * c)
         return w.view(rows, columns, r, c).transpose(1, 2).reshape(rows * r, columns * c)
 
@@ -99,6 +99,8 @@ def apply(
     dims = kit.inventory(model).dims
     if not dims["vocab"] or dims["n_encoders"] != 1 or dims["n_decoder_layers"] or dims["d_embed"] != dims["d_model"]:
         raise UsageError("an encoder of texts with one width in all layers was expected: its first token is read")
+    if dims["d_model"] % n or bottleneck % n:
+        raise UsageError(f"widths that {n} divides were expected; found {dims['d_model']} and {bottleneck}")
     kit.freeze(model)
     sizes = {"prompt_length": prompt_length, "bottleneck": bottleneck, "n": n}
     generator = Generator(dims["d_model"], dropout=dropout, **sizes)

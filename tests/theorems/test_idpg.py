@@ -1,4 +1,4 @@
-"""IDPG: the prompt depends on the input alone, through the plain model's reading, and is a fixed one if it is cut off."""
+"""IDPG: the prompt depends on the input alone, through the plain model's reading of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_its_matrices_are_sums_of_kronecker_products() -> None:
     _, child = _applied()
     for name in ("down", "up"):
         s, a = child.get_parameter(f"S_{name}"), child.get_parameter(f"A_{name}")
-        assert torch.allclose(child.weight(name), sum(torch.kron(p, q) for p, q in zip(s, a, strict=True)))    # type: ignore[arg-type]
+        pairs = [torch.kron(*pair) for pair in zip(s, a, strict=True)]
+        assert torch.allclose(child.weight(name), torch.stack(pairs).sum(dim=0))
 
 
 def test_later_layers_change_the_prompt_and_share_the_network() -> None:
@@ -75,3 +76,8 @@ def test_later_layers_change_the_prompt_and_share_the_network() -> None:
 def test_other_models_are_refused(kind: str) -> None:
     with pytest.raises(UsageError, match="an encoder of texts"):
         idpg.apply(tiny.model(kind))
+
+
+def test_widths_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(UsageError, match="widths that 5 divides were expected; found 12 and 10"):
+        idpg.apply(tiny.model("bert"), n=5, bottleneck=10)
