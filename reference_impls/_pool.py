@@ -16,9 +16,9 @@ __all__ = ["Querying", "by_head", "likeness", "most", "pulled"]
 
 
 class Querying(kit.Child):
-    """A child of the model that runs each image through the plain model first, without gradients and dropout.
+    """A child of the model that runs each input through the plain model first, without gradients and dropout.
 
-    Its hooks must do nothing while `reading`. Afterwards `query` is the state of the class token, (batch, d_model).
+    Its hooks must do nothing while `reading`. Afterwards `query` is the state of the first token, (batch, d_model).
     """
 
     reading = False

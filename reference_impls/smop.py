@@ -30,7 +30,8 @@ class Prompts(kit.Child):
         n = embedded.shape[:2]
         present = torch.ones(n, device=embedded.device) if mask is None else mask
         present = present[:, None].to(embedded.dtype)                               # (batch, 1, n)
-        mean = present @ embedded / present.sum(-1, keepdim=True).clamp(min=1)      # (batch, 1, d)
+        total = present @ embedded.detach()         # no gradient, even where transformers lets one begin at the tokens
+        mean = total / present.sum(-1, keepdim=True).clamp(min=1)                   # (batch, 1, d)
         z = linear(mean.to(self.W.dtype), self.W)                                   # (batch, 1, n_prompts)
         if self.training and self.noise:
             z = z + self.noise * torch.randn_like(z) * z.detach()
