@@ -44,7 +44,7 @@ class Decomposed(kit.Child):
     def enter(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the stack that reads the input embeds its tokens."""
         given = by_name(stack, args, kwargs)
-        past = given.get("cache", given.get("past_key_values"))
+        past: Any = given.get("cache", given.get("past_key_values"))
         start = past.get_seq_length() - len(self.P) if cached(given) else 0
         if "inputs_embeds" not in given:
             self.start = start

@@ -44,7 +44,7 @@ class Generator(Querying):
 
     def generated(self, q: Tensor, bias: Tensor) -> Tensor:
         """The prompt of each input, from (batch, d_model) to (batch, prompt_length, d_model)."""
-        z = q.to(self.P.dtype)[:, None] @ self.weight("down") + self.b_down      # (batch, 1, bottleneck)
+        z: Tensor = q.to(self.P.dtype)[:, None] @ self.weight("down") + self.b_down      # (batch, 1, bottleneck)
         z = self.dropout(gelu(z)) @ self.weight("up") + bias.view(1, 1, -1)      # (batch, 1, prompt_length * d_model)
         return z.view(len(q), *bias.shape)
 

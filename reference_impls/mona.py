@@ -73,7 +73,8 @@ class Mona(kit.Child):
             u = z.unflatten(1, size).permute(0, 3, 1, 2)            # (batch, bottleneck, height, width)
             seen = [conv2d(u, own(f"K{k}"), own(f"c{k}"), padding=k // 2, groups=len(own("p"))) for k in (3, 5, 7)]
             v = (seen[0] + seen[1] + seen[2]) / 3 + u
-            return (v + conv2d(v, own("P"), own("p"))).flatten(2).transpose(1, 2)
+            mixed: Tensor = v + conv2d(v, own("P"), own("p"))
+            return mixed.flatten(2).transpose(1, 2)                 # (batch, n, bottleneck)
 
         n = layer_norm(x, x.shape[-1:], own("gain"), own("shift")) * own("gamma") + x * own("gammax")
         z = linear(n, own("W_down"), own("b_down"))                 # (batch, n, bottleneck)
