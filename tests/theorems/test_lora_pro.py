@@ -10,6 +10,8 @@ from peftonomy.conformance import tiny
 from reference_impls import _kit as kit
 from reference_impls import lora_pro
 
+from ..knowledge import KB
+
 pytestmark = pytest.mark.torch
 
 
@@ -95,6 +97,11 @@ def test_it_trains_a_model_with_plain_gradient_descent() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < losses[0]
+    held = 0
     for site, child in kit.at_sites(model, "lora_pro", lora_pro.LoRAPro):
         assert child.moments is not None
         assert sum(moment.numel() for moment in child.moments) == 2 * site.d_in * site.d_out
+        held += sum(moment.numel() for moment in child.moments)
+    asked = {"batch": 2, "seq": 8, "dtype": "float32", "optimizer": "sgd", "targets": ["attn.q", "mlp.down"]}
+    ours, plain = (KB[method].memory(tiny.config("llama"), r=2, **asked) for method in ("lora_pro", "lora"))
+    assert ours.peak - plain.peak == 4 * held, "what the entry says that it holds is what the reference keeps"
