@@ -53,7 +53,10 @@ def test_a_sweep_is_the_scalar_path(kb: KnowledgeBase, method: str, model: str) 
         assert str(caught.value) == refusals[0]
 
 
-MODELS = ["t5_base", "llama_3_2_1b", "bert_base", "gpt2", "vit_base", "mixtral_8x7b", "distilbert_base", "swin_tiny"]
+MODELS = [
+    "t5_base", "llama_3_2_1b", "bert_base", "gpt2", "vit_base", "mixtral_8x7b", "distilbert_base", "swin_tiny",
+    "clip_vit_b_32",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", peftonomy.load())
