@@ -12,9 +12,9 @@ from peftonomy.conformance.trial import KB, Trial, trials
 from peftonomy.schema.initial import PROSE, WORDS, Start
 
 pytestmark = pytest.mark.torch
-FAMILIES = ("bert", "llama", "t5", "vit")
+FAMILIES = ("bert", "llama", "t5", "vit", "clip")
 ARGUMENTS = {
-    "constant": "(0.37)", "normal": "(0.13)", "truncated_normal": "(0.11, 0.2)", "uniform": "(0.47)", "signs": "(0.7)",
+    "constant": "(0.37)", "normal": "(0.13)", "truncated_normal": "(0.3, 0.5)", "uniform": "(0.47)", "signs": "(0.7)",
     "integers": "(2, 9)",
 }  # fmt: skip
 """Numbers for the words that need some; no entry declares these."""

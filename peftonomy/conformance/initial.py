@@ -159,7 +159,9 @@ def _as_drawn(start: Start, own: Mapping[str, Tensor], placed: Placed, laws: Seq
     mine = [drawn for (_, drawn), law in zip(placed, laws, strict=True) if law.kind == "drawn"]
     if not mine:
         return ""
-    if all(torch.equal(draw, drawn[0]) for drawn in mine for draw in drawn):
+    several = [drawn for (place, drawn), law in zip(placed, laws, strict=True)
+               if law.kind == "drawn" and not _one(place)]  # fmt: skip
+    if several and all(torch.equal(draw, drawn[0]) for drawn in several for draw in drawn):
         return "is the same for every seed"
     if all(any(_chosen(draw, value.double()) for value in own.values()) for drawn in mine for draw in drawn):
         return ""
@@ -178,6 +180,11 @@ def _as_drawn(start: Start, own: Mapping[str, Tensor], placed: Placed, laws: Seq
         if abs(kurtosis + 0.63) < 0.2 and furthest < 2.5:
             return "looks like a normal distribution cut at two standard deviations"
     return ""
+
+
+def _one(place: Place) -> bool:
+    """Return True for a single index. That of the largest value may be the same for every seed."""
+    return place.count == 1 and any(form.as_ == "indices" for form in place.spec.stored)
 
 
 def _chosen(draw: Tensor, matrix: Tensor) -> bool:

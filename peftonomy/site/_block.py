@@ -33,6 +33,8 @@ BOXES: dict[str, tuple[str, Box]] = {
     "head.lm": ("head", (8, 350, 84, 28)),
 }
 """The drawn roles: name and x, y, width, height."""
+HEADS = ("head.lm", "head.image", "head.text")
+"""The roles that the box of the output head stands for."""
 NAMES = {
     "embed.token": "embeddings", "norm.attn": "norm before attention", "attn.q": "queries", "attn.k": "keys",
     "attn.v": "values", "attn.o": "attention output", "norm.mlp": "norm before the feed-forward block",
@@ -177,11 +179,10 @@ def _sites(found: Acts, parts: Sequence[Part], part: Part, tensor: Tensor, kind:
     if targets is None:
         return
     for role in BOXES:
-        if not _wanted(tensor, role):
-            continue
-        if any(role_matches(p, role, "decoder") for p in _plain(targets.default)):
+        meant = [one for one in (HEADS if role in HEADS else (role,)) if _wanted(tensor, one)]
+        if any(role_matches(p, one, "decoder") for p in _plain(targets.default) for one in meant):
             found.add(role, kind)
-        elif any(role_matches(p, role, "decoder") for p in _plain(targets.allowed)):
+        elif any(role_matches(p, one, "decoder") for p in _plain(targets.allowed) for one in meant):
             found.add(role, "optional")
     if any(role.startswith("xattn") for role in _plain(targets.default)):
         found.once("cross-attention likewise", found.notes)
