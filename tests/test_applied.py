@@ -16,7 +16,7 @@ pytestmark = pytest.mark.torch
 
 
 def a_trial(method: str) -> Trial:
-    for family in ("llama", "bert", "t5", "vit"):
+    for family in ("llama", "bert", "t5", "vit", "clip"):
         try:
             return trials(method, family)[0]
         except UsageError:

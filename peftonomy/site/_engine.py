@@ -242,6 +242,7 @@ def _tensor(name: str, tensor: Tensor, formulas: Formulas) -> dict[str, Any]:
 def _training() -> dict[str, Any]:
     """Return the settings of a training step, and the constants of its memory estimate."""
     setting = {f.name: f.default for f in dataclasses.fields(_setting.Setting) if f.default is not dataclasses.MISSING}
+    del setting["seq"]      # the pages have a field for it, as for the batch
     constants = ("TOKEN_BYTES", "LABEL_BYTES", "BLOCK", "STATE_BLOCK", "CONTEXT", "WORKSPACE", "FRAGMENTATION")
     return {
         "setting": setting, "parts": _setting.PARTS, "attention": _setting.ATTENTION, "dtypes": _setting.DTYPES,
