@@ -306,6 +306,10 @@ def test_a_combination_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRa
     assert answers > 20 * len(combining)
 
 
+HOMES = ("roberta_base", "llama_2_7b", "vit_base", "clip_vit_b_32")
+"""Public models of which each method acts on one."""
+
+
 @pytest.mark.slow
 def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
     """On a quarter of the families, which are others for each method (`make grid`: on all)."""
@@ -315,7 +319,7 @@ def test_a_pasted_config_is_counted_as_in_python(kb: KnowledgeBase, engine: Mini
         for family, config in drawn(method, TINY.items(), 14)
         for question in questions
     ]
-    done.append(any(compare(kb, engine, method, model, {}) for model in ("roberta_base", "llama_2_7b", "vit_base")))
+    done.append(any(compare(kb, engine, method, model, {}) for model in HOMES))
     assert any(done)
 
 

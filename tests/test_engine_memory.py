@@ -30,10 +30,20 @@ def engine(kb: KnowledgeBase) -> Iterator[MiniRacer]:
         yield context
 
 
+def acts(kb: KnowledgeBase, method: str, model: str) -> bool:
+    """Whether a method can be counted on a model."""
+    try:
+        return kb[method].cost(model).trained > 0
+    except PeftonomyError:
+        return False
+
+
 def test_most_questions_have_an_answer(kb: KnowledgeBase, engine: MiniRacer) -> None:
     """So that the comparison is not one of refusals."""
-    known = [m for m in kb if "problem" not in python(kb, m, "llama_2_7b", {}, {"batch": 1, "seq": 8})]
-    assert len(known) > 0.9 * len(kb)
+    acting = [m for m in kb if acts(kb, m, "llama_2_7b")]
+    known = [m for m in acting if "problem" not in python(kb, m, "llama_2_7b", {}, {"batch": 1, "seq": 8})]
+    assert len(known) > 0.9 * len(acting)
+    assert len(acting) > 0.8 * len(kb)
     for method in known:
         assert "peak" in differential(kb, engine, method, "llama_2_7b", {}, {"batch": 4, "seq": 512})
 
