@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 from peftonomy import Method, PeftonomyError
-from peftonomy.conformance import checks, tiny, trial
+from peftonomy.conformance import checks, trial
 from peftonomy.formula import Formula
 from peftonomy.knowledge.claims import quantities
 from peftonomy.knowledge.rules import RULES
@@ -156,7 +156,8 @@ def _rejections(method: Method) -> Iterator[str]:
 @functools.cache
 def _families(method: str) -> list[str]:
     """Return the families on which the entry as it stands is verified."""
-    return [*tiny.CONFIGS] if any(_acts_on(method, family) for family in tiny.CONFIGS) else [*tiny.TOWERS]
+    with patch.object(trial, "KB", KB):
+        return trial.homes(method)
 
 
 def _acts_on(method: str, family: str) -> bool:
