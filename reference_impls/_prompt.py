@@ -22,10 +22,22 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-__all__ = ["by_name", "cached", "prepend", "prepend_each", "reader"]
+from peftonomy import UsageError
+
+from . import _kit as kit
+
+__all__ = ["by_name", "cached", "of_tokens", "prepend", "prepend_each", "reader"]
 
 Prompts = Callable[[Tensor, Tensor | None], Tensor]
 Arguments = tuple[tuple[()], dict[str, Any]]
+
+
+def of_tokens(model: nn.Module, length: int) -> Tensor:
+    """Return embeddings of tokens, drawn one by one: (length, d_embed). Raises UsageError without a vocabulary."""
+    if not kit.inventory(model).dims["vocab"]:
+        raise UsageError("a model with a vocabulary was expected: the prompt starts at embeddings of its tokens")
+    table = cast(Tensor, cast(PreTrainedModel, model).get_input_embeddings().weight).detach()
+    return table[torch.randint(len(table), (length,))].clone()
 
 
 def prepend(model: nn.Module, prompt: Callable[[], Tensor], length: int) -> list[RemovableHandle]:

@@ -15,17 +15,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
-from transformers import PreTrainedModel
-
-from peftonomy import UsageError
 
 from . import _kit as kit
-from ._prompt import prepend
+from ._prompt import of_tokens, prepend
 
 
 class Prompts(kit.Child):
     """The prompt of this task and those of the older tasks."""
-
 
     def __init__(self, tokens: Tensor, *, tasks: int, bottleneck: int | None):
         super().__init__()
@@ -61,11 +57,8 @@ def apply(
     name: str = "progressive_prompts",
 ) -> nn.Module:  # fmt: skip
     """Freeze the model and put prompts in front of its inputs. Raises UsageError for a model without a vocabulary."""
-    if not kit.inventory(model).dims["vocab"]:
-        raise UsageError("a model with a vocabulary was expected: the prompt starts at embeddings of its tokens")
+    tokens = of_tokens(model, prompt_length)
     kit.freeze(model)
-    table = cast(Tensor, cast(PreTrainedModel, model).get_input_embeddings().weight)
-    tokens = table.detach()[torch.randint(len(table), (prompt_length,))].clone()
     child = Prompts(tokens, tasks=tasks, bottleneck=bottleneck if network else None)
     kit.attach(model, name, child).extend(prepend(model, child.vectors, prompt_length * tasks))
     return model

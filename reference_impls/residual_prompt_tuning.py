@@ -8,17 +8,13 @@ remains: `finish` computes it one last time and drops the rest.
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
-from transformers import PreTrainedModel
-
-from peftonomy import UsageError
 
 from . import _kit as kit
-from ._prompt import prepend
+from ._prompt import of_tokens, prepend
 
 
 class ResidualPrompt(kit.Child):
@@ -59,11 +55,8 @@ def apply(
     norm: bool = True, name: str = "residual_prompt_tuning",
 ) -> nn.Module:  # fmt: skip
     """Freeze the model and put a prompt in front of its inputs. Raises UsageError for a model without a vocabulary."""
-    if not kit.inventory(model).dims["vocab"]:
-        raise UsageError("a model with a vocabulary was expected: the prompt starts at embeddings of its tokens")
+    tokens = of_tokens(model, prompt_length)
     kit.freeze(model)
-    table = cast(Tensor, cast(PreTrainedModel, model).get_input_embeddings().weight)
-    tokens = table.detach()[torch.randint(len(table), (prompt_length,))].clone()
     child = ResidualPrompt(tokens, bottleneck=bottleneck, dropout=dropout, separate=separate, norm=norm)
     kit.attach(model, name, child).extend(prepend(model, child.vectors, prompt_length))
     return model

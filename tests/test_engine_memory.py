@@ -94,8 +94,8 @@ def test_a_refusal_is_the_same_line(
 
 
 @pytest.mark.parametrize(("model", "seq", "says"), [
-    ("vit_base", 197, "seq: found 197; vit_base reads no tokens, so that no length is chosen"),
-    ("llama_2_7b", None, "seq: found nothing; expected the tokens of a sequence of llama_2_7b"),
+    ("vit_base", 197, "seq: found 197; vit_base reads no tokens, so leave seq out"),
+    ("llama_2_7b", None, "seq: found nothing; expected the number of tokens in a sequence for llama_2_7b"),
 ])  # fmt: skip
 def test_only_text_has_a_length(
     kb: KnowledgeBase, engine: MiniRacer, model: str, seq: int | None, says: str

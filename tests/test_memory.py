@@ -398,7 +398,7 @@ def test_what_is_solved_for_is_not_given() -> None:
 
 def test_only_text_has_a_length() -> None:
     """A length that is given is refused, in every question about a step."""
-    lora, says = KB["lora"].on("vit_base"), "vit_base reads no tokens, so that no length is chosen"
+    lora, says = KB["lora"].on("vit_base"), "vit_base reads no tokens, so"
     peak = lora.memory(batch=8).peak
     assert lora.memory(batch=9).peak > peak
     found = lora.fit(gpu=peak + lora.memory(batch=8).gpu_extra)
@@ -412,7 +412,7 @@ def test_only_text_has_a_length() -> None:
     ):  # fmt: skip
         with pytest.raises(UsageError, match=says):
             ask()
-    with pytest.raises(UsageError, match="seq: found nothing; expected the tokens of a sequence of llama_2_7b"):
+    with pytest.raises(UsageError, match="seq: found nothing; expected the number of tokens in a sequence"):
         KB["lora"].memory("llama_2_7b", batch=1)
 
 
@@ -526,7 +526,7 @@ def test_fit_prints_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
         ("memory lora --model llama_2_7b --batch 0 --seq 8", "batch: found 0"),
         ("memory lora --model llama_2_7b --batch 1 --seq 9999", "4,096 positions"),
         ("memory lora --model llama_2_7b --batch 1 --seq 8 --dtype int4", "unknown dtype"),
-        ("memory lora --model llama_2_7b --batch 1", "seq: found nothing; expected the tokens"),
+        ("memory lora --model llama_2_7b --batch 1", "seq: found nothing; expected the number of tokens"),
         ("memory lora --model vit_base --batch 1 --seq 8", "seq: found 8; vit_base reads no tokens"),
         ("fit lora --model llama_2_7b --gpu 24GiB --batch 8", "batch is both given and solved for"),
         ("fit lora --model llama_2_7b --gpu big", "expected a size"),

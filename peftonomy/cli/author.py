@@ -132,8 +132,8 @@ def verify(
         from ..conformance import suite, tiny
     if kb.root != suite.KB.root:
         raise UsageError(f"verify runs the entries in {suite.KB.root} and cannot use those of --root")
-    if unknown := [name for name in families if name not in {**tiny.CONFIGS, **tiny.TOWERS}]:
-        raise UnknownName("small model", unknown[0], [*tiny.CONFIGS, *tiny.TOWERS])
+    if unknown := [name for name in families if name not in tiny.every()]:
+        raise UnknownName("small model", unknown[0], tiny.every())
     sys.path.insert(0, "")          # as `python -m` does, so that a module in the working directory is found
     module = None if implementation is None else suite.implementation(implementation)
     results: list[suite.Result] = []

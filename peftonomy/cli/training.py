@@ -72,7 +72,7 @@ SUMS = {
 @cli.command()
 @method_argument
 @model_options
-@click.option("--batch", metavar="N", type=Whole(), required=True, help="Sequences in a step.")
+@click.option("--batch", metavar="N", type=Whole(), required=True, help="Sequences or images in a step.")
 @click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence; for models of text.")
 @step_options
 @rank_options
@@ -175,7 +175,8 @@ def deepspeed(
 @click.option("--num-labels", metavar="N", type=Whole(), default=2, show_default=True,
               help="Number of labels of a classification head.")
 @click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
-@click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True, help="Sequences in a step.")
+@click.option("--batch", metavar="N", type=Whole(), default=1, show_default=True,
+              help="Sequences or images in a step.")
 @click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence. Default: 512 for models of text.")
 @click.option("--merge", is_flag=True, help="Only methods that merge exactly into the weights.")
 @click.option("--need", "needs", metavar="LIST", multiple=True,
@@ -231,7 +232,7 @@ def choose(
 @click.argument("methods", metavar="[METHOD]...", nargs=-1, shell_complete=completes("methods"))
 @model_options
 @click.option("--gpu", metavar="GPU", required=True, help="Its memory or its name: 24GiB, 80GB, 4090, A100-80GB.")
-@click.option("--batch", metavar="N", type=Whole(), help="Sequences in a step. Default: 1.")
+@click.option("--batch", metavar="N", type=Whole(), help="Sequences or images in a step. Default: 1.")
 @click.option("--seq", metavar="N", type=Whole(), help="Tokens in a sequence. Default: 512 for models of text.")
 @click.option("--solve", metavar="NAME", default="batch", show_default=True,
               help="What to solve for: batch, seq, gpus (the fewest), or a hyperparameter that is a whole number.")

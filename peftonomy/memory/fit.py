@@ -103,7 +103,7 @@ def _check(training: Training, given: Mapping[str, Any], solved: str) -> None:
     _apart(solved, training.plan.named(given))
     if solved == "seq" and not training.plan.inventory.reads_tokens:
         name = training.plan.inventory.backbone.id
-        raise UsageError(f"seq: {name} reads no tokens, so that no length is chosen; expected batch or a size")
+        raise UsageError(f"seq: {name} reads no tokens, so there is no length to solve for; expected batch or a size")
 
 
 def largest(training: Training, given: Mapping[str, Any], setting: Setting, solved: str, gpu: int) -> Fit:

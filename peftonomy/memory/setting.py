@@ -102,9 +102,9 @@ class Setting:
         """Raise UsageError for a model of text without a length, and for one that reads no tokens with a length."""
         name = model.backbone.id
         if model.reads_tokens and self.seq is None:
-            raise UsageError(f"seq: found nothing; expected the tokens of a sequence of {name}")
+            raise UsageError(f"seq: found nothing; expected the number of tokens in a sequence for {name}")
         if not model.reads_tokens and self.seq is not None:
-            raise UsageError(f"seq: found {self.seq:,}; {name} reads no tokens, so that no length is chosen")
+            raise UsageError(f"seq: found {self.seq:,}; {name} reads no tokens, so leave seq out")
 
     def usual(self, model: Inventory) -> Setting:
         """Return the setting with the usual length if a model of text has none."""

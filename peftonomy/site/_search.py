@@ -153,7 +153,8 @@ def _plain(source: str) -> str:
 def _categories(site: Site) -> Iterator[Card]:
     for key, node in site.kb.taxonomy.categories.items():
         above = _path(site, key.rpartition(".")[0]) if "." in key else "Taxonomy"
-        yield Card("category", f"categories/{key}.html", node.name, above, "", node.definition)
+        spoken = key.rpartition(".")[2].replace("_", " ")     # "soft prompt" of what is named "Soft prompt-based"
+        yield Card("category", f"categories/{key}.html", node.name, above, spoken, node.definition)
 
 
 def _models(site: Site) -> Iterator[Card]:

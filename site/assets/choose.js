@@ -178,7 +178,7 @@
       return make("li", { class: "pf-choice", "data-choice": c.method }, [
         make("h2", {}, this.link(c.method)), make("p", { class: "pf-choice__summary" }, method.summary),
         make("dl", { class: "pf-choice__facts" }, [
-          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu) + (wishes.sharing ? ", on each GPU" : "")), this.fact("Largest batch", number(largest), (wishes.sharing ? "on each GPU, " : "") + (c.setting.seq === null ? "of whole inputs" : "at this length")),
+          this.fact("Memory", pf.binary(c.bytes), "of " + pf.binary(wishes.gpu) + (wishes.sharing ? ", on each GPU" : "")), this.fact("Largest batch", number(largest), (wishes.sharing ? "on each GPU, " : "") + (c.setting.seq === null ? "in a step" : "at this length")),
           this.fact("Trained", number(c.trained), pf.percent(c.percent)),
           this.fact("Checkpoint", pf.bytes(c.stored_bytes), "for each task"), this.fact("Setting", make("a", { href: "calculator.html?" + query }, setting), Object.keys(c.given).length ? "made smaller for the budget" : "the default")
         ]),

@@ -71,8 +71,8 @@
      length, and images or speech with one. */
   function checkLength(plan, seq, more) {
     var limit = plan.common.max_positions, prompt = more ? " with " + inner.grouped(more) + " more" : "", text = inner.readsTokens(plan.inv), name = plan.inv.backbone.name;
-    if (text && seq === null) fail("seq: found nothing; expected the tokens of a sequence of " + name, "seq");
-    if (!text && seq !== null) fail("seq: found " + inner.grouped(seq) + "; " + name + " reads no tokens, so that no length is chosen", "seq");
+    if (text && seq === null) fail("seq: found nothing; expected the number of tokens in a sequence for " + name, "seq");
+    if (!text && seq !== null) fail("seq: found " + inner.grouped(seq) + "; " + name + " reads no tokens, so leave seq out", "seq");
     if (limit && seq !== null && seq + more > limit) fail("seq: found " + inner.grouped(seq) + prompt + "; " + name + " has " + inner.grouped(limit) + " positions", "seq");
   }
   /* `options`: those of a cost; `asked`: batch, seq and what else differs from the usual setting. */

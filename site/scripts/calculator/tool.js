@@ -56,7 +56,7 @@ class Tool extends Fields {
   /* How a step is trained, as it is asked for. */
   readStep() {
     var q = this.query, usual = peft.data.training.setting, step = this.state.step = Object.assign({ batch: q.get("batch") || BATCH, seq: q.get("seq") || SEQ }, usual);
-    if (q.has("seq") && !this.readsTokens()) q.odd.push("The address asks for a length of " + q.get("seq").slice(0, 60) + "; " + this.modelName() + " reads no tokens, so that no length is chosen.");
+    if (q.has("seq") && !this.readsTokens()) q.odd.push("The address asks for a length of " + q.get("seq").slice(0, 60) + "; " + this.modelName() + " reads no tokens, so the length has no effect.");
     CHOSEN.forEach(function (c) { step[c.field] = q.one(c.query, choices(c)) || usual[c.field]; }, this);
     step.checkpointing = q.flag("checkpointing");
     if (!this.shares.length) return;
@@ -118,7 +118,7 @@ class Tool extends Fields {
       return self.select(c.query, c.label, none.concat(choices(c).map(function (v) { return [v, v]; })), step[c.field], function (v) { step[c.field] = v || null; changed(); });
     });
     return [
-      make("div", { class: "pf-pair" }, [this.input("batch", "Batch", step.batch, "number", change("batch"), "sequences"), this.input("seq", "Length", step.seq, "number", change("seq"), "tokens of each")]),
+      make("div", { class: "pf-pair" }, [this.input("batch", "Batch", step.batch, "number", change("batch"), "sequences or images"), this.input("seq", "Length", step.seq, "number", change("seq"), "tokens of each")]),
       make("div", { class: "pf-pair" }, chosen.slice(0, 2)), make("div", { class: "pf-pair" }, chosen.slice(2)),
       this.tick("checkpointing", "gradient checkpointing", step.checkpointing, change("checkpointing"), "layers keep only what they read")
     ].concat(this.shares.length ? this.shareFields(changed) : []);
