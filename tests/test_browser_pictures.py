@@ -114,3 +114,22 @@ def test_the_calculator_draws_the_cost_against_the_rank(watched: Page, address: 
     watched.locator(".pf-curve").get_by_text("As a table").click()
     row = watched.locator(".pf-curve tr", has_text="64 (now)")
     expect(row.locator("td")).to_have_text(f"{kb['lora'].cost('llama_3_8b', r=64).trained:,}")
+
+
+def test_what_was_unfolded_stays_so_when_the_answer_changes_at_once(watched: Page, address: str) -> None:
+    """A browser tells of the unfolding after the click. The next answer may come before that."""
+    watched.goto(f"{address}calculator.html?method=lora&model=llama_3_8b&r=12")
+    for summary in ("Per layer", "Trained against r"):
+        watched.get_by_text(summary, exact=True).wait_for()
+        watched.get_by_label("r", exact=True).first.evaluate(
+            """(field, summary) => {
+                [...document.querySelectorAll("summary")].find(s => s.textContent === summary).click();
+                field.value = String(Number(field.value) + 1);
+                field.dispatchEvent(new Event("input", { bubbles: true }));
+            }""",
+            summary,
+        )
+        details = watched.locator("details", has=watched.get_by_text(summary, exact=True))
+        expect(details).to_have_attribute("open", "")
+    expect(watched.locator(".pf-curve svg[aria-label]")).to_have_attribute("aria-label", re.compile("at 14 it trains"))
+    expect(watched.locator(".pf-layers td").first).to_be_visible()

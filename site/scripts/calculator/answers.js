@@ -1,6 +1,10 @@
 /* The answer of the calculator: ledgers, the step of training, tables of tensors and layers. */
 
 class Answers extends Tool {
+  constructor() {
+    super();
+    this.folds = {};
+  }
   /* What a step of training takes. */
   showStep(question) {
     this.showLength();
@@ -68,13 +72,19 @@ class Answers extends Tool {
     });
     return this.table("Per tensor", ["Tensor", "Roles", "Shape", "Sites", "Trained", "Stored", "Served"], rows, 3);
   }
+  /* A part that is unfolded again where the answer before it was. The element itself is asked: its event comes later than
+     the click, and a new answer may come between them. */
+  folded(name, kind, children) {
+    var before = this.folds[name];
+    this.folds[name] = make("details", { class: kind, open: Boolean(before && before.open) }, children);
+    return this.folds[name];
+  }
   /* What is trained against the size hyperparameter. The picture and its library are fetched when it is unfolded. */
   curve(cost) {
     var self = this, s = this.state, size = peft.data.methods[s.method].size;
     if (!size || cost.hyperparameters[size] === undefined) return null;
-    var box = make("div", { class: "pf-curve" }), details = make("details", { class: "pf-details", open: this.curveOpen }, [make("summary", {}, "Trained against " + size), box]);
+    var box = make("div", { class: "pf-curve" }), details = this.folded("curve", "pf-details", [make("summary", {}, "Trained against " + size), box]);
     function show() {
-      self.curveOpen = details.open;
       if (details.open) pf.fetched("curve", ["vendor/d3/d3.min", "vendor/plot/plot.umd.min", "curve"], function () {
         pf.curve(box, s.method, self.question(), size, cost.hyperparameters[size]);
       });
@@ -88,8 +98,6 @@ class Answers extends Tool {
       return make("tr", {}, [make("th", { scope: "row" }, name), make("td", { class: "n" }, number(l.from === null ? 1 : l.to - l.from + 1))].concat(
         [number(l.trained), held(l.stored, l.bits), held(l.served, l.served_bits)].map(function (t) { return make("td", { class: "n" }, t); })));
     });
-    var details = make("details", { class: "pf-details pf-layers", open: this.layersOpen }, [make("summary", {}, "Per layer"), this.table("Per layer", ["Layer", "How many", "Trained in each", "Stored", "Served"], body, 1)]), self = this;
-    details.addEventListener("toggle", function () { self.layersOpen = details.open; });
-    return body.length ? details : null;
+    return body.length ? this.folded("layers", "pf-details pf-layers", [make("summary", {}, "Per layer"), this.table("Per layer", ["Layer", "How many", "Trained in each", "Stored", "Served"], body, 1)]) : null;
   }
 }
