@@ -473,6 +473,18 @@ def test_a_graph_that_nothing_reads_is_let_go() -> None:
     assert step.tape.now < left
 
 
+def test_what_a_layer_was_given_may_be_put_aside_in_a_checkpoint() -> None:
+    """The queries of RoBERTa read what their layer was given."""
+    plain, shared = (Case("roberta", "pfeiffer_adapter", checkpointing=True).asked() for _ in range(2))
+    ((stack, path),) = shared.program.hooks
+    hooks = shared.program.hooks[stack, path]
+    query = path.replace("output.LayerNorm", "attention.self.query")
+    put_aside = replace(hooks[0], name="before", function=parse("before x", "share s x\nsame x"))
+    shared.program.hooks[stack, query] = [put_aside]
+    assert shared.memory().step_flops == plain.memory().step_flops
+    assert shared.memory().kept == plain.memory().kept
+
+
 def test_layers_that_count_let_go_of_what_they_lose() -> None:
     """Of twenty layers most are counted: they keep as little as if each had been run."""
     asked = Case("llama", "lst", checkpointing=True, config={"num_hidden_layers": 20},

@@ -265,10 +265,12 @@ class Step(Caller):
         return results
 
     def _inside(self, values: list[Value]) -> tuple[list[Value], dict[str, Value]]:
-        """Run the layer at hand. Returns its results, and what it put aside for functions around it, by name."""
+        """Run the layer at hand. Returns its results, and what it put aside for functions around it, by name. What the
+        layer was given is nothing new there: it is the same when the layer runs again."""
         before = dict(self.shared)
         results = self._one(values)
-        return results, {name: x for name, x in self.shared.items() if before.get(name) is not x}
+        known = {id(x) for x in (*before.values(), *values)}
+        return results, {name: x for name, x in self.shared.items() if isinstance(x, Tensor) and id(x) not in known}
 
     def _checkpointed(self, values: list[Value]) -> list[Value]:
         """Run a layer as a checkpoint: only its inputs are kept."""
@@ -300,7 +302,9 @@ class Step(Caller):
             outer, (place, used, last) = (self.program, self.owns), state
             self.stack, self.number, self.inside, self.base, self.program, self.owns = place
             self.names, self.scopes = self.base, [used]
-            self.done, self.limit, before = 0, last, dict(self.shared)
+            self.done, self.limit, before = 0, last, self.shared
+            self.shared = dict(before)
+            self._hold_all(list(before.values()))
             results, new = self._inside(values)
             self.limit = -1
             again = [*results, *(new[name] for name in aside)]
@@ -308,7 +312,7 @@ class Step(Caller):
                 outputs[i].grad = None  # before the next line, since it may be the same tensor
                 again[i].grad = grad
             # functions around the layer do not run again, so nobody takes what is put aside for them
-            self._let_go([*results, *new.values()])
+            self._let_go([*results, *self.shared.values()])
             self.shared = before
             kept = next((r.kept for r in self.tape.records if isinstance(r, Record) and r.kept), None)
             if kept is not None:

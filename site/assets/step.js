@@ -216,10 +216,11 @@
       this.depth = 0;
       return results;
     }
-    /* The layer at hand: what it returns, and what it puts aside for functions around it, by name. */
+    /* The layer at hand: what it returns, and what it puts aside for functions around it, by name. What the layer was given
+       is nothing new there: it is the same when the layer runs again. */
     within(values) {
-      var before = new Map(this.shared), results = this.one(values), aside = new Map();
-      this.shared.forEach(function (x, name) { if (before.get(name) !== x) aside.set(name, x); });
+      var known = new Set([...this.shared.values(), ...values]), results = this.one(values), aside = new Map();
+      this.shared.forEach(function (x, name) { if (x instanceof Tensor && !known.has(x)) aside.set(name, x); });
       return { results: results, aside: aside };
     }
     /* A layer of which only what it is given is kept. */
@@ -246,7 +247,10 @@
         this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base; this.scopes = [state.used];
         var outer = [this.program, this.owns];
         this.program = state.program; this.owns = state.owns; this.done = 0; this.limit = state.last;
-        var before = new Map(this.shared), second = this.within(values);
+        var before = this.shared;
+        this.shared = new Map(before);
+        tape.holdAll(Array.from(before.values()));
+        var second = this.within(values);
         this.limit = -1;
         var made = second.results.concat(aside.map(function (name) { return second.aside.get(name); }));
         found.forEach(function (grad, i) {
@@ -255,7 +259,7 @@
           made[i].grad = grad;
         });
         // functions around the layer do not run again, so nobody takes what is put aside for them
-        tape.letGo(second.results.concat(Array.from(second.aside.values())));
+        tape.letGo(second.results.concat(Array.from(this.shared.values())));
         this.shared = before;
         var holder = tape.records.filter(function (record) { return record instanceof parts.Record && record.kept.length; })[0];
         if (holder) { holder.kept = holder.kept.concat(storages); storages = []; }   // let go with the last of what is kept
