@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftonomy import UsageError
 
 from . import _kit as kit
 
-__all__ = ["final_norm", "grid", "require_images", "require_one_width"]
+__all__ = [
+    "READERS", "final_norm", "fold_into_readers", "grid", "norms", "require_biases", "require_images",
+    "require_one_width",
+]  # fmt: skip
+
+READERS = {"attn": ("attn.q", "attn.k", "attn.v"), "mlp": ("mlp.up", "mlp.gate")}
+"""By block, the roles of the projections that read its norm."""
 
 
 def require_images(model: nn.Module) -> None:
@@ -39,3 +45,30 @@ def final_norm(model: nn.Module) -> nn.Module:
     """Return the norm behind the last layer."""
     path = next(module.path for module in kit.inventory(model).modules if module.role == "norm.final")
     return model.get_submodule(path)
+
+
+def norms(model: nn.Module) -> dict[tuple[str, int | None, str], nn.Module]:
+    """Return the norms before attentions and feed-forward blocks, by stack, layer and block."""
+    return {
+        (weight.stack, weight.layer, weight.role.removeprefix("norm.")): model.get_submodule(
+            weight.name.rpartition(".")[0]
+        )
+        for weight in kit.weights(model)
+        if weight.role in ("norm.attn", "norm.mlp")
+    }
+
+
+def require_biases(layer: kit.Block, roles: tuple[str, ...]) -> None:
+    """Raise UsageError if a module of the layer with one of these roles has no bias."""
+    for site in layer.sites.values():
+        if site.role in roles and site.bias is None:
+            raise UsageError(f"{site.path}: found no bias; expected one, into which the adapter folds")
+
+
+def fold_into_readers(layer: kit.Block, roles: tuple[str, ...], change: Tensor, shift: Tensor) -> None:
+    """Change the layer's modules with these roles as if their input n were n + change n + shift."""
+    for role in roles:
+        if role in layer.sites and (bias := layer.sites[role].bias) is not None:
+            weight = layer.sites[role].weight
+            bias.add_(weight @ shift)
+            weight.add_(weight @ change)

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from peftonomy import UsageError
-
 from . import _kit as kit
-from ._image import require_images
+from ._image import READERS, fold_into_readers, norms, require_biases, require_images
 
 
 class RepAdapter(kit.Child):
@@ -54,10 +52,6 @@ class RepAdapter(kit.Child):
         return self.scale * wide @ down, self.scale * (wide @ a + b)
 
 
-READS = {"attn": ("attn.q", "attn.k", "attn.v"), "mlp": ("mlp.up", "mlp.gate")}
-"""By block, the projections that read its norm."""
-
-
 def apply(
     model: nn.Module, *, bottleneck: int = 8, scale: float = 0.1, dropout: float = 0.1, name: str = "repadapter"
 ) -> nn.Module:
@@ -67,18 +61,14 @@ def apply(
     """
     require_images(model)
     kit.freeze(model)
-    norms = {
-        (weight.stack, weight.layer, weight.role): model.get_submodule(weight.name.rpartition(".")[0])
-        for weight in kit.weights(model) if weight.role in ("norm.attn", "norm.mlp")
-    }
+    before = norms(model)
     for layer in kit.blocks(model, "layer"):
-        for site in layer.sites.values():
-            if site.role in (*READS["attn"], *READS["mlp"]) and site.bias is None:
-                raise UsageError(f"{site.path}: found no bias; expected one, into which the adapter folds")
+        for roles in READERS.values():
+            require_biases(layer, roles)
         child = RepAdapter(layer.dims["d_model"], bottleneck=bottleneck, scale=scale, dropout=dropout)
         hooks = kit.attach(layer.module, name, child)
-        hooks.append(norms[layer.stack, layer.layer, "norm.attn"].register_forward_hook(child.before_attn))
-        hooks.append(norms[layer.stack, layer.layer, "norm.mlp"].register_forward_hook(child.before_mlp))
+        hooks.append(before[layer.stack, layer.layer, "attn"].register_forward_hook(child.before_attn))
+        hooks.append(before[layer.stack, layer.layer, "mlp"].register_forward_hook(child.before_mlp))
     return model
 
 
@@ -88,13 +78,9 @@ def merge(model: nn.Module, name: str = "repadapter") -> nn.Module:
     for layer in kit.blocks(model, "layer"):
         child = layer.module.get_submodule(name)
         assert isinstance(child, RepAdapter)
-        for block, roles in READS.items():
+        for block, roles in READERS.items():
             change, shift = child.folded(block)
-            for role in roles:
-                if role in layer.sites and (bias := layer.sites[role].bias) is not None:
-                    weight = layer.sites[role].weight
-                    bias.add_(weight @ shift)
-                    weight.add_(weight @ change)
+            fold_into_readers(layer, roles, change, shift)
     kit.detach(model, name)
     return model
 
