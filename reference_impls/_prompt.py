@@ -3,7 +3,7 @@
 `prepend` puts vectors in front of the embedded input, so that the encoder of an encoder-decoder, or else the only
 stack, receives [P; X]. With `prepend_each` every input has vectors of its own. The model treats them as ordinary
 positions: they get position embeddings, the mask is padded with ones, the tokens move to the right, and a cache stores
-them.
+them. `on_embedded` changes X itself.
 
 The heads do not see the extra positions. They are removed at the end of the stack and before its pooler, so the logits
 are as long as the input and the first token is still the first. A decoder sees them through cross-attention.
@@ -26,9 +26,10 @@ from peftonomy import UsageError
 
 from . import _kit as kit
 
-__all__ = ["by_name", "cached", "of_tokens", "prepend", "prepend_each", "reader"]
+__all__ = ["by_name", "cached", "of_tokens", "on_embedded", "prepend", "prepend_each", "reader"]
 
 Prompts = Callable[[Tensor, Tensor | None], Tensor]
+Update = Callable[[Tensor, int], Tensor]
 Arguments = tuple[tuple[()], dict[str, Any]]
 
 
@@ -56,23 +57,36 @@ def prepend_each(model: nn.Module, prompts: Prompts, length: int) -> list[Remova
     (length, d_embed).
     """
     base = cast(Any, cast(PreTrainedModel, model).base_model)
-    stack = reader(base)
+    stack, entry = reader(base), _Entry(prompts, length)
     if hasattr(base, "encoder") and hasattr(base, "decoder"):
         return [
-            stack.register_forward_pre_hook(partial(_enter, prompts, length), with_kwargs=True),
+            stack.register_forward_pre_hook(entry.enter, with_kwargs=True),
             base.decoder.register_forward_pre_hook(partial(_widen_source, length), with_kwargs=True),
         ]
     if base.main_input_name == "input_ids":
-        enter = stack.register_forward_pre_hook(partial(_enter, prompts, length), with_kwargs=True)
+        enter = stack.register_forward_pre_hook(entry.enter, with_kwargs=True)
     else:       # an image has no token embeddings: the prompt is prepended to the embedded patches
-        enter = base.embeddings.register_forward_hook(partial(_enter_patches, prompts))
+        enter = base.embeddings.register_forward_hook(entry.enter_patches)
     pooler = getattr(stack, "pooler", None)
     chosen = isinstance(pooler, nn.Linear)      # reads the first vector only, which must be a token's
     end = stack.encoder if chosen else stack
-    handles = [enter, end.register_forward_hook(partial(_leave, length), with_kwargs=True)]
+    handles = [enter, end.register_forward_hook(entry.leave)]
     if pooler is not None and not chosen:
-        handles.append(pooler.register_forward_pre_hook(partial(_before_pooler, length)))
+        handles.append(pooler.register_forward_pre_hook(entry.before_pooler))
     return handles
+
+
+def on_embedded(model: nn.Module, update: Update) -> list[RemovableHandle]:
+    """Replace every embedded input x of `model` by `update(x, past)`, before a prompt is prepended.
+
+    x is (batch, n, d_embed), and `past` the number of positions in the cache, those of a prompt among them. Call it
+    before `prepend`.
+    """
+    stack, embedding = reader(cast(PreTrainedModel, model).base_model), _Embedding(update)
+    return [
+        stack.register_forward_pre_hook(embedding.enter, with_kwargs=True),
+        stack.get_input_embeddings().register_forward_hook(embedding.embed),
+    ]
 
 
 def reader(base: Any) -> Any:
@@ -84,37 +98,64 @@ def reader(base: Any) -> Any:
     return next((getattr(base, name) for name in inner if hasattr(base, name)), base)
 
 
-def _enter(prompts: Prompts, length: int, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    given = by_name(stack, args, kwargs)
-    new = 0 if cached(given) else length
-    if new:
-        tokens = given.pop("input_ids", None)
-        embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
-        p = prompts(embedded, given.get("attention_mask"))
-        given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_embed)
-    if "attention_mask" in given:       # also covers the cached positions
-        given["attention_mask"] = pad(given["attention_mask"], (length, 0), value=1)    # (batch, length + n)
-    if "token_type_ids" in given:
-        given["token_type_ids"] = pad(given["token_type_ids"], (new, 0))            # (batch, length + n)
-    if "position_ids" in given:
-        moved = given["position_ids"] + length
-        first = torch.arange(new, device=moved.device).expand(len(moved), -1)
-        given["position_ids"] = torch.cat([first, moved], dim=1)                    # (batch, length + n)
-    return (), given
+class _Entry:
+    """The prompts of a model. `new` is the number of positions that its current run prepends."""
+
+    def __init__(self, prompts: Prompts, length: int):
+        self.prompts, self.length, self.new = prompts, length, length
+
+    def enter(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        given = by_name(stack, args, kwargs)
+        new = self.new = 0 if _past(given) else self.length
+        if new:
+            tokens = given.pop("input_ids", None)
+            embedded = given["inputs_embeds"] if tokens is None else stack.get_input_embeddings()(tokens)
+            p = self.prompts(embedded, given.get("attention_mask"))
+            given["inputs_embeds"] = _join(p, embedded)                                 # (batch, length + n, d_embed)
+        if "attention_mask" in given:       # also covers the cached positions
+            given["attention_mask"] = pad(given["attention_mask"], (self.length, 0), value=1)   # (batch, length + n)
+        if "token_type_ids" in given:
+            given["token_type_ids"] = pad(given["token_type_ids"], (new, 0))            # (batch, length + n)
+        if "position_ids" in given:
+            moved = given["position_ids"] + self.length
+            first = torch.arange(new, device=moved.device).expand(len(moved), -1)
+            given["position_ids"] = torch.cat([first, moved], dim=1)                    # (batch, length + n)
+        return (), given
+
+    def enter_patches(self, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
+        return _join(self.prompts(embedded, None), embedded)                            # (batch, length + n, d_embed)
+
+    def leave(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[:, self.new :]              # (batch, n, d_embed)
+        return output
+
+    def before_pooler(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return args[0][:, self.new :], *args[1:]                                        # (batch, n, d_embed)
 
 
-def _enter_patches(prompts: Prompts, _: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
-    return _join(prompts(embedded, None), embedded)                                 # (batch, length + n, d_embed)
+class _Embedding:
+    """The update of the embedded tokens of the stack that reads the input.
 
+    A model may embed other tokens with the same matrix, such as those of its decoder. They have no update.
+    """
 
-def _leave(length: int, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    if kwargs.get("input_ids") is None:     # otherwise `_enter` found the prompt in the cache
-        output.last_hidden_state = output.last_hidden_state[:, length:]            # (batch, n, d_embed)
-    return output
+    def __init__(self, update: Update):
+        self.update = update
+        self.past: int | None = None            # the cached positions of the tokens that are embedded next
 
+    def enter(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = by_name(stack, args, kwargs)
+        if "inputs_embeds" not in given:
+            self.past = _past(given)
+            return args, kwargs
+        given["inputs_embeds"] = self.update(given["inputs_embeds"], _past(given))
+        return (), given
 
-def _before_pooler(length: int, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return args[0][:, length:], *args[1:]                                           # (batch, n, d_embed)
+    def embed(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
+        if self.past is None:
+            return x
+        past, self.past = self.past, None
+        return self.update(x, past)
 
 
 def _widen_source(length: int, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -132,8 +173,13 @@ def _join(prompt: Tensor, embedded: Tensor) -> Tensor:
 
 def cached(given: dict[str, Any]) -> bool:
     """Return whether this call of a stack continues a sequence whose beginning is in the cache."""
+    return _past(given) > 0
+
+
+def _past(given: dict[str, Any]) -> int:
+    """Return how many positions are in the cache that this call of a stack continues."""
     cache = given.get("cache", given.get("past_key_values"))
-    return cache is not None and cache.get_seq_length() > 0
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch.nn.functional import layer_norm, linear, pad, silu
 from torch.utils.hooks import RemovableHandle
 
 from . import _kit as kit
-from ._prompt import prepend, reader
+from ._prompt import cached, prepend, reader
 
 
 class Attempt(kit.Child):
@@ -106,7 +106,7 @@ def _mix(base: Any, prompts: Attempt) -> RemovableHandle:
 
 
 def _tokens(mixed: Any, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if kwargs.get("input_ids") is None:             # else the prompt is in the cache already
+    if not cached(kwargs):                          # else the prompt is in the cache already
         kwargs["inputs_embeds"] = mixed(kwargs["inputs_embeds"], kwargs.get("attention_mask"))
     return args, kwargs
 

@@ -13,12 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import PreTrainedModel
 
 from peftonomy import UsageError
 
 from . import _kit as kit
-from ._prompt import by_name, cached, prepend, reader
+from ._prompt import on_embedded, prepend
 
 
 class Decomposed(kit.Child):
@@ -30,34 +29,16 @@ class Decomposed(kit.Child):
         self.A = nn.Parameter(torch.empty(max_length, r).uniform_(-1 / math.sqrt(r), 1 / math.sqrt(r)))
         self.B = nn.Parameter(torch.zeros(r, d))
         self.scale, self.lr_ratio = alpha / math.sqrt(r), lr_ratio
-        self.start: int | None = None           # the first position of the tokens that are embedded next
 
     def vectors(self) -> Tensor:
         return self.P                                               # (prompt_length, d_embed)
 
-    def updated(self, x: Tensor, start: int = 0) -> Tensor:
-        """The embedded input (batch, n, d_embed) with its update. `start` is the position of its first token."""
+    def updated(self, x: Tensor, past: int = 0) -> Tensor:
+        """The embedded input (batch, n, d_embed) with its update. `past` counts cached positions, also the prompt's."""
+        start = max(past - len(self.P), 0)
         delta = self.scale * (self.A @ self.B)                      # (max_length, d_embed)
         delta = delta[start : start + x.shape[1]]
         return x + pad(delta, (0, 0, 0, x.shape[1] - len(delta))).to(x.dtype)
-
-    def enter(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the stack that reads the input embeds its tokens."""
-        given = by_name(stack, args, kwargs)
-        past: Any = given.get("cache", given.get("past_key_values"))
-        start = past.get_seq_length() - len(self.P) if cached(given) else 0
-        if "inputs_embeds" not in given:
-            self.start = start
-            return args, kwargs
-        given["inputs_embeds"] = self.updated(given["inputs_embeds"], start)
-        return (), given
-
-    def embed(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
-        """After the tokens are embedded. An encoder-decoder embeds those of its decoder with the same matrix."""
-        if self.start is None:
-            return x
-        start, self.start = self.start, None
-        return self.updated(x, start)
 
 
 def apply(
@@ -72,9 +53,7 @@ def apply(
     sizes: dict[str, Any] = {"prompt_length": prompt_length, "r": r, "max_length": max_length}
     child = Decomposed(dims["d_embed"], alpha=alpha, lr_ratio=lr_ratio, **sizes)
     hooks = kit.attach(model, name, child)
-    stack = reader(cast(PreTrainedModel, model).base_model)
-    hooks.append(stack.register_forward_pre_hook(child.enter, with_kwargs=True))
-    hooks.append(stack.get_input_embeddings().register_forward_hook(child.embed))
+    hooks.extend(on_embedded(model, child.updated))
     hooks.extend(prepend(model, child.vectors, prompt_length))
     return model
 

@@ -56,6 +56,19 @@ def test_a_cache_changes_nothing(family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("embedded", [False, True], ids=["tokens", "embedded"])
+def test_a_later_part_of_the_input_has_no_prompt(method: str, embedded: bool) -> None:
+    """The rest of an input, with the first part in the cache, has as many outputs as it has tokens."""
+    model = adapted(method, "llama")
+    ids = tiny.batch("llama")["input_ids"][:, :5]
+    name, given = ("inputs_embeds", model.get_input_embeddings()(ids)) if embedded else ("input_ids", ids)
+    whole = model(**{name: given}).logits
+    begun = model(**{name: given[:, :3]}, use_cache=True)
+    rest = model(**{name: given[:, 3:]}, cache=begun.cache, use_cache=True)
+    assert torch.allclose(torch.cat([begun.logits, rest.logits], dim=1), whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", TEXT)
 def test_padding_changes_nothing(family: str, method: str) -> None:
     """Real tokens do not notice how much padding follows them."""

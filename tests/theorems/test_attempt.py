@@ -74,3 +74,16 @@ def test_source_prompts_are_used_and_stay_as_they_are() -> None:
     tiny.loss(model, "llama").backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
     assert all(torch.equal(p, q) for p, q in zip(prompts(model).S, sources, strict=True))
+
+
+def test_a_later_part_of_the_input_gets_no_mixture() -> None:
+    """With the first part in the cache, the rest has as many outputs as vectors, and the mixture of the first part."""
+    model = adapted()
+    x = tiny.plain("llama").get_input_embeddings()(torch.tensor([[3, 4, 5, 6]]))       # type: ignore[operator]
+    begun = model(inputs_embeds=x[:, :3], use_cache=True)
+    rest = model(inputs_embeds=x[:, 3:], cache=begun.cache, use_cache=True).logits
+    fixed, child = begun.logits, prompts(model)
+    assert rest.shape[1] == 1
+    p = child.mixed(torch.nn.functional.pad(x[:, :3], (0, 0, 3, 0)), None)[:, :3]
+    plain = tiny.plain("llama")(inputs_embeds=torch.cat([p, x], dim=1)).logits
+    assert torch.allclose(torch.cat([fixed, rest], dim=1), plain[:, 3:])
