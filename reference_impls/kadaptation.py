@@ -59,7 +59,8 @@ class KAdaptation(kit.Child):
         return written
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.scale * (x @ self.dropout(self.written())) + self.offset.b  # (..., d_in) -> (..., d_out)
+        h: Tensor = y + self.scale * (x @ self.dropout(self.written())) + self.offset.b   # (..., d_in) -> (..., d_out)
+        return h
 
     def delta(self) -> Tensor:
         return self.scale * self.written().T                                        # (d_out, d_in)
