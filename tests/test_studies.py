@@ -385,6 +385,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_a_killed_study_resumes(finished: Path, run: Run) -> None:
     lines = [json.loads(line) for line in finished.read_text(encoding="utf-8").splitlines()]
     assert len({line["run"] for line in lines}) == len(lines) == 20
@@ -394,6 +395,7 @@ def test_a_killed_study_resumes(finished: Path, run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_the_guide_shows_what_is_printed(finished: Path, root: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished.parent)
     yaml, *consoles = blocks(root, "study")
@@ -407,6 +409,7 @@ def test_the_guide_shows_what_is_printed(finished: Path, root: Path, run: Run, m
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_the_same_seed_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "again.jsonl"
     command = process("bench", "run", str(TINY), "--out", str(other), "--jobs", "1", "--method", "ia3")
@@ -419,6 +422,7 @@ def test_the_same_seed_gives_the_same_numbers(finished: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_the_report_and_its_canary(finished: Path, study: Study, run: Run, tmp_path: Path) -> None:
     found = report(study, read_runs(finished), "runs.jsonl")
     rows = {row.arm: row for row in found.rows}
