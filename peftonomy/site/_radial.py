@@ -17,10 +17,14 @@ from ._svg import element
 
 __all__ = ["Edge", "Leaf", "Node", "nested", "picture", "standalone"]
 
-SIZE, RIM, RING, GAP = 1050, 350, 22, 3
+SIZE, RIM, RING, GAP = 1050, 405, 22, 3
 """The width of the picture, the radius of the rim, the width of a ring and the gap between rings, in user units."""
+NAMES = 13
+"""The space between the rim and the names, in user units."""
 LONGEST = 22
-"""The number of characters of a name that fit."""
+"""The number of characters of a name that are shown."""
+WIDE, HIGH = 0.56, 1.1
+"""The mean width of a character, and the space that a line of text takes, in sizes of the font."""
 BETWEEN_LEAVES, BETWEEN_ROOTS = 0.5, 1.4
 """The space after a category's methods and after a root, in slots of one method."""
 TURN = -math.pi / 2
@@ -73,7 +77,8 @@ class _Layout:
 
     angle: dict[str, float] = field(default_factory=dict)
     span: dict[str, tuple[float, float]] = field(default_factory=dict)
-    slot: float = 0.0
+    font: float = 0.0
+    """The size of the font of all names: they neither touch each other nor leave the picture."""
 
 
 def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True, title: str = "Taxonomy") -> Markup:
@@ -138,7 +143,9 @@ def _laid_out(roots: Sequence[Node]) -> _Layout:
     unit = 2 * math.pi / max(at, 1)
     layout.angle = {k: TURN + v * unit for k, v in raw.items()}
     layout.span = {k: (TURN + a * unit, TURN + b * unit) for k, (a, b) in spans.items()}
-    layout.slot = unit
+    longest = max((len(_shown(leaf)) for node in _walk(roots) for leaf in node.leaves), default=1)
+    room = SIZE / 2 - RIM - NAMES
+    layout.font = max(6.0, min(14.0, unit * (RIM + NAMES) / HIGH, room / (WIDE * longest)))
     return layout
 
 
@@ -209,13 +216,15 @@ def _leaf(leaf: Leaf, hue: int, layout: _Layout, labels: bool) -> Markup:
 
 def _leaf_name(leaf: Leaf, angle: float, layout: _Layout) -> Markup:
     """Return the name outside the rim, which reads outwards on the right and inwards on the left."""
-    x, y = _point(angle, RIM + 13).split()
+    x, y = _point(angle, RIM + NAMES).split()
     flipped = math.cos(angle) < 0
     turn = f"rotate({math.degrees(angle) + (180 if flipped else 0):.2f} {x} {y})"
-    size = f"{max(6.0, min(14.0, layout.slot * RIM * 0.78)):.1f}"
-    anchor = "end" if flipped else "start"
-    shown = leaf.name if len(leaf.name) <= LONGEST else leaf.name[: LONGEST - 1] + "…"
-    return element("text", shown, transform=turn, x=x, y=y, dy=".35em", text_anchor=anchor, font_size=size)
+    anchor, size = "end" if flipped else "start", f"{layout.font:.1f}"
+    return element("text", _shown(leaf), transform=turn, x=x, y=y, dy=".35em", text_anchor=anchor, font_size=size)
+
+
+def _shown(leaf: Leaf) -> str:
+    return leaf.name if len(leaf.name) <= LONGEST else leaf.name[: LONGEST - 1] + "…"
 
 
 def nested(nodes: Sequence[Node]) -> Markup:
