@@ -112,6 +112,12 @@ def test_every_method_is_as_in_python(kb: KnowledgeBase, engine: MiniRacer, meth
     assert answered, "every question is refused"
 
 
+@pytest.mark.parametrize("method", ["llama_pro", "diff_pruning", "lora"])
+def test_what_is_added_beside_fused_experts_is_as_in_python(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
+    setting = {"batch": 2, "seq": 8, "dtype": "bfloat16"}
+    assert "peak" in differential(kb, engine, method, tiny("mixtral"), {}, setting)
+
+
 @pytest.mark.parametrize("targets", [["attn.q"], ["attn.o", "mlp.up"], ["mlp.down"], ["attn.*", "mlp.*"]])
 @pytest.mark.parametrize("model", PUBLIC)
 def test_chosen_targets_are_those_of_python(

@@ -116,6 +116,14 @@ def test_two_towers_take_what_a_simulated_step_takes(setting: dict[str, Any]) ->
 
 
 @pytest.mark.torch
+def test_what_is_added_beside_fused_experts_is_updated_in_the_order_of_the_model() -> None:
+    """The update's peak depends on which tensor comes before the largest."""
+    case = Case("mixtral", "llama_pro", dtype="bfloat16")
+    ours, theirs = predicted(case), case.simulate()
+    assert (ours.phase, ours.peak) == ("optimizer", theirs.peak)
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize(("family", "method", "setting"), chosen())
 def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, setting: str) -> None:
     """A step on real tensors takes a fifth of the time. If it fails or differs, the simulated step decides."""

@@ -216,12 +216,15 @@ class Asked:
                     stack = "" if spot.source is None else spot.source.stack
                     added.setdefault((stack, where(spot)), []).append((index, row, spot))
 
+        last = {(m.stack, m.path): m for m in self.inventory.modules}  # fused experts are several at one path
+
         def module(m: Module, layer: int) -> Iterator[Single]:
             for suffix, shape in m.parameters:
                 trained = step.program.trains(m, suffix, layer) and (m.path, suffix, layer) not in rules
                 if trained and step.reached(m, suffix):
                     yield math.prod(shape) * self._width(m), -1, shape[0] if shape else 1
-            yield from beside(m.stack, m.path, layer)
+            if last[m.stack, m.path] is m:
+                yield from beside(m.stack, m.path, layer)
 
         def beside(stack: str, path: str, layer: int) -> Iterator[Single]:
             for index, row, spot in added.get((stack, path), ()):
@@ -231,6 +234,8 @@ class Asked:
                     yield from [(0, index, part) for part in range(number)] * min(row.copies, 2)
 
         outside = [m for m in self.inventory.modules if not m.stack]
+        weights = [f"{m.path}.{suffix}" for m in self.inventory.modules for suffix, _ in m.parameters]
+        order = {path: number for number, path in enumerate(weights)}
         for m in (m for m in outside if m.role.startswith("embed.")):
             yield from module(m, -1)
         for stack in self.inventory.stacks:
@@ -239,7 +244,8 @@ class Asked:
                 for m in inside:
                     if layer in m.layers:
                         yield from module(m, layer)
-                for path in sorted({p for s, p in added if s == stack} - {m.path for m in inside}):
+                others = {p for s, p in added if s == stack} - {m.path for m in inside}
+                for path in sorted(others, key=lambda p: (order.get(p, -1), p)):
                     yield from beside(stack, path, layer)
         for m in (m for m in outside if not m.role.startswith("embed.")):
             yield from module(m, -1)

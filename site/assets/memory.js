@@ -199,10 +199,11 @@
   function learned(program) { return program.rows.filter(function (row) { return row.learns && !row.piece.tensor.selecting; }); }
   /* Bytes per number of a module's parameters where they are trained. */
   function widthIn(program, m, width) { return program.model.single(m) ? parts.SINGLE : width; }
-  /* Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. */
+  /* Bytes of single tensors as the optimizer comes to them, layer by layer; of layers that are alike, a few. Fused experts
+     are several modules at one path: what is beside them comes once. */
   function ordered(program, step, width, rules, gpus) {
     function bytes(shape, width) { return product(gpus > 1 ? parts.shared(shape, gpus) : shape) * width; }
-    var found = [], added = new Map(), inv = program.plan.inv, family = inv.backbone.family, outside = inv.modules.filter(function (m) { return !m.stack; });
+    var found = [], added = new Map(), order = new Map(), inv = program.plan.inv, family = inv.backbone.family, last = new Map(inv.modules.map(function (m) { return [m.stack + " " + m.path, m]; })), outside = inv.modules.filter(function (m) { return !m.stack; });
     function pathIn(spot) {
       var source = spot.source, layer = parts.isBlock(source) && family.tasks[inv.task] + family.stacks[source.stack].path;
       if (!parts.isBlock(source)) return parts.isSite(source) ? source.module.path : parts.isModule(source) ? parts.joined(source.path, spot.suffix) : "";
@@ -216,13 +217,16 @@
     }
     function module(m, layer) {
       m.parameters.forEach(function (p) { if (program.trains(m, p[0], layer) && step.reached(m, p[0]) && !rules.at.has(ruleKey(m, p[0], layer))) found.push(bytes(p[1], widthIn(program, m, width))); });
-      beside(m.stack, m.path, layer);
+      if (last.get(m.stack + " " + m.path) === m) beside(m.stack, m.path, layer);
     }
+    inv.modules.forEach(function (m) { m.parameters.forEach(function (p) { order.set(parts.joined(m.path, p[0]), order.size); }); });
+    function place(path) { return order.has(path) ? order.get(path) : -1; }
     function embeds(m) { return m.role.indexOf("embed.") === 0; }
     outside.filter(embeds).forEach(function (m) { module(m, -1); });
     inv.stacks.forEach(function (stack) {
       var inside = inv.modules.filter(function (m) { return m.stack === stack; }), paths = new Set(inside.map(function (m) { return m.path; }));
       var others = Array.from(added.has(stack) ? added.get(stack).keys() : NONE).filter(function (path) { return !paths.has(path); }).sort();
+      others.sort(function (a, b) { return place(a) - place(b); });
       step.sequence(stack).forEach(function (pair) {
         pair[0].forEach(function (layer) {
           inside.forEach(function (m) { if (within(m.layers, layer)) module(m, layer); });
