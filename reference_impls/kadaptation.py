@@ -54,13 +54,12 @@ class KAdaptation(kit.Child):
     def written(self) -> Tensor:
         """Return H (d_in, d_out)."""
         small, large = self.shared.P_l @ self.shared.P_r, self.U @ self.V       # (n, n, n), (n, d_in / n, d_out / n)
-        blocks: Tensor = small.flatten(1).T @ large.flatten(1)                      # (n n, d_in d_out / n n)
-        written: Tensor = blocks.view(*small.shape[1:], *large.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
-        return written
+        blocks: Tensor = small.flatten(1).T @ large.flatten(1)                  # (n n, d_in d_out / n n)
+        return blocks.view(*small.shape[1:], *large.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        h: Tensor = y + self.scale * (x @ self.dropout(self.written())) + self.offset.b   # (..., d_in) -> (..., d_out)
-        return h
+        change: Tensor = x @ self.dropout(self.written())           # (..., d_in) -> (..., d_out)
+        return y + self.scale * change + self.offset.b
 
     def delta(self) -> Tensor:
         return self.scale * self.written().T                                        # (d_out, d_in)
