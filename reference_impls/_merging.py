@@ -53,6 +53,41 @@ def pair(host: kit.Child, name: str) -> tuple[str, str]:
     return f"{path}.A", f"{path}.B"
 
 
+def shares(inputs: Sequence[Input], examples: Sequence[float] | None) -> list[float]:
+    """Return the share of each input in the training examples; equal ones if their numbers are unknown."""
+    numbers = [1.0] * len(inputs) if examples is None else examples
+    assert len(numbers) == len(inputs), f"found {len(numbers)} numbers of examples, expected {len(inputs)}"
+    return [number / sum(numbers) for number in numbers]
+
+
+def adapters(
+    host: kit.Child, name: str, inputs: Mapping[str, Tensor], prefix: str = ""
+) -> list[dict[str, Tensor]]:
+    """Return the LoRAs that a golden vector records for one weight, as checkpoints; name: that of the method."""
+    names = pair(host, name)
+    keys = [key.removeprefix(prefix) for key in inputs if key.startswith(f"{prefix}A ")]
+    return [dict(zip(names, (inputs[f"{prefix}{k}"], inputs[f"{prefix}B{k[1:]}"]), strict=True)) for k in keys]
+
+
+class Pair(kit.Child):
+    """The factors of a merged adapter beside one weight of shape (d_out, d_in). Nothing of them is trained."""
+
+    site: kit.Site
+
+    def __init__(self, d_in: int, d_out: int, *, r: int, scale: float):
+        super().__init__()
+        self.A = nn.Parameter(torch.zeros(r, d_in), requires_grad=False)
+        self.B = nn.Parameter(torch.zeros(d_out, r), requires_grad=False)
+        self.scale = scale
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        low: Tensor = x @ self.A.T                                  # (..., d_in) -> (..., r)
+        return y + self.scale * (low @ self.B.T)                    # (..., r) -> (..., d_out)
+
+    def delta(self) -> Tensor:
+        return self.scale * (self.B @ self.A)                       # (d_out, d_in)
+
+
 def recorded(
     model: nn.Module, inputs: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
