@@ -45,6 +45,14 @@ class Product(torch.autograd.Function):
         return to_x, to_values, None, None
 
 
+def sparse_product(x: Tensor, values: Tensor, positions: Tensor, rows: int) -> Tensor:
+    """Return x S^T, (..., rows), under autocast in its type."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x, values = x.to(torch.get_autocast_dtype(kind)), values.to(torch.get_autocast_dtype(kind))
+    return cast(Tensor, Product.apply(x, values, positions, rows))     # type: ignore[no-untyped-call]
+
+
 class RoSA(lora.LoRA):
     """The two corrections beside one weight of shape (d_out, d_in)."""
 
@@ -63,11 +71,7 @@ class RoSA(lora.LoRA):
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         y = super().after(x, y)
-        kind = x.device.type
-        values: Tensor = self.values
-        if torch.is_autocast_enabled(kind):
-            x, values = x.to(torch.get_autocast_dtype(kind)), values.to(torch.get_autocast_dtype(kind))
-        return y + cast(Tensor, Product.apply(x, values, self.positions, y.shape[-1]))     # type: ignore[no-untyped-call]
+        return y + sparse_product(x, self.values, self.positions, y.shape[-1])
 
     def delta(self) -> Tensor:
         return super().delta() + dense(self.values, self.positions, *self.shape)         # (d_out, d_in)

@@ -55,9 +55,9 @@ def apply(
 
 
 @torch.no_grad()
-def finish(model: nn.Module) -> nn.Module:
+def finish(model: nn.Module, name: str = "threshold_mask") -> nn.Module:
     """Round the scores to bits for good."""
-    for _, child in kit.at_sites(model, "threshold_mask", Mask):
+    for _, child in kit.at_sites(model, name, Mask):
         bits = child.mask() > 0.5
         delattr(child, child.tensor)
         child.register_buffer(child.tensor, bits)
@@ -65,9 +65,9 @@ def finish(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def merge(model: nn.Module) -> nn.Module:
+def merge(model: nn.Module, name: str = "threshold_mask") -> nn.Module:
     """Set the weights that the task does without to zero."""
-    for site, child in kit.at_sites(model, "threshold_mask", Mask):
+    for site, child in kit.at_sites(model, name, Mask):
         site.weight.mul_(child.mask())
-    kit.detach(model, "threshold_mask")
+    kit.detach(model, name)
     return model
