@@ -24,7 +24,7 @@ from .trial import Trial
 
 __all__ = ["Draws", "draws", "starts"]
 
-WANTED, MOST, LEAST = 1500, 150, 4
+WANTED, MOST, LEAST = 1500, 300, 4
 """The desired number of values of a tensor, and the largest and smallest number of times the method is applied."""
 SIGMAS = 5.0
 """The allowed deviation of a statistic in standard errors."""

@@ -146,7 +146,7 @@ class Machine:
         own = self._mine(word, line, function)
         if own is None:
             return None
-        shape, key = own.shape, (own.key, self.copy)
+        shape, key = own.shape, (own.key, self.copy if own.copies > 1 else None)
         if own.copies > 1 and self.copy is None:
             shape = (own.copies * shape[0], *shape[1:])
         value = self._parameter(key, shape, own.trained, own.layers is not None)

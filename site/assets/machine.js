@@ -67,7 +67,7 @@
       var found = this.declared(word);
       if (!found) return null;
       var shape = found.copies > 1 && this.copy === null ? [found.copies * found.shape[0], found.shape[1], found.shape[2]] : found.shape;
-      var y = this.parameter(found.key + "|" + this.copy, shape, found.trained, found.layers !== null, false, [found.key]), f = hook.functions.get("gradient_" + name);
+      var y = this.parameter(found.key + "|" + (found.copies > 1 ? this.copy : null), shape, found.trained, found.layers !== null, false, [found.key]), f = hook.functions.get("gradient_" + name);
       if (f && y.live) y.hooked = this.arriving(inner.merge(hook, { function: f }), y);
       return y;
     }
