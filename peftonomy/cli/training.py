@@ -9,7 +9,18 @@ import click
 
 from ..errors import UsageError
 from ..files import output as out
-from .options import Whole, cli, completes, json_option, knowledge, method_argument, model_options, question, section
+from .options import (
+    Whole,
+    cli,
+    completes,
+    count,
+    json_option,
+    knowledge,
+    method_argument,
+    model_options,
+    question,
+    section,
+)
 
 if TYPE_CHECKING:
     pass
@@ -132,7 +143,7 @@ def merge(method: str, as_json: bool, **asked: Any) -> None:
     click.echo(f"{method} on {found.model}, {found.dtype}")
     click.echo((", ".join(f"{n} = {v}" for n, v in found.hyperparameters.items()) or "no hyperparameters") + "\n")
     rows = [
-        (f"{found.inputs:,} inputs ({found.of})", out.number(found.inputs * found.each), found.inputs_bytes),
+        (f"{count(found.inputs, 'input')} ({found.of})", out.number(found.inputs * found.each), found.inputs_bytes),
         ("result", out.number(found.stored), found.stored_bytes),
         ("model with the method's tensors", "", found.weights), ("temporaries", "", found.temporary),
         ("peak", "", found.peak),

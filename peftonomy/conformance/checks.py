@@ -277,7 +277,7 @@ def combining(trial: Trial) -> None:
         taken = implementation("_simulate").taken(model, partial(trial.reference.combine, model, given))
         assert taken == predicted.temporary, f"the combination takes {taken:,} bytes, declared {predicted.temporary:,}"
     if declared.sum is not None:
-        apart = _apart(trial)
+        apart = max(map(_apart, (trial, *_with_large_numbers(trial))))
         assert (apart < tiny.TOLERANCE) == (declared.sum == "exact"), (
             f"the changes are {apart:.2g} apart from weighted sums of the inputs' changes, declared {declared.sum}"
         )
@@ -290,6 +290,20 @@ def _with_many_inputs(trial: Trial) -> Iterator[Trial]:
         with contextlib.suppress(UsageError):
             assert other.combination.inputs > trial.combination.inputs
             yield other
+
+
+def _with_large_numbers(trial: Trial) -> Iterator[Trial]:
+    """Yield the trial with each of its own float hyperparameters four times as large, where this is allowed.
+
+    A combination may leave inputs as they are unless a threshold is large.
+    """
+    assert trial.entry.combines is not None
+    for name, value in trial.hyperparameters.items():
+        if isinstance(value, float) and name not in trial.entry.combines.rename.values():
+            other = replace(trial, hyperparameters=trial.hyperparameters | {name: 4 * value})
+            with contextlib.suppress(UsageError):
+                assert other.combination.inputs
+                yield other
 
 
 class Saved(Mapping[str, Tensor]):
