@@ -9,6 +9,7 @@ at zero, so the model starts unchanged. `parallel_adapter` is the same network o
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,34 @@ from . import _kit as kit
 from ._image import require_images
 
 
-class AdaptMLP(kit.Child):
-    """The adapter beside the norm and the feed-forward block of one layer."""
+class Beside(kit.Child):
+    """A module beside the norm and the feed-forward block of one layer, whose input it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x: Tensor | None = None
+
+    def delta(self, x: Tensor) -> Tensor:
+        """Return what is added to the layer's output, from the state before the norm."""
+        raise NotImplementedError
+
+    def note(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.x = args[0]
+
+    def forget(self, _: Tensor | None = None) -> None:
+        self.x = None                                               # keeps neither memory nor graph
+
+    def add(self, y: Tensor) -> Tensor:
+        assert self.x is not None
+        d = self.delta(self.x)
+        if self.x.requires_grad:
+            self.x.register_hook(self.forget)   # the second pass of a checkpoint notes x again, and does not come here
+        self.forget()
+        return y + d                                                # (batch, n, d_model)
+
+
+class AdaptMLP(Beside):
+    """The adapter of one layer."""
 
     def __init__(self, d_model: int, *, bottleneck: int, scale: float, dropout: float):
         super().__init__()
@@ -30,27 +57,14 @@ class AdaptMLP(kit.Child):
         nn.init.kaiming_uniform_(self.W_down, a=math.sqrt(5))
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        self.x: Tensor | None = None
 
-    def note(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.x = args[0]
-
-    def forget(self, _: Tensor | None = None) -> None:
-        self.x = None                                               # keeps neither memory nor graph
-
-    def add(self, y: Tensor) -> Tensor:
-        assert self.x is not None
-        z = self.dropout(torch.relu(linear(self.x, self.W_down, self.b_down)))     # (batch, n, bottleneck)
-        if self.x.requires_grad:
-            self.x.register_hook(self.forget)   # the second pass of a checkpoint notes x again, and does not come here
-        self.forget()
-        return y + self.scale * linear(z, self.W_up, self.b_up)     # (batch, n, d_model)
+    def delta(self, x: Tensor) -> Tensor:
+        z = self.dropout(torch.relu(linear(x, self.W_down, self.b_down)))          # (batch, n, bottleneck)
+        return self.scale * linear(z, self.W_up, self.b_up)         # (batch, n, d_model)
 
 
-def apply(
-    model: nn.Module, *, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.1, name: str = "adaptformer"
-) -> nn.Module:
-    """Freeze the model and put an adapter beside every feed-forward block. Raises UsageError for a model of text."""
+def attach(model: nn.Module, name: str, make: Callable[[int], Beside]) -> nn.Module:
+    """Freeze the model and attach `make(d_model)` beside every feed-forward block. Raises UsageError for text."""
     require_images(model)
     kit.freeze(model)
     before = {
@@ -58,11 +72,20 @@ def apply(
         for weight in kit.weights(model) if weight.role == "norm.mlp"
     }
     for layer in kit.blocks(model, "layer"):
-        adapter = AdaptMLP(layer.dims["d_model"], bottleneck=bottleneck, scale=scale, dropout=dropout)
-        hooks = kit.attach(layer.module, name, adapter)
-        hooks.append(before[layer.stack, layer.layer].register_forward_pre_hook(adapter.note))
-        hooks.append(kit.on_layer_output(layer.module, adapter.add))
+        child = make(layer.dims["d_model"])
+        hooks = kit.attach(layer.module, name, child)
+        hooks.append(before[layer.stack, layer.layer].register_forward_pre_hook(child.note))
+        hooks.append(kit.on_layer_output(layer.module, child.add))
     return model
+
+
+def apply(
+    model: nn.Module, *, bottleneck: int = 64, scale: float = 0.1, dropout: float = 0.1, name: str = "adaptformer"
+) -> nn.Module:
+    """Freeze the model and put an adapter beside every feed-forward block. Raises UsageError for a model of text."""
+    return attach(
+        model, name, lambda d_model: AdaptMLP(d_model, bottleneck=bottleneck, scale=scale, dropout=dropout)
+    )
 
 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
