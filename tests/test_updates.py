@@ -45,8 +45,12 @@ def test_two_rules_for_one_parameter_are_refused(kb: KnowledgeBase) -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    ("method", "dtype"), [("galore", "float32"), ("galore", "bfloat16"), ("galore", "mixed"), ("apollo", "bfloat16")]
-)
+    ("method", "dtype"),
+    [
+        ("galore", "float32"), ("galore", "bfloat16"), ("galore", "mixed"), ("apollo", "bfloat16"), ("lift", "float32"),
+        ("lift", "bfloat16"),
+    ],
+)  # fmt: skip
 def test_the_temporary_bytes_are_those_of_a_step_that_projects_anew(method: str, dtype: str) -> None:
     """Both are at their peak in the update. In bfloat16 a projection that is already replaced is counted once more."""
     from .operations_kit import Case, predicted
