@@ -26,9 +26,11 @@ def require_images(model: nn.Module) -> None:
 
 
 def require_one_width(model: nn.Module) -> None:
-    """Raise UsageError if the model has a vocabulary, or layers of another width than its embedded patches."""
+    """Raise UsageError if the model has a vocabulary, stages of layers, or layers wider than its embedded patches."""
     require_images(model)
     dims = kit.inventory(model).dims
+    if dims["n_encoders"] > 1:
+        raise UsageError(f"one width in all layers was expected; this model has {dims['n_encoders']} stages of layers")
     if dims["d_embed"] != dims["d_model"]:
         found = f"the embeddings are {dims['d_embed']} wide, layers {dims['d_model']}"
         raise UsageError(f"one width in all layers was expected; {found}")

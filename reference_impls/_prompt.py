@@ -26,7 +26,7 @@ from peftonomy import UsageError
 
 from . import _kit as kit
 
-__all__ = ["by_name", "cached", "of_tokens", "on_embedded", "prepend", "prepend_each", "reader"]
+__all__ = ["by_name", "cached", "cut", "of_tokens", "on_embedded", "prepend", "prepend_each", "reader"]
 
 Prompts = Callable[[Tensor, Tensor | None], Tensor]
 Update = Callable[[Tensor, int], Tensor]
@@ -67,10 +67,23 @@ def prepend_each(model: nn.Module, prompts: Prompts, length: int) -> list[Remova
         enter = stack.register_forward_pre_hook(entry.enter, with_kwargs=True)
     else:       # an image has no token embeddings: the prompt is prepended to the embedded patches
         enter = base.embeddings.register_forward_hook(entry.enter_patches)
+    return [enter, *_cut(stack, entry)]
+
+
+def cut(model: nn.Module, length: int) -> list[RemovableHandle]:
+    """Remove the first `length` positions at the end of the stack that reads the input, and before its pooler."""
+    return _cut(reader(cast(PreTrainedModel, model).base_model), _Entry(_none, length))
+
+
+def _none(embedded: Tensor, mask: Tensor | None) -> Tensor:
+    raise AssertionError("nothing is prepended to the embedded input")
+
+
+def _cut(stack: Any, entry: _Entry) -> list[RemovableHandle]:
     pooler = getattr(stack, "pooler", None)
     chosen = isinstance(pooler, nn.Linear)      # reads the first vector only, which must be a token's
     end = stack.encoder if chosen else stack
-    handles = [enter, end.register_forward_hook(entry.leave)]
+    handles = [end.register_forward_hook(entry.leave)]
     if pooler is not None and not chosen:
         handles.append(pooler.register_forward_pre_hook(entry.before_pooler))
     return handles

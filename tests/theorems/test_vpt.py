@@ -46,3 +46,5 @@ def test_shallow_and_deep() -> None:
 def test_other_models_are_refused() -> None:
     with pytest.raises(UsageError, match="a model of images alone was expected"):
         vpt.apply(tiny.model("bert"))
+    with pytest.raises(UsageError, match="one width in all layers was expected; this model has 4 stages of layers"):
+        vpt.apply(tiny.model("swin"))
