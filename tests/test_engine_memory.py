@@ -80,7 +80,8 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
         ("lora", "gpt2", {"gpus": 2, "shard": "ddp", "reduce_dtype": "float32"}),
         ("lora", "gpt2", {"gpus": 2, "optimizer": "adafactor"}), ("lora", "gpt2", {"gpus": 2, "quantized": "int8"}),
         ("lora", "gpt2", {"gpus": 2, "quant_storage": "uint8"}), ("qlora", "llama_2_7b", {"gpus": 2}),
-        ("galore", "llama_2_7b", {"gpus": 2}),
+        ("galore", "llama_2_7b", {"gpus": 2}), ("lora_pro", "gpt2", {"gpus": 2}),
+        ("lora_rite", "gpt2", {"optimizer": "sgd"}),
     ],
     ids=str,
 )  # fmt: skip
@@ -91,6 +92,14 @@ def test_a_refusal_is_the_same_line(
     theirs = differential(kb, engine, method, model, {}, asked)["problem"]
     ours = ask(engine, "memory", method, {"model": model}, asked)["problem"]
     assert named(kb, theirs).startswith(ours)
+
+
+@pytest.mark.parametrize("method", ["lora_pro", "lora_rite"])
+def test_a_rule_for_the_methods_own_tensors(kb: KnowledgeBase, engine: MiniRacer, method: str) -> None:
+    for model, setting in itertools.product(
+        ("gpt2", "t5_base"), ({"dtype": "mixed"}, {"checkpointing": True}, {"gpus": 2, "shard": "ddp"})
+    ):
+        differential(kb, engine, method, model, {}, {"batch": 1, "seq": 8, **setting})
 
 
 @pytest.mark.parametrize(("model", "seq", "says"), [

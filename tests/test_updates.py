@@ -43,6 +43,32 @@ def test_two_rules_for_one_parameter_are_refused(kb: KnowledgeBase) -> None:
         asked.plan.memo["updates"] = records
 
 
+def test_a_rule_for_the_methods_own_tensors_takes_the_place_of_their_moments(kb: KnowledgeBase) -> None:
+    given = {"batch": 1, "seq": 4, "dtype": "mixed", "r": 2, "targets": ["attn.q", "mlp.down"], "task": "seq_cls"}
+    found, plain = (kb[name].memory(MODEL, **given) for name in ("lora_pro", "lora"))
+    sites, head = 2 * 8 * (8 + 20), 2 * 8                   # entries of all targeted weights, and of the head
+    assert found.optimizer_states == 4 * (2 * sites + 2 * head) + 4
+    assert plain.optimizer_states == 4 * (2 * 2 * 2 * (8 + 8 + 20 + 8) + 2 * head) + 4 * (8 + 1)
+    assert found.gradients == plain.gradients
+    assert kb["lora_pro"].memory(MODEL, **given, gpus=2, shard="ddp").optimizer_states == found.optimizer_states
+    with pytest.raises(UsageError, match="shard: found fsdp; lora_pro updates by a rule of its own"):
+        kb["lora_pro"].memory(MODEL, **given, gpus=2, shard="fsdp")
+    with pytest.raises(UsageError, match="optimizer: found sgd; lora_pro updates by a rule of its own"):
+        kb["lora_pro"].memory(MODEL, **given, optimizer="sgd")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("method", ["lora_pro", "lora_rite"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed"])
+def test_the_temporary_bytes_of_a_rule_for_the_methods_own_tensors(method: str, dtype: str) -> None:
+    from .operations_kit import Case, predicted
+
+    case = Case("llama", method, dtype, "eager", batch=1, seq=2, hyperparameters={"r": 3}, config={"vocab_size": 7})
+    ours, found = predicted(case), case.simulate()
+    assert ours.optimizer_states == found.optimizer_states
+    assert ours.peak == pytest.approx(found.peak, rel=1e-2)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("method", "dtype"),

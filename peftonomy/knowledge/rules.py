@@ -28,7 +28,7 @@ from .legend import legend, unexplained
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..catalogue.records import MethodRecord
-    from ..schema.memory import Act
+    from ..schema.memory import Act, Update
 
 __all__ = ["RULES", "Finding", "Rule", "closest"]
 
@@ -569,6 +569,34 @@ def _unknown_words(method: MethodRecord, acts: Sequence[Act]) -> Iterator[Findin
             if name not in tensors and not name.endswith("?"):      # one with a question mark may be missing
                 expected = f"one of {', '.join(sorted(tensors))}"
                 yield Finding(keys, f"{word} in {line.text!r}", expected, closest(name, tensors))
+
+
+@rule(
+    "updates",
+    "A rule of the update that has `tensors` is per `site`, and each of them is a trained tensor of the method at the "
+    "same sites.",
+)
+def _updates(method: MethodRecord) -> Iterator[Finding]:
+    tensors, updates = method.entry.tensors, method.entry.memory.updates if method.entry.memory is not None else []
+    for k, update in enumerate(updates):
+        keys = ("memory", "updates", k)
+        if bool(update.tensors) != (update.per == "site"):
+            expected = "site, with the names of tensors" if update.tensors else "weight, bias or norm; or tensors"
+            yield Finding((*keys, "per"), update.per, expected)
+        for i, name in enumerate(update.tensors):
+            at = (*keys, "tensors", i)
+            if name not in tensors:
+                yield Finding(at, name, f"one of {', '.join(tensors)}", closest(name, tensors))
+            elif not (tensors[name].trained and _alike(tensors[name], update)):
+                yield Finding(at, name, "a trained tensor with the same per, roles and if")
+            elif any(name in other.tensors for other in updates[:k]) or name in update.tensors[:i]:
+                yield Finding(at, f"{name} twice", "one rule for each tensor")
+
+
+def _alike(tensor: Tensor, update: Update) -> bool:
+    """Return True if a tensor is at the locations of a record."""
+    conditions = [None if one is None else one.source for one in (tensor.if_, update.if_)]
+    return tensor.per == update.per and tensor.roles == update.roles and conditions[0] == conditions[1]
 
 
 @rule(

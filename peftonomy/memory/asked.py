@@ -19,7 +19,7 @@ from .rules import load_language
 from .setting import BLOCK, DTYPES, LABEL_BYTES, OPTIMIZER, OPTIMIZERS, QUANTIZED, TOKEN_BYTES, Memory, Setting
 from .sharding import RankMemory, Sharding, divided, share
 from .step import Flags, Step
-from .updates import Ruled, ruled
+from .updates import Ruled, Taken, own, ruled, taken
 
 if TYPE_CHECKING:
     from ..backbones.modules import Module
@@ -61,7 +61,8 @@ class Ledger(NamedTuple):
 
     eager: whether attention is written out. forward_only: whether the step has no backward pass.
     backbone: trained tensors of the backbone that the step reaches, each kind with its number. ruled: those of them
-    that the method's own rule updates. resting: those that are trained in other turns, and keep their states.
+    that the method's own rule updates. taken: the rows whose tensors it updates. resting: those of the backbone that
+    are trained in other turns, and keep their states.
     trained: numbers of all that are trained, reached or not. unreached: the rows whose tensors are trained and get no
     gradient.
     pairs: two tensors that the optimizer updates one after the other, the second one first; of equal pairs one.
@@ -74,6 +75,7 @@ class Ledger(NamedTuple):
     forward_only: bool
     backbone: tuple[Trained, ...]
     ruled: tuple[Trained, ...]
+    taken: frozenset[int]
     resting: tuple[Trained, ...]
     trained: int
     unreached: frozenset[int]
@@ -147,7 +149,10 @@ class Asked:
 
     def own(self, step: Step) -> tuple[Any, Any]:
         """Return the bytes that the method's own rule keeps, and those that it takes for a while."""
-        states, rules = sum(r.states * r.number for r in self.rules(step, kept=True)), self.rules(step)
+        added = taken(step.program, self.sizes, self.w_t, step.arrived()) if own(self.plan) else []
+        keeping: list[Ruled | Taken] = [*self.rules(step, kept=True), *added]
+        rules: list[Ruled | Taken] = [*self.rules(step), *added]
+        states = sum(r.states * r.number for r in keeping)
         return states, max((r.temporary for r in rules), default=0) + sum(r.together * r.number for r in rules)
 
     def rules(self, step: Step, kept: bool = False) -> list[Ruled]:
@@ -166,7 +171,7 @@ class Asked:
     def ledger(self, step: Step) -> Ledger:
         """Return the parts of the answer that depend only on the rows and the settings."""
         trains, inventory, model = self.program.trains, self.inventory, self.model
-        backbone, own, resting = list[Trained](), list[Trained](), list[Trained]()
+        backbone, owned, resting = list[Trained](), list[Trained](), list[Trained]()
         everything = bucketed = 0
         rules = self._ruled(step)
         for module in inventory.modules:
@@ -180,7 +185,7 @@ class Asked:
                     now = sum(step.program.trains(module, suffix, n) for n in module.layers or (-1,))
                     several = sum((module.path, suffix, n) in rules for n in module.layers or (-1,))
                     rest = 0 if self.program.drops or several else number - now
-                    kinds = (backbone, now - several), (own, several), (resting, rest)
+                    kinds = (backbone, now - several), (owned, several), (resting, rest)
                     for kind, n in kinds:
                         kind += [Trained(shape, self._width(module), n)] if n else []
         arrived = step.arrived()
@@ -197,8 +202,8 @@ class Asked:
             pairs[single, before] = None
             before = single
         return Ledger(
-            self.setting.attention == "eager", self.program.evaluations > 0, tuple(backbone), tuple(own),
-            tuple(resting), everything, unreached, tuple(pairs),
+            self.setting.attention == "eager", self.program.evaluations > 0, tuple(backbone), tuple(owned),
+            self._taken(), tuple(resting), everything, unreached, tuple(pairs),
             tuple(matrices),
             int(model.operations.buffers({**model.names[""], "width": self.w})), self._widened(),
             bucketed, int(model.operations.pixels(model.config)),
@@ -207,9 +212,9 @@ class Asked:
     def ordered(self, step: Step) -> Iterator[Single]:
         """Yield single tensors in the optimizer's order, layer by layer. Equal layers are not all repeated."""
         added: dict[tuple[str, str], list[tuple[int, Row, Spot]]] = {}
-        arrived, rules = step.arrived(), self._ruled(step)
+        arrived, rules, mine = step.arrived(), self._ruled(step), self._taken()
         for index, row in enumerate(self.rows):
-            if learned(row):
+            if learned(row) and index not in mine:
                 for _, spot in row.piece.group.spots:
                     if self.program.key(row, spot) not in arrived:
                         continue
@@ -255,6 +260,11 @@ class Asked:
         """Return the parameters that the method's own rule updates: module, name and layer."""
         return frozenset((r.module.path, r.suffix, n) for r in self.rules(step) for n in r.layers or (-1,))
 
+    def _taken(self) -> frozenset[int]:
+        """Return the rows whose tensors the method's own rule updates."""
+        names = own(self.plan)
+        return frozenset(i for i, row in enumerate(self.rows) if learned(row) and self.program.named(row) in names)
+
     def _width(self, module: Module) -> int:
         """Return the bytes per entry of a module's trained parameters."""
         return SINGLE if self._single(module) else self.w_t
@@ -299,11 +309,12 @@ def billed(
         setting = replace(setting, attention="eager")
     w, w_t = DTYPES[setting.dtype]
     inventory = plan.inventory
-    if ledger.ruled or ledger.forward_only:
+    if ledger.ruled or ledger.taken or ledger.forward_only:
         _own_rule(plan, setting, sharding)
     gpus = sharding.gpus if sharding is not None and sharding.shard == "fsdp" else 1
     tensors = [t if gpus == 1 else t._replace(shape=_share(t.shape, gpus)) for t in ledger.backbone]
     numbers = trained = frozen = 0  # those of the method itself
+    mine = list[Trained]()
     sizes: list[list[int]] = []  # bytes of single tensors
     for index, row in enumerate(rows):
         tensor = row.piece.tensor
@@ -316,7 +327,8 @@ def billed(
             trained += sum(math.prod(shape) * row.n for shape in shapes)
             if gpus > 1:
                 shapes = [_share(shape, gpus) for shape in shapes]
-            tensors += [] if index in ledger.unreached else [Trained(shape, w_t, row.n) for shape in shapes]
+            if index not in ledger.unreached:
+                (mine if index in ledger.taken else tensors).extend(Trained(shape, w_t, row.n) for shape in shapes)
             if parts or gpus > 1:
                 sizes[-1] = [math.prod(shape) * w_t for shape in shapes]
         elif tensor.served != "absent":
@@ -332,7 +344,7 @@ def billed(
     kind = OPTIMIZERS[setting.optimizer]
     optimizer = divided(kind, tensors, sharding.gpus) if divides and sharding else update(kind, tensors, pairs)
     resting = update(kind, ledger.resting, ())
-    gradients = sum(size(t) for t in [*tensors, *ledger.ruled])
+    gradients = sum(size(t) for t in [*tensors, *mine, *ledger.ruled])
     if ledger.forward_only:  # of one parameter, the perturbation
         gradients, optimizer = 0, Update(0, 0, max((one for one, _ in pairs), default=0))
     states, paged = optimizer.states + resting.states + int(totals.states), optimizer.paged + resting.paged

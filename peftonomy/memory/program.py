@@ -294,9 +294,17 @@ class Program:
 
     def key(self, row: Row, spot: Spot) -> Place:
         """Return the key of a tensor at a place."""
+        return self.key_of(*self.named(row), row.piece.tensor.per, spot)
+
+    def named(self, row: Row) -> tuple[int, str]:
+        """Return the number of the part that declares a row's tensor, and the tensor's name in it."""
         index = row.piece.part
-        name = row.piece.name.removeprefix(self.plan.parts[index].prefix)
-        return index, name, *_place(row.piece.tensor.per, spot)
+        return index, row.piece.name.removeprefix(self.plan.parts[index].prefix)
+
+    @staticmethod
+    def key_of(part: int, name: str, per: str, spot: Spot) -> Place:
+        """Return the key of a part's tensor at a place."""
+        return part, name, *_place(per, spot)
 
     def _hooks(self, name: str) -> bool:
         """Return True if a function of this name is a hook, and not a helper that other functions call."""

@@ -1,25 +1,26 @@
-"""Find the parameters of the model that a method's own rule updates, with the bytes that the rule takes.
+"""Find the parameters that a method's own rule updates, with the bytes that the rule takes.
 
-A record of `updates` says for each parameter what the rule keeps between steps and what it takes for a while. The
-optimizer has no states for these parameters.
+A record of `updates` says for each parameter of the model, or for the method's own tensors at each location, what the
+rule keeps between steps and what it takes for a while. The optimizer has no states for these parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backbones.modules import Module
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
 from ..errors import UsageError
+from ..schema.memory import Update
 from .machine import SINGLE
-from .program import Program
+from .program import Place, Program
 
 if TYPE_CHECKING:
     from ..costs.plan import Plan
 
-__all__ = ["Ruled", "ruled"]
+__all__ = ["Ruled", "Taken", "own", "ruled", "taken"]
 
 
 class Ruled(NamedTuple):
@@ -38,15 +39,53 @@ class Ruled(NamedTuple):
     together: Any
 
 
+class Taken(NamedTuple):
+    """Equal locations at which a rule updates the method's own tensors, and their number. For the bytes see `Ruled`."""
+
+    number: int
+    states: Any
+    temporary: Any
+    together: Any
+
+
+def own(plan: Plan) -> frozenset[tuple[int, str]]:
+    """Return the tensors of the method that its own rules update, each as the number of its part and its name."""
+    return frozenset((part, name) for part, update, *_ in _records(plan) for name in update.tensors)
+
+
+def taken(program: Program, values: Mapping[str, Any], width: int, arrived: Container[Place]) -> list[Taken]:
+    """Return the locations at which the method's own rules update its tensors.
+
+    width: bytes of one trained parameter. arrived: the keys of the tensors that received a gradient.
+    """
+    plan, found = program.plan, list[Taken]()
+    records = [record for record in _records(plan) if record[1].tensors]
+    arguments = plan.arguments(dict(values)) if records else []
+    common = plan.common | {"width": width}
+    for part, update, measured, places in records:
+        args = arguments[part]
+        for spot in places:
+            if not any(program.key_of(part, name, measured.tensor.per, spot) in arrived for name in update.tensors):
+                continue
+            number = spot.n
+            if measured.layered:
+                number = sum(measured.there(common, spot.dims, n, *args)[0] for n in spot.layers)
+            sizes = measured.sizes(common, spot.dims, *args)
+            if sizes is not None and number:
+                states, together, temporary = sizes
+                found.append(Taken(number, states, temporary, together))
+    return found
+
+
 def ruled(program: Program, values: Mapping[str, Any], width: int) -> list[Ruled]:
-    """Return the trained parameters that the method's own rules update. width: bytes of one trained parameter."""
+    """Return the model's parameters that the method's own rules update. width: bytes of one trained parameter."""
     plan = program.plan
-    records = _records(plan)
+    records = [record for record in _records(plan) if not record[1].tensors]
     if not records:
         return []
     arguments = plan.arguments(dict(values))
     found: dict[tuple[str, str, int], Ruled] = {}
-    for part, measured, places in records:
+    for part, _, measured, places in records:
         for one in _found(program, measured, places, arguments[part], width):
             for layer in one.layers or (-1,):
                 if found.setdefault((one.module.path, one.suffix, layer), one) is not one:
@@ -54,16 +93,16 @@ def ruled(program: Program, values: Mapping[str, Any], width: int) -> list[Ruled
     return list({id(one): one for one in found.values()}.values())
 
 
-def _records(plan: Plan) -> Sequence[tuple[int, Measure, Sequence[Spot]]]:
+def _records(plan: Plan) -> Sequence[tuple[int, Update, Measure, Sequence[Spot]]]:
     """Return every record of updates with the number of its part and its spots. They suit all hyperparameters."""
     if "updates" not in plan.memo:
         plan.memo["updates"] = [
-            (index, measured, tuple(spots(measured, plan.inventory, ())))
+            (index, update, measured, tuple(spots(measured, plan.inventory, plan.sites[index])))
             for index, part in enumerate(plan.parts)
             for update in (part.entry.memory.updates if part.entry.memory is not None else ())
             for measured in [measure(update.tensor(), tuple(part.entry.hyperparameters))]
         ]
-    records: Sequence[tuple[int, Measure, Sequence[Spot]]] = plan.memo["updates"]
+    records: Sequence[tuple[int, Update, Measure, Sequence[Spot]]] = plan.memo["updates"]
     return records
 
 

@@ -56,22 +56,26 @@ class Act(Entry):
 
 
 class Update(Entry):
-    """The method's own rule for the update of the model's parameters, in place of the optimizer's.
+    """The method's own rule for the update of parameters, in place of the optimizer's.
 
     It takes the place of the default optimizer. With another one the method is refused. The formulas are in bytes, and
     `width` is the bytes of one trained parameter.
     """
 
-    per: Literal["weight", "bias", "norm"] = "weight"
+    per: Literal["weight", "bias", "norm", "site"] = "weight"
+    """`site` if and only if the record has `tensors`."""
+    tensors: list[Name] = []
+    """Tensors of the method that the rule updates at each location. Without any, it updates the model's parameters."""
     roles: list[Role] | None = None
     if_: FormulaField | None = Field(default=None, alias="if")
-    """`roles` and `if` restrict the parameters as for a tensor."""
+    """`roles` and `if` restrict the locations as for a tensor."""
     states: FormulaField
-    """Bytes that the rule keeps for each of these parameters between steps."""
+    """Bytes that the rule keeps between steps for each of these parameters, or for all `tensors` at a location."""
     temporary: FormulaField
-    """Bytes that it takes for a while to update one of these parameters, at most."""
+    """Bytes that it takes for a while to update one of these parameters, or the tensors at one location, at most."""
     together: FormulaField = Field(default=0, validate_default=True)
-    """Bytes that it takes for each of these parameters while it updates all of them, besides their gradients."""
+    """Bytes that it takes for each of these parameters or locations while it updates all of them, besides their
+    gradients."""
 
     def tensor(self) -> Tensor:
         """A dummy tensor, so that layout can place this record."""

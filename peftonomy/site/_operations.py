@@ -183,6 +183,6 @@ def _recipe(memory: Memory, formulas: Formulas) -> dict[str, Any]:
 
 def _update(update: Update, formulas: Formulas) -> dict[str, Any]:
     return placed(update, (update.states, update.temporary, update.together), formulas) | {
-        "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
+        "tensors": update.tensors, "states": formulas.add(update.states), "temporary": formulas.add(update.temporary),
         "together": formulas.add(update.together),
     }  # fmt: skip

@@ -107,8 +107,8 @@
   function billed(program, values, setting, step, totals, how) {
     var gpus = how && how.shard === "fsdp" ? how.gpus : 1;
     var T = constants(), plan = program.plan, w = T.dtypes[setting.dtype][0], w_t = T.dtypes[setting.dtype][1], rules = ruled(program, values, step, w_t), everything = trainedIn(program, step, w_t, rules), kind = T.optimizers[setting.optimizer];
-    if ((rules.at.size || program.evaluations) && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
-    if (rules.at.size && how && how.shard !== "ddp") fail("shard: found " + how.shard + "; " + plan.id + " updates by a rule of its own, which is not divided; expected ddp", "shard");
+    if ((rules.at.size || rules.names.size || program.evaluations) && setting.optimizer !== T.setting.optimizer) fail("optimizer: found " + setting.optimizer + "; " + plan.id + " updates by a rule of its own; expected " + T.setting.optimizer + ", the default", "optimizer");
+    if ((rules.at.size || rules.names.size) && how && how.shard !== "ddp") fail("shard: found " + how.shard + "; " + plan.id + " updates by a rule of its own, which is not divided; expected ddp", "shard");
     var tensors = everything.filter(function (t) { return t.reached; }), trained = sum(everything, numel), buckets = sum(everything, function (t) { return numel(t) * t.width; });
     if (gpus > 1) tensors = tensors.map(function (t) { return merge(t, { shape: parts.shared(t.shape, gpus) }); });
     var gradients = sum(tensors, function (t) { return product(t.shape) * t.now * t.width; }), singles = ordered(program, step, w_t, rules, gpus);
@@ -151,11 +151,12 @@
 
   /* ---- what is trained, and what its optimizer takes ---- */
 
-  /* The parameters that the method's own rule updates: `at` has module, name and layer; bytes that the rule keeps, and takes for a while to update one, or each while it updates all. */
+  /* The parameters that the method's own rule updates: `at` has module, name and layer of the model's, `names` the method's own; bytes that the rule keeps, and takes for a while to update one, or each while it updates all. */
   function ruled(program, values, step, width) {
-    var plan = program.plan, found = { at: new Set(), states: 0, temporary: 0, together: 0 }, args = inner.argumentsOf(plan, values);
+    var plan = program.plan, found = { at: new Set(), names: new Set(), states: 0, temporary: 0, together: 0 }, args = inner.argumentsOf(plan, values);
     parts.data.methods[plan.id].forEach(function (id, part) {
       (parts.data.updates[id] || NONE).forEach(function (record) {
+        if (record.tensors.length) return taken(record, part);
         inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, NONE, plan.common).forEach(function (spot) {
           var names = merge(inner.local(spot.dims, plan.common), args[part], { width: widthIn(program, spot.source, width) });
           if (record.layered && !spot.layers || !step.reached(spot.source, spot.suffix)) return;
@@ -176,8 +177,22 @@
         });
       });
     });
+    /* The method's own tensors at each location. */
+    function taken(record, part) {
+      record.tensors.forEach(function (name) { found.names.add(part + "|" + name); });
+      inner.spotsOf(merge(record, { by_layer: record.by_layer && !record.layered }), plan.inv, plan.sites[part], plan.common).forEach(function (spot) {
+        if (!record.tensors.some(function (name) { return program.evaluations > 0 || step.tape.arrived.has(part + "|" + name + "|" + parts.placeOf(record.per, spot)); })) return;
+        var names = inner.atop(plan.common, merge(inner.local(spot.dims, plan.common), args[part], { width: width })), number = spot.n;
+        if (record.layered) number = layersOf(spot.layers).filter(function (n) { return record.guard(inner.atop(names, { layer: n })); }).length;
+        else if (record.guard && !record.guard(names)) return;
+        found.states += number * record.states(names);
+        found.together += number * record.together(names);
+        if (number) found.temporary = Math.max(found.temporary, record.temporary(names));
+      });
+    }
     return found;
   }
+  function isTaken(rules, row) { return rules.names.has(row.piece.part + "|" + row.piece.tensor.name); }
   function ruleKey(m, suffix, layer) { return m.path + "|" + suffix + "|" + layer; }
   /* The tensors that are trained, each kind once: how many there are, how many of them are trained now and how many the method's own rule updates, bytes of a number, and whether the step reached them. */
   function trainedIn(program, step, width, rules) {
@@ -189,7 +204,7 @@
       });
     });
     learned(program).forEach(function (row) {
-      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, now: row.n, ruled: 0, reached: arrives(program, step, row) }); });
+      step.shapes(row).forEach(function (shape) { found.push({ shape: shape, width: width, number: row.n, now: row.n, ruled: isTaken(rules, row) ? row.n : 0, reached: arrives(program, step, row) }); });
     });
     return found;
   }
@@ -209,7 +224,7 @@
       if (!parts.isBlock(source)) return parts.isSite(source) ? source.module.path : parts.isModule(source) ? parts.joined(source.path, spot.suffix) : "";
       return source.kind === "mlp" ? "" : source.kind === "layer" ? layer : layer + "." + family.stacks[source.stack].attention[source.name];
     }
-    learned(program).filter(function (row) { return arrives(program, step, row); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
+    learned(program).filter(function (row) { return arrives(program, step, row) && !isTaken(rules, row); }).forEach(function (row) { parts.at(parts.at2(added, row.spot.stack), pathIn(row.spot)).push(row); });
     function beside(stack, path, layer) {
       (added.has(stack) && added.get(stack).get(path) || NONE).forEach(function (row) {
         if (within(row.layers, layer)) for (var i = 0; i < Math.min(row.copies, 2); i++) step.shapes(row).forEach(function (shape) { found.push(bytes(shape, width)); });

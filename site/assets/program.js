@@ -468,5 +468,5 @@
 
   peft.loadOperations = load;
   /* What tape.js, machine.js, step.js and memory.js go on with. */
-  inner.memory = { get data() { return data; }, Model: Model, Program: Program, Part: Part, within: within, own: own, at: at, at2: at2, padded: padded, joined: joined, isSite: isSite, isBlock: isBlock, isModule: isModule, learns: learns };
+  inner.memory = { get data() { return data; }, Model: Model, Program: Program, Part: Part, within: within, own: own, at: at, at2: at2, padded: padded, placeOf: placeOf, joined: joined, isSite: isSite, isBlock: isBlock, isModule: isModule, learns: learns };
 })();
