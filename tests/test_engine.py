@@ -306,7 +306,7 @@ def test_a_combination_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRa
     assert answers > 20 * len(combining)
 
 
-HOMES = ("roberta_base", "llama_2_7b", "vit_base", "clip_vit_b_32")
+HOMES = ("roberta_base", "roberta_large", "llama_2_7b", "vit_base", "clip_vit_b_32")
 """Public models of which each method acts on one."""
 
 
