@@ -26,7 +26,7 @@ from peftonomy import UsageError
 
 from . import _kit as kit
 
-__all__ = ["by_name", "cached", "cut", "of_tokens", "on_embedded", "prepend", "prepend_each", "reader"]
+__all__ = ["behind_first", "by_name", "cached", "cut", "of_tokens", "on_embedded", "prepend", "prepend_each", "reader"]
 
 Prompts = Callable[[Tensor, Tensor | None], Tensor]
 Update = Callable[[Tensor, int], Tensor]
@@ -39,6 +39,15 @@ def of_tokens(model: nn.Module, length: int) -> Tensor:
         raise UsageError("a model with a vocabulary was expected: the prompt starts at embeddings of its tokens")
     table = cast(Tensor, cast(PreTrainedModel, model).get_input_embeddings().weight).detach()
     return table[torch.randint(len(table), (length,))].clone()
+
+
+def behind_first(h: Tensor, length: int, prompts: Tensor | None = None) -> Tensor:
+    """Return h (batch, 1 + length + n, d) with prompts in place of the `length` positions behind the first.
+
+    prompts: (batch, any length, d). Without them, these positions are left out.
+    """
+    rest = h[:, 1 + length :]
+    return torch.cat([h[:, :1], rest] if prompts is None else [h[:, :1], prompts, rest], dim=1)
 
 
 def prepend(model: nn.Module, prompt: Callable[[], Tensor], length: int) -> list[RemovableHandle]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from peftonomy import UsageError
 
 from . import _kit as kit
+from ._prompt import behind_first
 
 
 class Context(kit.Child):
@@ -43,7 +44,7 @@ class Context(kit.Child):
             expected = f"{len(context)}, one for each label in the model's config"
             raise UsageError(f"texts: found {len(x)}; expected {expected}")
         context = context.expand(len(x), -1, -1)
-        return torch.cat([x[:, :1], context, x[:, 1 + self.length :]], dim=1)      # (classes, n + length, d)
+        return behind_first(x, self.length, context)        # (classes, n + length, d)
 
 
 def apply(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 from . import vpt
 from ._image import require_one_width
+from ._prompt import behind_first
 
 
 class Gate(kit.Child):
@@ -32,7 +33,7 @@ class Gate(kit.Child):
     def mix(self, _: nn.Module, args: tuple[Tensor, ...], h: Tensor) -> Tensor:
         end, gate = 1 + self.prompt_length, torch.sigmoid(self.g)
         p = gate * h[:, 1:end] + (1 - gate) * args[0][:, 1:end]                 # (batch, length, d)
-        return torch.cat([h[:, :1], p.to(h.dtype), h[:, end:]], dim=1)
+        return behind_first(h, self.prompt_length, p.to(h.dtype))
 
 
 class Temperature(kit.Child):

@@ -20,7 +20,7 @@ from peftonomy import UsageError
 
 from . import _kit as kit
 from ._pool import Querying
-from ._prompt import by_name
+from ._prompt import behind_first, by_name
 
 
 class Generator(Querying):
@@ -69,7 +69,7 @@ class Generator(Querying):
     def leave(self, _: nn.Module, args: Any, output: Any) -> Any:
         if not self.reading:
             h = output.last_hidden_state
-            output.last_hidden_state = torch.cat([h[:, :1], h[:, 1 + len(self.P) :]], dim=1)     # (batch, n, d_model)
+            output.last_hidden_state = behind_first(h, len(self.P))      # (batch, n, d_model)
         return output
 
 
@@ -86,9 +86,9 @@ class Bias(kit.Child):
     def change(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.generator.reading:
             return args
-        h, n = args[0], 1 + len(self.D)
-        p = h[:, 1:n] + self.generator.generated(h[:, 0], self.D).to(h.dtype)
-        return torch.cat([h[:, :1], p, h[:, n:]], dim=1), *args[1:]
+        h, n = args[0], len(self.D)
+        p = h[:, 1 : n + 1] + self.generator.generated(h[:, 0], self.D).to(h.dtype)
+        return behind_first(h, n, p), *args[1:]
 
 
 def apply(

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize, one_hot
 from . import _kit as kit
 from ._image import require_one_width
 from ._pool import Querying
+from ._prompt import behind_first
 
 STEPS = 100
 """The steps of K-means."""
@@ -66,12 +67,12 @@ class Domains(Querying):
             return x
         p = self.P[None] if self.training else self.of_all("P")[self.choose(self.query)]
         p = p.to(x.dtype).expand(len(x), -1, -1)
-        return torch.cat([x[:, :1], p, x[:, 1:]], dim=1)                        # (batch, n + prompt_length, d_model)
+        return behind_first(x, 0, p)        # (batch, n + prompt_length, d_model)
 
     def leave(self, _: nn.Module, args: Any, output: Any) -> Any:
         if not self.reading:
             h = output.last_hidden_state
-            output.last_hidden_state = torch.cat([h[:, :1], h[:, 1 + len(self.P) :]], dim=1)
+            output.last_hidden_state = behind_first(h, len(self.P))
         return output
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 from . import vpt
 from ._image import require_one_width
+from ._prompt import behind_first
 
 
 def transformed(p: Tensor, count: int) -> Tensor:
@@ -41,7 +42,7 @@ class Prompt(vpt.Prompt):
 
     def enter(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
         p = transformed(self.dropout(self.P.to(x.dtype).expand(len(x), -1, -1)), self.count)
-        return torch.cat([x[:, :1], p, x[:, 1:]], dim=1)            # (batch, n, d) -> (batch, n + length, d)
+        return behind_first(x, 0, p)        # (batch, n, d) -> (batch, n + length, d)
 
 
 class DeepPrompt(vpt.DeepPrompt):
@@ -54,7 +55,7 @@ class DeepPrompt(vpt.DeepPrompt):
     def change(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = args[0]
         p = transformed(self.dropout(self.D.to(h.dtype).expand(len(h), -1, -1)), self.count)
-        return torch.cat([h[:, :1], p, h[:, 1 + len(self.D) :]], dim=1), *args[1:]      # (batch, n + length, d)
+        return behind_first(h, len(self.D), p), *args[1:]       # (batch, n + length, d)
 
 
 def apply(

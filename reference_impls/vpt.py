@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from ._image import require_one_width
+from ._prompt import behind_first
 
 
 class Prompt(kit.Child):
@@ -30,11 +31,11 @@ class Prompt(kit.Child):
 
     def enter(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
         p = self.dropout(self.P.to(x.dtype).expand(len(x), -1, -1))
-        return torch.cat([x[:, :1], p, x[:, 1:]], dim=1)            # (batch, n, d) -> (batch, n + length, d)
+        return behind_first(x, 0, p)        # (batch, n, d) -> (batch, n + length, d)
 
     def leave(self, _: nn.Module, args: Any, output: Any) -> Any:
         h = output.last_hidden_state
-        output.last_hidden_state = torch.cat([h[:, :1], h[:, 1 + len(self.P) :]], dim=1)      # (batch, n, d)
+        output.last_hidden_state = behind_first(h, len(self.P))     # (batch, n, d)
         return output
 
 
@@ -49,7 +50,7 @@ class DeepPrompt(kit.Child):
     def change(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = args[0]
         p = self.dropout(self.D.to(h.dtype).expand(len(h), -1, -1))
-        return torch.cat([h[:, :1], p, h[:, 1 + len(self.D) :]], dim=1), *args[1:]      # (batch, n + length, d)
+        return behind_first(h, len(self.D), p), *args[1:]       # (batch, n + length, d)
 
 
 def apply(

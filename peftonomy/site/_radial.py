@@ -98,7 +98,8 @@ def picture(roots: Sequence[Node], edges: Sequence[Edge], *, labels: bool = True
 def standalone(svg: str, hues: Mapping[int, tuple[str, str]]) -> str:
     """Return the picture as a separate file with its colours (light, dark); links go from `assets/` to the pages."""
     rules = [
-        "text{font-family:system-ui,sans-serif} .arc{fill:var(--pf-hue);fill-opacity:.16} .arc--root{fill-opacity:.85}",
+        "text{font-family:system-ui,sans-serif}",
+        ".sector{fill:var(--pf-hue);fill-opacity:.16} .sector--root{fill-opacity:.85}",
         ".edge{fill:none;stroke:#8a938f;stroke-opacity:.4;stroke-width:1.3} .arcname{fill:#fff;font-weight:600}",
         "circle{fill:var(--pf-hue)} text{fill:#1c2321} .leafname{fill:#68716d}",
     ]
@@ -167,12 +168,12 @@ def _arcs(node: Node, layout: _Layout, radius: float, level: int, rings: int, la
     inner, outermost = radius + RING + GAP, radius + (rings - level) * (RING + GAP) - GAP
     ends = not node.children
     shape = _sector(start, stop, radius, outermost if ends and level else radius + RING)
-    kind = "arc arc--root" if level == 0 else "arc" if node.leaves or node.children else "arc arc--empty"
+    kind = "sector sector--root" if level == 0 else "sector" if node.leaves or node.children else "sector sector--empty"
     arc = element("path", element("title", node.name), class_=kind, d=shape)
     # The list beside the picture has the same links, so these need no tab stop.
     parts = [element("a", arc, href=node.href, tabindex=-1, aria_hidden="true") if labels and node.href else arc]
     if ends and level == 0 and rings > 1:
-        parts.append(element("path", class_="arc", d=_sector(start, stop, inner, outermost)))
+        parts.append(element("path", class_="sector", d=_sector(start, stop, inner, outermost)))
     if labels and level == 0:
         parts.append(_arc_name(node, start, stop, radius + RING / 2))
     parts += [_arcs(child, layout, inner, level + 1, rings, labels) for child in node.children]
