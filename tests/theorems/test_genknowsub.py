@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
+from peftonomy.conformance.checks import Saved
 from peftonomy.conformance.trial import Trial
 from reference_impls import _kit as kit
-from reference_impls import arrow, genknowsub, lora
+from reference_impls import _merging, _simulate, arrow, genknowsub, lora
 
 pytestmark = pytest.mark.torch
 SETTING = {"n_experts": 2, "n_general": 2, "r": 2, "alpha": 3.0, "top_k": 1}
@@ -37,3 +40,17 @@ def test_an_expert_that_is_the_general_one_becomes_zero() -> None:
     for _, child in kit.at_sites(model, "genknowsub", arrow.Experts):
         assert child.A[1].abs().max() == child.B[1].abs().max() == 0
         assert child.A[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("role", ["mlp.up", "mlp.down"])
+def test_the_subtraction_takes_the_declared_bytes(role: str) -> None:
+    """The whole combination takes more, in its second pass."""
+    trial = Trial("genknowsub", "llama", SETTING, (role,))
+    model, given = trial.applied(), [Saved(one) for one in trial.inputs]
+    site, child = next(kit.at_sites(model, "genknowsub", arrow.Experts))
+    taken = []
+    for stack, name in zip((child.A, child.B), _merging.pair(child, "genknowsub"), strict=True):
+        fill = partial(genknowsub.fill, stack, name, given[:2], given[2:])
+        taken.append(_simulate.taken(model, fill))
+    declared = trial.entry.combines.passes[0].temporary
+    assert max(taken) == declared({"r": 2, "d_in": site.d_in, "d_out": site.d_out, "width": 8})

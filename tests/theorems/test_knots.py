@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from peftonomy.conformance.checks import Saved
 from peftonomy.conformance.trial import Trial
 from reference_impls import _kit as kit
-from reference_impls import knots, lora, ties_merging
+from reference_impls import _simulate, knots, lora, ties_merging
 
 pytestmark = pytest.mark.torch
 SETTING = {"tasks": 2, "r": 2, "alpha": 3.0, "keep": 0.5, "scale": 0.8}
@@ -55,3 +58,14 @@ def test_one_lora_of_which_all_is_kept_is_itself() -> None:
     wanted = [child.delta() for _, child in kit.at_sites(model, "lora", lora.LoRA)]
     found = [knot.delta() for _, knot in kit.at_sites(trial.make(), "knots", knots.Knot)]
     assert all(torch.allclose(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+@pytest.mark.parametrize(("role", "tasks", "r"), [("mlp.up", 2, 2), ("mlp.down", 1, 5), ("mlp.down", 3, 1)])
+def test_a_basis_takes_the_declared_bytes(role: str, tasks: int, r: int) -> None:
+    """The whole combination takes more, in a later pass."""
+    trial = Trial("knots", "llama", {**SETTING, "tasks": tasks, "r": r}, (role,))
+    model, given = trial.applied(), [Saved(one) for one in trial.inputs]
+    site, knot = next(kit.at_sites(model, "knots", knots.Knot))
+    declared = trial.entry.combines.passes[0].temporary
+    sizes = {"tasks": tasks, "r": r, "d_in": site.d_in, "d_out": site.d_out, "width": 8}
+    assert _simulate.taken(model, partial(knot.span, given)) == declared(sizes)
