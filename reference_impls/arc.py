@@ -46,8 +46,8 @@ class ARC(kit.Child):
     def _act(self, block: str, n: Tensor) -> Tensor:
         p, c, b = self.shared.get_parameter(f"P_{block}"), *(self.get_parameter(f"{name}_{block}") for name in "cb")
         z = self.dropout(n @ (p * c))       # (..., d) -> (..., bottleneck)
-        h: Tensor = z @ p.T + b + n         # (..., d)
-        return h
+        changed: Tensor = z @ p.T + b + n   # (..., d)
+        return changed
 
     def before_attn(self, _: nn.Module, args: tuple[Tensor, ...], n: Tensor) -> Tensor:
         return self._act("attn", n)

@@ -58,8 +58,8 @@ class BiAdapter(adaptformer.Beside):
         if w.dtype != torch.bool:
             return rounded(w)
         mean, std = getattr(self, f"s_{name}")
-        values: Tensor = LEVEL * (2 * w.to(mean.dtype) - 1) * std + mean
-        return values
+        matrix: Tensor = LEVEL * (2 * w.to(mean.dtype) - 1) * std + mean
+        return matrix
 
     def delta(self, x: Tensor) -> Tensor:
         z = self.dropout(torch.relu(linear(x, self.matrix("down"))))            # (batch, n, bottleneck)

@@ -47,8 +47,10 @@ class Groups(kit.Child):
         return y + z
 
     def delta(self) -> Tensor:
-        blocks: Tensor = torch.block_diag(*self.G.unflatten(0, (self.groups, -1)))   # (d_out, d_in), reordered
-        return blocks.unflatten(1, (-1, self.groups)).transpose(1, 2).flatten(1) if self.shuffle else blocks
+        blocks: Tensor = torch.block_diag(*self.G.unflatten(0, (self.groups, -1)))      # (d_out, d_in), reordered
+        if self.shuffle:
+            blocks = blocks.unflatten(1, (-1, self.groups)).transpose(1, 2).flatten(1)
+        return blocks
 
 
 def apply(

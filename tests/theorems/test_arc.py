@@ -8,7 +8,7 @@ from torch import Tensor
 
 from peftonomy import UsageError
 from peftonomy.conformance import tiny
-from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import shake
 from reference_impls import _kit as kit
 from reference_impls import arc
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peftonomy import UsageError
 from peftonomy.conformance import tiny
-from peftonomy.conformance.checks import shake
+from peftonomy.conformance.trial import shake
 from reference_impls import _kit as kit
 from reference_impls import adaptformer, bi_adapter
 
