@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import _kit as kit
 from ._attention import widen
 from ._image import require_one_width
+from ._prompt import behind_first
 
 PIECES = 4
 """At least so many pieces of a vector stay on."""
@@ -53,17 +54,17 @@ class Prompt(kit.Child):
             return p * n.repeat(1, times) * m[:, None]
         return p.masked_fill(~(self.M[:, None] & self.N).repeat(1, times), 0.0)
 
-    def insert(self, x: Tensor, p: Tensor, start: int) -> Tensor:
-        """Put a prompt behind the class token and in front of the positions from `start` on."""
+    def insert(self, x: Tensor, p: Tensor, length: int) -> Tensor:
+        """Put a prompt in place of the `length` positions behind the class token."""
         p = self.dropout(self.cut(p.to(x.dtype)).expand(len(x), -1, -1))
-        return torch.cat([x[:, :1], p, x[:, start:]], dim=1)                    # (batch, n + length, d)
+        return behind_first(x, length, p)       # (batch, n + length, d)
 
     def enter(self, _: nn.Module, args: Any, x: Tensor) -> Tensor:
-        return self.insert(x, self.P, 1)
+        return self.insert(x, self.P, 0)
 
     def leave(self, _: nn.Module, args: Any, output: Any) -> Any:
         h = output.last_hidden_state
-        output.last_hidden_state = torch.cat([h[:, :1], h[:, 1 + len(self.P) :]], dim=1)        # (batch, n, d)
+        output.last_hidden_state = behind_first(h, len(self.P))        # (batch, n, d)
         return output
 
     def draw(self) -> None:
@@ -82,7 +83,7 @@ class DeepPrompt(kit.Child):
         self.draw()
 
     def change(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self.first.insert(args[0], self.D, 1 + len(self.D)), *args[1:]
+        return self.first.insert(args[0], self.D, len(self.D)), *args[1:]
 
     def draw(self) -> None:
         self.D.data.uniform_(-self.first.bound, self.first.bound)

@@ -39,12 +39,12 @@ def scores(model: nn.Module, losses: Iterable[Tensor], hardest: int) -> dict[str
     """The sum of squared gradients of the largest losses, one per example. The smallest loss is never used."""
     parameters = sparse.parameters(model)
     worst: list[tuple[float, int, list[Tensor]]] = []
-    for number, loss in enumerate(losses):
+    for number, loss in enumerate(losses, start=1):
         squares = [gradient**2 for gradient in torch.autograd.grad(loss, list(parameters.values()))]
         heapq.heappush(worst, (loss.item(), -number, squares))
         if len(worst) > hardest:
             heapq.heappop(worst)
-    if 1 < len(worst) == number + 1:
+    if 1 < len(worst) == number:
         heapq.heappop(worst)
     parts = zip(*(squares for _, _, squares in worst), strict=True)
     return {name: torch.stack(part).sum(0) for name, part in zip(parameters, parts, strict=True)}
