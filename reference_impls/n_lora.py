@@ -3,9 +3,9 @@
     h = W_0 x + (alpha / r) (B_p A_p x + B A x),    loss + lambda |B A|_1
 
 A_p (past * r, d_in) and B_p (d_out, past * r) hold the factors of `past` earlier tasks and are frozen. Trained: A (r,
-d_in) and B (d_out, r) of the present task. A training loop adds a multiple of `penalty(model)` to its loss. The change
-of each weight becomes sparse, so that the changes of different tasks seldom meet at an entry. `next_task` moves A and B
-to the earlier ones and starts new factors. At inference the products are added to W_0.
+d_in) and B (d_out, r) of the present task. A training loop adds a multiple of `penalty(model)` to its loss. The
+change of each weight becomes sparse, so that the changes of different tasks seldom meet at an entry. `next_task`
+moves A and B to the earlier ones and starts new factors. At inference the products are added to W_0.
 """
 
 from __future__ import annotations
