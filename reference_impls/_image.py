@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from peftonomy import UsageError
 from . import _kit as kit
 
 __all__ = [
-    "READERS", "final_norm", "fold_into_readers", "grid", "norms", "require_biases", "require_images",
+    "READERS", "final_norm", "fold_into_readers", "grid", "norms", "prompt_bound", "require_biases", "require_images",
     "require_one_width",
 ]  # fmt: skip
 
@@ -41,6 +42,12 @@ def grid(model: nn.Module) -> tuple[int, int]:
     config = cast(Any, model).config
     image, patch = ((size, size) if isinstance(size, int) else size for size in (config.image_size, config.patch_size))
     return image[0] // patch[0], image[1] // patch[1]
+
+
+def prompt_bound(model: nn.Module) -> float:
+    """Return the bound of a uniform start of prompts: Xavier's, of a layer from a patch's numbers to the embedding."""
+    patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)
+    return math.sqrt(6 / (patch[0].numel() + kit.inventory(model).dims["d_embed"]))
 
 
 def final_norm(model: nn.Module) -> nn.Module:

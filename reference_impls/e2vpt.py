@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from ._attention import widen
-from ._image import require_one_width
+from ._image import prompt_bound, require_one_width
 from ._prompt import behind_first
 
 PIECES = 4
@@ -118,8 +118,7 @@ def apply(
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
     base = cast(Any, model).base_model
-    patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)
-    bound = math.sqrt(6 / (patch[0].numel() + d))
+    bound = prompt_bound(model)
     off = min(int(prompt_length * pruned), prompt_length - 1), min(int(pieces * pruned_pieces), pieces - PIECES)
     first = Prompt(d, prompt_length=prompt_length, pieces=pieces, off=off, bound=bound, dropout=dropout)
     hooks = kit.attach(model, "e2vpt", first)

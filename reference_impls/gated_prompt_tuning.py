@@ -10,7 +10,6 @@ temperature t for each attention, which every forward pass brings back to the ra
 -gate_init: the prompt passes the layers nearly unchanged.
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from . import vpt
-from ._image import require_one_width
+from ._image import prompt_bound, require_one_width
 from ._prompt import behind_first
 
 
@@ -61,8 +60,7 @@ def apply(
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
     base = cast(Any, model).base_model
-    patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)
-    bound = math.sqrt(6 / (patch[0].numel() + d))
+    bound = prompt_bound(model)
     prompt = vpt.Prompt(d, prompt_length=prompt_length, bound=bound, dropout=dropout)
     hooks = kit.attach(model, "gated_prompt_tuning", prompt)
     hooks.append(base.embeddings.register_forward_hook(prompt.enter))

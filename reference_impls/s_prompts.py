@@ -41,7 +41,7 @@ class Domains(Querying):
         if tasks > 1:
             fixed = torch.Generator().manual_seed(0)
             for name, length in (("old_P", prompt_length), ("old_K", centres)):
-                noise = torch.empty(tasks - 1, length, d).uniform_(1, 2, generator=fixed)   # far from any normalized state
+                noise = torch.empty(tasks - 1, length, d).uniform_(1, 2, generator=fixed)  # far from normalized states
                 self.register_parameter(name, nn.Parameter(noise, requires_grad=False))
 
     def of_all(self, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import _kit as kit
 from . import vpt
-from ._image import require_one_width
+from ._image import prompt_bound, require_one_width
 from ._prompt import behind_first
 
 
@@ -66,9 +66,8 @@ def apply(
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
     base = cast(Any, model).base_model
-    patch = next(w.value for w in kit.weights(model) if w.role == "embed.patch" and w.value.dim() == 4)
     sizes: dict[str, Any] = {
-        "prompt_length": prompt_length, "dropout": dropout, "bound": math.sqrt(6 / (patch[0].numel() + d)),
+        "prompt_length": prompt_length, "dropout": dropout, "bound": prompt_bound(model),
         "count": math.floor(prompt_length * fourier_share),
     }  # fmt: skip
     prompt = Prompt(d, **sizes)
