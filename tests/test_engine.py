@@ -328,7 +328,7 @@ def test_every_task_is_counted_as_in_python(kb: KnowledgeBase, engine: MiniRacer
     """Also by its earlier name, with a number of labels that some classes refuse, and with names of modules."""
     config = {"model_type": family, **TINY[family]}
     tasks = [*kb.families[family].tasks, "seq_cls"]
-    for method, task, labels in itertools.product(("lora", "bitfit"), tasks, ({}, {"num_labels": 5})):
+    for method, task, labels in itertools.product(("lora", "bitfit", "linear_probing"), tasks, ({}, {"num_labels": 5})):
         compare(kb, engine, method, config, {"task": task, **labels})
         if method == "lora":
             compare(kb, engine, method, config, {"task": task, "target_modules": "all-linear", **labels})

@@ -173,6 +173,8 @@ class Plan:
         """Raise UsageError if the method has no locations, or if no tensor acts on a targeted module."""
         label = self.inventory.backbone.id
         if not self.pieces:
+            if self.entry.properties.head_alone and self.common["n_labels"]:
+                return
             raise UsageError(f"{self.id} finds nothing to act on in {label} (task {self.inventory.task})")
         for index, (part, group) in enumerate(zip(self.parts, self.sites, strict=True)):
             own = part.measures.values()

@@ -231,4 +231,7 @@ class Properties(Entry):
     identity_at_init: Literal["exact", "approximate", "none"]
     inference_positions: FormulaField = Field(default=0, validate_default=True)
     """Sequence positions that the method adds to every input at inference."""
+    head_alone: bool = False
+    """True if the method only trains a head. The new head of a task with labels is counted apart, so the method's own
+    counts are zero on such a task."""
     note: Line | None = None

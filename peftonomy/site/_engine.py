@@ -127,6 +127,7 @@ def _method(site: Site, method: Method, formulas: Formulas) -> dict[str, Any]:
             key: _library(site, key, found, formulas) for key, found in entry.implementations.items()
         },
         "parts": [_part(part, name, formulas) for part, name in zip(parts, names, strict=True)],
+        **({"head_alone": True} if entry.properties.head_alone else {}),
         **({} if entry.combines is None else {"combines": _combines(site, entry.combines, formulas)}),
     }  # fmt: skip
 

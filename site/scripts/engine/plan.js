@@ -26,7 +26,7 @@ function laidOut(id, method, inv, targets, suffixes) {
     if (!part.tensors.some(function (t) { return t.per === "site"; })) return;
     plan.sites[i].forEach(function (s) { if (!used.has(s)) fail("nothing in " + method.name + " acts on " + s.role + "; choose other targets"); });
   });
-  if (!found) fail(method.name + " finds nothing to act on in " + inv.backbone.name);
+  if (!found && !(method.head_alone && inv.dims.n_labels)) fail(method.name + " finds nothing to act on in " + inv.backbone.name);
   plan.targets = targets || Array.from(new Set([].concat.apply([], plan.sites).map(function (s) { return s.role; })));
   return plan;
 }
