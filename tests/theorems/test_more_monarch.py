@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reference_impls.lora import LoRA
-from reference_impls.more import MoRe
+from reference_impls.more_monarch import MoRe
 
 pytestmark = pytest.mark.torch
 

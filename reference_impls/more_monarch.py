@@ -50,10 +50,10 @@ def apply(
     """Freeze the model and put a Monarch matrix beside every targeted weight."""
     kit.freeze(model)
     for site in kit.sites(model, targets):
-        kit.attach(site, "more", MoRe(site.d_in, site.d_out, nblocks=nblocks, r=r, dropout=dropout))
+        kit.attach(site, "more_monarch", MoRe(site.d_in, site.d_out, nblocks=nblocks, r=r, dropout=dropout))
     return model
 
 
 def merge(model: nn.Module) -> nn.Module:
     """Add the corrections to the weights."""
-    return kit.fold(model, "more")
+    return kit.fold(model, "more_monarch")
