@@ -4,7 +4,7 @@
 
 Trained: A (r, d_in) and B (d_out, r) beside every targeted weight, by each client on its own data. `combine` is the
 exchange after a round: A becomes the average of all clients' and B stays the client's own. p_i is the share of client i
-in the training examples. At inference a client adds its product to W_0.
+in the examples of a round. At inference a client adds its product to W_0.
 """
 
 from __future__ import annotations
