@@ -48,13 +48,14 @@ class Attention(kit.Child):
     b_k: nn.Parameter
     b_v: nn.Parameter
 
-    def __init__(self, shared: Projections, *, bottleneck: int, heads: int, dropout: float):
+    def __init__(self, shared: Projections, *, bottleneck: int, heads: int, dropout: float, inside: bool):
         super().__init__()
         kit.share(self, shared=shared)
         for name in "qkv":
             self.register_parameter(f"W_{name}", _normal(bottleneck, bottleneck))
             self.register_parameter(f"b_{name}", nn.Parameter(torch.zeros(bottleneck)))
         self.heads = heads
+        self.inside = inside
         self.dropout = nn.Dropout(dropout)
         self.x: Tensor | None = None
         self.mask: Tensor | None = None
@@ -63,8 +64,10 @@ class Attention(kit.Child):
         self.x = args[0]
 
     def see(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the mask that the model's own attention gets."""
+        """Note the mask that the model's own attention gets and, where no norm comes before it, its input."""
         given = inspect.signature(attention.forward).bind(*args, **kwargs).arguments
+        if self.inside:
+            self.x = next(iter(given.values()))                     # of the layer too; noted again by a checkpoint
         self.mask = given.get("attention_mask", given.get("mask"))      # (batch, 1, 1 or n, n), added to scores
 
     def forget(self, _: Tensor | None = None) -> None:
@@ -116,11 +119,12 @@ def apply(
     shared = Projections(layers[0].dims["d_model"], bottleneck=bottleneck)
     kit.attach(model, name, shared)
     for layer in layers:
-        child = Attention(shared, bottleneck=bottleneck, heads=heads, dropout=dropout)
+        norm = norm_behind(model, layer.sites["mlp.down"].path)
+        child = Attention(shared, bottleneck=bottleneck, heads=heads, dropout=dropout, inside=norm is not None)
         hooks = kit.attach(layer.module, name, child)
-        hooks.append(layer.module.register_forward_pre_hook(child.note))
         hooks.append(attentions[layer.layer].register_forward_pre_hook(child.see, with_kwargs=True))
-        if (norm := norm_behind(model, layer.sites["mlp.down"].path)) is None:
+        if norm is None:
+            hooks.append(layer.module.register_forward_pre_hook(child.note))
             hooks.append(kit.on_layer_output(layer.module, child.add))
         else:
             hooks.append(norm.register_forward_pre_hook(child.before))

@@ -108,3 +108,23 @@ def test_padding_is_not_seen() -> None:
         long = model(input_ids=ids, attention_mask=mask).logits
         short = model(input_ids=ids[:, :5]).logits
     assert torch.allclose(long, short, atol=1e-6)
+
+
+def test_checkpoints_give_the_same_gradients_and_nothing_is_kept() -> None:
+    ids = torch.randint(3, 37, (2, 6))
+    found = []
+    for checkpointing in (False, True):
+        model = adapted()
+        if checkpointing:
+            model.activation_checkpointing_enable()  # type: ignore[operator]
+            model.train()
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+        model(input_ids=ids).logits.square().sum().backward()
+        found.append([narrow(model)[0].shared.W_down.grad, *(child.W_q.grad for child in narrow(model))])
+        assert all(child.x is None for child in narrow(model))
+    for plain, again in zip(*found, strict=True):
+        assert plain is not None
+        assert again is not None
+        assert torch.allclose(plain, again, atol=1e-5)
