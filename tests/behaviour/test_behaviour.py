@@ -93,7 +93,8 @@ def test_every_method_runs_on_several_families() -> None:
     for method in METHODS:
         families = {family for family in FAMILIES if runs(method, family)}
         reasons = [found for family in FAMILIES if isinstance(found := settings(method, family), str)]
-        assert sum(NOWHERE in reason for reason in reasons) <= 2, method
+        heads = KB[method].entry.properties.head_alone     # a model may have none of its own
+        assert sum(NOWHERE in reason for reason in reasons) <= (3 if heads else 2), method
         required = [t.requires.source for t in KB[method].entry.tensors.values() if t.requires is not None]
         if (method, "clip") in MADE:
             assert runs(method, "clip"), method
