@@ -1,4 +1,4 @@
-"""Orthogonal start of LoRA (peft's init_lora_weights="orthogonal").
+"""Orthogonal start of LoRA (init_lora_weights="orthogonal" of hf_peft).
 
     B_0 = Y Q_1 / 10,   A_0 = Q_2^T X / 10,   Q_1 Q_2^T = 0,   h = W_0 x + (alpha / r) B A x
 

@@ -284,19 +284,21 @@ def _every(spec: Any) -> Sequence[Any]:
 def _small(
     method: str, family: str, targets: tuple[str, ...] | None, *, ints: tuple[int, ...], alike: bool
 ) -> dict[str, Any]:
-    """Return the first small setting that the entry's domains and requirements accept on this model."""
+    """Return the first small setting that the entry's domains and requirements accept on this model.
+
+    If there is none, the error says what the model lacks rather than that a value is out of its domain.
+    """
     backbone, _, _ = layout(family)
     specs = KB[method].entry.hyperparameters
-    refusal: UsageError | None = None
+    refusals: list[UsageError] = []
     for values in itertools.product(*(_candidates(spec, ints, alike) for spec in specs.values())):
         trial = Trial(method, family, dict(zip(specs, values, strict=True)), targets)
         try:
             KB[method].cost(backbone, **trial.asked)
             return trial.hyperparameters
         except UsageError as error:
-            refusal = refusal or error
-    assert refusal is not None
-    raise refusal
+            refusals.append(error)
+    raise next((error for error in refusals if "out of its domain" not in str(error)), refusals[0])
 
 
 def _candidates(spec: Any, ints: tuple[int, ...], alike: bool) -> Iterator[Any] | tuple[Any, ...]:
