@@ -6,16 +6,13 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..errors import UnknownName, UsageError
 from ..files import output as out
 from .options import FilePath, Whole, cli, completes, count, json_option, knowledge, section
-
-if TYPE_CHECKING:
-    pass
 
 
 @cli.command()
