@@ -81,7 +81,7 @@ def test_dropout_is_that_of_the_config(kb: KnowledgeBase, engine: MiniRacer) -> 
         ("lora", "gpt2", {"gpus": 2, "optimizer": "adafactor"}), ("lora", "gpt2", {"gpus": 2, "quantized": "int8"}),
         ("lora", "gpt2", {"gpus": 2, "quant_storage": "uint8"}), ("qlora", "llama_2_7b", {"gpus": 2}),
         ("galore", "llama_2_7b", {"gpus": 2}), ("lora_pro", "gpt2", {"gpus": 2}),
-        ("lora_rite", "gpt2", {"optimizer": "sgd"}),
+        ("lora_rite", "gpt2", {"optimizer": "sgd"}), ("lora", "clip_vit_b_32", {"gpus": 2}),
     ],
     ids=str,
 )  # fmt: skip

@@ -159,11 +159,14 @@ def test_what_is_not_covered_is_refused(given: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize(
     ("method", "model", "message"),
-    [("qlora", "llama_2_7b", "ask for a method on plain weights"), ("galore", "llama_2_7b", "expected ddp")],
+    [
+        ("qlora", "llama_2_7b", "ask for a method on plain weights"), ("galore", "llama_2_7b", "expected ddp"),
+        ("lora", "clip_vit_b_32", "no parameter without dimensions, and the model has logit_scale"),
+    ],
 )
 def test_methods_that_are_not_covered_are_refused(method: str, model: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        KB[method].on(model).memory(batch=1, seq=128, gpus=2)
+        KB[method].on(model).memory(batch=1, seq=64, gpus=2)
 
 
 # The smallest number of GPUs

@@ -360,7 +360,10 @@ class RankAsked(Asked):
         return linear and self.setting.quantized is not None
 
     def parameter(self, module: Module, suffix: str, shape: Sequence[int], layer: int) -> Parameter:
-        """Return a parameter of the model in a layer."""
+        """Return a parameter of the model in a layer. Raises UsageError if it has no dimension to shard."""
+        if not shape:
+            name = ".".join(filter(None, (module.path, suffix)))
+            raise UsageError(f"memory: FSDP2 shards no parameter without dimensions, and the model has {name}")
         if self.packed(module, suffix, layer):
             several, width = PACKED
             return Parameter(-(-math.prod(shape) // several), 1, width, width, False)
