@@ -3,8 +3,8 @@
     X <- [P; X + relu(X W_down + b_down) W_up + b_up]
 
 Trained, and kept at inference: a short prompt P (prompt_length, d_embed), and a network of W_down (d_embed, r), b_down
-(r), W_up (r, d_embed) and b_up (d_embed), which reads each embedded token alone. All of it starts at zero, except
-W_down. Dropout acts inside the network.
+(r), W_up (r, d_embed) and b_up (d_embed), which reads each embedded token alone. The network starts at zero, except
+for W_down. Dropout acts inside it.
 """
 
 import math
