@@ -214,8 +214,8 @@ def memory(trial: Trial) -> None:
     """Check that the entry's operations save what a training step saves: equal bytes between its passes.
 
     The step runs on real tensors, which takes a tenth of the time of a simulation on a tiny model. If they differ, the
-    simulation decides, because some kernels of a CPU save more (an LSTM). The operations of a
-    method that trains nothing must run on the model.
+    simulation decides, because some kernels of a CPU save more (an LSTM). Of a method that trains nothing no step is
+    run, but its operations must suit the model.
     """
     simulation = implementation("_simulate")
     predicted, setup = _step(trial)
