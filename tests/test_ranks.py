@@ -161,7 +161,7 @@ def test_what_is_not_covered_is_refused(given: dict[str, Any], message: str) -> 
     ("method", "model", "message"),
     [
         ("qlora", "llama_2_7b", "ask for a method on plain weights"), ("galore", "llama_2_7b", "expected ddp"),
-        ("lora", "clip_vit_b_32", "no parameter without dimensions, and the model has logit_scale"),
+        ("lora", "clip_vit_b_32", "cannot shard scalar parameters, and the model has logit_scale"),
     ],
 )
 def test_methods_that_are_not_covered_are_refused(method: str, model: str, message: str) -> None:

@@ -363,7 +363,7 @@ class RankAsked(Asked):
         """Return a parameter of the model in a layer. Raises UsageError if it has no dimension to shard."""
         if not shape:
             name = ".".join(filter(None, (module.path, suffix)))
-            raise UsageError(f"memory: FSDP2 shards no parameter without dimensions, and the model has {name}")
+            raise UsageError(f"memory: FSDP2 cannot shard scalar parameters, and the model has {name}")
         if self.packed(module, suffix, layer):
             several, width = PACKED
             return Parameter(-(-math.prod(shape) // several), 1, width, width, False)

@@ -37,7 +37,7 @@
         if (layer < 0 ? m.layers : !m.layers || m.stack !== stack || !within(m.layers, layer)) return;
         m.parameters.forEach(function (p) {
           var shape = p[1], trained = self.program.trains(m, p[0], layer), packed = how.packed && m.stack && p[0] === "weight" && inner.LINEAR.indexOf(m.kind) >= 0;
-          if (!shape.length) inner.fail("memory: FSDP2 shards no parameter without dimensions, and the model has " + parts.joined(m.path, p[0]));
+          if (!shape.length) inner.fail("memory: FSDP2 cannot shard scalar parameters, and the model has " + parts.joined(m.path, p[0]));
           var width = self.model.single(m) ? parts.SINGLE : trained ? how.trained : how.frozen, data = how.data;
           if (layer >= 0 && m.kind === "norm") unit.last.add(m.path + "|" + p[0]);   // models register norms last
           if (packed && trained) inner.fail(self.program.plan.method.name + " trains weights that are to be held in nf4", "quantized");
