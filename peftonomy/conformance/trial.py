@@ -249,8 +249,8 @@ def acts(method: str, family: str) -> bool:
 def trials(method: str, family: str) -> list[Trial]:
     """Return two settings: small numbers at the default targets, and other numbers at the first target alone.
 
-    More settings follow until each tensor's `when` has been both true and false. Raises UsageError if the method has no
-    targets in the model.
+    More settings follow until each tensor's `when` has been false, and true at the default targets: an entry could
+    declare a tensor for the first target alone. Raises UsageError if the method has no targets in the model.
     """
     first = Trial(method, family, _small(method, family, None, ints=(2, 3, 1, 4, 5, 6, 8), alike=True))
     role = first.cost.targets[:1] or None if first.entry.targets else None
@@ -258,7 +258,8 @@ def trials(method: str, family: str) -> list[Trial]:
     found = [first, second]
     for tensor in first.entry.tensors.values():
         for holds in (True, False):
-            if tensor.when is not None and not any(bool(tensor.when(t.hyperparameters)) == holds for t in found):
+            tried = [t for t in found if t.targets is None or not holds]
+            if tensor.when is not None and not any(bool(tensor.when(t.hyperparameters)) == holds for t in tried):
                 found += _switched(first, tensor.when, holds)
     return found
 

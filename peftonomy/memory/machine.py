@@ -61,6 +61,7 @@ class Machine:
         self.inside: dict[Any, Tensor] = {}  # parameters of the layer at hand
         self.outside: dict[Any, Tensor] = {}  # all others
         self.held: list[Storage] = []  # to the end of the forward pass
+        self.lasting: list[Storage] = []  # to the end of the step
         self.stayed: list[Storage] = []  # until what called their stack is through
         self.leaves: list[Tensor] = []  # that autograd holds to the end
         self.casts: dict[int, tuple[Tensor, Tensor]] = {}
@@ -73,15 +74,26 @@ class Machine:
         self.owns: Mapping[tuple[str, str], Own] = {}  # parameters of a method that stand in place of the model's
         self.parts: dict[Any, dict[Any, tuple[int, ...]]] = {}  # of tensors that are several parameters
         self.depth, self.used = 0, dict[str, Value]()  # scopes outside of the layer, and what it reads from there
+        self.early: Mapping[str, Value] = {}  # what was put aside before the layer
         self.recording, self.done, self.last, self.limit = not forward_only, 0, 0, -1  # see `Step`
         flagged = {
-            "batch": flags.batch, "seq": flags.seq, "eager": int(flags.eager), "sdpa": int(not flags.eager),
+            "batch": flags.batch, "eager": int(flags.eager), "sdpa": int(not flags.eager),
             "checkpointing": int(flags.checkpointing), "autocast": int(flags.autocast), "width": flags.width,
-            "evaluating": int(forward_only),
+            "evaluating": int(forward_only), **self._length(),
         }  # fmt: skip
         self.every = {stack: {**names, **flagged} for stack, names in self.model.names.items()}
         self.names: Mapping[str, Any] = self.every[""]
         self.base = self.names
+
+    def _length(self) -> dict[str, int]:
+        """Return `seq`, the positions of an input: its tokens, or else those that the model gives to images or speech.
+
+        There is no such name where layers differ in their positions.
+        """
+        if self.model.inventory.reads_tokens:
+            return {"seq": self.flags.seq}
+        own = self.model.names[""].get("max_positions")
+        return {"seq": own} if own else {}
 
     def act(self, hook: Hook, values: Sequence[Value]) -> list[Value]:
         """Run a function of the method."""
@@ -117,7 +129,10 @@ class Machine:
         if word[0] == ".":
             return self._own(word[1:], line, function)
         if word[0] == "$" and word[1:] in self.shared:
-            return self.shared[word[1:]]
+            shared = self.shared[word[1:]]
+            if self.depth and self.early.get(word[1:]) is shared:
+                self.used[word] = shared
+            return shared
         module = self.model.module(self.stack, self.number, word)
         if module is not None:
             return module
@@ -388,9 +403,9 @@ class Machine:
         return self.tape.hold(y)
 
     def keep(self, x: Tensor) -> Tensor:
-        """Hold a tensor from outside the model, to the end of the forward pass."""
+        """Hold a tensor from outside the model, to the end of the step, as a module does that keeps its last draw."""
         if self.limit < 0:
-            self.held.append(self.tape.hold(x).storage)
+            self.lasting.append(self.tape.hold(x).storage)
         return self.tape.hold(x)
 
     def stay(self, x: Tensor) -> Tensor:

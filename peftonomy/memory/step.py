@@ -32,7 +32,7 @@ class Group:
     def __init__(self, step: Step, more: int):
         self.more = more
         self.before = self._state(step.tape)
-        self.first = len(step.held), len(step.stayed)
+        self.first = len(step.held), len(step.stayed), len(step.lasting)
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
@@ -64,6 +64,9 @@ class Group:
         tape.left += self.more * self.left
         tape.gathered += self.more * self.gathered
         tape.flops += self.more * flops
+        lasting = sum(storage.bytes for storage in step.lasting[self.first[2] :])
+        self.kept -= lasting
+        self.left -= lasting
         tape.records.append(lambda: self.begin(tape))
         step.groups.append(self)
 
@@ -115,7 +118,7 @@ class Step(Caller):
             raise UsageError(f"memory: task {task} of {self.model.family.name} has no operations; expected {known}")
         self._point("at_start", [])
         (loss,) = self.call(self.model.functions[task], [])
-        self.tape.only([tensor(loss)])
+        self._only([loss])
         for storage in self.held:
             self.tape.free(storage)
         for group in self.groups:
@@ -259,7 +262,7 @@ class Step(Caller):
         self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number)}
 
     def _one(self, values: list[Value]) -> list[Value]:
-        self.depth, self.used = len(self.scopes), {}
+        self.depth, self.used, self.early = len(self.scopes), {}, dict(self.shared)
         results = self.call(self.model.functions[self.stack], values)
         self.depth = 0
         return results
@@ -301,10 +304,10 @@ class Step(Caller):
             records, self.tape.records = self.tape.records, []
             outer, (place, used, last) = (self.program, self.owns), state
             self.stack, self.number, self.inside, self.base, self.program, self.owns = place
-            self.names, self.scopes = self.base, [used]
+            self.names, self.scopes = self.base, [{name: x for name, x in used.items() if name[0] != "$"}]
             self.done, self.limit, before = 0, last, self.shared
-            self.shared = dict(before)
-            self._hold_all(list(before.values()))
+            self.shared = {**before, **{name[1:]: x for name, x in used.items() if name[0] == "$"}}
+            self._hold_all(list(self.shared.values()))
             results, new = self._inside(values)
             self.limit = -1
             again = [*results, *(new[name] for name in aside)]

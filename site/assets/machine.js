@@ -21,6 +21,7 @@
       this.outside = new Map();   // all others
       this.held = [];             // to the end of the forward pass
       this.stayed = [];           // until what called their stack is through
+      this.lasting = [];          // to the end of the step
       this.leaves = [];           // that autograd holds to the end
       this.casts = new Map();
       this.shared = new Map();
@@ -33,9 +34,10 @@
       this.parts = new Map();     // of tensors that are several parameters
       this.depth = 0;             // scopes outside of the layer,
       this.used = new Map();      // and what it reads from there
+      this.early = new Map();    // what was put aside before the layer
       this.recording = !program.evaluations; this.done = this.last = 0; this.limit = -1;   // see `Step`
       this.flagged = {
-        batch: flags.batch, seq: flags.seq, eager: Number(flags.eager), sdpa: Number(!flags.eager), checkpointing: Number(flags.checkpointing),
+        batch: flags.batch, seq: inner.readsTokens(this.model.inv) ? flags.seq : this.model.names[""].max_positions, eager: Number(flags.eager), sdpa: Number(!flags.eager), checkpointing: Number(flags.checkpointing),
         autocast: Number(flags.autocast), width: flags.width, evaluating: Number(program.evaluations > 0)
       };
       this.names = this.base = inner.atop(this.model.names[""], this.flagged);
@@ -47,7 +49,11 @@
     value(word, line) {
       if (typeof word === "function") return word(this.names);
       if (word[0] === ".") return this.mine(word.slice(1));
-      if (word[0] === "$" && this.shared.has(word.slice(1))) return this.shared.get(word.slice(1));
+      if (word[0] === "$" && this.shared.has(word.slice(1))) {
+        var shared = this.shared.get(word.slice(1));
+        if (this.depth && this.early.get(word.slice(1)) === shared) this.used.set(word, shared);
+        return shared;
+      }
       var own = this.hook && parts.own(this.hook.names, word), found;
       for (var d = this.scopes.length - 1; d >= (own ? this.floor : 0); d--) {
         found = this.scopes[d].get(word);
@@ -242,9 +248,9 @@
       if (!x.live && machine.limit < 0) machine.leaves.push(machine.tape.hold(y));
       return machine.tape.hold(y);
     },
-    /* Held from outside of the model, to the end of the forward pass. */
+    /* Held from outside of the model, to the end of the step, as a module does that keeps its last draw. */
     hold: function (machine, x) {
-      if (machine.limit < 0) machine.held.push(machine.tape.hold(x).storage);
+      if (machine.limit < 0) machine.lasting.push(machine.tape.hold(x).storage);
       return machine.tape.hold(x);
     },
     /* Held by what called the stack at hand, until that is through. */

@@ -10,7 +10,7 @@
     constructor(step, more) {
       var self = this, tape = step.tape;
       this.more = more; this.now = tape.now - tape.buffers; this.flops = tape.flops; this.before = tape.left; this.gathered = tape.gathered;
-      this.first = [step.held.length, step.stayed.length];
+      this.first = [step.held.length, step.stayed.length, step.lasting.length];
       this.trained = this.kept = this.left = 0;
       this.held = [];
       if (!more) return;
@@ -30,6 +30,9 @@
       tape.left += this.more * this.left;
       tape.gathered += this.more * this.gathered;
       tape.flops += BigInt(this.more) * (tape.flops - this.flops);
+      var lasting = step.lasting.slice(this.first[2]).reduce(function (n, storage) { return n + storage.bytes; }, 0);
+      this.kept -= lasting;
+      this.left -= lasting;
       tape.records.push(function () { self.begin(tape); });
       step.groups.push(this);
     }
@@ -78,7 +81,7 @@
       this.starts();
       this.point("at_start", []);
       loss = this.call(f, [])[0];
-      tape.only(loss);
+      this.only(loss);
       this.held.forEach(function (storage) { tape.free(storage); });
       this.groups.forEach(function (group) { group.forget(tape); });
       this.held = []; this.casts = new Map();
@@ -211,7 +214,7 @@
       this.base = this.names = inner.atop(this.model.layer(stack, number), this.flagged);
     }
     one(values) {
-      this.depth = this.scopes.length; this.used = new Map();
+      this.depth = this.scopes.length; this.used = new Map(); this.early = new Map(this.shared);
       var results = this.call(this.model.functions.get(this.stack), values);
       this.depth = 0;
       return results;
@@ -244,12 +247,13 @@
       var found = outputs.map(function (y) { return y instanceof Tensor ? y.grad : null; });
       if (found.some(Boolean)) {
         tape.records = [];
-        this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base; this.scopes = [state.used];
+        this.stack = state.stack; this.number = state.number; this.inside = state.inside; this.base = this.names = state.base;
+        this.scopes = [new Map(Array.from(state.used).filter(function (pair) { return pair[0][0] !== "$"; }))];
         var outer = [this.program, this.owns];
         this.program = state.program; this.owns = state.owns; this.done = 0; this.limit = state.last;
-        var before = this.shared;
-        this.shared = new Map(before);
-        tape.holdAll(Array.from(before.values()));
+        var before = this.shared, shared = this.shared = new Map(before);
+        state.used.forEach(function (x, name) { if (name[0] === "$") shared.set(name.slice(1), x); });
+        tape.holdAll(Array.from(shared.values()));
         var second = this.within(values);
         this.limit = -1;
         var made = second.results.concat(aside.map(function (name) { return second.aside.get(name); }));
