@@ -44,7 +44,7 @@ class MoRe(kit.Child):
 
 
 def apply(
-    model: nn.Module, *, nblocks: int = 4, r: int = 4, dropout: float = 0.1,
+    model: nn.Module, *, nblocks: int = 4, r: int = 4, dropout: float = 0.0,
     targets: tuple[str, ...] = ("attn.q", "attn.k", "attn.v"),
 ) -> nn.Module:
     """Freeze the model and put a Monarch matrix beside every targeted weight."""

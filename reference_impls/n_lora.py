@@ -23,7 +23,7 @@ def corrections(model: nn.Module) -> list[OLoRA]:
 
 
 def penalty(model: nn.Module) -> Tensor:
-    """Return the sum of |B A| over all weights, of which the authors' scripts add 0.4 times to the loss."""
+    """Return the sum of |B A| over all weights. The scripts' weights belong to |A B|, which the authors' code takes."""
     return torch.stack([(child.B @ child.A).abs().sum() for child in corrections(model)]).sum()
 
 
