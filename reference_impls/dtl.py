@@ -3,7 +3,8 @@
     r_i = r_{i-1} + B_i A_i x_i                       before every layer i, with r_{-1} = 0
     x_{i+1} <- x_{i+1} + K * (r_i sigmoid(beta r_i))  behind the layers from first_added on
 
-with x_i the input of layer i. K filters every channel of the patches by itself; the class token passes unfiltered.
+with x_i the input of layer i. K filters every channel of the patches by itself; the class token passes unfiltered. The
+filter keeps the size of the grid. If its side is even, it reaches one patch further right and down than left and up.
 
 Trained, and kept at inference: A (rank, d_model) and B (d_model, rank) for each layer, and one K
 (d_model, 1, kernel, kernel) for the model. B starts at zero, so the model starts unchanged. The layers before the first
@@ -14,7 +15,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d, linear, pad
 
 from . import _kit as kit
 from ._image import final_norm, grid, require_one_width
@@ -36,7 +37,9 @@ class Side(kit.Child):
         if not self.kernel:
             return z
         u = z[:, 1:].unflatten(1, self.grid).permute(0, 3, 1, 2)                # (batch, d, height, width)
-        u = conv2d(u, self.K, padding="same", groups=len(self.K)).flatten(2).transpose(1, 2)
+        if self.kernel % 2 == 0:
+            u = pad(u, (0, 1, 0, 1))                                            # one row and one column behind
+        u = conv2d(u, self.K, padding=(self.kernel - 1) // 2, groups=len(self.K)).flatten(2).transpose(1, 2)
         return torch.cat([z[:, :1], u], dim=1)                                  # (batch, n, d)
 
 

@@ -38,9 +38,10 @@ def test_gradients_stay_out_of_the_layers_before_the_first_addition(first: int) 
     assert all(p.grad is not None for child in kit.attached(model, "dtl") for p in child.parameters())
 
 
-def test_the_sum_of_all_links_is_added_behind_the_last_layer() -> None:
+@pytest.mark.parametrize("side", [3, 4])
+def test_the_sum_of_all_links_is_added_behind_the_last_layer(side: int) -> None:
     plain = _states(tiny.model("vit"))
-    model = dtl.apply(tiny.model("vit"), first_added=1, beta=3.0)
+    model = dtl.apply(tiny.model("vit"), first_added=1, beta=3.0, kernel=side)
     shake(model)
     found = _states(model)[-1] - plain[-1]
     links = [child for child in kit.attached(model, "dtl") if isinstance(child, dtl.Link)]
@@ -48,9 +49,10 @@ def test_the_sum_of_all_links_is_added_behind_the_last_layer() -> None:
     z = r * torch.sigmoid(3 * r)
     assert torch.allclose(found[:, 0], z[:, 0], atol=1e-6), "the class token is not filtered"
     kernel = links[0].side.K[:, 0]
-    image = nn.functional.pad(z[:, 1:].unflatten(1, (3, 3)), (0, 0, 1, 1, 1, 1))
+    before, behind = (side - 1) // 2, side // 2     # an even filter has one row and one column more behind
+    image = nn.functional.pad(z[:, 1:].unflatten(1, (3, 3)), (0, 0, before, behind, before, behind))
     wanted = sum(
-        (image[:, i : i + 3, j : j + 3] * kernel[:, i, j] for i in range(3) for j in range(3)), torch.zeros(())
+        (image[:, i : i + 3, j : j + 3] * kernel[:, i, j] for i in range(side) for j in range(side)), torch.zeros(())
     )
     assert torch.allclose(found[:, 1:], wanted.flatten(1, 2), atol=1e-6)
 
