@@ -4,7 +4,7 @@
 
 Trained, for every targeted weight: the cells of a sparse M (n, n), n = min(d_in, d_out), and a gate g. Frozen:
 U (d_out, n) and V (n, d_in), which the pretrained weight gives back, and the choice of the cells: 2 d + 1 diagonals, as
-many cells drawn at random, or as many with the largest products of left and right vectors. The largest entry of each
+many cells drawn at random, or as many with the largest entries of U V^T (see the pitfalls). The largest entry of each
 column of U is positive, so that every library finds the same vectors. At inference the change is added to the weight.
 """
 
