@@ -220,12 +220,13 @@ class Step(Caller):
         for numbers, more in self.sequence(stack):
             group = Group(self, more)
             for number in numbers:
-                self._enter(stack, number)
+                self._enter(stack, number, tensor(values[0]).shape[1])
                 hooks = self.program.at(stack, "layer", number)
-                results = self.layer(values, hooks, more)
+                for _ in range(int(self.model.operations.runs(self.names))):
+                    results = self.layer(values, hooks, more)
+                    self._let_go(values[: len(results)])
+                    values = results + values[len(results) :]
                 group.trained += self.gradients()
-                self._let_go(values[: len(results)])
-                values = results + values[len(results) :]
             group.end(self)
         self.stack, self.number, self.inside, self.base, self.names = outer
         wanted = max(1, len(line.targets))
@@ -251,15 +252,15 @@ class Step(Caller):
             )  # fmt: skip
         return self.sequences[stack]
 
-    def _enter(self, stack: str, number: int) -> None:
-        """Set the names and parameters of a layer."""
+    def _enter(self, stack: str, number: int, length: Any) -> None:
+        """Set the names and parameters of a layer. length: the positions of what it is given."""
         self.stack, self.number, self.inside = stack, number, {}
         roles = {
             f"has_{name.replace('.', '_')}": 1
             for (where, name), modules in self.model.modules.items()
             if where == stack and any(not m.layers or number in m.layers for m in modules)
         }
-        self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number)}
+        self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number), "length": length}
 
     def _one(self, values: list[Value]) -> list[Value]:
         self.depth, self.used, self.early = len(self.scopes), {}, dict(self.shared)

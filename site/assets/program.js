@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, total = inner.total;
-  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "pixels", "buffers"];
+  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "runs", "pixels", "buffers"];
   var data = null;
 
   /* What programs.js brings: numbers of formulas become functions, and rows of lines objects. */

@@ -179,11 +179,13 @@
       this.sequence(stack).forEach(function (pair) {
         var group = new Group(self, pair[1]);
         pair[0].forEach(function (number) {
-          self.enter(stack, number);
-          var results = self.layer(values, pair[1]);
+          self.enter(stack, number, values[0].shape[1]);
+          for (var times = Math.trunc(self.model.operations.runs(self.names)); times; times--) {
+            var results = self.layer(values, pair[1]);
+            tape.letGo(values.slice(0, results.length));
+            values = results.concat(values.slice(results.length));
+          }
           group.trained += self.gradients();
-          tape.letGo(values.slice(0, results.length));
-          values = results.concat(values.slice(results.length));
         });
         group.end(self);
       });
@@ -208,10 +210,10 @@
       if (!this.sequences.has(stack)) this.sequences.set(stack, this.program.sequence(stack, inner.atop(this.model.names[stack], this.flagged)));
       return this.sequences.get(stack);
     }
-    /* Names and parameters of a layer. */
-    enter(stack, number) {
+    /* Names and parameters of a layer. length: the positions of what it is given. */
+    enter(stack, number, length) {
       this.stack = stack; this.number = number; this.inside = new Map();
-      this.base = this.names = inner.atop(this.model.layer(stack, number), this.flagged);
+      this.base = this.names = inner.atop(this.model.layer(stack, number), inner.merge(this.flagged, { length: length }));
     }
     one(values) {
       this.depth = this.scopes.length; this.used = new Map(); this.early = new Map(this.shared);
