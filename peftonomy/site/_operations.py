@@ -147,7 +147,7 @@ def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[
     outside = {spec.path: spec.outside for spec in family.modules}
     return found | {
         "like": operations.like, "functions": _functions(parse_all(operations.functions), formulas),
-        "checkpointing": operations.checkpointing, "float32": operations.float32,
+        "checkpointing": operations.checkpointing, "interface": operations.interface, "float32": operations.float32,
         "tied": [
             [(spec.path, spec.outside), (spec.tied_to, outside[spec.tied_to])]
             for spec in family.modules if spec.tied_to is not None
