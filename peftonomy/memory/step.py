@@ -33,6 +33,7 @@ class Group:
         self.more = more
         self.before = self._state(step.tape)
         self.first = len(step.held), len(step.stayed), len(step.lasting)
+        self.aside = self._aside(step)
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
@@ -51,6 +52,11 @@ class Group:
         """
         return tape.now - tape.buffers, tape.left, tape.gathered, tape.flops
 
+    @staticmethod
+    def _aside(step: Step) -> list[Storage]:
+        """Return what is put aside: the next layer of the group replaces it."""
+        return [x.storage for x in step.shared.values() if isinstance(x, Tensor)]
+
     def end(self, step: Step) -> None:
         """Note that the group's forward pass has ended."""
         if not self.more:
@@ -59,6 +65,11 @@ class Group:
         tape.group = None
         *stays, flops = (new - old for new, old in zip(self._state(tape), self.before, strict=True))
         self.kept, self.left, self.gathered = stays
+        # the layer that was run let go of what an earlier one had put aside, and put aside something of its own
+        replaced = sum(storage.bytes for storage in self.aside if not storage.holders)
+        replaced -= sum(s.bytes for s in self._aside(step) if s.holders == 1 and s not in self.aside)
+        self.kept += replaced
+        self.left += replaced
         self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
         tape.now += self.more * self.kept
         tape.left += self.more * self.left
