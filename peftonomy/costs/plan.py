@@ -262,7 +262,7 @@ class Plan:
         return [tuple(own.values()) for own in everything]
 
     def rows(self, values: Mapping[str, Value]) -> list[Row]:
-        """Return every piece that exists with these hyperparameters, with its counts. Raises UsageError if none does."""
+        """Return every piece that exists with these hyperparameters, with its counts. Raises UsageError without any."""
         rows = self.each(values)
         if self.pieces and not rows:
             where = f"{self.inventory.backbone.id} (task {self.inventory.task})"
