@@ -158,7 +158,8 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
     try:
         found = case.simulate()
     except UsageError as error:  # the model's weights lie so that the implementation cannot change them
-        assert "no view shows them" in str(error)
+        if "no view shows them" not in str(error):
+            raise
         pytest.skip(str(error))
     except RuntimeError as error:  # the method's start is computed where torch has no such operation
         if "Low precision" not in str(error):
