@@ -47,6 +47,13 @@ def beside(model: nn.Module, attention: nn.Module, term: Callable[[Tensor, float
     return _joined(model, attention, "extra_terms", term)
 
 
+def added(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask as numbers that are added to scores. In some models it holds flags, or ones and zeros."""
+    if mask.is_floating_point():
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(~mask.bool(), torch.finfo(like.dtype).min)
+
+
 def _joined(model: nn.Module, attention: nn.Module, kind: str, extra: Callable[..., Any]) -> RemovableHandle:
     if not hasattr(sys.modules[type(attention).__module__], "eager_attention_forward"):
         raise TypeError(f"{type(attention).__name__} does not go through the attention interface of transformers")

@@ -147,6 +147,23 @@ def _inventory(kind: str, described: str) -> Inventory:
     return backbone.inventory(backbone.family.task_of(kind), len(config.get("id2label") or (0, 1)))
 
 
+def base(model: nn.Module) -> Any:
+    """Return the model without its head, or the model itself if it has none.
+
+    A class of `transformers` may hold it under another name than its `base_model_prefix`.
+    """
+    found = cast(Any, model).base_model
+    return getattr(model, "model", found) if found is model else found
+
+
+def pooled(stack: Any, h: Tensor) -> Tensor | None:
+    """Return what a stack's pooler makes of the last states (batch, n, d_model); None without a pooler."""
+    pooler = getattr(stack, "pooler", None)
+    if isinstance(pooler, nn.Linear):           # of the first position, and the stack has the activation
+        return cast(Tensor, stack.pooler_activation(pooler(h[:, 0])))
+    return None if pooler is None else pooler(h)
+
+
 def sites(model: nn.Module, targets: Sequence[str]) -> list[Site]:
     """Return the sites with one of the roles `targets`, such as "attn.q" or "decoder:xattn.*".
 

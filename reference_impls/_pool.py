@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from . import _kit as kit
 
@@ -26,7 +25,7 @@ class Querying(kit.Child):
 
     def listen(self, model: nn.Module) -> RemovableHandle:
         """Run the plain model before every run of `model`."""
-        base = cast(PreTrainedModel, model).base_model
+        base = kit.base(model)
         return cast(nn.Module, base).register_forward_pre_hook(self._ask, with_kwargs=True)
 
     def _ask(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def prepend_each(model: nn.Module, prompts: Prompts, length: int) -> list[Remova
     The embedded input is (batch, n, d_embed), and its mask (batch, n) or None. `prompts` may also return
     (length, d_embed).
     """
-    base = cast(Any, cast(PreTrainedModel, model).base_model)
+    base = kit.base(model)
     stack, entry = reader(base), _Entry(prompts, length)
     if hasattr(base, "encoder") and hasattr(base, "decoder"):
         return [
@@ -81,7 +81,7 @@ def prepend_each(model: nn.Module, prompts: Prompts, length: int) -> list[Remova
 
 def cut(model: nn.Module, length: int) -> list[RemovableHandle]:
     """Remove the first `length` positions at the end of the stack that reads the input, and before its pooler."""
-    return _cut(reader(cast(PreTrainedModel, model).base_model), _Entry(_none, length))
+    return _cut(reader(kit.base(model)), _Entry(_none, length))
 
 
 def _none(embedded: Tensor, mask: Tensor | None) -> Tensor:
@@ -104,7 +104,7 @@ def on_embedded(model: nn.Module, update: Update) -> list[RemovableHandle]:
     x is (batch, n, d_embed), and `past` the number of positions in the cache, those of a prompt among them. Call it
     before `prepend`.
     """
-    stack, embedding = reader(cast(PreTrainedModel, model).base_model), _Embedding(update)
+    stack, embedding = reader(kit.base(model)), _Embedding(update)
     return [
         stack.register_forward_pre_hook(embedding.enter, with_kwargs=True),
         stack.get_input_embeddings().register_forward_hook(embedding.embed),

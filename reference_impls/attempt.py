@@ -73,7 +73,7 @@ def apply(
     )  # fmt: skip
     hooks = kit.attach(model, name, prompts)
     hooks += prepend(model, prompts.vectors, prompt_length)        # P makes room; the mixture then takes its place
-    hooks.append(_mix(cast(Any, model).base_model, prompts))
+    hooks.append(_mix(kit.base(model), prompts))
     return model
 
 

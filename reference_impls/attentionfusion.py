@@ -11,7 +11,7 @@ Nobody here has read more of the paper than its abstract, and no code is known: 
 themselves are the smallest form of what it describes. In an encoder-decoder the decoder's states are fused.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,15 +50,15 @@ class Fusion(kit.Child):
         self.note(output.last_hidden_state)
         output.last_hidden_state = self.fuse(self.states)
         self.states = torch.empty(0)                                # keeps no memory
-        if getattr(base, "pooler", None) is not None:
-            output.pooler_output = base.pooler(output.last_hidden_state)
+        if (pooled := kit.pooled(base, output.last_hidden_state)) is not None:
+            output.pooler_output = pooled
         return output
 
 
 def apply(model: nn.Module, *, name: str = "attentionfusion") -> nn.Module:
     """Freeze the model and let its head read a mixture of all layers."""
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     layers = kit.blocks(model, "layer")
     last = [block for block in layers if block.stack == layers[-1].stack]
     fusion = Fusion(last[0].dims["d_model"], len(last))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from . import _kit as kit
+from ._attention import added
 
 
 def soft_top_k(s: Tensor, k: int, *, epsilon: float, steps: int = 50) -> Tensor:
@@ -58,14 +59,15 @@ class ConditionalAdapter(kit.Child):
     def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         bound = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
         given = {**bound.pop("kwargs", {}), **bound}
-        x, mask = given["hidden_states"], given.get("attention_mask")
-        if mask is not None and mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, torch.finfo(x.dtype).min)
+        x, seen = given["hidden_states"], given.get("attention_mask")
+        mask = None if seen is None else added(seen, x)
         real = None if mask is None else mask.amax(dim=(1, 2)) >= 0             # (batch, n)
         normed = layer_norm(x, x.shape[-1:])                        # (batch, n, d_model)
         chosen, weights = self.route(normed, real)
         self.held = x, normed, torch.where(chosen, weights, 0)
-        if self.attention == "k_to_k":
+        if self.attention == "k_to_k" and seen is not None and seen.dtype == torch.long:    # ones and zeros
+            given["attention_mask"] = seen * chosen[:, None, None]                          # (batch, 1, n, n)
+        elif self.attention == "k_to_k":
             hidden = torch.zeros_like(weights).masked_fill(~chosen, torch.finfo(x.dtype).min)[:, None, None]
             given["attention_mask"] = hidden if mask is None else torch.minimum(mask, hidden)   # (batch, 1, 1 or n, n)
         return (), given

@@ -117,7 +117,7 @@ def apply(
     require_one_width(model)
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     bound = prompt_bound(model)
     off = min(int(prompt_length * pruned), prompt_length - 1), min(int(pieces * pruned_pieces), pieces - PIECES)
     first = Prompt(d, prompt_length=prompt_length, pieces=pieces, off=off, bound=bound, dropout=dropout)

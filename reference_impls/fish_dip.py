@@ -40,7 +40,8 @@ def scores(model: nn.Module, losses: Iterable[Tensor], hardest: int) -> dict[str
     parameters = sparse.parameters(model)
     worst: list[tuple[float, int, list[Tensor]]] = []
     for number, loss in enumerate(losses, start=1):
-        squares = [gradient**2 for gradient in torch.autograd.grad(loss, list(parameters.values()))]
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+        squares = [gradient**2 for gradient in gradients]
         heapq.heappush(worst, (loss.item(), -number, squares))
         if len(worst) > hardest:
             heapq.heappop(worst)

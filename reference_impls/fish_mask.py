@@ -34,7 +34,7 @@ def fisher(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
     parameters = sparse.parameters(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for loss in losses:
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             total[name] += gradient**2
     return total

@@ -10,7 +10,6 @@ temperature t for each attention, which every forward pass brings back to the ra
 -gate_init: the prompt passes the layers nearly unchanged.
 """
 
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def apply(
     require_one_width(model)
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     bound = prompt_bound(model)
     prompt = vpt.Prompt(d, prompt_length=prompt_length, bound=bound, dropout=dropout)
     hooks = kit.attach(model, "gated_prompt_tuning", prompt)

@@ -11,7 +11,6 @@ of the class token, because the head is random before training.
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +81,7 @@ def contrastive(features: Tensor, labels: Tensor, *, temperature: float = 0.07) 
 def probe(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Choose by the contrastive loss of recorded views, and mask a recorded gradient; for the golden vectors."""
     images, labels = inputs["images"], inputs["labels"]             # (batches, views, size, ...), (batches, size)
-    body = cast(Any, model).base_model
+    body = kit.base(model)
     last = [body(pixel_values=x.flatten(0, 1)).last_hidden_state[:, 0] for x in images]
     losses = [contrastive(h.unflatten(0, x.shape[:2]), y) for h, x, y in zip(last, images, labels, strict=True)]
     calibrate(model, losses)

@@ -9,12 +9,11 @@ S_down (n, n, n), A_down (n, d_model / n, bottleneck / n), b_down (bottleneck), 
 (prompt_length, d_model) at the input, and a bias D of the same shape before every later layer.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
-from transformers import PreTrainedModel
 
 from peftonomy import UsageError
 
@@ -104,7 +103,7 @@ def apply(
     kit.freeze(model)
     sizes = {"prompt_length": prompt_length, "bottleneck": bottleneck, "n": n}
     generator = Generator(dims["d_model"], dropout=dropout, **sizes)
-    base = cast(PreTrainedModel, model).base_model
+    base = kit.base(model)
     hooks = kit.attach(model, name, generator)
     hooks.append(generator.listen(model))
     hooks.append(base.register_forward_pre_hook(generator.enter, with_kwargs=True))

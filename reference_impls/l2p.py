@@ -12,7 +12,7 @@ of the task reaches K, because a choice has no derivative: only the term with `p
 adds that term's gradient, so any training loop works unchanged.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def apply(
     pool = Pool(d, pool_size=pool_size, prompt_length=prompt_length, top_k=top_k, batchwise=batchwise, pull=pull)
     hooks = kit.attach(model, name, pool)
     hooks.append(pool.listen(model))
-    hooks.append(cast(Any, model).base_model.embeddings.register_forward_hook(pool.enter))
+    hooks.append(kit.base(model).embeddings.register_forward_hook(pool.enter))
     hooks.append(final_norm(model).register_forward_hook(pool.leave))
     return model
 

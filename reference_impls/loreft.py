@@ -15,7 +15,7 @@ input to go by, so in training the answer belongs to it.
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ def intervene(
 ) -> nn.Module:
     """Freeze the model and put an intervention of this kind behind every layer."""
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     positions: dict[str, Positions] = {}
     for layer in kit.blocks(model, "layer"):
         if layer.stack not in positions:

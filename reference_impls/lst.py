@@ -16,7 +16,7 @@ would need its own.
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,8 +156,8 @@ class Run:
             for run in filter(None, (self, self.encoder)):
                 del run.s
         output.last_hidden_state = linear(s, self.ladder.U, self.ladder.b_U)    # (batch, n, d_s) -> (batch, n, d_model)
-        if getattr(stack, "pooler", None) is not None:
-            output.pooler_output = stack.pooler(output.last_hidden_state)
+        if (pooled := kit.pooled(stack, output.last_hidden_state)) is not None:
+            output.pooler_output = pooled
         return output
 
     def present(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Run:
 def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst") -> nn.Module:
     """Freeze the model and build the side network beside it."""
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     stacks = {"encoder": base.encoder, "decoder": base.decoder} if hasattr(base, "decoder") else {"": base}
     d_model = kit.inventory(model).dims["d_model"]
     ladder = Ladder(d_model, d_model // r, len(stacks))

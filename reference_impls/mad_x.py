@@ -114,7 +114,7 @@ def around(model: Any, coupling: Coupling) -> list[Any]:
 
     A stack that reads sounds begins with a convolution and has none.
     """
-    base = model.base_model
+    base = kit.base(model)
     stacks = [base.encoder, base.decoder] if hasattr(base, "encoder") and hasattr(base, "decoder") else [base]
     tables = dict.fromkeys(stack.get_input_embeddings() for stack in stacks)
     hooks = [table.register_forward_hook(coupling.enter) for table in tables if not isinstance(table, nn.Conv1d)]

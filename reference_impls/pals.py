@@ -21,6 +21,7 @@ from torch.nn.functional import gelu, linear
 from peftonomy import UsageError
 
 from . import _kit as kit
+from ._attention import added
 from .pfeiffer_adapter import norm_behind
 
 
@@ -93,7 +94,7 @@ class Attention(kit.Child):
         )  # fmt: skip                                              # (batch, heads, n, bottleneck / heads)
         scores = q @ k.mT * q.shape[-1] ** -0.5
         if mask is not None:
-            scores = scores + mask
+            scores = scores + added(mask, scores)
         read = self.dropout(scores.softmax(-1)) @ v
         return gelu(linear(read.transpose(1, 2).flatten(2), self.shared.W_up, self.shared.b_up))
 

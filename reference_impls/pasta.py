@@ -12,7 +12,7 @@ look for BERT's two token numbers. Their vectors start as the model starts its e
 the dropout of the model's hidden states.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Tokens(kit.Child):
 def apply(model: nn.Module, *, n_special: int = 2, dropout: float = 0.1, name: str = "pasta") -> nn.Module:
     """Freeze the model and give each layer a vector for each special token."""
     kit.freeze(model)
-    two = hasattr(cast(Any, model).base_model, "decoder")
+    two = hasattr(kit.base(model), "decoder")
     tokens = {stack: Tokens("decoder_" if two and stack == "decoder" else "") for stack in ("encoder", "decoder")}
     for block in kit.blocks(model, "layer"):
         vectors = Vectors(block.dims["d_model"], tokens[block.stack], n_special=n_special, dropout=dropout)

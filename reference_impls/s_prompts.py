@@ -83,7 +83,7 @@ def apply(
     require_one_width(model)
     kit.freeze(model)
     child = Domains(kit.inventory(model).dims["d_model"], prompt_length=prompt_length, tasks=tasks, centres=centres)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     hooks = kit.attach(model, name, child)
     hooks.append(child.listen(model))
     hooks.append(base.embeddings.register_forward_hook(child.enter))

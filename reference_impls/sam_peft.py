@@ -41,7 +41,7 @@ def summed(model: nn.Module, losses: Iterable[Tensor], clip: float | None = 1.0)
     parameters = sparse.parameters(model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for loss in losses:
-        gradients = sparse.clipped(torch.autograd.grad(loss, list(parameters.values())), clip)
+        gradients = sparse.clipped(torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True), clip)
         for name, gradient in zip(parameters, gradients, strict=True):
             total[name] += gradient
     return total

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from . import _kit as kit
+from ._attention import added
 from .pfeiffer_adapter import norm_behind
 
 
@@ -61,7 +62,7 @@ class TinyAttention(kit.Child):
         x = linear(normed, self.W_in, self.b_in)                                    # (b, n, 3 d_a)
         maps = zip(x.chunk(3, dim=-1), self.U_in.chunk(3), self.u_in.chunk(3), strict=True)
         q, k, v = (linear(part, weight, bias) for part, weight, bias in maps)       # (b, n, d_a) each
-        seen = scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, 0])
+        seen = scaled_dot_product_attention(q, k, v, None if mask is None else added(mask[:, 0], q))
         return h + linear(linear(seen, self.U_out, self.u_out), self.W_out, self.b_out)     # (b, n, d_model)
 
 

@@ -11,7 +11,7 @@ layer except the first. The transform of a prompt does not depend on the image.
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def apply(
     require_one_width(model)
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     sizes: dict[str, Any] = {
         "prompt_length": prompt_length, "dropout": dropout, "bound": prompt_bound(model),
         "count": math.floor(prompt_length * fourier_share),

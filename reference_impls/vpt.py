@@ -10,7 +10,7 @@ layer except the first. The prompt comes after the position embeddings, so its p
 prompt are removed at the end.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def apply(
     require_one_width(model)
     d = kit.inventory(model).dims["d_embed"]
     kit.freeze(model)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     sizes: dict[str, Any] = {
         "prompt_length": prompt_length, "dropout": dropout, "bound": prompt_bound(model),
     }  # fmt: skip

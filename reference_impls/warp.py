@@ -59,7 +59,7 @@ def apply(
         warp = WARP(dims["d_model"], table, prompt_length=prompt_length, n_classes=n_classes, read_at=read_at)
     hooks = kit.attach(model, name, warp)
     hooks += prepend(model, warp.vectors, prompt_length)
-    base = cast(Any, model).base_model
+    base = kit.base(model)
     hooks.append(getattr(base, "decoder", base).register_forward_hook(warp.read))
     hooks.append(model.register_forward_hook(warp.answer))
     return model

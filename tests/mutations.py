@@ -15,7 +15,7 @@ import functools
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -143,7 +143,7 @@ def _rejections(method: Method) -> Iterator[str]:
     for check in ORDER:
         for family in _families(method.id):
             try:
-                for one in trial.trials(method.id, family):
+                for one in [*trial.trials(method.id, family), *map(replace, _settings(method.id, family))]:
                     check(one)
             except AssertionError:
                 yield f"{check.__name__} on {family}"
@@ -151,6 +151,8 @@ def _rejections(method: Method) -> Iterator[str]:
                 # Nothing to act on: an error only where the entry as it stands has something to act on.
                 if _acts_on(method.id, family):
                     yield f"nothing to act on in {family}"
+            except (ValueError, RuntimeError) as error:
+                yield f"{type(error).__name__} of the implementation on {family}"
 
 
 @functools.cache
@@ -158,6 +160,13 @@ def _families(method: str) -> list[str]:
     """Return the families on which the entry as it stands is verified."""
     with patch.object(trial, "KB", KB):
         return trial.homes(method)
+
+
+@functools.cache
+def _settings(method: str, family: str) -> list[trial.Trial]:
+    """Return the further settings that the entry as it stands asks for: a mutant may have lost the condition."""
+    with patch.object(trial, "KB", KB):
+        return trial.trials(method, family)[2:]
 
 
 def _acts_on(method: str, family: str) -> bool:

@@ -90,17 +90,32 @@ def cases() -> Iterator[tuple[str, str, str]]:
                 yield home(method), method, setting
 
 
+ELSEWHERE = 2
+"""On so many further families each method has a step of its own, in any setting."""
+
+
+def elsewhere() -> Iterator[tuple[str, str, str]]:
+    """Every method on families that are drawn by its id; with GRID=whole, on all."""
+    for method in METHODS:
+        draw = random.Random(method)
+        for family in draw.sample(FAMILIES, len(FAMILIES) if WHOLE else ELSEWHERE):
+            yield family, method, draw.choice(sorted(settings(family)))
+
+
 def chosen() -> list[tuple[str, str, str]]:
-    """Choose a case for each family and for each method; with GRID=whole (`make grid`), all of them."""
+    """Choose a case for each family and for each method, and some of methods on other families than their home.
+
+    With GRID=whole (`make grid`), all of them.
+    """
     everything = sorted(set(cases()))
     if WHOLE:
-        return everything
+        return sorted({*everything, *elsewhere()})
     drawn = random.Random("operations").sample(everything, len(everything))
     first: dict[str, tuple[str, str, str]] = {}
     for case in drawn:
         family, method, _ = case
         first.setdefault(family if method in ("full_fine_tuning", "lora") else method, case)
-    return sorted(first.values())
+    return sorted({*first.values(), *elsewhere()})
 
 
 @pytest.mark.torch
@@ -131,15 +146,21 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
     try:
         ours = predicted(case)
     except UsageError:
-        with pytest.raises((UsageError, RuntimeError)):
+        with pytest.raises((UsageError, RuntimeError, TypeError, ValueError)):
             case.simulate()
         return
+    if not ours.trained:
+        pytest.skip("nothing is trained, so torch has no step")
     excepted = f"{method} {family} {setting}" in EXCEPTIONS
     real = None if excepted else case.run()
     if real is not None and agree(ours, real):
         return
     try:
         found = case.simulate()
+    except UsageError as error:  # the model's weights lie so that the implementation cannot change them
+        if "no view shows them" not in str(error):
+            raise
+        pytest.skip(str(error))
     except RuntimeError as error:  # the method's start is computed where torch has no such operation
         if "Low precision" not in str(error):
             raise

@@ -262,8 +262,11 @@ class Plan:
         return [tuple(own.values()) for own in everything]
 
     def rows(self, values: Mapping[str, Value]) -> list[Row]:
-        """Return every piece that exists with these hyperparameters, with its counts."""
+        """Return every piece that exists with these hyperparameters, with its counts. Raises UsageError without any."""
         rows = self.each(values)
+        if self.pieces and not rows:
+            where = f"{self.inventory.backbone.id} (task {self.inventory.task})"
+            raise UsageError(f"{self.id} finds nothing to act on in {where} with these hyperparameters")
         return self._gathered(rows) if self.shares else rows
 
     def each(self, values: Mapping[str, Value]) -> list[Row]:

@@ -160,9 +160,9 @@ class Caller(Machine):
         if kind == "none":
             return [None]
         if kind == "either":  # the first that is there
-            first = [v for v in values if v is not None][:1]
-            self._hold_all(first)
-            return first
+            first = next((v for v in values if v is not None), None)
+            self._hold_all([first])
+            return [first]
         return []  # `reads`: by name only; a layer is called with it, so that a checkpoint holds it
 
     def apply(self, kind: str, values: list[Value], line: Line, function: Function) -> list[Value]:

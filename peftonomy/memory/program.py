@@ -245,9 +245,14 @@ class Program:
         for acting in self._acting():
             self._act(acting, arguments[acting.part])
         self.evaluations, self.together, self.drops = self._recipe(arguments)
-        kinds = model.language.points
-        self.eager = any(kinds.get(name) == "eager" for _, _, name in self.points)
+        kinds = {model.language.points.get(name) for _, _, name in self.points}
+        self.eager = bool(kinds & {"eager", "inside"})
         """Whether attention has to be written out."""
+        if "inside" in kinds and not model.operations.interface:
+            raise UsageError(
+                f"memory of {plan.id}: it adds keys, values or terms to attention, and that of {model.family.name} "
+                "does not go through the interface of transformers"
+            )
 
     def _recipe(self, arguments: Sequence[tuple[Any, ...]]) -> tuple[int, int | None, bool]:
         """Return how many forward passes replace a backward pass, how many layers are trained at a time (None: all),

@@ -146,7 +146,7 @@ class Language(Entry):
     """The content of `backbones/operations.yaml`."""
 
     rules: dict[Name, Rule]
-    points: dict[Name, Literal["eager", "any"]]
+    points: dict[Name, Literal["inside", "eager", "any"]]
     """Functions that do nothing until a method puts its own in their place, each after the other. `eager`: attention
     is then written out."""
     functions: Functions

@@ -33,6 +33,7 @@ class Group:
         self.more = more
         self.before = self._state(step.tape)
         self.first = len(step.held), len(step.stayed), len(step.lasting)
+        self.aside = self._aside(step)
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
@@ -51,6 +52,11 @@ class Group:
         """
         return tape.now - tape.buffers, tape.left, tape.gathered, tape.flops
 
+    @staticmethod
+    def _aside(step: Step) -> list[Storage]:
+        """Return what is put aside: the next layer of the group replaces it."""
+        return [x.storage for x in step.shared.values() if isinstance(x, Tensor)]
+
     def end(self, step: Step) -> None:
         """Note that the group's forward pass has ended."""
         if not self.more:
@@ -59,6 +65,11 @@ class Group:
         tape.group = None
         *stays, flops = (new - old for new, old in zip(self._state(tape), self.before, strict=True))
         self.kept, self.left, self.gathered = stays
+        # the layer that was run let go of what an earlier one had put aside, and put aside something of its own
+        replaced = sum(storage.bytes for storage in self.aside if not storage.holders)
+        replaced -= sum(s.bytes for s in self._aside(step) if s.holders == 1 and s not in self.aside)
+        self.kept += replaced
+        self.left += replaced
         self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
         tape.now += self.more * self.kept
         tape.left += self.more * self.left
@@ -220,12 +231,13 @@ class Step(Caller):
         for numbers, more in self.sequence(stack):
             group = Group(self, more)
             for number in numbers:
-                self._enter(stack, number)
+                self._enter(stack, number, tensor(values[0]).shape[1])
                 hooks = self.program.at(stack, "layer", number)
-                results = self.layer(values, hooks, more)
+                for _ in range(int(self.model.operations.runs(self.names))):
+                    results = self.layer(values, hooks, more)
+                    self._let_go(values[: len(results)])
+                    values = results + values[len(results) :]
                 group.trained += self.gradients()
-                self._let_go(values[: len(results)])
-                values = results + values[len(results) :]
             group.end(self)
         self.stack, self.number, self.inside, self.base, self.names = outer
         wanted = max(1, len(line.targets))
@@ -251,15 +263,15 @@ class Step(Caller):
             )  # fmt: skip
         return self.sequences[stack]
 
-    def _enter(self, stack: str, number: int) -> None:
-        """Set the names and parameters of a layer."""
+    def _enter(self, stack: str, number: int, length: Any) -> None:
+        """Set the names and parameters of a layer. length: the positions of what it is given."""
         self.stack, self.number, self.inside = stack, number, {}
         roles = {
             f"has_{name.replace('.', '_')}": 1
             for (where, name), modules in self.model.modules.items()
             if where == stack and any(not m.layers or number in m.layers for m in modules)
         }
-        self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number)}
+        self.base = self.names = {**self.every[stack], **roles, **self.program.layered(number), "length": length}
 
     def _one(self, values: list[Value]) -> list[Value]:
         self.depth, self.used, self.early = len(self.scopes), {}, dict(self.shared)

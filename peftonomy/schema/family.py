@@ -269,6 +269,10 @@ class Operations(Entry):
     """True if norms follow the residual sums."""
     sdpa: FormulaField = formula(1)
     """True if `transformers` allows PyTorch's own attention for the model; if not, it uses `eager`."""
+    interface: bool = True
+    """True if attention goes through the interface of `transformers`, where a method can add keys, values and terms."""
+    runs: FormulaField = formula(1)
+    """How often the model runs each layer, one time after the other. It may name `layer`, the layer's number."""
     checkpointing: bool = True
     """True if the functions hold with gradient checkpointing too: `transformers` has it, and only for whole layers."""
     pixels: FormulaField = formula(0)

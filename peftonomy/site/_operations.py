@@ -142,11 +142,12 @@ def _line(line: Line, formulas: Formulas) -> list[Any]:
 
 
 def _family(family: Family, operations: Operations, formulas: Formulas) -> dict[str, Any]:
-    found = {name: formulas.add(getattr(operations, name)) for name in ("post_norm", "sdpa", "pixels", "buffers")}
+    of_family = "post_norm", "sdpa", "runs", "pixels", "buffers"
+    found = {name: formulas.add(getattr(operations, name)) for name in of_family}
     outside = {spec.path: spec.outside for spec in family.modules}
     return found | {
         "like": operations.like, "functions": _functions(parse_all(operations.functions), formulas),
-        "checkpointing": operations.checkpointing, "float32": operations.float32,
+        "checkpointing": operations.checkpointing, "interface": operations.interface, "float32": operations.float32,
         "tied": [
             [(spec.path, spec.outside), (spec.tied_to, outside[spec.tied_to])]
             for spec in family.modules if spec.tied_to is not None

@@ -67,7 +67,7 @@
       if (kind === "sized") return this.sized(line, values);
       if (kind === "observed") return this.observed(values);
       if (kind === "only") return this.only(values[0]);
-      if (kind === "either") return this.tape.holdAll(values.filter(function (v) { return v !== null; }).slice(0, 1));   // the first that is there
+      if (kind === "either") return this.tape.holdAll(values.filter(function (v) { return v !== null; }).concat(null).slice(0, 1));   // the first that is there
       if (kind === "none") return [null];
       return kind === "reads" ? NONE : this.apply(kind, values, line);   // reads: by name only, so that a checkpoint holds it
     }

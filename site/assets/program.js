@@ -4,7 +4,7 @@
 
 (function () {
   var inner = peft.inner, fail = inner.fail, given = inner.given, merge = inner.merge, layersOf = inner.layersOf, product = inner.product, total = inner.total;
-  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "pixels", "buffers"];
+  var NONE = [], SIZED = ["own", "skip", "beside", "during", "flops", "back", "shape"], OF_FAMILY = ["post_norm", "sdpa", "runs", "pixels", "buffers"];
   var data = null;
 
   /* What programs.js brings: numbers of formulas become functions, and rows of lines objects. */
@@ -230,7 +230,9 @@
       acts.forEach(function (act) { self.act(part, act, args[part]); });
     });
     this.recipe(args);
-    this.eager = Array.from(this.points.keys()).some(function (key) { return data.points[key.split("|")[2]] === "eager"; });
+    var kinds = Array.from(this.points.keys()).map(function (key) { return data.points[key.split("|")[2]]; });
+    this.eager = kinds.indexOf("eager") >= 0 || kinds.indexOf("inside") >= 0;
+    if (kinds.indexOf("inside") >= 0 && !model.operations.interface) inner.fail("memory of " + plan.id + ": it adds keys, values or terms to attention, and that of " + model.inv.backbone.family.name + " does not go through the interface of transformers");
   }
   /* How many forward passes replace a backward pass, how many layers are trained at a time (null: all), and whether the others
      have no optimizer states. */

@@ -5,12 +5,19 @@
 (function () {
   var inner = peft.inner, parts = inner.memory, Tensor = parts.Tensor;
 
+  function bytesOf(storages) { return storages.reduce(function (n, storage) { return n + storage.bytes; }, 0); }
+  /* What is put aside: the next layer of a group replaces it. */
+  function aside(step) {
+    return Array.from(step.shared.values()).filter(function (x) { return x instanceof Tensor; }).map(function (x) { return x.storage; });
+  }
+
   /* Layers that are run, and `more` others like them that only count: on the way back their gradients are there at once. */
   class Group {
     constructor(step, more) {
       var self = this, tape = step.tape;
       this.more = more; this.now = tape.now - tape.buffers; this.flops = tape.flops; this.before = tape.left; this.gathered = tape.gathered;
       this.first = [step.held.length, step.stayed.length, step.lasting.length];
+      this.aside = aside(step);
       this.trained = this.kept = this.left = 0;
       this.held = [];
       if (!more) return;
@@ -25,12 +32,17 @@
       this.kept = tape.now - tape.buffers - this.now;   // buffers of collectives do not stay
       this.gathered = tape.gathered - this.gathered;
       this.left = tape.left - this.before;
+      // the layer that was run let go of what an earlier one had put aside, and put aside something of its own
+      var old = this.aside, fresh = aside(step).filter(function (storage) { return storage.holders === 1 && old.indexOf(storage) < 0; });
+      var replaced = bytesOf(old.filter(function (storage) { return !storage.holders; })) - bytesOf(fresh);
+      this.kept += replaced;
+      this.left += replaced;
       this.held = step.held.slice(this.first[0]).concat(step.stayed.slice(this.first[1]));
       tape.now += this.more * this.kept;
       tape.left += this.more * this.left;
       tape.gathered += this.more * this.gathered;
       tape.flops += BigInt(this.more) * (tape.flops - this.flops);
-      var lasting = step.lasting.slice(this.first[2]).reduce(function (n, storage) { return n + storage.bytes; }, 0);
+      var lasting = bytesOf(step.lasting.slice(this.first[2]));
       this.kept -= lasting;
       this.left -= lasting;
       tape.records.push(function () { self.begin(tape); });
@@ -179,11 +191,13 @@
       this.sequence(stack).forEach(function (pair) {
         var group = new Group(self, pair[1]);
         pair[0].forEach(function (number) {
-          self.enter(stack, number);
-          var results = self.layer(values, pair[1]);
+          self.enter(stack, number, values[0].shape[1]);
+          for (var times = Math.trunc(self.model.operations.runs(self.names)); times; times--) {
+            var results = self.layer(values, pair[1]);
+            tape.letGo(values.slice(0, results.length));
+            values = results.concat(values.slice(results.length));
+          }
           group.trained += self.gradients();
-          tape.letGo(values.slice(0, results.length));
-          values = results.concat(values.slice(results.length));
         });
         group.end(self);
       });
@@ -208,10 +222,10 @@
       if (!this.sequences.has(stack)) this.sequences.set(stack, this.program.sequence(stack, inner.atop(this.model.names[stack], this.flagged)));
       return this.sequences.get(stack);
     }
-    /* Names and parameters of a layer. */
-    enter(stack, number) {
+    /* Names and parameters of a layer. length: the positions of what it is given. */
+    enter(stack, number, length) {
       this.stack = stack; this.number = number; this.inside = new Map();
-      this.base = this.names = inner.atop(this.model.layer(stack, number), this.flagged);
+      this.base = this.names = inner.atop(this.model.layer(stack, number), inner.merge(this.flagged, { length: length }));
     }
     one(values) {
       this.depth = this.scopes.length; this.used = new Map(); this.early = new Map(this.shared);

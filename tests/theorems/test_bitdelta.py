@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from peftonomy.conformance import tiny
+from peftonomy.conformance.checks import Saved
+from peftonomy.conformance.trial import KB
 from reference_impls import _kit as kit
-from reference_impls import bitdelta
+from reference_impls import _simulate, bitdelta
 
 pytestmark = pytest.mark.torch
 
@@ -62,3 +66,14 @@ def test_an_entry_that_did_not_change_gets_the_scale_too() -> None:
         child.take(torch.tensor([[0.0, -3.0, 0.0, 1.0]]))
     assert child.M.tolist() == [[True, False, True, True]]
     assert child.alpha.item() == 1.0
+
+
+def test_a_large_table_of_embeddings_takes_the_declared_bytes() -> None:
+    """In the tiny models a matrix of a layer takes more."""
+    kind, settings = tiny.CONFIGS["bert"]
+    model = tiny.built(kind, {**settings, "vocab_size": 300})
+    given = [Saved(model.state_dict())]
+    taken = _simulate.taken(model, partial(bitdelta.combine, bitdelta.apply(model), given))
+    combines = KB["bitdelta"].entry.combines
+    assert combines is not None
+    assert taken == combines.passes[2].temporary({"numel": 300 * settings["hidden_size"], "width": 8})
