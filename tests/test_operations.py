@@ -158,11 +158,11 @@ def test_bytes_kept_are_those_of_a_simulated_step(family: str, method: str, sett
     try:
         found = case.simulate()
     except UsageError as error:  # the model's weights lie so that the implementation cannot change them
-        if "no view shows them" not in str(error):
+        if not any(reason in str(error) for reason in ("no view shows them", "that can be taken hold of")):
             raise
         pytest.skip(str(error))
     except RuntimeError as error:  # the method's start is computed where torch has no such operation
-        if "Low precision" not in str(error):
+        if not any(reason in str(error) for reason in ("Low precision", "expected a tensor with 2 or more dimensions")):
             raise
         pytest.skip(f"torch refuses to simulate it: {error}")
     assert (ours.kept == found.kept) != excepted, (ours.kept, found.kept)
