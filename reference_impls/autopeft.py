@@ -67,11 +67,12 @@ class Parallel(Placed):
         self.x = x
         return x
 
-    def delta(self, _: Tensor) -> Tensor:
+    def delta(self, y: Tensor) -> Tensor:
         assert self.x is not None
         z = torch.relu(linear(self.x, self.W_down_p, self.b_down_p))    # (..., d_model) -> (..., parallel)
         self.x = None
-        return 4 * linear(z, self.W_up_p, self.b_up_p)                  # (..., parallel) -> (..., d_model)
+        change: Tensor = 4 * linear(z, self.W_up_p, self.b_up_p)        # (..., parallel) -> (..., d_model)
+        return change.view_as(y)                                        # a block may see all tokens in one row
 
 
 class Serial(Placed):

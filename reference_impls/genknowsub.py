@@ -19,6 +19,12 @@ from . import _kit as kit
 from . import _merging, arrow
 
 
+class Subtracted(arrow.Experts):
+    """Experts beside one weight, from which `n_general` LoRAs are subtracted."""
+
+    n_general: int
+
+
 def apply(
     model: nn.Module, *, n_experts: int = 10, n_general: int = 1, r: int = 4, alpha: float = 16.0, top_k: int = 3,
     temperature: float = 1.0, targets: tuple[str, ...] = ("attn.*", "xattn.*"),
@@ -26,17 +32,20 @@ def apply(
     """Freeze the model and put experts beside every targeted weight."""
     kit.freeze(model)
     for site in kit.sites(model, targets):
-        child = arrow.Experts(
+        child = Subtracted(
             site.d_in, site.d_out, n_experts=n_experts, r=r, alpha=alpha, top_k=top_k, temperature=temperature
         )
         kit.attach(site, "genknowsub", child)
+        child.n_general = n_general
     return model
 
 
 @torch.no_grad()
 def combine(model: nn.Module, inputs: Sequence[_merging.Input]) -> nn.Module:
     """Subtract the average of the general LoRAs, the last inputs, from those of the tasks; factor by factor."""
-    for _, child in kit.at_sites(model, "genknowsub", arrow.Experts):
+    for _, child in kit.at_sites(model, "genknowsub", Subtracted):
+        if len(inputs) != len(child.A) + child.n_general:
+            raise ValueError(f"found {len(inputs)} LoRAs; expected {len(child.A)} of tasks, {child.n_general} others")
         for stack, name in zip((child.A, child.B), _merging.pair(child, "genknowsub"), strict=True):
             fill(stack, name, inputs[: len(stack)], inputs[len(stack) :])
     return finish(model)

@@ -170,7 +170,8 @@ def apply(model: nn.Module, *, r: int = 8, drop_every: int = 4, name: str = "lst
     """Freeze the model and build the side network beside it."""
     kit.freeze(model)
     base = kit.base(model)
-    stacks = {"encoder": base.encoder, "decoder": base.decoder} if hasattr(base, "decoder") else {"": base}
+    two = hasattr(base, "encoder") and hasattr(base, "decoder")
+    stacks = {"encoder": base.encoder, "decoder": base.decoder} if two else {"": getattr(base, "decoder", base)}
     d_model = kit.inventory(model).dims["d_model"]
     ladder = Ladder(d_model, d_model // r, len(stacks))
     hooks = kit.attach(model, name, ladder)

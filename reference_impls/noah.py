@@ -18,7 +18,7 @@ rows of each module.
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ def build(model: nn.Module, sizes: Sizes, *, dropout: float = 0.1) -> nn.Module:
             kit.attach(layer.module, "noah", prompt).append(layer.module.register_forward_pre_hook(prompt.enter))
             before = length
     if before:
-        base, last = cast(Any, model).base_model, Leave(before)
+        base, last = kit.base(model), Leave(before)
         kit.attach(model, "noah", last).append(base.register_forward_hook(last.leave))
     for block in kit.blocks(model, "attention"):
         if r := sizes.ranks[block.layer]:
