@@ -217,11 +217,44 @@ def memory(trial: Trial) -> None:
     simulation decides, because some kernels of a CPU save more (an LSTM). Of a method that trains nothing no step is
     run, but its operations must suit the model.
     """
-    simulation = implementation("_simulate")
     predicted, setup = _step(trial)
     if not trial.cost.trained:
         predicted.memory()
         return
+    _saves(predicted, setup)
+
+
+def recomputing(trial: Trial) -> None:
+    """Check that a step with gradient checkpointing has the same gradients, and saves what the operations say.
+
+    A layer then runs twice, so a module must not lose in the first pass what the second one needs. A method that trains
+    nothing, or without a backward pass, is skipped, and so is a model that cannot be checkpointed by whole layers.
+    """
+    operations = layout(trial.family)[0].family.operations
+    if not trial.cost.trained or trial.forward_only or operations is None or not operations.checkpointing:
+        return
+    plain, again = (_gradients(trial, checkpointing) for checkpointing in (False, True))
+    assert plain.keys() == again.keys(), f"with checkpointing other gradients: {plain.keys() ^ again.keys()}"
+    for name, gradient in plain.items():
+        apart = (again[name] - gradient).abs().max().item()
+        assert apart < tiny.TOLERANCE, f"with checkpointing another gradient reaches {name}, by up to {apart:.2g}"
+    _saves(*_step(trial, checkpointing=True))
+
+
+def _gradients(trial: Trial, checkpointing: bool) -> dict[str, Tensor]:
+    """Return the gradients of a step after some training, by name."""
+    model = trial.make().train()
+    shake(model)
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    tiny.seed(7)
+    trial.loss(model).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def _saves(predicted: Asked, setup: Any) -> None:
+    """Check that a step saves the predicted bytes between its passes, in every turn."""
+    simulation = implementation("_simulate")
     for turn in setup.turns or (None,):
         wanted = predicted.in_turn(turn).kept
         tiny.seed(0)
@@ -358,15 +391,16 @@ def _merged(trial: Trial, model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _step(trial: Trial) -> tuple[Asked, Any]:
+def _step(trial: Trial, checkpointing: bool = False) -> tuple[Asked, Any]:
     """Return the question about a training step on the tiny model, and the set-up of the same step."""
     config, (_, task, _) = tiny.config(trial.family), layout(trial.family)
     method = KB[trial.method].on(config, task=None if task == "none" else task, targets=trial.targets)
     plan = method.training.plan
-    setting = Setting(2, 8 if plan.inventory.reads_tokens else None, dtype="float32", attention="eager")
+    seq = 8 if plan.inventory.reads_tokens else None
+    setting = Setting(2, seq, dtype="float32", attention="eager", checkpointing=checkpointing)
     asked = Asked(KB, plan, trial.hyperparameters, setting)
     setup = implementation("_simulate").Setup.of(
-        KB, trial.method, config, batch=2, seq=setting.seq, dtype="float32", checkpointing=False,
+        KB, trial.method, config, batch=2, seq=seq, dtype="float32", checkpointing=checkpointing,
         optimizer="adamw" if hasattr(trial.reference, "optimizer") else "sgd",
         attention="eager", targets=trial.targets, task=plan.inventory.task,
         hyperparameters=trial.hyperparameters, implementation=trial.module,
@@ -375,9 +409,9 @@ def _step(trial: Trial) -> tuple[Asked, Any]:
 
 
 CHECKS: tuple[Check, ...] = (
-    signature, tensors, identity, training, merging, storing, generalising, memory, updating, combining,
+    signature, tensors, identity, training, merging, storing, generalising, memory, recomputing, updating, combining,
 )  # fmt: skip
-OWN = frozenset({signature, memory, updating, combining})
+OWN = frozenset({signature, memory, recomputing, updating, combining})
 """Checks of our own implementations only: others may take arguments otherwise, and save more."""
 
 

@@ -232,6 +232,17 @@ def keep_a_sine(model: Any) -> None:
     model.base_model.layers[-1].mlp.register_forward_hook(lambda _, args, y: y + 0 * y.sin())
 
 
+def count_passes(model: Any) -> None:
+    """Makes the output of the last feed-forward block depend on how often it ran."""
+    passes: list[None] = []
+
+    def changed(_: nn.Module, args: Any, y: Tensor) -> Tensor:
+        passes.append(None)
+        return y * (len(passes) * y).cos()
+
+    model.base_model.layers[-1].mlp.register_forward_hook(changed)
+
+
 def calibrate_nothing(model: nn.Module, losses: object) -> nn.Module:
     return model
 
@@ -327,6 +338,7 @@ TWINS = (
     _of("p_tuning", p_tuning, checks.storing)("never finished", "left to serve", finish=keep_encoder),
     _generalising("double gradients", "trains elsewhere", broken=double_gradients),
     _of("lora", lora, checks.memory)("one more tensor", "a step saves", broken=keep_a_sine),
+    _of("lora", lora, checks.recomputing)("counts passes", "another gradient", broken=count_passes),
     _generalising("starts elsewhere", "starts elsewhere", broken=start_elsewhere),
     _of("galore", galore, checks.updating)("whole moments", "the optimizer keeps", optimizer=plain_adam),
     _of("lisa", lisa, checks.updating)("states that stay", "the optimizer keeps", "t5", optimizer=keep_states),
