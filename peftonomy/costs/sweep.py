@@ -340,6 +340,7 @@ def _counted(
     shape = len(plans), n
     sums: dict[str, Any] = {name: np.zeros(shape, kind) for name in (*HELD, "trained", "served", "served_bits")}
     suspect = np.zeros(shape, bool)
+    nothing = np.repeat([[bool(plan.pieces)] for plan in plans], n, axis=1)  # is there
     tensors: dict[str, list[_Rows]] = {}
     for group in groups:
         owners, pieces, known, measured = group.owners, group.pieces, group.known, group.pieces[0].measure
@@ -357,6 +358,8 @@ def _counted(
             bad |= (places > 0) & ~np.asarray(fine, bool)
         for number in numbers:
             bad |= ~((number >= 0) & (number == np.floor(number)))
+        at, found = _summed(owners, np.broadcast_to(places, (len(pieces), n)))
+        nothing[at] &= found == 0
         row = _row(owners, pieces[0], places, [np.asarray(number).astype(kind) for number in numbers])
         at, rows = _summed(owners, bad)
         suspect[at] |= rows > 0
@@ -371,7 +374,7 @@ def _counted(
             for name, number in row.shares.items():
                 at, rows = _summed(row.owners, number)
                 sums[name][at] += rows
-    return sums, suspect
+    return sums, suspect | nothing
 
 
 def _of_rows(args: Iterable[Any], owners: NDArray[Any]) -> tuple[Any, ...]:
