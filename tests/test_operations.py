@@ -422,6 +422,7 @@ def test_sizes_are_three() -> None:
         ("y = dropout x", "found 0 numbers; expected 1: p"),
         ("y z = mm x attn.q", "found 1 results; expected 2"),
         ("y = mm x .A", "no tensor .A here"),
+        ("y[a0, a1, a2] = gelu_new x", "sizes for the function gelu_new; expected sizes for operations only"),
     ],
 )
 def test_a_mistake_in_operations_is_one_line(line: str, message: str) -> None:
@@ -432,6 +433,36 @@ def test_a_mistake_in_operations_is_one_line(line: str, message: str) -> None:
     assert message in str(caught.value)
     assert "operations of llama" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["bloom", "deberta", "deberta-v2", "falcon", "gpt_neo", "mpt"])
+def test_nothing_is_put_into_attention_without_the_interface(family: str) -> None:
+    reason = r"adds keys, values or terms to attention, and that of .* does not go through the interface"
+    with pytest.raises(UsageError, match=reason):
+        predicted(Case(family, "prefix_tuning"))
+    assert predicted(Case(family, "lora")).kept
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("family", "method", "setting"),
+    [
+        ("albert", "loreft", {}),  # a layer runs several times, and what is around it too
+        ("vit", "attempt", {}),  # images have positions, and no tokens
+        ("vit", "invertible_adapter", {}),
+        ("swin", "llama_adapter", {}),  # attention sees more windows than inputs
+        ("gpt_neo", "pfeiffer_adapter", {}),  # each layer puts aside what the next one replaces
+        ("deberta", "prompt_tuning", {}),  # relative positions of a prompt too
+        ("deberta-v2", "pals", {}),  # the queries' weight is used twice
+        ("bert", "x_lora", {"checkpointing": True}),  # gradients to what was put aside before the layers
+        ("t5", "coda", {}),  # a mask of each input
+        ("opt", "lst", {}),  # the model calls its inner stack alone
+    ],
+)
+def test_what_a_method_meets_on_a_family_is_counted(family: str, method: str, setting: dict[str, Any]) -> None:
+    case = Case(family, method, **setting)
+    ours, found = predicted(case), case.run()
+    assert (ours.kept, ours.trained, ours.optimizer_states) == (found.kept, found.trained, found.optimizer_states)
 
 
 def test_who_says_nothing_is_refused() -> None:

@@ -168,6 +168,7 @@ class Caller(Machine):
     def apply(self, kind: str, values: list[Value], line: Line, function: Function) -> list[Value]:
         """Run an operation, or a function that is called like one. Hold the results once."""
         if self.hook is not None and kind in self.hook.functions:
+            self._unsized(kind, line, function)
             return self.call(self.hook.functions[kind], values)
         if kind in self.language.points:
             return self._point(kind, values)
@@ -175,6 +176,7 @@ class Caller(Machine):
         # A method means the rule, even if the family has a function of that name.
         found = None if self.hook is not None and rule is not None else self.model.functions.get(kind)
         if found is not None:
+            self._unsized(kind, line, function)
             if self.hook is not None:  # a function of the model's, with the model's own names
                 before = self.hook, self.names
                 self.hook, self.names = None, self.base
@@ -187,6 +189,11 @@ class Caller(Machine):
             hint = f"; did you mean {' or '.join(matches)}?" if (matches := near(kind, known)) else ""
             raise self._wrong(line.text, f"unknown operation {kind}{hint}", "a rule or a function", function)
         return self._operation(kind, rule, values, line, function)
+
+    def _unsized(self, kind: str, line: Line, function: Function) -> None:
+        """Refuse sizes of what a function gives, which has its own."""
+        if line.shape is not None and kind == line.kind:
+            raise self._wrong(line.text, f"sizes for the function {kind}", "sizes for operations only", function)
 
     def _operation(self, kind: str, rule: Rule, values: list[Value], line: Line, function: Function) -> list[Value]:
         if values and values[0] is None:

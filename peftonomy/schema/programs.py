@@ -12,7 +12,8 @@ argument is one of these:
 - a role of the model's inventory (`attn.q`) or the path of a module;
 - a tensor of the method's own (`.A`; `.A?` may be missing);
 - the value that the line `share s x` stored (`$s`);
-- a formula without spaces.
+- a formula without spaces. It may name the sizes of the model and the method's hyperparameters, `seq`, the positions of
+  an input, and inside a layer `length`, the positions of what the layer was given.
 
 A function returns the value of its last line, or the names after `return`. This module does not interpret operations.
 """

@@ -54,6 +54,8 @@ class Hyperparameter(Entry):
             raise ValueError("`values` belongs to a choice, and a choice needs it")
         if self.values is not None and self.default not in self.values:
             raise ValueError(f"default {self.default!r} is not among the values {', '.join(self.values)}")
+        if raised := [value for value in self.values or () if value != value.lower()]:
+            raise ValueError(f"value {raised[0]} of a choice has capital letters; users' values are read in lower case")
         kinds: dict[str, tuple[type, ...]] = {
             "int": (int, str),
             "float": (int, float, str),
