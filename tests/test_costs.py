@@ -68,6 +68,13 @@ def rows(cost: Cost) -> list[tuple[str, tuple[int, ...] | None, int]]:
     return [(t.name, t.shape, t.sites) for t in cost.tensors]
 
 
+def test_values_of_a_choice_are_in_lower_case(write: Callable[..., KnowledgeBase]) -> None:
+    """Users' values are read so: one with a capital letter would never be found."""
+    choice = hyperparameters(kind="type: choice, default: QR, values: [QR, relu]")
+    with pytest.raises(DataError, match="value QR of a choice has capital letters"):
+        write(example=choice + f"tensors: {{A: {tensor('model', shape='[2]')}}}")["example"].cost(BERT)
+
+
 def test_sites_by_role_in_every_stack(write: Callable[..., KnowledgeBase]) -> None:
     kb = write(example=TARGETS + f"tensors: {{A: {tensor('site', shape='[d_out, d_in]')}}}")
     cost = kb["example"].cost(T5)
