@@ -145,6 +145,8 @@ def test_a_tensor_exists_where_its_condition_holds(write: Callable[..., Knowledg
     assert kb["example"].cost(BERT, skip=0).trained == 3 * 12
     with pytest.raises(UsageError, match="^example finds nothing to act on in .* with these hyperparameters$"):
         kb["example"].cost(BERT, skip=3)
+    with pytest.raises(UsageError, match="with these hyperparameters$"):
+        kb["example"].memory(BERT, skip=3, batch=1, seq=8)
 
 
 def test_three_ledgers_bits_positions_and_seeds(write: Callable[..., KnowledgeBase]) -> None:

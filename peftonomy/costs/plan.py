@@ -264,9 +264,6 @@ class Plan:
     def rows(self, values: Mapping[str, Value]) -> list[Row]:
         """Return every piece that exists with these hyperparameters, with its counts. Raises UsageError without any."""
         rows = self.each(values)
-        if self.pieces and not rows:
-            where = f"{self.inventory.backbone.id} (task {self.inventory.task})"
-            raise UsageError(f"{self.id} finds nothing to act on in {where} with these hyperparameters")
         return self._gathered(rows) if self.shares else rows
 
     def each(self, values: Mapping[str, Value]) -> list[Row]:
@@ -289,6 +286,9 @@ class Plan:
                 raise UsageError(text, about=measured.hyperparameters) from None
             if found is not None:
                 rows.append(self._row(piece, args, found, layers))
+        if self.pieces and not rows:
+            where = f"{self.inventory.backbone.id} (task {self.inventory.task})"
+            raise UsageError(f"{self.id} finds nothing to act on in {where} with these hyperparameters")
         return rows
 
     def _row(self, piece: Piece, args: tuple[Any, ...], found: Any, layers: frozenset[int] | None) -> Row:

@@ -157,7 +157,7 @@
     another(line) {
       if (!this.stack) this.wrong("another: found no layer here");
       var self = this, state = {}, values = [this.value(line.words[0], line)];
-      ["program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "block"].forEach(function (name) { state[name] = self[name]; });
+      ["program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "early", "block"].forEach(function (name) { state[name] = self[name]; });
       this.owns = this.beside(line.words.slice(1)); this.program = this.program.bare();
       this.names = this.base; this.scopes = this.scopes.slice(0, this.floor);
       this.hook = this.module = this.copy = null; this.floor = 0; this.block = "";
