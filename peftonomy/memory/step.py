@@ -192,7 +192,7 @@ class Step(Caller):
 
     def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
         """Run the current layer once more, with other parameters. It is a checkpoint if the layers are."""
-        names = ("program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "early", "block")
+        names = "program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "early", "block"
         state = {name: getattr(self, name) for name in names}
         self.program, self.owns, self.names = self.program.bare(), owns, self.base
         self.scopes, self.floor = self.scopes[: self.floor], 0
