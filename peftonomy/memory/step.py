@@ -34,6 +34,7 @@ class Group:
         self.before = self._state(step.tape)
         self.first = len(step.held), len(step.stayed), len(step.lasting)
         self.aside = self._aside(step)
+        self.alone = [storage for storage in self.aside if storage.holders == 1]
         self.trained: Any = 0
         self.kept: Any = 0
         self.left: Any = 0
@@ -65,9 +66,10 @@ class Group:
         tape.group = None
         *stays, flops = (new - old for new, old in zip(self._state(tape), self.before, strict=True))
         self.kept, self.left, self.gathered = stays
-        # the layer that was run let go of what an earlier one had put aside, and put aside something of its own
-        replaced = sum(storage.bytes for storage in self.aside if not storage.holders)
-        replaced -= sum(s.bytes for s in self._aside(step) if s.holders == 1 and s not in self.aside)
+        # what an earlier layer put aside is gone or kept by now, and what is put aside now is kept by the next at most
+        now = self._aside(step)
+        replaced = sum(storage.bytes for storage in self.alone if storage not in now)
+        replaced -= sum(storage.bytes for storage in now if storage.holders == 1 and storage not in self.aside)
         self.kept += replaced
         self.left += replaced
         self.held = step.held[self.first[0] :] + step.stayed[self.first[1] :]
@@ -192,8 +194,8 @@ class Step(Caller):
 
     def another(self, values: list[Value], owns: Mapping[tuple[str, str], Own]) -> list[Value]:
         """Run the current layer once more, with other parameters. It is a checkpoint if the layers are."""
-        names = "program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "early", "block"
-        state = {name: getattr(self, name) for name in names}
+        own = "program", "owns", "names", "scopes", "hook", "module", "copy", "floor", "depth", "used", "early", "block"
+        state = {name: getattr(self, name) for name in own}
         self.program, self.owns, self.names = self.program.bare(), owns, self.base
         self.scopes, self.floor = self.scopes[: self.floor], 0
         self.hook, self.module, self.copy, self.block = None, None, None, ""

@@ -18,6 +18,7 @@
       this.more = more; this.now = tape.now - tape.buffers; this.flops = tape.flops; this.before = tape.left; this.gathered = tape.gathered;
       this.first = [step.held.length, step.stayed.length, step.lasting.length];
       this.aside = aside(step);
+      this.alone = this.aside.filter(function (storage) { return storage.holders === 1; });
       this.trained = this.kept = this.left = 0;
       this.held = [];
       if (!more) return;
@@ -32,9 +33,9 @@
       this.kept = tape.now - tape.buffers - this.now;   // buffers of collectives do not stay
       this.gathered = tape.gathered - this.gathered;
       this.left = tape.left - this.before;
-      // the layer that was run let go of what an earlier one had put aside, and put aside something of its own
-      var old = this.aside, fresh = aside(step).filter(function (storage) { return storage.holders === 1 && old.indexOf(storage) < 0; });
-      var replaced = bytesOf(old.filter(function (storage) { return !storage.holders; })) - bytesOf(fresh);
+      // what an earlier layer had put aside is gone or kept by now, and something of its own is kept by the next at most
+      var old = this.aside, now = aside(step), fresh = now.filter(function (storage) { return storage.holders === 1 && old.indexOf(storage) < 0; });
+      var replaced = bytesOf(this.alone.filter(function (storage) { return now.indexOf(storage) < 0; })) - bytesOf(fresh);
       this.kept += replaced;
       this.left += replaced;
       this.held = step.held.slice(this.first[0]).concat(step.stayed.slice(this.first[1]));
