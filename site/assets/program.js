@@ -220,7 +220,7 @@
   function Program(plan, model, values, width) {
     var args = inner.argumentsOf(plan, values), self = this;
     this.plan = plan; this.model = model; this.width = width; this.trained = new Map(); this.own = new Map(); this.hooks = new Map(); this.points = new Map(); this.keys = new Map(); this.acting = new Map(); this.differ = new Map(); this.holds = 0; this.whole = this;
-    this.rows = [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); }));
+    this.rows = inner.some(plan, [].concat.apply([], plan.tensors.map(function (piece) { return together(inner.placed(piece, args[piece.part])); })));
     this.rows.forEach(function (row) { self.row(row); });
     plan.inv.modules.forEach(function (m) {
       if (!m.pretrained) m.parameters.forEach(function (p) { at(self.trained, m.path + "|" + p[0]).push(null); });

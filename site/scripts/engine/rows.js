@@ -4,10 +4,14 @@
 function rowsOf(plan, filled, loose) {
   var args = argumentsOf(plan, filled), out = [];
   plan.tensors.forEach(function (piece) { out.push.apply(out, gathered(piece, placed(piece, args[piece.part], loose), args[piece.part], plan, loose)); });
-  if (!loose && !out.length && plan.tensors.some(function (piece) { return piece.spots.length; })) {
+  return loose ? out : some(plan, out);
+}
+/* The rows, if there are any where the method has places. */
+function some(plan, rows) {
+  if (!rows.length && plan.tensors.some(function (piece) { return piece.spots.length; })) {
     fail(plan.method.name + " finds nothing to act on in " + plan.inv.backbone.name + " with these hyperparameters");
   }
-  return out;
+  return rows;
 }
 /* The rows of a tensor, one for each spot where it exists. */
 function placed(piece, own, loose) {
