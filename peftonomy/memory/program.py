@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backbones.backbone import Inventory
 from ..backbones.config import MISSING, lookup
-from ..backbones.modules import Block, Module, SiteGroup
+from ..backbones.modules import INPUTS, Block, Module, SiteGroup
 from ..costs.layout import Spot, spots
 from ..costs.measure import Measure, measure
 from ..costs.plan import EXACT
@@ -166,7 +166,8 @@ class Model:
     def names(self) -> dict[str, dict[str, Any]]:
         """What formulas see, by the stack ("" outside of them): the config, sizes, and which roles there are."""
         backbone = self.inventory.backbone
-        flags = {f"has_{flat(spec.role)}": 0 for _, spec in self.family.specs()}
+        roles = [*sorted(INPUTS), *(spec.role for _, spec in self.family.specs())]
+        flags = {f"has_{flat(role)}": 0 for role in roles}
         flags |= {f"has_{flat(m.role)}": 1 for m in self.inventory.modules if not m.stack}
         every = {**flags, **self.config, **self.inventory.dims, "num_labels": self.inventory.num_labels}
         every["post_norm"] = int(bool(self.operations.post_norm(self.config)))

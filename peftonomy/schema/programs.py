@@ -13,7 +13,8 @@ argument is one of these:
 - a tensor of the method's own (`.A`; `.A?` may be missing);
 - the value that the line `share s x` stored (`$s`);
 - a formula without spaces. It may name the sizes of the model and the method's hyperparameters, `seq`, the positions of
-  an input, and inside a layer `length`, the positions of what the layer was given.
+  an input, inside a layer `length`, the positions of what the layer was given, and `has_embed_audio` and the like, 1 if
+  the model has such a role.
 
 A function returns the value of its last line, or the names after `return`. This module does not interpret operations.
 """

@@ -99,6 +99,7 @@
   Model.prototype.namesOf = function (family) {
     var inv = this.inv, backbone = inv.backbone, flags = {}, names = {}, every;
     function absent(spec) { flags[flat(spec.role)] = 0; }
+    inner.INPUTS.forEach(function (role) { absent({ role: role }); });
     family.modules.forEach(absent);
     Object.keys(family.stacks).forEach(function (name) { family.stacks[name].modules.forEach(absent); });
     inv.modules.forEach(function (m) { if (!m.stack) flags[flat(m.role)] = 1; });

@@ -33,7 +33,7 @@ var peft = (function () {
     /* What the scripts of memory go on with. */
     inner: {
       trainedTask: trainedTask, readsTokens: readsTokens,
-      EXACT: EXACT, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
+      EXACT: EXACT, INPUTS: INPUTS, product: product, local: local, byRole: byRole, hasRole: hasRole, LINEAR: LINEAR, fail: fail, given: given, merge: merge, atop: atop, run: run, total: total, layersOf: layersOf, kept: kept, grouped: grouped, shown: shown,
       planOf: planOf, spotsOf: spotsOf, valuesFor: valuesFor, argumentsOf: argumentsOf, placed: placed, some: some, baseBytes: baseBytes, lookup: lookup, seen: seen
     }
   };
